@@ -1,0 +1,36 @@
+"""What every other module may lean on: frozen pydantic values and the one error a user's mistake raises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class InputError(ValueError):
+    """A user's mistake, worded as rule, value, remedy.  The command line prints it without a traceback."""
+
+
+class Frozen(BaseModel):
+    """A value: immutable, rejects unknown fields, compares and hashes by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of `value` as canonical JSON (sorted keys, no spaces)."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,96 @@
+"""What the accounting needs to know of a pretrained decoder-only language model: counts and shapes, never weights."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+
+
+class Dense(Frozen):
+    """`count` dense layers of `inputs` x `outputs` inside the transformer blocks (what LoRA adapts)."""
+
+    inputs: int
+    outputs: int
+    count: int
+
+
+class ModelSpec(Frozen):
+    """One pretrained model as the accounting sees it: the base model, without language-modelling head.
+
+    Counts go by module type: everything held by an embedding module (token table, learned positions) is embedding,
+    the rest is non-embedding.  `source` is what the loader opens: a hub id, a folder, or `nano/NAME` for a model that
+    ships with isoembed.
+    """
+
+    name: str
+    source: str
+    hidden: int
+    vocab: int
+    block_params: tuple[int, ...] = Field(description="parameters of each transformer block, first to last")
+    other_params: int = Field(description="non-embedding parameters outside the blocks: final norm, projections")
+    embedding_params: int
+    bias_params: int = Field(description="elements of all bias vectors outside embedding modules")
+    dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
+    context: int = Field(description="longest sequence in tokens")
+    pretraining_rate: float | None = Field(None, description="published peak learning rate of pretraining")
+
+    @property
+    def blocks(self) -> int:
+        return len(self.block_params)
+
+    @property
+    def params(self) -> int:
+        """N: non-embedding parameters."""
+        return sum(self.block_params) + self.other_params
+
+    @property
+    def total_params(self) -> int:
+        """N with the embedding modules."""
+        return self.params + self.embedding_params
+
+
+class Family(Frozen):
+    """A suite of models pretrained alike that differ in size, smallest first, with the defaults that suit them."""
+
+    name: str
+    models: tuple[ModelSpec, ...]
+    batch_pairs: int = 1024
+    context_tokens: int = 75
+    about: str = ""
+
+    def model(self, name: str) -> ModelSpec:
+        """The model called `name`; raises InputError naming the ones there are."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(model.name for model in self.models)
+        raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")
+
+
+def gpt_neox(
+    name: str, source: str, hidden: int, blocks: int, vocab: int, context: int, pretraining_rate: float | None
+) -> ModelSpec:
+    """The spec of a GPT-NeoX model: fused query-key-value, parallel residual, two norms a block, biases everywhere.
+
+    A block holds 12 hidden^2 weights and 13 hidden biases and norm parameters (9 of them biases of dense layers, 2
+    biases of norms, 2 norm weights); the last norm holds 2 hidden.
+    """
+    return ModelSpec(
+        name=name,
+        source=source,
+        hidden=hidden,
+        vocab=vocab,
+        block_params=(12 * hidden**2 + 13 * hidden,) * blocks,
+        other_params=2 * hidden,
+        embedding_params=vocab * hidden,
+        bias_params=(9 + 2) * hidden * blocks + hidden,
+        dense=(
+            Dense(inputs=hidden, outputs=3 * hidden, count=blocks),
+            Dense(inputs=hidden, outputs=hidden, count=blocks),
+            Dense(inputs=hidden, outputs=4 * hidden, count=blocks),
+            Dense(inputs=4 * hidden, outputs=hidden, count=blocks),
+        ),
+        context=context,
+        pretraining_rate=pretraining_rate,
+    )

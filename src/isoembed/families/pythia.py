@@ -1,0 +1,28 @@
+"""Pythia (Biderman et al. 2023, arXiv 2304.01373): the family of the paper.
+
+Shapes from the suite's published configurations.  Peak pretraining rates as
+listed by Ziarko et al. 2024, appendix E.
+"""
+
+from isoembed.families.base import Family, gpt_neox
+
+#: name, hidden, blocks, vocabulary (padded), peak pretraining rate
+_SHAPES = (
+    ("14m", 128, 6, 50304, 1e-3),
+    ("31m", 256, 6, 50304, 1e-3),
+    ("70m", 512, 6, 50304, 1e-3),
+    ("160m", 768, 12, 50304, 6e-4),
+    ("410m", 1024, 24, 50304, 3e-4),
+    ("1b", 2048, 16, 50304, 3e-4),
+    ("1.4b", 2048, 24, 50304, 2e-4),
+    ("2.8b", 2560, 32, 50304, 1.6e-4),
+)
+
+PYTHIA = Family(
+    name="pythia",
+    models=tuple(
+        gpt_neox(f"pythia-{size}", f"EleutherAI/pythia-{size}", hidden, blocks, vocab, 2048, rate)
+        for size, hidden, blocks, vocab, rate in _SHAPES
+    ),
+    about="EleutherAI's Pythia, the family the paper studied (hub: EleutherAI/pythia-*)",
+)

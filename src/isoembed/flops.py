@@ -1,0 +1,63 @@
+"""Every FLOP formula, once.
+
+The paper's cost (Ziarko et al. 2024, section 3.5) is
+
+    C = 2 * N_F * D + 2 * N_B * D + 2 * N_U * D
+
+with D the real tokens processed and every N a count of non-token-embedding parameters: those of the forward pass, those
+that the backward pass runs through, those updated.  C leaves out: the token table (a lookup, and for full fine-tuning
+its update), attention's score and value products, norms and activations, the loss, padding and recomputation.
+`all_in_flop` adds what can be counted exactly; `executed_flop` adds padding and recomputation.
+"""
+
+from __future__ import annotations
+
+from isoembed.core import Frozen
+
+
+class Cost(Frozen):
+    """What one method asks of one model, in non-token-embedding parameters (adapters counted in all three).
+
+    `table` is the number of token-table parameters updated (0 where the table is frozen): never part of C.
+    `blocks_backward` is how many transformer blocks the backward pass runs through.
+    """
+
+    forward: int
+    backward: int
+    updated: int
+    table: int = 0
+    blocks_backward: int
+
+    @property
+    def flop_per_token(self) -> int:
+        """C / D: model FLOP of one training token (section 3.5)."""
+        return 2 * (self.forward + self.backward + self.updated)
+
+
+def tokens_for(flop: float, cost: Cost) -> float:
+    """D, the real tokens that `flop` pays for."""
+    return flop / cost.flop_per_token
+
+
+def attention_flop(hidden: int, blocks: int, squared_lengths: float) -> float:
+    """Forward FLOP of QK^T and of the weighted sum in `blocks` blocks, over texts whose squared lengths add up to
+    `squared_lengths`.
+
+    2 * 2 * T * width a token, over the full T x T square (a kernel that skips the causal half executes half of it).
+    As a share of the linear cost 2 * 12 * hidden^2 that is T / (6 * hidden): 1 % at hidden 1024, 10 % at 128, T = 75.
+    """
+    return 4.0 * squared_lengths * hidden * blocks
+
+
+def all_in_flop(cost: Cost, *, tokens: float, squared_lengths: float, hidden: int, blocks: int) -> float:
+    """C plus the update of the token table and attention, forward and (twice the forward) backward."""
+    attention = attention_flop(hidden, blocks, squared_lengths) + 2 * attention_flop(
+        hidden, cost.blocks_backward, squared_lengths
+    )
+    return (cost.flop_per_token + 2 * cost.table) * tokens + attention
+
+
+def executed_flop(cost: Cost, *, processed_tokens: float, recomputed_tokens: float) -> float:
+    """FLOP the hardware ran under the same formula: `processed_tokens` real and padding tokens through forward and
+    backward, `recomputed_tokens` of them run forward a second time (cached gradients, gradient checkpointing)."""
+    return cost.flop_per_token * processed_tokens + 2.0 * cost.forward * recomputed_tokens

@@ -1,0 +1,39 @@
+"""Bias-only fine-tuning (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199): bias vectors train, weights do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.methods.base import BaseMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Bias(BaseMethod):
+    """C = (4 * N + 2 * biases) * D (paper section 3.5)."""
+
+    about: ClassVar[str] = "bias vectors, those of the norms too"
+    name: Literal["bias"] = "bias"
+
+    @property
+    def label(self) -> str:
+        return "bias"
+
+    def check(self, model: ModelSpec) -> None:
+        if not model.bias_params:
+            raise InputError(
+                f"`bias` needs a model with bias vectors; {model.name} has none. Use full, freeze or lora instead."
+            )
+
+    def cost(self, model: ModelSpec) -> Cost:
+        self.check(model)
+        return Cost(
+            forward=model.params, backward=model.params, updated=model.bias_params, blocks_backward=model.blocks
+        )
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        raise NotImplementedError

@@ -1,0 +1,48 @@
+"""Block freezing: only the last blocks train; the token table and the first blocks stay as they were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.methods.base import BaseMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Freeze(BaseMethod):
+    """C = (2 * N + 4 * N_active) * D (paper sections 3.4 and 3.5).
+
+    `fraction` of the blocks are active, the last ones, with the final norm.  The token table stays frozen even at
+    fraction 1, which is the paper's convention and the way to compare methods without the table's free ride.
+    """
+
+    about: ClassVar[str] = "the last blocks (a fraction of them) and the final norm; token table frozen"
+    name: Literal["freeze"] = "freeze"
+    fraction: float = Field(0.5, gt=0, le=1, description="active share of the blocks, counted from the top")
+
+    @property
+    def label(self) -> str:
+        return f"freeze {self.fraction:.3g}"
+
+    def active_blocks(self, blocks: int) -> int:
+        """How many of `blocks` train: the nearest whole number, at least one."""
+        return max(1, round(self.fraction * blocks))
+
+    def check(self, model: ModelSpec) -> None:
+        if not model.blocks:
+            raise InputError(f"`freeze` needs a model with transformer blocks; none were found in {model.name}.")
+
+    def cost(self, model: ModelSpec) -> Cost:
+        self.check(model)
+        active = self.active_blocks(model.blocks)
+        trained = sum(model.block_params[-active:]) + model.other_params
+        return Cost(forward=model.params, backward=trained, updated=trained, blocks_backward=active)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        raise NotImplementedError

@@ -1,0 +1,52 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) on every dense layer inside the transformer blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.methods.base import BaseMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class LoRA(BaseMethod):
+    """C = 2 * (N + a) + 2 * (N + a) + 2 * a a token, a = adapter parameters (paper sections 3.4 and 3.5).
+
+    The adapter of a layer computes (alpha / rank) * B A x with A: rank x inputs and B: outputs x rank, B zero at first.
+    """
+
+    about: ClassVar[str] = "low-rank adapters on all dense layers of the blocks"
+    name: Literal["lora"] = "lora"
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0, description="scale: the adapter's output is multiplied by alpha / rank")
+
+    @property
+    def label(self) -> str:
+        return f"lora r={self.rank}"
+
+    def adapter_params(self, model: ModelSpec) -> int:
+        """a: parameters of all adapters."""
+        return sum(self.rank * (layer.inputs + layer.outputs) * layer.count for layer in model.dense)
+
+    def check(self, model: ModelSpec) -> None:
+        if not model.dense:
+            raise InputError(f"`lora` needs dense layers inside the blocks; none were found in {model.name}.")
+
+    def cost(self, model: ModelSpec) -> Cost:
+        self.check(model)
+        adapters = self.adapter_params(model)
+        return Cost(
+            forward=model.params + adapters,
+            backward=model.params + adapters,
+            updated=adapters,
+            blocks_backward=model.blocks,
+        )
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        raise NotImplementedError

@@ -1,0 +1,131 @@
+"""Recipe: everything one training run needs, as one frozen value whose hash is the run's identity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError, fingerprint
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost, tokens_for
+from isoembed.methods import Method
+
+#: raised when a field's meaning changes, so that records made before are never compared with records made after
+SEMANTICS_VERSION = 1
+
+
+class DataStats(Frozen):
+    """What the decision needs to know of a data set, under one tokenizer and one context length.
+
+    Without data, `assumed` stands in: 14 query and 64 positive tokens a pair, the paper's corpus (section 4.1).
+    """
+
+    fingerprint: str | None = Field(None, description="hash of the tokenised training pairs; None where assumed")
+    source: str = "assumed: 14 + 64 tokens a pair, as in the paper's corpus"
+    tokenizer: str | None = Field(None, description="hash of the tokenizer")
+    context_tokens: int = 75
+    pairs: int | None = Field(None, description="unique training pairs; None where unlimited")
+    query_tokens: float = Field(14.0, description="mean real tokens of a query, after truncation")
+    positive_tokens: float = Field(64.0, description="mean real tokens of a positive, after truncation")
+    squared_tokens: float = Field(14.0**2 + 64.0**2, description="mean over pairs of the sum of squared lengths")
+
+    @property
+    def tokens_per_pair(self) -> float:
+        return self.query_tokens + self.positive_tokens
+
+
+class Recipe(Frozen):
+    """One run: a planned sweep point and a final recommendation alike.  `train(recipe, data)` never sees the budget:
+    it stops at `train_tokens` real tokens."""
+
+    semantics: int = SEMANTICS_VERSION
+    family: str = Field(description="family name, or `custom`")
+    model: ModelSpec
+    base_hash: str | None = Field(None, description="hash of the base weights, filled in when they are at hand")
+    method: Method
+    data: DataStats
+    seed: int = 0
+    train_tokens: int = Field(gt=0, description="real tokens to process; the run ends with the step that reaches it")
+    batch_pairs: int = Field(ge=2)
+    context_tokens: int = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
+    temperature: float = Field(0.025, gt=0)
+    pooling: Literal["mean", "last"] = "mean"
+    learning_rate: float = Field(gt=0, description="peak rate of AdamW")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
+    end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
+    weight_decay: float = Field(0.1, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    @property
+    def cost(self) -> Cost:
+        return self.method.cost(self.model)
+
+    @property
+    def flop(self) -> float:
+        """C: model FLOP of the run, to within one step."""
+        return float(self.cost.flop_per_token) * self.train_tokens
+
+    @property
+    def pairs(self) -> float:
+        """Expected training pairs, repeats counted."""
+        return self.train_tokens / self.data.tokens_per_pair
+
+    @property
+    def steps(self) -> int:
+        """Expected optimiser steps."""
+        return max(1, round(self.pairs / self.batch_pairs))
+
+    @property
+    def epochs(self) -> float | None:
+        """Expected passes over the unique pairs; None where the data are unlimited."""
+        return None if self.data.pairs is None else self.pairs / self.data.pairs
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that identify the run."""
+        return fingerprint(self)
+
+
+def solve(
+    flop: float,
+    *,
+    family: str,
+    model: ModelSpec,
+    method: Method,
+    data: DataStats,
+    batch_pairs: int,
+    context_tokens: int,
+    learning_rate: float,
+    seed: int = 0,
+) -> Recipe:
+    """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
+
+    Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
+    """
+    cost = method.cost(model)
+    step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
+    if flop < step_flop:
+        raise InputError(
+            f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
+            f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `--batch-pairs` or take a smaller model."
+        )
+    if data.pairs is not None and data.pairs < batch_pairs:
+        raise InputError(
+            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `--batch-pairs`."
+        )
+    if context_tokens > model.context:
+        raise InputError(
+            f"`context_tokens` must be within the model's {model.context}; got {context_tokens} for {model.name}."
+        )
+    return Recipe(
+        family=family,
+        model=model,
+        method=method,
+        data=data,
+        seed=seed,
+        train_tokens=round(tokens_for(flop, cost)),
+        batch_pairs=batch_pairs,
+        context_tokens=context_tokens,
+        learning_rate=learning_rate,
+    )
