@@ -209,7 +209,7 @@ def build(size: Size) -> GPTNeoXForCausalLM:
             num_attention_heads=size.heads,
             intermediate_size=4 * size.hidden,
             max_position_embeddings=512,
-            rotary_pct=1.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
             hidden_dropout=0.0,
             attention_dropout=0.0,
             tie_word_embeddings=True,
@@ -350,12 +350,16 @@ def export(name: str, work: Path, out: Path) -> None:
     """Write OUT/NAME: fp16 safetensors, config and tokenizer."""
     model = build(SIZES[name])
     model.load_state_dict(
-        {key.removeprefix("model."): value for key, value in load_file(work / name / "checkpoint.safetensors").items()
-         if key.startswith("model.")},
+        {
+            key.removeprefix("model."): value
+            for key, value in load_file(work / name / "checkpoint.safetensors").items()
+            if key.startswith("model.")
+        },
         strict=False,
     )
     folder = out / name
-    model.half().save_pretrained(folder)
+    model.to(torch.float16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(work / "tokenizer" / file, folder / file)
     shutil.copy(work / name / "done.json", folder / "pretraining.json")

@@ -52,7 +52,7 @@ class RunRecord(Frozen):
     model_flop: float = Field(description="C, counted on the real tokens")
     executed_flop: float = Field(description="C with padding and recomputation")
     all_in_flop: float = Field(description="C with attention and the token table's update")
-    final_loss: float = Field(description="mean training loss of the last tenth of the steps")
+    final_loss: float | None = Field(description="mean training loss of the last tenth of the steps; None before one")
     heldout_before: Heldout | None = None
     heldout: Heldout | None = None
     wall_seconds: float
@@ -75,4 +75,6 @@ class RunRecord(Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{file} is not a run record ({where or 'JSON'}: {first['msg']}); restore or remove it.") from None
+            raise InputError(
+                f"{file} is not a run record ({where or 'JSON'}: {first['msg']}); restore or remove it."
+            ) from None

@@ -1,13 +1,13 @@
 """Model families known without a download.  Any other hub id or folder is counted by `isoembed.encoder.shapes`."""
 
 from isoembed.core import InputError
-from isoembed.families.base import Dense, Family, ModelSpec
+from isoembed.families.base import Dense, Family, ModelSpec, RateRule
 from isoembed.families.nano import NANO
 from isoembed.families.pythia import PYTHIA
 
 FAMILIES = (NANO, PYTHIA)
 
-__all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "family_named"]
+__all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "RateRule", "family_named"]
 
 
 def family_named(name: str) -> Family:

@@ -50,14 +50,31 @@ class ModelSpec(Frozen):
         return self.params + self.embedding_params
 
 
+class RateRule(Frozen):
+    """Peak learning rate of one method: a share of the model's pretraining peak, or one number for all sizes."""
+
+    method: str
+    of_pretraining: float | None = None
+    fixed: float | None = None
+    source: str
+
+
 class Family(Frozen):
     """A suite of models pretrained alike that differ in size, smallest first, with the defaults that suit them."""
 
     name: str
     models: tuple[ModelSpec, ...]
+    about: str = ""
     batch_pairs: int = 1024
     context_tokens: int = 75
-    about: str = ""
+    tokens_per_param: float = Field(
+        20.0, description="training tokens a non-embedding parameter: provisional size rule"
+    )
+    size_rule: str = Field(
+        "20 tokens a parameter as in Hoffmann et al. 2022 for pretraining, for want of a measurement",
+        description="where `tokens_per_param` comes from",
+    )
+    rates: tuple[RateRule, ...] = ()
 
     def model(self, name: str) -> ModelSpec:
         """The model called `name`; raises InputError naming the ones there are."""
@@ -66,6 +83,13 @@ class Family(Frozen):
                 return model
         known = ", ".join(model.name for model in self.models)
         raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")
+
+    def rate_rule(self, method: str) -> RateRule:
+        """The family's rule for `method`; one without a number where nobody stated any."""
+        for rule in self.rates:
+            if rule.method == method:
+                return rule
+        return RateRule(method=method, source="unknown")
 
 
 def gpt_neox(

@@ -4,7 +4,7 @@ Shapes from the suite's published configurations.  Peak pretraining rates as
 listed by Ziarko et al. 2024, appendix E.
 """
 
-from isoembed.families.base import Family, gpt_neox
+from isoembed.families.base import Family, RateRule, gpt_neox
 
 #: name, hidden, blocks, vocabulary (padded), peak pretraining rate
 _SHAPES = (
@@ -23,6 +23,12 @@ PYTHIA = Family(
     models=tuple(
         gpt_neox(f"pythia-{size}", f"EleutherAI/pythia-{size}", hidden, blocks, vocab, 2048, rate)
         for size, hidden, blocks, vocab, rate in _SHAPES
+    ),
+    rates=(
+        RateRule(method="full", of_pretraining=0.1, source="a tenth of Pythia's pretraining peak (paper, appendix E)"),
+        RateRule(method="freeze", of_pretraining=0.1, source="a tenth of Pythia's pretraining peak (appendix E)"),
+        RateRule(method="bias", fixed=1e-3, source="1e-3, as in the authors' configurations"),
+        RateRule(method="lora", fixed=1e-3, source="1e-3, as in the authors' configurations"),
     ),
     about="EleutherAI's Pythia, the family the paper studied (hub: EleutherAI/pythia-*)",
 )

@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning: loss, cached gradients, schedule, checkpoints, the loop."""

@@ -1,0 +1,128 @@
+"""Budget: FLOP, or a time on devices, or money; turned into FLOP once, for each candidate at its own speed."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+
+#: share of a device's peak assumed where nothing was measured; a labelled fallback, never a fact
+FALLBACK_UTILISATION = 0.4
+
+
+class Device(Frozen):
+    """A device's dense bf16 (or fp16) peak and memory, from its vendor's data sheet."""
+
+    name: str
+    peak_flop_per_second: float
+    memory_bytes: float
+
+
+DEVICES = tuple(
+    Device(name=name, peak_flop_per_second=tera * 1e12, memory_bytes=gigabytes * 1e9)
+    for name, tera, gigabytes in (
+        ("a100", 312, 80),
+        ("b200", 2250, 180),
+        ("h100", 989, 80),
+        ("h200", 989, 141),
+        ("l4", 121, 24),
+        ("l40s", 362, 48),
+        ("mi300x", 1307, 192),
+        ("rtx3090", 71, 24),
+        ("rtx4090", 165, 24),
+        ("t4", 65, 16),
+        ("v100", 125, 32),
+    )
+)
+
+
+def device_named(name: str) -> Device:
+    """The device called `name`."""
+    for device in DEVICES:
+        if device.name == name:
+            return device
+    known = ", ".join(device.name for device in DEVICES)
+    raise InputError(f"`device` must be one of {known}; got {name!r}. For another device give the budget in FLOP.")
+
+
+class Budget(Frozen):
+    """What may be spent on training.  Either `flop` is set, or `device`, `count` and `seconds` are.
+
+    A time stays a time until a candidate's own speed is known: small models run at a smaller share of a device's peak
+    than large ones, so one utilisation for all would favour them.
+    """
+
+    stated: str = Field(description="the budget as the user gave it")
+    flop: float | None = None
+    device: str | None = None
+    count: int = 1
+    seconds: float | None = None
+    utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A budget in FLOP, as `1.5e18` or `2e12`."""
+        try:
+            flop = float(text)
+        except ValueError:
+            flop = math.nan
+        if not (math.isfinite(flop) and flop > 0):
+            raise InputError(f"`budget` must be a positive number of FLOP, as 1.5e18; got {text!r}.")
+        return cls(stated=f"{flop:.3g} FLOP", flop=flop)
+
+    @classmethod
+    def from_devices(cls, device: str, *, count: int = 1, hours: float, utilisation: float | None = None) -> Self:
+        """`count` devices for `hours`; `utilisation` is the share of their peak that your training reaches."""
+        _positive(count=count, hours=hours)
+        if utilisation is not None and not 0 < utilisation <= 1:
+            raise InputError(f"`utilisation` must be above 0 and at most 1; got {utilisation}. 0.4 is usual.")
+        name = device_named(device).name
+        return cls(
+            stated=f"{count} x {name} for {hours:g} h",
+            device=name,
+            count=count,
+            seconds=hours * 3600,
+            utilisation=utilisation,
+        )
+
+    @classmethod
+    def from_dollars(
+        cls,
+        dollars: float,
+        dollars_per_hour: float,
+        *,
+        device: str,
+        count: int = 1,
+        utilisation: float | None = None,
+    ) -> Self:
+        """`dollars` at `dollars_per_hour` for one device, spent on `count` devices at once."""
+        _positive(dollars=dollars, dollars_per_hour=dollars_per_hour, count=count)
+        hours = dollars / (dollars_per_hour * count)
+        time = cls.from_devices(device, count=count, hours=hours, utilisation=utilisation)
+        return time.model_copy(update={"stated": f"${dollars:g} at ${dollars_per_hour:g} an hour: {time.stated}"})
+
+    def flop_at(self, measured_flop_per_second: float | None = None) -> tuple[float, str | None]:
+        """FLOP that the budget buys for a candidate, and the assumption made (None where there was none).
+
+        `measured_flop_per_second` is the candidate's model FLOP/s on one device, where somebody measured it; else the
+        utilisation the user vouches for; else the fallback.
+        """
+        if self.flop is not None:
+            return self.flop, None
+        assert self.device is not None
+        assert self.seconds is not None
+        if measured_flop_per_second is not None:
+            return self.seconds * self.count * measured_flop_per_second, None
+        share = self.utilisation if self.utilisation is not None else FALLBACK_UTILISATION
+        flop = self.seconds * self.count * share * device_named(self.device).peak_flop_per_second
+        origin = "as given" if self.utilisation is not None else "assumed, not measured"
+        return flop, f"{share:.0%} of the {self.device}'s peak ({origin})"
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"`{name}` must be a positive number; got {value}.")

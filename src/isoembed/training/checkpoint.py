@@ -1,0 +1,106 @@
+"""Checkpoints: atomic, safetensors and JSON only, the last few kept.
+
+A checkpoint holds the trainable parameters (the rest is the base model, which the recipe names), AdamW's moments, the
+random state, and what the loop had counted.  With it a run continues bitwise as if it had never stopped (on a CPU).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from isoembed.core import Frozen, InputError
+from isoembed.records import LossPoint
+
+
+class LoopState(Frozen):
+    """What the loop has counted so far, and where in the data it stands."""
+
+    recipe_key: str
+    data_fingerprint: str
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    tokens: int = 0
+    pairs: int = 0
+    executed_flop: float = 0.0
+    all_in_flop: float = 0.0
+    seconds: float = 0.0
+    losses: tuple[LossPoint, ...] = ()
+
+
+def save_checkpoint(
+    folder: Path, state: LoopState, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+) -> Path:
+    """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`; a kill at any moment leaves a whole one."""
+    target = folder / f"step-{state.step:08d}"
+    partial = folder / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    trainable = _trainable(model)
+    save_file({name: value.detach().contiguous() for name, value in trainable.items()}, partial / "model.safetensors")
+    moments = {
+        f"{key}/{name}": value
+        for name, parameter in trainable.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+    save_file(moments, partial / "optimizer.safetensors")
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    save_file(random, partial / "random.safetensors")
+    (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def load_checkpoint(
+    folder: Path, fresh: LoopState, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> LoopState:
+    """Restore the newest checkpoint into `model`, `optimizer` and the random state; `fresh` where there is none.
+
+    Raises InputError where the checkpoint is damaged, or was made by another recipe or from other data than `fresh`'s.
+    """
+    found = checkpoints(folder)
+    if not found:
+        return fresh
+    newest = found[-1]
+    remedy = f"remove {newest} to go on from the one before, or give another --out"
+    try:
+        state = LoopState.model_validate_json((newest / "state.json").read_bytes())
+        weights = load_file(newest / "model.safetensors")
+        moments = load_file(newest / "optimizer.safetensors")
+        random = load_file(newest / "random.safetensors")
+    except (OSError, ValidationError, ValueError, RuntimeError) as error:
+        raise InputError(f"The checkpoint {newest} is damaged ({type(error).__name__}); {remedy}.") from error
+    if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
+        raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; {remedy}.")
+    trainable = _trainable(model)
+    if weights.keys() != trainable.keys():
+        raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(weights[name])
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}/{name}" in moments:
+                    optimizer.state[parameter][key] = moments[f"{key}/{name}"].to(parameter.device)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+    return state
+
+
+def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

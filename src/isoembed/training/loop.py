@@ -1,0 +1,354 @@
+"""The training loop: a recipe and data in, a trained encoder and a record out, resumable at any step."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+import resource
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from isoembed.core import InputError
+from isoembed.data.batches import Batch, Position, batches
+from isoembed.data.dataset import PairData
+from isoembed.encoder.encoder import Encoder, enable_checkpointing
+from isoembed.encoder.load import load_model, weights_hash
+from isoembed.evaluation.heldout import heldout_loss
+from isoembed.flops import all_in_flop, executed_flop
+from isoembed.recipe import Recipe
+from isoembed.records import Heldout, LossPoint, RunRecord
+from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
+from isoembed.training.distributed import rank, share_parameters, sum_gradients, total, world
+from isoembed.training.gradients import Memory, accumulate_gradients, measure_bytes_per_token, plan_memory
+from isoembed.training.loss import contrastive_loss
+from isoembed.training.schedule import rate_at
+from isoembed.training.watchers import StepFacts, Watcher
+
+
+class DivergedError(InputError):
+    """The loss or its gradient stopped being finite."""
+
+
+class StoppedError(InputError):
+    """The run was asked to stop (ctrl-C, SIGTERM) and saved a checkpoint first."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a recipe runs on this machine.  Nothing here changes the result beyond rounding."""
+
+    device: str | None = None  #: None: the GPU where there is one
+    bf16: bool | None = None  #: autocast to bfloat16; None: on a GPU
+    memory_bytes: float | None = None  #: for activations; None: half of what is free
+    chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
+    checkpointing: bool = False  #: gradient checkpointing inside the model
+    checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step
+    keep_checkpoints: int = 2
+    resume: bool = False
+
+    def torch_device(self) -> torch.device:
+        """The device to run on; under torchrun each rank takes the GPU of its local number."""
+        if self.device is not None:
+            return torch.device(self.device)
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+
+
+def run(
+    recipe: Recipe,
+    data: PairData,
+    folder: Path,
+    *,
+    execution: Execution | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> tuple[Encoder, RunRecord]:
+    """Train as `recipe` says; checkpoints go to `folder`.  Returns the trained encoder and the record.
+
+    Raises InputError where recipe and data do not belong together or a checkpoint does not fit, DivergedError where the
+    loss stops being finite, StoppedError after a signal; the last two leave a good checkpoint behind.
+    """
+    execution = execution or Execution()
+    _check(recipe, data, folder, execution)
+    device = execution.torch_device()
+    bf16 = execution.bf16 if execution.bf16 is not None else device.type == "cuda"
+
+    # 1. model: base weights, method, readout
+    torch.manual_seed(recipe.seed)
+    base = load_model(recipe.model.source)
+    if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
+        raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
+    encoder = Encoder(recipe.method.apply(base), recipe.pooling).to(device)
+    if execution.checkpointing:
+        enable_checkpointing(encoder.model)
+    share_parameters(encoder)
+    trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    optimizer = adamw(trainable, recipe)
+
+    # 2. where to start
+    before = heldout_loss(encoder, data, temperature=recipe.temperature)
+    fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
+    state = load_checkpoint(folder, fresh, encoder, optimizer) if execution.resume else fresh
+    memory = _plan(encoder, recipe, execution, device, bf16)
+    for watcher in watchers:
+        watcher.start(recipe, state.step, state.tokens)
+
+    # 3. train
+    try:
+        with _stop_signals() as stop:
+            loop = _Loop(recipe, data, encoder, optimizer, trainable, memory, execution, folder, watchers, bf16)
+            state = loop.until_spent(state, stop)
+    finally:
+        for watcher in watchers:
+            watcher.end()
+    after = heldout_loss(encoder, data, temperature=recipe.temperature)
+    return encoder, record_of(recipe, state, trainable, device, bf16, before=before, after=after)
+
+
+def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only (biases and norms are not pulled to zero)."""
+    return torch.optim.AdamW(
+        [
+            {"params": [value for value in trainable if value.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        fused=True,
+    )
+
+
+@dataclass
+class _Loop:
+    """One run's parts, held together for the length of the loop."""
+
+    recipe: Recipe
+    data: PairData
+    encoder: Encoder
+    optimizer: torch.optim.AdamW
+    trainable: list[nn.Parameter]
+    memory: Memory
+    execution: Execution
+    folder: Path
+    watchers: Sequence[Watcher]
+    bf16: bool
+
+    def until_spent(self, state: LoopState, stop: list[int]) -> LoopState:
+        """Step until the next step would end further from `train_tokens` than the last one did."""
+        recipe, saved = self.recipe, time.monotonic()
+        start = Position(state.epoch, state.batch)
+        for after, batch in batches(self.data, batch_pairs=recipe.batch_pairs, seed=recipe.seed, start=start):
+            if state.step > 0 and state.tokens + batch.tokens / 2 > recipe.train_tokens:
+                break
+            state = self.step(state, batch, after)
+            interval = self.execution.checkpoint_seconds
+            if stop or time.monotonic() - saved >= interval:
+                self.save(state)
+                saved = time.monotonic()
+            if stop:
+                raise StoppedError(
+                    f"Stopped by a signal after step {state.step}; the same command with --resume goes on."
+                )
+        self.save(state)
+        return state
+
+    def step(self, state: LoopState, batch: Batch, after: Position) -> LoopState:
+        """One optimiser step on `batch`."""
+        started, recipe = time.perf_counter(), self.recipe
+        rate = rate_at(
+            (state.tokens + batch.tokens / 2) / recipe.train_tokens,
+            peak=recipe.learning_rate,
+            warmup=recipe.warmup,
+            end_fraction=recipe.end_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        device = self.trainable[0].device
+        hashes = [torch.from_numpy(h.view(np.int64)).to(device) for h in (batch.query_hash_B, batch.positive_hash_B)]
+        share = batch.pairs // world()
+        own = slice(rank() * share, (rank() + 1) * share)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.encoder.train()
+        cost = accumulate_gradients(
+            self.encoder,
+            batch.query_ids[own],
+            batch.positive_ids[own],
+            lambda query_BD, positive_BD: contrastive_loss(query_BD, positive_BD, recipe.temperature, *hashes),
+            self.memory,
+            bf16=self.bf16,
+        )
+        sum_gradients(self.trainable)
+        grad_norm = nn.utils.clip_grad_norm_(self.trainable, recipe.max_grad_norm).item()
+        if not (math.isfinite(cost.loss) and math.isfinite(grad_norm)):
+            self.save(state)
+            raise DivergedError(
+                f"The loss must stay finite: it was {cost.loss} (gradient norm {grad_norm}) at step {state.step + 1}, "
+                f"learning rate {rate:.2g}. The weights before that step are kept in {self.folder}. "
+                f"Lower --learning-rate (try {recipe.learning_rate / 3:.1g}), or train without bf16."
+            )
+        self.optimizer.step()
+        seconds = time.perf_counter() - started
+        lengths = np.array([len(text) for side in (batch.query_ids, batch.positive_ids) for text in side], np.float64)
+        recomputed = cost.recomputed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0)
+        tokens = state.tokens + batch.tokens
+        state = state.model_copy(
+            update={
+                "step": state.step + 1,
+                "epoch": after.epoch,
+                "batch": after.batch,
+                "tokens": tokens,
+                "pairs": state.pairs + batch.pairs,
+                "executed_flop": state.executed_flop
+                + executed_flop(recipe.cost, processed_tokens=cost.processed_tokens, recomputed_tokens=recomputed),
+                "all_in_flop": state.all_in_flop
+                + all_in_flop(
+                    recipe.cost,
+                    tokens=batch.tokens,
+                    squared_lengths=float((lengths**2).sum()),
+                    hidden=recipe.model.hidden,
+                    blocks=recipe.model.blocks,
+                ),
+                "seconds": state.seconds + seconds,
+                "losses": (*state.losses, LossPoint(step=state.step + 1, tokens=tokens, loss=cost.loss, rate=rate)),
+            }
+        )
+        facts = StepFacts(
+            step=state.step,
+            tokens=state.tokens,
+            pairs=state.pairs,
+            loss=cost.loss,
+            rate=rate,
+            grad_norm=grad_norm,
+            flop=float(recipe.cost.flop_per_token) * state.tokens,
+            tokens_per_second=batch.tokens / seconds,
+            flop_per_second=recipe.cost.flop_per_token * batch.tokens / seconds,
+        )
+        for watcher in self.watchers:
+            watcher.step(facts)
+        return state
+
+    def save(self, state: LoopState) -> None:
+        """Checkpoint, by the first rank."""
+        if rank() == 0:
+            save_checkpoint(self.folder, state, self.encoder, self.optimizer, keep=self.execution.keep_checkpoints)
+
+
+def record_of(
+    recipe: Recipe,
+    state: LoopState,
+    trainable: list[nn.Parameter],
+    device: torch.device,
+    bf16: bool,
+    *,
+    before: Heldout | None,
+    after: Heldout | None,
+) -> RunRecord:
+    """The record of a finished run."""
+    cost = recipe.cost
+    last = state.losses[-max(1, len(state.losses) // 10) :]
+    return RunRecord(
+        recipe=recipe,
+        key=recipe.key,
+        data_fingerprint=state.data_fingerprint,
+        forward_params=cost.forward,
+        backward_params=cost.backward,
+        updated_params=cost.updated,
+        table_params=cost.table,
+        trainable_params=sum(parameter.numel() for parameter in trainable),
+        steps=state.step,
+        pairs=state.pairs,
+        tokens=state.tokens,
+        model_flop=float(cost.flop_per_token) * state.tokens,
+        executed_flop=total(state.executed_flop, device),
+        all_in_flop=state.all_in_flop,
+        final_loss=sum(point.loss for point in last) / len(last),
+        heldout_before=before,
+        heldout=after,
+        wall_seconds=state.seconds,
+        peak_memory_bytes=_peak_memory(device),
+        tokens_per_second=state.tokens / state.seconds,
+        loss_curve=state.losses,
+        versions={
+            name: importlib.metadata.version(name)
+            for name in ("isoembed", "torch", "transformers", "peft", "sentence-transformers")
+        },
+        machine={
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "precision": "bf16 autocast" if bf16 else "fp32",
+            "processes": str(world()),
+            "cores": str(os.cpu_count()),
+            "python": platform.python_version(),
+            "system": platform.system(),
+        },
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -> None:
+    if recipe.data.fingerprint is not None and recipe.data.fingerprint != data.stats.fingerprint:
+        raise InputError(
+            f"The recipe was made for other data ({recipe.data.fingerprint}, these are {data.stats.fingerprint}); "
+            "make the recipe anew from these data."
+        )
+    if len(data.train) < recipe.batch_pairs:
+        raise InputError(
+            f"The data must hold at least one batch: {len(data.train)} pairs < {recipe.batch_pairs}; "
+            "lower --batch-pairs or bring more data."
+        )
+    if recipe.batch_pairs % world():
+        raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
+    if not execution.resume and any(folder.glob("step-*")):
+        raise InputError(f"{folder} already holds checkpoints; go on with --resume or give another --out.")
+
+
+def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.device, bf16: bool) -> Memory:
+    """Cut batches by the memory there is: graphs are kept as long as they fit."""
+    if execution.memory_bytes is not None:
+        available = execution.memory_bytes
+    elif device.type == "cuda":
+        available = 0.5 * torch.cuda.mem_get_info(device)[0]
+    else:
+        available = 0.5 * psutil.virtual_memory().available
+    encoder.train()
+    bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
+    chunk_tokens = execution.chunk_tokens or (65536 if device.type == "cuda" else 4096)
+    return plan_memory(bytes_per_token, available, chunk_tokens=chunk_tokens)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's peak allocation, or this process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM fill the list instead of breaking into a step; a second one ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals stay as they are
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

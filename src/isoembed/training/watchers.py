@@ -1,0 +1,157 @@
+"""What follows a run as it goes: the metrics file always, a progress bar and trackers on request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from isoembed.core import InputError, write_atomically
+from isoembed.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One finished step.  `flop` is C so far; `flop_per_second` is this step's model FLOP over its wall time."""
+
+    step: int
+    tokens: int
+    pairs: int
+    loss: float
+    rate: float
+    grad_norm: float
+    flop: float
+    tokens_per_second: float
+    flop_per_second: float
+
+
+class Watcher(Protocol):
+    """Told of the start, of every step, and of the end (also when the run fails)."""
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        """Before the first step; `step` and `tokens` are those of the checkpoint that the run goes on from, or 0."""
+
+    def step(self, facts: StepFacts) -> None:
+        """After every optimiser step."""
+
+    def end(self) -> None:
+        """Once, last."""
+
+
+class MetricsFile:
+    """One JSON line a step.  A resumed run first drops the lines past its checkpoint: no step is there twice."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        write_atomically(self.file, "".join(f"{line}\n" for line in lines[:step]))
+        self.handle = self.file.open("a", encoding="utf-8")
+
+    def step(self, facts: StepFacts) -> None:
+        self.handle.write(json.dumps(asdict(facts)) + "\n")
+        self.handle.flush()
+
+    def end(self) -> None:
+        self.handle.close()
+
+
+class ProgressBar:
+    """Loss, speed, FLOP spent of the budget and time left, on a terminal; silent where output is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[spent]}  loss {task.fields[loss]}  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        self.flop = recipe.flop
+        self.task = self.progress.add_task(
+            f"{recipe.model.name} {recipe.method.label}",
+            total=recipe.train_tokens,
+            completed=tokens,
+            spent="",
+            loss="-",
+            speed="",
+        )
+        self.progress.start()
+
+    def step(self, facts: StepFacts) -> None:
+        assert self.task is not None
+        self.progress.update(
+            self.task,
+            completed=facts.tokens,
+            spent=f"{facts.flop:.2e} of {self.flop:.2e} FLOP",
+            loss=f"{facts.loss:.3f}",
+            speed=f"{facts.tokens_per_second:,.0f} tokens/s  {facts.flop_per_second / 1e9:,.0f} GFLOP/s",
+        )
+
+    def end(self) -> None:
+        self.progress.stop()
+
+
+class TensorBoard:
+    """Scalars against tokens in a TensorBoard log folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(self.folder), purge_step=tokens + 1)  # type: ignore[no-untyped-call]
+        self.writer.add_text("recipe", f"```json\n{recipe.model_dump_json(indent=1)}\n```")
+
+    def step(self, facts: StepFacts) -> None:
+        for name in ("loss", "rate", "grad_norm", "flop", "tokens_per_second"):
+            self.writer.add_scalar(name, getattr(facts, name), facts.tokens)
+
+    def end(self) -> None:
+        self.writer.close()
+
+
+class RunTracker:
+    """trackio or wandb: both offer `init`, `log` and `finish`."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        self.library.init(project="isoembed", name=recipe.key, config=recipe.model_dump(mode="json"))
+
+    def step(self, facts: StepFacts) -> None:
+        self.library.log(asdict(facts))
+
+    def end(self) -> None:
+        self.library.finish()
+
+
+def tracker_named(name: str, out: Path) -> Watcher:
+    """The tracker called `tensorboard` (writes OUT/tensorboard), `trackio` or `wandb`."""
+    try:
+        if name == "tensorboard":
+            import tensorboard  # noqa: F401
+
+            return TensorBoard(out / "tensorboard")
+        if name == "trackio":
+            import trackio
+
+            return RunTracker(trackio)
+        if name == "wandb":
+            import wandb
+
+            return RunTracker(wandb)
+    except ImportError:
+        raise InputError(f"`--tracker {name}` needs the package {name}: pip install 'isoembed[trackers]'.") from None
+    raise InputError(f"`--tracker` must be tensorboard, trackio or wandb; got {name!r}.")
