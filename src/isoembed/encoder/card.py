@@ -1,0 +1,120 @@
+"""The model card of an exported model: what it is, what it cost, how good it is, what it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from huggingface_hub import ModelCardData
+
+from isoembed.records import RunRecord
+
+#: `organisation/name` as the hub writes it
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def model_card(
+    record: RunRecord,
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+    *,
+    budget_flop: float | None = None,
+    limits: tuple[str, ...] = (),
+) -> str:
+    """README.md of a model folder: front matter for the hub, then recipe, cost, data, scores, limits and use.
+
+    `scores` is system -> task -> metric -> value (`Scores.metrics()`); `limits` adds sentences to the general ones.
+    """
+    recipe = record.recipe
+    sections = [
+        _front_matter(record),
+        f"# {escape(recipe.model.name)} as an embedding model\n\n"
+        f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related texts "
+        f"with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit length; "
+        "compare them by cosine.",
+        '## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("FOLDER")\n'
+        'embeddings = model.encode(["a text", "another text"])\nprint(model.similarity(embeddings, embeddings))\n```',
+        "## Recipe\n\n" + _table(("", ""), _recipe_rows(record)),
+        "## Cost\n\n" + _table(("", ""), _cost_rows(record, budget_flop)),
+    ]
+    if scores:
+        sections.append("## Scores\n\n" + _score_tables(scores))
+    sections.append("## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record), *map(escape, limits))))
+    return "\n\n".join(sections) + "\n"
+
+
+def escape(text: str) -> str:
+    """`text` as plain words in Markdown: one line, no markup, no HTML, no table cell's end."""
+    return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", " ".join(text.split()))
+
+
+def _front_matter(record: RunRecord) -> str:
+    source = record.recipe.model.source
+    # `nano/...` ships with isoembed and a folder is this machine's: neither is a base model that the hub knows
+    on_hub = _HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "isoembed"],
+        base_model=source if on_hub else None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
+    recipe = record.recipe
+    return [
+        ("base model", f"{recipe.model.name}, {recipe.model.params:,} non-embedding parameters"),
+        ("method", f"{recipe.method.label}, {record.trainable_params:,} parameters trained"),
+        ("data", f"{recipe.data.source} (fingerprint {record.data_fingerprint})"),
+        ("pairs, tokens seen", f"{record.pairs:,} pairs, {record.tokens:,} tokens in {record.steps:,} steps"),
+        ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
+        ("loss", f"symmetric InfoNCE with in-batch negatives, temperature {recipe.temperature:g}"),
+        ("readout", f"{recipe.pooling} pooling over the last hidden states, L2-normalised"),
+        (
+            "optimiser",
+            f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "
+            f"{recipe.end_fraction:.0%} of the peak, weight decay {recipe.weight_decay:g}",
+        ),
+        ("seed", str(recipe.seed)),
+        ("run", record.key),
+    ]
+
+
+def _cost_rows(record: RunRecord, budget_flop: float | None) -> list[tuple[str, str]]:
+    rows = [
+        ("model FLOP (C)", f"{record.model_flop:.4g}"),
+        ("executed FLOP, with padding and recomputation", f"{record.executed_flop:.4g}"),
+        ("C with attention and the token table", f"{record.all_in_flop:.4g}"),
+        ("wall time", f"{record.wall_seconds:,.0f} s at {record.tokens_per_second:,.0f} tokens/s"),
+        ("machine", ", ".join(f"{key} {value}" for key, value in record.machine.items())),
+    ]
+    return rows if budget_flop is None else [("budget (FLOP)", f"{budget_flop:.4g}"), *rows]
+
+
+def _score_tables(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """One table a task, a row a system.  A metric that a system does not have is a dash."""
+    tables = []
+    for task in dict.fromkeys(task for tasks in scores.values() for task in tasks):
+        found = {system: tasks[task] for system, tasks in scores.items() if task in tasks}
+        metrics = list(dict.fromkeys(metric for values in found.values() for metric in values))
+        rows = [
+            (system, *(f"{values[metric]:.3f}" if metric in values else "-" for metric in metrics))
+            for system, values in found.items()
+        ]
+        tables.append(f"{escape(task)}\n\n{_table(('system', *metrics), rows)}")
+    return "\n\n".join(tables)
+
+
+def _general_limits(record: RunRecord) -> list[str]:
+    recipe = record.recipe
+    return [
+        f"Only the first {recipe.context_tokens} tokens of a text are read.",
+        "It knows the languages and subjects of its base model and its training pairs, and carries their errors and biases.",
+        f"Trained once, with seed {recipe.seed}: another seed gives somewhat other scores.",
+        "Scores are fractions, measured on the tasks named here and nowhere else.",
+    ]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(map(escape, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,56 @@
+"""Evaluation files, plain or .gz, read strictly: a benchmark with a bad line is no benchmark."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from isoembed.core import InputError
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """`folder/name` or `folder/name.gz`, whichever there is."""
+    return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
+
+
+def require(folder: Path, name: str) -> Path:
+    """As `find`; raises InputError where there is neither."""
+    file = find(folder, name)
+    if file is None:
+        raise InputError(f"A task folder must hold {name} (or {name}.gz); {folder} does not. Add it or name another folder.")
+    return file
+
+
+def lines(file: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of every line that is not blank; the place is `file:number`, for errors."""
+    number = 0
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as text:
+            for number, line in enumerate(text, 1):  # noqa: B007
+                if line.strip():
+                    yield f"{file}:{number}", line.rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{file} must be UTF-8 text; line {number + 1} or one soon after is not. Convert it.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{file} must be a whole gzip file: {error} after line {number}. Fetch it again.") from None
+
+
+def rows(file: Path, **types: type | tuple[type, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a JSON-lines file whose rows must have the keys of `types` with values of those types."""
+    for place, line in lines(file):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{place}: every line must be one JSON object: {error.msg}. Mend or remove it.") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: every line must be one JSON object; got {type(row).__name__}. Mend or remove it.")
+        for key, kind in types.items():
+            if key not in row:
+                raise InputError(f"{place}: a row must have {', '.join(types)}; {key!r} is missing. Add or rename it.")
+            if not isinstance(row[key], kind) or isinstance(row[key], bool):
+                raise InputError(f"{place}: {key!r} has the wrong type ({type(row[key]).__name__}). Mend it.")
+        yield place, row

@@ -1,0 +1,52 @@
+"""Score several systems on several tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import Field
+
+from isoembed.core import Frozen
+from isoembed.evaluation.systems import System
+from isoembed.evaluation.tasks import Task
+
+
+class TaskScore(Frozen):
+    """One system on one task.  A metric that is undefined for the system is missing."""
+
+    kind: str
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    seconds: float = Field(description="wall time of embedding or indexing, and ranking")
+
+
+class Scores(Frozen):
+    """System -> task -> score, in the order given."""
+
+    systems: dict[str, dict[str, TaskScore]]
+
+    def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """System -> task -> metric -> value."""
+        return {
+            system: {task: score.metrics for task, score in tasks.items()} for system, tasks in self.systems.items()
+        }
+
+
+def evaluate(
+    systems: Mapping[str, System],
+    tasks: Sequence[Task],
+    *,
+    progress: Callable[[str, str], None] | None = None,
+) -> Scores:
+    """Every system on every task, through the same code; `progress` is told of each (system, task) before it runs."""
+    scores: dict[str, dict[str, TaskScore]] = {name: {} for name in systems}
+    for task in tasks:
+        for name, system in systems.items():
+            if progress is not None:
+                progress(name, task.name)
+            started = time.perf_counter()
+            metrics = task.score(system)
+            seconds = time.perf_counter() - started
+            scores[name][task.name] = TaskScore(kind=task.kind, metrics=metrics, counts=task.counts, seconds=seconds)
+    return Scores(systems=scores)

@@ -1,0 +1,87 @@
+"""What can be scored: one small contract, three systems that always stand side by side.
+
+Shape legend: N texts, Q queries, D embedding width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import torch
+from sentence_transformers.util import dot_score, semantic_search
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from isoembed.encoder.embed import embed, tokenize
+from isoembed.encoder.encoder import Encoder
+
+#: (index of the document, its score), best first
+Hits = list[tuple[int, float]]
+
+
+class System(ABC):
+    """Anything that ranks documents for a query."""
+
+    @abstractmethod
+    def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
+        """For each query at most `k` documents, best first; higher scores are better and compare within a query."""
+
+
+class EmbeddingSystem(System):
+    """A system whose score is the cosine of two embeddings."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-length embeddings (N, D) of `texts`, float32; the zero vector where a text has no tokens."""
+
+    def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
+        query_QD, document_ND = (torch.from_numpy(self.embed(texts)) for texts in (queries, documents))
+        ranked = semantic_search(query_QD, document_ND, top_k=k, score_function=dot_score)
+        return [[(int(hit["corpus_id"]), float(hit["score"])) for hit in hits] for hits in ranked]
+
+
+class Dense(EmbeddingSystem):
+    """An encoder, trained or not."""
+
+    def __init__(self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
+        self.encoder, self.tokenizer, self.context_tokens = encoder, tokenizer, context_tokens
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens)
+
+
+class Static(EmbeddingSystem):
+    """The token table alone, mean over a text's tokens: what a model gives for no FLOP at all."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
+        self.table_VD = model.get_input_embeddings().weight.detach().float().cpu()
+        self.tokenizer, self.context_tokens = tokenizer, context_tokens
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        ids = tokenize(self.tokenizer, texts, context_tokens=self.context_tokens)
+        starts = np.cumsum([0, *(len(row) for row in ids[:-1])])
+        flat = torch.from_numpy(np.concatenate(ids))
+        mean_ND = functional.embedding_bag(flat, self.table_VD, torch.from_numpy(starts), mode="mean")
+        return functional.normalize(mean_ND, dim=-1).numpy()
+
+
+class BM25(System):
+    """Okapi BM25 (Lucene's variant) over lower-cased words without English stop words, nothing stemmed."""
+
+    def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
+        index = bm25s.BM25()
+        index.index(_words(documents), show_progress=False)
+        found, scores = index.retrieve(_words(queries), k=min(k, len(documents)), show_progress=False)
+        # a document that shares no word with the query is not found, rather than found in arbitrary order
+        return [
+            [(int(document), float(score)) for document, score in zip(*row, strict=True) if score > 0]
+            for row in zip(found, scores, strict=True)
+        ]
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    words: list[list[str]] = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+    return words

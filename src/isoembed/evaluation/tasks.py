@@ -1,0 +1,36 @@
+"""From a path to tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isoembed.core import InputError
+from isoembed.evaluation.retrieval import RetrievalTask
+from isoembed.evaluation.sts import StsTask
+
+Task = RetrievalTask | StsTask
+
+READERS = {"retrieval": RetrievalTask.from_folder, "sts": StsTask.from_path}
+
+
+def open_task(kind: str, path: Path) -> Task:
+    """The task of `kind` (retrieval or sts) at `path`; raises InputError where there is none."""
+    if kind not in READERS:
+        raise InputError(f"`--task` must be {' or '.join(READERS)}; got {kind!r}.")
+    if not path.exists():
+        raise InputError(f"The {kind} task must exist; there is nothing at {path}.")
+    return READERS[kind](path)
+
+
+def open_tasks(folder: Path) -> tuple[Task, ...]:
+    """Every task of a folder with retrieval/NAME and sts/NAME in it, by kind and name; other kinds are passed over."""
+    tasks = tuple(
+        open_task(kind, path)
+        for kind in READERS
+        if (folder / kind).is_dir()
+        for path in sorted((folder / kind).iterdir())
+        if path.is_dir()
+    )
+    if not tasks:
+        raise InputError(f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one.")
+    return tasks

@@ -1,0 +1,202 @@
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from torch import nn
+
+from isoembed.core import InputError
+from isoembed.encoder.embed import embed
+from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.methods import Bias, Freeze, Full, LoRA
+from isoembed.methods.base import BaseMethod
+from tests.evaluation.tiny import TEXTS, load, write_model
+
+CONTEXT = 24
+METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
+CHAT = "{% for message in messages %}<end>{{ message['role'] }}: {{ message['content'] }}<end>{% endfor %}"
+
+
+def fine_tuned(folder: Path, method: BaseMethod, pooling: str) -> Encoder:
+    """As after training: everything that may train has moved."""
+    model = method.apply(load_model(str(folder)))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return Encoder(model, pooling).eval()
+
+
+def bits(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMethod, pooling: str) -> None:
+    source = write_model(tmp_path / "base")
+    encoder, tokenizer = fine_tuned(source, method, pooling), load_tokenizer(str(source), pooling=pooling)
+    before = bits(encoder)
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="# card\n")
+
+    ours = embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT)
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(model.encode(list(TEXTS)), ours, atol=1e-5)
+    assert model.max_seq_length == CONTEXT
+    assert model.similarity_fn_name == "cosine"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+    untrained, _ = load(source, pooling)
+    assert np.abs(embed(untrained, tokenizer, TEXTS, context_tokens=CONTEXT) - ours).max() > 1e-2
+    after = encoder.state_dict()  # the caller's model, adapters included, is bit for bit what it was
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+    again, again_tokenizer, context = load_exported(tmp_path / "out")
+    assert context == CONTEXT
+    assert again.pooling == pooling
+    np.testing.assert_allclose(embed(again, again_tokenizer, TEXTS, context_tokens=context), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("trap", [{"padding_side": "left"}, {"chat_template": CHAT}], ids=["left", "chat"])
+def test_tokenizers_that_pad_left_or_carry_a_chat_template(
+    tmp_path: Path, trap: dict[str, str], pooling: str
+) -> None:
+    source = write_model(tmp_path / "base", **trap)  # type: ignore[arg-type]
+    encoder, tokenizer = load(source, pooling)
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    ours = embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT)
+    np.testing.assert_allclose(model.encode(list(TEXTS), batch_size=3), ours, atol=1e-5)
+    again, again_tokenizer, _ = load_exported(tmp_path / "out")
+    np.testing.assert_allclose(embed(again, again_tokenizer, TEXTS, context_tokens=CONTEXT), ours, atol=1e-5)
+
+
+def test_half_precision_weights_are_written_as_fp32(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "base")
+    encoder, tokenizer = load(source)
+    encoder.to(torch.bfloat16)
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    assert {value.dtype for value in encoder.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in SentenceTransformer(str(tmp_path / "out")).parameters()} == {torch.float32}
+
+
+def test_the_adapter_is_kept_beside_the_merged_model(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "base")
+    encoder, tokenizer = fine_tuned(source, LoRA(rank=4, alpha=8), "mean"), load_tokenizer(str(source))
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="# mine\n", keep_adapter=True)
+    rebuilt = Encoder(PeftModel.from_pretrained(load_model(str(source)), str(tmp_path / "out" / "adapter")), "mean")
+    np.testing.assert_allclose(
+        embed(rebuilt, tokenizer, TEXTS, context_tokens=CONTEXT),
+        embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT),
+        atol=1e-6,
+    )
+    # the adapter beside it does not change what the folder is
+    exported, _, _ = load_exported(tmp_path / "out")
+    assert not isinstance(exported.model, PeftModel)
+    assert (tmp_path / "out" / "README.md").read_text() == "# mine\n"
+
+
+def test_no_pickle_and_nothing_left_behind(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "base")
+    encoder, tokenizer = fine_tuned(source, LoRA(rank=4), "mean"), load_tokenizer(str(source))
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="", keep_adapter=True)
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".txt", ".jinja"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+    assert not (tmp_path / "out" / ".source").exists()
+
+
+def test_adapter_asked_for_without_lora(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    with pytest.raises(InputError, match="LoRA"):
+        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="", keep_adapter=True)
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    for card in ("first", "second"):
+        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card=card)
+        (tmp_path / "out" / "index").mkdir(exist_ok=True)
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="third")
+    assert (tmp_path / "out" / "README.md").read_text() == "third"
+    assert not (tmp_path / "out" / "index").exists()  # an index of another model would be wrong
+
+
+def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.txt").write_text("meow")
+    with pytest.raises(InputError, match="photos holds other files"):
+        export(encoder, tokenizer, tmp_path / "photos", context_tokens=CONTEXT, card="")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.txt"]
+    with pytest.raises(InputError, match="is a file"):
+        export(encoder, tokenizer, tmp_path / "photos" / "cat.txt", context_tokens=CONTEXT, card="")
+
+
+def test_a_failing_export_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
+    broken = copy.deepcopy(encoder)
+    broken.pooling = "no such pooling"  # type: ignore[assignment]
+    with pytest.raises(KeyError):
+        export(broken, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
+    assert (tmp_path / "out" / "README.md").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+    load_exported(tmp_path / "out")
+
+
+def saved(tmp_path: Path, *tail: nn.Module, pooling: str = "mean") -> Path:
+    """A sentence-transformers folder that somebody else made."""
+    transformer = Transformer(str(write_model(tmp_path / "base")))
+    SentenceTransformer(modules=[transformer, Pooling(16, pooling), *tail], device="cpu").save(
+        str(tmp_path / "theirs"), create_model_card=False
+    )
+    return tmp_path / "theirs"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
+def test_reads_other_peoples_folders(tmp_path: Path, pooling: str) -> None:
+    folder = saved(tmp_path, pooling=pooling)
+    encoder, tokenizer, context = load_exported(folder)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS), normalize_embeddings=True)
+    np.testing.assert_allclose(embed(encoder, tokenizer, TEXTS, context_tokens=context), theirs, atol=1e-5)
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"modules\.json"):
+        load_exported(tmp_path / "nothing")
+    folder = saved(tmp_path, pooling="cls")
+    with pytest.raises(InputError, match="'cls'"):
+        load_exported(folder)
+    (folder / "model.safetensors").rename(tmp_path / "weights")
+    torch.save({}, folder / "pytorch_model.bin")  # a pickle is no substitute
+    with pytest.raises(InputError, match="cannot be read"):
+        load_exported(folder)
+    (folder / "modules.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        load_exported(folder)
+
+
+def test_a_module_with_weights_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, Dense(16, 8), Normalize())
+    with pytest.raises(InputError, match="Dense"):
+        load_exported(folder)
+
+
+def test_a_folder_with_a_default_prompt_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    config = json.loads((folder / "config_sentence_transformers.json").read_text())
+    config |= {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="prompt"):
+        load_exported(folder)
