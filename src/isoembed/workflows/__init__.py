@@ -1,0 +1,1 @@
+"""Above both towers: whole jobs, from a budget to a model on disk."""

@@ -1,0 +1,5 @@
+"""`python -m isoembed`, which torchrun needs."""
+
+from isoembed.cli import main
+
+main()

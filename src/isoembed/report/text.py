@@ -1,0 +1,186 @@
+"""Recommendations, records and scores as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from isoembed.budget import FALLBACK_UTILISATION, device_named
+from isoembed.frontier import Recommendation, training_memory_bytes, training_seconds
+from isoembed.recipe import Recipe
+from isoembed.records import RunRecord
+
+if TYPE_CHECKING:
+    from isoembed.evaluation.run import Scores
+
+
+def si(value: float, unit: str = "") -> str:
+    """Three significant digits with an SI prefix: 1.59e6 -> `1.59M`."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{prefix}{unit}"
+    return f"{value:.3g}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """`38 s`, `12 min`, `3.5 h`, `4.2 days`."""
+    for scale, unit, limit in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
+        if seconds < limit:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
+def pairs_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Two aligned columns, name and value."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def columns_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A borderless table: first column left, numbers right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """The recipe, name and value."""
+    cost, data = recipe.cost, recipe.data
+    epochs = "" if recipe.epochs is None else f", {recipe.epochs:.2f} of the unique pairs"
+    return [
+        ("method", f"{recipe.method.label} ({recipe.method.about})"),
+        ("model", f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, {recipe.model.source})"),
+        (
+            "tokens",
+            f"{recipe.train_tokens:,} real tokens ({recipe.train_tokens / recipe.model.params:.1f} a parameter)",
+        ),
+        ("pairs", f"{recipe.pairs:,.0f} at {data.tokens_per_pair:.1f} tokens a pair{epochs}"),
+        ("steps", f"{recipe.steps:,} of {recipe.batch_pairs} pairs, context {recipe.context_tokens} tokens"),
+        (
+            "learning rate",
+            f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
+            f"{recipe.end_fraction:.0%}",
+        ),
+        ("loss", f"symmetric InfoNCE, temperature {recipe.temperature:g}, {recipe.pooling} pooling"),
+        (
+            "model FLOP",
+            f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
+            f"{si(cost.updated)} updated) x {si(recipe.train_tokens)} tokens",
+        ),
+        (
+            "executed FLOP",
+            f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
+            "(every chunk run twice); padding beside it",
+        ),
+    ]
+
+
+def device_rows(recommendation: Recommendation, device: str) -> list[tuple[str, str]]:
+    """Memory and time on one device, estimated."""
+    recipe, budget = recommendation.recipe, recommendation.budget
+    chosen, memory = device_named(device), training_memory_bytes(recommendation.recipe)
+    utilisation = budget.utilisation or FALLBACK_UTILISATION
+    seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
+    fits = "fits" if memory <= chosen.memory_bytes else "does not fit: use several devices or a smaller model"
+    return [
+        (
+            "memory",
+            f"about {memory / 1e9:.3g} GB (estimate) of the {chosen.name}'s {chosen.memory_bytes / 1e9:.3g}: {fits}",
+        ),
+        ("time", f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak (assumed)"),
+    ]
+
+
+def recommendation_text(recommendation: Recommendation, device: str) -> RenderableType:
+    """Everything `isoembed recipe` prints."""
+    rows = [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
+    rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
+    rows += [("known", line) for line in recommendation.known]
+    rows += [("assumed", line) for line in recommendation.assumed]
+    rows += [("warning", line) for line in recommendation.warnings]
+    if recommendation.bracket:
+        rows.append(("size bracket", f"{', '.join(recommendation.bracket)} (unmeasured: a pilot would tell)"))
+    parts: list[RenderableType] = [pairs_table(rows)]
+    if recommendation.runners_up:
+        parts += [
+            Text(""),
+            columns_table(
+                ("runner-up", "tokens", "tokens/parameter", "steps", "remark"),
+                [
+                    (
+                        other.recipe.model.name,
+                        si(other.recipe.train_tokens),
+                        f"{other.tokens_per_param:.3g}",
+                        f"{other.recipe.steps:,}",
+                        "; ".join(other.remarks),
+                    )
+                    for other in recommendation.runners_up
+                ],
+            ),
+        ]
+    return Group(*parts)
+
+
+def spent_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """What a run cost and how far its loss fell, name and value."""
+    share = record.model_flop / record.recipe.flop
+    rows = [
+        ("model FLOP", f"{record.model_flop:.4g}, {share:.2%} of the budget"),
+        (
+            "executed FLOP",
+            f"{record.executed_flop:.3g}, {record.executed_flop / record.model_flop:.2f} x (padding, recomputation)",
+        ),
+        ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
+        ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
+        ("trained parameters", f"{record.trainable_params:,} ({record.table_params:,} of them the token table)"),
+        ("time", f"{duration(record.wall_seconds)} at {record.tokens_per_second:,.0f} tokens/s"),
+        ("useful speed", f"{si(record.model_flop / record.wall_seconds, 'FLOP/s')}"),
+        ("peak memory", f"{record.peak_memory_bytes / 2**30:.2f} GiB"),
+        ("training loss", "none" if record.final_loss is None else f"{record.final_loss:.3f} (mean of the last tenth)"),
+    ]
+    if record.heldout is not None and record.heldout_before is not None:
+        rows.append(
+            (
+                "held-out loss",
+                f"{record.heldout_before.loss:.3f} -> {record.heldout.loss:.3f} on {record.heldout.pairs:,} pairs in "
+                f"blocks of {record.heldout.candidates:,}",
+            )
+        )
+    return rows
+
+
+def scores_text(scores: Scores) -> RenderableType:
+    """One table a task: systems down, metrics across; every score a fraction of 1."""
+    parts: list[RenderableType] = []
+    tasks = dict.fromkeys(task for found in scores.systems.values() for task in found)
+    for task in tasks:
+        found = {system: by_task[task] for system, by_task in scores.systems.items() if task in by_task}
+        metrics = list(dict.fromkeys(metric for score in found.values() for metric in score.metrics))
+        counts = ", ".join(f"{value:,} {name}" for name, value in next(iter(found.values())).counts.items())
+        parts += [
+            Text(""),
+            Text(f"{task} ({counts})", style="bold"),
+            columns_table(
+                ("system", *metrics, "seconds"),
+                [
+                    (
+                        system,
+                        *(f"{score.metrics[metric]:.3f}" if metric in score.metrics else "-" for metric in metrics),
+                        f"{score.seconds:.1f}",
+                    )
+                    for system, score in found.items()
+                ],
+            ),
+        ]
+    return Group(*parts)

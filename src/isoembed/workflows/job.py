@@ -1,0 +1,191 @@
+"""The main job: data and recipe, training, export, evaluation, each resumable, all inside one output folder.
+
+What the folder holds: the sentence-transformers model itself, README.md (its card), recipe.json, record.json,
+scores.json, `training/` (metrics and checkpoints) and, unless another cache was named, `tokens/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from isoembed.budget import Budget
+from isoembed.core import InputError, write_atomically
+from isoembed.data.dataset import PairData, prepare
+from isoembed.data.sources import open_source
+from isoembed.encoder.card import model_card
+from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.evaluation.retrieval import RetrievalTask
+from isoembed.evaluation.run import Scores, evaluate
+from isoembed.evaluation.systems import BM25, Dense, Static, System
+from isoembed.evaluation.tasks import Task
+from isoembed.families import Family
+from isoembed.frontier import Recommendation, recommend
+from isoembed.methods import Method
+from isoembed.recipe import Recipe
+from isoembed.records import RunRecord
+from isoembed.training.distributed import barrier, rank
+from isoembed.training.loop import Execution, run
+from isoembed.training.watchers import MetricsFile, Watcher
+
+#: file that says a training run ended well
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where the pairs come from and how their fields are named."""
+
+    spec: str = "docstrings"
+    heldout: str | None = None
+    query_key: str | None = None
+    positive_key: str | None = None
+    on_bad_rows: str = "error"
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, cache: Path, seed: int) -> PairData:
+        """Tokenise (or find tokenised) and split the pairs."""
+        source, heldout = (
+            None
+            if spec is None
+            else open_source(
+                spec,
+                query_key=self.query_key,
+                positive_key=self.positive_key,
+                on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
+                seed=seed,
+            )
+            for spec in (self.spec, self.heldout)
+        )
+        assert source is not None
+        return prepare(source, tokenizer, context_tokens=context_tokens, folder=cache, heldout=heldout, seed=seed)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A decided job: what to run, on what."""
+
+    recommendation: Recommendation
+    data: PairData
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.recommendation.recipe
+
+
+def plan_job(
+    budget: Budget,
+    family: Family,
+    options: DataOptions,
+    *,
+    cache: Path,
+    model: str | None = None,
+    method: Method | None = None,
+    batch_pairs: int | None = None,
+    context_tokens: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+) -> Job:
+    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes."""
+    context_tokens = context_tokens or family.context_tokens
+    some_model = family.models[0] if model is None else family.model(model)
+    tokenizer = load_tokenizer(some_model.source)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, seed=seed)
+    recommendation = recommend(
+        budget,
+        family,
+        data=data.stats,
+        model=model,
+        method=method,
+        batch_pairs=batch_pairs,
+        context_tokens=context_tokens,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    recipe = recommendation.recipe
+    recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})
+    return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
+
+
+def train_job(
+    job: Job,
+    out: Path,
+    *,
+    execution: Execution,
+    watchers: Sequence[Watcher] = (),
+    keep_adapter: bool = False,
+) -> RunRecord:
+    """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
+    record_file, training = out / RECORD, out / "training"
+    if execution.resume and record_file.exists():
+        record = RunRecord.load(record_file)
+        if record.key != job.recipe.key:
+            raise InputError(f"{out} holds a model of another recipe ({record.key}); give another --out.")
+        return record
+    if not execution.resume and record_file.exists():
+        raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
+    if rank() == 0:
+        write_atomically(out / "recipe.json", job.recipe.model_dump_json(indent=1) + "\n")
+        watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
+    else:
+        watchers = ()
+    encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
+    if rank() == 0:
+        export(
+            encoder,
+            job.tokenizer,
+            out,
+            context_tokens=job.recipe.context_tokens,
+            card=card_of(job, record),
+            keep_adapter=keep_adapter,
+        )
+        record.save(record_file)
+    barrier()
+    return record
+
+
+def evaluate_job(job: Job, out: Path, record: RunRecord, tasks: Sequence[Task] = ()) -> Scores:
+    """Score the model in `out` beside its untrained base, the static baseline and BM25, on the held-out pairs and on
+    `tasks`; write scores.json, and put the scores on the model card, which is the report of the run."""
+    queries, positives = job.data.heldout_texts()
+    trained, tokenizer, context_tokens = load_exported(out)
+    heldout = RetrievalTask.from_pairs("held-out pairs", queries, positives)
+    scores = evaluate(systems_beside(trained, tokenizer, context_tokens, base=job.recipe), [heldout, *tasks])
+    write_atomically(out / "scores.json", scores.model_dump_json(indent=1) + "\n")
+    write_atomically(out / "README.md", card_of(job, record, scores))
+    return scores
+
+
+def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
+    """The model card, with what the recommendation rests on among its limits."""
+    recommendation = job.recommendation
+    limits = [f"Chosen by: {recommendation.basis}."]
+    limits += [f"Assumed: {line}." for line in recommendation.assumed]
+    limits += [f"Warning: {line}." for line in recommendation.warnings]
+    limits += [f"Data: {note}" for note in job.data.notes]
+    return model_card(
+        record,
+        None if scores is None else scores.metrics(),
+        budget_flop=recommendation.budget.flop,
+        limits=tuple(limits),
+    )
+
+
+def systems_beside(
+    trained: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, *, base: Recipe | None
+) -> dict[str, System]:
+    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known."""
+    systems: dict[str, System] = {}
+    if base is not None:
+        model = load_model(base.model.source)
+        untrained = Encoder(model, base.pooling)
+        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens)
+        systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
+    systems["BM25"] = BM25()
+    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens)
+    return systems

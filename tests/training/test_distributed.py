@@ -1,0 +1,90 @@
+"""Two gloo ranks are one process: same gradient, same parameters, one all-reduce a step."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed, multiprocessing
+
+from isoembed.training.distributed import process_group, share_parameters, sum_gradients
+from isoembed.training.gradients import Memory, accumulate_gradients
+from isoembed.training.loss import contrastive_loss
+from tests.training.small import assert_same_gradients, batch_ids, gradients, small_encoder
+
+PAIRS = 8
+#: pairs 1 and 6 share a positive and sit on different ranks
+HASHES = torch.tensor([0, 9, 2, 3, 4, 5, 9, 7])
+
+
+def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
+    """One SGD step on this rank's share: gradients, parameters after it, and how many all-reduces it took."""
+    encoder = small_encoder(seed=seed)
+    share_parameters(encoder)
+    queries, positives = batch_ids(PAIRS)
+    calls, original = [], distributed.all_reduce
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    distributed.all_reduce = counted
+    try:
+        accumulate_gradients(
+            encoder,
+            queries[own],
+            positives[own],
+            lambda q, p: contrastive_loss(q, p, 0.05, torch.arange(PAIRS), HASHES),
+            Memory(24, 30),
+        )
+        sum_gradients([value for value in encoder.parameters() if value.requires_grad])
+    finally:
+        distributed.all_reduce = original
+    found = gradients(encoder)
+    torch.optim.SGD(encoder.parameters(), lr=0.1).step()
+    return found, {name: value.detach().clone() for name, value in encoder.named_parameters()}, len(calls)
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    with process_group():
+        share = PAIRS // 2
+        # another seed on each rank: the parameters are shared before the step or the test fails
+        found, after, reduces = step(slice(rank * share, (rank + 1) * share), seed=rank)
+        save_file(found, Path(folder) / f"gradients{rank}.safetensors")
+        save_file(after, Path(folder) / f"parameters{rank}.safetensors")
+        (Path(folder) / f"reduces{rank}").write_text(str(reduces))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(worker, (port, str(folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    return folder
+
+
+def test_gradient_is_that_of_one_process(two_ranks: Path) -> None:
+    """Traps 5 and 20: the gradient itself, not Adam's step, which would hide a factor; duplicates across ranks."""
+    expected, _, _ = step(slice(None), seed=0)
+    for rank in range(2):
+        assert_same_gradients(expected, load_file(two_ranks / f"gradients{rank}.safetensors"))
+
+
+def test_parameters_are_identical_after_a_step(two_ranks: Path) -> None:
+    """Trap 10: ranks that drift apart were never synchronised."""
+    first, second = (load_file(two_ranks / f"parameters{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_all_reduce_a_step(two_ranks: Path) -> None:
+    """Trap 9: however many chunks the batch was cut into."""
+    assert [(two_ranks / f"reduces{rank}").read_text() for rank in range(2)] == ["1", "1"]
