@@ -1,0 +1,24 @@
+"""Scaling laws: one file each, listed here."""
+
+from isoembed.core import InputError
+from isoembed.laws.base import Law, Parameter
+from isoembed.laws.embedding import EMBEDDING
+from isoembed.laws.frantar import FRANTAR
+from isoembed.laws.hoffmann import HOFFMANN, TIED
+from isoembed.laws.multiplicative import MULTIPLICATIVE
+from isoembed.laws.points import Points
+from isoembed.laws.power import POWER
+from isoembed.laws.rectified import RECTIFIED
+
+LAWS: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, POWER, MULTIPLICATIVE, FRANTAR, RECTIFIED)
+
+__all__ = ["LAWS", "Law", "Parameter", "Points", "law_named"]
+
+
+def law_named(name: str) -> Law:
+    """The law called `name`."""
+    for law in LAWS:
+        if law.name == name:
+            return law
+    known = ", ".join(law.name for law in LAWS)
+    raise InputError(f"`law` must be one of {known}; got {name!r}.")

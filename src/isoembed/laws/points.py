@@ -1,0 +1,131 @@
+"""Points: the runs a law is fitted to, as checked arrays.  Every array has one entry a row (suffix R)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isoembed.core import InputError, fingerprint
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What laws read, in logarithms: ln N, ln D, ln C, and 1 - S, the untrained (or kept) share."""
+
+    log_params_R: Floats
+    log_tokens_R: Floats
+    log_flop_R: Floats
+    rest_R: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Runs: N parameters, D tokens, final loss, and where known C, S, weight and the run a row belongs to.
+
+    `flop` is 6 N D where not given.  `fraction` is S: the trainable share for the embedding law, the sparsity for
+    Frantar's; 1 where not given.  Rows that share a `run` (checkpoints of one training) are resampled together.
+    Raises InputError for anything that is not a positive finite number.
+    """
+
+    params: Floats
+    tokens: Floats
+    loss: Floats
+    flop: Floats
+    fraction: Floats
+    weight: Floats
+    run: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        params: ArrayLike,
+        tokens: ArrayLike,
+        loss: ArrayLike,
+        *,
+        flop: ArrayLike | None = None,
+        fraction: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
+        run: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> Points:
+        """Check and collect the columns."""
+        params_R, tokens_R, loss_R = _positive("params", params), _positive("tokens", tokens), _positive("loss", loss)
+        rows = len(loss_R)
+        flop_R = 6.0 * params_R * tokens_R if flop is None else _positive("flop", flop)
+        fraction_R = np.ones(rows) if fraction is None else _finite("fraction", fraction)
+        weight_R = np.ones(rows) if weight is None else _finite("weight", weight)
+        run_R = np.arange(rows) if run is None else np.unique(np.asarray(run), return_inverse=True)[1]
+        for name, column in (("params", params_R), ("tokens", tokens_R), ("flop", flop_R), ("fraction", fraction_R),
+                             ("weight", weight_R), ("run", run_R)):  # fmt: skip
+            if len(column) != rows:
+                raise InputError(f"Columns must be equally long: `{name}` has {len(column)} rows, `loss` {rows}.")
+        if rows == 0:
+            raise InputError("A fit needs runs; the table has none. Check the file and its columns.")
+        if bad := np.flatnonzero((fraction_R < 0) | (fraction_R > 1)).tolist():
+            raise InputError(f"`fraction` must lie in 0..1: row {bad[0] + 1} is {fraction_R[bad[0]]:g}; give a share.")
+        if np.any(weight_R < 0) or not np.any(weight_R > 0):
+            raise InputError(
+                "`weight` must be zero or more and positive somewhere; leave the column out for equal ones."
+            )
+        return cls(params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def __getitem__(self, keep: NDArray[Any]) -> Points:
+        """The rows that a mask or an index array selects."""
+        return Points(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    @cached_property
+    def rows(self) -> Rows:
+        return Rows(np.log(self.params), np.log(self.tokens), np.log(self.flop), 1.0 - self.fraction)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data: the hash of all columns."""
+        return fingerprint({field.name: getattr(self, field.name).tolist() for field in fields(self)})
+
+    def column(self, name: str) -> Floats:
+        """The column of that name."""
+        return np.asarray(getattr(self, name), dtype=np.float64)
+
+    def distinct(self, *names: str) -> int:
+        """How many different rows the named columns hold, to 10 digits."""
+        return len(np.unique(np.array([[f"{value:.10g}" for value in self.column(name)] for name in names]).T, axis=0))
+
+    def seed_sd(self) -> float | None:
+        """Standard deviation of ln loss between runs that differ in nothing but their seed; None without repeats."""
+        setting = np.stack([self.params, self.tokens, self.flop, self.fraction])
+        _, group_R, count_G = np.unique(setting, axis=1, return_inverse=True, return_counts=True)
+        free = len(self) - len(count_G)
+        if not free:
+            return None
+        log_R = np.log(self.loss)
+        mean_G = np.bincount(group_R.ravel(), log_R) / count_G
+        return float(np.sqrt(np.sum((log_R - mean_G[group_R.ravel()]) ** 2) / free))
+
+
+def _finite(name: str, values: ArrayLike) -> Floats:
+    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if bad := np.flatnonzero(~np.isfinite(array)).tolist():
+        raise InputError(
+            f"`{name}` must be a finite number in every row: row {bad[0] + 1} is {array[bad[0]]} "
+            f"({len(bad)} such rows); remove them or mend the table."
+        )
+    return array
+
+
+def _positive(name: str, values: ArrayLike) -> Floats:
+    array = _finite(name, values)
+    if bad := np.flatnonzero(array <= 0).tolist():
+        raise InputError(
+            f"`{name}` must be positive in every row: row {bad[0] + 1} is {array[bad[0]]:g} "
+            f"({len(bad)} such rows); remove them or mend the table."
+        )
+    return array
