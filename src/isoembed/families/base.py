@@ -29,15 +29,22 @@ class ModelSpec(Frozen):
     vocab: int
     block_params: tuple[int, ...] = Field(description="parameters of each transformer block, first to last")
     other_params: int = Field(description="non-embedding parameters outside the blocks: final norm, projections")
+    entry_params: int = Field(0, description="those of `other_params` that run before the first block")
     embedding_params: int
     bias_params: int = Field(description="elements of all bias vectors outside embedding modules")
     dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
+    head_width: int | None = Field(None, description="attention heads x head size where that is not `hidden`")
     context: int = Field(description="longest sequence in tokens")
     pretraining_rate: float | None = Field(None, description="published peak learning rate of pretraining")
 
     @property
     def blocks(self) -> int:
         return len(self.block_params)
+
+    @property
+    def attention_width(self) -> int:
+        """Width of queries over all heads, which the FLOP of attention go by."""
+        return self.head_width or self.hidden
 
     @property
     def params(self) -> int:

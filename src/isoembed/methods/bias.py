@@ -25,9 +25,7 @@ class Bias(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.bias_params:
-            raise InputError(
-                f"`bias` needs a model with bias vectors; {model.name} has none. Use full, freeze or lora instead."
-            )
+            raise _no_biases(model.name)
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
@@ -36,4 +34,16 @@ class Bias(BaseMethod):
         )
 
     def apply(self, model: nn.Module) -> nn.Module:
-        raise NotImplementedError
+        from isoembed.methods.parts import is_bias, is_embedding, owned_parameters
+
+        model.requires_grad_(False)
+        biases = [value for name, owner, value in owned_parameters(model) if is_bias(name) and not is_embedding(owner)]
+        if not biases:
+            raise _no_biases(type(model).__name__)
+        for value in biases:
+            value.requires_grad_(True)
+        return model
+
+
+def _no_biases(name: str) -> InputError:
+    return InputError(f"`bias` needs a model with bias vectors; {name} has none. Use full, freeze or lora instead.")

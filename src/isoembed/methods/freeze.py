@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Freeze(BaseMethod):
     """C = (2 * N + 4 * N_active) * D (paper sections 3.4 and 3.5).
 
-    `fraction` of the blocks are active, the last ones, with the final norm.  The token table stays frozen even at
-    fraction 1, which is the paper's convention and the way to compare methods without the table's free ride.
+    `fraction` of the blocks are active, the last ones, with all that runs after them (the final norm).  The token
+    table stays frozen even at fraction 1, which is the paper's convention and the way to compare methods without the
+    table's free ride.
     """
 
     about: ClassVar[str] = "the last blocks (a fraction of them) and the final norm; token table frozen"
@@ -41,8 +42,15 @@ class Freeze(BaseMethod):
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
         active = self.active_blocks(model.blocks)
-        trained = sum(model.block_params[-active:]) + model.other_params
+        trained = sum(model.block_params[-active:]) + model.other_params - model.entry_params
         return Cost(forward=model.params, backward=trained, updated=trained, blocks_backward=active)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        raise NotImplementedError
+        from isoembed.methods.parts import blocks_of, entry_modules, is_embedding, owned_parameters
+
+        blocks, frozen = blocks_of(model), entry_modules(model)
+        for block in blocks[: len(blocks) - self.active_blocks(len(blocks))]:
+            frozen.update(block.modules())
+        for _, owner, value in owned_parameters(model):
+            value.requires_grad_(owner not in frozen and not is_embedding(owner))
+        return model

@@ -49,4 +49,20 @@ class LoRA(BaseMethod):
         )
 
     def apply(self, model: nn.Module) -> nn.Module:
-        raise NotImplementedError
+        from peft import LoraConfig, get_peft_model
+        from transformers.pytorch_utils import Conv1D
+
+        from isoembed.methods.parts import dense_layers
+
+        layers = list(dense_layers(model))
+        transposed = isinstance(model.get_submodule(layers[0]), Conv1D)
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,  # type: ignore[arg-type] # any number will do: it is multiplied
+                lora_dropout=0.0,
+                target_modules=layers,
+                fan_in_fan_out=transposed,
+            ),
+        )

@@ -1,0 +1,70 @@
+"""Token ids in, unit vectors out: a decoder-only model with a readout.
+
+Shape legend: B texts, T tokens of the longest, D embedding width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional
+
+from isoembed.core import InputError
+from isoembed.encoder.pooling import pool
+
+
+class Encoder(nn.Module):
+    """`model` (of `load_model`, as a method's `apply` returned it) with the readout named `pooling`."""
+
+    def __init__(self, model: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self._pool = pool(pooling)
+        self._takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+
+    def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        """Embeddings (B, D) of length 1 in fp32; the same for left padding, right padding and none.
+
+        `mask_BT` is 1 at real tokens.  Positions count real tokens only (architectures without `position_ids`, such as
+        Bloom, derive theirs from the mask).
+        """
+        positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
+        hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT, **positions).last_hidden_state
+        return functional.normalize(self._pool(hidden_BTD, mask_BT), dim=-1)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The transformers model itself, without LoRA's wrapper."""
+    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base
+
+
+def enable_checkpointing(model: nn.Module) -> None:
+    """Keep only the blocks' inputs in the forward pass and run each block again in the backward pass.
+
+    The non-reentrant kind: the reentrant one finds no input that requires a gradient when the embeddings are frozen,
+    and silently gives none to anything inside; making the embeddings' output require one instead would send the
+    backward pass through frozen blocks.
+    """
+    base: Any = base_of(model)
+    if not base.supports_gradient_checkpointing:
+        raise InputError(f"{type(base).__name__} cannot recompute its blocks; leave gradient checkpointing off.")
+    base.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def pad(rows: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of unequal length as (ids_BT, mask_BT), padded on the right with `pad_id`; mask 1 at real tokens."""
+    longest = max(len(row) for row in rows)
+    ids_BT = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids_BT[index, : len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
+        mask_BT[index, : len(row)] = 1
+    return ids_BT, mask_BT

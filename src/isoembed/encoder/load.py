@@ -1,0 +1,183 @@
+"""Open any decoder-only language model and its tokenizer: hub id, folder, or a nano model that ships with isoembed.
+
+Safetensors only, no pickle, no code from the hub unless the user says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import processors
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.utils import logging as hf_logging
+
+from isoembed.core import InputError
+
+
+def resolve(source: str) -> str:
+    """What transformers opens for `source`: `nano/NAME` becomes the folder that ships with isoembed, a folder or a hub
+    id stays.  Raises InputError for a folder that does not exist."""
+    if source.startswith("nano/"):
+        suite = resources.files("isoembed") / "assets" / "nano"
+        folder = suite / source.removeprefix("nano/")
+        if not (folder / "config.json").is_file():
+            there = sorted(f"nano/{entry.name}" for entry in suite.iterdir()) if suite.is_dir() else []
+            raise InputError(
+                f"`model` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "
+                f"got {source!r}."
+            )
+        return str(folder)
+    if Path(source).expanduser().is_dir():
+        return str(Path(source).expanduser())
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise InputError(f"`model` must be a hub id or an existing folder; there is no folder {source!r}.")
+    return source
+
+
+def load_config(source: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a text-only, decoder-only model; raises InputError for any other or none."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(resolve(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unreadable("configuration", source, error) from None
+    if config.get_text_config() is not config:
+        raise InputError(
+            f"`model` must be text-only; {source!r} ({config.model_type}) also reads images or sound. "
+            "Choose the text-only model of that family."
+        )
+    native = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if (
+        config.is_encoder_decoder
+        or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        or not (native or trust_remote_code)
+    ):
+        kind = "encoder-decoder" if config.is_encoder_decoder else "encoder or another kind of"
+        raise InputError(
+            f"`model` must be a decoder-only language model; {source!r} ({config.model_type}) is an {kind} model. "
+            "Choose one such as EleutherAI/pythia-70m or Qwen/Qwen3-0.6B."
+        )
+    config.use_cache = False
+    return config
+
+
+def load_model(
+    source: str,
+    *,
+    random_init: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+) -> nn.Module:
+    """The base model at `source` without language-modelling head, in evaluation mode, on the CPU.
+
+    `random_init` takes the configuration alone and draws weights from `seed`, the caller's random state untouched.
+    Raises InputError where there are no safetensors weights, or where they leave a parameter unset.
+    """
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "attn_implementation": attn_implementation,
+    }
+    if random_init:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drawn: nn.Module = AutoModel.from_config(config, **options)  # type: ignore[no-untyped-call]
+            return drawn.eval()
+    try:
+        with _quiet():
+            model, report = AutoModel.from_pretrained(
+                resolve(source), config=config, use_safetensors=True, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _unreadable("weights", source, error) from None
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(
+            f"The weights of {source!r} must set every parameter; {len(report['missing_keys'])} are missing ({some}). "
+            "Fetch the model again, or correct the architecture in its config.json."
+        )
+    loaded: nn.Module = model.eval()
+    return loaded
+
+
+def load_tokenizer(
+    source: str, *, pooling: Literal["mean", "last"] = "mean", trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
+
+    For `last` pooling every text ends in the end-of-text token, put there after truncation, so that the vector is
+    always read at the same token.  The saved tokenizer does the same.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unreadable("tokenizer", source, error) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.eos_token is None and (pooling == "last" or tokenizer.pad_token is None):
+        raise InputError(
+            f"The tokenizer of {source!r} must have an end-of-text token; set `eos_token` in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if pooling == "last" and tokenizer("a").input_ids[-1] != tokenizer.eos_token_id:
+        end = processors.TemplateProcessing(
+            single=f"$A {tokenizer.eos_token}",
+            special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)],
+        )
+        own = tokenizer.backend_tokenizer.post_processor
+        tokenizer.backend_tokenizer.post_processor = end if own is None else processors.Sequence([own, end])
+    return tokenizer
+
+
+def weights_hash(model: nn.Module) -> str:
+    """16 hex digits over names, shapes, types and bytes of all parameters; the precision they were loaded in counts."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _unreadable(what: str, source: str, error: Exception) -> InputError:
+    reason = str(error).strip().split("\n")[0]
+    if "trust_remote_code" in str(error):
+        remedy = "It runs code of its own: read that code, then say --trust-remote-code if you trust it."
+    elif what == "weights":
+        remedy = (
+            "Weights must be safetensors, pickled ones are not opened: where the folder holds only *.bin files, load "
+            "them where you trust them and call `save_pretrained`, which writes model.safetensors."
+        )
+    else:
+        remedy = "Check the spelling and the network, or give the path of a downloaded folder."
+    return InputError(f"The {what} of {source!r} cannot be read ({reason}). {remedy}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' load report and bar: a dropped head is no news, a missing weight is an error here."""
+    verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity(logging.ERROR)
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bar:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

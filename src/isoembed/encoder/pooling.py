@@ -1,0 +1,42 @@
+"""Readouts: one vector a text from its last hidden states.  Add a function, list it in `POOLINGS`.
+
+Contract: `(hidden_BTD, mask_BT) -> embedding_BD` in fp32, whatever the side and amount of padding; what stands at
+padding (NaN even) neither reaches the vector nor its gradient.  Every row has at least one real token.
+
+Shape legend: B texts, T tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from isoembed.core import InputError
+
+Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def mean(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Mean over the real tokens (paper section 3.2)."""
+    real_BT1 = mask_BT.bool()[..., None]
+    return hidden_BTD.float().masked_fill(~real_BT1, 0.0).sum(1) / real_BT1.sum(1)
+
+
+def last(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The last real token, the only one that has read the whole text."""
+    place_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device) * mask_BT.bool()
+    rows_B = torch.arange(len(mask_BT), device=mask_BT.device)
+    return hidden_BTD[rows_B, place_BT.argmax(1)].float()
+
+
+POOLINGS: tuple[Pooling, ...] = (mean, last)
+
+
+def pool(name: str) -> Pooling:
+    """The readout called `name`."""
+    for pooling in POOLINGS:
+        if pooling.__name__ == name:
+            return pooling
+    known = ", ".join(pooling.__name__ for pooling in POOLINGS)
+    raise InputError(f"`pooling` must be one of {known}; got {name!r}.")
