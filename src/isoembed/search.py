@@ -52,27 +52,19 @@ class Index:
     embedding_ND: np.ndarray
 
     @classmethod
-    def build(
-        cls,
-        encoder: Encoder,
-        tokenizer: PreTrainedTokenizerBase,
-        documents: Iterable[tuple[str, str]],
-        folder: Path,
-        *,
-        context_tokens: int,
-        progress: Progress | None = None,
-    ) -> Index:
-        """Embed the text of each (title, text) and keep the index in `folder`/index, whole or not at all.
+    def build(cls, folder: Path, documents: Iterable[tuple[str, str]], *, progress: Progress | None = None) -> Index:
+        """Embed the text of each (title, text) with the exported model in `folder` and keep the index in
+        `folder`/index, whole or not at all.
 
         An index that is there already is reused where model and documents are the same.  The title is shown, not
         embedded: the model was trained on texts.
         """
+        encoder, tokenizer, context_tokens = load_exported(folder)
+        model_key = _model_key(encoder, tokenizer, context_tokens)
         pairs = tuple((title, text) for title, text in documents)
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
-        key = IndexKey(
-            model=_model_key(encoder, tokenizer, context_tokens), corpus=_corpus_key(pairs), documents=len(pairs)
-        )
+        key = IndexKey(model=model_key, corpus=_corpus_key(pairs), documents=len(pairs))
         place = folder / "index"
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
@@ -92,7 +84,9 @@ class Index:
         if key is None:
             raise InputError(f"{folder} must hold a search index, and there is no whole one in it; build it first.")
         if key.model != _model_key(encoder, tokenizer, context_tokens):
-            raise InputError(f"The index in {folder} must belong to the model there, and it is another's; build it anew.")
+            raise InputError(
+                f"The index in {folder} must belong to the model there, and it is another's; build it anew."
+            )
         return cls._read(encoder, tokenizer, context_tokens, folder / "index")
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
@@ -103,9 +97,7 @@ class Index:
         return [Hit(float(score_N[index]), *self.documents[index]) for index in best]
 
     @classmethod
-    def _read(
-        cls, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, place: Path
-    ) -> Index:
+    def _read(cls, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, place: Path) -> Index:
         try:
             embedding_ND = load_file(place / "embeddings.safetensors")["embedding"]
             with (place / "documents.jsonl").open(encoding="utf-8") as file:
@@ -114,7 +106,9 @@ class Index:
             if len(documents) != len(embedding_ND):
                 raise ValueError(f"{len(documents)} documents, {len(embedding_ND)} embeddings")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"The index in {place} is damaged ({error}); remove that folder and build it anew.") from None
+            raise InputError(
+                f"The index in {place} is damaged ({error}); remove that folder and build it anew."
+            ) from None
         return cls(encoder, tokenizer, context_tokens, documents, embedding_ND)
 
 

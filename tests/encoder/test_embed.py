@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from isoembed.encoder.embed import embed, embed_ids, tokenize
-from tests.evaluation.tiny import TEXTS, load, write_model
+from tests.evaluation.tiny import TEXTS, PoolingName, load, write_model
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("batch_tokens", [1, 40, 16384])
-def test_each_row_is_its_own_text_alone_whatever_the_batches(tmp_path: Path, pooling: str, batch_tokens: int) -> None:
+def test_each_row_is_its_own_text_alone_whatever_the_batches(
+    tmp_path: Path, pooling: PoolingName, batch_tokens: int
+) -> None:
     encoder, tokenizer = load(write_model(tmp_path), pooling)
     alone = [embed(encoder, tokenizer, [text], context_tokens=32)[0] for text in TEXTS]
     together = embed(encoder, tokenizer, TEXTS, context_tokens=32, batch_tokens=batch_tokens)

@@ -17,14 +17,14 @@ from isoembed.encoder.export import export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer
 from isoembed.methods import Bias, Freeze, Full, LoRA
 from isoembed.methods.base import BaseMethod
-from tests.evaluation.tiny import TEXTS, load, write_model
+from tests.evaluation.tiny import TEXTS, PoolingName, load, write_model
 
 CONTEXT = 24
 METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
 CHAT = "{% for message in messages %}<end>{{ message['role'] }}: {{ message['content'] }}<end>{% endfor %}"
 
 
-def fine_tuned(folder: Path, method: BaseMethod, pooling: str) -> Encoder:
+def fine_tuned(folder: Path, method: BaseMethod, pooling: PoolingName) -> Encoder:
     """As after training: everything that may train has moved."""
     model = method.apply(load_model(str(folder)))
     torch.manual_seed(1)
@@ -41,7 +41,7 @@ def bits(module: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMethod, pooling: str) -> None:
+def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMethod, pooling: PoolingName) -> None:
     source = write_model(tmp_path / "base")
     encoder, tokenizer = fine_tuned(source, method, pooling), load_tokenizer(str(source), pooling=pooling)
     before = bits(encoder)
@@ -69,7 +69,7 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("trap", [{"padding_side": "left"}, {"chat_template": CHAT}], ids=["left", "chat"])
 def test_tokenizers_that_pad_left_or_carry_a_chat_template(
-    tmp_path: Path, trap: dict[str, str], pooling: str
+    tmp_path: Path, trap: dict[str, str], pooling: PoolingName
 ) -> None:
     source = write_model(tmp_path / "base", **trap)  # type: ignore[arg-type]
     encoder, tokenizer = load(source, pooling)
@@ -147,7 +147,7 @@ def test_a_failing_export_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
     export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
     broken = copy.deepcopy(encoder)
-    broken.pooling = "no such pooling"  # type: ignore[assignment]
+    broken.pooling = "no such pooling"
     with pytest.raises(KeyError):
         export(broken, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
     assert (tmp_path / "out" / "README.md").read_text() == "first"

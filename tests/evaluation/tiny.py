@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -10,6 +11,8 @@ from transformers import GPTNeoXConfig, GPTNeoXModel, PreTrainedTokenizerFast
 
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model, load_tokenizer
+
+PoolingName = Literal["mean", "last"]
 
 TEXTS = (
     "open a file and read its lines",
@@ -23,7 +26,9 @@ TEXTS = (
 )
 
 
-def write_model(folder: Path, *, dropout: float = 0.0, padding_side: str = "right", chat_template: str | None = None) -> Path:
+def write_model(
+    folder: Path, *, dropout: float = 0.0, padding_side: str = "right", chat_template: str | None = None
+) -> Path:
     """Write a two-block GPT-NeoX of width 16 and a byte-level tokenizer to `folder`."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +40,7 @@ def write_model(folder: Path, *, dropout: float = 0.0, padding_side: str = "righ
         show_progress=False,
     )
     bpe.train_from_iterator(TEXTS, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<end>", pad_token="<pad>", padding_side=padding_side, model_max_length=64
     )
     if chat_template is not None:
@@ -56,7 +61,7 @@ def write_model(folder: Path, *, dropout: float = 0.0, padding_side: str = "righ
     return folder
 
 
-def load(folder: Path, pooling: str = "mean") -> tuple[Encoder, PreTrainedTokenizerFast]:
+def load(folder: Path, pooling: PoolingName = "mean") -> tuple[Encoder, PreTrainedTokenizerFast]:
     """Encoder and tokenizer of `folder`, in evaluation mode."""
     tokenizer = load_tokenizer(str(folder), pooling=pooling)
     return Encoder(load_model(str(folder)), pooling).eval(), tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCardData
 
@@ -11,6 +11,15 @@ from isoembed.records import RunRecord
 
 #: `organisation/name` as the hub writes it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+_USE = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("FOLDER")
+embeddings = model.encode(["a text", "another text"])
+print(model.similarity(embeddings, embeddings))
+"""
 
 
 def model_card(
@@ -28,17 +37,18 @@ def model_card(
     sections = [
         _front_matter(record),
         f"# {escape(recipe.model.name)} as an embedding model\n\n"
-        f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related texts "
-        f"with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit length; "
-        "compare them by cosine.",
-        '## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("FOLDER")\n'
-        'embeddings = model.encode(["a text", "another text"])\nprint(model.similarity(embeddings, embeddings))\n```',
+        f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
+        f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
+        "length; compare them by cosine.",
+        f"## Use\n\n```python\n{_USE}```",
         "## Recipe\n\n" + _table(("", ""), _recipe_rows(record)),
         "## Cost\n\n" + _table(("", ""), _cost_rows(record, budget_flop)),
     ]
     if scores:
         sections.append("## Scores\n\n" + _score_tables(scores))
-    sections.append("## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record), *map(escape, limits))))
+    sections.append(
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record), *map(escape, limits)))
+    )
     return "\n\n".join(sections) + "\n"
 
 
@@ -109,12 +119,12 @@ def _general_limits(record: RunRecord) -> list[str]:
     recipe = record.recipe
     return [
         f"Only the first {recipe.context_tokens} tokens of a text are read.",
-        "It knows the languages and subjects of its base model and its training pairs, and carries their errors and biases.",
+        "It knows the languages and subjects of its base model and its training pairs, and carries their biases.",
         f"Trained once, with seed {recipe.seed}: another seed gives somewhat other scores.",
         "Scores are fractions, measured on the tasks named here and nowhere else.",
     ]
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *(tuple(map(escape, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

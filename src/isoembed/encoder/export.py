@@ -67,13 +67,12 @@ def export(
     """
     folder = folder.resolve()
     _check_target(folder)
-    adapted = isinstance(encoder.model, PeftModel)
-    if keep_adapter and not adapted:
+    if keep_adapter and not isinstance(encoder.model, PeftModel):
         raise InputError("`keep_adapter` needs a model trained with LoRA, and this one has no adapter; leave it out.")
     with replace_folder(folder) as partial:
         # 1. the transformers model and its tokenizer, which is where sentence-transformers reads its first module from
         source = partial / ".source"
-        merged_model(encoder.model).save_pretrained(source)
+        _plain(encoder.model).save_pretrained(source)
         _for_saving(tokenizer, context_tokens).save_pretrained(source)
 
         # 2. Transformer + Pooling + Normalize.  The modality is named, so that a tokenizer with a chat template still
@@ -96,7 +95,8 @@ def export(
         if record is not None:
             record.save(partial / "record.json")
         if keep_adapter:
-            encoder.model.save_pretrained(str(partial / "adapter"))
+            adapted: Any = encoder.model
+            adapted.save_pretrained(str(partial / "adapter"), save_embedding_layers=False)
         marker = {"pooling": encoder.pooling, "context_tokens": context_tokens}
         (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
 
@@ -107,19 +107,21 @@ def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTra
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
-    modules = _modules(folder)
+    _check_modules(folder)
     try:
-        model = SentenceTransformer(
+        model: Any = SentenceTransformer(
             str(folder),
             device=device,
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew.") from error
+        raise InputError(
+            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
+        ) from error
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
-    if mode is None or modules[:2] != ["Transformer", "Pooling"]:
+    if mode is None:
         raise InputError(
             f"A model folder must pool by mean or last token; {folder} has {pooling.pooling_mode!r}. "
             "Use sentence-transformers for it."
@@ -129,17 +131,17 @@ def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTra
             f"A model folder must take plain text; {folder} puts a prompt or a chat template around it. "
             "Use sentence-transformers for it."
         )
-    encoder = Encoder(transformer.auto_model, mode).to(device)
-    return encoder.eval(), transformer.tokenizer, int(model.max_seq_length)
+    # a tokenizer without a limit of its own says 1e30
+    context_tokens = int(min(model.max_seq_length, 1 << 20))
+    return Encoder(transformer.auto_model, mode).to(device).eval(), transformer.tokenizer, context_tokens
 
 
-def merged_model(model: nn.Module) -> Any:
+def _plain(model: nn.Module) -> Any:
     """The transformers model to save: `model` itself where it is plain fp32, else an fp32 copy with LoRA merged."""
     if isinstance(model, PeftModel):
         model = copy.deepcopy(model).merge_and_unload()
-    elif all(parameter.dtype == torch.float32 for parameter in model.parameters()):
-        return model
-    return copy.deepcopy(model).float()
+    is_fp32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    return model if is_fp32 else copy.deepcopy(model).float()
 
 
 def _for_saving(tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> PreTrainedTokenizerBase:
@@ -155,13 +157,13 @@ def _check_target(folder: Path) -> None:
         raise InputError(f"The model must be written to a folder; {folder} is a file. Name another one.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise InputError(
-            f"The model must be written to a new or empty folder, or over an earlier export; {folder} holds other files. "
-            "Name another one."
+            f"The model must be written to a new or empty folder, or over an earlier export; {folder} holds other "
+            "files. Name another one."
         )
 
 
-def _modules(folder: Path) -> list[str]:
-    """The class names in modules.json, each one of those that load without weights or code of their own."""
+def _check_modules(folder: Path) -> None:
+    """Raise InputError unless modules.json names only modules that load without weights or code of their own."""
     file = folder / "modules.json"
     try:
         modules = [str(module["type"]).rpartition(".")[2] for module in json.loads(file.read_text(encoding="utf-8"))]
@@ -177,4 +179,3 @@ def _modules(folder: Path) -> list[str]:
             f"A model folder must be Transformer, Pooling and Normalize; {folder} is {', '.join(modules)}. "
             "Use sentence-transformers for it."
         )
-    return modules

@@ -1,0 +1,1 @@
+"""Evaluation: held-out loss, retrieval and STS, any system beside any other."""

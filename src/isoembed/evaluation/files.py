@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from isoembed.core import InputError
+from isoembed.data.sources.files import open_text
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -21,7 +20,9 @@ def require(folder: Path, name: str) -> Path:
     """As `find`; raises InputError where there is neither."""
     file = find(folder, name)
     if file is None:
-        raise InputError(f"A task folder must hold {name} (or {name}.gz); {folder} does not. Add it or name another folder.")
+        raise InputError(
+            f"A task folder must hold {name} (or {name}.gz); {folder} does not. Add it or name another folder."
+        )
     return file
 
 
@@ -29,14 +30,15 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
     """(place, line) of every line that is not blank; the place is `file:number`, for errors."""
     number = 0
     try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as text:
-            for number, line in enumerate(text, 1):  # noqa: B007
-                if line.strip():
+        with open_text(file) as text:
+            for number, line in enumerate(text, start=1):
+                if not line.isspace():
+                    line.encode()
                     yield f"{file}:{number}", line.rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{file} must be UTF-8 text; line {number + 1} or one soon after is not. Convert it.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file} must be a whole gzip file: {error} after line {number}. Fetch it again.") from None
+    except UnicodeEncodeError:  # `open_text` makes lone surrogates of bytes that are no UTF-8
+        raise InputError(f"{file}:{number}: every line must be UTF-8 text, and this one is not. Convert it.") from None
+    except OSError as error:
+        raise InputError(f"{file} must be a whole file: {error} after line {number}. Fetch it again.") from None
 
 
 def rows(file: Path, **types: type | tuple[type, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,10 +46,12 @@ def rows(file: Path, **types: type | tuple[type, ...]) -> Iterator[tuple[str, di
     for place, line in lines(file):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place}: every line must be one JSON object: {error.msg}. Mend or remove it.") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: every line must be one JSON object: {error}. Mend or remove it.") from None
         if not isinstance(row, dict):
-            raise InputError(f"{place}: every line must be one JSON object; got {type(row).__name__}. Mend or remove it.")
+            raise InputError(
+                f"{place}: every line must be one JSON object; got {type(row).__name__}. Mend or remove it."
+            )
         for key, kind in types.items():
             if key not in row:
                 raise InputError(f"{place}: a row must have {', '.join(types)}; {key!r} is missing. Add or rename it.")

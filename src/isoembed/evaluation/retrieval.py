@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
@@ -42,7 +42,9 @@ class RetrievalTask:
             if number == 0 and fields[0] == "query-id":
                 continue
             if len(fields) != 3 or not _is_number(fields[2]):
-                raise InputError(f"{place}: a line must be query id, corpus id and grade, tab-separated; got {line!r:.80}.")
+                raise InputError(
+                    f"{place}: a line must be query id, corpus id and grade, tab-separated; got {line!r:.80}."
+                )
             query, document, grade = fields
             for key, known, file in ((query, queries, "queries"), (document, corpus, "corpus")):
                 if key not in known:
@@ -50,7 +52,9 @@ class RetrievalTask:
             if float(grade) > 0:
                 relevant.setdefault(query, set()).add(document)
         if not relevant:
-            raise InputError(f"{folder} must name at least one relevant document in qrels.tsv (grade above 0); add some.")
+            raise InputError(
+                f"{folder} must name at least one relevant document in qrels.tsv (grade above 0); add some."
+            )
         return cls(folder.name, queries, corpus, {query: frozenset(found) for query, found in relevant.items()})
 
     @classmethod
@@ -60,7 +64,9 @@ class RetrievalTask:
         Equal positives are one document and equal queries one query, with all the documents of its pairs relevant.
         """
         if not queries or len(queries) != len(positives):
-            raise InputError(f"A task needs as many queries as positives, at least one; got {len(queries)}, {len(positives)}.")
+            raise InputError(
+                f"A task needs as many queries as positives, at least one; got {len(queries)}, {len(positives)}."
+            )
         document_of = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(positives))}
         query_of = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(queries))}
         relevant: dict[str, set[str]] = {key: set() for key in query_of.values()}
@@ -79,9 +85,9 @@ class RetrievalTask:
 
     def score(self, system: System) -> dict[str, float]:
         """nDCG@10, MRR@10 and Recall@1, 10, 100, each a fraction."""
-        evaluator = InformationRetrievalEvaluator(
-            self.queries,
-            self.corpus,
+        evaluator: Any = InformationRetrievalEvaluator(
+            dict(self.queries),
+            dict(self.corpus),
             {query: set(found) for query, found in self.relevant.items()},
             mrr_at_k=[10],
             ndcg_at_k=[10],
@@ -90,7 +96,9 @@ class RetrievalTask:
             map_at_k=[DEPTH],
         )
         found = system.search(evaluator.queries, evaluator.corpus, DEPTH)
-        ranked = [[{"corpus_id": evaluator.corpus_ids[index], "score": score} for index, score in hits] for hits in found]
+        ranked = [
+            [{"corpus_id": evaluator.corpus_ids[index], "score": score} for index, score in hits] for hits in found
+        ]
         metrics = evaluator.compute_metrics(ranked)
         return {
             "ndcg@10": float(metrics["ndcg@k"][10]),

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, cast
 
 import bm25s
 import numpy as np
 import torch
 from sentence_transformers.util import dot_score, semantic_search
+from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from isoembed.encoder.embed import embed, tokenize
 from isoembed.encoder.encoder import Encoder
@@ -56,8 +58,8 @@ class Dense(EmbeddingSystem):
 class Static(EmbeddingSystem):
     """The token table alone, mean over a text's tokens: what a model gives for no FLOP at all."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
-        self.table_VD = model.get_input_embeddings().weight.detach().float().cpu()
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
+        self.table_VD = cast(Any, model).get_input_embeddings().weight.detach().float().cpu()
         self.tokenizer, self.context_tokens = tokenizer, context_tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

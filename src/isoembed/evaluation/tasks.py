@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from isoembed.core import InputError
@@ -10,7 +11,7 @@ from isoembed.evaluation.sts import StsTask
 
 Task = RetrievalTask | StsTask
 
-READERS = {"retrieval": RetrievalTask.from_folder, "sts": StsTask.from_path}
+READERS: dict[str, Callable[[Path], Task]] = {"retrieval": RetrievalTask.from_folder, "sts": StsTask.from_path}
 
 
 def open_task(kind: str, path: Path) -> Task:
@@ -32,5 +33,7 @@ def open_tasks(folder: Path) -> tuple[Task, ...]:
         if path.is_dir()
     )
     if not tasks:
-        raise InputError(f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one.")
+        raise InputError(
+            f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."
+        )
     return tasks

@@ -1,0 +1,97 @@
+import re
+
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from isoembed.encoder.card import escape, model_card
+from isoembed.families.base import gpt_neox
+from isoembed.methods import LoRA
+from isoembed.recipe import DataStats, solve
+from isoembed.records import RunRecord
+
+NASTY = "evil | **bold** <script>alert(1)</script>\n# heading\n---\n[x](javascript:y) `code` ![i](u)"
+
+
+def a_record(source: str = "EleutherAI/pythia-70m", data: str = "pairs.jsonl") -> RunRecord:
+    recipe = solve(
+        1e12,
+        family="pythia",
+        model=gpt_neox("pythia-70m", source, 512, 6, 50304, 2048, 1e-3),
+        method=LoRA(rank=8),
+        data=DataStats(source=data),
+        batch_pairs=16,
+        context_tokens=75,
+        learning_rate=1e-3,
+    )
+    cost = recipe.cost
+    return RunRecord(
+        recipe=recipe,
+        key=recipe.key,
+        data_fingerprint="0123456789abcdef",
+        forward_params=cost.forward,
+        backward_params=cost.backward,
+        updated_params=cost.updated,
+        table_params=0,
+        trainable_params=cost.updated,
+        steps=7,
+        pairs=112,
+        tokens=12345,
+        model_flop=9.9e11,
+        executed_flop=1.2e12,
+        all_in_flop=1.1e12,
+        final_loss=2.5,
+        wall_seconds=10.0,
+        peak_memory_bytes=1,
+        tokens_per_second=1234.5,
+        loss_curve=(),
+        versions={},
+        machine={"cpu": "some processor"},
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+def front_matter(card: str) -> dict[str, object]:
+    """As the hub's own library reads it."""
+    data: Any = ModelCard(card).data
+    return dict(data.to_dict())
+
+
+def test_front_matter_is_what_the_hub_reads() -> None:
+    read = front_matter(model_card(a_record()))
+    assert read["library_name"] == "sentence-transformers"
+    assert read["base_model"] == "EleutherAI/pythia-70m"
+    assert "sentence-similarity" in str(read["tags"])
+
+
+def test_a_base_that_the_hub_does_not_know_is_not_claimed() -> None:
+    for source in ("nano/nano-200k", "/home/somebody/model", "models/a/b"):
+        assert "base_model" not in front_matter(model_card(a_record(source)))
+
+
+def test_states_recipe_budget_cost_and_scores_side_by_side() -> None:
+    scores = {
+        "trained": {"held out": {"ndcg@10": 0.51234, "mrr@10": 0.4}, "sts": {"spearman": 0.6}},
+        "bm25": {"held out": {"ndcg@10": 0.3, "mrr@10": 0.2}, "sts": {}},
+    }
+    card = model_card(a_record(), scores, budget_flop=1e12, limits=("English only",))
+    for fact in ("lora r=8", "12,345 tokens", "1e+12", "9.9e+11", "1.2e+12", "0123456789abcdef", "English only"):
+        assert fact in card
+    assert "| trained | 0.512 | 0.400 |" in card
+    assert "| bm25 | 0.300 | 0.200 |" in card
+    assert "| bm25 | - |" in card  # no score is no zero
+
+
+def test_nothing_of_the_users_becomes_markup() -> None:
+    card = model_card(a_record(data=NASTY), {"trained": {NASTY: {"ndcg@10": 0.5}}}, limits=(NASTY,))
+    assert "<script" not in card.replace("\\<script", "")
+    assert "**bold**" not in card
+    assert "\n# heading" not in card
+    assert not re.search(r"(?<!\\)\[x", card)
+    row = next(line for line in card.splitlines() if line.startswith("| data |"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3  # one row, two cells
+    assert card.count("\n---\n") == 1  # front matter closed once, no rule from the data
+
+
+def test_escape_keeps_plain_words() -> None:
+    assert escape("  my data,\n v1.2 (all)  ") == "my data, v1.2 (all)"

@@ -1,0 +1,116 @@
+"""Our systems, and the agreement of our numbers with sentence-transformers' evaluators on the exported model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import (
+    EmbeddingSimilarityEvaluator,
+    InformationRetrievalEvaluator,
+)
+
+from isoembed.encoder.export import export
+from isoembed.evaluation.retrieval import RetrievalTask
+from isoembed.evaluation.run import evaluate
+from isoembed.evaluation.sts import StsTask
+from isoembed.evaluation.systems import BM25, Dense, Static
+from isoembed.evaluation.tasks import Task
+from tests.evaluation.tiny import PoolingName, load, write_model
+
+WORDS = ["file", "list", "array", "date", "server", "lines", "axis", "numbers", "second", "open", "sort", "mean", "fox"]
+
+
+def texts(count: int, seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(2, 30))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: PoolingName) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"), pooling)
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=24, card="")
+    theirs, ours = (
+        SentenceTransformer(str(tmp_path / "out"), device="cpu"),
+        Dense(encoder, tokenizer, context_tokens=24),
+    )
+
+    corpus = {f"d{index}": text for index, text in enumerate(texts(150, seed=0))}
+    queries = {f"q{index}": text for index, text in enumerate(texts(40, seed=1))}
+    rng = np.random.default_rng(2)
+    relevant = {key: frozenset(rng.choice(list(corpus), size=rng.integers(1, 5))) for key in queries}
+    evaluator: Any = InformationRetrievalEvaluator(
+        dict(queries),
+        dict(corpus),
+        {key: set(found) for key, found in relevant.items()},
+        precision_recall_at_k=[1, 10, 100],
+    )
+    expected = evaluator(theirs)
+    scores = RetrievalTask("toy", queries, corpus, relevant).score(ours)
+    assert scores == pytest.approx({key: expected[f"cosine_{key}"] for key in scores}, abs=1e-9)
+    assert scores["recall@100"] > scores["recall@10"] > 0  # the comparison is not between zeros
+
+    left, right, human = texts(60, seed=3), texts(60, seed=4), rng.uniform(size=60)
+    similarity = EmbeddingSimilarityEvaluator(left, right, list(human))(theirs)
+    task = StsTask("toy", tuple(left), tuple(right), tuple(human))
+    assert task.score(ours)["spearman"] == pytest.approx(similarity["spearman_cosine"], abs=1e-6)
+
+
+def test_dense_finds_the_text_itself(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path))
+    documents = texts(20, seed=5)
+    found = Dense(encoder, tokenizer, context_tokens=64).search(documents, documents, k=3)
+    assert [hits[0][0] for hits in found] == list(range(20))
+    assert [hits[0][1] for hits in found] == pytest.approx([1.0] * 20, abs=1e-5)
+    assert all(len(hits) == 3 and hits[0][1] >= hits[1][1] >= hits[2][1] for hits in found)
+
+
+def test_static_is_the_mean_of_the_token_table(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path))
+    table = encoder.model.get_parameter("embed_in.weight")
+    sample = ["open a file", "", "sort " * 40]
+    vectors = Static(encoder.model, tokenizer, context_tokens=10).embed(sample)
+    for text, vector in zip(sample, vectors, strict=True):
+        ids = tokenizer(text)["input_ids"][:10]
+        mean = table[ids].mean(0).detach() if ids else torch.zeros(16)
+        np.testing.assert_allclose(vector, torch.nn.functional.normalize(mean, dim=0).numpy(), atol=1e-6)
+
+
+def test_bm25_ranks_by_rare_words_and_finds_nothing_without_a_common_word() -> None:
+    documents = ["the cat sat", "the dog sat", "the dog barked at a heron", "unrelated"]
+    found = BM25().search(["a heron and a dog", "sat", "zebra", ""], documents, k=10)
+    assert found[0][0][0] == 2
+    assert {index for index, _ in found[0]} == {1, 2}
+    assert {index for index, _ in found[1]} == {0, 1}
+    assert found[2] == []
+    assert found[3] == []
+
+
+def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path))
+    documents = texts(30, seed=6)
+    tasks: list[Task] = [
+        RetrievalTask.from_pairs("same", documents, documents),
+        StsTask("sts", tuple(documents), tuple(reversed(documents)), tuple(range(30))),
+    ]
+    told: list[tuple[str, str]] = []
+    scores = evaluate(
+        {
+            "base": Dense(encoder, tokenizer, context_tokens=64),
+            "static": Static(encoder.model, tokenizer, context_tokens=64),
+            "bm25": BM25(),
+        },
+        tasks,
+        progress=lambda system, task: told.append((system, task)),
+    )
+    metrics = scores.metrics()
+    assert list(metrics) == ["base", "static", "bm25"]
+    assert metrics["base"]["same"]["recall@1"] == 1.0
+    assert metrics["bm25"]["same"]["recall@10"] == pytest.approx(1.0, abs=0.2)
+    assert metrics["bm25"]["sts"] == {}
+    assert set(metrics["static"]["sts"]) == {"spearman"}
+    assert scores.systems["base"]["same"].counts == {"queries": 30, "documents": 30}
+    assert len(told) == 6
+    assert type(scores).model_validate_json(scores.model_dump_json()) == scores
