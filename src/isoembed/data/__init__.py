@@ -1,0 +1,1 @@
+"""Data: sources of pairs, a store of tokenised pairs on disk, and batches in a resumable order."""

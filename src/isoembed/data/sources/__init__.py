@@ -1,0 +1,70 @@
+"""Data sources: one file each, listed here."""
+
+from __future__ import annotations
+
+import re
+
+from isoembed.core import InputError
+from isoembed.data.sources.base import OnBadRows, RowOptions, Source
+from isoembed.data.sources.csv import Csv
+from isoembed.data.sources.docstrings import Docstrings
+from isoembed.data.sources.files import existing
+from isoembed.data.sources.hub import Hub
+from isoembed.data.sources.jsonl import JsonLines
+from isoembed.data.sources.mixture import Mixture
+from isoembed.data.sources.parquet import Parquet
+
+__all__ = ["Csv", "Docstrings", "Hub", "JsonLines", "Mixture", "Parquet", "Source", "open_source"]
+
+#: file endings, without .gz or .zst, and what reads them
+READERS: dict[str, type[JsonLines | Csv | Parquet]] = {
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".csv": Csv,
+    ".parquet": Parquet,
+}
+
+
+def open_source(
+    spec: str,
+    *,
+    query_key: str | None = None,
+    positive_key: str | None = None,
+    negatives_key: str | None = None,
+    on_bad_rows: OnBadRows = "error",
+) -> Source:
+    """The source that `spec` names: `docstrings`, a file, `hub:org/name[:split]`, or a mixture of them with weights,
+    `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
+    options = RowOptions(query_key, positive_key, negatives_key, on_bad_rows)
+    parts = [part.strip() for part in spec.split(",")]
+    if len(parts) == 1:
+        return _open(spec.strip(), options)
+    return Mixture([_weighted(part, options) for part in parts])
+
+
+def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
+    match = re.fullmatch(r"(.+):([0-9.]+(?:e[0-9]+)?)", part)
+    if match is None:
+        return _open(part, options), 1.0
+    try:
+        return _open(match[1], options), float(match[2])
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"A weight must be a number; got {match[2]!r} in {part!r}. Write FILE:WEIGHT.") from None
+
+
+def _open(name: str, options: RowOptions) -> Source:
+    if name == "docstrings":
+        return Docstrings()
+    if name.startswith("hub:"):
+        dataset, _, split = name.removeprefix("hub:").partition(":")
+        return Hub(dataset, split or "train", options)
+    lower = name.lower().removesuffix(".gz").removesuffix(".zst")
+    for ending, reader in READERS.items():
+        if lower.endswith(ending):
+            return reader(existing(name), options)
+    raise InputError(
+        f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {', '.join(READERS)} (the text ones also .gz or "
+        f".zst); got {name!r}. Rename or convert it."
+    )

@@ -1,0 +1,191 @@
+"""The contract of a data source, documented once, and what the row-based ones share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from isoembed.core import InputError, fingerprint
+from isoembed.data.pair import Pair
+
+OnBadRows = Literal["error", "skip"]
+
+
+class Source(ABC):
+    """Something that yields pairs, the same ones in the same order each time, holding one batch of them at most.
+
+    `label` names it for people.  `fingerprint()` is a hash of everything the pairs depend on (contents and options,
+    never names or dates), found without making the pairs.  `skipped` counts, by reason, the rows that the last
+    iteration left out.  Iteration raises InputError at the first bad row (or counts and skips it, as the source was
+    told), and at the end where there was no good pair at all.
+    """
+
+    label: str
+
+    def __init__(self) -> None:
+        self.skipped: Counter[str] = Counter()
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """16 hex digits; equal where the pairs are."""
+
+    @abstractmethod
+    def pairs(self) -> Iterator[Pair]:
+        """The pairs, counting into `skipped`; iterate over the source itself instead."""
+
+    def __iter__(self) -> Iterator[Pair]:
+        self.skipped = Counter()
+        empty = True
+        for pair in self.pairs():
+            empty = False
+            yield pair
+        if empty:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(self.skipped.items()))
+            raise InputError(
+                f"A source must hold at least one good pair; {self.label} has none"
+                f"{f' (skipped: {reasons})' if reasons else ''}. Read it with `--on-bad-rows error` to see the first fault."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that gives no pair: `reason` is counted, `detail` (rule, value, remedy) is what the user reads."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names under which a row keeps its texts."""
+
+    query: str
+    positive: str
+    negatives: str | None
+
+
+#: query, positive, negatives as others name them: FlagEmbedding's (BGE) format, its long form, sentence-transformers'
+CONVENTIONS = (
+    Keys("query", "pos", "neg"),
+    Keys("query", "positive", "negative"),
+    Keys("anchor", "positive", "negative"),
+)
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How to read rows: keys by name (None: by convention) and what to do about a bad row."""
+
+    query_key: str | None = None
+    positive_key: str | None = None
+    negatives_key: str | None = None
+    on_bad_rows: OnBadRows = "error"
+
+    def __post_init__(self) -> None:
+        if (self.query_key is None) != (self.positive_key is None):
+            raise InputError(
+                f"`query_key` and `positive_key` must be given together; got {self.query_key!r} and "
+                f"{self.positive_key!r}. Name both (--query-key, --positive-key) or neither."
+            )
+
+    def keys(self, found: list[str]) -> Keys | BadRow:
+        """The keys to read among those `found` in a row."""
+        if self.query_key is not None and self.positive_key is not None:
+            return Keys(self.query_key, self.positive_key, self.negatives_key)
+        for keys in CONVENTIONS:
+            if keys.query in found and keys.positive in found:
+                return Keys(keys.query, keys.positive, self.negatives_key or keys.negatives)
+        return BadRow(
+            "missing key",
+            f"a row must hold query/pos, query/positive or anchor/positive; found {', '.join(found) or 'no keys'}. "
+            "Name the keys with --query-key and --positive-key (and --negatives-key)",
+        )
+
+
+class RowSource(Source):
+    """A source made of rows that map keys to texts or lists of texts.
+
+    A list of positives gives one pair per positive, each with all the row's negatives.  The keys are settled by the
+    first row that has them.  Texts are stripped of white space at both ends.
+    """
+
+    def __init__(self, label: str, options: RowOptions) -> None:
+        super().__init__()
+        self.label = label
+        self.options = options
+
+    @abstractmethod
+    def content_hash(self) -> str:
+        """A hash of the rows' raw content."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+        """Each row with its place (`line 7`), or why there is none at that place."""
+
+    def fingerprint(self) -> str:
+        options = self.options
+        return fingerprint(
+            [self.content_hash(), options.query_key, options.positive_key, options.negatives_key, options.on_bad_rows]
+        )
+
+    def pairs(self) -> Iterator[Pair]:
+        keys: Keys | BadRow | None = None
+        for place, row in self.rows():
+            if isinstance(row, dict) and not isinstance(keys, Keys):
+                keys = self.options.keys([str(key) for key in row])
+            outcome = keys if isinstance(keys, BadRow) and isinstance(row, dict) else row
+            if isinstance(outcome, dict):
+                assert isinstance(keys, Keys)
+                outcome = _read(outcome, keys)
+            if isinstance(outcome, BadRow):
+                if self.options.on_bad_rows == "error":
+                    raise InputError(
+                        f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
+                    )
+                self.skipped[outcome.reason] += 1
+            else:
+                yield from outcome
+
+
+def _read(row: dict[str, Any], keys: Keys) -> list[Pair] | BadRow:
+    """The pairs of one row."""
+    for key in (keys.query, keys.positive):
+        if key not in row:
+            found = ", ".join(map(str, row))
+            return BadRow("missing key", f"every row must hold `{key}`; found {found or 'no keys'}. Add it")
+    query = _texts(row[keys.query], keys.query)
+    positives = _texts(row[keys.positive], keys.positive)
+    negatives = _texts(row.get(keys.negatives) or [], keys.negatives) if keys.negatives else []
+    for texts in (query, positives, negatives):
+        if isinstance(texts, BadRow):
+            return texts
+    assert isinstance(query, list)
+    assert isinstance(positives, list)
+    assert isinstance(negatives, list)
+    if len(query) != 1 or not positives:
+        key, count = (keys.query, len(query)) if len(query) != 1 else (keys.positive, len(positives))
+        rule = "hold exactly one text" if len(query) != 1 else "hold at least one text"
+        return BadRow("wrong number of texts", f"`{key}` must {rule}; got {count}. Correct the row")
+    return [Pair(query[0], positive, tuple(negatives)) for positive in positives]
+
+
+def _texts(value: Any, key: str) -> list[str] | BadRow:
+    """A string or a list of strings as a list of stripped, non-empty, valid texts."""
+    texts = value if isinstance(value, list) else [value]
+    stripped = []
+    for text in texts:
+        if not isinstance(text, str):
+            return BadRow(
+                "wrong type", f"`{key}` must be a text or a list of texts; got {type(text).__name__}. Make it a string"
+            )
+        try:
+            text.encode()  # a byte that is no UTF-8 arrives here as a lone surrogate, as does a broken \ud800 escape
+        except UnicodeEncodeError:
+            return BadRow("not UTF-8", f"`{key}` must be UTF-8 text; it holds bytes that are not. Save it as UTF-8")
+        if not (text := text.strip()):
+            return BadRow("empty text", f"`{key}` must hold text; it is empty. Fill it in")
+        stripped.append(text)
+    return stripped

@@ -1,0 +1,237 @@
+"""TokenStore: a source's pairs, tokenised once and kept on disk as an Arrow file that is read through memory mapping.
+
+One row a pair, in the order of the source.  Token ids are exactly those that
+`tokenizer(texts, truncation=True, max_length=context_tokens)` gives, which is how sentence-transformers will tokenise
+for the exported model.  The texts lie in the same file and cost memory only where they are read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from isoembed.core import Frozen, InputError, fingerprint
+from isoembed.data.normalize import normalized, text_hash
+from isoembed.data.pair import Pair
+from isoembed.data.sources.base import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+#: raised when the file's meaning changes, so that older stores are built anew
+STORE_VERSION = 1
+BATCH_PAIRS = 4096
+
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+class StoreFacts(Frozen):
+    """What is known of a store besides its rows."""
+
+    source: str
+    source_fingerprint: str
+    tokenizer: str
+    context_tokens: int
+    pairs: int
+    negatives: int
+    skipped: dict[str, int]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Tokenised pairs on disk; build or reuse one with `TokenStore.build`."""
+
+    folder: Path
+    facts: StoreFacts
+    _batches: tuple[pa.RecordBatch, ...] = field(repr=False, compare=False)
+
+    @classmethod
+    def build(
+        cls, source: Source, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, folder: Path
+    ) -> TokenStore:
+        """The store of `source` under `folder`; made only where there is none of the same content.
+
+        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or not
+        at all; a killed build leaves a folder `.partial-…` that nobody reads.
+        """
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"`tokenizer` must be a fast one (tokenizer.json); {type(tokenizer).__name__} is not. "
+                "Save the model with its fast tokenizer."
+            )
+        hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
+        final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens])}"
+        if not final.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+            try:
+                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read)
+                (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
+                _publish(partial, final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return cls.open(final)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The store in `folder`."""
+        facts = StoreFacts.model_validate_json((folder / "facts.json").read_bytes())
+        reader = pa.ipc.open_file(pa.memory_map(str(folder / "pairs.arrow")))
+        return cls(folder, facts, tuple(reader.get_batch(index) for index in range(reader.num_record_batches)))
+
+    def __len__(self) -> int:
+        return self.facts.pairs
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers over all rows; see `_schema` for the names."""
+        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+
+    def kept_tokens(self, side: str) -> npt.NDArray[np.int64]:
+        """Tokens of each `query` or `positive` after truncation."""
+        return np.concatenate([np.diff(offsets) for _, offsets in self._views[side]]).astype(np.int64)
+
+    def ids(self, side: str, rows: npt.NDArray[np.int64]) -> list[Ids]:
+        """Token ids of `query` or `positive` at `rows`: views of the file, not copies."""
+        views, found = self._views[side], []
+        for batch, row in self._locate(rows):
+            values, offsets = views[batch]
+            found.append(values[offsets[row] : offsets[row + 1]])
+        return found
+
+    def texts(self, side: str, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Texts of `query` or `positive` at `rows`."""
+        return [self._batches[batch].column(f"{side}_text")[row].as_py() for batch, row in self._locate(rows)]
+
+    def _locate(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """(batch, row within it); every batch but the last is full."""
+        return zip((rows // BATCH_PAIRS).tolist(), (rows % BATCH_PAIRS).tolist(), strict=True)
+
+    @cached_property
+    def _views(self) -> dict[str, list[tuple[Ids, npt.NDArray[np.int32]]]]:
+        """A side's (values, offsets) of each batch, as numpy views of the mapped file."""
+        views: dict[str, list[tuple[Ids, npt.NDArray[np.int32]]]] = {}
+        for side in ("query", "positive"):
+            columns = [batch.column(f"{side}_ids") for batch in self._batches]
+            views[side] = [(column.values.to_numpy(), column.offsets.to_numpy()) for column in columns]
+        return views
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """16 hex digits over vocabulary, rules and special tokens; padding and truncation are settings of a call."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules.pop("padding", None)
+    rules.pop("truncation", None)
+    return fingerprint([rules, tokenizer.truncation_side, tokenizer.split_special_tokens])
+
+
+def _schema(id_type: pa.DataType) -> pa.Schema:
+    sides = ("query", "positive")
+    return pa.schema(
+        [
+            *((f"{side}_ids", pa.list_(id_type)) for side in sides),
+            *((f"{side}_length", pa.uint32()) for side in sides),  # tokens before truncation
+            *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text: equal hash, same text
+            ("pair_hash", pa.uint64()),  # of both texts as they are: the row's identity, whatever its place
+            ("group", pa.int32()),  # index into facts.groups; -1 in the file stands for no group
+            *((f"{side}_text", pa.string()) for side in sides),
+        ]
+    )
+
+
+def _write(
+    source: Source, tokenizer: PreTrainedTokenizerFast, context_tokens: int, file: Path, hashed: str, read: str
+) -> StoreFacts:
+    """Stream the source into `file`."""
+    schema = _schema(pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32())
+    groups: dict[str, int] = {}
+    pairs = negatives = empty = 0
+    held: list[dict[str, Any]] = []
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in _batched(source, BATCH_PAIRS):
+            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens), strict=True):
+                if not (row["query_ids"] and row["positive_ids"]):
+                    empty += 1
+                    continue
+                row["group"] = -1 if pair.group is None else groups.setdefault(pair.group, len(groups))
+                negatives += bool(pair.negatives)
+                held.append(row)
+            if len(held) >= BATCH_PAIRS:  # rows without tokens make ragged batches; `_locate` needs full ones
+                writer.write_batch(pa.RecordBatch.from_pylist(held[:BATCH_PAIRS], schema))
+                pairs += BATCH_PAIRS
+                held = held[BATCH_PAIRS:]
+        if held or not pairs:
+            writer.write_batch(pa.RecordBatch.from_pylist(held, schema))
+            pairs += len(held)
+    if not pairs:
+        raise InputError(f"A pair must have tokens on both sides; none of {source.label} has. Check the tokenizer.")
+    return StoreFacts(
+        source=source.label,
+        source_fingerprint=read,
+        tokenizer=hashed,
+        context_tokens=context_tokens,
+        pairs=pairs,
+        negatives=negatives,
+        skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
+        groups=tuple(groups),
+    )
+
+
+def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, context_tokens: int) -> Iterator[dict[str, Any]]:
+    """The pairs as rows of the store, but for the group."""
+    query = _tokens([pair.query for pair in pairs], tokenizer, context_tokens)
+    positive = _tokens([pair.positive for pair in pairs], tokenizer, context_tokens)
+    for pair, (query_ids, query_length), (positive_ids, positive_length) in zip(pairs, query, positive, strict=True):
+        yield {
+            "query_ids": query_ids,
+            "positive_ids": positive_ids,
+            "query_length": query_length,
+            "positive_length": positive_length,
+            "query_hash": text_hash(normalized(pair.query)),
+            "positive_hash": text_hash(normalized(pair.positive)),
+            "pair_hash": text_hash(f"{pair.query}\0{pair.positive}"),
+            "query_text": pair.query,
+            "positive_text": pair.positive,
+        }
+
+
+def _tokens(
+    texts: list[str], tokenizer: PreTrainedTokenizerFast, context_tokens: int
+) -> Iterator[tuple[list[int], int]]:
+    """(ids, tokens before truncation) of each text.  What truncation cut off is kept beside as further encodings, each
+    with its own special tokens."""
+    encoded = tokenizer(
+        texts, truncation=True, max_length=context_tokens, add_special_tokens=True, return_attention_mask=False
+    )
+    special = tokenizer.num_special_tokens_to_add()
+    for ids, encoding in zip(encoded["input_ids"], encoded.encodings, strict=True):
+        length = len(ids)
+        if length >= context_tokens:
+            length += sum(len(rest) - special for rest in encoding.overflowing)
+        yield ids, length
+
+
+def _batched(source: Source, size: int) -> Iterator[list[Pair]]:
+    pairs = iter(source)
+    while batch := list(itertools.islice(pairs, size)):
+        yield batch
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Give the finished store its name; where somebody else was faster, theirs stands (it has the same content)."""
+    try:
+        partial.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
