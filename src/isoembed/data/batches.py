@@ -18,7 +18,7 @@ from isoembed.data.store import Ids, TokenStore
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs, tokenised.  Equal hashes mean the same text, so the loss can leave a duplicate out of the negatives."""
+    """Some pairs, tokenised.  Equal hashes mean the same text: such a pair is no negative of the other."""
 
     query_ids: list[Ids]
     positive_ids: list[Ids]
@@ -61,26 +61,24 @@ def batches(
             f"The data must hold at least one batch: {pairs} pairs < {batch_pairs}; lower --batch-pairs or bring more."
         )
     last = pairs // batch_pairs
-    query_hash, positive_hash = data.store.column("query_hash"), data.store.column("positive_hash")
     position = start
     while True:
         visited = data.train[order(seed, position.epoch, pairs)]
         for number in range(position.batch, last):
             rows = visited[number * batch_pairs : (number + 1) * batch_pairs]
             position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)
-            yield position, _batch(data.store, rows, query_hash, positive_hash)
+            yield position, _batch(data.store, rows)
 
 
 def heldout_batch(data: PairData, first: int, last: int) -> Batch:
     """Held-out pairs `first` to `last` (exclusive) in their fixed order."""
-    store, rows = data.heldout_store, data.heldout[first:last]
-    return _batch(store, rows, store.column("query_hash"), store.column("positive_hash"))
+    return _batch(data.heldout_store, data.heldout[first:last])
 
 
-def _batch(
-    store: TokenStore,
-    rows: npt.NDArray[np.int64],
-    query_hash: npt.NDArray[np.uint64],
-    positive_hash: npt.NDArray[np.uint64],
-) -> Batch:
-    return Batch(store.ids("query", rows), store.ids("positive", rows), query_hash[rows], positive_hash[rows])
+def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
+    return Batch(
+        query_ids=store.ids("query", rows),
+        positive_ids=store.ids("positive", rows),
+        query_hash_B=store.hashes["query"][rows],
+        positive_hash_B=store.hashes["positive"][rows],
+    )

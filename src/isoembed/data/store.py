@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field
 
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.data.normalize import normalized, text_hash
@@ -27,11 +28,11 @@ from isoembed.data.pair import Pair
 from isoembed.data.sources.base import Source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
 STORE_VERSION = 1
-BATCH_PAIRS = 4096
+BATCH_PAIRS = 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -46,7 +47,7 @@ class StoreFacts(Frozen):
     pairs: int
     negatives: int
     skipped: dict[str, int]
-    groups: tuple[str, ...]
+    groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class TokenStore:
 
     @classmethod
     def build(
-        cls, source: Source, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, folder: Path
+        cls, source: Source, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, folder: Path
     ) -> TokenStore:
         """The store of `source` under `folder`; made only where there is none of the same content.
 
-        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or not
-        at all; a killed build leaves a folder `.partial-…` that nobody reads.
+        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or
+        not at all; a killed build leaves a folder `.partial-...` that nobody reads.
         """
         if not tokenizer.is_fast:
             raise InputError(
@@ -102,6 +103,11 @@ class TokenStore:
         """Tokens of each `query` or `positive` after truncation."""
         return np.concatenate([np.diff(offsets) for _, offsets in self._views[side]]).astype(np.int64)
 
+    @cached_property
+    def hashes(self) -> dict[str, npt.NDArray[np.uint64]]:
+        """Of each side, the hashes of its normalised texts: equal hash, same text."""
+        return {side: self.column(f"{side}_hash") for side in ("query", "positive")}
+
     def ids(self, side: str, rows: npt.NDArray[np.int64]) -> list[Ids]:
         """Token ids of `query` or `positive` at `rows`: views of the file, not copies."""
         views, found = self._views[side], []
@@ -128,7 +134,7 @@ class TokenStore:
         return views
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits over vocabulary, rules and special tokens; padding and truncation are settings of a call."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     rules.pop("padding", None)
@@ -142,20 +148,20 @@ def _schema(id_type: pa.DataType) -> pa.Schema:
         [
             *((f"{side}_ids", pa.list_(id_type)) for side in sides),
             *((f"{side}_length", pa.uint32()) for side in sides),  # tokens before truncation
-            *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text: equal hash, same text
+            *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text
             ("pair_hash", pa.uint64()),  # of both texts as they are: the row's identity, whatever its place
-            ("group", pa.int32()),  # index into facts.groups; -1 in the file stands for no group
+            ("group", pa.uint32()),  # index into facts.groups
             *((f"{side}_text", pa.string()) for side in sides),
         ]
     )
 
 
 def _write(
-    source: Source, tokenizer: PreTrainedTokenizerFast, context_tokens: int, file: Path, hashed: str, read: str
+    source: Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, file: Path, hashed: str, read: str
 ) -> StoreFacts:
     """Stream the source into `file`."""
     schema = _schema(pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32())
-    groups: dict[str, int] = {}
+    groups: dict[str | None, int] = {}
     pairs = negatives = empty = 0
     held: list[dict[str, Any]] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -164,7 +170,7 @@ def _write(
                 if not (row["query_ids"] and row["positive_ids"]):
                     empty += 1
                     continue
-                row["group"] = -1 if pair.group is None else groups.setdefault(pair.group, len(groups))
+                row["group"] = groups.setdefault(pair.group, len(groups))
                 negatives += bool(pair.negatives)
                 held.append(row)
             if len(held) >= BATCH_PAIRS:  # rows without tokens make ragged batches; `_locate` needs full ones
@@ -188,7 +194,7 @@ def _write(
     )
 
 
-def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, context_tokens: int) -> Iterator[dict[str, Any]]:
+def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Iterator[dict[str, Any]]:
     """The pairs as rows of the store, but for the group."""
     query = _tokens([pair.query for pair in pairs], tokenizer, context_tokens)
     positive = _tokens([pair.positive for pair in pairs], tokenizer, context_tokens)
@@ -207,7 +213,7 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, context_tokens:
 
 
 def _tokens(
-    texts: list[str], tokenizer: PreTrainedTokenizerFast, context_tokens: int
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, context_tokens: int
 ) -> Iterator[tuple[list[int], int]]:
     """(ids, tokens before truncation) of each text.  What truncation cut off is kept beside as further encodings, each
     with its own special tokens."""

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, write_atomically
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.sources import open_source
+from isoembed.data.sources import Source, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
@@ -47,22 +47,27 @@ class DataOptions:
     positive_key: str | None = None
     on_bad_rows: str = "error"
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, cache: Path, seed: int) -> PairData:
-        """Tokenise (or find tokenised) and split the pairs."""
-        source, heldout = (
-            None
-            if spec is None
-            else open_source(
-                spec,
-                query_key=self.query_key,
-                positive_key=self.positive_key,
-                on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
-                seed=seed,
-            )
-            for spec in (self.spec, self.heldout)
+    def source(self, spec: str) -> Source:
+        """`spec` opened with these names and this patience."""
+        if self.on_bad_rows not in ("error", "skip"):
+            raise InputError(f"`--on-bad-rows` must be error or skip; got {self.on_bad_rows!r}.")
+        return open_source(
+            spec,
+            query_key=self.query_key,
+            positive_key=self.positive_key,
+            on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
-        assert source is not None
-        return prepare(source, tokenizer, context_tokens=context_tokens, folder=cache, heldout=heldout, seed=seed)
+
+    def prepare(self, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, cache: Path, seed: int) -> PairData:
+        """Tokenise (or find tokenised) and split the pairs."""
+        return prepare(
+            self.source(self.spec),
+            tokenizer,
+            context_tokens=context_tokens,
+            folder=cache,
+            heldout=None if self.heldout is None else self.source(self.heldout),
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Job:
 
     recommendation: Recommendation
     data: PairData
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerFast
 
     @property
     def recipe(self) -> Recipe:
@@ -142,9 +147,9 @@ def train_job(
             out,
             context_tokens=job.recipe.context_tokens,
             card=card_of(job, record),
+            record=record,
             keep_adapter=keep_adapter,
         )
-        record.save(record_file)
     barrier()
     return record
 
@@ -177,7 +182,7 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
 
 
 def systems_beside(
-    trained: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, *, base: Recipe | None
+    trained: Encoder, tokenizer: PreTrainedTokenizerFast, context_tokens: int, *, base: Recipe | None
 ) -> dict[str, System]:
     """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known."""
     systems: dict[str, System] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from isoembed.core import InputError
 from isoembed.data.sources.base import OnBadRows, RowOptions, Source
@@ -37,7 +38,7 @@ def open_source(
     `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
     options = RowOptions(query_key, positive_key, negatives_key, on_bad_rows)
     parts = [part.strip() for part in spec.split(",")]
-    if len(parts) == 1:
+    if len(parts) == 1 or Path(spec).is_file():
         return _open(spec.strip(), options)
     return Mixture([_weighted(part, options) for part in parts])
 

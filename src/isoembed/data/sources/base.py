@@ -43,10 +43,10 @@ class Source(ABC):
             empty = False
             yield pair
         if empty:
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(self.skipped.items()))
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.skipped.items()))
             raise InputError(
                 f"A source must hold at least one good pair; {self.label} has none"
-                f"{f' (skipped: {reasons})' if reasons else ''}. Read it with `--on-bad-rows error` to see the first fault."
+                f"{f' (skipped {reasons})' if reasons else ''}. Mend it; --on-bad-rows error names the first fault."
             )
 
 
@@ -132,22 +132,26 @@ class RowSource(Source):
         )
 
     def pairs(self) -> Iterator[Pair]:
-        keys: Keys | BadRow | None = None
+        keys: Keys | None = None
         for place, row in self.rows():
-            if isinstance(row, dict) and not isinstance(keys, Keys):
-                keys = self.options.keys([str(key) for key in row])
-            outcome = keys if isinstance(keys, BadRow) and isinstance(row, dict) else row
-            if isinstance(outcome, dict):
-                assert isinstance(keys, Keys)
-                outcome = _read(outcome, keys)
-            if isinstance(outcome, BadRow):
-                if self.options.on_bad_rows == "error":
-                    raise InputError(
-                        f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
-                    )
+            outcome: list[Pair] | BadRow
+            if isinstance(row, BadRow):
+                outcome = row
+            else:
+                found = keys or self.options.keys([str(key) for key in row])
+                if isinstance(found, Keys):
+                    keys = found
+                    outcome = _read(row, found)
+                else:
+                    outcome = found
+            if not isinstance(outcome, BadRow):
+                yield from outcome
+            elif self.options.on_bad_rows == "skip":
                 self.skipped[outcome.reason] += 1
             else:
-                yield from outcome
+                raise InputError(
+                    f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
+                )
 
 
 def _read(row: dict[str, Any], keys: Keys) -> list[Pair] | BadRow:

@@ -25,7 +25,9 @@ OTHER_SECTIONS = frozenset(
 
 _ADORNMENT = re.compile(r"([-=~^#*])\1{2,}\s*$")
 _GOOGLE_HEADER = re.compile(r"([A-Z][A-Za-z ]{2,24}):{1,2}\s*$")
-_REST_FIELD = re.compile(r":(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}([A-Za-z_]\w*)\s*:\s*(.*)")
+_REST_FIELD = re.compile(
+    r":(?:param|parameter|arg|argument|key|keyword)\s+(?:[^:]*\s)?\*{0,2}([A-Za-z_]\w*)\s*:\s*(.*)"
+)
 _ANY_REST_FIELD = re.compile(r":[a-z]+(\s[^:]*)?:(\s|$)")
 _NUMPY_NAME = re.compile(r"([A-Za-z_]\w*)(?:\s*:.*)?$")
 _GOOGLE_NAME = re.compile(r"[`*]{0,2}([A-Za-z_]\w*)[`*]{0,2}\s*(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*:\s+(.*)$")
@@ -33,8 +35,11 @@ _INLINE_HEADER = re.compile(r"(args|arguments|parameters|returns?|yields?|raises
 _CODE_START = re.compile(r">>>|\.\. |\.\.\s*$|```|\$ |\+[-=]+|\||@|%|<[a-zA-Z/]|In \[|[-=]{3,}|:[a-z]+")
 
 #: the most frequent words of written English: prose has many, a signature or another language few
-_COMMON = frozenset(
-    ["the", "a", "an", "of", "to", "in", "is", "and", "for", "be", "are", "as", "by", "on", "with", "or", "that", "this", "it", "if", "from", "which", "not", "at", "can", "will", "when", "has", "have", "was", "used", "into", "all", "any", "may", "one", "than", "its", "then", "each", "only", "but", "should", "more", "you", "we", "no", "such", "their", "there", "other", "them", "do", "does", "they", "also", "been", "were", "these", "those", "between", "where", "how", "using", "must", "both", "so", "same"]
+_COMMON = re.compile(
+    r"\b(?:the|an?|of|to|in|is|and|for|be|are|as|by|on|with|or|that|this|its?|if|from|which|not|at|can|will|when|ha[sd]"
+    r"|have|was|were|used|using|into|all|any|may|one|than|then|each|only|but|should|must|more|you|we|no|such|their|there"
+    r"|other|them|they|do|does|also|been|these|those|between|where|how|both|so|same)\b",
+    re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _ORDINARY = re.compile(r"[A-Za-z0-9 ,.;:'\"()-]")
@@ -85,9 +90,8 @@ def clean(text: str) -> str:
 
 def is_prose(text: str) -> bool:
     """Whether `text` reads as an English sentence or more: eight words, a sixth of them common, little punctuation."""
-    words = _WORD.findall(text)
-    common = sum(word.lower() in _COMMON for word in words)
-    return len(words) >= 8 and 6 * common >= len(words) and _mostly_letters(text)
+    words = len(_WORD.findall(text))
+    return words >= 8 and 6 * len(_COMMON.findall(text)) >= words and _mostly_letters(text)
 
 
 def is_phrase(text: str) -> bool:
@@ -138,9 +142,9 @@ def _paragraphs(lines: list[str]) -> Iterator[str]:
         if line.strip():
             block.append(line)
             continue
-        if block and not block[0][0].isspace() and not _INLINE_HEADER.match(block[0]):
-            if not any(_CODE_START.match(row.lstrip()) for row in block):
-                yield "\n".join(block)
+        at_margin = block and not block[0][0].isspace() and not _INLINE_HEADER.match(block[0])
+        if at_margin and not any(_CODE_START.match(row.lstrip()) for row in block):
+            yield "\n".join(block)
         block = []
 
 

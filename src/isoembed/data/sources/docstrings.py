@@ -29,8 +29,8 @@ from isoembed.data.sources.base import Source
 from isoembed.data.sources.docstring_text import DocText, read_docstring
 
 #: never read: tests, copies of other packages, this package
-SKIPPED_FOLDERS = frozenset(
-    ["test", "tests", "testing", "_testing", "idle_test", "_vendor", "vendor", "vendored", "_vendored", "extern", "externals", "third_party", "lib2to3", "idlelib", "turtledemo", "site_packages", "__pycache__", "isoembed"]
+SKIPPED_FOLDERS = re.compile(
+    r"tests?|_?testing|idle_test|_?vendor(ed)?|extern(als)?|third_party|lib2to3|idlelib|turtledemo|__pycache__|isoembed"
 )
 SKIPPED_FILES = re.compile(r"(test_.*|.*_tests?|conftest|.*_pb2(_grpc)?|setup)\.py")
 #: share of a file that must be triple-quoted text of LONG bytes or more for the file to be worth parsing: what is left
@@ -114,7 +114,7 @@ def modules(roots: tuple[Path, ...]) -> list[tuple[str, Path]]:
     found: dict[str, Path] = {}
     for root in roots:
         for folder, folders, files in os.walk(root):
-            folders[:] = [name for name in folders if name.isidentifier() and name not in SKIPPED_FOLDERS]
+            folders[:] = [name for name in folders if name.isidentifier() and not SKIPPED_FOLDERS.fullmatch(name)]
             parts = Path(folder).relative_to(root).parts
             for file in files:
                 stem = file.removesuffix(".py")

@@ -14,8 +14,8 @@ class Mixture(Source):
     """Draws pairs at relative rates: with weights 3 and 1, three of the first for each one of the second.
 
     The next pair comes from the source furthest behind its share, so any stretch of the mixture has the proportions
-    asked for.  It ends when a source whose turn it is has no more: nothing is repeated, and what the others have left is
-    not used (give a large file a large weight to use more of it).
+    asked for.  It ends when a source whose turn it is has no more: nothing is repeated, and what the others have left
+    is not used (give a large file a large weight to use more of it).
     """
 
     def __init__(self, parts: list[tuple[Source, float]]) -> None:
