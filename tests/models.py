@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -12,11 +14,12 @@ VOCAB, CONTEXT = 64, 64
 
 def configs() -> dict[str, hf.PreTrainedConfig]:
     """A tiny configuration of each architecture: width 32, 3 blocks, 4 heads, no dropout."""
-    ends = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
-    plain = {**ends, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-    gated = {**plain, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
+    ends: dict[str, Any] = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    plain: dict[str, Any] = {**ends, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sized: dict[str, Any] = {**plain, "max_position_embeddings": CONTEXT}
+    gated: dict[str, Any] = {**sized, "intermediate_size": 48, "num_key_value_heads": 2}
     return {
-        "gpt_neox": hf.GPTNeoXConfig(**plain, intermediate_size=128, max_position_embeddings=CONTEXT),
+        "gpt_neox": hf.GPTNeoXConfig(**sized, intermediate_size=128),
         "llama": hf.LlamaConfig(**gated),
         "qwen2": hf.Qwen2Config(**gated),
         "qwen3": hf.Qwen3Config(**gated, head_dim=16),
@@ -24,12 +27,12 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
         "gpt2": hf.GPT2Config(
             **ends, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
         ),
-        "opt": hf.OPTConfig(**plain, ffn_dim=64, max_position_embeddings=CONTEXT, word_embed_proj_dim=16, dropout=0.0),
+        "opt": hf.OPTConfig(**sized, ffn_dim=64, word_embed_proj_dim=16, dropout=0.0),
         "mistral": hf.MistralConfig(**gated),
         "olmo2": hf.Olmo2Config(**gated),
-        "phi": hf.PhiConfig(**plain, intermediate_size=64, max_position_embeddings=CONTEXT),
+        "phi": hf.PhiConfig(**sized, intermediate_size=64),
         "smollm3": hf.SmolLM3Config(**gated),
-        "bloom": hf.BloomConfig(**ends, hidden_size=32, n_layer=3, n_head=4, seq_length=CONTEXT),
+        "bloom": hf.BloomConfig(**{**ends, "hidden_size": 32, "n_layer": 3, "n_head": 4, "seq_length": CONTEXT}),
     }
 
 

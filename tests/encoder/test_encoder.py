@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.models import VOCAB, configs, tiny
 
 from isoembed.encoder.encoder import Encoder, pad
+from tests.models import VOCAB, configs, tiny
 
 LENGTHS = (3, 9, 1, 6)
 

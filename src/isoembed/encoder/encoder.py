@@ -49,14 +49,15 @@ def base_of(model: nn.Module) -> nn.Module:
 def enable_checkpointing(model: nn.Module) -> None:
     """Keep only the blocks' inputs in the forward pass and run each block again in the backward pass.
 
-    The non-reentrant kind: the reentrant one finds no input that requires a gradient when the embeddings are frozen,
-    and silently gives none to anything inside; making the embeddings' output require one instead would send the
-    backward pass through frozen blocks.
+    The non-reentrant kind, for the reentrant one gives silently no gradient to anything inside a block whose input
+    needs none, as with frozen embeddings.  transformers' remedy, to let the embeddings' output require a gradient, is
+    taken back: it would send the backward pass through frozen blocks.
     """
     base: Any = base_of(model)
     if not base.supports_gradient_checkpointing:
         raise InputError(f"{type(base).__name__} cannot recompute its blocks; leave gradient checkpointing off.")
     base.activation_checkpointing_enable({"use_reentrant": False})
+    base.disable_input_require_grads()
 
 
 def pad(rows: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

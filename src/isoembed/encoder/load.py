@@ -96,7 +96,7 @@ def load_model(
     if random_init:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            drawn: nn.Module = AutoModel.from_config(config, **options)  # type: ignore[no-untyped-call]
+            drawn: nn.Module = AutoModel.from_config(config, **options)
             return drawn.eval()
     try:
         with _quiet():
@@ -174,10 +174,10 @@ def _quiet() -> Iterator[None]:
     """Silence transformers' load report and bar: a dropped head is no news, a missing weight is an error here."""
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(logging.ERROR)
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
         hf_logging.set_verbosity(verbosity)
         if bar:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            hf_logging.enable_progress_bar()

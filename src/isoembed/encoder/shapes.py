@@ -56,7 +56,7 @@ def spec_from_config(source: str, *, trust_remote_code: bool = False) -> ModelSp
     """Count the model at `source` from its configuration alone: no weights are read or downloaded."""
     config = load_config(source, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     return spec_of(model, name=resolve(source).rstrip("/").rsplit("/", 1)[-1], source=source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -56,13 +57,14 @@ class LoRA(BaseMethod):
 
         layers = list(dense_layers(model))
         transposed = isinstance(model.get_submodule(layers[0]), Conv1D)
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=self.rank,
-                lora_alpha=self.alpha,  # type: ignore[arg-type] # any number will do: it is multiplied
-                lora_dropout=0.0,
-                target_modules=layers,
-                fan_in_fan_out=transposed,
-            ),
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] # any number will do: it is multiplied
+            lora_dropout=0.0,
+            target_modules=layers,
+            fan_in_fan_out=transposed,
         )
+        with warnings.catch_warnings():
+            # peft asks transformers a question under its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return get_peft_model(model, config)

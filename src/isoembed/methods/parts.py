@@ -6,6 +6,7 @@ Names differ between architectures and mislead ("emb" is in a LoRA adapter's nam
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,11 +70,11 @@ class _FirstBlockReached(Exception):  # noqa: N818 - a signal, not an error
     pass
 
 
-def entry_modules(model: nn.Module) -> set[nn.Module]:
+def entry_modules(model: Any) -> set[nn.Module]:
     """The modules that run before the first block (embeddings, OPT's input projection, Bloom's first norm).
 
     Found by running two tokens up to the first block, for the order in which modules are registered says nothing.
-    Works on the meta device.
+    Works on the meta device: given embeddings and a cache, transformers looks at no values of ids and positions.
     """
     called: set[nn.Module] = set()
 
@@ -86,7 +87,8 @@ def entry_modules(model: nn.Module) -> set[nn.Module]:
     hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device))
+            ids_BT = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+            model(inputs_embeds=model.get_input_embeddings()(ids_BT), use_cache=True)
     except _FirstBlockReached:
         return called
     finally:

@@ -1,0 +1,200 @@
+"""The contract of `methods/base.py`, over all methods and architectures.
+
+What should train is told here by name, the way one reads it off each architecture's source; the methods go by type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from isoembed.core import InputError
+from isoembed.encoder.encoder import Encoder, base_of, enable_checkpointing
+from isoembed.encoder.shapes import spec_of
+from isoembed.methods import METHODS, Bias, Freeze, Full, LoRA, Method
+from isoembed.methods.parts import blocks_of
+from tests.models import VOCAB, configs, tiny
+
+METHODS_TRIED: tuple[Method, ...] = (Full(), Freeze(fraction=0.3), Freeze(fraction=1.0), Bias(), LoRA(rank=4, alpha=8))
+
+
+@dataclass(frozen=True)
+class Names:
+    """Prefixes of parameter names; `dense` are the last parts of dense layers' names inside a block."""
+
+    dense: str
+    embeddings: str = "embed_tokens."
+    blocks: str = "layers."
+    after: str = "norm."
+
+
+GATED = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
+NAMES = {
+    "gpt_neox": Names("query_key_value dense dense_h_to_4h dense_4h_to_h", "embed_in.", after="final_layer_norm."),
+    "llama": Names(GATED),
+    "qwen2": Names(GATED),
+    "qwen3": Names(GATED),
+    "gemma3": Names(GATED),
+    "gpt2": Names("c_attn c_proj c_fc", "wte. wpe.", "h.", "ln_f."),
+    "opt": Names(
+        "q_proj k_proj v_proj out_proj fc1 fc2",
+        "decoder.embed_tokens. decoder.embed_positions.",
+        "decoder.layers.",
+        "decoder.final_layer_norm. decoder.project_out.",
+    ),
+    "mistral": Names(GATED),
+    "olmo2": Names(GATED),
+    "phi": Names("q_proj k_proj v_proj dense fc1 fc2", after="final_layernorm."),
+    "smollm3": Names(GATED),
+    "bloom": Names("query_key_value dense dense_h_to_4h dense_4h_to_h", "word_embeddings.", "h.", "ln_f."),
+}
+
+
+def starts(name: str, prefixes: str) -> bool:
+    return name.startswith(tuple(prefixes.split()))
+
+
+def intended(architecture: str, method: Method, model: nn.Module) -> set[str]:
+    """Names, without LoRA's wrapper, of what `method` should train in the bare `model`."""
+    names, every = NAMES[architecture], [name for name, _ in model.named_parameters()]
+    match method:
+        case Full():
+            return set(every)
+        case Freeze():
+            active = {0.3: (2,), 1.0: (0, 1, 2)}[method.fraction]
+            prefixes = " ".join([*(f"{names.blocks}{index}." for index in active), names.after])
+            return {name for name in every if starts(name, prefixes)}
+        case Bias():
+            return {name for name in every if name.endswith(".bias") and not starts(name, names.embeddings)}
+        case LoRA():
+            layers = (name.removesuffix(".weight") for name in every if name.startswith(names.blocks))
+            adapted = [layer for layer in layers if layer.rsplit(".", 1)[-1] in names.dense.split()]
+            return {f"{layer}.lora_{side}.default.weight" for layer in adapted for side in "AB"}
+    raise NotImplementedError(method.label)
+
+
+def cases() -> list[object]:
+    """All pairs, without bias-only where there is no bias (see below for those)."""
+    without = {"llama", "qwen3", "gemma3", "mistral", "olmo2", "smollm3"}
+    return [
+        pytest.param(architecture, method, id=f"{architecture}-{method.label.replace(' ', '-')}")
+        for architecture in NAMES
+        for method in METHODS_TRIED
+        if not (architecture in without and isinstance(method, Bias))
+    ]
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    mask_BT = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    return torch.randint(4, VOCAB, (2, 7), generator=generator), mask_BT
+
+
+def loss_of(encoder: Encoder, seed: int = 0) -> torch.Tensor:
+    """Anything that depends on all of the embeddings."""
+    embedding_BD = encoder(*batch(seed))
+    target_BD = torch.randn(embedding_BD.shape, generator=torch.Generator().manual_seed(1))
+    return torch.sum(embedding_BD * target_BD)
+
+
+def test_every_method_is_tried_and_every_architecture_named() -> None:
+    assert {type(method) for method in METHODS_TRIED} == set(METHODS)
+    assert set(NAMES) == set(configs())
+
+
+@pytest.mark.parametrize(("architecture", "method"), cases())
+def test_contract(architecture: str, method: Method) -> None:
+    base = tiny(architecture)
+    spec = spec_of(base, architecture, architecture)
+    expected = intended(architecture, method, base)
+    with torch.no_grad():
+        untouched_BD = Encoder(base, "mean")(*batch())
+    encoder = Encoder(method.apply(base), "mean").train()
+    inner = base_of(encoder.model)
+    plain = {name.replace(".base_layer.", "."): value for name, value in inner.named_parameters()}
+
+    # 1. step 0 equals the base, LoRA included
+    torch.testing.assert_close(encoder(*batch()).detach(), untouched_BD, atol=1e-6, rtol=0)
+
+    # 2. exactly the intended parameters get a gradient, as many as the formula counts
+    loss_of(encoder).backward()
+    trained = {name for name, value in plain.items() if value.grad is not None}
+    assert trained == expected
+    assert trained == {name for name, value in plain.items() if value.requires_grad}
+    cost = method.cost(spec)
+    assert sum(plain[name].numel() for name in trained) == cost.updated + cost.table
+
+    # 3. recomputing the blocks changes neither set nor values
+    gradients = {name: value.grad for name, value in plain.items()}
+    encoder.zero_grad(set_to_none=True)
+    enable_checkpointing(encoder.model)
+    loss_of(encoder).backward()
+    for name, value in plain.items():
+        torch.testing.assert_close(value.grad, gradients[name], atol=1e-6, rtol=1e-5, msg=name)
+
+    # 4. three steps of AdamW with weight decay: what is frozen stays bit-identical, all the rest moves
+    before = {name: value.detach().clone() for name, value in plain.items()}
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2, weight_decay=0.1)
+    losses = []
+    for step in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(encoder, step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    moved = {name for name, value in plain.items() if not torch.equal(value, before[name])}
+    assert moved == expected
+    assert all(torch.tensor(losses).isfinite())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_backward_stops_below_the_lowest_trained_block(checkpointing: bool) -> None:
+    encoder = Encoder(Freeze(fraction=0.3).apply(tiny("gpt_neox")), "mean").train()
+    if checkpointing:
+        enable_checkpointing(encoder.model)
+    needed = []
+    for block in blocks_of(encoder.model):
+        block.register_forward_pre_hook(lambda _, args: needed.append(args[0].requires_grad))
+    loss_of(encoder).backward()
+    assert needed == [False, False, False]  # the input of the last block, the trained one, needs no gradient either
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3", "mistral", "olmo2", "smollm3"])
+def test_bias_refuses_a_model_without_biases(architecture: str) -> None:
+    model = tiny(architecture)
+    with pytest.raises(InputError, match="needs a model with bias vectors"):
+        Bias().cost(spec_of(model, architecture, architecture))
+    with pytest.raises(InputError, match="needs a model with bias vectors"):
+        Bias().apply(model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
+def test_merged_adapters_give_the_same_vectors(architecture: str) -> None:
+    # GPT-2 keeps its weights transposed: an adapter merged the wrong way round fails here
+    model = LoRA(rank=4, alpha=12).apply(tiny(architecture))
+    assert isinstance(model, PeftModel)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.3)
+        adapted_BD = Encoder(model, "mean").eval()(*batch())
+        merged_BD = Encoder(model.merge_and_unload(), "mean").eval()(*batch())
+        bare_BD = Encoder(tiny(architecture), "mean")(*batch())
+    torch.testing.assert_close(adapted_BD, merged_BD, atol=1e-5, rtol=0)
+    assert not torch.allclose(adapted_BD, bare_BD, atol=1e-2)
+
+
+def test_the_adapters_output_is_scaled_by_alpha_over_rank() -> None:
+    model = LoRA(rank=4, alpha=12).apply(tiny("gpt_neox"))
+    layer = base_of(model).get_submodule("layers.1.attention.dense")
+    row_BD = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        a_RD, b_DR = (layer.get_parameter(f"lora_{side}.default.weight") for side in "AB")
+        b_DR.fill_(0.5)
+        added_BD = layer(row_BD) - layer.get_submodule("base_layer")(row_BD)
+        torch.testing.assert_close(added_BD, 3.0 * row_BD @ a_RD.T @ b_DR.T)
