@@ -1,0 +1,53 @@
+"""What is not a table of positive finite numbers is refused, with the row named."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isoembed.core import InputError
+from isoembed.laws import Points
+
+BAD = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(column=st.sampled_from(["params", "tokens", "loss", "flop"]), row=st.integers(0, 4), bad=BAD)
+def test_nan_infinite_zero_and_negative_are_refused_by_row(column: str, row: int, bad: float) -> None:
+    columns = {name: np.arange(1.0, 6.0) for name in ("params", "tokens", "loss", "flop")}
+    columns[column][row] = bad
+    with pytest.raises(InputError, match=rf"`{column}` must be .*row {row + 1} is"):
+        Points.of(**columns)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="`fraction`"):
+        Points.of([1.0, 2.0], [1.0, 2.0], [1.0, 2.0], fraction=[0.5, share])
+
+
+def test_unequal_columns_empty_tables_and_weights_without_any_are_refused() -> None:
+    with pytest.raises(InputError, match="`tokens` has 1 rows, `loss` 2"):
+        Points.of([1.0, 2.0], [1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="none"):
+        Points.of([], [], [])
+    with pytest.raises(InputError, match="`weight`"):
+        Points.of([1.0, 2.0], [1.0, 2.0], [1.0, 2.0], weight=[0.0, 0.0])
+
+
+def test_seed_scatter_is_the_pooled_deviation_between_repeats() -> None:
+    loss = np.exp([0.0, 0.02, 1.0, 1.0, 5.0])
+    points = Points.of([1.0, 1.0, 2.0, 2.0, 3.0], [1.0] * 5, loss)
+    assert points.seed_sd() == pytest.approx(math.sqrt(2 * 0.01**2 / 2))
+    assert points[np.array([0, 2, 4])].seed_sd() is None
+
+
+def test_fingerprint_changes_with_any_value() -> None:
+    one = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    same = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    assert one.fingerprint == same.fingerprint
+    assert one.fingerprint != Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0 + 1e-12]).fingerprint
