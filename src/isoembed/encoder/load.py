@@ -136,14 +136,25 @@ def load_tokenizer(
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if pooling == "last" and tokenizer("a").input_ids[-1] != tokenizer.eos_token_id:
-        end = processors.TemplateProcessing(
-            single=f"$A {tokenizer.eos_token}",
-            special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)],
-        )
-        own = tokenizer.backend_tokenizer.post_processor
-        tokenizer.backend_tokenizer.post_processor = end if own is None else processors.Sequence([own, end])
+    if pooling == "last":
+        _end_every_text(tokenizer)
     return tokenizer
+
+
+def _end_every_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let the tokenizer's template, which is filled in after truncation, end in the end-of-text token.
+
+    One new template with what the old one put around a text: two in sequence do not compose.
+    """
+    ids, text = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
+    if ids[-1] == tokenizer.eos_token_id:
+        return
+    start = next(index for index in range(len(ids)) if ids[index : index + len(text)] == text)
+    around = [*ids[:start], *ids[start + len(text) :], tokenizer.eos_token_id]
+    names = tokenizer.convert_ids_to_tokens(around)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*names[:start], "$A", *names[start:]], special_tokens=sorted(set(zip(names, around, strict=True)))
+    )
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -1,0 +1,210 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, Gemma3Config, T5Config
+
+from isoembed.core import InputError
+from isoembed.encoder.load import load_config, load_model, load_tokenizer, resolve, weights_hash
+from tests.models import configs, tiny, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny GPT-NeoX as one finds it on a hub: half precision, with a language-modelling head."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(configs()["gpt_neox"], dtype=torch.float16).save_pretrained(tmp_path)
+    return tmp_path
+
+
+# ---- where a model is -------------------------------------------------------------------------------------------
+
+
+def test_a_nano_model_is_a_folder_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "assets" / "nano" / "nano-28k"
+    shipped.mkdir(parents=True)
+    (shipped / "config.json").write_text("{}")
+    monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
+    assert resolve("nano/nano-28k") == str(shipped)
+    with pytest.raises(InputError, match=r"\(nano/nano-28k\); got 'nano/nano-9b'"):
+        resolve("nano/nano-9b")
+
+
+def test_folders_and_hub_ids_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve(str(tmp_path / "model")) == str(tmp_path / "model")
+    assert resolve("~/model") == str(tmp_path / "model")
+    assert resolve("EleutherAI/pythia-70m") == "EleutherAI/pythia-70m"
+    assert resolve("gpt2") == "gpt2"
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./none", "~/none", "a/b/c"])
+def test_a_folder_that_is_not_there_is_refused(source: str) -> None:
+    with pytest.raises(InputError, match=f"there is no folder '{source}'"):
+        resolve(source)
+
+
+def test_an_unreachable_hub_id_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for read in (load_config, load_model, load_tokenizer):
+        with pytest.raises(InputError, match=r"'nobody/no-such-model' cannot be read .* give the path of a downloaded"):
+            read("nobody/no-such-model")
+
+
+# ---- what a model is --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BertConfig(), r"decoder-only .* \(bert\) is an encoder"),
+        (T5Config(), r"decoder-only .* \(t5\) is an encoder-decoder"),
+        (Gemma3Config(), r"text-only.* \(gemma3\) also reads images"),
+    ],
+    ids=["encoder", "encoder-decoder", "images"],
+)
+def test_other_kinds_of_model_are_refused(config: Any, message: str, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_model(str(tmp_path), random_init=True)
+
+
+def test_code_from_the_hub_does_not_run_unasked(tmp_path: Path) -> None:
+    auto_map = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto_map}))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="read that code, then say --trust-remote-code"):
+        load_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- weights ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_arrive_without_head_in_single_precision(folder: Path) -> None:
+    model = load_model(str(folder))
+    stored = load_file(folder / "model.safetensors")
+    loaded = dict(model.named_parameters())
+    assert {f"gpt_neox.{name}" for name in loaded} == set(stored) - {"embed_out.weight"}
+    for name, value in loaded.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, stored[f"gpt_neox.{name}"].float())
+    assert not model.training
+    assert not model.config.use_cache  # type: ignore[union-attr]
+
+
+def test_loading_says_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_model(str(folder))
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+class _Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.target), "w")
+
+
+def test_pickled_weights_are_refused_unopened(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Evil(folder / "ran")))
+    with pytest.raises(InputError, match=r"pickled ones are not opened.*save_pretrained"):
+        load_model(str(folder))
+    assert not (folder / "ran").exists()
+
+
+def test_missing_weights_are_not_drawn_at_random(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["gpt_neox.final_layer_norm.bias"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"1 are missing \(final_layer_norm.bias\)"):
+        load_model(str(folder))
+
+
+def test_torn_weights_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"The weights of .* cannot be read"):
+        load_model(str(folder))
+
+
+def test_random_weights_are_a_function_of_the_seed(folder: Path) -> None:
+    state = torch.get_rng_state()
+    hashes = [weights_hash(load_model(str(folder), random_init=True, seed=seed)) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] != weights_hash(load_model(str(folder)))
+
+
+def test_the_hash_sees_every_weight_and_its_place(folder: Path) -> None:
+    model = load_model(str(folder))
+    assert weights_hash(model) == weights_hash(load_model(str(folder)))
+    seen = {weights_hash(model)}
+    with torch.no_grad():
+        weight = model.get_parameter("layers.2.mlp.dense_4h_to_h.weight")
+        weight[-1, -1] += 1e-6
+        seen.add(weights_hash(model))
+        first, second = (model.get_parameter(f"layers.{index}.attention.dense.weight") for index in (0, 1))
+        first.data, second.data = second.data, first.data
+        seen.add(weights_hash(model))
+    seen.add(weights_hash(model.bfloat16()))
+    assert len(seen) == 4
+
+
+# ---- tokenizer --------------------------------------------------------------------------------------------------
+
+LONG = " ".join(f"w{index}" for index in range(4, 40))
+
+
+def test_pads_on_the_right_with_a_token_of_its_own_or_the_end(tmp_path: Path) -> None:
+    tiny_tokenizer(pad_token=None, padding_side="left", truncation_side="left").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    batch = tokenizer(["w4 w5 w6", "w7"], padding=True, truncation=True, max_length=2)
+    assert batch.input_ids == [[4, 5], [7, 0]]
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == 1
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_for_last_pooling_even_an_overlong_text_ends_in_end_of_text(begins: bool, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(bos_token="<begin>")
+    if begins:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<begin> $A", special_tokens=[("<begin>", 2)]
+        )
+    tokenizer.save_pretrained(tmp_path / "base")
+    tokenizer = load_tokenizer(str(tmp_path / "base"), pooling="last")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"), pooling="last")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    begin = [2] if begins else []
+    for each in (tokenizer, again, plain):
+        assert each("w4 w5").input_ids == [*begin, 4, 5, 0]
+        cut = each(LONG, truncation=True, max_length=8).input_ids
+        assert cut == [*begin, *range(4, 4 + 7 - len(begin)), 0]
+
+
+def test_mean_pooling_adds_nothing(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path), pooling="mean")("w4 w5").input_ids == [4, 5]
+
+
+def test_a_tokenizer_without_an_end_is_refused_where_one_is_needed(tmp_path: Path) -> None:
+    tiny_tokenizer(eos_token=None).save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == 1
+    with pytest.raises(InputError, match="must have an end-of-text token"):
+        load_tokenizer(str(tmp_path), pooling="last")
+
+
+def test_an_attention_implementation_may_be_chosen(folder: Path) -> None:
+    tiny("gpt_neox").save_pretrained(folder)  # type: ignore[operator]
+    model = load_model(str(folder), attn_implementation="eager")
+    assert model.config._attn_implementation == "eager"  # type: ignore[union-attr]
