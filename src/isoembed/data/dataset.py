@@ -1,0 +1,197 @@
+"""From a source to what training reads: duplicates removed, held-out pairs set apart, nothing shared between the two.
+
+Everything here depends on the pairs alone, not on their order in the files: the same pairs shuffled give the same
+split, the same training order and the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from isoembed.core import InputError, fingerprint
+from isoembed.data.normalize import text_hash
+from isoembed.data.sources import Source, open_source
+from isoembed.data.store import TokenStore
+from isoembed.recipe import DataStats
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: the held-out loss is computed in blocks of this many candidates
+BLOCK_PAIRS = 1024
+#: the largest share of the pairs that is set apart
+HELDOUT_SHARE = 0.2
+#: no group fills more of the held-out pairs than this where there are others
+GROUP_SHARE = 0.25
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PairData:
+    """Tokenised pairs, split.
+
+    `train` and `heldout` are row numbers of `store` and of `heldout_store` (the same store unless the held-out pairs
+    came from a source of their own).  The held-out ones are whole blocks of 1024 where there are as many, in a fixed
+    order, and no text occurs twice on one side of them.  `notes` says what was left out and why.
+    """
+
+    store: TokenStore
+    train: Rows
+    heldout_store: TokenStore
+    heldout: Rows
+    stats: DataStats
+    notes: tuple[str, ...]
+
+    def heldout_texts(self) -> tuple[list[str], list[str]]:
+        """The held-out queries and their positives."""
+        return self.heldout_store.texts("query", self.heldout), self.heldout_store.texts("positive", self.heldout)
+
+
+def prepare(
+    source: str | Source,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    folder: Path,
+    heldout: str | Source | None = None,
+    heldout_pairs: int = 4096,
+    seed: int = 0,
+) -> PairData:
+    """Tokenise `source` into `folder` (or find it there), remove duplicates, and set held-out pairs apart.
+
+    Held-out pairs come from `heldout`, or else from the source itself: whole groups where it has groups (packages, for
+    docstrings), single pairs otherwise, at most a fifth of all.  A training pair with a text that also occurs on the
+    held-out side is dropped.  Raises InputError where no training pair is left.
+    """
+    # 1. tokens
+    store = _build(source, tokenizer, context_tokens, folder)
+    notes = [f"{count} rows skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
+
+    # 2. one of each pair, in the order of their content
+    rows = unique_rows(store)
+    if len(rows) < len(store):
+        notes.append(f"{len(store) - len(rows)} duplicate pairs removed.")
+
+    # 3. held-out pairs, and the rows they leave to training
+    if heldout is None:
+        heldout_store = store
+        chosen, candidates, remaining = _split(store, rows, heldout_pairs, seed, notes)
+    else:
+        heldout_store = _build(heldout, tokenizer, context_tokens, folder)
+        candidates, remaining = unique_rows(heldout_store), rows
+        chosen = _choose(heldout_store, candidates, heldout_pairs, seed)
+
+    # 4. no text on both sides.  All of an explicit held-out source counts, not only the pairs chosen from it.
+    seen = _texts(heldout_store, chosen if heldout is None else candidates)
+    shared = np.isin(store.hashes["query"][remaining], seen) | np.isin(store.hashes["positive"][remaining], seen)
+    train = remaining[~shared]
+    if shared.any():
+        notes.append(f"Overlap: {shared.sum()} training pairs dropped, a text of theirs is held out too.")
+    if not len(train):
+        raise InputError(
+            f"Training needs pairs that are not held out too; none of the {len(rows)} of {store.facts.source} is left. "
+            "Bring more data, or a held-out source without them."
+        )
+
+    if len(chosen) < heldout_pairs:
+        notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
+    if store.facts.negatives:
+        notes.append(f"{store.facts.negatives} pairs bring hard negatives; training uses in-batch negatives only.")
+    return PairData(store, train, heldout_store, chosen, _stats(store, train), tuple(notes))
+
+
+def unique_rows(store: TokenStore) -> Rows:
+    """Rows without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
+    query, positive, pair = store.hashes["query"], store.hashes["positive"], store.column("pair_hash")
+    rows = np.lexsort((pair, positive, query))
+    repeats = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
+    rows = rows[np.concatenate([[True], ~repeats])]
+    ordered: Rows = rows[np.argsort(pair[rows], kind="stable")]
+    return ordered
+
+
+def _build(source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path) -> TokenStore:
+    source = open_source(source) if isinstance(source, str) else source
+    return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
+
+
+def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[str]) -> tuple[Rows, Rows, Rows]:
+    """(held-out rows, the rows they were chosen from, the rows left to training)."""
+    limit = int(HELDOUT_SHARE * len(rows))
+    wanted = min(wanted, limit)
+    group = store.column("group")[rows]
+    grouped = np.array([name is not None for name in store.facts.groups])[group]
+    apart = _groups_apart(store, group[grouped], round(wanted * grouped.mean()), limit, seed)
+    candidates = np.isin(group, apart) | ~grouped
+    if wanted and not candidates.any():
+        notes.append("No group is small enough to be held out whole; pairs of one group lie on both sides.")
+        candidates = ~candidates
+        apart = np.array([], group.dtype)
+    chosen = _choose(store, rows[candidates], wanted, seed)
+    remaining = rows[~np.isin(group, apart)]
+    unused = np.isin(group, apart).sum() - np.isin(chosen, rows[np.isin(group, apart)]).sum()
+    if unused:
+        notes.append(f"{unused} pairs belong to held-out groups and are not used.")
+    return chosen, rows[candidates], remaining[~np.isin(remaining, chosen)]
+
+
+def _groups_apart(
+    store: TokenStore, group: npt.NDArray[np.uint32], wanted: int, limit: int, seed: int
+) -> npt.NDArray[np.uint32]:
+    """Groups that together hold at least `wanted` pairs where possible and never more than `limit`."""
+    apart, held = [], 0
+    present, counts = np.unique(group, return_counts=True)
+    for _, _, number, count in sorted(
+        (count > GROUP_SHARE * wanted, text_hash(f"{seed}\0{store.facts.groups[number]}"), number, count)
+        for number, count in zip(present, counts, strict=True)
+    ):
+        if held < wanted and held + count <= limit:
+            apart.append(number)
+            held += count
+    return np.array(apart, group.dtype)
+
+
+def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
+    """The first `wanted` of `rows` by a seeded hash of their content, none with a text that an earlier one has on the
+    same side, so that no candidate of a held-out block is a false negative; whole blocks where there is one."""
+    rows = rows[np.argsort(_mixed(store.column("pair_hash")[rows], seed), kind="stable")]
+    for side in ("query", "positive"):
+        _, first = np.unique(store.hashes[side][rows], return_index=True)
+        rows = rows[np.sort(first)]
+    count = min(len(rows), wanted)
+    return rows[: count - count % BLOCK_PAIRS if count >= BLOCK_PAIRS else count]
+
+
+def _mixed(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
+    """Another 64-bit hash of each for every seed: SplitMix64's finaliser (Steele et al. 2014)."""
+    mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
+    """Hashes of the texts of `rows`, both sides."""
+    return np.concatenate([store.hashes["query"][rows], store.hashes["positive"][rows]])
+
+
+def _stats(store: TokenStore, train: Rows) -> DataStats:
+    query, positive = (store.kept_tokens(side)[train].astype(np.float64) for side in ("query", "positive"))
+    content = hashlib.sha256(store.column("pair_hash")[train].tobytes()).hexdigest()
+    return DataStats(
+        fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens]),
+        source=store.facts.source,
+        tokenizer=store.facts.tokenizer,
+        context_tokens=store.facts.context_tokens,
+        pairs=len(train),
+        query_tokens=float(query.mean()),
+        positive_tokens=float(positive.mean()),
+        squared_tokens=float((query**2 + positive**2).mean()),
+    )

@@ -1,0 +1,106 @@
+"""What there is to know of a source before training on it, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from isoembed.core import Frozen
+from isoembed.data.dataset import unique_rows
+from isoembed.data.sources import Source, open_source
+from isoembed.data.store import TokenStore
+from isoembed.families import Family
+from isoembed.methods import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99, 100)
+
+
+class Side(Frozen):
+    """The lengths of one side's texts."""
+
+    mean_tokens: float = Field(description="before truncation")
+    percentiles: dict[int, int] = Field(description="tokens before truncation; 100 is the longest")
+    kept_tokens: float = Field(description="mean after truncation")
+    truncated: float = Field(description="share of texts cut at the context")
+
+
+class EpochFlop(Frozen):
+    """Model FLOP of one pass over the unique pairs."""
+
+    model: str
+    params: int
+    flop: float
+
+
+class Inspection(Frozen):
+    """A source under one tokenizer and one context length."""
+
+    source: str
+    fingerprint: str
+    context_tokens: int
+    pairs: int
+    skipped: dict[str, int] = Field(description="rows left out, by reason; empty sides are among them")
+    duplicates: int = Field(description="pairs that repeat another one, once normalised")
+    negatives: int = Field(description="pairs that bring hard negatives")
+    groups: int = Field(description="groups that must not straddle a split; 0 where the source has none")
+    query: Side
+    positive: Side
+    tokens_per_pair: float = Field(description="both sides, after truncation")
+    epoch_tokens: int = Field(description="tokens of the unique pairs, after truncation")
+    method: str
+    epoch_flop: tuple[EpochFlop, ...]
+
+
+def inspect(
+    source: str | Source,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    folder: Path,
+    family: Family,
+    method: Method,
+) -> Inspection:
+    """Tokenise `source` into `folder` (or find it there) and count."""
+    source = open_source(source) if isinstance(source, str) else source
+    store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
+    unique = unique_rows(store)
+    kept = store.kept_tokens("query") + store.kept_tokens("positive")
+    epoch_tokens = int(kept[unique].sum())
+    return Inspection(
+        source=store.facts.source,
+        fingerprint=store.facts.source_fingerprint,
+        context_tokens=context_tokens,
+        pairs=len(store),
+        skipped=store.facts.skipped,
+        duplicates=len(store) - len(unique),
+        negatives=store.facts.negatives,
+        groups=sum(name is not None for name in store.facts.groups),
+        query=_side(store, "query"),
+        positive=_side(store, "positive"),
+        tokens_per_pair=float(kept.mean()),
+        epoch_tokens=epoch_tokens,
+        method=method.label,
+        epoch_flop=tuple(
+            EpochFlop(
+                model=model.name, params=model.params, flop=float(method.cost(model).flop_per_token) * epoch_tokens
+            )
+            for model in family.models
+        ),
+    )
+
+
+def _side(store: TokenStore, side: str) -> Side:
+    lengths, kept = store.column(f"{side}_length"), store.kept_tokens(side)
+    values = np.percentile(lengths, PERCENTILES, method="nearest")
+    return Side(
+        mean_tokens=float(lengths.mean()),
+        percentiles={percent: int(value) for percent, value in zip(PERCENTILES, values, strict=True)},
+        kept_tokens=float(kept.mean()),
+        truncated=float((kept < lengths).mean()),
+    )
