@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.encoder.embed import Progress, embed
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import load_exported, replace_folder
+from isoembed.encoder.export import load_exported, scratch_folder
 from isoembed.encoder.load import weights_hash
+from isoembed.evaluation.files import rows
 
 
 class IndexKey(Frozen):
@@ -69,11 +71,13 @@ class Index:
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
             embedding_ND = embed(encoder, tokenizer, texts, context_tokens=context_tokens, progress=progress)
-            with replace_folder(place) as partial:
+            with scratch_folder(folder / ".index.partial") as partial:
                 save_file({"embedding": embedding_ND}, partial / "embeddings.safetensors")
                 with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(json.dumps({"title": title, "text": text}) + "\n" for title, text in pairs)
                 (partial / "index.json").write_text(key.model_dump_json() + "\n", encoding="utf-8")
+                shutil.rmtree(place, ignore_errors=True)
+                partial.rename(place)
         return cls._read(encoder, tokenizer, context_tokens, place)
 
     @classmethod
@@ -110,6 +114,12 @@ class Index:
                 f"The index in {place} is damaged ({error}); remove that folder and build it anew."
             ) from None
         return cls(encoder, tokenizer, context_tokens, documents, embedding_ND)
+
+
+def read_documents(file: Path) -> Iterator[tuple[str, str]]:
+    """(title, text) of each line of a JSONL file, plain or .gz: {"text"} and, where there is one, "title"."""
+    for _, row in rows(file, text=str):
+        yield str(row.get("title") or ""), row["text"]
 
 
 def _model_key(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> str:

@@ -18,6 +18,7 @@ from isoembed.encoder.load import load_model, load_tokenizer
 from isoembed.methods import Bias, Freeze, Full, LoRA
 from isoembed.methods.base import BaseMethod
 from tests.evaluation.tiny import TEXTS, PoolingName, load, write_model
+from tests.models import configs, tiny, tiny_tokenizer
 
 CONTEXT = 24
 METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
@@ -113,7 +114,7 @@ def test_no_pickle_and_nothing_left_behind(tmp_path: Path) -> None:
     files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".txt", ".jinja"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
-    assert not (tmp_path / "out" / ".source").exists()
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.name.startswith(".")]
 
 
 def test_adapter_asked_for_without_lora(tmp_path: Path) -> None:
@@ -122,37 +123,86 @@ def test_adapter_asked_for_without_lora(tmp_path: Path) -> None:
         export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="", keep_adapter=True)
 
 
-def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
-    encoder, tokenizer = load(write_model(tmp_path / "base"))
-    for card in ("first", "second"):
-        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card=card)
-        (tmp_path / "out" / "index").mkdir(exist_ok=True)
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="third")
-    assert (tmp_path / "out" / "README.md").read_text() == "third"
-    assert not (tmp_path / "out" / "index").exists()  # an index of another model would be wrong
+def test_an_earlier_export_is_replaced_and_the_rest_of_the_folder_left_alone(tmp_path: Path) -> None:
+    source, out = write_model(tmp_path / "base"), tmp_path / "out"
+    (out / "training").mkdir(parents=True)
+    (out / "training" / "metrics.jsonl").write_text("{}")
+    (out / "recipe.json").write_text("{}")
+    tokenizer = load_tokenizer(str(source))
+    lora = fine_tuned(source, LoRA(rank=4), "mean")
+    export(lora, tokenizer, out, context_tokens=CONTEXT, card="first", keep_adapter=True)
+    full = fine_tuned(source, Full(), "mean")
+    export(full, tokenizer, out, context_tokens=CONTEXT, card="second")
+    assert (out / "README.md").read_text() == "second"
+    assert not (out / "adapter").exists()  # another model's
+    assert (out / "training" / "metrics.jsonl").exists()
+    assert (out / "recipe.json").exists()
+    exported, _, _ = load_exported(out)
+    ours = embed(full, tokenizer, TEXTS, context_tokens=CONTEXT)
+    np.testing.assert_allclose(embed(exported, tokenizer, TEXTS, context_tokens=CONTEXT), ours, atol=1e-5)
 
 
-def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
+def test_a_file_that_no_export_wrote_is_never_touched(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.txt").write_text("meow")
-    with pytest.raises(InputError, match="photos holds other files"):
-        export(encoder, tokenizer, tmp_path / "photos", context_tokens=CONTEXT, card="")
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.txt"]
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"README\.md"):
+        export(encoder, tokenizer, theirs, context_tokens=CONTEXT, card="")
+    assert [path.name for path in theirs.iterdir()] == ["README.md"]
+    assert (theirs / "README.md").read_text() == "mine"
     with pytest.raises(InputError, match="is a file"):
-        export(encoder, tokenizer, tmp_path / "photos" / "cat.txt", context_tokens=CONTEXT, card="")
+        export(encoder, tokenizer, theirs / "README.md", context_tokens=CONTEXT, card="")
+
+
+def test_a_marker_cannot_name_what_lies_outside(tmp_path: Path) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "out").mkdir()
+    for names in ([""], ["../precious"], [str(tmp_path / "precious")], [".."], "precious", [3]):
+        (tmp_path / "out" / "isoembed.json").write_text(json.dumps(names))
+        with pytest.raises(InputError, match=r"isoembed\.json"):
+            export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+        assert (tmp_path / "precious").is_dir()
 
 
 def test_a_failing_export_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
     export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
+    there = sorted((tmp_path / "out").rglob("*"))
     broken = copy.deepcopy(encoder)
     broken.pooling = "no such pooling"
     with pytest.raises(KeyError):
         export(broken, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
     assert (tmp_path / "out" / "README.md").read_text() == "first"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+    assert sorted((tmp_path / "out").rglob("*")) == there
     load_exported(tmp_path / "out")
+
+
+@pytest.mark.parametrize("moved", range(8))
+def test_a_kill_while_files_move_leaves_no_half_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    encoder, tokenizer = load(write_model(tmp_path / "base"))
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
+    rename, calls = Path.rename, []
+
+    def dies(self: Path, target: Path) -> Path:
+        if target.parent == tmp_path / "out":
+            calls.append(target)
+            if len(calls) > moved:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"must hold modules\.json"):
+        load_exported(tmp_path / "out")
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="third")
+    load_exported(tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "third"
 
 
 def saved(tmp_path: Path, *tail: nn.Module, pooling: str = "mean") -> Path:
@@ -200,3 +250,17 @@ def test_a_folder_with_a_default_prompt_is_refused(tmp_path: Path) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="prompt"):
         load_exported(folder)
+
+
+# transformers reads any tokenizer beside a Qwen2 model as Qwen2's own, which the tiny one is not
+@pytest.mark.parametrize("architecture", sorted(configs().keys() - {"qwen2"}))
+def test_every_architecture(tmp_path: Path, architecture: str) -> None:
+    texts = ["w5 w6 w7", "w9", " ".join(f"w{index}" for index in range(4, 60)), "w10 w11 w12 w13"]
+    encoder, tokenizer = Encoder(tiny(architecture), "mean"), tiny_tokenizer()
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT)
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(model.encode(texts), ours, atol=1e-5)
+    assert model.get_embedding_dimension() == ours.shape[1]
+    again, again_tokenizer, context = load_exported(tmp_path / "out")
+    np.testing.assert_allclose(embed(again, again_tokenizer, texts, context_tokens=context), ours, atol=1e-5)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
@@ -17,35 +18,28 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError
+from isoembed.core import InputError, write_atomically
+from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.records import RunRecord
 
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
-#: present in every folder written here: such a folder may be replaced
+#: lists what an export wrote into a folder: that much of it may be replaced by another export
 MARKER = "isoembed.json"
+#: without it the folder is no model, so it goes first and comes last
+MODULES = "modules.json"
 
 
 @contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
-
-    A kill while the block runs leaves the old folder whole.
-    """
-    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def scratch_folder(place: Path) -> Iterator[Path]:
+    """An empty folder at `place`, gone when the block ends; what a killed process left there is removed."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def export(
@@ -58,47 +52,96 @@ def export(
     record: RunRecord | None = None,
     keep_adapter: bool = False,
 ) -> None:
-    """Write `folder` so that `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`.
+    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`.
 
     Weights are fp32 safetensors with LoRA merged into them (on a copy: `encoder` stays as it is); `card` becomes
     README.md, `record` record.json; with `keep_adapter` the LoRA adapter alone is kept under `adapter/`.
 
-    Raises InputError where `folder` holds something that was not written here, or there is no adapter to keep.
+    Replaces an earlier export and leaves everything else in `folder` alone.  The model is written whole before the
+    earlier one is touched; a kill while files move leaves a folder that is no model, never a mixture of two.
+
+    Raises InputError where a file of that name is there and no export wrote it, or there is no adapter to keep.
     """
-    folder = folder.resolve()
-    _check_target(folder)
     if keep_adapter and not isinstance(encoder.model, PeftModel):
         raise InputError("`keep_adapter` needs a model trained with LoRA, and this one has no adapter; leave it out.")
-    with replace_folder(folder) as partial:
-        # 1. the transformers model and its tokenizer, which is where sentence-transformers reads its first module from
-        source = partial / ".source"
-        _plain(encoder.model).save_pretrained(source)
-        _for_saving(tokenizer, context_tokens).save_pretrained(source)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"The model must be written to a folder; {folder} is a file. Name another one.")
+    with scratch_folder(folder / ".export.partial") as stage:
+        # 1. Transformer + Pooling + Normalize
+        with scratch_folder(stage / ".source") as source:
+            _sentence_transformer(encoder, tokenizer, source, context_tokens).save(str(stage), create_model_card=False)
 
-        # 2. Transformer + Pooling + Normalize.  The modality is named, so that a tokenizer with a chat template still
-        # takes plain text.
-        transformer = Transformer(
-            str(source),
-            max_seq_length=context_tokens,
-            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            module_output_name="token_embeddings",
-        )
-        pooling = Pooling(transformer.get_embedding_dimension(), POOLING_MODES[encoder.pooling])
-        model = SentenceTransformer(
-            modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine", device="cpu"
-        )
-        model.save(str(partial), create_model_card=False)
-        shutil.rmtree(source)
-
-        # 3. what belongs beside it
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        # 2. what belongs beside it
+        (stage / "README.md").write_text(card, encoding="utf-8")
         if record is not None:
-            record.save(partial / "record.json")
+            record.save(stage / "record.json")
         if keep_adapter:
             adapted: Any = encoder.model
-            adapted.save_pretrained(str(partial / "adapter"), save_embedding_layers=False)
-        marker = {"pooling": encoder.pooling, "context_tokens": context_tokens}
-        (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+            adapted.save_pretrained(str(stage / "adapter"), save_embedding_layers=False)
+        _publish(stage, folder)
+
+
+def _sentence_transformer(
+    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, source: Path, context_tokens: int
+) -> SentenceTransformer:
+    """The model as sentence-transformers builds it, by way of a transformers folder written to `source`."""
+    _plain(encoder.model).save_pretrained(source)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(source)
+    transformer = Transformer(
+        str(source),
+        max_seq_length=context_tokens,
+        # named, so that a tokenizer with a chat template still takes plain text
+        modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        module_output_name="token_embeddings",
+    )
+    # counted on a vector: where a model projects its output (OPT), the configuration's hidden size is not the width
+    width = embed_ids(encoder, [np.zeros(1, np.int64)]).shape[1]
+    pooling = Pooling(width, POOLING_MODES[encoder.pooling])
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine", device="cpu")
+
+
+def _plain(model: nn.Module) -> Any:
+    """The transformers model to save: `model` itself where it is plain fp32, else an fp32 copy with LoRA merged."""
+    if isinstance(model, PeftModel):
+        model = copy.deepcopy(model).merge_and_unload()
+    is_fp32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    return model if is_fp32 else copy.deepcopy(model).float()
+
+
+def _publish(stage: Path, folder: Path) -> None:
+    """Move everything in `stage` into `folder`, in place of what an earlier export moved there."""
+    earlier = _entries(folder)
+    names = sorted({entry.name for entry in stage.iterdir()} | {MARKER}, key=lambda name: (name == MODULES, name))
+    foreign = [name for name in names if name not in earlier and (folder / name).exists()]
+    if foreign:
+        raise InputError(
+            f"The model must not replace files that no export wrote; {folder} holds {', '.join(foreign)}. "
+            "Name another folder, or move them away."
+        )
+    write_atomically(folder / MARKER, json.dumps(sorted({*earlier, *names})) + "\n")
+    for name in sorted(earlier - {MARKER}, key=lambda name: name != MODULES):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    for name in names:
+        if name != MARKER:
+            (stage / name).rename(folder / name)
+    write_atomically(folder / MARKER, json.dumps(names) + "\n")
+
+
+def _entries(folder: Path) -> set[str]:
+    """What an earlier export wrote into `folder`: names of entries right in it, never paths that lead elsewhere."""
+    try:
+        names = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    plain = isinstance(names, list) and all(
+        isinstance(name, str) and Path(name).name == name not in ("", "..") for name in names
+    )
+    return set(names) if plain else set()
 
 
 def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTrainedTokenizerBase, int]:
@@ -136,40 +179,14 @@ def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTra
     return Encoder(transformer.auto_model, mode).to(device).eval(), transformer.tokenizer, context_tokens
 
 
-def _plain(model: nn.Module) -> Any:
-    """The transformers model to save: `model` itself where it is plain fp32, else an fp32 copy with LoRA merged."""
-    if isinstance(model, PeftModel):
-        model = copy.deepcopy(model).merge_and_unload()
-    is_fp32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    return model if is_fp32 else copy.deepcopy(model).float()
-
-
-def _for_saving(tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> PreTrainedTokenizerBase:
-    """A copy that pads on the right, as training did, and cuts at `context_tokens`."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "right"
-    tokenizer.model_max_length = context_tokens
-    return tokenizer
-
-
-def _check_target(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"The model must be written to a folder; {folder} is a file. Name another one.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
-        raise InputError(
-            f"The model must be written to a new or empty folder, or over an earlier export; {folder} holds other "
-            "files. Name another one."
-        )
-
-
 def _check_modules(folder: Path) -> None:
     """Raise InputError unless modules.json names only modules that load without weights or code of their own."""
-    file = folder / "modules.json"
+    file = folder / MODULES
     try:
         modules = [str(module["type"]).rpartition(".")[2] for module in json.loads(file.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         raise InputError(
-            f"A model folder must hold modules.json; {folder} does not. Name a folder that isoembed or "
+            f"A model folder must hold {MODULES}; {folder} does not. Name a folder that isoembed or "
             "sentence-transformers wrote."
         ) from None
     except (ValueError, KeyError, TypeError):

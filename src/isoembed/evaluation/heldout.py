@@ -1,0 +1,63 @@
+"""The loss that laws are fitted to: contrastive, on fixed pairs in fixed blocks, whatever the training batch was.
+
+Shape legend: B pairs of a block, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from isoembed.data.batches import Batch, heldout_batch
+from isoembed.data.dataset import BLOCK_PAIRS, PairData
+from isoembed.encoder.embed import embed_ids
+from isoembed.encoder.encoder import Encoder
+from isoembed.records import Heldout
+from isoembed.training.loss import contrastive_loss
+
+
+def heldout_loss(
+    encoder: Encoder,
+    data: PairData,
+    *,
+    temperature: float,
+    candidates: int = BLOCK_PAIRS,
+    batch_tokens: int = 16384,
+) -> Heldout | None:
+    """Mean symmetric InfoNCE over the held-out pairs, in nats; None where fewer than two pairs are held out.
+
+    1. The pairs, in their fixed order, are cut into blocks of `candidates`; the last ones that fill no block are left
+       out, because a loss among fewer candidates is lower.  Fewer than `candidates` in all are one smaller block.
+    2. A block's loss is that of training (fp32, equal queries and equal positives are no negatives of each other); its
+       value does not depend on `batch_tokens`, which bounds memory.
+    3. The fingerprint covers the texts used, the blocks and the temperature: losses compare where it is equal.
+    """
+    held_out = len(data.heldout)
+    if held_out < 2:
+        return None
+    candidates = min(candidates, held_out)
+    blocks = held_out // candidates
+    digest = hashlib.sha256(f"{candidates} {temperature!r}\n".encode())
+    total = 0.0
+    for block in range(blocks):
+        batch = heldout_batch(data, block * candidates, (block + 1) * candidates)
+        digest.update(batch.query_hash_B.tobytes() + batch.positive_hash_B.tobytes())
+        total += _block_loss(encoder, batch, temperature, batch_tokens)
+    return Heldout(
+        loss=total / blocks,
+        pairs=blocks * candidates,
+        candidates=candidates,
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int) -> float:
+    query_BD, positive_BD = (
+        embed_ids(encoder, ids, batch_tokens=batch_tokens) for ids in (batch.query_ids, batch.positive_ids)
+    )
+    query_hash_B, positive_hash_B = (
+        torch.from_numpy(hash_B.view(np.int64)) for hash_B in (batch.query_hash_B, batch.positive_hash_B)
+    )
+    return contrastive_loss(query_BD, positive_BD, temperature, query_hash_B, positive_hash_B).item()
