@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BLOCK_PAIRS = 1024
 #: the largest share of the pairs that is set apart
 HELDOUT_SHARE = 0.2
+#: a pair whose texts occur in more pairs than this, its own included, is not held out: it would cost training them all
+SHARED_PAIRS = 10
 #: no group fills more of the held-out pairs than this where there are others
 GROUP_SHARE = 0.25
 
@@ -134,12 +136,25 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
         notes.append("No group is small enough to be held out whole; pairs of one group lie on both sides.")
         candidates = ~candidates
         apart = np.array([], group.dtype)
+    cost = _pairs_sharing(store, rows)
+    candidates &= cost <= SHARED_PAIRS
+    if candidates.any():
+        wanted = min(wanted, int(limit / cost[candidates].mean()))
     chosen = _choose(store, rows[candidates], wanted, seed)
     remaining = rows[~np.isin(group, apart)]
     unused = np.isin(group, apart).sum() - np.isin(chosen, rows[np.isin(group, apart)]).sum()
     if unused:
         notes.append(f"{unused} pairs belong to held-out groups and are not used.")
     return chosen, rows[candidates], remaining[~np.isin(remaining, chosen)]
+
+
+def _pairs_sharing(store: TokenStore, rows: Rows) -> Rows:
+    """Of each row, how many of `rows` have its query or its positive, itself included."""
+    sharing = np.full(len(rows), -1)
+    for side in ("query", "positive"):
+        _, which, counts = np.unique(store.hashes[side][rows], return_inverse=True, return_counts=True)
+        sharing += counts[which]
+    return sharing
 
 
 def _groups_apart(

@@ -32,7 +32,9 @@ _ANY_REST_FIELD = re.compile(r":[a-z]+(\s[^:]*)?:(\s|$)")
 _NUMPY_NAME = re.compile(r"([A-Za-z_]\w*)(?:\s*:.*)?$")
 _GOOGLE_NAME = re.compile(r"[`*]{0,2}([A-Za-z_]\w*)[`*]{0,2}\s*(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*:\s+(.*)$")
 _INLINE_HEADER = re.compile(r"(args|arguments|parameters|returns?|yields?|raises?|examples?|see also|usage)\s*:", re.I)
-_CODE_START = re.compile(r">>>|\.\. |\.\.\s*$|```|\$ |\+[-=]+|\||@|%|<[a-zA-Z/]|In \[|[-=]{3,}|:[a-z]+")
+_CODE_START = re.compile(
+    r">>>|\.\. |\.\.\s*$|```|\$ |\+[-=]+|\||@|%|<[a-zA-Z/]|In \[|[-=]{3,}|:[a-z]+(\s[^:]*)?:(\s|$)"
+)
 
 #: the most frequent words of written English: prose has many, a signature or another language few
 _COMMON = re.compile(
@@ -103,7 +105,7 @@ def _mostly_letters(text: str) -> bool:
     letters = sum(map(len, _WORD.findall(text)))
     if "\\" in text:  # formulas
         return False
-    return letters + text.count(" ") >= 0.85 * len(text) and len(_ORDINARY.findall(text)) >= 0.97 * len(text)
+    return letters + text.count(" ") >= 0.85 * len(text) and len(_ORDINARY.findall(text)) >= 0.97 * len(text) - 1
 
 
 def _whole_sentences(text: str) -> str:

@@ -52,7 +52,7 @@ class Hub(RowSource):
         revision = None if self.folder else self.commit()
         try:
             builder = datasets.load_dataset_builder(str(self.folder or self.name), revision=revision)
-            if builder.dataset_name is not None and builder.__module__.split(".")[-1] not in SAFE_BUILDERS:
+            if builder.__module__.split(".")[-1] not in SAFE_BUILDERS:
                 raise ValueError(f"its files are read by {builder.__module__}, not one of {', '.join(SAFE_BUILDERS)}")
             stream = builder.as_streaming_dataset(split=self.split)
         except Exception as error:  # datasets, fsspec and the hub client raise errors of many kinds

@@ -1,0 +1,276 @@
+"""Sources made of rows: formats, conventions, and every kind of bad input by name."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from isoembed.core import InputError
+from isoembed.data.pair import Pair
+from isoembed.data.sources import open_source
+from tests.data.helpers import write_jsonl
+
+ROWS = [{"query": f"question {n}", "pos": f"answer {n}"} for n in range(5)]
+PAIRS = [Pair(row["query"], row["pos"]) for row in ROWS]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """`rows` in the format that the file's name asks for."""
+    if ".csv" in file.name:
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
+    else:
+        write_jsonl(file.with_suffix("") if file.suffix in (".gz", ".zst") else file, rows)
+        if file.suffix == ".gz":
+            file.write_bytes(gzip.compress(file.with_suffix("").read_bytes()))
+        elif file.suffix == ".zst":
+            file.write_bytes(zstandard.compress(file.with_suffix("").read_bytes()))
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.parquet", "a,b.jsonl"])
+def test_contract(tmp_path: Path, name: str) -> None:
+    """Every format gives the same pairs, each time it is read, and a fingerprint that follows the content."""
+    source = open_source(str(write(tmp_path / name, ROWS)))
+    assert list(source) == PAIRS
+    assert list(source) == PAIRS
+    assert source.skipped == {}
+    before = source.fingerprint()
+    moved = (tmp_path / name).rename(tmp_path / f"moved {name}")
+    assert open_source(str(moved)).fingerprint() == before
+    write(moved, [*ROWS, {"query": "one", "pos": "more"}])
+    assert open_source(str(moved)).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("row", "pairs"),
+    [
+        (
+            {"query": "q", "pos": ["a", "b"], "neg": ["c", "d"]},
+            [Pair("q", "a", ("c", "d")), Pair("q", "b", ("c", "d"))],
+        ),
+        ({"query": ["q"], "positive": "a", "negative": "c"}, [Pair("q", "a", ("c",))]),
+        ({"anchor": " q\n", "positive": "\ta", "score": 3}, [Pair("q", "a")]),
+        ({"query": "q", "pos": "a", "neg": None}, [Pair("q", "a")]),
+    ],
+)
+def test_conventions(tmp_path: Path, row: dict[str, Any], pairs: list[Pair]) -> None:
+    assert list(open_source(str(write_jsonl(tmp_path / "a.jsonl", [row])))) == pairs
+
+
+def test_keys_by_name(tmp_path: Path) -> None:
+    """Named keys win over a convention that would also fit."""
+    file = write_jsonl(tmp_path / "a.jsonl", [{"query": "no", "pos": "no", "title": "t", "text": "x", "bad": ["n"]}])
+    named = open_source(str(file), query_key="title", positive_key="text", negatives_key="bad")
+    assert list(named) == [Pair("t", "x", ("n",))]
+    assert named.fingerprint() != open_source(str(file)).fingerprint()
+    with pytest.raises(InputError, match="given together"):
+        open_source(str(file), query_key="title")
+
+
+def test_unknown_keys_are_listed(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"title": "t", "text": "x"}])
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*found title, text.*--query-key") as caught:
+        list(open_source(str(file)))
+    assert "--on-bad-rows skip" in str(caught.value)
+
+
+GOOD = b'{"query": "q", "pos": "a"}\n'
+BAD_LINES = {
+    "malformed line": b'{"query": "q", "pos": \n',
+    "missing key": b'{"query": "q"}\n',
+    "wrong type": b'{"query": 3, "pos": "a"}\n',
+    "wrong number of texts": b'{"query": "q", "pos": []}\n',
+    "empty text": b'{"query": "q", "pos": "  "}\n',
+    "not UTF-8": b'{"query": "q", "pos": "caf\xe9"}\n',
+}
+
+
+@pytest.mark.parametrize("reason", BAD_LINES)
+def test_bad_line(tmp_path: Path, reason: str) -> None:
+    """The third line (a blank one counts) is named, or counted under its reason; the good one after it is read."""
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(GOOD + b"\n" + BAD_LINES[reason] + GOOD)
+    with pytest.raises(InputError, match=r"bad\.jsonl, line 3: .*must.*[;:].*\. .*--on-bad-rows skip"):
+        list(open_source(str(file)))
+    source = open_source(str(file), on_bad_rows="skip")
+    assert len(list(source)) == 2
+    assert source.skipped == {reason: 1}
+    list(source)
+    assert source.skipped == {reason: 1}  # not added up over passes
+
+
+@pytest.mark.parametrize(
+    "line", [b"[1, 2]\n", b"null\n", b'{"query": "q", "pos": "\\ud800"}\n', b"[" * 100_000 + b"\n", b"\x00\n"]
+)
+def test_hostile_line(tmp_path: Path, line: bytes) -> None:
+    """Lines that crash a careless reader: no object, a lone surrogate, nesting beyond the stack, a nul byte."""
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(GOOD + line + GOOD)
+    with pytest.raises(InputError, match="line 2"):
+        list(open_source(str(file)))
+    assert len(list(open_source(str(file), on_bad_rows="skip"))) == 2
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_truncated_archive(tmp_path: Path, suffix: str) -> None:
+    """A cut archive is an error (zstandard's own stream ends silently), or gives what could be read."""
+    rows = [{"query": f"q {n * 7919 % 10007}", "pos": f"a {n * 104729 % 10007}"} for n in range(50_000)]
+    file = write(tmp_path / f"a.jsonl{suffix}", rows)
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=r"line \d+: the file must be whole"):
+        list(open_source(str(file)))
+    source = open_source(str(file), on_bad_rows="skip")
+    assert 0 < len(list(source)) < 50_000
+    assert source.skipped["truncated file"] == 1
+
+
+def test_not_an_archive(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl.gz"
+    file.write_bytes(GOOD)
+    with pytest.raises(InputError, match="the file must be whole"):
+        list(open_source(str(file)))
+
+
+def test_csv(tmp_path: Path) -> None:
+    """Quoted line ends stay in the text, the line number is the file's, a ragged row is bad."""
+    file = tmp_path / "a.csv"
+    file.write_bytes(b'\xef\xbb\xbfquery,pos\r\n"two\r\nlines",a\r\nq,b,c\r\n\r\nq,caf\xe9\r\nq,d\r\n')
+    with pytest.raises(InputError, match=r"a\.csv, line 4: .*2 columns.*got 3"):
+        list(open_source(str(file)))
+    source = open_source(str(file), on_bad_rows="skip")
+    assert list(source) == [Pair("two\r\nlines", "a"), Pair("q", "d")]
+    assert source.skipped == {"malformed line": 1, "not UTF-8": 1}
+
+
+def test_parquet_bad_rows(tmp_path: Path) -> None:
+    """Nulls, and strings whose bytes are no UTF-8 (Arrow does not check), are found row by row."""
+    binary = pa.array([b"a", b"caf\xe9", b"c", b"d"])
+    positive = pa.Array.from_buffers(pa.string(), 4, binary.buffers())
+    query = pa.array(["q", "q", None, "q"])
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"query": query, "pos": positive, "unread": [1, 2, 3, 4]}), file)
+    with pytest.raises(InputError, match=r"a\.parquet, row 2: .*UTF-8"):
+        list(open_source(str(file)))
+    source = open_source(str(file), on_bad_rows="skip")
+    assert list(source) == [Pair("q", "a"), Pair("q", "d")]
+    assert source.skipped == {"not UTF-8": 1, "wrong type": 1}
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match="the file must be whole"):
+        list(open_source(str(file)))
+
+
+def test_no_good_pair(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(BAD_LINES["empty text"] * 3)
+    with pytest.raises(InputError, match=r"at least one good pair.*empty text: 3"):
+        list(open_source(str(file), on_bad_rows="skip"))
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="at least one good pair"):
+        list(open_source(str(file)))
+
+
+def test_no_such_source(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        open_source(str(tmp_path / "none.jsonl"))
+    (tmp_path / "a.pickle").write_bytes(b"")
+    with pytest.raises(InputError, match=r"\.jsonl.*\.parquet.*got"):
+        open_source(str(tmp_path / "a.pickle"))
+
+
+def test_streaming(tmp_path: Path) -> None:
+    """The first pairs come without reading to the end: a fault behind them does not matter yet."""
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(GOOD + BAD_LINES["malformed line"])
+    assert next(iter(open_source(str(file)))) == Pair("q", "a")
+
+
+def test_mixture(tmp_path: Path) -> None:
+    """Weights are rates throughout; it ends when the source whose turn it is has no more."""
+    a = write_jsonl(tmp_path / "a.jsonl", [{"query": f"a{n}", "pos": "x"} for n in range(9)])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"query": f"b{n}", "pos": "x"} for n in range(100)])
+    mixture = open_source(f"{a}:3,{b}:1")
+    names = [pair.query for pair in mixture]
+    assert names == [pair.query for pair in mixture]
+    assert [name for name in names if name[0] == "a"] == [f"a{n}" for n in range(9)]
+    for start in range(0, 12, 4):
+        assert sum(name[0] == "b" for name in names[start : start + 4]) == 1
+    assert len(names) == 12
+    assert mixture.fingerprint() != open_source(f"{a}:2,{b}:1").fingerprint()
+    assert len(list(open_source(f"{a},{b}"))) in (18, 19)  # no weight: 1 each
+    with pytest.raises(InputError, match="above 0"):
+        open_source(f"{a}:0,{b}:1")
+    with pytest.raises(InputError, match="must be a number"):
+        open_source(f"{a}:1.2.3,{b}:1")
+
+
+def test_mixture_counts_skipped(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    a.write_bytes(BAD_LINES["empty text"] + GOOD * 3)
+    b.write_bytes(GOOD + BAD_LINES["empty text"] + BAD_LINES["missing key"] + GOOD * 2)
+    mixture = open_source(f"{a}:1,{b}:1", on_bad_rows="skip")
+    assert len(list(mixture)) == 6
+    assert mixture.skipped == {"empty text": 2, "missing key": 1}
+
+
+def test_hub_folder(tmp_path: Path) -> None:
+    """The hub's code on a local folder of data files."""
+    folder = tmp_path / "org" / "name"
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "train.jsonl", ROWS)
+    write_jsonl(folder / "test.jsonl", ROWS[:2])
+    assert list(open_source(f"hub:{folder}")) == PAIRS
+    test = open_source(f"hub:{folder}:test")
+    assert list(test) == PAIRS[:2]
+    before = test.fingerprint()
+    assert before != open_source(f"hub:{folder}").fingerprint()
+    with (folder / "test.jsonl").open("a") as stream:
+        stream.write(json.dumps(ROWS[4]) + "\n")
+    assert test.fingerprint() != before
+    with pytest.raises(InputError, match="with that split"):
+        list(open_source(f"hub:{folder}:nosuch"))
+
+
+def test_hub_names_the_commit_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset that moves on the hub between fingerprint and reading must not be read at its newer state."""
+    import datasets
+    import huggingface_hub
+
+    asked: dict[str, Any] = {}
+
+    class Info:
+        sha = "abc"
+
+    class Builder:
+        def as_streaming_dataset(self, split: str) -> list[dict[str, str]]:
+            asked["split"] = split
+            return [{"anchor": "q", "positive": "p"}]
+
+    Builder.__module__ = "datasets.packaged_modules.parquet.parquet"
+
+    def builder(name: str, revision: str | None) -> Builder:
+        asked.update(name=name, revision=revision)
+        return Builder()
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: Info())
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    source = open_source("hub:org/name:validation")
+    source.fingerprint()
+    Info.sha = "def"
+    assert list(source) == [Pair("q", "p")]
+    assert asked == {"name": "org/name", "revision": "abc", "split": "validation"}
+    Builder.__module__ = "datasets.packaged_modules.webdataset.webdataset"
+    with pytest.raises(InputError, match="not one of json"):
+        list(source)

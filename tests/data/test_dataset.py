@@ -1,0 +1,210 @@
+"""Duplicates, the split, the overlap; all of it the same whatever the order of the file."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isoembed.core import InputError
+from isoembed.data.dataset import PairData, prepare
+from isoembed.data.pair import Pair
+from tests.data.helpers import ListSource, numbered, tiny_tokenizer
+
+
+def split(folder: Path, pairs: list[Pair], **options: object) -> PairData:
+    return prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=folder, **options)  # type: ignore[arg-type]
+
+
+def texts(data: PairData) -> tuple[set[str], set[str]]:
+    """(training, held-out) texts of both sides."""
+    train = data.store.texts("query", data.train) + data.store.texts("positive", data.train)
+    queries, positives = data.heldout_texts()
+    return set(train), {*queries, *positives}
+
+
+def test_split_of_single_pairs(tmp_path: Path) -> None:
+    data = split(tmp_path, numbered(500), heldout_pairs=50)
+    assert len(data.heldout) == 50
+    assert len(data.train) == 450
+    assert not set(data.train) & set(data.heldout)
+    assert data.heldout_store is data.store
+    assert data.notes == ()
+
+
+def test_order_of_the_file_does_not_matter(tmp_path: Path) -> None:
+    """Neither to the split nor to the order of training nor to the fingerprint, with duplicates that differ in case."""
+    pairs = [*numbered(300), *(Pair(pair.query.upper(), pair.positive) for pair in numbered(40))]
+    shuffled = random.Random(1).sample(pairs, len(pairs))
+    one, two = split(tmp_path, pairs, heldout_pairs=30), split(tmp_path, shuffled, heldout_pairs=30)
+    assert one.store.folder != two.store.folder
+    assert one.heldout_texts() == two.heldout_texts()
+    assert one.store.texts("query", one.train) == two.store.texts("query", two.train)
+    assert one.stats == two.stats
+
+
+def test_seed_changes_the_split(tmp_path: Path) -> None:
+    pairs = numbered(300)
+    assert (
+        split(tmp_path, pairs, heldout_pairs=30, seed=1).heldout_texts()
+        != split(tmp_path, pairs, heldout_pairs=30, seed=2).heldout_texts()
+    )
+
+
+def test_more_pairs_keep_most_of_the_split(tmp_path: Path) -> None:
+    """A pair that was trained on is not held out because others were added before it."""
+    small, large = (split(tmp_path, numbered(count), heldout_pairs=30) for count in (300, 310))
+    assert len(set(small.heldout_texts()[0]) & set(large.heldout_texts()[0])) >= 25
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    """Equal once normalised on both sides; one equal side alone is no duplicate."""
+    pairs = [Pair("a b", "c"), Pair("A  B", "C"), Pair("a b", "d"), Pair("e", "c"), *numbered(20)]
+    data = split(tmp_path, pairs, heldout_pairs=0)
+    assert len(data.train) == 23
+    assert "1 duplicate pairs removed." in data.notes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_text_on_both_sides(tmp_path: Path, seed: int) -> None:
+    """Texts that recur (also as the other side, also in another case) never straddle the split."""
+    rng = random.Random(seed)
+    words = [f"T{n}" for n in range(120)]
+    pairs = [
+        Pair(
+            rng.choice([str.lower, str.upper])(rng.choice(words)), rng.choice([str.lower, str.upper])(rng.choice(words))
+        )
+        for _ in range(150)
+    ]
+    data = split(tmp_path, pairs, heldout_pairs=10, seed=seed)
+    train, heldout = texts(data)
+    assert not {text.lower() for text in train} & {text.lower() for text in heldout}
+    dropped = len({(p.query.lower(), p.positive.lower()) for p in pairs}) - len(data.train) - len(data.heldout)
+    assert any(note.startswith(f"Overlap: {dropped} training pairs") for note in data.notes)
+
+
+def test_no_false_negatives_within_heldout(tmp_path: Path) -> None:
+    pairs = [Pair(f"q{n}", f"p{n % 100}") for n in range(400)]
+    queries, positives = split(tmp_path, pairs, heldout_pairs=80).heldout_texts()
+    assert len(set(positives)) == len(positives) == len(queries) == 20
+
+
+def test_holding_out_costs_a_fifth_at_most(tmp_path: Path) -> None:
+    """Texts shared by many pairs, as labels are, must not drain the training set into the overlap."""
+    shared = [Pair(f"q{n}", f"p{n % 100}") for n in range(400)]
+    data = split(tmp_path, shared, heldout_pairs=80)
+    assert len(data.train) == 320
+    labels = [Pair(f"label q{n}", f"label {n % 3}") for n in range(400)]
+    data = split(tmp_path, [*labels, *numbered(100)], heldout_pairs=80)
+    assert not {text for text in data.heldout_texts()[1] if text.startswith("label")}
+    assert len(data.train) == 420
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted", "heldout"),
+    [(6000, 1100, 1024), (6000, 1024, 1024), (6000, 1000, 1000), (6000, 4096, 1024), (11_000, 4096, 2048), (4, 10, 0)],
+)
+def test_whole_blocks(tmp_path: Path, pairs: int, wanted: int, heldout: int) -> None:
+    """At most a fifth of all; whole blocks of 1024 from one block on."""
+    assert len(split(tmp_path, numbered(pairs), heldout_pairs=wanted).heldout) == heldout
+
+
+def test_groups_do_not_straddle(tmp_path: Path) -> None:
+    data = split(tmp_path, numbered(1000, groups=40), heldout_pairs=60)
+    groups = data.store.column("group")
+    held = set(groups[data.heldout])
+    assert len(data.heldout) == 60
+    assert not held & set(groups[data.train])
+    assert len(held) >= 3
+    assert len(data.train) == 1000 - 25 * len(held)
+    assert any("belong to held-out groups" in note for note in data.notes)
+
+
+def test_large_group_stays_in_training(tmp_path: Path) -> None:
+    """A group beyond a fifth of all pairs can not be held out; small ones are taken before middling ones."""
+    sizes = {"huge": 600, "middling": 150, **{f"small{n}": 10 for n in range(25)}}
+    pairs = [
+        Pair(f"q {group} {n}", f"p {group} {n}", group=group) for group, size in sizes.items() for n in range(size)
+    ]
+    data = split(tmp_path, pairs, heldout_pairs=100)
+    names = {data.store.facts.groups[number] for number in data.store.column("group")[data.heldout]}
+    assert len(data.heldout) == 100
+    assert all(name is not None and name.startswith("small") for name in names)
+
+
+def test_one_group(tmp_path: Path) -> None:
+    data = split(tmp_path, numbered(100, groups=1), heldout_pairs=10)
+    assert len(data.heldout) == 10
+    assert len(data.train) == 90
+    assert any("No group is small enough" in note for note in data.notes)
+
+
+def test_mixed_groups(tmp_path: Path) -> None:
+    """Grouped and single pairs together: both are held out, in proportion."""
+    pairs = numbered(500, groups=50) + [Pair(f"single q{n}", f"single p{n}") for n in range(500)]
+    data = split(tmp_path, pairs, heldout_pairs=100)
+    groups = data.store.column("group")
+    single = data.store.facts.groups.index(None)
+    share = (groups[data.heldout] == single).mean()
+    assert 0.05 < share < 0.95
+    assert not (set(groups[data.heldout]) - {single}) & set(groups[data.train])
+
+
+def test_explicit_heldout(tmp_path: Path) -> None:
+    """Overlap with any row of the held-out source is dropped, also beyond the rows chosen from it."""
+    test = ListSource(numbered(100), "test set")
+    data = split(tmp_path, numbered(300, first=80), heldout=test, heldout_pairs=50)
+    assert data.heldout_store is not data.store
+    assert len(data.heldout) == 50
+    assert len(data.train) == 280
+    assert any("Overlap: 20 training pairs dropped" in note for note in data.notes)
+    assert not texts(data)[0] & {pair.query for pair in test.items}
+    with pytest.raises(InputError, match="none of the 50"):
+        split(tmp_path, numbered(50), heldout=test)
+
+
+def test_stats(tmp_path: Path) -> None:
+    data = split(tmp_path, numbered(200), heldout_pairs=20)
+    query = [len(ids) for ids in data.store.ids("query", data.train)]
+    positive = [len(ids) for ids in data.store.ids("positive", data.train)]
+    assert data.stats.pairs == 180
+    assert data.stats.query_tokens == pytest.approx(np.mean(query))
+    assert data.stats.positive_tokens == pytest.approx(np.mean(positive))
+    squares = [q**2 + p**2 for q, p in zip(query, positive, strict=True)]
+    assert data.stats.squared_tokens == pytest.approx(np.mean(squares))
+    assert data.stats.context_tokens == 8
+    assert data.stats.source == "list"
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    """Follows the training pairs, the tokenizer and the context; nothing else."""
+    pairs = numbered(200)
+    base = split(tmp_path, pairs, heldout_pairs=20).stats.fingerprint
+    changed = [pairs[0], *pairs[2:], Pair("Q1 W0", "p1 w0")]
+    other = prepare(ListSource(pairs), tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path, heldout_pairs=20)
+    longer = prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=9, folder=tmp_path, heldout_pairs=20)
+    fingerprints = {
+        base,
+        split(tmp_path, pairs, heldout_pairs=21).stats.fingerprint,
+        split(tmp_path, changed, heldout_pairs=20).stats.fingerprint,
+        other.stats.fingerprint,
+        longer.stats.fingerprint,
+    }
+    assert len(fingerprints) == 5
+    assert split(tmp_path / "elsewhere", pairs, heldout_pairs=20).stats.fingerprint == base
+
+
+def test_notes(tmp_path: Path) -> None:
+    """What is not used is said: hard negatives, skipped rows, a small held-out set."""
+    data = split(tmp_path, [Pair("q", "p", ("n",)), *numbered(20)], heldout_pairs=10)
+    assert "1 pairs bring hard negatives; training uses in-batch negatives only." in data.notes
+    assert any(note.startswith("4 held-out pairs, 10 wanted") for note in data.notes)
+
+
+def test_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("anchor,positive\n" + "".join(f"q{n},p{n}\n" for n in range(30)))
+    data = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
+    assert (len(data.train), len(data.heldout)) == (25, 5)

@@ -1,0 +1,151 @@
+"""The token store: equal to the tokenizer, whole or absent, built once, memory flat."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isoembed.core import InputError
+from isoembed.data import store as store_module
+from isoembed.data.pair import Pair
+from isoembed.data.store import TokenStore, tokenizer_hash
+from tests.data.helpers import ListSource, numbered, tiny_tokenizer
+
+
+def build(folder: Path, pairs: list[Pair], context_tokens: int = 8) -> TokenStore:
+    return TokenStore.build(ListSource(pairs), tiny_tokenizer(), context_tokens=context_tokens, folder=folder)
+
+
+def test_tokens_are_the_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row what the tokenizer gives, special tokens included, across batches of the file and in any order."""
+    monkeypatch.setattr(store_module, "BATCH_PAIRS", 16)
+    pairs, tokenizer = numbered(70), tiny_tokenizer()
+    store = build(tmp_path, pairs)
+    assert len(store) == 70
+    rows = np.random.default_rng(0).permutation(70)
+    for side in ("query", "positive"):
+        texts = [str(getattr(pairs[row], side)) for row in rows]
+        assert store.texts(side, rows) == texts
+        expected = [tokenizer(text, truncation=True, max_length=8)["input_ids"] for text in texts]
+        assert [ids.tolist() for ids in store.ids(side, rows)] == expected
+        assert store.kept_tokens(side)[rows].tolist() == [len(ids) for ids in expected]
+        whole = [len(tokenizer(text)["input_ids"]) for text in texts]
+        assert store.column(f"{side}_length")[rows].tolist() == whole
+    assert store.ids("query", rows)[0].dtype == np.uint16
+    assert max(store.column("positive_length")) > 8  # truncation did happen
+
+
+def test_equal_texts_have_equal_hashes(tmp_path: Path) -> None:
+    """Case, width, white space and composition do not make a new text; a letter does."""
+    store = build(
+        tmp_path,
+        [Pair(text, "p") for text in ("Straße  x", "strasse X ", "\uff33trasse\tx", "strasse y", "é", "e\u0301")],
+    )
+    hashes = store.hashes["query"].tolist()
+    assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
+    assert hashes[4] == hashes[5]
+    assert len(set(store.column("pair_hash").tolist())) == 6
+
+
+def test_reused_by_content(tmp_path: Path) -> None:
+    pairs, tokenizer = numbered(10), tiny_tokenizer()
+    source = ListSource(pairs)
+    first = TokenStore.build(source, tokenizer, context_tokens=8, folder=tmp_path)
+    tokenizer("w1 w2 w3", truncation=True, max_length=2)  # leaves its settings in the tokenizer
+    again = TokenStore.build(source, tokenizer, context_tokens=8, folder=tmp_path)
+    assert again.folder == first.folder
+    assert source.reads == 1
+    others = {
+        TokenStore.build(ListSource(numbered(11)), tokenizer, context_tokens=8, folder=tmp_path).folder,
+        TokenStore.build(source, tokenizer, context_tokens=9, folder=tmp_path).folder,
+        TokenStore.build(source, tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path).folder,
+    }
+    assert len(others | {first.folder}) == 4
+
+
+def test_tokenizer_hash() -> None:
+    assert tokenizer_hash(tiny_tokenizer()) == tokenizer_hash(tiny_tokenizer())
+    assert tokenizer_hash(tiny_tokenizer()) != tokenizer_hash(tiny_tokenizer(end=False))
+
+
+class Breaking(ListSource):
+    """Fails half-way, as a kill would."""
+
+    def pairs(self) -> Iterator[Pair]:
+        yield from self.items
+        if self.reads == 0:
+            self.reads += 1
+            raise KeyboardInterrupt
+
+
+def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    source = Breaking(numbered(3000))
+    with pytest.raises(KeyboardInterrupt):
+        TokenStore.build(source, tiny_tokenizer(), context_tokens=8, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(TokenStore.build(source, tiny_tokenizer(), context_tokens=8, folder=tmp_path)) == 3000
+
+
+def test_concurrent_builds(tmp_path: Path) -> None:
+    """Both builders get a whole store, whoever was first, and nothing else stays behind."""
+    start, stores = threading.Barrier(3), list[TokenStore]()
+
+    def one() -> None:
+        start.wait()
+        stores.append(build(tmp_path, numbered(2000)))
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(store) for store in stores] == [2000] * 3
+    assert list(tmp_path.iterdir()) == [stores[0].folder]
+
+
+def test_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more pairs are drawn than are written: what is held does not grow with the source."""
+    monkeypatch.setattr(store_module, "BATCH_PAIRS", 16)
+    drawn = written = lead = 0
+    rows = store_module._rows
+
+    class Counting(ListSource):
+        def pairs(self) -> Iterator[Pair]:
+            nonlocal drawn, lead
+            for pair in self.items:
+                drawn += 1
+                lead = max(lead, drawn - written)
+                yield pair
+
+    def counting(pairs: list[Pair], *rest: object) -> object:
+        nonlocal written
+        written += len(pairs)
+        return rows(pairs, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store_module, "_rows", counting)
+    TokenStore.build(Counting(numbered(200)), tiny_tokenizer(), context_tokens=8, folder=tmp_path)
+    assert drawn == 200
+    assert lead == 16
+
+
+def test_pairs_without_tokens_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of which the tokenizer leaves nothing has no mean to pool; rows after it keep their places."""
+    monkeypatch.setattr(store_module, "BATCH_PAIRS", 4)
+    pairs = numbered(19)
+    source = ListSource([*pairs[:3], Pair("\u200b \u2028", " "), *pairs[3:], Pair(" ", "p")])
+    store = TokenStore.build(source, tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path)
+    assert store.facts.skipped == {"no tokens": 1} or store.facts.skipped == {"no tokens": 2}
+    assert store.texts("query", np.arange(len(store)))[-16:] == [pair.query for pair in pairs[3:]]
+    with pytest.raises(InputError, match="tokens on both sides"):
+        TokenStore.build(ListSource([Pair(" ", "p")]), tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path)
+
+
+def test_facts(tmp_path: Path) -> None:
+    pairs = [Pair("a", "b", ("n",), "g"), Pair("c", "d"), Pair("e", "f", ("n", "m"), "h")]
+    store = build(tmp_path, pairs)
+    assert store.facts.negatives == 2
+    assert [store.facts.groups[number] for number in store.column("group")] == ["g", None, "h"]
