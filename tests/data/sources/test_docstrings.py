@@ -163,9 +163,7 @@ FILES: dict[str, str | bytes] = {
     f'            """Not documentation that anybody can reach.\n\n            Inner: {LONG}"""\n',
     "alpha/tests/test_first.py": function("test", "Tests are not documentation."),
     "alpha/test_more.py": function("test", "Tests are not documentation at all."),
-    "beta.py": function(
-        "again", "Sort the Values  by size.", "Another body, said of the same summary as in the other."
-    ),
+    "beta.py": function("again", "Sort the Values  by size.", f"Another body of the same summary. {LONG}"),
     "gamma/_vendor/alpha.py": function("copied", "Copies are not read."),
     "gamma/broken.py": function("broken", "Never seen by anybody.") + "def (:\n",
     "gamma/latin.py": b"# -*- coding: latin-1 -*-\n"
