@@ -3,7 +3,9 @@
     python benchmarks/fit_speed.py [--reference-starts 4500]
 
 One core (set OMP_NUM_THREADS=1); CPU seconds, so that other load on the machine does not matter.  The table is planted:
-240 points from the law that Besiroglu et al. found, with 0.5 % Laplace noise.  Results: benchmarks/results/fit_speed.json.
+240 points from the law that Besiroglu et al. found, with 0.5 % Laplace noise.
+
+Results: benchmarks/results/fit_speed.json.
 """
 
 from __future__ import annotations

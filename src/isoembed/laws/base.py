@@ -100,8 +100,8 @@ class Law(ABC):
         """Parameters in the user's units from those in working units (exact, so that N in millions changes nothing
         but A)."""
 
-    def optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats | None:
-        """The N (B, F) of least loss at C = `flop_per_param_token` N D, where a closed form exists; else None."""
+    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats | None:
+        """ln N (B, F) of least loss at C = `flop_per_param_token` N D, where a closed form exists; else None."""
         return None
 
     def held(self, points: Points) -> dict[str, float]:

@@ -183,12 +183,12 @@ def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple
     ]
     jacobian_RP = problem.residuals(theta_P[None])[1][0, free].T
     length_P = np.linalg.norm(jacobian_RP, axis=0)
-    singular = np.linalg.svd(jacobian_RP / np.where(length_P > 0, length_P, 1.0), compute_uv=False)
+    _, singular, right_KP = np.linalg.svd(jacobian_RP / np.where(length_P > 0, length_P, 1.0), full_matrices=False)
     if len(singular) < len(free) or not singular[-1] > 1e-9 * singular[0]:
         found.append(("weakly-identified", "some combination of parameters does not change the predictions at all"))
         return found, None
     # a rough standard error, to tell whether an exponent is known at all: never reported as an interval
-    spread_P = np.sqrt(np.diag(np.linalg.inv(jacobian_RP.T @ jacobian_RP)))
+    spread_P = np.linalg.norm(right_KP / singular[:, None], axis=0) / length_P
     for position, index in enumerate(free):
         parameter = law.parameters[index]
         if not parameter.linear and parameter.low > 0 and 2 * noise * spread_P[position] > theta_P[index]:

@@ -38,12 +38,14 @@ class Hoffmann(Law):
         A_user, B_user = A * np.exp(alpha * units.log_params), B * np.exp(beta * units.log_tokens)
         return np.stack([scale * E, scale * A_user, scale * B_user, alpha, beta], axis=1)
 
-    def optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats:
-        """N = G (C / k)^(beta / (alpha + beta)), G = (alpha A / (beta B))^(1 / (alpha + beta)) (Hoffmann eq. 4)."""
+    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats:
+        """N = G (C / k)^(beta / (alpha + beta)), G = (alpha A / (beta B))^(1 / (alpha + beta)) (Hoffmann eq. 4).
+
+        A term that is zero drives N to 0 or to infinity: far beyond any bracket.
+        """
         _, A, B, alpha, beta = columns(theta_BP)
-        with np.errstate(divide="ignore"):
-            log_ratio = np.log(alpha * A) - np.log(beta * B)
-            return np.asarray(np.exp((log_ratio + beta * np.log(flop_F / flop_per_param_token)) / (alpha + beta)))
+        log_ratio = np.log(np.maximum(alpha * A, 1e-300)) - np.log(np.maximum(beta * B, 1e-300))
+        return np.asarray((log_ratio + beta * np.log(flop_F / flop_per_param_token)) / (alpha + beta))
 
 
 class Tied(Law):
@@ -65,8 +67,8 @@ class Tied(Law):
     def physical(self, theta_BP: Floats, units: Units) -> Floats:
         return HOFFMANN.physical(_untied(theta_BP), units)[:, :4]
 
-    def optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats:
-        return HOFFMANN.optimal_params(_untied(theta_BP), flop_F, flop_per_param_token)
+    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats:
+        return HOFFMANN.log_optimal_params(_untied(theta_BP), flop_F, flop_per_param_token)
 
 
 def _untied(theta_BP: Floats) -> Floats:

@@ -55,7 +55,7 @@ def surface_optimum(
         raise InputError(f"An optimal size needs a law with N in it; {law.name} has none. Fit hoffmann or embedding.")
     flop_F = np.asarray(flop_F, dtype=np.float64)
     log_bracket = np.log(bracket)
-    closed = law.optimal_params(theta_BP, flop_F, flop_per_param_token)
+    closed = law.log_optimal_params(theta_BP, flop_F, flop_per_param_token)
 
     def loss(log_params: Floats, log_flop: Floats) -> Floats:
         log_tokens = log_flop - np.log(flop_per_param_token) - log_params
@@ -63,8 +63,7 @@ def surface_optimum(
         return law.loss_and_gradient(theta_BP, rows)[0]
 
     if closed is not None:
-        with np.errstate(divide="ignore"):
-            log_params_BF = np.clip(np.log(closed), *log_bracket)
+        log_params_BF = np.clip(closed, *log_bracket)
     else:
         log_params_BF = np.stack([_search(loss, x, log_bracket) for x in np.log(flop_F)], axis=1)
     params_BF = np.exp(log_params_BF)
