@@ -6,7 +6,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.encoder.export import export
 from isoembed.methods import LoRA
-from isoembed.search import Index
+from isoembed.search import Index, read_documents
 from tests.encoder.test_export import fine_tuned
 from tests.evaluation.tiny import TEXTS, load, write_model
 
@@ -67,6 +67,17 @@ def test_missing_damaged_and_empty(folder: Path) -> None:
     (folder / "index" / "documents.jsonl").write_text(json.dumps({"title": "t"}) + "\n")
     with pytest.raises(InputError, match="damaged"):
         Index.load(folder)
+
+
+def test_reads_documents_of_the_users(tmp_path: Path) -> None:
+    file = tmp_path / "documents.jsonl"
+    file.write_text('{"title": "T", "text": "one"}\n\n{"text": "two"}\n')
+    assert list(read_documents(file)) == [("T", "one"), ("", "two")]
+    file.write_text('{"text": "one"}\n{"title": "no text"}\n')
+    with pytest.raises(InputError, match=r"documents\.jsonl:2: .*'text' is missing"):
+        list(read_documents(file))
+    with pytest.raises(InputError, match=r"nothing\.jsonl"):
+        list(read_documents(tmp_path / "nothing.jsonl"))
 
 
 def test_only_safetensors_and_json(folder: Path) -> None:
