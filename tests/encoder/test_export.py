@@ -85,8 +85,7 @@ def test_tokenizers_that_pad_left_or_carry_a_chat_template(
 def test_a_tokenizer_that_pads_left_is_saved_padding_right(tmp_path: Path) -> None:
     # learned absolute positions: a transformer fed left padding without position ids reads the wrong ones
     texts = ["w5", "w6 w7 w8 w9 w10"]
-    encoder, tokenizer = Encoder(tiny("gpt2"), "mean"), tiny_tokenizer()
-    tokenizer.padding_side = "left"
+    encoder, tokenizer = Encoder(tiny("gpt2"), "mean"), tiny_tokenizer(padding_side="left")
     export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
     assert tokenizer.padding_side == "left"
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
