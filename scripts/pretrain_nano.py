@@ -225,7 +225,7 @@ def loss_of(model: GPTNeoXForCausalLM, rows_BT: np.ndarray) -> torch.Tensor:
     """Mean next-token loss of B sequences of SEQUENCE + 1 tokens."""
     tokens = torch.from_numpy(rows_BT.astype(np.int64))
     hidden_ND = model.gpt_neox(tokens[:, :-1]).last_hidden_state.flatten(0, 1)
-    loss: torch.Tensor = ChunkedCrossEntropy.apply(
+    loss: torch.Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_ND, model.get_input_embeddings().weight, tokens[:, 1:].flatten()
     )
     return loss
@@ -358,7 +358,10 @@ def export(name: str, work: Path, out: Path) -> None:
         strict=False,
     )
     folder = out / name
-    model.to(torch.float16).save_pretrained(folder)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+    model.config.dtype = torch.float16
+    model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(work / "tokenizer" / file, folder / file)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +15,10 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family, family_named
 from isoembed.frontier import Recommendation, recommend
 from isoembed.methods import Method, method_named
+from isoembed.recipe import Recipe
 
 if TYPE_CHECKING:
-    from isoembed.workflows.setup import DataOptions
+    from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +32,9 @@ app.add_typer(data_app, name="data")
 # ---- options that several commands share ------------------------------------------------------------------------
 
 BudgetText = Annotated[str | None, typer.Option("--budget", help="training budget in FLOP, as 1.5e18")]
-DeviceName = Annotated[str, typer.Option("--device", help=f"one of {', '.join(device.name for device in DEVICES)}")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help=f"one of {', '.join(device.name for device in DEVICES)}")
+]
 Count = Annotated[int, typer.Option(help="number of devices")]
 Hours = Annotated[float | None, typer.Option(help="budget as hours on --count devices")]
 Utilisation = Annotated[float | None, typer.Option(help="share of peak that your training reaches")]
@@ -65,12 +68,12 @@ Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="r
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
 KeepAdapter = Annotated[bool, typer.Option(help="lora: keep the adapter beside the merged model")]
-RandomInit = Annotated[bool, typer.Option("--random-init", help="start from random weights instead of pretrained ones")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
 
 
 def _budget(
     budget: str | None,
-    device: str,
+    device: str | None,
     count: int,
     hours: float | None,
     utilisation: float | None,
@@ -85,10 +88,10 @@ def _budget(
     if budget is not None:
         return Budget.parse(budget)
     if hours is not None:
-        return Budget.from_devices(device, count=count, hours=hours, utilisation=utilisation)
+        return Budget.from_devices(device or "h100", count=count, hours=hours, utilisation=utilisation)
     if dollars_per_hour is None or dollars is None:
         raise InputError("`--dollars` must come with `--dollars-per-hour`, the price of one device for an hour.")
-    return Budget.from_dollars(dollars, dollars_per_hour, device=device, count=count, utilisation=utilisation)
+    return Budget.from_dollars(dollars, dollars_per_hour, device=device or "h100", count=count, utilisation=utilisation)
 
 
 def _method(name: str | None, fraction: float | None, rank: int | None, alpha: float | None) -> Method | None:
@@ -103,7 +106,7 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
 
 
 def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
-    """The family, and the model's name where one was asked for.  A hub id or folder is counted by loading its config."""
+    """The family, and the model's name where one was asked for.  A hub id or folder is counted from its config."""
     for known in FAMILIES:
         for spec in known.models:
             if model in (spec.name, spec.source) and family in (None, known.name):
@@ -137,32 +140,35 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def _console(stderr: bool = False) -> Any:
+def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Where text goes: as wide as the terminal, or 120 columns into a pipe."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, width=None if sys.stdout.isatty() else 140)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, quiet=quiet, highlight=False, width=None if terminal else 120)
+
+
+def recipe_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, with the numbers that follow from its fields beside them."""
+    return {
+        **recipe.model_dump(mode="json"),
+        "key": recipe.key,
+        "flop": recipe.flop,
+        "pairs": recipe.pairs,
+        "steps": recipe.steps,
+        "epochs": recipe.epochs,
+        "forward_params": recipe.cost.forward,
+        "backward_params": recipe.cost.backward,
+        "updated_params": recipe.cost.updated,
+    }
 
 
 def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
-    """The recommendation as JSON, with the recipe's derived numbers beside its fields."""
+    """The recommendation as JSON."""
     value = recommendation.model_dump(mode="json")
-    for entry, recipe in [
-        (value["recipe"], recommendation.recipe),
-        *(
-            (other["recipe"], candidate.recipe)
-            for other, candidate in zip(value["runners_up"], recommendation.runners_up)
-        ),
-    ]:
-        entry.update(
-            key=recipe.key,
-            flop=recipe.flop,
-            pairs=recipe.pairs,
-            steps=recipe.steps,
-            epochs=recipe.epochs,
-            forward_params=recipe.cost.forward,
-            backward_params=recipe.cost.backward,
-            updated_params=recipe.cost.updated,
-        )
+    value["recipe"] = recipe_json(recommendation.recipe)
+    for entry, candidate in zip(value["runners_up"], recommendation.runners_up, strict=True):
+        entry["recipe"] = recipe_json(candidate.recipe)
     return value
 
 
@@ -178,7 +184,7 @@ def recipe(
     fraction: Fraction = None,
     rank: Rank = None,
     alpha: Alpha = None,
-    device: DeviceName = "h100",
+    device: DeviceName = None,
     count: Count = 1,
     hours: Hours = None,
     utilisation: Utilisation = None,
@@ -208,6 +214,206 @@ def recipe(
         from isoembed.report.text import recommendation_text
 
         _console().print(recommendation_text(recommendation, device))
+
+
+def _run_or_train(evaluate: bool) -> Callable[..., None]:
+    """`run` and `train` take the same options; `run` also scores the model beside its baselines."""
+
+    def command(
+        out: Out,
+        budget: BudgetText = None,
+        family: FamilyName = None,
+        model: ModelName = None,
+        data: DataSpec = "docstrings",
+        heldout: HeldoutSpec = None,
+        query_key: QueryKey = None,
+        positive_key: PositiveKey = None,
+        on_bad_rows: OnBadRows = "error",
+        method: MethodName = None,
+        fraction: Fraction = None,
+        rank: Rank = None,
+        alpha: Alpha = None,
+        device: DeviceName = None,
+        count: Count = 1,
+        hours: Hours = None,
+        utilisation: Utilisation = None,
+        dollars: Dollars = None,
+        dollars_per_hour: DollarsPerHour = None,
+        batch_pairs: BatchPairs = None,
+        context_tokens: ContextTokens = None,
+        learning_rate: LearningRate = None,
+        seed: Seed = 0,
+        cache: Cache = None,
+        memory: MemoryText = None,
+        gradient_checkpointing: Checkpointing = False,
+        checkpoint_seconds: CheckpointSeconds = 120.0,
+        resume: Resume = False,
+        tracker: Tracker = None,
+        keep_adapter: KeepAdapter = False,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:
+        chosen, name = _family(family, model)
+        spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
+        recipe_method = _method(method, fraction, rank, alpha)
+        memory_bytes = _bytes(memory)
+
+        from isoembed.report.text import recommendation_text, scores_text, section, spent_text
+        from isoembed.training.distributed import process_group
+        from isoembed.training.distributed import rank as process_rank
+        from isoembed.training.loop import Execution
+        from isoembed.training.watchers import ProgressBar, tracker_named
+        from isoembed.workflows.job import DataOptions, evaluate_job, plan_job, train_job
+
+        console = _console(quiet=as_json)
+        with process_group():
+            if process_rank():
+                console.quiet = True
+            job = plan_job(
+                spend,
+                chosen,
+                DataOptions(data, heldout, query_key, positive_key, on_bad_rows),
+                cache=cache or out / "tokens",
+                model=name,
+                method=recipe_method,
+                batch_pairs=batch_pairs,
+                context_tokens=context_tokens,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+            console.print(section("Recipe"), recommendation_text(job.recommendation, device), section("Data"))
+            console.print("\n".join(job.data.notes), markup=False)
+            if dry_run:
+                if as_json:
+                    _print_json(recommendation_json(job.recommendation))
+                return
+            console.print(section("Training"))
+            record = train_job(
+                job,
+                out,
+                execution=Execution(
+                    memory_bytes=memory_bytes,
+                    checkpointing=gradient_checkpointing,
+                    checkpoint_seconds=checkpoint_seconds,
+                    resume=resume,
+                ),
+                watchers=[ProgressBar(console), *(tracker_named(each, out) for each in tracker or [])],
+                keep_adapter=keep_adapter,
+            )
+            if process_rank():
+                return
+            console.print(spent_text(record))
+            scores = None
+            if evaluate:
+                console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]")
+                scores = evaluate_job(job, out, record)
+                console.print(scores_text(scores))
+            console.print(section("Done"), f"model, card and record in {out}", markup=False)
+            if as_json:
+                _print_json(
+                    {
+                        "out": str(out),
+                        "recommendation": recommendation_json(job.recommendation),
+                        "record": record.model_dump(mode="json", exclude={"loss_curve"}),
+                        "scores": None if scores is None else scores.metrics(),
+                    }
+                )
+
+    return command
+
+
+app.command("run", help="The whole job: recipe, training, evaluation beside baselines, export.")(_run_or_train(True))
+app.command("train", help="Recipe, training and export, without the evaluation.")(_run_or_train(False))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="folder of an exported model, or a base model's name, hub id or folder")],
+    data: Annotated[Path, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")],
+    task: Annotated[str | None, typer.Option(help="retrieval or sts, where --data is one task")] = None,
+    out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on retrieval and STS files beside its untrained base, the static table and BM25."""
+    from isoembed.core import write_atomically
+    from isoembed.report.text import scores_text
+    from isoembed.workflows.job import evaluate_folder
+
+    scores = evaluate_folder(model, data, kind=task)
+    if out is not None:
+        write_atomically(out, scores.model_dump_json(indent=1) + "\n")
+    if as_json:
+        _print_json(scores.model_dump(mode="json"))
+    else:
+        _console().print(scores_text(scores))
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(help="folder of an exported model")],
+    query: Annotated[str, typer.Argument(help="what to look for")],
+    documents: Annotated[
+        Path | None, typer.Option(help="JSONL of {title, text} to search; default: this environment's docstrings")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="how many to show")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Find the documents nearest to a query; the first search embeds them all and keeps the index in the folder."""
+    from isoembed.data.sources.docstrings import documents as docstrings
+    from isoembed.report.text import hits_text
+    from isoembed.search import Index, read_documents
+
+    console = _console(stderr=True)
+    if documents is None and (folder / "index").is_dir():
+        index = Index.load(folder)
+    else:
+        with console.status("embedding documents ..."):
+            index = Index.build(folder, docstrings() if documents is None else read_documents(documents))
+    hits = index.search(query, k)
+    if as_json:
+        _print_json([{"score": hit.score, "title": hit.title, "text": hit.text} for hit in hits])
+    else:
+        _console().print(hits_text(hits))
+
+
+@data_app.command("inspect")
+def inspect(
+    source: Annotated[str, typer.Argument(help="as --data of run: docstrings, a file, hub:ORG/NAME, a mixture")],
+    family: FamilyName = None,
+    model: ModelName = None,
+    method: MethodName = None,
+    fraction: Fraction = None,
+    rank: Rank = None,
+    alpha: Alpha = None,
+    query_key: QueryKey = None,
+    positive_key: PositiveKey = None,
+    on_bad_rows: OnBadRows = "error",
+    context_tokens: ContextTokens = None,
+    cache: Annotated[Path | None, typer.Option(help="folder for tokenised data; default: a temporary one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count pairs, tokens, duplicates and truncation, and say how many FLOP one epoch buys on each model."""
+    import tempfile
+
+    from isoembed.data.inspect import inspect as inspect_source
+    from isoembed.encoder.load import load_tokenizer
+    from isoembed.report.text import inspection_text
+    from isoembed.workflows.job import DataOptions
+
+    chosen, _ = _family(family, model)
+    with tempfile.TemporaryDirectory() as scratch:
+        inspection = inspect_source(
+            DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source),
+            load_tokenizer(chosen.models[0].source),
+            context_tokens=context_tokens or chosen.context_tokens,
+            folder=cache or Path(scratch),
+            family=chosen,
+            method=_method(method, fraction, rank, alpha) or method_named("full"),
+        )
+    if as_json:
+        _print_json(inspection.model_dump(mode="json"))
+    else:
+        _console().print(inspection_text(inspection))
 
 
 def main() -> None:

@@ -157,3 +157,12 @@ def test_the_fit_in_the_users_units_has_the_objective_it_states() -> None:
     residual = np.log(boot.law.predict(boot.fit.params, points) / points.loss)
     inside = np.minimum(np.abs(residual), 1e-2)
     assert np.sum(inside * (np.abs(residual) - inside / 2)) == pytest.approx(boot.fit.objective, rel=1e-9)
+
+
+def test_twenty_noisy_points_do_not_pin_down_eight_parameters() -> None:
+    """Every start agrees and the residuals look fine: only the resamples tell."""
+    law = law_named("embedding")
+    found = bootstrap(law, planted("embedding", rows=20, noise=0.03, seed=5), draws=60).fit
+    assert found.status == "weakly-identified"
+    assert "known no better than to its own size" in found.says()
+    assert bootstrap(law, planted("embedding", rows=200, noise=0.003), draws=60).fit.status == "good"

@@ -59,6 +59,4 @@ def assert_same_gradients(left: dict[str, torch.Tensor], right: dict[str, torch.
     for name, value in left.items():
         scale = float(value.abs().max())
         assert scale > 0, name
-        torch.testing.assert_close(
-            right[name], value, rtol=rtol, atol=rtol * scale, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(right[name], value, rtol=rtol, atol=rtol * scale, msg=name)

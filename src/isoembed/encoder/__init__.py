@@ -1,0 +1,1 @@
+"""Models in, embeddings out: loading, counting, pooling, embedding, export."""

@@ -10,7 +10,7 @@ Shapes: B draws, P parameters, R rows, F budgets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import Field
@@ -149,7 +149,19 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
     ends = [solver.run(np.repeat(start_P[None], draws, axis=0), weight_BR, width) for start_P in start_BP]
     best_B = np.argmin([end.objective_B for end in ends], axis=0)
     theta_BP = np.stack([end.theta_BP for end in ends])[best_B, np.arange(draws)]
-    return Bootstrap(law, fitted, law.physical(theta_BP, solver.units), seed, runs)
+    boot = Bootstrap(law, fitted, law.physical(theta_BP, solver.units), seed, runs)
+    return replace(boot, fit=fitted.with_doubts("weakly-identified", _loose_exponents(boot)))
+
+
+def _loose_exponents(boot: Bootstrap) -> list[str]:
+    """Exponents whose interval is wider than their value: what twenty points leave of eight parameters."""
+    exponents = [p.name for p in boot.law.parameters if p.low > 0 and p.name not in boot.fit.held]
+    intervals = {name: interval for name, interval in boot.intervals().items() if name in exponents}
+    return [
+        f"{name} = {interval.says()} is known no better than to its own size"
+        for name, interval in intervals.items()
+        if interval.ends[1] - interval.ends[0] > boot.fit.params[name]
+    ]
 
 
 def resample(points: Points, draws: int, seed: int) -> Floats:

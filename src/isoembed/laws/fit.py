@@ -46,6 +46,12 @@ class Fit(Frozen):
     status: Status
     why: tuple[str, ...] = Field(description="every reason behind a status other than good, in words")
 
+    def with_doubts(self, status: Status, why: list[str]) -> Fit:
+        """The fit with further reasons to doubt it; itself where there are none."""
+        if not why:
+            return self
+        return self.model_copy(update={"status": max(self.status, status, key=_ORDER.index), "why": (*self.why, *why)})
+
     def says(self) -> str:
         """The status as a sentence."""
         return "good" if not self.why else f"{self.status}: {'; '.join(self.why)}"

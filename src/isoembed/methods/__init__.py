@@ -19,7 +19,7 @@ Method = Annotated[Full | Freeze | Bias | LoRA, Field(discriminator="name")]
 __all__ = ["METHODS", "BaseMethod", "Bias", "Freeze", "Full", "LoRA", "Method", "method_named"]
 
 
-def method_named(name: str, **hyperparameters: float) -> Full | Freeze | Bias | LoRA:
+def method_named(name: str, **hyperparameters: float | None) -> Full | Freeze | Bias | LoRA:
     """The method called `name` with the given hyperparameters (None means the default)."""
     given = {key: value for key, value in hyperparameters.items() if value is not None}
     for method in (Full, Freeze, Bias, LoRA):

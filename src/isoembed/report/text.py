@@ -15,7 +15,9 @@ from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 
 if TYPE_CHECKING:
+    from isoembed.data.inspect import Inspection
     from isoembed.evaluation.run import Scores
+    from isoembed.search import Hit
 
 
 def si(value: float, unit: str = "") -> str:
@@ -86,9 +88,13 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def device_rows(recommendation: Recommendation, device: str) -> list[tuple[str, str]]:
-    """Memory and time on one device, estimated."""
+def device_rows(recommendation: Recommendation, device: str | None) -> list[tuple[str, str]]:
+    """Memory and time, estimated, on the device named or that of the budget."""
     recipe, budget = recommendation.recipe, recommendation.budget
+    device = device or budget.device
+    if device is None:
+        memory = training_memory_bytes(recipe)
+        return [("memory", f"about {memory / 1e9:.3g} GB (estimate); name a --device for the time")]
     chosen, memory = device_named(device), training_memory_bytes(recommendation.recipe)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
     seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
@@ -102,7 +108,7 @@ def device_rows(recommendation: Recommendation, device: str) -> list[tuple[str, 
     ]
 
 
-def recommendation_text(recommendation: Recommendation, device: str) -> RenderableType:
+def recommendation_text(recommendation: Recommendation, device: str | None = None) -> RenderableType:
     """Everything `isoembed recipe` prints."""
     rows = [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
     rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
@@ -132,7 +138,12 @@ def recommendation_text(recommendation: Recommendation, device: str) -> Renderab
     return Group(*parts)
 
 
-def spent_rows(record: RunRecord) -> list[tuple[str, str]]:
+def section(title: str) -> RenderableType:
+    """A heading between the parts of a long output."""
+    return Text(f"\n{title}", style="bold cyan")
+
+
+def spent_text(record: RunRecord) -> RenderableType:
     """What a run cost and how far its loss fell, name and value."""
     share = record.model_flop / record.recipe.flop
     rows = [
@@ -157,7 +168,7 @@ def spent_rows(record: RunRecord) -> list[tuple[str, str]]:
                 f"blocks of {record.heldout.candidates:,}",
             )
         )
-    return rows
+    return pairs_table(rows)
 
 
 def scores_text(scores: Scores) -> RenderableType:
@@ -184,3 +195,50 @@ def scores_text(scores: Scores) -> RenderableType:
             ),
         ]
     return Group(*parts)
+
+
+def hits_text(hits: Sequence[Hit]) -> RenderableType:
+    """Documents found, best first: score, title, the beginning of the text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for hit in hits:
+        text = " ".join(hit.text.split())
+        shown = text if len(text) <= 200 else f"{text[:200].rsplit(' ', 1)[0]} ..."
+        table.add_row(Text(f"{hit.score:.3f}"), Text.assemble((hit.title, "bold"), "\n", shown))
+    return table
+
+
+def inspection_text(inspection: Inspection) -> RenderableType:
+    """Everything `isoembed data inspect` prints."""
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in inspection.skipped.items())
+    rows = [
+        ("source", inspection.source),
+        ("fingerprint", inspection.fingerprint),
+        ("pairs", f"{inspection.pairs:,}, of them {inspection.duplicates:,} exact duplicates"),
+        ("skipped rows", skipped or "none"),
+        ("hard negatives", f"{inspection.negatives:,} pairs bring some" if inspection.negatives else "none"),
+        ("tokens a pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
+        ("one epoch", f"{inspection.epoch_tokens:,} tokens of unique pairs"),
+    ]
+    if inspection.groups:
+        rows.insert(3, ("groups", f"{inspection.groups:,}, never split between training and held-out"))
+    percentiles = list(inspection.query.percentiles)
+    sides = columns_table(
+        ("tokens", "mean", *(f"p{percent}" for percent in percentiles), "kept", "truncated"),
+        [
+            (
+                name,
+                f"{side.mean_tokens:.1f}",
+                *(f"{side.percentiles[percent]:,}" for percent in percentiles),
+                f"{side.kept_tokens:.1f}",
+                f"{side.truncated:.1%}",
+            )
+            for name, side in (("query", inspection.query), ("positive", inspection.positive))
+        ],
+    )
+    epochs = columns_table(
+        ("model", "parameters", f"FLOP of one epoch, {inspection.method}"),
+        [(epoch.model, si(epoch.params), f"{epoch.flop:.3g}") for epoch in inspection.epoch_flop],
+    )
+    return Group(pairs_table(rows), Text(""), sides, Text(""), epochs)

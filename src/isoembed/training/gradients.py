@@ -72,7 +72,8 @@ def accumulate_gradients(
     def run(chunk: np.ndarray) -> torch.Tensor:
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return encoder(ids_BT.to(device), mask_BT.to(device))
+            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
+        return embedding_BD
 
     # 1. embed
     rows, states, graphs = [], [], []

@@ -216,7 +216,7 @@ class _Loop:
                     recipe.cost,
                     tokens=batch.tokens,
                     squared_lengths=float((lengths**2).sum()),
-                    hidden=recipe.model.hidden,
+                    hidden=recipe.model.attention_width,
                     blocks=recipe.model.blocks,
                 ),
                 "seconds": state.seconds + seconds,
@@ -322,7 +322,7 @@ def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.
         available = 0.5 * psutil.virtual_memory().available
     encoder.train()
     bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
-    chunk_tokens = execution.chunk_tokens or (65536 if device.type == "cuda" else 4096)
+    chunk_tokens = execution.chunk_tokens or (65536 if device.type == "cuda" else 1024)
     return plan_memory(bytes_per_token, available, chunk_tokens=chunk_tokens)
 
 
@@ -340,7 +340,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

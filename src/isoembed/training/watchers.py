@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class TensorBoard:
     def start(self, recipe: Recipe, step: int, tokens: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(self.folder), purge_step=tokens + 1)  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(self.folder), purge_step=tokens + 1)
         self.writer.add_text("recipe", f"```json\n{recipe.model_dump_json(indent=1)}\n```")
 
     def step(self, facts: StepFacts) -> None:
@@ -141,8 +142,7 @@ def tracker_named(name: str, out: Path) -> Watcher:
     """The tracker called `tensorboard` (writes OUT/tensorboard), `trackio` or `wandb`."""
     try:
         if name == "tensorboard":
-            import tensorboard  # noqa: F401
-
+            importlib.import_module("tensorboard")
             return TensorBoard(out / "tensorboard")
         if name == "trackio":
             import trackio

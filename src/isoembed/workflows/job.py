@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, write_atomically
@@ -20,10 +20,11 @@ from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, Static, System
-from isoembed.evaluation.tasks import Task
+from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.frontier import Recommendation, recommend
 from isoembed.methods import Method
@@ -58,15 +59,14 @@ class DataOptions:
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
 
-    def prepare(self, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, cache: Path, seed: int) -> PairData:
-        """Tokenise (or find tokenised) and split the pairs."""
+    def prepare(self, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, cache: Path) -> PairData:
+        """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         return prepare(
             self.source(self.spec),
             tokenizer,
             context_tokens=context_tokens,
             folder=cache,
             heldout=None if self.heldout is None else self.source(self.heldout),
-            seed=seed,
         )
 
 
@@ -100,7 +100,7 @@ def plan_job(
     context_tokens = context_tokens or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
     tokenizer = load_tokenizer(some_model.source)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, seed=seed)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     recommendation = recommend(
         budget,
         family,
@@ -181,8 +181,29 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
     )
 
 
+def evaluate_folder(model: str, data: Path, *, kind: str | None = None) -> Scores:
+    """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it."""
+    tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
+    folder = Path(model)
+    if (folder / "modules.json").is_file():
+        trained, tokenizer, context_tokens = load_exported(folder)
+        record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
+        return evaluate(
+            systems_beside(trained, tokenizer, context_tokens, base=record.recipe if record is not None else None),
+            tasks,
+        )
+    base, tokenizer = load_model(model), load_tokenizer(model)
+    context_tokens = min(512, spec_of(base, model, model).context)
+    systems: dict[str, System] = {
+        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens),
+        "static table": Static(base, tokenizer, context_tokens=context_tokens),
+        "BM25": BM25(),
+    }
+    return evaluate(systems, tasks)
+
+
 def systems_beside(
-    trained: Encoder, tokenizer: PreTrainedTokenizerFast, context_tokens: int, *, base: Recipe | None
+    trained: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, *, base: Recipe | None
 ) -> dict[str, System]:
     """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known."""
     systems: dict[str, System] = {}

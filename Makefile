@@ -1,0 +1,32 @@
+# Each target does all its own set-up: it builds .venv in this folder if it is not there.
+
+PYTHON ?= python3
+STAMP := .venv/.installed
+
+.PHONY: demo test lint clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("isoembed needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# the main job on what ships with isoembed: no network, no data of your own
+demo: $(STAMP)
+	rm -rf demo
+	.venv/bin/isoembed run --budget 2e12 --out demo
+	.venv/bin/isoembed search demo "read a csv file into a table" --k 3
+	.venv/bin/isoembed search demo "wait until a thread has finished" --k 3
+	.venv/bin/isoembed search demo "smallest value along an axis" --k 3
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+lint: $(STAMP)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv demo build
