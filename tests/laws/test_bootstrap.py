@@ -166,3 +166,11 @@ def test_twenty_noisy_points_do_not_pin_down_eight_parameters() -> None:
     assert found.status == "weakly-identified"
     assert "known no better than to its own size" in found.says()
     assert bootstrap(law, planted("embedding", rows=200, noise=0.003), draws=60).fit.status == "good"
+
+
+def test_a_floor_that_may_be_zero_has_an_interval_from_zero_and_not_an_unbounded_one() -> None:
+    truth = {**TRUTH["multiplicative"], "E": 0.0}
+    floor = bootstrap(law_named("multiplicative"), planted("multiplicative", noise=0.02, truth=truth), draws=100)
+    low, high = floor.intervals()["E"].ends
+    assert low == 0.0
+    assert high > 0.0

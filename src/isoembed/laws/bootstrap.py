@@ -105,8 +105,8 @@ class Bootstrap:
         """For each budget the best N and D with their intervals, and how far the budget lies beyond the fitted runs."""
         best = self._optimum(flop_F, flop_per_param_token, fraction)
         middle = np.sqrt(np.prod(BRACKET))
-        params_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, 0.0, np.inf), best.params_BF)
-        tokens_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, np.inf, 0.0), best.tokens_BF)
+        params_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, -np.inf, np.inf), best.params_BF)
+        tokens_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, np.inf, -np.inf), best.tokens_BF)
         return [
             BestSize(
                 flop=float(flop),
@@ -184,14 +184,14 @@ def crossover(first_BF: Floats, second_BF: Floats, flop_F: Floats, *, runs: int)
     themselves).
 
     Budgets ascend; `runs` is the smaller number of runs behind the two.  In a draw where the second does not lead at
-    the highest budget the crossing is infinite; where it leads at all of them, zero.
+    the highest budget the crossing is infinite; where it leads at all of them, minus infinity.
     """
     crossing_B = _crossings(np.log(second_BF) - np.log(first_BF), np.log(flop_F))
     draw_B = crossing_B[1:]
     return Crossover(
         flop=percentile(_finite(crossing_B[0]), draw_B, runs),
         never=float(np.mean(np.isposinf(draw_B))),
-        always=float(np.mean(draw_B == 0.0)),
+        always=float(np.mean(np.isneginf(draw_B))),
     )
 
 
@@ -206,8 +206,8 @@ def _crossings(behind_BF: Floats, log_flop_F: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         share_B = np.where(before > after, before / (before - after), 0.0)
     log_B = log_flop_F[last_B] + share_B * (log_flop_F[next_B] - log_flop_F[last_B])
-    return np.where(ahead_BF.all(axis=1), 0.0, np.where(ahead_BF[:, -1], np.exp(log_B), np.inf))
+    return np.where(ahead_BF.all(axis=1), -np.inf, np.where(ahead_BF[:, -1], np.exp(log_B), np.inf))
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) and value != 0.0 else None
+    return float(value) if np.isfinite(value) else None
