@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 # the main job on what ships with isoembed: no network, no data of your own
 demo: $(STAMP)
 	rm -rf demo
-	.venv/bin/isoembed run --budget 2e12 --out demo
+	.venv/bin/isoembed run --budget 1.5e12 --out demo
 	.venv/bin/isoembed search demo "read a csv file into a table" --k 3
 	.venv/bin/isoembed search demo "wait until a thread has finished" --k 3
 	.venv/bin/isoembed search demo "smallest value along an axis" --k 3

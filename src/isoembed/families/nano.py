@@ -3,7 +3,7 @@
 `pretraining_rate` is the peak rate of that script.
 """
 
-from isoembed.families.base import Family, gpt_neox
+from isoembed.families.base import Family, RateRule, gpt_neox
 
 #: name, hidden, blocks, peak pretraining rate
 _SHAPES = (
@@ -17,11 +17,20 @@ _SHAPES = (
     ("nano-3.1m", 160, 10, 2e-3),
 )
 
+#: `benchmarks/nano_runs.py rates`; figures in benchmarks/results/nano_rates.json
+_MEASURED = "{} (best of a coarse grid on nano-113k and nano-389k at 5e11 FLOP, one seed)"
+
 NANO = Family(
     name="nano",
     models=tuple(
         gpt_neox(name, f"nano/{name}", hidden, blocks, 4096, 512, rate) for name, hidden, blocks, rate in _SHAPES
     ),
     batch_pairs=64,
+    rates=(
+        RateRule(method="full", of_pretraining=0.5, source=_MEASURED.format("half of the pretraining peak")),
+        RateRule(method="freeze", fixed=8e-3, source=_MEASURED.format("8e-3")),
+        RateRule(method="bias", fixed=1.6e-2, source=_MEASURED.format("1.6e-2") + "; the best lay on the grid's edges"),
+        RateRule(method="lora", fixed=4e-3, source=_MEASURED.format("4e-3") + " at rank 16"),
+    ),
     about="eight models of 28k to 3.1M non-embedding parameters that ship with isoembed",
 )

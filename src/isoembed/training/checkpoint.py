@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from isoembed.core import Frozen, InputError
@@ -83,7 +84,7 @@ def load_checkpoint(
         weights = load_file(newest / "model.safetensors")
         moments = load_file(newest / "optimizer.safetensors")
         random = load_file(newest / "random.safetensors")
-    except (OSError, ValidationError, ValueError, RuntimeError) as error:
+    except (OSError, ValidationError, SafetensorError) as error:
         raise InputError(f"The checkpoint {newest} is damaged ({type(error).__name__}); {remedy}.") from error
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
         raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; {remedy}.")

@@ -1,0 +1,207 @@
+"""The loop on a nano model and a small file of pairs: budget met, exact resume, divergence, signals, a golden trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isoembed.core import InputError
+from isoembed.data.dataset import PairData, prepare
+from isoembed.encoder.load import load_tokenizer
+from isoembed.families import NANO
+from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.recipe import Recipe, solve
+from isoembed.training import loop
+from isoembed.training.checkpoint import checkpoints
+from isoembed.training.loop import DivergedError, Execution, StoppedError, run
+from isoembed.training.watchers import MetricsFile, StepFacts
+
+MODEL = NANO.models[0]
+METHODS: list[Method] = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8.0)]
+ADJECTIVES = ("red", "green", "blue", "small", "large", "old", "new", "warm", "cold", "round", "fast", "soft", "thin")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PairData:
+    """300 pairs: three adjectives and a number, asked and answered."""
+    folder = tmp_path_factory.mktemp("pairs")
+    file = folder / "pairs.jsonl"
+    with file.open("w") as lines:
+        for number in range(300):
+            words = [ADJECTIVES[(number * step) % len(ADJECTIVES)] for step in (1, 3, 7)]
+            row = {
+                "query": f"which is {' '.join(words)} {number}?",
+                "pos": f"number {number} is {' and '.join(words)}.",
+            }
+            lines.write(json.dumps(row) + "\n")
+    return prepare(str(file), load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens")
+
+
+def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: float = 3e-3) -> Recipe:
+    method = method or Full()
+    tokens = steps * 16 * data.stats.tokens_per_pair
+    return solve(
+        method.cost(MODEL).flop_per_token * tokens,
+        family="nano",
+        model=MODEL,
+        method=method,
+        data=data.stats,
+        batch_pairs=16,
+        context_tokens=32,
+        learning_rate=rate,
+    )
+
+
+class StopAfter:
+    """Sends this process a signal after some steps, as ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.last = step
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None: ...
+
+    def step(self, facts: StepFacts) -> None:
+        if facts.step == self.last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_budget_is_met_within_a_step(method: Method, data: PairData, tmp_path: Path) -> None:
+    """Trap 16: FLOP on the real tokens."""
+    planned = recipe(data, method)
+    _, record = run(planned, data, tmp_path)
+    one_step = planned.cost.flop_per_token * 16 * data.stats.tokens_per_pair
+    assert abs(record.model_flop - planned.flop) <= 0.6 * one_step
+    assert record.model_flop == planned.cost.flop_per_token * record.tokens
+    assert record.executed_flop >= record.model_flop
+    assert record.trainable_params == planned.cost.updated + planned.cost.table
+    assert record.steps == len(record.loss_curve)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_path: Path) -> None:
+    """Trap 19, and resuming with adapters: same losses, same weights, no step twice in the metrics."""
+    planned = recipe(data, method)
+    whole_encoder, whole = run(planned, data, tmp_path / "whole")
+    part, metrics = tmp_path / "part", MetricsFile(tmp_path / "metrics.jsonl")
+    with pytest.raises(StoppedError, match="--resume"):
+        run(planned, data, part, watchers=[metrics, StopAfter(3)])
+    encoder, record = run(planned, data, part, execution=Execution(resume=True), watchers=[metrics])
+    assert record.loss_curve == whole.loss_curve
+    assert record.heldout == whole.heldout
+    for name, value in whole_encoder.state_dict().items():
+        assert torch.equal(value, encoder.state_dict()[name]), name
+    steps = [json.loads(line)["step"] for line in metrics.file.read_text().splitlines()]
+    assert steps == list(range(1, record.steps + 1))
+
+
+def test_kill_between_checkpoints_loses_only_the_work_since(
+    data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in the middle of writing a checkpoint leaves the one before; the metrics' extra line is dropped."""
+    planned = recipe(data)
+    _, whole = run(planned, data, tmp_path / "whole")
+    original, saved = loop.save_checkpoint, []
+
+    def crash(folder: Path, state: Any, *args: Any, **kwargs: Any) -> None:
+        if state.step == 4:
+            (folder / ".partial").mkdir()
+            raise RuntimeError("power cut")
+        saved.append(original(folder, state, *args, **kwargs))
+
+    monkeypatch.setattr(loop, "save_checkpoint", crash)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(planned, data, tmp_path / "part", execution=Execution(checkpoint_seconds=0), watchers=[metrics])
+    monkeypatch.undo()
+    assert [folder.name for folder in checkpoints(tmp_path / "part")] == ["step-00000002", "step-00000003"]
+    _, record = run(planned, data, tmp_path / "part", execution=Execution(resume=True), watchers=[metrics])
+    assert record.loss_curve == whole.loss_curve
+    assert len(metrics.file.read_text().splitlines()) == record.steps
+
+
+def test_memory_changes_nothing_but_executed_flop(data: PairData, tmp_path: Path) -> None:
+    planned = recipe(data, steps=3)
+    _, roomy = run(planned, data, tmp_path / "roomy")
+    _, tight = run(planned, data, tmp_path / "tight", execution=Execution(memory_bytes=1.0, chunk_tokens=64))
+    assert [point.loss for point in tight.loss_curve] == pytest.approx([p.loss for p in roomy.loss_curve], rel=1e-4)
+    assert tight.executed_flop > 1.2 * roomy.model_flop
+
+
+def test_gradient_checkpointing_gives_the_same_losses(data: PairData, tmp_path: Path) -> None:
+    planned = recipe(data, LoRA(rank=4, alpha=8.0), steps=3)
+    _, plain = run(planned, data, tmp_path / "plain")
+    _, less = run(planned, data, tmp_path / "less", execution=Execution(checkpointing=True))
+    assert [point.loss for point in less.loss_curve] == pytest.approx([p.loss for p in plain.loss_curve], rel=1e-5)
+    assert less.executed_flop > plain.executed_flop
+
+
+def test_divergence_keeps_the_last_good_weights(
+    data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def loss(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        value: torch.Tensor = original(*args)
+        return value * float("nan") if len(calls) == 3 else value
+
+    original = loop.contrastive_loss
+    monkeypatch.setattr(loop, "contrastive_loss", loss)
+    with pytest.raises(DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
+        run(recipe(data), data, tmp_path)
+    monkeypatch.undo()
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000002"]
+    _, record = run(recipe(data), data, tmp_path, execution=Execution(resume=True))
+    assert record.steps >= 5
+
+
+def test_other_recipe_or_data_is_refused(data: PairData, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(recipe(data), data, tmp_path, watchers=[StopAfter(2)])
+    with pytest.raises(InputError, match="another recipe"):
+        run(recipe(data, rate=1e-4), data, tmp_path, execution=Execution(resume=True))
+    with pytest.raises(InputError, match="already holds checkpoints"):
+        run(recipe(data), data, tmp_path)
+    other = recipe(data).model_copy(update={"data": data.stats.model_copy(update={"fingerprint": "0" * 16})})
+    with pytest.raises(InputError, match="made for other data"):
+        run(other, data, tmp_path / "new")
+
+
+def test_damaged_checkpoint_is_named(data: PairData, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(recipe(data), data, tmp_path, watchers=[StopAfter(2)])
+    (checkpoints(tmp_path)[-1] / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"step-00000002 is damaged"):
+        run(recipe(data), data, tmp_path, execution=Execution(resume=True))
+
+
+def test_other_base_weights_are_refused(data: PairData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not those the recipe was made for"):
+        run(recipe(data).model_copy(update={"base_hash": "0" * 16}), data, tmp_path)
+
+
+def test_training_lowers_the_heldout_loss(data: PairData, tmp_path: Path) -> None:
+    _, record = run(recipe(data, steps=40), data, tmp_path)
+    assert record.heldout is not None
+    assert record.heldout_before is not None
+    assert record.heldout.fingerprint == record.heldout_before.fingerprint
+    assert record.heldout.loss < 0.8 * record.heldout_before.loss
+
+
+def test_golden_trace(data: PairData, tmp_path: Path) -> None:
+    """Six steps of full fine-tuning.  Changing these numbers is right only when the loss, the schedule, the optimiser,
+    the data order or the shipped weights changed on purpose; then say so in the changelog."""
+    _, record = run(recipe(data), data, tmp_path)
+    assert [point.loss for point in record.loss_curve] == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [2.01308, 1.11184, 0.86261, 0.62407, 0.61454, 0.33181]
