@@ -1,1 +1,78 @@
-"""isoembed."""
+"""isoembed: name a compute budget; get the best recipe for a text embedding model, trained and proven.
+
+    budget = isoembed.Budget.parse("1.5e12")
+    job = isoembed.plan_job(budget, isoembed.NANO, isoembed.DataOptions("pairs.jsonl"), cache=Path("tokens"))
+    record = isoembed.train_job(job, Path("out"), execution=isoembed.Execution())
+
+Deciding needs no torch; the names that do are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from isoembed.budget import Budget
+from isoembed.core import InputError
+from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
+from isoembed.frontier import Recommendation, recommend
+from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.records import RunRecord
+
+if TYPE_CHECKING:
+    from isoembed.data.dataset import PairData, prepare
+    from isoembed.encoder.export import load_exported
+    from isoembed.training.loop import Execution, run
+    from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train_job
+
+#: names that import torch, and where they live
+_LAZY = {
+    "PairData": "isoembed.data.dataset",
+    "prepare": "isoembed.data.dataset",
+    "load_exported": "isoembed.encoder.export",
+    "Execution": "isoembed.training.loop",
+    "run": "isoembed.training.loop",
+    "DataOptions": "isoembed.workflows.job",
+    "Job": "isoembed.workflows.job",
+    "evaluate_job": "isoembed.workflows.job",
+    "plan_job": "isoembed.workflows.job",
+    "train_job": "isoembed.workflows.job",
+}
+
+__all__ = [
+    "NANO",
+    "PYTHIA",
+    "Bias",
+    "Budget",
+    "DataOptions",
+    "DataStats",
+    "Execution",
+    "Family",
+    "Freeze",
+    "Full",
+    "InputError",
+    "Job",
+    "LoRA",
+    "Method",
+    "ModelSpec",
+    "PairData",
+    "Recipe",
+    "Recommendation",
+    "RunRecord",
+    "evaluate_job",
+    "family_named",
+    "load_exported",
+    "plan_job",
+    "prepare",
+    "recommend",
+    "run",
+    "solve",
+    "train_job",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'isoembed' has no attribute {name!r}")

@@ -136,6 +136,13 @@ def _bytes(text: str | None) -> float | None:
     raise InputError(f"`--memory` must be a size, as 4GiB or 500MB; got {text!r}.")
 
 
+def _no_library_bars() -> None:
+    """Silence transformers' own bars for reading and writing weights: a run has one bar, ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
@@ -265,6 +272,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         from isoembed.training.watchers import ProgressBar, tracker_named
         from isoembed.workflows.job import DataOptions, evaluate_job, plan_job, train_job
 
+        _no_library_bars()
         console = _console(quiet=as_json)
         with process_group():
             if process_rank():
@@ -339,6 +347,7 @@ def evaluate(
     from isoembed.report.text import scores_text
     from isoembed.workflows.job import evaluate_folder
 
+    _no_library_bars()
     scores = evaluate_folder(model, data, kind=task)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")
@@ -363,6 +372,7 @@ def search(
     from isoembed.report.text import hits_text
     from isoembed.search import Index, read_documents
 
+    _no_library_bars()
     console = _console(stderr=True)
     if documents is None and (folder / "index").is_dir():
         index = Index.load(folder)

@@ -18,8 +18,9 @@ from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe, solve
 from isoembed.training import loop
-from isoembed.training.checkpoint import checkpoints
+from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
+from isoembed.training.loss import contrastive_loss
 from isoembed.training.watchers import MetricsFile, StepFacts
 
 MODEL = NANO.models[0]
@@ -109,13 +110,13 @@ def test_kill_between_checkpoints_loses_only_the_work_since(
     """A crash in the middle of writing a checkpoint leaves the one before; the metrics' extra line is dropped."""
     planned = recipe(data)
     _, whole = run(planned, data, tmp_path / "whole")
-    original, saved = loop.save_checkpoint, []
+    saved = []
 
     def crash(folder: Path, state: Any, *args: Any, **kwargs: Any) -> None:
         if state.step == 4:
             (folder / ".partial").mkdir()
             raise RuntimeError("power cut")
-        saved.append(original(folder, state, *args, **kwargs))
+        saved.append(save_checkpoint(folder, state, *args, **kwargs))
 
     monkeypatch.setattr(loop, "save_checkpoint", crash)
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
@@ -151,10 +152,9 @@ def test_divergence_keeps_the_last_good_weights(
 
     def loss(*args: Any) -> torch.Tensor:
         calls.append(1)
-        value: torch.Tensor = original(*args)
+        value: torch.Tensor = contrastive_loss(*args)
         return value * float("nan") if len(calls) == 3 else value
 
-    original = loop.contrastive_loss
     monkeypatch.setattr(loop, "contrastive_loss", loss)
     with pytest.raises(DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
         run(recipe(data), data, tmp_path)

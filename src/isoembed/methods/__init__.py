@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from isoembed.core import InputError
 from isoembed.methods.base import BaseMethod
@@ -27,6 +27,12 @@ def method_named(name: str, **hyperparameters: float | None) -> Full | Freeze | 
             foreign = sorted(set(given) - set(method.model_fields))
             if foreign:
                 raise InputError(f"`{name}` takes no {', '.join(foreign)}; leave it out or choose another method.")
-            return method(**given)
+            try:
+                return method.model_validate({"name": name, **given})
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise InputError(
+                    f"`{first['loc'][0]}` of {name}: {first['msg']}; got {first['input']}. Give another value."
+                ) from None
     known = ", ".join(method.model_fields["name"].default for method in METHODS)
     raise InputError(f"`method` must be one of {known}; got {name!r}.")

@@ -1,0 +1,137 @@
+"""The command line as a user meets it: the whole job in small, its files, its errors, its JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+import isoembed
+from isoembed.encoder.embed import embed
+from isoembed.encoder.export import load_exported
+from isoembed.records import RunRecord
+
+
+def isoembed_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "isoembed", *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def ok(*arguments: str) -> str:
+    done = isoembed_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def mistake(*arguments: str) -> str:
+    done = isoembed_command(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("cli") / "pairs.jsonl"
+    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(400)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Path) -> tuple[Path, dict[str, Any]]:
+    out = pairs.parent / "out"
+    printed = ok(
+        *("run", "--budget", "3e9", "--model", "nano-28k", "--method", "lora", "--rank", "4", "--data", str(pairs)),
+        *("--batch-pairs", "16", "--out", str(out), "--json", "--keep-adapter"),
+    )
+    return out, json.loads(printed)
+
+
+def test_run_writes_a_sentence_transformers_model(trained: tuple[Path, dict[str, Any]]) -> None:
+    out, printed = trained
+    record = RunRecord.load(out / "record.json")
+    assert abs(record.model_flop - 3e9) / 3e9 < 0.05
+    assert record.recipe.base_hash is not None
+    assert printed["record"]["key"] == record.key
+    assert set(printed["scores"]) == {"base, untrained", "static table", "BM25", "trained"}
+    assert {path.name for path in out.iterdir()} >= {
+        "modules.json",
+        "README.md",
+        "recipe.json",
+        "scores.json",
+        "adapter",
+    }
+    assert not [path for path in out.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    texts = ["what is item 3?", "a longer text " * 40]
+    encoder, tokenizer, context = load_exported(out)
+    theirs = SentenceTransformer(str(out), device="cpu").encode(texts)
+    np.testing.assert_allclose(theirs, embed(encoder, tokenizer, texts, context_tokens=context), atol=1e-5)
+
+
+def test_run_twice_is_refused_and_resume_does_nothing_again(trained: tuple[Path, dict[str, Any]], pairs: Path) -> None:
+    out, _ = trained
+    again = ["--budget", "3e9", "--model", "nano-28k", "--method", "lora", "--rank", "4", "--data", str(pairs)]
+    again += ["--batch-pairs", "16", "--out", str(out)]
+    before = (out / "record.json").read_bytes()
+    assert "already holds a trained model" in mistake("run", *again)
+    ok("train", *again, "--resume")
+    assert (out / "record.json").read_bytes() == before
+    assert "another recipe" in mistake("train", *again, "--resume", "--seed", "1")
+
+
+def test_search(trained: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = trained
+    documents = out.parent / "documents.jsonl"
+    documents.write_text('{"title": "A", "text": "item 3 costs 21 coins"}\n{"title": "B", "text": "rain tomorrow"}\n')
+    hits = json.loads(ok("search", str(out), "what is item 3?", "--documents", str(documents), "--json"))
+    assert [hit["title"] for hit in hits] == ["A", "B"]
+
+
+def test_dry_run_writes_no_model(pairs: Path, tmp_path: Path) -> None:
+    printed = ok("run", "--budget", "3e9", "--data", str(pairs), "--out", str(tmp_path / "x"), "--dry-run")
+    assert "learning rate" in printed
+    assert not (tmp_path / "x" / "modules.json").exists()
+
+
+def test_inspect(pairs: Path) -> None:
+    found = json.loads(ok("data", "inspect", str(pairs), "--json"))
+    assert (found["pairs"], found["duplicates"]) == (400, 0)
+    assert found["epoch_flop"][0]["flop"] == pytest.approx(6 * 28944 * found["epoch_tokens"])
+
+
+def test_recipe_json() -> None:
+    found = json.loads(ok("recipe", "--budget", "1e17", "--family", "pythia", "--json"))["recipe"]
+    assert (found["method"]["name"], found["batch_pairs"], found["context_tokens"]) == ("lora", 1024, 75)
+    assert found["flop"] == pytest.approx(1e17, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipe"], "Exactly one of"),
+        (["recipe", "--budget", "lots"], "positive number of FLOP"),
+        (["recipe", "--budget", "1e12", "--method", "magic"], "must be one of full, freeze, bias, lora"),
+        (["recipe", "--budget", "1e12", "--rank", "8"], "must come with --method"),
+        (["recipe", "--budget", "1e12", "--method", "full", "--rank", "8"], "takes no rank"),
+        (["recipe", "--budget", "1e12", "--method", "freeze", "--fraction", "1.5"], "less than or equal to 1"),
+        (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["search", "nowhere", "query"], "modules.json"),
+        (["run", "--budget", "1e12", "--out", "x", "--memory", "much"], "must be a size"),
+    ],
+    ids=lambda value: " ".join(value[:6]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
+    assert words in mistake(*arguments)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in isoembed.__all__:
+        assert getattr(isoembed, name) is not None
