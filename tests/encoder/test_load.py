@@ -79,7 +79,7 @@ def test_code_from_the_hub_does_not_run_unasked(tmp_path: Path) -> None:
     auto_map = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto_map}))
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(InputError, match="read that code, then say --trust-remote-code"):
+    with pytest.raises(InputError, match="read it, then pass trust_remote_code=True"):
         load_model(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

@@ -169,7 +169,7 @@ def weights_hash(model: nn.Module) -> str:
 def _unreadable(what: str, source: str, error: Exception) -> InputError:
     reason = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error):
-        remedy = "It runs code of its own: read that code, then say --trust-remote-code if you trust it."
+        remedy = "It runs code of its own: read it, then pass trust_remote_code=True if you trust it."
     elif what == "weights":
         remedy = (
             "Weights must be safetensors, pickled ones are not opened: where the folder holds only *.bin files, load "
