@@ -1,7 +1,7 @@
 """Short training runs on the nano suite: peak learning rates per method, and pretrained against random weights.
 
-    python benchmarks/nano_runs.py rates --out benchmarks/results/nano_rates.json
-    python benchmarks/nano_runs.py bases --out benchmarks/results/nano_bases.json
+    python benchmarks/nano_runs.py rates --out benchmarks/results/nano_rates.jsonl
+    python benchmarks/nano_runs.py bases --out benchmarks/results/nano_bases.jsonl
 
 Every run trains on the docstrings of this Python environment with batch 64 and context 75 and reports the loss on the
 same 4,096 held-out pairs.  One JSON line a run, appended as it ends: a run that is there already is not run again.

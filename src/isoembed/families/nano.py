@@ -17,7 +17,7 @@ _SHAPES = (
     ("nano-3.1m", 160, 10, 2e-3),
 )
 
-#: `benchmarks/nano_runs.py rates`; figures in benchmarks/results/nano_rates.json
+#: `benchmarks/nano_runs.py rates`; figures in benchmarks/results/nano_rates.jsonl
 _MEASURED = "{} (best of a coarse grid on nano-113k and nano-389k at 5e11 FLOP, one seed)"
 
 NANO = Family(
