@@ -147,3 +147,8 @@ def test_memory_estimate_orders_the_methods() -> None:
     memory = {method.name: training_memory_bytes(recipe(method=method)) for method in METHODS}
     assert memory["full"] > memory["freeze"]
     assert memory["full"] > memory["bias"]
+
+
+def test_assumed_data_are_cut_at_the_context() -> None:
+    found = recommend(Budget.parse("1e12"), NANO, context_tokens=20).recipe
+    assert found.data.tokens_per_pair == 14 + 20

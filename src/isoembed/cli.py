@@ -80,13 +80,15 @@ def _budget(
     dollars: float | None,
     dollars_per_hour: float | None,
 ) -> Budget:
-    given = [name for name, value in (("--budget", budget), ("--hours", hours), ("--dollars", dollars)) if value]
+    given = [
+        name for name, value in (("--budget", budget), ("--hours", hours), ("--dollars", dollars)) if value is not None
+    ]
     if len(given) != 1:
         raise InputError(
             f"Exactly one of --budget, --hours and --dollars must be given; got {' and '.join(given) or 'none'}."
         )
     if budget is not None:
-        return Budget.parse(budget)
+        return Budget.parse(budget).model_copy(update={"count": count, "utilisation": utilisation})
     if hours is not None:
         return Budget.from_devices(device or "h100", count=count, hours=hours, utilisation=utilisation)
     if dollars_per_hour is None or dollars is None:
@@ -115,6 +117,8 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
         return family_named(family or "nano"), model
     from isoembed.encoder.shapes import spec_from_config
 
+    if Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())  # the same folder from any working directory
     spec = spec_from_config(model)
     return Family(name="custom", models=(spec,), about=f"the model at {model}"), spec.name
 
@@ -292,7 +296,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             console.print(section("Recipe"), recommendation_text(job.recommendation, device), section("Data"))
             console.print("\n".join(job.data.notes), markup=False)
             if dry_run:
-                if as_json:
+                if as_json and not process_rank():
                     _print_json(recommendation_json(job.recommendation))
                 return
             console.print(section("Training"))

@@ -70,7 +70,8 @@ def recommend(
     Raises InputError where the paper's rule would have to be extrapolated, or no model of the family is affordable.
     """
     family = family_named(family) if isinstance(family, str) else family
-    data = data or DataStats(context_tokens=context_tokens or family.context_tokens)
+    context_tokens = family.context_tokens if context_tokens is None else context_tokens
+    data = data or DataStats.assumed(context_tokens)
     known: list[str] = []
     assumed: list[str] = []
     warnings: list[str] = []
@@ -96,7 +97,8 @@ def recommend(
     if not fresh:
         # more budget than data: at equal data the largest model is best (paper, appendix D)
         ranked = sorted(candidates, key=lambda candidate: -candidate.recipe.model.params)
-        known.append("fewer unique pairs than the budget pays for: the largest model (paper, appendix D)")
+        if model is None:
+            known.append("fewer unique pairs than the budget pays for: the largest model (paper, appendix D)")
     else:
         ranked = sorted(fresh, key=lambda candidate: abs(math.log(candidate.tokens_per_param / target)))
     best, others = ranked[0], ranked[1:]
@@ -175,9 +177,9 @@ def _candidates(
                 model=spec,
                 method=method,
                 data=data,
-                batch_pairs=batch_pairs or family.batch_pairs,
-                context_tokens=context_tokens or family.context_tokens,
-                learning_rate=learning_rate or _rate(family, spec, method)[0],
+                batch_pairs=family.batch_pairs if batch_pairs is None else batch_pairs,
+                context_tokens=family.context_tokens if context_tokens is None else context_tokens,
+                learning_rate=_rate(family, spec, method)[0] if learning_rate is None else learning_rate,
                 seed=seed,
             )
         except InputError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.families.base import ModelSpec
@@ -29,6 +29,18 @@ class DataStats(Frozen):
     query_tokens: float = Field(14.0, description="mean real tokens of a query, after truncation")
     positive_tokens: float = Field(64.0, description="mean real tokens of a positive, after truncation")
     squared_tokens: float = Field(14.0**2 + 64.0**2, description="mean over pairs of the sum of squared lengths")
+
+    @classmethod
+    def assumed(cls, context_tokens: int) -> DataStats:
+        """What stands in for data nobody named, cut at the context."""
+        query, positive = min(14.0, context_tokens), min(64.0, context_tokens)
+        return cls(
+            source=f"assumed: {query:g} + {positive:g} tokens a pair, as in the paper's corpus",
+            context_tokens=context_tokens,
+            query_tokens=query,
+            positive_tokens=positive,
+            squared_tokens=query**2 + positive**2,
+        )
 
     @property
     def tokens_per_pair(self) -> float:
@@ -103,6 +115,8 @@ def solve(
 
     Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
     """
+    if batch_pairs < 2:
+        raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
     cost = method.cost(model)
     step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
     if flop < step_flop:
@@ -118,14 +132,18 @@ def solve(
         raise InputError(
             f"`context_tokens` must be within the model's {model.context}; got {context_tokens} for {model.name}."
         )
-    return Recipe(
-        family=family,
-        model=model,
-        method=method,
-        data=data,
-        seed=seed,
-        train_tokens=round(tokens_for(flop, cost)),
-        batch_pairs=batch_pairs,
-        context_tokens=context_tokens,
-        learning_rate=learning_rate,
-    )
+    try:
+        return Recipe(
+            family=family,
+            model=model,
+            method=method,
+            data=data,
+            seed=seed,
+            train_tokens=round(tokens_for(flop, cost)),
+            batch_pairs=batch_pairs,
+            context_tokens=context_tokens,
+            learning_rate=learning_rate,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"`{first['loc'][0]}`: {first['msg']}; got {first['input']}. Give another value.") from None

@@ -144,7 +144,7 @@ def _entries(folder: Path) -> set[str]:
     return set(names) if plain else set()
 
 
-def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTrainedTokenizerBase, int]:
+def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
     """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
     transformer with mean or last-token pooling.
 
@@ -154,7 +154,7 @@ def load_exported(folder: Path, *, device: str = "cpu") -> tuple[Encoder, PreTra
     try:
         model: Any = SentenceTransformer(
             str(folder),
-            device=device,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )

@@ -97,14 +97,20 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
         return [("memory", f"about {memory / 1e9:.3g} GB (estimate); name a --device for the time")]
     chosen, memory = device_named(device), training_memory_bytes(recommendation.recipe)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
+    origin = "assumed" if budget.utilisation is None else "as given"
     seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
-    fits = "fits" if memory <= chosen.memory_bytes else "does not fit: use several devices or a smaller model"
+    fits = (
+        "fits" if memory <= chosen.memory_bytes else "does not fit: take a smaller model or a method that trains less"
+    )
     return [
         (
             "memory",
             f"about {memory / 1e9:.3g} GB (estimate) of the {chosen.name}'s {chosen.memory_bytes / 1e9:.3g}: {fits}",
         ),
-        ("time", f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak (assumed)"),
+        (
+            "time",
+            f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak ({origin})",
+        ),
     ]
 
 

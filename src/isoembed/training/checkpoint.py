@@ -87,7 +87,7 @@ def load_checkpoint(
     except (OSError, ValidationError, SafetensorError) as error:
         raise InputError(f"The checkpoint {newest} is damaged ({type(error).__name__}); {remedy}.") from error
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
-        raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; {remedy}.")
+        raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another --out.")
     trainable = _trainable(model)
     if weights.keys() != trainable.keys():
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")

@@ -153,10 +153,11 @@ class _Loop:
                 break
             state = self.step(state, batch, after)
             interval = self.execution.checkpoint_seconds
-            if stop or time.monotonic() - saved >= interval:
+            stopping = total(float(bool(stop)), self.trainable[0].device) > 0  # the ranks stop at the same step or hang
+            if stopping or time.monotonic() - saved >= interval:
                 self.save(state)
                 saved = time.monotonic()
-            if stop:
+            if stopping:
                 raise StoppedError(
                     f"Stopped by a signal after step {state.step}; the same command with --resume goes on."
                 )
@@ -195,7 +196,7 @@ class _Loop:
             raise DivergedError(
                 f"The loss must stay finite: it was {cost.loss} (gradient norm {grad_norm}) at step {state.step + 1}, "
                 f"learning rate {rate:.2g}. The weights before that step are kept in {self.folder}. "
-                f"Lower --learning-rate (try {recipe.learning_rate / 3:.1g}), or train without bf16."
+                f"Lower --learning-rate (try {recipe.learning_rate / 3:.1g})."
             )
         self.optimizer.step()
         seconds = time.perf_counter() - started
@@ -320,8 +321,13 @@ def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.
         available = 0.5 * torch.cuda.mem_get_info(device)[0]
     else:
         available = 0.5 * psutil.virtual_memory().available
+    local_ranks = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    state = 12.0 * sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+    if execution.memory_bytes is None:  # gradients and moments are not there yet when free memory is read
+        available = max(0.0, available / local_ranks - state)
     encoder.train()
-    bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
+    with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
+        bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
     chunk_tokens = execution.chunk_tokens or (65536 if device.type == "cuda" else 1024)
     return plan_memory(bytes_per_token, available, chunk_tokens=chunk_tokens)
 

@@ -125,11 +125,11 @@ class TensorBoard:
 class RunTracker:
     """trackio or wandb: both offer `init`, `log` and `finish`."""
 
-    def __init__(self, library: Any) -> None:
-        self.library = library
+    def __init__(self, library: Any, **options: Any) -> None:
+        self.library, self.options = library, options
 
     def start(self, recipe: Recipe, step: int, tokens: int) -> None:
-        self.library.init(project="isoembed", name=recipe.key, config=recipe.model_dump(mode="json"))
+        self.library.init(project="isoembed", name=recipe.key, config=recipe.model_dump(mode="json"), **self.options)
 
     def step(self, facts: StepFacts) -> None:
         self.library.log(asdict(facts))
@@ -151,7 +151,7 @@ def tracker_named(name: str, out: Path) -> Watcher:
         if name == "wandb":
             import wandb
 
-            return RunTracker(wandb)
+            return RunTracker(wandb, dir=str(out), resume="allow")
     except ImportError:
         raise InputError(f"`--tracker {name}` needs the package {name}: pip install 'isoembed[trackers]'.") from None
     raise InputError(f"`--tracker` must be tensorboard, trackio or wandb; got {name!r}.")

@@ -18,7 +18,7 @@ from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import Source, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.export import MARKER, MODULES, export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -27,7 +27,7 @@ from isoembed.evaluation.systems import BM25, Dense, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.frontier import Recommendation, recommend
-from isoembed.methods import Method
+from isoembed.methods import LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.training.distributed import barrier, rank
@@ -97,7 +97,7 @@ def plan_job(
     seed: int = 0,
 ) -> Job:
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes."""
-    context_tokens = context_tokens or family.context_tokens
+    context_tokens = family.context_tokens if context_tokens is None else context_tokens
     some_model = family.models[0] if model is None else family.model(model)
     tokenizer = load_tokenizer(some_model.source)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
@@ -127,13 +127,18 @@ def train_job(
 ) -> RunRecord:
     """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
     record_file, training = out / RECORD, out / "training"
-    if execution.resume and record_file.exists():
+    if execution.resume and record_file.exists() and (out / MODULES).exists():
         record = RunRecord.load(record_file)
         if record.key != job.recipe.key:
             raise InputError(f"{out} holds a model of another recipe ({record.key}); give another --out.")
         return record
     if not execution.resume and record_file.exists():
         raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
+    if keep_adapter and not isinstance(job.recipe.method, LoRA):
+        raise InputError(f"`--keep-adapter` needs lora; {job.recipe.method.label} has no adapter. Leave it out.")
+    foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
+    if foreign and not (out / MARKER).exists():
+        raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
     if rank() == 0:
         write_atomically(out / "recipe.json", job.recipe.model_dump_json(indent=1) + "\n")
         watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
@@ -159,8 +164,8 @@ def evaluate_job(job: Job, out: Path, record: RunRecord, tasks: Sequence[Task] =
     `tasks`; write scores.json, and put the scores on the model card, which is the report of the run."""
     queries, positives = job.data.heldout_texts()
     trained, tokenizer, context_tokens = load_exported(out)
-    heldout = RetrievalTask.from_pairs("held-out pairs", queries, positives)
-    scores = evaluate(systems_beside(trained, tokenizer, context_tokens, base=job.recipe), [heldout, *tasks])
+    heldout = [RetrievalTask.from_pairs("held-out pairs", queries, positives)] if queries else []
+    scores = evaluate(systems_beside(trained, tokenizer, context_tokens, base=job.recipe), [*heldout, *tasks])
     write_atomically(out / "scores.json", scores.model_dump_json(indent=1) + "\n")
     write_atomically(out / "README.md", card_of(job, record, scores))
     return scores
@@ -209,7 +214,7 @@ def systems_beside(
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
-        untrained = Encoder(model, base.pooling)
+        untrained = Encoder(model, base.pooling).to(next(trained.parameters()).device)
         systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()
