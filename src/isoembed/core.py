@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class InputError(ValueError):
@@ -18,6 +18,13 @@ class Frozen(BaseModel):
     """A value: immutable, rejects unknown fields, compares and hashes by content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def rejected(error: ValidationError, owner: str = "") -> InputError:
+    """The first complaint of pydantic's about a value a user gave, as an InputError; `owner` says whose field it is."""
+    first = error.errors()[0]
+    whose = f" of {owner}" if owner else ""
+    return InputError(f"`{first['loc'][0]}`{whose}: {first['msg']}; got {first['input']}. Give another value.")
 
 
 def fingerprint(value: Any) -> str:

@@ -161,7 +161,7 @@ def _candidates(
     method: Method,
     model: str | None,
     batch_pairs: int | None,
-    context_tokens: int | None,
+    context_tokens: int,
     learning_rate: float | None,
     seed: int,
 ) -> tuple[list[Candidate], list[str], str | None]:
@@ -178,7 +178,7 @@ def _candidates(
                 method=method,
                 data=data,
                 batch_pairs=family.batch_pairs if batch_pairs is None else batch_pairs,
-                context_tokens=family.context_tokens if context_tokens is None else context_tokens,
+                context_tokens=context_tokens,
                 learning_rate=_rate(family, spec, method)[0] if learning_rate is None else learning_rate,
                 seed=seed,
             )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from isoembed.core import Frozen, InputError, fingerprint
+from isoembed.core import Frozen, InputError, fingerprint, rejected
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
@@ -145,5 +145,4 @@ def solve(
             learning_rate=learning_rate,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"`{first['loc'][0]}`: {first['msg']}; got {first['input']}. Give another value.") from None
+        raise rejected(error) from None

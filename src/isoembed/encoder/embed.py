@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from isoembed.encoder.chunks import chunks_of
 from isoembed.encoder.encoder import Encoder, pad
-from isoembed.training.chunks import chunks_of
 
 #: told of (texts done, texts in all) after every chunk
 Progress = Callable[[int, int], None]

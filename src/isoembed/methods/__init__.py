@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from isoembed.core import InputError
+from isoembed.core import InputError, rejected
 from isoembed.methods.base import BaseMethod
 from isoembed.methods.bias import Bias
 from isoembed.methods.freeze import Freeze
@@ -30,9 +30,6 @@ def method_named(name: str, **hyperparameters: float | None) -> Full | Freeze | 
             try:
                 return method.model_validate({"name": name, **given})
             except ValidationError as error:
-                first = error.errors()[0]
-                raise InputError(
-                    f"`{first['loc'][0]}` of {name}: {first['msg']}; got {first['input']}. Give another value."
-                ) from None
+                raise rejected(error, name) from None
     known = ", ".join(method.model_fields["name"].default for method in METHODS)
     raise InputError(f"`method` must be one of {known}; got {name!r}.")

@@ -1,1 +1,1 @@
-"""What people read: tables for the terminal, Markdown for the folder."""
+"""What people read: tables for the terminal."""

@@ -91,11 +91,10 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 def device_rows(recommendation: Recommendation, device: str | None) -> list[tuple[str, str]]:
     """Memory and time, estimated, on the device named or that of the budget."""
     recipe, budget = recommendation.recipe, recommendation.budget
-    device = device or budget.device
+    device, memory = device or budget.device, training_memory_bytes(recipe)
     if device is None:
-        memory = training_memory_bytes(recipe)
         return [("memory", f"about {memory / 1e9:.3g} GB (estimate); name a --device for the time")]
-    chosen, memory = device_named(device), training_memory_bytes(recommendation.recipe)
+    chosen = device_named(device)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
     origin = "assumed" if budget.utilisation is None else "as given"
     seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)

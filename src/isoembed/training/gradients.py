@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from isoembed.encoder.chunks import chunks_of
 from isoembed.encoder.encoder import Encoder, pad
-from isoembed.training.chunks import chunks_of
 from isoembed.training.distributed import gather_rows, rank
 
 #: embeddings of queries and positives of the global batch -> scalar loss

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoembed.training.chunks import chunks_of
+from isoembed.encoder.chunks import chunks_of
 
 
 @given(st.lists(st.integers(1, 75), min_size=1, max_size=200), st.integers(75, 1000))
