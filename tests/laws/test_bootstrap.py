@@ -7,8 +7,9 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
-from isoembed.laws.bootstrap import Bootstrap, Interval, bootstrap, crossover, percentile, resample
+from isoembed.laws.bootstrap import Bootstrap, bootstrap, crossover, resample
 from isoembed.laws.fit import fit
+from isoembed.laws.intervals import Interval, expanded_tail, percentile
 from isoembed.laws.isoflop import surface_optimum
 from tests.laws.planted import TRUTH, planted
 
@@ -117,7 +118,7 @@ def test_power_lines_cross_where_they_were_planted_to() -> None:
     flop = np.geomspace(1e12, 1e20, 30)
     first = np.stack([lines(-0.2, 3e16, flop)] * 101)
     second = np.stack([lines(-0.21 - 0.001 * (row % 5), 3e16, flop) for row in range(101)])
-    found = crossover(first, second, flop, runs=50)
+    found = crossover(first, second, flop, tail=expanded_tail(50))
     assert found.flop.value == pytest.approx(3e16, rel=1e-6)
     assert found.flop.low == pytest.approx(3e16, rel=1e-6)
     assert (found.never, found.always) == (0.0, 0.0)
@@ -127,11 +128,11 @@ def test_a_crossover_that_may_never_come_is_unbounded() -> None:
     flop = np.geomspace(1e12, 1e20, 30)
     first = np.stack([lines(-0.2, 3e16, flop)] * 101)
     second = np.stack([lines(-0.21 if row % 2 == 0 else -0.19, 3e16, flop) for row in range(101)])
-    found = crossover(first, second, flop, runs=50)
+    found = crossover(first, second, flop, tail=expanded_tail(50))
     assert found.flop.high is None
     assert "unbounded above" in found.flop.says()
     assert found.never == pytest.approx(0.5)
-    always = crossover(first, 0.9 * np.stack([first[0]] * 101), flop, runs=50)
+    always = crossover(first, 0.9 * np.stack([first[0]] * 101), flop, tail=expanded_tail(50))
     assert (always.always, always.flop.value, always.flop.low) == (1.0, None, None)
 
 
@@ -145,7 +146,7 @@ def test_frontiers_of_a_power_law_are_its_line() -> None:
 
 def test_few_runs_expand_the_percentiles() -> None:
     draws = np.linspace(0.0, 1.0, 10_001)
-    few, many = percentile(0.5, draws, 10), percentile(0.5, draws, 10_000)
+    few, many = (percentile(0.5, draws, expanded_tail(runs)) for runs in (10, 10_000))
     assert many.low == pytest.approx(0.025, abs=2e-4)
     assert few.ends[0] < 0.01
     assert few.ends[1] > 0.99

@@ -13,8 +13,9 @@ import pytest
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
 from isoembed.laws.bootstrap import bootstrap
-from isoembed.laws.files import LawFile, read_table
+from isoembed.laws.files import LawFile
 from isoembed.laws.fit import fit
+from isoembed.laws.tables import read_table
 from isoembed.laws.validate import holdout
 from tests.laws.planted import planted
 

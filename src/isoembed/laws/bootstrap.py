@@ -1,9 +1,7 @@
 """Doubt, from resampling runs (Efron 1979): percentile intervals for everything that is read off a law.
 
 Never from an inverse Hessian: at a Huber width far below the noise that is too small by half.  Rows of one run (its
-checkpoints) are drawn together.  Few runs make plain percentiles too narrow (a line through 20 points: 87 % for 95 %),
-so they are expanded by Student's t (Hesterberg 2015, arXiv 1411.5279), which from 100 runs on changes next to nothing.
-`benchmarks/fit_coverage.py` measures what comes of it.
+checkpoints) are drawn together.  `benchmarks/fit_coverage.py` measures what the intervals hold.
 
 Shapes: B draws, P parameters, R rows, F budgets.
 """
@@ -14,37 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import Field
-from scipy.special import ndtr, stdtrit
 
 from isoembed.core import Frozen, InputError
 from isoembed.laws.base import Law
 from isoembed.laws.fit import Fit, Solver, solve
+from isoembed.laws.intervals import Interval, expanded_tail, finite, percentile
 from isoembed.laws.isoflop import BRACKET, Optimum, surface_optimum
 from isoembed.laws.points import Floats, Points, Rows
 
-LEVEL = 0.95
 #: fewer independent runs than this make no bootstrap
 _LEAST_RUNS = 4
-
-
-class Interval(Frozen):
-    """A percentile interval around a value.  None: no finite answer, or unbounded on that side."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Low and high, infinite where unbounded."""
-        return -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high
-
-    def says(self) -> str:
-        """The interval in words, with what is unbounded said."""
-        value = "none" if self.value is None else f"{self.value:.4g}"
-        low = "unbounded below" if self.low is None else f"{self.low:.4g}"
-        high = "unbounded above" if self.high is None else f"{self.high:.4g}"
-        return f"{value} [{low}, {high}]"
 
 
 class Crossover(Frozen):
@@ -76,13 +53,15 @@ class Bootstrap:
     theta_BP: Floats
     seed: int
     runs: int
+    tail: float
+    """probability that a percentile interval leaves out on each side, for so many runs"""
 
-    def intervals(self, level: float = LEVEL) -> dict[str, Interval]:
+    def intervals(self) -> dict[str, Interval]:
         """A percentile interval for each parameter; a held parameter has none."""
         return {
             name: Interval(value=value, low=None, high=None)
             if name in self.fit.held
-            else percentile(value, self.theta_BP[:, index], self.runs, level)
+            else percentile(value, self.theta_BP[:, index], self.tail)
             for index, (name, value) in enumerate(self.fit.params.items())
         }
 
@@ -91,17 +70,15 @@ class Bootstrap:
         rows = points.rows if isinstance(points, Points) else points
         return self.law.loss_and_gradient(self.theta_BP, rows)[0]
 
-    def loss_intervals(self, points: Points, *, noise: bool = False, level: float = LEVEL) -> list[Interval]:
+    def loss_intervals(self, points: Points, *, noise: bool = False) -> list[Interval]:
         """For each row an interval of the law's loss, or of one more run's loss where `noise` adds the scatter."""
         value_R = self.law.predict(self.fit.params, points)
         draw_BR = self.loss(points)
         if noise:
             draw_BR = draw_BR * np.exp(np.random.default_rng(self.seed).normal(0.0, self.fit.noise, draw_BR.shape))
-        return [percentile(float(value), draw_BR[:, row], self.runs, level) for row, value in enumerate(value_R)]
+        return [percentile(float(value), draw_BR[:, row], self.tail) for row, value in enumerate(value_R)]
 
-    def best_sizes(
-        self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0, level: float = LEVEL
-    ) -> list[BestSize]:
+    def best_sizes(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> list[BestSize]:
         """For each budget the best N and D with their intervals, and how far the budget lies beyond the fitted runs."""
         best = self._optimum(flop_F, flop_per_param_token, fraction)
         middle = np.sqrt(np.prod(BRACKET))
@@ -110,9 +87,9 @@ class Bootstrap:
         return [
             BestSize(
                 flop=float(flop),
-                params=percentile(_finite(params_BF[0, f]), params_BF[1:, f], self.runs, level),
-                tokens=percentile(_finite(tokens_BF[0, f]), tokens_BF[1:, f], self.runs, level),
-                loss=percentile(float(best.loss_BF[0, f]), best.loss_BF[1:, f], self.runs, level),
+                params=percentile(finite(params_BF[0, f]), params_BF[1:, f], self.tail),
+                tokens=percentile(finite(tokens_BF[0, f]), tokens_BF[1:, f], self.tail),
+                loss=percentile(float(best.loss_BF[0, f]), best.loss_BF[1:, f], self.tail),
                 beyond=float(flop) / self.fit.range["flop"][1],
             )
             for f, flop in enumerate(flop_F)
@@ -149,7 +126,7 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
     ends = [solver.run(np.repeat(start_P[None], draws, axis=0), weight_BR, width) for start_P in start_BP]
     best_B = np.argmin([end.objective_B for end in ends], axis=0)
     theta_BP = np.stack([end.theta_BP for end in ends])[best_B, np.arange(draws)]
-    boot = Bootstrap(law, fitted, law.physical(theta_BP, solver.units), seed, runs)
+    boot = Bootstrap(law, fitted, law.physical(theta_BP, solver.units), seed, runs, expanded_tail(runs))
     return replace(boot, fit=fitted.with_doubts("weakly-identified", _loose_exponents(boot)))
 
 
@@ -172,24 +149,17 @@ def resample(points: Points, draws: int, seed: int) -> Floats:
     return count_BG[:, row_run_R] * points.weight
 
 
-def percentile(value: float | None, draw_B: Floats, runs: int, level: float = LEVEL) -> Interval:
-    """The percentile interval, expanded for few `runs`, of draws that may be infinite: an infinite end is None."""
-    tail = ndtr(stdtrit(runs - 1, (1 - level) / 2) * np.sqrt(runs / (runs - 1)))
-    low, high = np.quantile(draw_B, [tail, 1 - tail], method="inverted_cdf")
-    return Interval(value=value, low=_finite(low), high=_finite(high))
-
-
-def crossover(first_BF: Floats, second_BF: Floats, flop_F: Floats, *, runs: int) -> Crossover:
+def crossover(first_BF: Floats, second_BF: Floats, flop_F: Floats, *, tail: float) -> Crossover:
     """Where the second method's best loss falls below the first one's for good, over draws (row 0: the fits
     themselves).
 
-    Budgets ascend; `runs` is the smaller number of runs behind the two.  In a draw where the second does not lead at
+    Budgets ascend; `tail` is that of the fit with fewer runs.  In a draw where the second does not lead at
     the highest budget the crossing is infinite; where it leads at all of them, minus infinity.
     """
     crossing_B = _crossings(np.log(second_BF) - np.log(first_BF), np.log(flop_F))
     draw_B = crossing_B[1:]
     return Crossover(
-        flop=percentile(_finite(crossing_B[0]), draw_B, runs),
+        flop=percentile(finite(crossing_B[0]), draw_B, tail),
         never=float(np.mean(np.isposinf(draw_B))),
         always=float(np.mean(np.isneginf(draw_B))),
     )
@@ -207,7 +177,3 @@ def _crossings(behind_BF: Floats, log_flop_F: Floats) -> Floats:
         share_B = np.where(before > after, before / (before - after), 0.0)
     log_B = log_flop_F[last_B] + share_B * (log_flop_F[next_B] - log_flop_F[last_B])
     return np.where(ahead_BF.all(axis=1), -np.inf, np.where(ahead_BF[:, -1], np.exp(log_B), np.inf))
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -1,98 +1,22 @@
-"""Tables in, `law.json` out."""
+"""`law.json`: what was fitted, with its doubt, its validation, where it came from and where it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from isoembed.core import Frozen, InputError, write_atomically
 from isoembed.laws import law_named
-from isoembed.laws.base import Law
-from isoembed.laws.bootstrap import LEVEL, Bootstrap, Interval
+from isoembed.laws.bootstrap import Bootstrap
 from isoembed.laws.fit import Fit
+from isoembed.laws.intervals import LEVEL, Interval
 from isoembed.laws.points import Points
+from isoembed.laws.settings import Settings, Tried
 from isoembed.laws.validate import Holdout
-
-#: names under which a column is found when the user names none
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "params": ("N", "params"),
-    "tokens": ("D", "tokens"),
-    "loss": ("loss", "L"),
-    "flop": ("C", "flop"),
-    "fraction": ("S", "fraction"),
-    "weight": ("weight",),
-    "run": ("run",),
-}
-
-
-def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> Points:
-    """The runs in a CSV or Parquet file that `law` can be fitted to.
-
-    names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
-    is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
-    """
-    table = _columns(file)
-    names = dict(names or {})
-    if foreign := sorted(set(names) - set(COLUMNS)):
-        raise InputError(f"Columns can be named for {', '.join(COLUMNS)}; got {', '.join(foreign)}.")
-
-    def find(column: str, *, needed: bool) -> str | None:
-        candidates = (names[column],) if column in names else COLUMNS[column]
-        for name in candidates:
-            if name in table:
-                return name
-        if needed or column in names:
-            raise InputError(
-                f"{file.name} needs a `{column}` column named {' or '.join(candidates)}; it has "
-                f"{', '.join(table)}. Say which one it is with --{column}-col."
-            )
-        return None
-
-    needed = {"loss", *law.varies}
-    if "flop" in needed and find("flop", needed=False) is None:
-        needed = needed - {"flop"} | {"params", "tokens"}
-    values: dict[str, Any] = {}
-    for column in COLUMNS:
-        if column in needed or column in names or column in law.also_reads:
-            name = find(column, needed=column in needed)
-            if name is not None:
-                values[column] = table[name] if column == "run" else _numbers(file, name, table[name])
-    rows = len(values["loss"])
-    # a law without N (or D) reads none: ones stand in
-    return Points.of(**{"params": np.ones(rows), "tokens": np.ones(rows), **values})
-
-
-def _columns(file: Path) -> dict[str, list[Any]]:
-    # imported here so that commands that read no table start fast
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if not file.is_file():
-        raise InputError(f"A table must be a file: {file} is not there. Check the path.")
-    try:
-        table = pyarrow.parquet.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{file} is not a readable CSV or Parquet table ({str(error)[:200]}); check the file."
-        ) from None
-    return {name: table[name].to_pylist() for name in table.column_names}
-
-
-def _numbers(file: Path, name: str, values: list[Any]) -> list[float]:
-    numbers = []
-    for row, value in enumerate(values, 1):
-        try:
-            numbers.append(float("nan") if value is None else float(value))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"Column {name} of {file.name} must hold numbers: row {row} is {value!r}; mend or remove the row."
-            ) from None
-    return numbers
 
 
 class Draws(Frozen):
@@ -100,12 +24,13 @@ class Draws(Frozen):
 
     seed: int
     runs: int = Field(description="independent runs drawn from")
+    tail: float = Field(description="probability that an interval at `level` leaves out on each side, for so many runs")
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
 
 
 class LawFile(Frozen):
-    """`law.json`: one fitted law with its doubt, its validation and where it came from."""
+    """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
 
     format: int = 1
     law: str
@@ -119,7 +44,13 @@ class LawFile(Frozen):
     holdout: dict[str, Holdout]
     level: float = LEVEL
     fit: Fit
+    outlier_rows: tuple[int, ...] = Field((), description="rows (from 1) beyond five times the noise; none was dropped")
     without_outliers: Fit | None = Field(None, description="second fit where runs lie beyond five times the noise")
+    seed_sd: float | None = Field(None, description="standard deviation of ln loss between seeds; None without repeats")
+    rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with and preferred to")
+    settings: Settings = Settings()
+    tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
+    notes: tuple[str, ...] = ()
     draws: Draws | None
     data_fingerprint: str
     source: str
@@ -134,12 +65,18 @@ class LawFile(Frozen):
         source: str,
         method: str | None = None,
         holdouts: tuple[Holdout, ...] = (),
+        rivals: tuple[Holdout, ...] = (),
+        outlier_rows: tuple[int, ...] = (),
         without_outliers: Fit | None = None,
+        settings: Settings | None = None,
+        tried: tuple[Tried, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> LawFile:
         """Collect what a fit, or a bootstrap of it, found out."""
         boot = fit if isinstance(fit, Bootstrap) else None
         found = fit.fit if isinstance(fit, Bootstrap) else fit
         plain = {name: Interval(value=value, low=None, high=None) for name, value in found.params.items()}
+        biased = found.status == "good" and any(result.verdict == "biased" for result in holdouts)
         return cls(
             law=found.law,
             method=method,
@@ -147,16 +84,23 @@ class LawFile(Frozen):
             objective=found.objective,
             n_points=found.n_points,
             starts_agreeing=found.starts_agreeing,
-            status=found.status,
+            status="biased" if biased else found.status,
             range=found.range,
             holdout={result.by: result for result in holdouts},
             fit=found,
+            outlier_rows=outlier_rows,
             without_outliers=without_outliers,
+            seed_sd=points.seed_sd(),
+            rivals=rivals,
+            settings=settings or Settings(),
+            tried=tried,
+            notes=notes,
             draws=None
             if boot is None
             else Draws(
                 seed=boot.seed,
                 runs=boot.runs,
+                tail=boot.tail,
                 names=boot.law.names,
                 values=tuple(tuple(row) for row in boot.theta_BP.tolist()),
             ),
@@ -165,11 +109,26 @@ class LawFile(Frozen):
             versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},
         )
 
+    @property
+    def run_noise(self) -> float:
+        """Standard deviation of one more run's ln loss around the law: the residuals', free of the parameters' share
+        in them, and at least the scatter between seeds."""
+        free = len(self.params) - len(self.fit.held)
+        scatter = self.fit.noise * np.sqrt(self.n_points / max(1, self.n_points - free))
+        return float(max(scatter, self.seed_sd or 0.0))
+
+    def says(self) -> str:
+        """The status as a sentence, hold-outs included."""
+        biased = [result.why for result in self.holdout.values() if result.verdict == "biased"]
+        why = [*self.fit.why, *biased]
+        return self.status if not why else f"{self.status}: {'; '.join(why)}"
+
     def bootstrap(self) -> Bootstrap:
         """The bootstrap that the file holds; raises InputError where it was written without one."""
         if self.draws is None:
             raise InputError("A recommendation needs a law with its bootstrap; fit again with --bootstrap 1000.")
-        return Bootstrap(law_named(self.law), self.fit, np.array(self.draws.values), self.draws.seed, self.draws.runs)
+        values = np.array(self.draws.values)
+        return Bootstrap(law_named(self.law), self.fit, values, self.draws.seed, self.draws.runs, self.draws.tail)
 
     def save(self, file: Path) -> None:
         """Write the law as JSON in full precision, atomically."""
@@ -179,10 +138,60 @@ class LawFile(Frozen):
     def load(cls, file: Path) -> LawFile:
         """Read a law; raises InputError naming the file where it is damaged."""
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError:
-            raise InputError(f"A law must be a file: {file} cannot be read. Write one with `isoembed fit`.") from None
+            return cls.model_validate_json(_bytes(file))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{file} is not a law ({where or 'JSON'}: {first['msg']}); fit it again.") from None
+            raise _damaged(file, error) from None
+
+
+class LawSet(Frozen):
+    """Laws of several methods, fitted one by one to runs of the same settings."""
+
+    format: int = 1
+    laws: tuple[LawFile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_law_a_method(self) -> Self:
+        methods = [law.method for law in self.laws]
+        if len(set(methods)) < len(methods):
+            raise ValueError("a set holds one law a method")
+        if any(law.settings != self.settings for law in self.laws):
+            raise ValueError("the laws of a set share their settings")
+        return self
+
+    @property
+    def settings(self) -> Settings:
+        """What all runs behind the set have in common."""
+        return self.laws[0].settings
+
+    def save(self, file: Path) -> None:
+        """Write the set, or its one law alone, as JSON in full precision, atomically."""
+        if len(self.laws) == 1:
+            self.laws[0].save(file)
+        else:
+            write_atomically(file, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> LawSet:
+        """Read a set, or one law as a set of one; raises InputError naming the file where it is damaged."""
+        text = _bytes(file)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            if any(
+                complaint["loc"][:1] == ("laws",) and complaint["type"] != "missing" for complaint in error.errors()
+            ):
+                raise _damaged(file, error) from None
+        return cls(laws=(LawFile.load(file),))
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        raise InputError(f"A law must be a file: {file} cannot be read. Write one with `isoembed fit`.") from None
+
+
+def _damaged(file: Path, error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return InputError(f"{file} is not a law ({where or 'JSON'}: {first['msg']}); fit it again.")

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.interpolate import Akima1DInterpolator
 
 from isoembed.core import Frozen, InputError
 from isoembed.laws.base import Law
@@ -129,6 +128,9 @@ def curve_minimum(
         lowest = constant - slope**2 / (4 * bend)
         edge = not sizes_R[0] < where < sizes_R[-1]
     else:
+        # imported here so that a recommendation starts without scipy
+        from scipy.interpolate import Akima1DInterpolator
+
         fine = np.linspace(sizes_R[0], sizes_R[-1], 4001)
         curve = Akima1DInterpolator(sizes_R, loss_R)(fine)
         where, lowest = fine[np.argmin(curve)], curve.min()

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError
 from isoembed.laws.base import Law
-from isoembed.laws.bootstrap import Interval, bootstrap, percentile
+from isoembed.laws.bootstrap import bootstrap
+from isoembed.laws.intervals import Interval, percentile
 from isoembed.laws.points import Floats, Points
 
 By = Literal["largest-size", "largest-budget"]
@@ -76,7 +77,7 @@ def holdout(
     runs = len(np.unique(left_out.run))
     noise_B = np.random.default_rng(seed).choice(scatter_R, (len(forecast_B), runs)).mean(axis=1)
     bias = float(np.mean(outside_R))
-    interval = percentile(bias, noise_B - forecast_B, boot.runs)
+    interval = percentile(bias, noise_B - forecast_B, boot.tail)
     low, high = interval.ends
     good = low <= bias <= high
     side = "above" if bias > 0 else "below"
