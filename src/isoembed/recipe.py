@@ -95,8 +95,14 @@ class Recipe(Frozen):
 
     @property
     def key(self) -> str:
-        """16 hex digits that identify the run."""
-        return fingerprint(self)
+        """16 hex digits that identify the run: the hash of all that it depends on.
+
+        A field at its default is left out, so that a field added later changes no key made before.  So is the data's
+        name: its fingerprint says what they are, wherever they lie.
+        """
+        value = self.model_dump(mode="json", exclude_defaults=True, exclude={"method", "data"})
+        method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
+        return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
 
 def solve(

@@ -1,11 +1,16 @@
-"""RunRecord: what happened in one run, written once."""
+"""RunRecord: what happened in one run, written once; Ledger: a folder of them."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from isoembed.core import Frozen, InputError, write_atomically
 from isoembed.recipe import Recipe
@@ -38,8 +43,7 @@ class RunRecord(Frozen):
 
     recipe: Recipe
     key: str
-    status: Literal["done", "failed"] = "done"
-    failure: str | None = None
+    status: Literal["done"] = "done"
     data_fingerprint: str
     forward_params: int = Field(description="N_F")
     backward_params: int = Field(description="N_B")
@@ -55,6 +59,7 @@ class RunRecord(Frozen):
     final_loss: float | None = Field(description="mean training loss of the last tenth of the steps; None before one")
     heldout_before: Heldout | None = None
     heldout: Heldout | None = None
+    scores: dict[str, float] = Field({}, description="task/metric -> score of the trained model, where scored")
     wall_seconds: float
     peak_memory_bytes: int
     tokens_per_second: float
@@ -73,8 +78,138 @@ class RunRecord(Frozen):
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(
-                f"{file} is not a run record ({where or 'JSON'}: {first['msg']}); restore or remove it."
-            ) from None
+            raise damaged(file, error) from None
+
+
+class FailedRun(Frozen):
+    """A cell that was given up: the record of a run that never ended.  Nothing is fitted to it."""
+
+    recipe: Recipe
+    key: str
+    status: Literal["failed"] = "failed"
+    reason: Literal["out-of-memory", "diverged", "lost-worker", "error"]
+    failures: tuple[str, ...] = Field(description="what each attempt died of, first to last")
+    machine: dict[str, str] = Field({}, description="of the worker that gave it up")
+    created: str = Field(description="UTC, ISO 8601")
+
+
+Outcome = Annotated[RunRecord | FailedRun, Field(discriminator="status")]
+_OUTCOME: TypeAdapter[RunRecord | FailedRun] = TypeAdapter(Outcome)
+
+
+class Ledger:
+    """A folder of runs, one file each, named by the recipe's key: `records/KEY.json`, its losses step by step in
+    `curves/KEY.json`.  A record is written once and whole.  Two ledgers are merged by copying one's files into the
+    other.  A ledger may also be one file, `*.jsonl.gz` with a record a line and no curves: the form in which results
+    ship.
+
+    What cannot be read is left out and named in `damaged` (file, or file and line -> why); nothing is ever deleted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """The ledger at `path`; raises InputError where there is none."""
+        if not (path / "records").is_dir() and not (path.is_file() and path.name.endswith(".jsonl.gz")):
+            raise InputError(f"A ledger must be a folder with records/ in it, or a .jsonl.gz; {path} is neither.")
+        return cls(path)
+
+    def __contains__(self, key: str) -> bool:
+        return self._record(key).exists()
+
+    def keys(self) -> set[str]:
+        """Keys of the runs that ended, well or not."""
+        return {file.stem for file in (self.path / "records").glob("*.json")}
+
+    def add(self, outcome: RunRecord | FailedRun) -> bool:
+        """Write what came of a run; False where the ledger holds its outcome already, which then stands."""
+        if isinstance(outcome, RunRecord):
+            curve = {name: [getattr(p, name) for p in outcome.loss_curve] for name in LossPoint.model_fields}
+            write_atomically(self._curve(outcome.key), json.dumps(curve, separators=(",", ":")) + "\n")
+            outcome = outcome.model_copy(update={"loss_curve": ()})
+        final = self._record(outcome.key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = final.with_name(f".{outcome.key}.{uuid.uuid4().hex}")
+        partial.write_text(outcome.model_dump_json() + "\n", encoding="utf-8")
+        try:
+            os.link(partial, final)  # unlike a rename this never replaces what another worker wrote
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        return True
+
+    def outcomes(self) -> list[RunRecord | FailedRun]:
+        """Every run that ended, ordered by key."""
+        self.damaged = {}
+        found = []
+        for place, text in self._texts():
+            try:
+                outcome = _OUTCOME.validate_json(text)
+                if outcome.key != outcome.recipe.key:
+                    raise InputError(f"its key is {outcome.key}, its recipe's {outcome.recipe.key}: it was changed")
+            except ValidationError as error:
+                self.damaged[place] = error.errors()[0]["msg"]
+            except InputError as error:
+                self.damaged[place] = str(error)
+            else:
+                found.append(outcome)
+        return sorted(found, key=lambda outcome: outcome.key)
+
+    def records(self) -> list[RunRecord]:
+        """The runs that ended well, ordered by key."""
+        return [outcome for outcome in self.outcomes() if isinstance(outcome, RunRecord)]
+
+    def curve(self, key: str) -> tuple[LossPoint, ...]:
+        """The losses of a run, step by step; empty where the ledger has none."""
+        file = self._curve(key)
+        if not file.is_file():
+            return ()
+        try:
+            columns = json.loads(file.read_bytes())
+            return tuple(
+                LossPoint(step=step, tokens=tokens, loss=loss, rate=rate)
+                for step, tokens, loss, rate in zip(*(columns[name] for name in LossPoint.model_fields), strict=True)
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is not a loss curve ({error}); remove it.") from None
+
+    def export(self, file: Path, outcomes: Iterable[RunRecord | FailedRun]) -> None:
+        """Write `outcomes` as one `.jsonl.gz`, the same bytes for the same runs."""
+        lines = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_bytes(gzip.compress(lines.encode(), mtime=0))
+        partial.replace(file)
+
+    def _record(self, key: str) -> Path:
+        return self.path / "records" / f"{key}.json"
+
+    def _curve(self, key: str) -> Path:
+        return self.path / "curves" / f"{key}.json"
+
+    def _texts(self) -> Iterator[tuple[str, bytes]]:
+        """Where each record lies, and its JSON."""
+        if self.path.is_dir():
+            for file in (self.path / "records").glob("*.json"):
+                try:
+                    yield str(file), file.read_bytes()
+                except OSError as error:
+                    self.damaged[str(file)] = str(error)
+            return
+        try:
+            with gzip.open(self.path) as lines:
+                for number, line in enumerate(lines, 1):
+                    yield f"{self.path}, line {number}", line
+        except (OSError, EOFError) as error:
+            self.damaged[str(self.path)] = str(error)
+
+
+def damaged(file: Path, error: ValidationError) -> InputError:
+    """The first complaint about a record's file, as an InputError."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return InputError(f"{file} is not a run record ({where or 'JSON'}: {first['msg']}); restore or remove it.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from isoembed.core import Frozen, InputError
@@ -57,10 +59,30 @@ class ModelSpec(Frozen):
         return self.params + self.embedding_params
 
 
+class RateLaw(Frozen):
+    """Peak learning rate as a product of powers: exp(constant) * N^params * steps^steps * share^share.
+
+    `share` is the method's hyperparameter relative to the model: the active fraction, or LoRA's rank / hidden; 1 for
+    a method without one.
+    """
+
+    constant: float
+    params: float
+    steps: float
+    share: float = 0.0
+
+    def rate(self, params: int, steps: int, share: float) -> float:
+        """The peak rate for a model of `params` non-embedding parameters trained for `steps`."""
+        powers = self.params * math.log(params) + self.steps * math.log(steps) + self.share * math.log(share)
+        return math.exp(self.constant + powers)
+
+
 class RateRule(Frozen):
-    """Peak learning rate of one method: a share of the model's pretraining peak, or one number for all sizes."""
+    """Peak learning rate of one method: a measured law, a share of the model's pretraining peak, or one number for all
+    sizes."""
 
     method: str
+    law: RateLaw | None = None
     of_pretraining: float | None = None
     fixed: float | None = None
     source: str
@@ -97,6 +119,22 @@ class Family(Frozen):
             if rule.method == method:
                 return rule
         return RateRule(method=method, source="unknown")
+
+    def peak_rate(self, model: ModelSpec, method: str, *, steps: int, share: float) -> tuple[float, str]:
+        """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from.
+
+        `share` is the method's hyperparameter relative to the model (`BaseMethod.share`).
+        """
+        rule = self.rate_rule(method)
+        if rule.law is not None:
+            return rule.law.rate(model.params, steps, share), f"learning rate: {rule.source}"
+        if rule.of_pretraining is not None and model.pretraining_rate is not None:
+            return rule.of_pretraining * model.pretraining_rate, f"learning rate: {rule.source}"
+        if rule.fixed is not None:
+            return rule.fixed, f"learning rate: {rule.source}"
+        return 0.05 / model.hidden, (
+            "learning rate: 0.05 / hidden width, read off Pythia's published pretraining rates / 10; unmeasured here"
+        )
 
 
 def gpt_neox(

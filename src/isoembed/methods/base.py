@@ -36,6 +36,10 @@ class BaseMethod(Frozen):
     def cost(self, model: ModelSpec) -> Cost:
         """Forward, backward and updated parameters on `model` (paper section 3.5); calls `check` first."""
 
+    def share(self, model: ModelSpec) -> float:
+        """The hyperparameter relative to the model, which rules for learning rates go by; 1 where there is none."""
+        return 1.0
+
     @abstractmethod
     def apply(self, model: nn.Module) -> nn.Module:
         """Set `requires_grad` so that exactly the intended parameters train, and return the module to train.

@@ -45,6 +45,9 @@ class Freeze(BaseMethod):
         trained = sum(model.block_params[-active:]) + model.other_params - model.entry_params
         return Cost(forward=model.params, backward=trained, updated=trained, blocks_backward=active)
 
+    def share(self, model: ModelSpec) -> float:
+        return self.fraction
+
     def apply(self, model: nn.Module) -> nn.Module:
         from isoembed.methods.parts import blocks_of, entry_modules, is_embedding, owned_parameters
 

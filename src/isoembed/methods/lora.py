@@ -49,6 +49,9 @@ class LoRA(BaseMethod):
             blocks_backward=model.blocks,
         )
 
+    def share(self, model: ModelSpec) -> float:
+        return self.rank / model.hidden
+
     def apply(self, model: nn.Module) -> nn.Module:
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D

@@ -11,7 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,11 @@ def run(
     *,
     execution: Execution | None = None,
     watchers: Sequence[Watcher] = (),
+    before: Heldout | None = None,
 ) -> tuple[Encoder, RunRecord]:
     """Train as `recipe` says; checkpoints go to `folder`.  Returns the trained encoder and the record.
+
+    `before` is the untrained base's held-out loss where it was measured already; else it is measured here.
 
     Raises InputError where recipe and data do not belong together or a checkpoint does not fit, DivergedError where the
     loss stops being finite, StoppedError after a signal; the last two leave a good checkpoint behind.
@@ -84,6 +87,7 @@ def run(
     _check(recipe, data, folder, execution)
     device = execution.torch_device()
     bf16 = execution.bf16 if execution.bf16 is not None else device.type == "cuda"
+    _forget_peak_memory(device)
 
     # 1. model: base weights, method, readout
     torch.manual_seed(recipe.seed)
@@ -98,7 +102,7 @@ def run(
     optimizer = adamw(trainable, recipe)
 
     # 2. where to start
-    before = heldout_loss(encoder, data, temperature=recipe.temperature)
+    before = before or heldout_loss(encoder, data, temperature=recipe.temperature)
     fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
     state = load_checkpoint(folder, fresh, encoder, optimizer) if execution.resume else fresh
     memory = _plan(encoder, recipe, execution, device, bf16)
@@ -332,10 +336,23 @@ def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.
     return plan_memory(bytes_per_token, available, chunk_tokens=chunk_tokens)
 
 
+def _forget_peak_memory(device: torch.device) -> None:
+    """Start the peak anew, for a process that has run something before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory(device: torch.device) -> int:
     """Bytes: the GPU's peak allocation, or this process's largest resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,0 +1,345 @@
+"""What a sweep runs, stage by stage, as a pure function of what was asked for and what has ended so far.
+
+1. `rates`: the peak learning rate per method, size, hyperparameter and horizon (`isoembed.sweep.rates`).
+2. `noise`: a few cells of the second budget with every seed of the replicates, before anything is compared.
+3. one stage a budget, cheapest first: every method with its hyperparameters on every size.  From the third budget on
+   only sizes within a factor of the method's best so far, moved along with the budget, and only hyperparameters beside
+   the best one: where the optimum cannot be, nothing is spent.
+4. `replicates`: the best few cells of the highest budget with the other seeds.
+
+Near-optimum cells come first within a stage, so that an allowance that ends early has been spent well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+from isoembed.families.base import Family, ModelSpec
+from isoembed.frontier import training_memory_bytes
+from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
+
+#: LoRA ranks as shares of the hidden width
+RANK_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+#: cells replicated before the grid and after it
+NOISE_CELLS = 6
+REPLICATED_CELLS = 8
+
+Outcome = RunRecord | FailedRun
+
+
+class RateSearch(Frozen):
+    """The pre-sweep: `models` x `steps` horizons, three rates a `factor` apart around the family's own rule."""
+
+    models: tuple[str, ...]
+    steps: tuple[int, ...] = (100, 300)
+    factor: float = Field(2.5, gt=1)
+
+
+class SweepRequest(Frozen):
+    """What a sweep was asked for; `sweep.json`."""
+
+    format: int = 1
+    family: Family
+    models: tuple[str, ...]
+    base_hashes: dict[str, str] = Field({}, description="model -> hash of its weights")
+    methods: tuple[str, ...] = ("full", "freeze", "bias", "lora")
+    budgets: tuple[float, ...] = Field(min_length=1, description="FLOP, ascending")
+    data: DataStats
+    batch_pairs: int
+    context_tokens: int
+    temperature: float = 0.025
+    alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
+    seeds: tuple[int, ...] = (0,)
+    min_steps: int = 30
+    max_epochs: float = 1.0
+    max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
+    thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
+    rates: RateSearch | None = None
+    allowance_flop: float | None = Field(None, description="stop planning when the cells planned cost this much")
+    data_options: dict[str, str | None] = Field({}, description="how to open the pairs again")
+    tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
+
+
+class Skipped(Frozen):
+    """A cell that is not run, and why."""
+
+    model: str
+    method: str
+    budget: float
+    why: str
+
+
+class Plan(Frozen):
+    """The cells of all stages that can be planned by now, and what they leave out."""
+
+    cells: tuple[Cell, ...]
+    skipped: tuple[Skipped, ...]
+    rates: dict[str, RateFit] = Field({}, description="the learning rate's rule by method, once measured")
+    flop: float = Field(description="of all cells")
+    stage: str = Field(description="the last stage planned")
+    complete: bool = Field(description="no further stage will follow")
+
+
+def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]:
+    """A method with each hyperparameter studied (paper sections 3.4 and 4.2): active fractions by block count, LoRA
+    ranks relative to the width."""
+    if name == "freeze":
+        parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
+        return [Freeze(fraction=active / parts) for active in range(1, parts + 1)]
+    if name == "lora":
+        ranks = sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
+        return [LoRA(rank=rank, alpha=alpha_per_rank * rank) for rank in ranks]
+    return [Full() if name == "full" else Bias()]
+
+
+class Planner:
+    """Plans as far as what has ended allows."""
+
+    def __init__(self, request: SweepRequest, done: Iterable[tuple[Cell, Outcome]]) -> None:
+        self.request = request
+        self.models = [request.family.model(name) for name in request.models]
+        self.outcomes = {cell.key: outcome for cell, outcome in done}
+        self.cells: dict[str, Cell] = {}
+        self.skipped: list[Skipped] = []
+        self.rates: dict[str, RateFit] = {}
+        self.flop = 0.0
+
+    def plan(self) -> Plan:
+        """All stages whose predecessors have ended."""
+        complete, stages = True, ["none"]
+        for stage, cells in self._stages():
+            stages.append(stage)
+            planned = [cell for cell in cells if self._affordable(cell)]
+            for cell in planned:
+                if cell.key not in self.cells:
+                    self.flop += cell.recipe.flop
+                    self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
+            if any(cell.key not in self.outcomes for cell in planned):
+                complete = False
+                break
+        return Plan(
+            cells=tuple(self.cells.values()),
+            skipped=tuple(self.skipped),
+            rates=self.rates,
+            flop=self.flop,
+            stage=stages[-1],
+            complete=complete,
+        )
+
+    def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
+        """Each stage with its cells; the next is asked for only when all of these have ended."""
+        request = self.request
+        if request.rates is not None:
+            yield "rates", self._rate_cells(request.rates)
+            while more := self._beyond_edges():
+                yield "rates", more
+            self.rates = fit_rates(optima(self._records("rates")))
+        if len(request.seeds) > 1 and len(request.budgets) > 1:
+            yield "noise", self._noise_cells()
+        for index, budget in enumerate(request.budgets):
+            yield f"budget {budget:.3g}", self._budget_cells(index, budget)
+        if len(request.seeds) > 1:
+            yield "replicates", self._replicates()
+
+    # ---- stages ----
+
+    def _rate_cells(self, search: RateSearch) -> list[Cell]:
+        cells = []
+        for name in search.models:
+            model = self.request.family.model(name)
+            for method in self._rate_methods(model):
+                for steps in search.steps:
+                    tokens = steps * self.request.batch_pairs * self.request.data.tokens_per_pair
+                    centre = self._prior_rate(model, method, steps)
+                    for power in (-1, 0, 1):
+                        flop = method.cost(model).flop_per_token * tokens
+                        cell = self._cell(model, method, flop, "rates", rate=centre * search.factor**power)
+                        cells += [] if cell is None else [cell]
+        return sorted(cells, key=lambda cell: cell.recipe.flop)
+
+    def _rate_methods(self, model: ModelSpec) -> list[Method]:
+        """The lowest and the highest hyperparameter of each method: the rule runs between them."""
+        methods: list[Method] = []
+        for name in self.request.methods:
+            found = variants(name, model, self.request.alpha_per_rank)
+            methods += found if len(found) < 3 else [found[0], found[-1]]
+        return methods
+
+    def _beyond_edges(self) -> list[Cell]:
+        """One more rate where the best one so far lies on the edge of those tried."""
+        cells = []
+        records = {cell.key: cell for cell in self.cells.values() if cell.stage == "rates"}
+        for optimum in optima(self._records("rates")):
+            rate = beyond(optimum, first=3)
+            if rate is None:
+                continue
+            like = next(
+                cell.recipe
+                for cell in records.values()
+                if (cell.recipe.method, cell.recipe.model.name, cell.recipe.steps)
+                == (optimum.method, optimum.model, optimum.steps)
+            )
+            cell = Cell(recipe=like.model_copy(update={"learning_rate": rate}), stage="rates")
+            if cell.key not in self.cells:
+                cells.append(cell)
+        return cells
+
+    def _noise_cells(self) -> list[Cell]:
+        """Every method's middle hyperparameter, and full once more on another size, with all seeds."""
+        budget = self.request.budgets[1]
+        middle = self.models[len(self.models) // 3]
+        chosen: list[Cell] = []
+        for name in (*self.request.methods, *self.request.methods):
+            model = middle if len(chosen) < len(self.request.methods) else self.models[len(self.models) // 3 - 1]
+            found = variants(name, model, self.request.alpha_per_rank)
+            cell = self._cell(model, found[len(found) // 2], budget, "noise")
+            chosen += [] if cell is None or len(chosen) >= NOISE_CELLS else [cell]
+        return [
+            cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"seed": seed})})
+            for cell in chosen
+            for seed in self.request.seeds
+        ]
+
+    def _budget_cells(self, index: int, budget: float) -> list[Cell]:
+        cells = []
+        for name in self.request.methods:
+            best = self._best(name, self.request.budgets[:index]) if index >= 2 and self.request.thin else None
+            for model in self.models:
+                for method in variants(name, model, self.request.alpha_per_rank):
+                    if best is not None and (why := self._thinned(best, model, method, budget)):
+                        self._skip(model, method, budget, why)
+                        continue
+                    cell = self._cell(model, method, budget, f"budget {budget:.3g}", scored=True)
+                    cells += [] if cell is None else [cell]
+        return sorted(cells, key=lambda cell: self._distance(cell, index))
+
+    def _replicates(self) -> list[Cell]:
+        """The best few cells of the highest budget, whatever their method, with the other seeds."""
+        top = [cell for cell, record in self._grid(self.request.budgets[-1:])][:REPLICATED_CELLS]
+        return [
+            Cell(recipe=cell.recipe.model_copy(update={"seed": seed}), stage="replicates", scored=True)
+            for seed in self.request.seeds[1:]
+            for cell in top
+        ]
+
+    # ---- what earlier stages say ----
+
+    def _records(self, stage: str) -> list[RunRecord]:
+        found = [(cell, self.outcomes.get(key)) for key, cell in self.cells.items()]
+        return [o for cell, o in found if cell.stage == stage and isinstance(o, RunRecord)]
+
+    def _grid(self, budgets: Sequence[float], method: str | None = None) -> list[tuple[Cell, RunRecord]]:
+        """The grid's finished cells at these budgets, lowest held-out loss first."""
+        stages = {f"budget {budget:.3g}" for budget in budgets}
+        found = [
+            (record.heldout.loss, key, cell, record)
+            for key, cell in self.cells.items()
+            if cell.stage in stages
+            and method in (None, cell.recipe.method.name)
+            and isinstance(record := self.outcomes.get(key), RunRecord)
+            and record.heldout is not None
+        ]
+        return [(cell, record) for _, _, cell, record in sorted(found, key=lambda entry: entry[:2])]
+
+    def _best(self, method: str, budgets: Sequence[float]) -> tuple[Cell, float] | None:
+        """The method's best cell at the highest budget that has one, and that budget."""
+        for budget in reversed(budgets):
+            grid = self._grid([budget], method)
+            if grid:
+                return grid[0][0], budget
+        return None
+
+    def _thinned(self, best: tuple[Cell, float], model: ModelSpec, method: Method, budget: float) -> str:
+        """Why this cell is left out; empty where it stays."""
+        assert self.request.thin is not None
+        cell, at = best
+        expected = cell.recipe.model.params * math.sqrt(budget / at)
+        if abs(math.log(model.params / expected)) > math.log(self.request.thin):
+            return f"size over {self.request.thin:g} x from the expected best, {expected:.2g}"
+        here = [m.share(model) for m in variants(method.name, model, self.request.alpha_per_rank)]
+        own, wanted = method.share(model), cell.recipe.method.share(cell.recipe.model)
+        nearest = min(range(len(here)), key=lambda index: abs(math.log(here[index] / wanted)))
+        if abs(here.index(own) - nearest) > 1:
+            return f"hyperparameter not beside the best so far ({cell.recipe.method.label})"
+        return ""
+
+    def _distance(self, cell: Cell, index: int) -> float:
+        """How far a cell's size lies from the expected best: those near it run first."""
+        best = self._best(cell.recipe.method.name, self.request.budgets[:index])
+        middle = self.models[len(self.models) // 2].params
+        expected = middle if best is None else best[0].recipe.model.params * 2.0
+        return abs(math.log(cell.recipe.model.params / expected))
+
+    # ---- cells ----
+
+    def _cell(
+        self, model: ModelSpec, method: Method, flop: float, stage: str, *, rate: float | None = None,
+        scored: bool = False,
+    ) -> Cell | None:  # fmt: skip
+        """The cell, or None with an entry in `skipped`."""
+        request = self.request
+        try:
+            recipe = solve(
+                flop,
+                family=request.family.name,
+                model=model,
+                method=method,
+                data=request.data,
+                batch_pairs=request.batch_pairs,
+                context_tokens=request.context_tokens,
+                learning_rate=1.0,
+            )
+        except InputError as error:
+            self._skip(model, method, flop, str(error))
+            return None
+        why = self._unfit(recipe, stage)
+        if why:
+            self._skip(model, method, flop, why)
+            return None
+        rate = self._rate(model, method, recipe.steps) if rate is None else rate
+        update = {
+            "learning_rate": rate,
+            "temperature": request.temperature,
+            "base_hash": request.base_hashes.get(model.name),
+            "seed": request.seeds[0],
+        }
+        return Cell(recipe=recipe.model_copy(update=update), stage=stage, scored=scored and bool(request.tasks))
+
+    def _unfit(self, recipe: Recipe, stage: str) -> str:
+        request = self.request
+        if recipe.steps < request.min_steps and stage != "rates":
+            return f"{recipe.steps} steps, {request.min_steps} are the least"
+        if recipe.epochs is not None and recipe.epochs > request.max_epochs:
+            return f"the data would repeat {recipe.epochs:.1f} times"
+        need = training_memory_bytes(recipe, chunk_tokens=1024, bytes_per_value=4)
+        if request.max_bytes is not None and need > request.max_bytes:
+            return f"needs {need / 2**30:.1f} GiB of memory"
+        return ""
+
+    def _rate(self, model: ModelSpec, method: Method, steps: int) -> float:
+        if method.name in self.rates:
+            return self.rates[method.name].law.rate(model.params, steps, method.share(model))
+        return self._prior_rate(model, method, steps)
+
+    def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
+        return self.request.family.peak_rate(model, method.name, steps=steps, share=method.share(model))[0]
+
+    def _affordable(self, cell: Cell) -> bool:
+        request = self.request
+        if request.allowance_flop is None or cell.key in self.cells:
+            return True
+        if self.flop + cell.recipe.flop <= request.allowance_flop:
+            return True
+        self._skip(cell.recipe.model, cell.recipe.method, cell.recipe.flop, "the allowance is spent")
+        return False
+
+    def _skip(self, model: ModelSpec, method: Method, budget: float, why: str) -> None:
+        self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, why=why))

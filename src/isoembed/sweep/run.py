@@ -1,0 +1,123 @@
+"""Work a sweep off: claim a cell, train it, write its record; safe against kills and rivals at any moment.
+
+Training is handed in, so that this file needs no torch and is tested with a trainer that draws losses from a law.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from isoembed.core import Frozen
+from isoembed.records import RunRecord
+from isoembed.sweep.folder import Attempt, Cell, End, Reason, SweepFolder
+
+#: seconds between two heartbeats
+BEAT_SECONDS = 10.0
+#: seconds to wait where every open cell is being worked on by others
+_POLL_SECONDS = 2.0
+
+
+class Failure(Frozen):
+    """What a trainer returns in place of a record where a run cannot end well."""
+
+    reason: Reason
+    words: str = Field(description="rule, value, remedy")
+
+
+class StopRequestedError(Exception):
+    """Raised by a trainer that was asked to stop and has saved its checkpoint."""
+
+
+#: trains a cell in a folder that may hold checkpoints of an earlier attempt
+Trainer = Callable[[Cell, Path], RunRecord | Failure]
+
+
+def work(
+    folder: SweepFolder,
+    train: Trainer,
+    *,
+    tries: int = 3,
+    more: Callable[[], int] = lambda: 0,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Work off open cells until none is left; returns how many records this worker wrote.
+
+    tries: failed attempts after which a cell is given up with a failed record.
+    more: called when all planned cells have ended; plans the next stage and returns how many cells it added.
+    stopping: looked at between cells.
+
+    A StopRequestedError ends the work and leaves the cell open.  Any other exception of `train` is a failed attempt.
+    """
+    written = 0
+    while not stopping():
+        claimed, others = _next(folder, tries)
+        if claimed is not None:
+            cell, attempt = claimed
+            try:
+                written += _attempt(folder, cell, attempt, train)
+            except StopRequestedError:
+                break
+        elif others:
+            time.sleep(_POLL_SECONDS)
+        elif not more():
+            break
+    return written
+
+
+def _next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
+    """A claimed cell, or None and whether others still work on open ones."""
+    ended = folder.ledger.keys()
+    open_cells = [cell for cell in folder.cells() if cell.key not in ended]
+    for cell in open_cells:
+        attempt = folder.claim(cell.key, tries=tries)
+        if attempt is not None:
+            return (cell, attempt), True
+    return None, any(cell.key not in folder.ledger for cell in open_cells)
+
+
+def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) -> bool:
+    """Make one attempt; True where it wrote the cell's record."""
+    place = folder.work(attempt)
+    _inherit(folder, attempt, place)
+    over = threading.Event()
+    heart = threading.Thread(target=_beat, args=(folder, attempt, over), daemon=True)
+    heart.start()
+    try:
+        outcome = train(cell, place)
+    except StopRequestedError:
+        folder.end(attempt, End(reason="stopped", words="stopped by a signal"))
+        raise
+    except Exception as error:  # whatever it is, it must not take the other cells with it
+        outcome = Failure(reason="error", words=f"{type(error).__name__}: {error}")
+    finally:
+        over.set()
+        heart.join()
+    if isinstance(outcome, Failure):
+        folder.end(attempt, End(reason=outcome.reason, words=outcome.words))
+        return False
+    written = folder.ledger.add(outcome)
+    for number in folder.attempts(cell.key):
+        shutil.rmtree(folder.work(Attempt(key=cell.key, number=number)), ignore_errors=True)
+    return written
+
+
+def _inherit(folder: SweepFolder, attempt: Attempt, place: Path) -> None:
+    """Copy the newest checkpoint of the attempt before, which may still be written to by a worker thought lost."""
+    for number in range(attempt.number - 1, 0, -1):
+        steps = sorted(folder.work(Attempt(key=attempt.key, number=number)).glob("step-*"))
+        if steps:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(steps[-1], place / ".inherited")
+            (place / ".inherited").rename(place / steps[-1].name)
+            return
+
+
+def _beat(folder: SweepFolder, attempt: Attempt, over: threading.Event) -> None:
+    while not over.wait(BEAT_SECONDS):
+        folder.beat(attempt)

@@ -1,0 +1,67 @@
+"""Run one recipe and say how it went: what every cell of a sweep, on whatever machine, goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from isoembed.core import InputError
+from isoembed.data.dataset import PairData
+from isoembed.evaluation.systems import Dense
+from isoembed.evaluation.tasks import Task
+from isoembed.recipe import Recipe
+from isoembed.records import Heldout, RunRecord
+from isoembed.sweep.run import Failure
+from isoembed.training.loop import DivergedError, Execution, StoppedError, run
+
+
+@dataclass
+class Bench:
+    """What the runs of one process share: the pairs, the tokenizer, the tasks to score on, and how to run.
+
+    The held-out loss of an untrained base is measured once a model.
+    """
+
+    data: PairData
+    tokenizer: PreTrainedTokenizerFast
+    tasks: Sequence[Task] = ()
+    execution: Execution = field(default_factory=Execution)
+    untrained: dict[tuple[str, float, str], Heldout] = field(default_factory=dict)
+
+
+def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False) -> RunRecord | Failure:
+    """Train `recipe` in `workdir`, from its newest checkpoint where it holds one; score the model where `scored`.
+
+    Returns the record, or a Failure for what this recipe cannot do here: memory that runs out, a loss that diverges,
+    data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in `workdir`.
+    """
+    base = (recipe.model.source, recipe.temperature, recipe.pooling)
+    try:
+        encoder, record = run(recipe, bench.data, workdir, execution=bench.execution, before=bench.untrained.get(base))
+        if record.heldout_before is not None:
+            bench.untrained[base] = record.heldout_before
+        if scored and bench.tasks:
+            record = record.model_copy(update={"scores": scores_of(recipe, Dense(
+                encoder, bench.tokenizer, context_tokens=recipe.context_tokens), bench.tasks)})  # fmt: skip
+    except StoppedError:
+        raise
+    except DivergedError as error:
+        return Failure(reason="diverged", words=str(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return Failure(reason="out-of-memory", words=str(error))
+    except InputError as error:
+        return Failure(reason="error", words=str(error))
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # what torch's CPU allocator says
+            return Failure(reason="out-of-memory", words=str(error))
+        raise
+    return record
+
+
+def scores_of(recipe: Recipe, system: Dense, tasks: Sequence[Task]) -> dict[str, float]:
+    """`task/metric` -> score of an encoder."""
+    return {f"{task.name}/{metric}": value for task in tasks for metric, value in task.score(system).items()}

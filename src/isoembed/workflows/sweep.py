@@ -1,0 +1,166 @@
+"""Sweeps on this machine: prepare what the cells share, plan, and work the cells off in one or several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from isoembed.core import InputError, write_atomically
+from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.evaluation.tasks import Task, open_tasks
+from isoembed.evaluation.tasks import open_task as _open_task
+from isoembed.families import Family
+from isoembed.records import RunRecord
+from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.plan import Plan, Planner, SweepRequest
+from isoembed.sweep.run import Failure, StopRequestedError, work
+from isoembed.training.loop import Execution, StoppedError
+from isoembed.workflows.execute import Bench, execute
+from isoembed.workflows.job import DataOptions
+
+REQUEST = "sweep.json"
+#: a worker process that dies is replaced this often
+_RESPAWNS = 20
+
+
+def load_request(ledger: Path) -> SweepRequest:
+    """What the sweep in `ledger` was asked for."""
+    try:
+        return SweepRequest.model_validate_json((ledger / REQUEST).read_bytes())
+    except OSError:
+        raise InputError(f"{ledger} holds no sweep; plan one with `isoembed sweep plan --out {ledger}`.") from None
+    except ValidationError as error:
+        raise InputError(f"{ledger / REQUEST} is damaged ({error.errors()[0]['msg']}); plan the sweep anew.") from None
+
+
+def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
+    """Plan as far as the ledger allows and write the new cells; returns the plan and how many cells are new.
+
+    A ledger keeps its first request: another one belongs into another folder.
+    """
+    file = ledger / REQUEST
+    if request is None:
+        request = load_request(ledger)
+    elif file.exists() and load_request(ledger) != request:
+        raise InputError(f"{ledger} holds another sweep already; give another --out.")
+    else:
+        write_atomically(file, request.model_dump_json(indent=1) + "\n")
+    folder = SweepFolder(ledger)
+    plan = explain(folder, request)
+    return plan, folder.add_cells(list(plan.cells))
+
+
+def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
+    """The plan as far as the outcomes in `folder` allow; writes nothing."""
+    outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
+    done = [(cell, outcomes[cell.key]) for cell in folder.cells() if cell.key in outcomes]
+    return Planner(request, done).plan()
+
+
+def prepare_request(
+    family: Family, models: Sequence[str], options: DataOptions, *, cache: Path, context_tokens: int
+) -> dict[str, object]:
+    """The fields of a request that need data and weights: their statistics and hashes."""
+    tokenizer = load_tokenizer(family.model(models[0]).source)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
+    fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
+    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache.resolve())}}
+
+
+def open_bench(request: SweepRequest, execution: Execution) -> Bench:
+    """Data, tokenizer and tasks, as every worker of the sweep sees them."""
+    options = dict(request.data_options)
+    cache = Path(str(options.pop("cache")))
+    tokenizer = load_tokenizer(request.family.model(request.models[0]).source)
+    data = DataOptions(**options).prepare(tokenizer, context_tokens=request.context_tokens, cache=cache)  # type: ignore[arg-type]
+    return Bench(data, tokenizer, open_all(request.tasks), execution)
+
+
+def open_all(places: Sequence[str]) -> list[Task]:
+    """The tasks in these folders: each KIND/NAME itself, or a folder of such."""
+    tasks: list[Task] = []
+    for place in map(Path, places):
+        kind = place.parent.name
+        tasks += [_open_task(kind, place)] if kind in ("retrieval", "sts") else open_tasks(place)
+    return tasks
+
+
+def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Execution | None = None) -> int:
+    """One worker in this process: work cells off until the sweep is complete; returns how many records it wrote."""
+    torch.set_num_threads(threads)
+    folder, request = SweepFolder(ledger), load_request(ledger)
+    bench = open_bench(request, execution or Execution(checkpoint_seconds=60.0, resume=True))
+
+    def train(cell: Cell, place: Path) -> RunRecord | Failure:
+        try:
+            return execute(cell.recipe, place, bench, scored=cell.scored)
+        except StoppedError as stopped:
+            raise StopRequestedError from stopped
+
+    with _stopping() as stopping:
+        return work(folder, train, tries=tries, more=lambda: plan_sweep(ledger)[1], stopping=stopping)
+
+
+class _stopping:  # noqa: N801 - reads as a function
+    """Between cells a signal is remembered; within one the training loop has its own handlers."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> Callable[[], bool]:
+        def note(number: int, frame: object) -> None:
+            self.received = True
+
+        self.previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return lambda: self.received
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def run_sweep(
+    ledger: Path,
+    *,
+    workers: int = 1,
+    tries: int = 3,
+    watch: Callable[[SweepFolder], None] = lambda folder: None,
+    every_seconds: float = 1.0,
+) -> None:
+    """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
+
+    Ctrl-C reaches the workers, which save a checkpoint and end; a second one ends them at once.
+    """
+    load_request(ledger)
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+
+    def start() -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=work_here, args=(ledger,), kwargs={"threads": threads, "tries": tries})
+        process.start()
+        return process
+
+    folder = SweepFolder(ledger)
+    running = [start() for _ in range(workers)]
+    respawns = _RESPAWNS
+    stopping = False
+    while running:
+        try:
+            watch(folder)
+            time.sleep(every_seconds)
+        except KeyboardInterrupt:  # the terminal sent it to the workers too
+            stopping = True
+        for process in [process for process in running if not process.is_alive()]:
+            running.remove(process)
+            if process.exitcode and not stopping and respawns:
+                respawns -= 1
+                running.append(start())
+    watch(folder)

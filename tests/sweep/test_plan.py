@@ -1,0 +1,96 @@
+"""The plan: a pure function of what was asked and what has ended; what it leaves out, it names."""
+
+from __future__ import annotations
+
+import pytest
+
+from isoembed.families import NANO, PYTHIA
+from isoembed.methods import Freeze, LoRA
+from isoembed.records import FailedRun
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
+from tests.sweep.fake import SEARCH, record, request
+
+
+def complete(asked: SweepRequest) -> Plan:
+    """Plan to the end, every cell ending with its planted loss."""
+    done: list[tuple[Cell, Outcome]] = []
+    while not (plan := Planner(asked, done).plan()).complete:
+        done = [(cell, record(cell.recipe)) for cell in plan.cells]
+    return plan
+
+
+def test_hyperparameters_as_in_the_paper() -> None:
+    """Sixths of 6 and 12 blocks, eighths of 16 and more, every block of fewer; LoRA ranks relative to the width."""
+    fractions = {
+        m.name: [v.fraction for v in variants("freeze", m, 2.0) if isinstance(v, Freeze)] for m in PYTHIA.models
+    }
+    assert fractions["pythia-70m"] == fractions["pythia-160m"] == pytest.approx([n / 6 for n in range(1, 7)])
+    assert fractions["pythia-1b"] == fractions["pythia-2.8b"] == pytest.approx([n / 8 for n in range(1, 9)])
+    assert [v.fraction for v in variants("freeze", NANO.model("nano-28k"), 2.0) if isinstance(v, Freeze)] == [
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+    ]
+    ranks = [v for v in variants("lora", NANO.model("nano-1.6m"), 2.0) if isinstance(v, LoRA)]
+    assert [(v.rank, v.alpha) for v in ranks] == [(8, 16.0), (16, 32.0), (32, 64.0), (64, 128.0)]
+
+
+def test_each_stage_waits_for_the_one_before() -> None:
+    plan = Planner(request(rates=SEARCH), []).plan()
+    assert {cell.stage for cell in plan.cells} == {"rates"}
+    assert not plan.complete
+    plan = Planner(request(), []).plan()
+    assert {cell.stage for cell in plan.cells} == {"budget 1e+11"}
+
+
+def test_planning_again_changes_nothing() -> None:
+    plan = complete(request(rates=SEARCH))
+    done: list[tuple[Cell, Outcome]] = [(cell, record(cell.recipe)) for cell in plan.cells]
+    again = Planner(request(rates=SEARCH), reversed(done)).plan()
+    assert [cell.key for cell in again.cells] == [cell.key for cell in plan.cells]
+
+
+def test_a_failed_cell_does_not_hold_up_the_next_stage() -> None:
+    first = Planner(request(), []).plan()
+    bad = first.cells[0]
+    failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
+    done: list[tuple[Cell, Outcome]] = [(bad, failed), *((cell, record(cell.recipe)) for cell in first.cells[1:])]
+    assert Planner(request(), done).plan().stage == "budget 4e+11"
+
+
+def test_no_cell_repeats_the_data_or_is_too_short() -> None:
+    asked = request(budgets=(1e11, 4e11, 6.4e12), thin=None)
+    plan = complete(asked)
+    assert all((cell.recipe.epochs or 0) <= 1 and cell.recipe.steps >= 100 for cell in plan.cells)
+    reasons = {
+        skip.why.split(" ", 1)[1].split(",")[0] if "steps" in skip.why else skip.why[:22] for skip in plan.skipped
+    }
+    assert reasons == {"steps", "the data would repeat "}
+    kinds = sum(len(variants(name, model, 2.0)) for name in asked.methods for model in NANO.models[:6])
+    assert len(plan.cells) + len(plan.skipped) == 3 * kinds
+
+
+def test_high_budgets_are_thinned_around_the_optimum_only() -> None:
+    full, thin = complete(request(thin=None)), complete(request(thin=4.0))
+    assert len(thin.cells) < len(full.cells)
+    assert thin.flop < full.flop
+    top = [record(cell.recipe) for cell in full.cells if cell.stage == "budget 6.4e+12"]
+    best = min(top, key=lambda run: run.heldout.loss if run.heldout else 9)
+    assert best.key in {cell.key for cell in thin.cells}
+    assert any("from the expected best" in skip.why for skip in thin.skipped)
+    assert any("not beside the best" in skip.why for skip in thin.skipped)
+
+
+def test_the_allowance_is_never_exceeded() -> None:
+    for allowance in (1e12, 1e13):
+        plan = complete(request(rates=SEARCH, allowance_flop=allowance))
+        assert plan.flop <= allowance
+        assert any(skip.why == "the allowance is spent" for skip in plan.skipped)
+
+
+def test_cells_that_need_more_memory_are_named() -> None:
+    plan = Planner(request(max_bytes=1.0), []).plan()
+    assert not plan.cells
+    assert all("GiB of memory" in skip.why or "steps" in skip.why for skip in plan.skipped)

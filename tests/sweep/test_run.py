@@ -1,0 +1,146 @@
+"""Workers: every cell ends exactly once, whatever its trainer does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.folder import Attempt, Cell, SweepFolder
+from isoembed.sweep.plan import Planner, SweepRequest
+from isoembed.sweep.run import Failure, StopRequestedError, work
+from tests.sweep.fake import HANDICAP, SEARCH, best_rate, cell, record, request, train
+
+
+def test_every_cell_ends_in_one_record(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([cell(seed=seed) for seed in range(5)])
+    assert work(folder, train) == 5
+    assert len(folder.ledger.records()) == 5
+    assert work(folder, train) == 0
+
+
+def test_a_failing_cell_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    bad, flaky, *good = (cell(seed=seed) for seed in range(5))
+    folder.add_cells([bad, flaky, *good])
+    calls: list[str] = []
+
+    def fails(planned: Cell, place: Path) -> RunRecord | Failure:
+        calls.append(planned.key)
+        if planned.key == bad.key:
+            return Failure(reason="out-of-memory", words="too large")
+        if planned.key == flaky.key and calls.count(flaky.key) == 1:
+            raise OSError("disk says no")
+        return record(planned.recipe)
+
+    assert work(folder, fails, tries=2) == 4
+    outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
+    failed = outcomes[bad.key]
+    assert isinstance(failed, FailedRun)
+    assert failed.failures == ("out-of-memory: too large",) * 2
+    assert isinstance(outcomes[flaky.key], RunRecord)
+    assert calls.count(bad.key) == 2
+
+
+def test_a_stop_leaves_the_cell_open_and_its_checkpoint_to_the_next_attempt(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([planned := cell()])
+
+    def stops(planned: Cell, place: Path) -> RunRecord:
+        (place / "step-00000007").mkdir(parents=True)
+        (place / "step-00000007" / "state.json").write_text("{}")
+        raise StopRequestedError
+
+    assert work(folder, stops) == 0
+    assert planned.key not in folder.ledger
+    seen: list[list[str]] = []
+
+    def resumes(planned: Cell, place: Path) -> RunRecord:
+        seen.append([str(file.relative_to(place)) for file in place.rglob("*.json")])
+        return record(planned.recipe)
+
+    assert work(folder, resumes, tries=1) == 1
+    assert seen == [["step-00000007/state.json"]]
+    assert not any((tmp_path / "work").iterdir())
+
+
+def test_the_second_record_of_a_cell_is_dropped(tmp_path: Path) -> None:
+    """A worker thought lost wakes up and finishes after its successor."""
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([cell()])
+
+    def overtaken(planned: Cell, place: Path) -> RunRecord:
+        assert folder.ledger.add(record(planned.recipe, loss=1.0))
+        return record(planned.recipe, loss=2.0)
+
+    assert work(folder, overtaken) == 0
+    (kept,) = folder.ledger.records()
+    assert kept.heldout is not None
+    assert kept.heldout.loss == 1.0
+
+
+def test_a_copied_checkpoint_is_whole(tmp_path: Path) -> None:
+    """The newest checkpoint of the attempt before, none of its half-written ones."""
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([planned := cell()])
+    old = folder.work(Attempt(key=planned.key, number=1))
+    for name in ("step-00000002", "step-00000010", ".partial"):
+        (old / name).mkdir(parents=True)
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    file = tmp_path / "attempts" / f"{planned.key}.1"
+    file.write_text(file.read_text().replace('"process":', '"process":9'))  # a worker that is no more
+    seen: list[str] = []
+
+    def look(planned: Cell, place: Path) -> RunRecord:
+        seen.extend(path.name for path in place.iterdir())
+        return record(planned.recipe)
+
+    work(folder, look)
+    assert seen == ["step-00000010"]
+
+
+def finish(folder: SweepFolder, asked: SweepRequest) -> None:
+    """Plan and work until nothing is left."""
+
+    def more() -> int:
+        outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
+        done = [(planned, outcomes[planned.key]) for planned in folder.cells() if planned.key in outcomes]
+        return folder.add_cells(list(Planner(asked, done).plan().cells))
+
+    more()
+    work(folder, train, more=more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepFolder, SweepRequest]:
+    folder = SweepFolder(tmp_path_factory.mktemp("sweep"))
+    asked = request(rates=SEARCH, seeds=(0, 1, 2))
+    finish(folder, asked)
+    return folder, asked
+
+
+def test_a_whole_sweep_finds_the_planted_rates(finished: tuple[SweepFolder, SweepRequest]) -> None:
+    folder, asked = finished
+    records = {record.key: record for record in folder.ledger.records()}
+    plan = Planner(asked, [(planned, records[planned.key]) for planned in folder.cells()]).plan()
+    assert plan.complete
+    assert set(plan.rates) == set(HANDICAP)
+    for fit in plan.rates.values():
+        assert fit.law.params == pytest.approx(-0.3, abs=0.02)
+        assert fit.law.steps == pytest.approx(-0.2, abs=0.02)
+        assert fit.law.share == pytest.approx(0.0, abs=0.02)
+        assert not any(optimum.edge for optimum in fit.optima)
+    for planned in folder.cells():
+        if planned.stage.startswith("budget"):
+            assert planned.recipe.learning_rate == pytest.approx(best_rate(planned.recipe), rel=0.1)
+
+
+def test_a_whole_sweep_has_replicates_of_the_best_cells(finished: tuple[SweepFolder, SweepRequest]) -> None:
+    folder, asked = finished
+    top = [record for record in folder.ledger.records() if record.recipe.flop > 0.9 * asked.budgets[-1]]
+    best = min((record for record in top if record.heldout), key=lambda record: record.heldout.loss)  # type: ignore[union-attr]
+    same = [r for r in top if (r.recipe.model, r.recipe.method) == (best.recipe.model, best.recipe.method)]
+    assert sorted(record.recipe.seed for record in same) == [0, 1, 2]

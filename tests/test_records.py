@@ -1,0 +1,110 @@
+"""The ledger: written once, merged by copying, read past damage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.records import FailedRun, Ledger, LossPoint
+from tests.sweep.fake import recipe, record
+
+
+def test_a_record_survives_the_ledger_and_keeps_its_curve(tmp_path: Path) -> None:
+    curve = tuple(LossPoint(step=n, tokens=100 * n, loss=7.0 / n, rate=1e-3) for n in range(1, 50))
+    made = record(recipe()).model_copy(update={"loss_curve": curve})
+    ledger = Ledger(tmp_path)
+    assert ledger.add(made)
+    assert ledger.records() == [made.model_copy(update={"loss_curve": ()})]
+    assert ledger.curve(made.key) == curve
+    assert made.key in ledger
+    assert ledger.keys() == {made.key}
+
+
+def test_a_record_is_written_once_by_whoever_comes_first(tmp_path: Path) -> None:
+    """Eight threads at once: one wins, and what it wrote stays."""
+    ledger, won = Ledger(tmp_path), []
+    barrier = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        if ledger.add(record(recipe(), loss=float(number + 1))):
+            won.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (kept,) = ledger.records()
+    assert kept.heldout is not None
+    assert [kept.heldout.loss] == [number + 1.0 for number in won]
+    assert [file.name for file in (tmp_path / "records").iterdir()] == [f"{kept.key}.json"]
+
+
+def test_merging_is_copying(tmp_path: Path) -> None:
+    for name, seeds in (("a", (0, 1)), ("b", (1, 2))):
+        for seed in seeds:
+            Ledger(tmp_path / name).add(record(recipe(seed=seed)))
+    shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
+    assert sorted(made.recipe.seed for made in Ledger(tmp_path / "a").records()) == [0, 1, 2]
+
+
+def test_damage_is_named_and_passed_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add(record(recipe()))
+    (tmp_path / "records" / "half.json").write_text('{"recipe": {"semant')
+    changed = json.loads(record(recipe(seed=1)).model_dump_json())
+    changed["recipe"]["learning_rate"] = 0.5
+    (tmp_path / "records" / "changed.json").write_text(json.dumps(changed))
+    assert len(ledger.records()) == 1
+    assert {Path(file).name for file in ledger.damaged} == {"half.json", "changed.json"}
+    assert "it was changed" in ledger.damaged[str(tmp_path / "records" / "changed.json")]
+
+
+def test_a_shipped_ledger_is_the_same_runs_and_always_the_same_bytes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "a")
+    ledger.add(record(recipe()))
+    failed = recipe(seed=1)
+    ledger.add(FailedRun(recipe=failed, key=failed.key, reason="diverged", failures=("x",), created="now"))
+    ledger.export(tmp_path / "one.jsonl.gz", ledger.outcomes())
+    ledger.export(tmp_path / "two.jsonl.gz", ledger.outcomes())
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+    assert Ledger.open(tmp_path / "one.jsonl.gz").outcomes() == ledger.outcomes()
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes((tmp_path / "one.jsonl.gz").read_bytes()[:-20])
+    found = Ledger.open(cut)
+    found.outcomes()
+    assert str(cut) in found.damaged
+
+
+def test_a_ledger_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither"):
+        Ledger.open(tmp_path)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b""))
+    assert Ledger.open(tmp_path / "x.jsonl.gz").records() == []
+
+
+def test_many_records_load(tmp_path: Path) -> None:
+    """1,000 records; 10,000 are timed in the benchmarks."""
+    ledger = Ledger(tmp_path)
+    for seed in range(1000):
+        ledger.add(record(recipe(seed=seed)))
+    started = time.perf_counter()
+    assert len(ledger.records()) == 1000
+    assert time.perf_counter() - started < 20  # a hang, not a speed
+
+
+def test_the_key_is_what_a_run_depends_on(tmp_path: Path) -> None:
+    made = recipe()
+    moved = made.model_copy(update={"data": made.data.model_copy(update={"source": "elsewhere"})})
+    other = made.model_copy(update={"data": made.data.model_copy(update={"fingerprint": "other"})})
+    assert moved.key == made.key
+    assert other.key != made.key
+    assert made.model_copy(update={"method": made.method.model_copy()}).key == made.key
