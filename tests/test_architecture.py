@@ -11,7 +11,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
 FOUNDATION = {"core", "budget", "flops", "families", "methods", "recipe", "records"}
-DECIDE = {"laws", "frontier"}
+DECIDE = {
+    "laws",
+    "constraints",
+    "estimates",
+    "request",
+    "recommendation",
+    "rules",
+    "frontier",
+    "measured",
+    "recommend",
+    "sweep",
+}
 EXECUTE = {"data", "encoder", "training", "evaluation", "search"}
 MAY_IMPORT = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from isoembed.budget import Budget
 from isoembed.core import InputError
+from isoembed.estimates import training_memory_bytes
 from isoembed.families import NANO, PYTHIA
-from isoembed.frontier import PAPER_THRESHOLD_FLOP, recommend, training_memory_bytes
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recommend import recommend
+from isoembed.rules import PAPER_THRESHOLD_FLOP
 
 METHODS: list[Method] = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=32, alpha=64.0)]
 

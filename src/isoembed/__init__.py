@@ -13,11 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from isoembed.budget import Budget
+from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
-from isoembed.frontier import Recommendation, recommend
+from isoembed.laws.files import LawFile, LawSet
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recommend import recommend
+from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ __all__ = [
     "PYTHIA",
     "Bias",
     "Budget",
+    "Constraints",
     "DataOptions",
     "DataStats",
     "Execution",
@@ -53,6 +57,8 @@ __all__ = [
     "Full",
     "InputError",
     "Job",
+    "LawFile",
+    "LawSet",
     "LoRA",
     "Method",
     "ModelSpec",

@@ -13,9 +13,10 @@ import typer
 from isoembed.budget import DEVICES, Budget
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family, family_named
-from isoembed.frontier import Recommendation, recommend
 from isoembed.methods import Method, method_named
 from isoembed.recipe import Recipe
+from isoembed.recommend import recommend
+from isoembed.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from rich.console import Console

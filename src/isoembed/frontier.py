@@ -1,228 +1,277 @@
-"""The recommendation: budget, family and data in, recipe out, with what is known and what is assumed.
+"""The frontier under measured laws: what each method's law expects of a family's real sizes at their real cost.
 
-Until laws measured on the family at hand exist, two rules speak, each only where it holds:
+Candidates are arms: a law, a hyperparameter setting of which there were runs, a model of the family.  At a budget each
+arm gets the tokens that it pays for, and each bootstrap draw of its law a loss.  Draws of different methods are
+independent fits; arms of one law share theirs, so that what the law does not know cancels where it should.
 
-1. The paper's (Ziarko et al. 2024, algorithm 1): full fine-tuning up to 9.06e16 FLOP, LoRA above, as stated there.  It
-   holds for the paper's models, data, batch and budgets, and is never extrapolated.  The rounded lines of its figure 1
-   are not used: they cross at exp(54), about 3e23 FLOP, six orders of magnitude from the stated threshold.
-2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens a
-   parameter as the family says, within a bracket.  Labelled so; a pilot on three sizes would tell.
+Shapes: B draws (row 0 of a loss: the fits themselves), K arms, F budgets.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from pydantic import Field
+import numpy as np
 
-from isoembed.budget import Budget, Device
+from isoembed.constraints import effective_tokens
 from isoembed.core import Frozen, InputError
-from isoembed.families import PYTHIA, Family, ModelSpec, family_named
-from isoembed.methods import Full, LoRA, Method
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.estimates import training_memory_bytes as training_memory_bytes
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.laws import law_named
+from isoembed.laws.bootstrap import crossover
+from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.intervals import Interval, percentile
+from isoembed.laws.points import Floats, Rows
+from isoembed.methods import Full, Method
+from isoembed.recipe import Recipe
+from isoembed.recommendation import Lead
+from isoembed.request import MIN_STEPS, Request
 
-#: algorithm 1 of the paper: full fine-tuning at or below, LoRA above
-PAPER_THRESHOLD_FLOP = 9.06e16
-#: the budgets that the paper ran (section 4.1)
-PAPER_RANGE_FLOP = (1.5e15, 1.5e18)
-#: LoRA's rank: 32 or 128 was nearly always best (figure 5)
-PAPER_RANKS = (32, 128)
-#: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
-MIN_STEPS = 30
-
-
-class Candidate(Frozen):
-    """One feasible recipe and what speaks against it."""
-
-    recipe: Recipe
-    tokens_per_param: float
-    remarks: tuple[str, ...] = ()
+#: a forecast at or below zero, which some laws make far out, stands for a loss of nothing
+_LEAST_LOSS = 1e-6
 
 
-class Recommendation(Frozen):
-    """The recipe, what it rests on, and what else was considered."""
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One method with its hyperparameters on one model, and the law that forecasts it."""
 
-    budget: Budget
-    recipe: Recipe
-    basis: str = Field(description="which rule chose")
-    known: tuple[str, ...]
-    assumed: tuple[str, ...]
-    warnings: tuple[str, ...]
-    bracket: tuple[str, ...] = Field(description="models that the rule cannot tell apart")
-    runners_up: tuple[Candidate, ...]
+    law: LawFile
+    method: Method
+    model: ModelSpec
+    cost: Cost
+
+    @property
+    def share(self) -> float:
+        """S: the trained share of the parameters, as a ledger's runs count it."""
+        return self.cost.updated / self.cost.forward
 
 
-def recommend(
-    budget: Budget,
-    family: Family | str = PYTHIA,
-    *,
-    data: DataStats | None = None,
-    method: Method | None = None,
-    model: str | None = None,
-    batch_pairs: int | None = None,
-    context_tokens: int | None = None,
-    learning_rate: float | None = None,
-    seed: int = 0,
-) -> Recommendation:
-    """The recipe for `budget` on `family`.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
+@dataclass(frozen=True, eq=False)
+class Prospects:
+    """The arms that a budget can train, with their forecasts."""
 
-    Raises InputError where the paper's rule would have to be extrapolated, or no model of the family is affordable.
+    request: Request
+    flop: float
+    arms: list[Arm]
+    tokens_K: Floats
+    loss_BK: Floats
+
+    @property
+    def draws(self) -> Floats:
+        """The bootstrap's forecasts (B, K) alone."""
+        return self.loss_BK[1:]
+
+    def probabilities(self) -> Floats:
+        """Share of draws in which each arm is the best one; adds up to 1."""
+        return np.bincount(np.argmin(self.draws, axis=1), minlength=len(self.arms)) / len(self.draws)
+
+    def methods(self) -> dict[str, float]:
+        """Probability that each method is the best one, most probable first; adds up to 1."""
+        found = dict.fromkeys((arm.method.name for arm in self.arms), 0.0)
+        for arm, probability in zip(self.arms, self.probabilities(), strict=True):
+            found[arm.method.name] += float(probability)
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    def order(self) -> list[int]:
+        """Arms by their mean loss over the draws: the first has the least expected regret."""
+        return [int(k) for k in np.argsort(self.draws.mean(axis=0), kind="stable")]
+
+    def loss(self, k: int, seed: int = 0) -> Interval:
+        """Where one run of arm `k` will end: the law's doubt, and the scatter of runs around it."""
+        scatter_B = np.random.default_rng([seed, k]).normal(0.0, self.arms[k].law.run_noise, len(self.draws))
+        return percentile(float(self.loss_BK[0, k]), self.draws[:, k] * np.exp(scatter_B), self._tail(k))
+
+    def behind(self, k: int, best: int) -> Interval:
+        """Expected loss of arm `k` above that of arm `best`, of the laws' doubt alone."""
+        gap_B = self.draws[:, k] - self.draws[:, best]
+        return percentile(float(gap_B.mean()), gap_B, min(self._tail(k), self._tail(best)))
+
+    def regret(self, k: int) -> float:
+        """Mean over draws of arm `k`'s loss above the draw's best arm."""
+        return float(np.mean(self.draws[:, k] - self.draws.min(axis=1)))
+
+    def recipe(self, k: int) -> Recipe:
+        """Arm `k` as a recipe."""
+        arm = self.arms[k]
+        one_pass = self.request.constraints.repeats == "none"
+        return self.request.recipe(self.flop, arm.model, arm.method, one_pass=one_pass)
+
+    def _tail(self, k: int) -> float:
+        draws = self.arms[k].law.draws
+        assert draws is not None
+        return draws.tail
+
+
+class EnvelopePoint(Frozen):
+    """The frontier at one budget: the method of least expected loss, its loss, and each method's probability."""
+
+    flop: float
+    method: str
+    loss: Interval
+    probability: dict[str, float]
+
+
+class Frontier:
+    """All arms that `laws` and `request` leave, ready to be asked at any budget.
+
+    Raises InputError where a law has no size in it or no draws, or no arm is left.
     """
-    family = family_named(family) if isinstance(family, str) else family
-    context_tokens = family.context_tokens if context_tokens is None else context_tokens
-    data = data or DataStats.assumed(context_tokens)
-    known: list[str] = []
-    assumed: list[str] = []
-    warnings: list[str] = []
 
-    # 1. the method
-    if method is not None:
-        basis = f"{method.label}, as asked"
-    else:
-        method, basis, why = _choose_method(budget, family)
-        (known if family is PYTHIA else assumed).append(why)
+    def __init__(self, laws: LawSet, request: Request) -> None:
+        self.laws, self.request = laws, request
+        self.arms, refused = _arms(laws, request)
+        if not self.arms:
+            raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
+        self.theta_BP = _aligned_draws(laws)
 
-    # 2. one candidate a model, at the FLOP that the budget buys for it
-    candidates, refused, speed = _candidates(
-        budget, family, data, method, model, batch_pairs, context_tokens, learning_rate, seed
-    )
-    if not candidates:
-        raise InputError(refused[0])
-    assumed += [f"speed: {speed}"] if speed else []
+    def at(self, flop: float, *, serving: bool = True) -> Prospects:
+        """The prospects of `flop`; `serving` False leaves the serving cost out, as for a run made to learn from.
 
-    # 3. the size
-    target, low, high = family.tokens_per_param, family.tokens_per_param / 10, family.tokens_per_param * 10
-    fresh = [candidate for candidate in candidates if (candidate.recipe.epochs or 0) <= 1]
-    if not fresh:
-        # more budget than data: at equal data the largest model is best (paper, appendix D)
-        ranked = sorted(candidates, key=lambda candidate: -candidate.recipe.model.params)
-        if model is None:
-            known.append("fewer unique pairs than the budget pays for: the largest model (paper, appendix D)")
-    else:
-        ranked = sorted(fresh, key=lambda candidate: abs(math.log(candidate.tokens_per_param / target)))
-    best, others = ranked[0], ranked[1:]
-    if model is None and fresh:
-        basis += f"; size by the provisional rule of {target:g} tokens a parameter"
-        assumed.append(f"size: {family.size_rule}; unmeasured between {low:g} and {high:g} tokens a parameter")
-    bracket = tuple(c.recipe.model.name for c in fresh if low <= c.tokens_per_param <= high) if model is None else ()
-    warnings += best.remarks
+        Arms of fewer than 30 steps are left out unless there are no others.
+        """
+        request = self.request if serving else _not_served(self.request)
+        tokens_K = np.array([_tokens(request, flop, arm) for arm in self.arms])
+        enough_K = tokens_K >= MIN_STEPS * request.step_tokens
+        if not enough_K.any():
+            enough_K = tokens_K >= request.step_tokens
+        if not enough_K.any():
+            smallest = min(self.arms, key=lambda arm: arm.cost.flop_per_token)
+            request.recipe(flop, smallest.model, smallest.method)  # says what it lacks
+            raise InputError(f"`budget` must pay for one step of a model; {flop:.3g} FLOP do not. Raise it.")
+        arms = [arm for arm, enough in zip(self.arms, enough_K, strict=True) if enough]
+        return Prospects(request, flop, arms, tokens_K[enough_K], self._losses(arms, tokens_K[enough_K], request))
 
-    # 4. the rest of the recipe
-    rate_why = _rate(family, best.recipe.model, method)[1] if learning_rate is None else "learning rate as asked"
-    assumed.append(rate_why)
-    known.append("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)")
-    if data.fingerprint is None:
-        assumed.append(f"data: {data.source}")
-    else:
-        known.append(f"data: {data.pairs:,} unique pairs, {data.tokens_per_pair:.1f} tokens a pair ({data.source})")
-    if best.recipe.batch_pairs != 1024 or best.recipe.context_tokens != 75:
-        assumed.append(
-            f"batch {best.recipe.batch_pairs} and context {best.recipe.context_tokens}: losses and rules measured at "
-            "1024 pairs and 75 tokens do not carry over"
-        )
-    if isinstance(method, LoRA) and family is PYTHIA:
-        known.append(f"LoRA rank {PAPER_RANKS[0]} or {PAPER_RANKS[1]} nearly always best (figure 5)")
-        assumed.append(f"LoRA alpha {method.alpha:g}: the paper states none")
-    return Recommendation(
-        budget=budget,
-        recipe=best.recipe,
-        basis=basis,
-        known=tuple(known),
-        assumed=tuple(assumed),
-        warnings=tuple(warnings),
-        bracket=bracket,
-        runners_up=tuple(others[:2]),
-    )
-
-
-def _choose_method(budget: Budget, family: Family) -> tuple[Method, str, str]:
-    """The method, the rule that chose it, and the sentence that says why."""
-    if family is not PYTHIA:
-        why = f"method: full; no law has been measured for the {family.name} family yet"
-        return Full(), "full fine-tuning by default", why
-    flop, _ = budget.flop_at()
-    low, high = PAPER_RANGE_FLOP
-    if not low <= flop <= high:
-        raise InputError(
-            f"The paper's rule holds for budgets of {low:.2g} to {high:.2g} FLOP and is not extrapolated; got "
-            f"{flop:.3g}. Name `--method` (and `--model`) yourself, or run a pilot on your budget."
-        )
-    why = f"method: full up to {PAPER_THRESHOLD_FLOP:.3g} FLOP, LoRA above (paper, algorithm 1)"
-    if flop <= PAPER_THRESHOLD_FLOP:
-        return Full(), "the paper's rule", why
-    return LoRA(rank=PAPER_RANKS[0], alpha=2.0 * PAPER_RANKS[0]), "the paper's rule", why
-
-
-def _candidates(
-    budget: Budget,
-    family: Family,
-    data: DataStats,
-    method: Method,
-    model: str | None,
-    batch_pairs: int | None,
-    context_tokens: int,
-    learning_rate: float | None,
-    seed: int,
-) -> tuple[list[Candidate], list[str], str | None]:
-    """Every affordable candidate, the refusals (largest step cost last), and the assumption about speed."""
-    models: Sequence[ModelSpec] = family.models if model is None else (family.model(model),)
-    flop, speed = budget.flop_at()
-    candidates, refused = [], []
-    for spec in models:
-        try:
-            recipe = solve(
-                flop,
-                family=family.name,
-                model=spec,
-                method=method,
-                data=data,
-                batch_pairs=family.batch_pairs if batch_pairs is None else batch_pairs,
-                context_tokens=context_tokens,
-                learning_rate=_rate(family, spec, method)[0] if learning_rate is None else learning_rate,
-                seed=seed,
+    def envelope(self, flop_F: Sequence[float]) -> list[EnvelopePoint]:
+        """The best method at each budget, with the probability that each method is."""
+        points = []
+        for flop in flop_F:
+            prospects = self.at(flop)
+            best = prospects.order()[0]
+            points.append(
+                EnvelopePoint(
+                    flop=flop,
+                    method=prospects.arms[best].method.name,
+                    loss=prospects.loss(best),
+                    probability=prospects.methods(),
+                )
             )
-        except InputError as error:
-            refused.append(str(error))
-            continue
-        remarks = []
-        if recipe.steps < MIN_STEPS:
-            remarks.append(f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up")
-        if recipe.epochs is not None and recipe.epochs > 1:
-            remarks.append(f"the data repeat {recipe.epochs:.1f} times; no rule here was measured on repeated data")
-        candidates.append(
-            Candidate(recipe=recipe, tokens_per_param=recipe.train_tokens / spec.params, remarks=tuple(remarks))
+        return points
+
+    def crossover(self, first: str, second: str, flop_F: Sequence[float]) -> Lead | None:
+        """The budget from which method `second` stays ahead of `first`, each at its best size; None where the two
+        share no two budgets at which both can be trained."""
+        lead = []
+        looked_at = []
+        for flop in flop_F:
+            try:
+                prospects = self.at(flop)
+            except InputError:
+                continue
+            best = [
+                prospects.loss_BK[:, [arm.method.name == name for arm in prospects.arms]] for name in (first, second)
+            ]
+            if all(loss_BK.shape[1] for loss_BK in best):
+                lead.append([loss_BK.min(axis=1) for loss_BK in best])
+                looked_at.append(flop)
+        if len(looked_at) < 2:
+            return None
+        first_BF, second_BF = np.array(lead).transpose(1, 2, 0)
+        tail = min(arm.law.draws.tail for arm in self.arms if arm.law.draws and arm.method.name in (first, second))
+        found = crossover(first_BF, second_BF, np.array(looked_at), tail=tail)
+        return Lead(
+            first=first,
+            second=second,
+            flop=found.flop,
+            never=found.never,
+            always=found.always,
+            looked_at=(looked_at[0], looked_at[-1]),
         )
-    long = [candidate for candidate in candidates if candidate.recipe.steps >= MIN_STEPS]
-    return long or candidates[:1], refused, speed
+
+    def _losses(self, arms: list[Arm], tokens_K: Floats, request: Request) -> Floats:
+        """Forecasts (1 + B, K) of `arms` trained on `tokens_K`."""
+        unique = request.unique_tokens
+        loss_BK = np.empty((len(self.theta_BP[0]), len(arms)))
+        for index, law in enumerate(self.laws.laws):
+            of_law = [k for k, arm in enumerate(arms) if arm.law is law]
+            if not of_law:
+                continue
+            mine = [arms[k] for k in of_law]
+            worth_K = [t if unique is None else effective_tokens(t, unique) for t in tokens_K[of_law]]
+            rows = Rows(
+                np.log([law.settings.size(arm.model) for arm in mine]),
+                np.log(worth_K),
+                np.log(tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
+                1.0 - np.array([arm.share for arm in mine]),
+            )
+            loss_BK[:, of_law] = law_named(law.law).loss_and_gradient(self.theta_BP[index], rows)[0]
+        return np.maximum(loss_BK, _LEAST_LOSS)
 
 
-def _rate(family: Family, model: ModelSpec, method: Method) -> tuple[float, str]:
-    """Peak learning rate and where it comes from."""
-    rule = family.rate_rule(method.name)
-    if rule.of_pretraining is not None and model.pretraining_rate is not None:
-        return rule.of_pretraining * model.pretraining_rate, f"learning rate: {rule.source}"
-    if rule.fixed is not None:
-        return rule.fixed, f"learning rate: {rule.source}"
-    return 0.05 / model.hidden, (
-        "learning rate: 0.05 / hidden width, read off Pythia's published pretraining rates / 10; unmeasured here"
-    )
+def _tokens(request: Request, flop: float, arm: Arm) -> float:
+    """The tokens an arm is trained on; 0 where serving leaves nothing."""
+    try:
+        return request.tokens(flop, arm.model, arm.cost, one_pass=request.constraints.repeats == "none")
+    except InputError:
+        return 0.0
 
 
-def training_memory_bytes(recipe: Recipe, *, chunk_tokens: int = 16384, bytes_per_value: int = 2) -> float:
-    """Estimate of what training needs at least: state, and the activations of one chunk in the blocks that train.
+def _arms(laws: LawSet, request: Request) -> tuple[list[Arm], list[str]]:
+    """Every arm within the limits, and why others are not."""
+    arms, refused = [], []
+    for law in laws.laws:
+        if "params" not in law_named(law.law).varies:
+            raise InputError(
+                f"A recommendation needs a law with N in it; {law.law} has none. Fit hoffmann or embedding instead."
+            )
+        law.bootstrap()  # says where draws are missing
+        for model in request.models:
+            for method in _ways(law, request, model):
+                try:
+                    request.check_memory(model, method)
+                    arms.append(Arm(law, method, model, method.cost(model)))
+                except InputError as error:
+                    refused.append(str(error))
+    return arms, refused
 
-    State: 4 bytes a weight, and 12 more (gradient, two AdamW moments) a trained parameter, in fp32.  Activations: 34
-    bytes a token and hidden unit a block in 16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,
-    without the attention matrix, which fused attention does not keep).  Measured figures come with every record.
-    """
-    cost = recipe.cost
-    state = 4.0 * (recipe.model.total_params + cost.forward - recipe.model.params) + 12.0 * (cost.updated + cost.table)
-    activations = 17.0 * bytes_per_value * chunk_tokens * recipe.model.hidden * cost.blocks_backward
-    embeddings = 8.0 * 4 * recipe.batch_pairs * recipe.model.hidden + 12.0 * recipe.batch_pairs**2
-    return state + activations + embeddings
+
+def _ways(law: LawFile, request: Request, model: ModelSpec) -> list[Method]:
+    """The methods, hyperparameters included, that `law` can speak of on `model` and the request allows."""
+    ways: list[Method] = [tried.on(model) for tried in law.tried]
+    if law.method is None:
+        ways = [request.method or Full()]
+    asked = request.method
+    if asked is not None and asked not in ways:
+        # a law that reads the trained share forecasts hyperparameters of which there were no runs
+        reads_share = "fraction" in law_named(law.law).also_reads
+        ways = [asked] if reads_share and any(way.name == asked.name for way in ways) else []
+    elif asked is not None:
+        ways = [asked]
+    return [way for way in dict.fromkeys(ways) if request.constraints.allows(way)]
 
 
-def training_seconds(recipe: Recipe, device: Device, *, count: int, utilisation: float) -> float:
-    """Wall time at a given share of the devices' peak."""
-    return recipe.flop / (device.peak_flop_per_second * count * utilisation)
+def _nothing_allowed(laws: LawSet, request: Request) -> str:
+    asked = request.method.label if request.method else ", ".join(request.constraints.methods or ("any",))
+    fitted = ", ".join(tried.label for law in laws.laws for tried in law.tried) or "no method that is known here"
+    return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."
+
+
+def _aligned_draws(laws: LawSet) -> list[Floats]:
+    """For each law its fit and as many draws as the law with most has, (1 + B, P): those of different laws are paired
+    by chance, for their fits are independent."""
+    boots = [law.bootstrap() for law in laws.laws]
+    most = max(len(boot.theta_BP) for boot in boots)
+    aligned = []
+    for index, boot in enumerate(boots):
+        draw_BP = boot.theta_BP
+        if len(boots) > 1:
+            chance = np.random.default_rng(index)
+            order = np.concatenate([chance.permutation(len(draw_BP)) for _ in range(-(-most // len(draw_BP)))])
+            draw_BP = draw_BP[order[:most]]
+        aligned.append(np.concatenate([boot.law.vector(boot.fit.params)[None], draw_BP]))
+    return aligned
+
+
+def _not_served(request: Request) -> Request:
+    return replace(request, constraints=request.constraints.model_copy(update={"serving_tokens": 0.0}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +31,31 @@ def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> 
     names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
     is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
     """
-    return _points(file, _columns(file), law, names)
+    return _points(file, _columns(file), (law,), names)
 
 
 def read_groups(
-    file: Path, law: Law, names: Mapping[str, str] | None = None, method_column: str | None = None
+    file: Path, laws: Sequence[Law], names: Mapping[str, str] | None = None, method_column: str | None = None
 ) -> list[Group]:
     """The runs of a table, one group a method where `method_column` names the method of each.
 
-    A law that reads the trained share is fitted to all hyperparameters of a method at once; any other takes the ones
-    that the labels tell apart (`lora r=8`, `lora r=32`) for methods of their own.
+    Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
+    labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.
     """
     table = _columns(file)
-    points = _points(file, table, law, names)
+    points = _points(file, table, laws, names)
     if method_column is None:
         return [Group(None, points, tuple(range(1, len(points) + 1)))]
     if method_column not in table:
         raise InputError(
             f"{file.name} needs a method column named {method_column}; it has {', '.join(table)}. Name one of them."
         )
+    together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[int]] = {}
     tried: dict[str, dict[str, Tried]] = {}
     for row, value in enumerate(table[method_column]):
         method = method_labelled(str(value))
-        key = method.name if method is not None and "fraction" in law.also_reads else str(value)
+        key = method.name if method is not None and together else str(value)
         members.setdefault(key, []).append(row)
         if method is not None:
             tried.setdefault(key, {})[method.label] = Tried(method=method)
@@ -64,7 +65,7 @@ def read_groups(
     ]
 
 
-def _points(file: Path, table: dict[str, list[Any]], law: Law, names: Mapping[str, str] | None) -> Points:
+def _points(file: Path, table: dict[str, list[Any]], laws: Sequence[Law], names: Mapping[str, str] | None) -> Points:
     names = dict(names or {})
     if foreign := sorted(set(names) - set(COLUMNS)):
         raise InputError(f"Columns can be named for {', '.join(COLUMNS)}; got {', '.join(foreign)}.")
@@ -81,12 +82,13 @@ def _points(file: Path, table: dict[str, list[Any]], law: Law, names: Mapping[st
             )
         return None
 
-    needed = {"loss", *law.varies}
+    needed = {"loss", *(column for law in laws for column in law.varies)}
+    also_read = {column for law in laws for column in law.also_reads}
     if "flop" in needed and find("flop", needed=False) is None:
         needed = needed - {"flop"} | {"params", "tokens"}
     values: dict[str, Any] = {}
     for column in COLUMNS:
-        if column in needed or column in names or column in law.also_reads:
+        if column in needed or column in names or column in also_read:
             name = find(column, needed=column in needed)
             if name is not None:
                 values[column] = table[name] if column == "run" else _numbers(file, name, table[name])

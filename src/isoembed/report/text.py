@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from isoembed.budget import FALLBACK_UTILISATION, device_named
-from isoembed.frontier import Recommendation, training_memory_bytes, training_seconds
+from isoembed.estimates import training_memory_bytes, training_seconds
 from isoembed.recipe import Recipe
+from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
 
 if TYPE_CHECKING:

@@ -26,9 +26,10 @@ from isoembed.evaluation.run import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
-from isoembed.frontier import Recommendation, recommend
 from isoembed.methods import LoRA, Method
 from isoembed.recipe import Recipe
+from isoembed.recommend import recommend
+from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.loop import Execution, run

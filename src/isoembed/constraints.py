@@ -1,0 +1,82 @@
+"""What limits a recipe beside the training budget: memory, data, size, methods, and serving."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from isoembed.budget import device_named
+from isoembed.core import Frozen, InputError
+from isoembed.families.base import ModelSpec
+from isoembed.methods import METHODS, Method
+from isoembed.recipe import DataStats
+
+#: R*: passes after which repeated data are worth next to nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 6)
+REPEAT_WORTH = 15.39
+REPEAT_SOURCE = (
+    "repeated pairs count as fewer fresh ones, R* = 15.39: measured on pretraining (Muennighoff et al. 2023), not here"
+)
+
+
+class Constraints(Frozen):
+    """Limits on a recommendation; the default limits nothing but the repetition of data."""
+
+    device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
+    pairs: int | None = Field(None, ge=1, description="unique pairs at hand; default: what the data say")
+    repeats: Literal["none", "muennighoff"] = Field(
+        "none", description="none: at most one pass; muennighoff: repeat, each repetition worth less"
+    )
+    max_params: int | None = Field(None, ge=1, description="largest model, in non-embedding parameters")
+    methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
+    serving_tokens: float = Field(
+        0.0, ge=0, description="tokens to be embedded over the model's life, paid from the same budget"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = [method.model_fields["name"].default for method in METHODS]
+        for name in methods or ():
+            if name not in known:
+                raise ValueError(f"a method must be one of {', '.join(known)}, not {name!r}")
+        return methods
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """The memory that training must fit into; None where there is no limit."""
+        memory = self.device_memory
+        return device_named(memory).memory_bytes if isinstance(memory, str) else memory
+
+    def allows(self, method: Method) -> bool:
+        """Whether `method` may be used."""
+        return self.methods is None or method.name in self.methods
+
+    def cap(self, data: DataStats) -> DataStats:
+        """`data` with no more unique pairs than there are at hand."""
+        if self.pairs is None or (data.pairs is not None and data.pairs <= self.pairs):
+            return data
+        return data.model_copy(update={"pairs": self.pairs})
+
+    def training_flop(self, flop: float, model: ModelSpec) -> float:
+        """What serving leaves of `flop` for training `model`: C - 2 N T, forward FLOP of T tokens (Sardana et al. 2023,
+        arXiv 2401.00448).  LoRA is merged before serving, so that every method serves N.
+
+        Raises InputError where serving alone costs more.
+        """
+        left = flop - 2.0 * model.params * self.serving_tokens
+        if left <= 0:
+            raise InputError(
+                f"`budget` must pay for serving too: embedding {self.serving_tokens:.3g} tokens with {model.name} "
+                f"costs {flop - left:.3g} FLOP of {flop:.3g}; raise it, or lower `--serving-tokens`."
+            )
+        return left
+
+
+def effective_tokens(tokens: float, unique: float) -> float:
+    """D' = U + U R* (1 - exp(-(D / U - 1) / R*)): fresh tokens that D tokens over U unique ones are worth (Muennighoff
+    et al. 2023, arXiv 2305.16264, equation 5, data term only); D up to one pass."""
+    if tokens <= unique:
+        return tokens
+    return unique + unique * REPEAT_WORTH * -math.expm1(-(tokens / unique - 1.0) / REPEAT_WORTH)

@@ -1,0 +1,35 @@
+"""What a run will need, estimated before it is run.  Measured figures come with every record."""
+
+from __future__ import annotations
+
+from isoembed.budget import Device
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.recipe import Recipe
+
+
+def training_memory_bytes(recipe: Recipe, *, chunk_tokens: int = 16384, bytes_per_value: int = 2) -> float:
+    """Estimate of what training `recipe` needs at least, as `memory_bytes`."""
+    return memory_bytes(
+        recipe.model, recipe.cost, recipe.batch_pairs, chunk_tokens=chunk_tokens, bytes_per_value=bytes_per_value
+    )
+
+
+def memory_bytes(
+    model: ModelSpec, cost: Cost, batch_pairs: int, *, chunk_tokens: int = 16384, bytes_per_value: int = 2
+) -> float:
+    """Estimate of what training needs at least: state, and the activations of one chunk in the blocks that train.
+
+    State: 4 bytes a weight, and 12 more (gradient, two AdamW moments) a trained parameter, in fp32.  Activations: 34
+    bytes a token and hidden unit a block in 16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,
+    without the attention matrix, which fused attention does not keep).
+    """
+    state = 4.0 * (model.total_params + cost.forward - model.params) + 12.0 * (cost.updated + cost.table)
+    activations = 17.0 * bytes_per_value * chunk_tokens * model.hidden * cost.blocks_backward
+    embeddings = 8.0 * 4 * batch_pairs * model.hidden + 12.0 * batch_pairs**2
+    return state + activations + embeddings
+
+
+def training_seconds(recipe: Recipe, device: Device, *, count: int, utilisation: float) -> float:
+    """Wall time at a given share of the devices' peak."""
+    return recipe.flop / (device.peak_flop_per_second * count * utilisation)

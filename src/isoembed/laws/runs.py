@@ -1,0 +1,156 @@
+"""A ledger's runs as points: one group a method, under settings that all of them share.
+
+A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
+held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from isoembed.core import InputError, fingerprint
+from isoembed.laws.base import Law
+from isoembed.laws.points import Points
+from isoembed.laws.settings import Group, Settings, Tried, settings_tried
+from isoembed.records import Ledger, RunRecord
+
+Target = Literal["heldout", "training"]
+#: what a ledger's columns may be named: the field of a record that is read, the default first
+LEDGER_COLUMNS = {"params": ("params", "total_params"), "flop": ("model_flop", "all_in_flop")}
+
+
+def read_ledger(
+    path: Path, laws: Sequence[Law], names: Mapping[str, str] | None = None, *, target: Target = "heldout"
+) -> list[Group]:
+    """The runs of the ledger at `path` that ended well, one group a method, ready for `laws`.
+
+    names: `params` may be total_params (token table included), `flop` all_in_flop (attention and table included).
+    """
+    ledger = Ledger.open(path)
+    records = ledger.records()
+    groups = group_runs(records, laws, names, target=target, source=path.name)
+    notes = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
+    return [Group(g.method, g.points, g.rows, g.tried, g.settings, g.notes + notes) for g in groups]
+
+
+def group_runs(
+    records: Sequence[RunRecord],
+    laws: Sequence[Law],
+    names: Mapping[str, str] | None = None,
+    *,
+    target: Target = "heldout",
+    source: str = "the runs",
+) -> list[Group]:
+    """Records as one group a method.  N is the model's size, D the tokens seen, S the trained share N_U / N_F.
+
+    Where one of `laws` reads S, all hyperparameters of a method are one group; else each is a method of its own.
+    Raises InputError where the runs' settings differ.
+    """
+    columns = _columns(names)
+    found = [(row, record) for row, record in enumerate(records, 1) if _loss(record, target) is not None]
+    if not found:
+        raise InputError(
+            f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
+            "sweep into it first."
+        )
+    settings = _settings([record for _, record in found], target, columns, source)
+    kept, notes = _best_rates(found, target)
+    tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
+    together = any("fraction" in law.also_reads for law in laws)
+    members: dict[str, list[tuple[int, RunRecord, Tried]]] = {}
+    for (row, record), how in zip(kept, tried, strict=True):
+        key = how.method.name if together else how.label
+        members.setdefault(key, []).append((row, record, how))
+    return [
+        Group(
+            key,
+            _points([record for _, record, _ in runs], target, columns),
+            tuple(row for row, _, _ in runs),
+            tuple({how.label: how for _, _, how in runs}.values()),
+            settings,
+            notes,
+        )
+        for key, runs in sorted(members.items())
+    ]
+
+
+def _columns(names: Mapping[str, str] | None) -> dict[str, Any]:
+    columns = {column: fields[0] for column, fields in LEDGER_COLUMNS.items()}
+    for column, name in (names or {}).items():
+        if name not in LEDGER_COLUMNS.get(column, ()):
+            raise InputError(
+                "A ledger's columns are known: --params-col may be params or total_params, --flop-col model_flop or "
+                f"all_in_flop; got {name} for {column}. Leave it out."
+            )
+        columns[column] = name
+    return columns
+
+
+def _loss(record: RunRecord, target: Target) -> float | None:
+    if target == "training":
+        return record.final_loss
+    return None if record.heldout is None else record.heldout.loss
+
+
+def _points(records: Sequence[RunRecord], target: Target, columns: Mapping[str, str]) -> Points:
+    return Points.of(
+        [getattr(record.recipe.model, columns["params"]) for record in records],
+        [record.tokens for record in records],
+        [loss for record in records if (loss := _loss(record, target)) is not None],
+        flop=[getattr(record, columns["flop"]) for record in records],
+        fraction=[record.updated_params / record.forward_params for record in records],
+    )
+
+
+def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str, Any], source: str) -> Settings:
+    """What all runs share; refuses those that do not."""
+
+    def one(what: str, values: Iterable[Any]) -> Any:
+        distinct = list(dict.fromkeys(values))
+        if len(distinct) > 1:
+            shown = ", ".join(map(str, distinct[:4]))
+            raise InputError(
+                f"A law needs runs of one {what}: {source} holds {shown}; put the others into a ledger of their own."
+            )
+        return distinct[0]
+
+    recipes = [record.recipe for record in records]
+    one("semantics version", (recipe.semantics for recipe in recipes))
+    for model in dict.fromkeys(recipe.model.name for recipe in recipes):
+        one(f"set of weights for {model}", (recipe.base_hash for recipe in recipes if recipe.model.name == model))
+    return Settings(
+        family=one("family", (recipe.family for recipe in recipes)),
+        batch_pairs=one("batch", (recipe.batch_pairs for recipe in recipes)),
+        context_tokens=one("context", (recipe.context_tokens for recipe in recipes)),
+        temperature=one("temperature", (recipe.temperature for recipe in recipes)),
+        pooling=one("pooling", (recipe.pooling for recipe in recipes)),
+        target=target,
+        heldout=one("held-out set", (record.heldout.fingerprint for record in records if record.heldout))
+        if target == "heldout"
+        else None,
+        data=one("training set", (recipe.data.fingerprint for recipe in recipes)),
+        tokenizer=one("tokenizer", (recipe.data.tokenizer for recipe in recipes)),
+        params=columns["params"],
+        flop=columns["flop"],
+    )
+
+
+def _best_rates(
+    found: list[tuple[int, RunRecord]], target: Target
+) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+    """Of runs that differ in learning rate (and seed) alone those at the rate of least mean loss, and a note of how
+    many that left out."""
+    cells: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
+    for row, record in found:
+        cell = fingerprint(record.recipe.model_dump(mode="json", exclude={"seed", "learning_rate"}))
+        cells.setdefault(cell, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
+    kept = []
+    for rates in cells.values():
+        kept += min(rates.values(), key=lambda runs: float(np.mean([_loss(record, target) for _, record in runs])))
+    dropped = len(found) - len(kept)
+    note = f"{dropped} runs at worse learning rates of the same recipe left out" if dropped else ""
+    return sorted(kept, key=lambda run: run[0]), (note,) if note else ()

@@ -1,0 +1,207 @@
+"""The recommendation where a law has been measured on the family: least expected regret over the law's own doubt."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isoembed.constraints import REPEAT_SOURCE
+from isoembed.core import InputError
+from isoembed.flops import all_in_flop
+from isoembed.frontier import Frontier, Prospects
+from isoembed.laws import law_named
+from isoembed.laws.files import LawFile, LawSet
+from isoembed.recipe import Recipe
+from isoembed.recommendation import Candidate, Certainty, Lead, NextRun, Reach, Recommendation
+from isoembed.request import MIN_STEPS, Request
+
+#: budgets looked at for a crossover, from the smallest fitted one to ten times the larger of target and largest
+_CROSSOVER_BUDGETS = 16
+#: a run made to learn from costs at most this share of the target budget, and is sought at so many budgets
+_PILOT_SHARE, _PILOT_BUDGETS = 0.1, 5
+_RUNNERS_UP = 4
+
+
+def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> Recommendation:
+    """The recipe of least expected loss over the laws' draws, with runners-up and how sure.
+
+    Raises InputError where the law is of another family (always) or of other settings (unless `other_settings`).
+    """
+    differs = _mismatches(laws, request)
+    if differs and not other_settings:
+        raise InputError(
+            f"A law holds for the settings of its runs: {'; '.join(differs)}. Ask for those, fit a law to runs of "
+            "yours, or say --other-settings."
+        )
+    flop, speed = request.budget.flop_at()
+    frontier = Frontier(laws, request)
+    prospects = frontier.at(flop)
+    order = prospects.order()
+    best, others = order[0], order[1:]
+    arm, recipe = prospects.arms[best], prospects.recipe(best)
+    sure, chance_K = prospects.methods(), prospects.probabilities()
+    reach = _reach(arm.law, recipe)
+
+    known = [
+        f"law: {law_named(arm.law.law).about}, fitted to {arm.law.n_points} {arm.law.method or 'unnamed'} runs "
+        f"({arm.law.source})",
+        "C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",
+    ]
+    assumed = [f"speed: {speed}"] if speed else []
+    assumed.append(request.rate(arm.model, arm.method, recipe.train_tokens)[1])
+    data = request.data
+    if data.fingerprint is None:
+        assumed.append(f"data: {data.source}")
+    else:
+        known.append(f"data: {data.pairs:,} unique pairs, {data.tokens_per_pair:.1f} tokens a pair ({data.source})")
+    if arm.law.method is None:
+        assumed.append(f"the law's table names no method: taken for {arm.method.label}")
+    if request.constraints.serving_tokens:
+        serving = flop - request.constraints.training_flop(flop, arm.model)
+        known.append(
+            f"serving: {request.constraints.serving_tokens:.3g} tokens cost {serving:.3g} FLOP = 2 N T of the budget "
+            "(Sardana et al. 2023); attention and the token lookup are left out"
+        )
+    if (recipe.epochs or 0) > 1:
+        assumed.append(REPEAT_SOURCE)
+    return Recommendation(
+        budget=request.budget,
+        recipe=recipe,
+        basis=f"the {arm.law.law} law measured on {laws.settings.family or 'a table that names no family'}: least "
+        f"expected loss of {len(prospects.arms)} candidates",
+        known=tuple(known),
+        assumed=tuple(assumed),
+        warnings=tuple(_warnings(request, laws, prospects, best, recipe, differs, flop)),
+        runners_up=tuple(_candidate(prospects, k, best) for k in others[:_RUNNERS_UP]),
+        loss=prospects.loss(best),
+        certainty=Certainty(
+            methods=sure,
+            method=sure[arm.method.name],
+            recipe=float(chance_K[best]),
+            regret=prospects.regret(best),
+        ),
+        reach=reach,
+        methods=tuple(
+            _candidate(prospects, next(k for k in order if prospects.arms[k].method.name == name), best)
+            for name in dict.fromkeys(prospects.arms[k].method.name for k in order)
+        ),
+        crossover=_crossover(frontier, prospects, order, flop),
+        next_run=_next_run(frontier, prospects, best, others[0], flop) if others else None,
+    )
+
+
+def speaks_of(laws: LawSet, request: Request) -> bool:
+    """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
+    if _mismatches(laws, request):
+        return False
+    names = {tried.method.name for law in laws.laws for tried in law.tried}
+    return request.method is None or request.method.name in names
+
+
+def _mismatches(laws: LawSet, request: Request) -> list[str]:
+    """Where the request's settings differ from those of the law's runs; raises InputError for another family."""
+    settings = laws.settings
+    if settings.family not in (None, request.family.name):
+        raise InputError(
+            f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
+            "No family's rule follows from another's exponents: run a pilot, or leave the law out."
+        )
+    defaults = {name: Recipe.model_fields[name].default for name in ("temperature", "pooling")}
+    asked = {"batch_pairs": request.batch_pairs, "context_tokens": request.context_tokens, **defaults}
+    return [
+        f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
+        for name in asked
+        if (measured := getattr(settings, name)) not in (None, asked[name])
+    ]
+
+
+def _warnings(
+    request: Request, laws: LawSet, prospects: Prospects, best: int, recipe: Recipe, differs: list[str], flop: float
+) -> list[str]:
+    arm, settings, data = prospects.arms[best], laws.settings, request.data
+    warnings = [f"law used at settings of no run: {'; '.join(differs)}"] if differs else []
+    if arm.law.status != "good":
+        warnings.append(f"the {arm.law.method or arm.law.law} law is not good: {arm.law.says()}")
+    if settings.batch_pairs is None:
+        warnings.append("the law's table does not say at which batch, context and temperature its runs were made")
+    if settings.data is not None and data.fingerprint not in (None, settings.data):
+        warnings.append("the law was measured on other training data")
+    if settings.tokenizer is not None and data.tokenizer not in (None, settings.tokenizer):
+        warnings.append("the law was measured under another tokenizer: its tokens are not these")
+    if recipe.steps < MIN_STEPS:
+        warnings.append(f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up")
+    paid = request.tokens(flop, arm.model, arm.cost, one_pass=False)
+    if recipe.train_tokens < 0.99 * paid:
+        warnings.append(
+            f"the data end first: one pass is {recipe.train_tokens:,} tokens, {1 - recipe.train_tokens / paid:.0%} of "
+            "the training budget stays unspent (--repeats muennighoff would repeat them)"
+        )
+    return warnings
+
+
+def _candidate(prospects: Prospects, k: int, best: int) -> Candidate:
+    recipe = prospects.recipe(k)
+    return Candidate(
+        recipe=recipe,
+        tokens_per_param=recipe.train_tokens / recipe.model.params,
+        loss=prospects.loss(k),
+        behind=prospects.behind(k, best),
+        best=float(prospects.probabilities()[k]),
+    )
+
+
+def _reach(law: LawFile, recipe: Recipe) -> Reach:
+    flop = recipe.flop
+    if law.settings.flop == "all_in_flop":
+        flop = all_in_flop(
+            recipe.cost,
+            tokens=recipe.train_tokens,
+            squared_lengths=recipe.pairs * recipe.data.squared_tokens,
+            hidden=recipe.model.attention_width,
+            blocks=recipe.model.blocks,
+        )
+    low, high = law.range["flop"]
+    return Reach(
+        flop=flop / high,
+        params=law.settings.size(recipe.model) / law.range["params"][1],
+        tokens=recipe.train_tokens / law.range["tokens"][1],
+        below=flop / low,
+    )
+
+
+def _crossover(frontier: Frontier, prospects: Prospects, order: list[int], flop: float) -> Lead | None:
+    """From which budget on the better of the two leading methods leads; None with one method."""
+    names = list(dict.fromkeys(prospects.arms[k].method.name for k in order))
+    if len(names) < 2:
+        return None
+    ranges = [law.range["flop"] for law in frontier.laws.laws]
+    low, high = min(low for low, _ in ranges), 10 * max(flop, *(high for _, high in ranges))
+    return frontier.crossover(names[1], names[0], np.geomspace(min(low, flop), high, _CROSSOVER_BUDGETS).tolist())
+
+
+def _next_run(frontier: Frontier, prospects: Prospects, best: int, second: int, flop: float) -> NextRun | None:
+    """The run, at a tenth of the budget at most, that would tell most about the two leading recipes.
+
+    Linear-Gaussian: observing x with noise s removes Cov(x, d)^2 / (Var(x) + s^2) of Var(d), d the difference of the
+    two ln losses.  Of the runs that remove at least half of what the best of them does, the one that removes most a
+    FLOP.
+    """
+    gap_B = np.log(prospects.draws[:, best]) - np.log(prospects.draws[:, second])
+    if not gap_B.var() > 0:
+        return None
+    found: list[tuple[float, float, Prospects, int]] = []
+    for halvings in range(_PILOT_BUDGETS):
+        try:
+            pilots = frontier.at(_PILOT_SHARE * flop / 2**halvings, serving=False)
+        except InputError:
+            continue
+        log_BK = np.log(pilots.draws)
+        noise_K = np.array([arm.law.run_noise for arm in pilots.arms])
+        shared_K = (gap_B - gap_B.mean()) @ (log_BK - log_BK.mean(axis=0)) / len(gap_B)
+        removes_K = shared_K**2 / ((log_BK.var(axis=0) + noise_K**2) * gap_B.var())
+        spent_K = pilots.tokens_K * [arm.cost.flop_per_token for arm in pilots.arms]
+        found += [(float(r), float(r / s), pilots, k) for k, (r, s) in enumerate(zip(removes_K, spent_K, strict=True))]
+    if not found:
+        return None
+    most = max(removes for removes, _, _, _ in found)
+    removes, _, pilots, k = max((run for run in found if run[0] >= most / 2), key=lambda run: run[1])
+    return NextRun(recipe=pilots.recipe(k), removes=removes)

@@ -1,0 +1,98 @@
+"""Recommendation: the recipe, what it rests on, how sure it is, and what else was considered."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isoembed.budget import Budget
+from isoembed.core import Frozen
+from isoembed.laws.intervals import Interval
+from isoembed.recipe import Recipe
+
+
+class Candidate(Frozen):
+    """One feasible recipe and what speaks against it.  Losses are there where a law was at hand."""
+
+    recipe: Recipe
+    tokens_per_param: float
+    remarks: tuple[str, ...] = ()
+    loss: Interval | None = Field(None, description="predicted loss of one run: the law's doubt and the runs' scatter")
+    behind: Interval | None = Field(None, description="expected loss above the chosen recipe's, in nats")
+    best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
+
+
+class Certainty(Frozen):
+    """How sure, over bootstrap draws of every law: doubt about the laws' parameters, not about their form."""
+
+    methods: dict[str, float] = Field(description="probability that each method is the best one; they add up to 1")
+    method: float = Field(description="that of the method chosen")
+    recipe: float = Field(description="probability that this very recipe is the best candidate")
+    regret: float = Field(description="expected loss above that of the best candidate, in nats")
+
+
+class Reach(Frozen):
+    """How far a recipe lies beyond the runs that its law was fitted to: ratios to the largest fitted values."""
+
+    flop: float
+    params: float
+    tokens: float
+    below: float = Field(description="the budget over the smallest fitted one; under 1 it lies below all runs")
+
+    def says(self) -> str:
+        """`8x beyond the largest fitted budget`, or that all lies within."""
+        beyond = [
+            f"{ratio:.2g}x beyond the largest fitted {name}"
+            for name, ratio in (("budget", self.flop), ("model", self.params), ("number of tokens", self.tokens))
+            if ratio > 1.01
+        ]
+        if self.below < 0.99:
+            beyond.append(f"{1 / self.below:.2g}x below the smallest fitted budget")
+        return ", ".join(beyond) or "within the fitted budgets, sizes and tokens"
+
+
+class NextRun(Frozen):
+    """The affordable run that would tell most, for its FLOP, about which of the two leading recipes is better."""
+
+    recipe: Recipe
+    removes: float = Field(description="share of the variance of the two recipes' difference that it would remove")
+
+
+class Lead(Frozen):
+    """The budget from which method `second` stays ahead of `first`."""
+
+    first: str
+    second: str
+    flop: Interval = Field(description="low None: perhaps from the lowest budget on; high None: perhaps never")
+    never: float = Field(description="share of draws in which it never leads")
+    always: float = Field(description="share of draws in which it leads at every budget looked at")
+    looked_at: tuple[float, float] = Field(description="lowest and highest budget looked at, FLOP")
+
+    def says(self) -> str:
+        """The crossover in words, with what is unbounded said."""
+        low, high = (f"{flop:.2g}" for flop in self.looked_at)
+        if self.flop.value is None and self.always + self.never > 0.995:
+            when = "at every budget" if self.always > self.never else "at no budget"
+            return f"{self.second} is ahead of {self.first} {when} from {low} to {high} FLOP"
+        start = f"{self.flop.value:.2g} FLOP" if self.flop.value is not None else f"no budget from {low} to {high} FLOP"
+        from_ = "unbounded below" if self.flop.low is None else f"{self.flop.low:.2g}"
+        to = "unbounded above" if self.flop.high is None else f"{self.flop.high:.2g}"
+        return f"{self.second} ahead of {self.first} from {start} [{from_}, {to}]; never in {self.never:.0%} of draws"
+
+
+class Recommendation(Frozen):
+    """The recipe, what it rests on, and what else was considered."""
+
+    budget: Budget
+    recipe: Recipe
+    basis: str = Field(description="which rule or law chose")
+    known: tuple[str, ...]
+    assumed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bracket: tuple[str, ...] = Field((), description="models that the rule cannot tell apart")
+    runners_up: tuple[Candidate, ...]
+    loss: Interval | None = Field(None, description="predicted loss of one run; None without a law")
+    certainty: Certainty | None = None
+    reach: Reach | None = None
+    methods: tuple[Candidate, ...] = Field((), description="the best candidate of each method, best first")
+    crossover: Lead | None = Field(None, description="between the two best methods")
+    next_run: NextRun | None = None

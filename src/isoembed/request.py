@@ -1,0 +1,95 @@
+"""What is asked of a recommendation, and the recipe that any one model and method give within it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isoembed.budget import Budget
+from isoembed.constraints import Constraints
+from isoembed.core import InputError
+from isoembed.estimates import memory_bytes
+from isoembed.families import Family, ModelSpec
+from isoembed.flops import Cost, tokens_for
+from isoembed.methods import Method
+from isoembed.recipe import DataStats, Recipe, solve
+
+#: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
+MIN_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """Budget, family, data and limits; what the caller fixes is not None and not judged."""
+
+    budget: Budget
+    family: Family
+    data: DataStats
+    batch_pairs: int
+    context_tokens: int
+    constraints: Constraints
+    method: Method | None = None
+    model: str | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The sizes to choose from, smallest first."""
+        sizes = self.family.models if self.model is None else (self.family.model(self.model),)
+        limit = self.constraints.max_params
+        within = tuple(size for size in sizes if limit is None or size.params <= limit)
+        if not within:
+            raise InputError(
+                f"`max_params` must leave a model: the smallest of {self.family.name} has {sizes[0].params:,} "
+                f"non-embedding parameters, above {limit:,}. Raise it, or choose another family."
+            )
+        return within
+
+    @property
+    def unique_tokens(self) -> float | None:
+        """Real tokens in one pass over the unique pairs; None where the data are unlimited."""
+        return None if self.data.pairs is None else self.data.pairs * self.data.tokens_per_pair
+
+    @property
+    def step_tokens(self) -> float:
+        """Expected real tokens of one step."""
+        return self.batch_pairs * self.data.tokens_per_pair
+
+    def check_memory(self, model: ModelSpec, method: Method) -> None:
+        """Raise InputError where training would not fit the device."""
+        limit = self.constraints.memory_bytes
+        needed = memory_bytes(model, method.cost(model), self.batch_pairs)
+        if limit is not None and needed > limit:
+            raise InputError(
+                f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB of "
+                f"{limit / 1e9:.3g}; lower `--batch-pairs`, or allow a method that trains less."
+            )
+
+    def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, one_pass: bool) -> float:
+        """D: what `flop` pays for after serving, and at most the unique tokens where `one_pass`."""
+        tokens = tokens_for(self.constraints.training_flop(flop, model), cost)
+        return min(tokens, self.unique_tokens) if one_pass and self.unique_tokens is not None else tokens
+
+    def recipe(self, flop: float, model: ModelSpec, method: Method, *, one_pass: bool = False) -> Recipe:
+        """The recipe that spends `flop` on `model` with `method`; raises InputError where it breaks a limit."""
+        self.check_memory(model, method)
+        cost = method.cost(model)
+        tokens = self.tokens(flop, model, cost, one_pass=one_pass)
+        return solve(
+            tokens * cost.flop_per_token,
+            family=self.family.name,
+            model=model,
+            method=method,
+            data=self.data,
+            batch_pairs=self.batch_pairs,
+            context_tokens=self.context_tokens,
+            learning_rate=self.rate(model, method, tokens)[0],
+            seed=self.seed,
+        )
+
+    def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:
+        """Peak learning rate for a run of `tokens`, and where it comes from."""
+        if self.learning_rate is not None:
+            return self.learning_rate, "learning rate as asked"
+        steps = max(1, round(tokens / self.step_tokens))
+        return self.family.peak_rate(model, method.name, steps=steps, share=method.share(model))
