@@ -18,7 +18,8 @@ def training_memory_bytes(recipe: Recipe, *, chunk_tokens: int = 16384, bytes_pe
 def memory_bytes(
     model: ModelSpec, cost: Cost, batch_pairs: int, *, chunk_tokens: int = 16384, bytes_per_value: int = 2
 ) -> float:
-    """Estimate of what training needs at least: state, and the activations of one chunk in the blocks that train.
+    """Estimate of what training needs at least, for any length: state, and one chunk's activations in the blocks that
+    train.
 
     State: 4 bytes a weight, and 12 more (gradient, two AdamW moments) a trained parameter, in fp32.  Activations: 34
     bytes a token and hidden unit a block in 16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,

@@ -16,7 +16,6 @@ import numpy as np
 
 from isoembed.constraints import effective_tokens
 from isoembed.core import Frozen, InputError
-from isoembed.estimates import training_memory_bytes as training_memory_bytes
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
 from isoembed.laws import law_named

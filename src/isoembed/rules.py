@@ -35,7 +35,7 @@ def by_rule(request: Request) -> Recommendation:
     family, data = request.family, request.data
     if request.constraints.repeats != "none":
         raise InputError(
-            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked; give --law or leave it out."
+            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked; give --law or drop it."
         )
 
     # 1. the method

@@ -11,8 +11,10 @@ from isoembed.laws.power import POWER
 from isoembed.laws.rectified import RECTIFIED
 
 LAWS: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, POWER, MULTIPLICATIVE, FRANTAR, RECTIFIED)
+#: laws of N and D that `--law best` lets compete; the others need columns or meanings of their own
+COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE)
 
-__all__ = ["LAWS", "Law", "Parameter", "Points", "law_named"]
+__all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named"]
 
 
 def law_named(name: str) -> Law:

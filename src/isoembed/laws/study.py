@@ -5,16 +5,19 @@ One law a method (corrections to the paper's set-up: what full fine-tuning teach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from isoembed.core import InputError
 from isoembed.laws.base import Law
 from isoembed.laws.bootstrap import bootstrap
-from isoembed.laws.files import LawFile
+from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.fit import fit, outliers
+from isoembed.laws.runs import Target, read_ledger
 from isoembed.laws.settings import Group
+from isoembed.laws.tables import read_groups
 from isoembed.laws.validate import By, Holdout, holdout
 
 #: what `--holdout` may say, and the hold-outs that it means
@@ -24,6 +27,41 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
     "largest-budget": ("largest-budget",),
     "none": (),
 }
+
+
+def study_source(
+    source: Path,
+    laws: Sequence[Law],
+    *,
+    names: Mapping[str, str] | None = None,
+    method_column: str | None = None,
+    target: Target = "heldout",
+    draws: int = 1000,
+    delta: float | None = None,
+    by: Sequence[By] = HOLDOUTS["largest"],
+) -> LawSet:
+    """A law for every method in `source`, a table (`tables.read_groups`) or a ledger (`runs.read_ledger`).
+
+    A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
+    """
+    if source.is_dir() or source.name.endswith(".jsonl.gz"):
+        if method_column is not None:
+            raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
+        groups = read_ledger(source, laws, names, target=target)
+    else:
+        groups = read_groups(source, laws, names, method_column)
+    found: list[LawFile] = []
+    left_out: list[str] = []
+    for group in groups:
+        try:
+            found.append(study(laws, group, source=source.name, draws=draws, delta=delta, by=by))
+        except InputError as error:
+            if len(groups) == 1:
+                raise
+            left_out.append(f"{group.method} left out: {error}")
+    if not found:
+        raise InputError(left_out[0])
+    return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
 
 
 def study(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -14,19 +14,13 @@ from isoembed.estimates import training_memory_bytes, training_seconds
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
+from isoembed.report.laws import candidates_table, law_rows
+from isoembed.report.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
     from isoembed.data.inspect import Inspection
     from isoembed.evaluation.run import Scores
     from isoembed.search import Hit
-
-
-def si(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: 1.59e6 -> `1.59M`."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g}{prefix}{unit}"
-    return f"{value:.3g}{unit}"
 
 
 def duration(seconds: float) -> str:
@@ -35,26 +29,6 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds / 86400:.3g} days"
-
-
-def pairs_table(rows: Iterable[tuple[str, str]]) -> Table:
-    """Two aligned columns, name and value."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    return table
-
-
-def columns_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A borderless table: first column left, numbers right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
@@ -118,13 +92,19 @@ def recommendation_text(recommendation: Recommendation, device: str | None = Non
     """Everything `isoembed recipe` prints."""
     rows = [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
     rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
+    rows += law_rows(recommendation)
     rows += [("known", line) for line in recommendation.known]
     rows += [("assumed", line) for line in recommendation.assumed]
     rows += [("warning", line) for line in recommendation.warnings]
     if recommendation.bracket:
         rows.append(("size bracket", f"{', '.join(recommendation.bracket)} (unmeasured: a pilot would tell)"))
     parts: list[RenderableType] = [pairs_table(rows)]
-    if recommendation.runners_up:
+    if recommendation.certainty is not None:
+        if len(recommendation.methods) > 1:
+            parts += [Text(""), candidates_table("best of a method", recommendation.methods)]
+        if recommendation.runners_up:
+            parts += [Text(""), candidates_table("runner-up", recommendation.runners_up)]
+    elif recommendation.runners_up:
         parts += [
             Text(""),
             columns_table(

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
+from isoembed.constraints import Constraints
 from isoembed.core import InputError, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import Source, open_source
@@ -26,6 +27,7 @@ from isoembed.evaluation.run import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
+from isoembed.laws.files import LawSet
 from isoembed.methods import LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
@@ -96,9 +98,16 @@ def plan_job(
     context_tokens: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
+    law: LawSet | None = None,
+    constraints: Constraints | None = None,
+    other_settings: bool = False,
 ) -> Job:
-    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes."""
-    context_tokens = family.context_tokens if context_tokens is None else context_tokens
+    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes.
+
+    `law`, `constraints` and `other_settings` as for `recommend`; a law brings the context of its runs.
+    """
+    if context_tokens is None:
+        context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
     tokenizer = load_tokenizer(some_model.source)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
@@ -112,6 +121,9 @@ def plan_job(
         context_tokens=context_tokens,
         learning_rate=learning_rate,
         seed=seed,
+        law=law,
+        constraints=constraints,
+        other_settings=other_settings,
     )
     recipe = recommendation.recipe
     recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})

@@ -1,0 +1,155 @@
+"""Fitted laws, and what they say of a recommendation, as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from isoembed.laws import law_named
+from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.intervals import Interval
+from isoembed.laws.validate import Holdout
+from isoembed.recommendation import Candidate, Recommendation
+from isoembed.report.layout import columns_table, pairs_table, si
+
+
+def laws_text(laws: LawSet) -> RenderableType:
+    """Everything `isoembed fit` prints."""
+    parts: list[RenderableType] = []
+    for law in laws.laws:
+        parts += [law_text(law), Text("")]
+    return Group(*parts[:-1])
+
+
+def law_text(law: LawFile) -> RenderableType:
+    """One law: parameters with intervals, how the fit went, and what it forecast."""
+    fit = law.fit
+    delta = "none: squares" if fit.delta is None else f"{fit.delta:.3g}"
+    seeds = "" if law.seed_sd is None else f"; {law.seed_sd:.3g} between seeds"
+    spans = [
+        f"{name} {si(low)} to {si(high)}"
+        for name, key in (("N", "params"), ("D", "tokens"), ("C", "flop"), ("S", "fraction"), ("loss", "loss"))
+        if (span := law.range.get(key)) and (low := span[0]) != (high := span[1])
+    ]
+    rows = [
+        ("law", f"{law.law}: {law_named(law.law).about}"),
+        ("method", law.method or "not named"),
+        ("runs", f"{law.n_points} points from {law.source}"),
+        ("objective", f"{law.objective:.9g}, sum of Huber of ln residuals, delta {delta}"),
+        ("noise", f"{fit.noise:.3g} of ln loss{seeds}"),
+        ("starts", f"{law.starts_agreeing:.0%} of {fit.n_starts} reach this optimum"),
+        ("condition", "singular" if fit.condition is None else f"{fit.condition:.3g}"),
+        ("fitted range", ", ".join(spans)),
+        ("status", law.says()),
+    ]
+    if law.outlier_rows:
+        shown = ", ".join(map(str, law.outlier_rows[:12])) + (" ..." if len(law.outlier_rows) > 12 else "")
+        rows.append(("outliers", f"rows {shown} lie beyond five times the noise; none was dropped"))
+    rows += [("note", note) for note in law.notes]
+    return Group(pairs_table(rows), Text(""), _parameters(law), *([Text(""), _holdouts(law)] if law.holdout else []))
+
+
+def _parameters(law: LawFile) -> RenderableType:
+    second = law.without_outliers
+    header = ["parameter", "value", f"{law.level:.0%} from", "to", *(["without outliers"] if second else [])]
+    return columns_table(
+        header,
+        [
+            [
+                name,
+                f"{interval.value:.6g}",
+                *_ends(interval, held=name in law.fit.held, draws=law.draws is not None),
+                *([f"{second.params[name]:.6g}"] if second else []),
+            ]
+            for name, interval in law.params.items()
+        ],
+    )
+
+
+def _ends(interval: Interval, *, held: bool, draws: bool) -> tuple[str, str]:
+    if held:
+        return "held", "held"
+    if not draws:
+        return "-", "-"
+    return tuple("unbounded" if end is None else f"{end:.6g}" for end in (interval.low, interval.high))  # type: ignore[return-value]
+
+
+def _holdouts(law: LawFile) -> RenderableType:
+    def row(result: Holdout) -> list[str]:
+        bias = "-"
+        if result.bias is not None and result.bias.value is not None:
+            low, high = result.bias.ends
+            bias = f"{result.bias.value:+.2%} (allowed {low:+.2%} to {high:+.2%})"
+        return [
+            result.by.replace("-", " "),
+            result.law,
+            f"{result.n_held} of {result.n_held + result.n_fitted}",
+            "-" if result.in_range_error is None else f"{result.in_range_error:.2%}",
+            "-" if result.held_error is None else f"{result.held_error:.2%}",
+            bias,
+            result.verdict,
+        ]
+
+    held = [*law.holdout.values(), *law.rivals]
+    header = ("held out", "law", "rows", "in-range error", "held-out error", "bias", "verdict")
+    words = [Text(f"{result.law}, {result.by}: {result.why}") for result in held if result.verdict == "untested"]
+    return Group(columns_table(header, [row(result) for result in held]), *words)
+
+
+def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
+    """What the law says of the recipe chosen; empty where none spoke."""
+    sure, reach, following = recommendation.certainty, recommendation.reach, recommendation.next_run
+    if sure is None or reach is None or recommendation.loss is None:
+        return []
+    rows = [
+        ("predicted loss", f"{recommendation.loss.says()} for one run, 95 %"),
+        (
+            "how sure",
+            f"{recommendation.recipe.method.name} is the best method with probability {sure.method:.2f} "
+            f"({', '.join(f'{name} {share:.2f}' for name, share in sure.methods.items())}); this very recipe is the "
+            f"best candidate with {sure.recipe:.2f}; expected regret {sure.regret:.2g} nats",
+        ),
+        ("beyond the data", reach.says()),
+    ]
+    if recommendation.crossover is not None:
+        rows.append(("crossover", recommendation.crossover.says()))
+    if following is not None:
+        recipe = following.recipe
+        rows.append(
+            (
+                "next run",
+                f"{recipe.method.label} on {recipe.model.name} at {recipe.flop:.2g} FLOP "
+                f"({recipe.flop / (recommendation.recipe.flop):.1%} of this one) would tell most: it removes "
+                f"{following.removes:.0%} of the variance of the difference to the runner-up",
+            )
+        )
+    return rows
+
+
+def candidates_table(title: str, candidates: Iterable[Candidate]) -> RenderableType:
+    """Candidates with the loss that a law expects of them."""
+    return columns_table(
+        (title, "method", "tokens", "tokens/parameter", "steps", "loss", "behind by", "95 %", "best with"),
+        [
+            (
+                candidate.recipe.model.name,
+                candidate.recipe.method.label,
+                si(candidate.recipe.train_tokens),
+                f"{candidate.tokens_per_param:.3g}",
+                f"{candidate.recipe.steps:,}",
+                "-" if candidate.loss is None or candidate.loss.value is None else f"{candidate.loss.value:.4g}",
+                *_gap(candidate.behind),
+                "-" if candidate.best is None else f"{candidate.best:.2f}",
+            )
+            for candidate in candidates
+        ],
+    )
+
+
+def _gap(behind: Interval | None) -> tuple[str, str]:
+    if behind is None or behind.value is None:
+        return "-", "-"
+    low, high = behind.ends
+    return f"{behind.value:+.3g}", f"{low:+.2g} to {high:+.2g}"

@@ -1,0 +1,36 @@
+"""How text for the terminal is laid out: aligned tables, numbers with prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+
+def si(value: float, unit: str = "") -> str:
+    """Three significant digits with an SI prefix: 1.59e6 -> `1.59M`."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{prefix}{unit}"
+    return f"{value:.3g}{unit}"
+
+
+def pairs_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Two aligned columns, name and value."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def columns_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A borderless table: first column left, numbers right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
