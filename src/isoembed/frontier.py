@@ -125,15 +125,16 @@ class Frontier:
             raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
         self.theta_BP = _aligned_draws(laws)
 
-    def at(self, flop: float, *, serving: bool = True) -> Prospects:
-        """The prospects of `flop`; `serving` False leaves the serving cost out, as for a run made to learn from.
+    def at(self, flop: float, *, pilot: bool = False) -> Prospects:
+        """The prospects of `flop`.  Arms of fewer than 30 steps are left out unless there are no others.
 
-        Arms of fewer than 30 steps are left out unless there are no others.
+        pilot: a run made to learn from, which is not served and never has fewer than 30 steps.
+        Raises InputError where no arm is left.
         """
-        request = self.request if serving else _not_served(self.request)
+        request = _not_served(self.request) if pilot else self.request
         tokens_K = np.array([_tokens(request, flop, arm) for arm in self.arms])
         enough_K = tokens_K >= MIN_STEPS * request.step_tokens
-        if not enough_K.any():
+        if not enough_K.any() and not pilot:
             enough_K = tokens_K >= request.step_tokens
         if not enough_K.any():
             smallest = min(self.arms, key=lambda arm: arm.cost.flop_per_token)

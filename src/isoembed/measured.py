@@ -191,7 +191,7 @@ def _next_run(frontier: Frontier, prospects: Prospects, best: int, second: int, 
     found: list[tuple[float, float, Prospects, int]] = []
     for halvings in range(_PILOT_BUDGETS):
         try:
-            pilots = frontier.at(_PILOT_SHARE * flop / 2**halvings, serving=False)
+            pilots = frontier.at(_PILOT_SHARE * flop / 2**halvings, pilot=True)
         except InputError:
             continue
         log_BK = np.log(pilots.draws)

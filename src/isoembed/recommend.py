@@ -5,7 +5,6 @@ Where a law has been measured on the family, it speaks (`measured`); else the ru
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +21,9 @@ from isoembed.request import Request
 from isoembed.rules import by_rule
 
 __all__ = ["Recommendation", "recommend", "shipped_law"]
+
+#: laws measured on built-in families, FAMILY.json each
+LAWS_FOLDER = Path(str(files("isoembed"))) / "assets" / "laws"
 
 
 def recommend(
@@ -73,8 +75,7 @@ def recommend(
     return by_rule(request(Settings()))
 
 
-@cache
 def shipped_law(family: str) -> LawSet | None:
     """The law that ships for the family of that name; None where none was measured."""
-    file = Path(str(files("isoembed"))) / "assets" / "laws" / f"{family}.json"
+    file = LAWS_FOLDER / f"{family}.json"
     return LawSet.load(file) if file.is_file() else None

@@ -111,11 +111,9 @@ class LawFile(Frozen):
 
     @property
     def run_noise(self) -> float:
-        """Standard deviation of one more run's ln loss around the law: the residuals', free of the parameters' share
-        in them, and at least the scatter between seeds."""
-        free = len(self.params) - len(self.fit.held)
-        scatter = self.fit.noise * np.sqrt(self.n_points / max(1, self.n_points - free))
-        return float(max(scatter, self.seed_sd or 0.0))
+        """Standard deviation of one more run's ln loss around the law: that of the residuals, and at least that between
+        seeds."""
+        return max(self.fit.noise, self.seed_sd or 0.0)
 
     def says(self) -> str:
         """The status as a sentence, hold-outs included."""

@@ -37,7 +37,9 @@ class Fit(Frozen):
     held: dict[str, float] = Field(description="parameters that the points cannot identify, and where they were held")
     objective: float = Field(description="weighted sum over points of Huber(delta)")
     delta: float | None = Field(description="width of the Huber zone in ln loss; None for plain squares")
-    noise: float = Field(description="robust standard deviation of the log residuals: 1.4826 median |r|")
+    noise: float = Field(
+        description="robust standard deviation of the log residuals: 1.4826 median |r|, see `Solver.noise`"
+    )
     n_points: int
     n_starts: int
     starts_agreeing: float = Field(description="share of starts that reached the lowest objective to 1e-6")
@@ -98,10 +100,11 @@ class Solver:
         return minimise(self.problem, theta_BP, np.broadcast_to(weight_BR, (len(theta_BP), len(self.points))), delta)
 
     def noise(self, theta_P: Floats, weight_R: Floats) -> float:
-        """1.4826 times the weighted median of |residual|."""
+        """1.4826 times the weighted median of |residual|, the P - 1 smallest left out: a robust fit runs through nearly
+        as many points as it has parameters, and they tell nothing of the scatter (DuMouchel and O'Brien 1989)."""
         size_R = np.abs(self.problem.residuals(theta_P[None])[0][0])
-        order = np.argsort(size_R)
-        share = np.cumsum(weight_R[order]) / np.sum(weight_R)
+        order = np.argsort(size_R)[min(len(self.free) - 1, len(size_R) - 1) :]
+        share = np.cumsum(weight_R[order]) / np.sum(weight_R[order])
         return float(1.4826 * size_R[order][np.searchsorted(share, 0.5)])
 
 

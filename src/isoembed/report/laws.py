@@ -149,7 +149,7 @@ def candidates_table(title: str, candidates: Iterable[Candidate]) -> RenderableT
 
 
 def _gap(behind: Interval | None) -> tuple[str, str]:
-    if behind is None or behind.value is None:
-        return "-", "-"
+    if behind is None or not behind.value:
+        return "-", "-"  # the chosen recipe itself
     low, high = behind.ends
     return f"{behind.value:+.3g}", f"{low:+.2g} to {high:+.2g}"
