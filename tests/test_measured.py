@@ -1,4 +1,4 @@
-"""Recommendations from measured laws: the planted best is found, doubt is stated, limits bite in the right direction."""
+"""Recommendations from measured laws: the planted best is found, doubt is stated, limits bite as they must."""
 
 from __future__ import annotations
 

@@ -27,10 +27,16 @@ def law_text(law: LawFile) -> RenderableType:
     """One law: parameters with intervals, how the fit went, and what it forecast."""
     fit = law.fit
     delta = "none: squares" if fit.delta is None else f"{fit.delta:.3g}"
-    seeds = "" if law.seed_sd is None else f"; {law.seed_sd:.3g} between seeds"
+    seeds = "" if law.seed_sd is None else f"; {law.seed_sd:.3g} between repeats of one setting"
     spans = [
-        f"{name} {si(low)} to {si(high)}"
-        for name, key in (("N", "params"), ("D", "tokens"), ("C", "flop"), ("S", "fraction"), ("loss", "loss"))
+        f"{name} {show(low)} to {show(high)}"
+        for name, key, show in (
+            ("N", "params", si),
+            ("D", "tokens", si),
+            ("C", "flop", _digits),
+            ("S", "fraction", _digits),
+            ("loss", "loss", _digits),
+        )
         if (span := law.range.get(key)) and (low := span[0]) != (high := span[1])
     ]
     rows = [
@@ -49,6 +55,10 @@ def law_text(law: LawFile) -> RenderableType:
         rows.append(("outliers", f"rows {shown} lie beyond five times the noise; none was dropped"))
     rows += [("note", note) for note in law.notes]
     return Group(pairs_table(rows), Text(""), _parameters(law), *([Text(""), _holdouts(law)] if law.holdout else []))
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _parameters(law: LawFile) -> RenderableType:
