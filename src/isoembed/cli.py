@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from isoembed.budget import DEVICES, Budget
-from isoembed.core import InputError
+from isoembed.cli_sweep import ledger_app, sweep_app
+from isoembed.constraints import Constraints
+from isoembed.core import InputError, rejected
 from isoembed.families import FAMILIES, Family, family_named
+from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
@@ -29,6 +33,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
 app.add_typer(data_app, name="data")
+app.add_typer(sweep_app, name="sweep")
+app.add_typer(ledger_app, name="ledger")
 
 # ---- options that several commands share ------------------------------------------------------------------------
 
@@ -69,6 +75,15 @@ Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="r
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
 KeepAdapter = Annotated[bool, typer.Option(help="lora: keep the adapter beside the merged model")]
+LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]
+OtherSettings = Annotated[
+    bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
+]
+MaxParams = Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")]
+MethodNames = Annotated[str | None, typer.Option("--methods", help="methods allowed, as full,lora")]
+ServingTokens = Annotated[
+    float, typer.Option(help="tokens the model will embed in its life; the budget pays for them too")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
 
 
@@ -124,7 +139,18 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
     return Family(name="custom", models=(spec,), about=f"the model at {model}"), spec.name
 
 
-def _bytes(text: str | None) -> float | None:
+def _constraints(methods: str | None, **limits: Any) -> Constraints:
+    try:
+        return Constraints(methods=None if methods is None else tuple(methods.split(",")), **limits)
+    except ValidationError as error:
+        raise rejected(error) from None
+
+
+def _law(file: Path | None) -> LawSet | None:
+    return None if file is None else LawSet.load(file)
+
+
+def _bytes(text: str | None, option: str = "--memory") -> float | None:
     """`4GiB`, `500MB`, `2e9` -> bytes."""
     if text is None:
         return None
@@ -138,7 +164,7 @@ def _bytes(text: str | None) -> float | None:
             break
         if value > 0:
             return value
-    raise InputError(f"`--memory` must be a size, as 4GiB or 500MB; got {text!r}.")
+    raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
 
 
 def _no_library_bars() -> None:
@@ -179,8 +205,11 @@ def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
     """The recommendation as JSON."""
     value = recommendation.model_dump(mode="json")
     value["recipe"] = recipe_json(recommendation.recipe)
-    for entry, candidate in zip(value["runners_up"], recommendation.runners_up, strict=True):
-        entry["recipe"] = recipe_json(candidate.recipe)
+    for name, candidates in (("runners_up", recommendation.runners_up), ("methods", recommendation.methods)):
+        for entry, candidate in zip(value[name], candidates, strict=True):
+            entry["recipe"] = recipe_json(candidate.recipe)
+    if recommendation.next_run is not None:
+        value["next_run"]["recipe"] = recipe_json(recommendation.next_run.recipe)
     return value
 
 
@@ -206,10 +235,21 @@ def recipe(
     context_tokens: ContextTokens = None,
     learning_rate: LearningRate = None,
     seed: Seed = 0,
+    law: LawPath = None,
+    other_settings: OtherSettings = False,
+    methods: MethodNames = None,
+    max_params: MaxParams = None,
+    pairs: Annotated[int | None, typer.Option(help="unique training pairs at hand")] = None,
+    repeats: Annotated[str, typer.Option(help="none: one pass at most; muennighoff: repeat, at less worth")] = "none",
+    serving_tokens: ServingTokens = 0.0,
+    device_memory: Annotated[
+        str | None, typer.Option(help="training must fit: a size, as 24GB, or a device's name")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Name the best recipe for a budget, with what is known and what is assumed."""
     chosen, name = _family(family, model)
+    a_device = device_memory in [known.name for known in DEVICES]
     recommendation = recommend(
         _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour),
         chosen,
@@ -219,6 +259,16 @@ def recipe(
         context_tokens=context_tokens,
         learning_rate=learning_rate,
         seed=seed,
+        law=_law(law),
+        other_settings=other_settings,
+        constraints=_constraints(
+            methods,
+            max_params=max_params,
+            pairs=pairs,
+            repeats=repeats,
+            serving_tokens=serving_tokens,
+            device_memory=device_memory if a_device else _bytes(device_memory, "--device-memory"),
+        ),
     )
     if as_json:
         _print_json(recommendation_json(recommendation))
@@ -262,6 +312,11 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         resume: Resume = False,
         tracker: Tracker = None,
         keep_adapter: KeepAdapter = False,
+        law: LawPath = None,
+        other_settings: OtherSettings = False,
+        methods: MethodNames = None,
+        max_params: MaxParams = None,
+        serving_tokens: ServingTokens = 0.0,
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
@@ -269,6 +324,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
         memory_bytes = _bytes(memory)
+        limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
+        measured = _law(law)
 
         from isoembed.report.text import recommendation_text, scores_text, section, spent_text
         from isoembed.training.distributed import process_group
@@ -293,6 +350,9 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 context_tokens=context_tokens,
                 learning_rate=learning_rate,
                 seed=seed,
+                law=measured,
+                other_settings=other_settings,
+                constraints=limits,
             )
             console.print(section("Recipe"), recommendation_text(job.recommendation, device), section("Data"))
             console.print("\n".join(job.data.notes), markup=False)
@@ -337,6 +397,61 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
 
 app.command("run", help="The whole job: recipe, training, evaluation beside baselines, export.")(_run_or_train(True))
 app.command("train", help="Recipe, training and export, without the evaluation.")(_run_or_train(False))
+
+
+@app.command()
+def fit(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet of runs, or a ledger")],
+    law: Annotated[
+        str,
+        typer.Option(
+            help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified; several (a,b) or best are "
+            "compared on what is held out"
+        ),
+    ] = "hoffmann",
+    params_col: Annotated[str | None, typer.Option(help="column of N; in a ledger params or total_params")] = None,
+    tokens_col: Annotated[str | None, typer.Option(help="column of D")] = None,
+    loss_col: Annotated[str | None, typer.Option(help="column of the loss")] = None,
+    flop_col: Annotated[str | None, typer.Option(help="column of C; in a ledger model_flop or all_in_flop")] = None,
+    fraction_col: Annotated[str | None, typer.Option(help="column of S, the trained share")] = None,
+    run_col: Annotated[str | None, typer.Option(help="column of the run that a row belongs to")] = None,
+    weight_col: Annotated[str | None, typer.Option(help="column of weights")] = None,
+    method_col: Annotated[str | None, typer.Option(help="column of the method: one law each")] = None,
+    delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="refits to resampled runs; 0: no intervals")] = 1000,
+    holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest",
+    target: Annotated[str, typer.Option(help="loss of a ledger's runs: heldout or training")] = "heldout",
+    out: Annotated[Path, typer.Option(help="file that --law of recipe, run and train takes")] = Path("law.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Fit a scaling law to runs of anybody's, with intervals and its forecast of what was held out."""
+    from isoembed.laws import COMPARED, law_named
+    from isoembed.laws.study import HOLDOUTS, study_source
+
+    if holdout not in HOLDOUTS:
+        raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {holdout!r}.")
+    if target not in ("heldout", "training"):
+        raise InputError(f"`--target` must be heldout or training, the loss to fit; got {target!r}.")
+    columns = {"params": params_col, "tokens": tokens_col, "loss": loss_col, "flop": flop_col}
+    columns |= {"fraction": fraction_col, "run": run_col, "weight": weight_col}
+    laws = study_source(
+        table,
+        COMPARED if law == "best" else [law_named(name) for name in law.split(",")],
+        names={column: name for column, name in columns.items() if name is not None},
+        method_column=method_col,
+        target="training" if target == "training" else "heldout",
+        draws=bootstrap,
+        delta=delta,
+        by=HOLDOUTS[holdout],
+    )
+    laws.save(out)
+    if as_json:
+        shown = [each.model_dump(mode="json", exclude={"draws"}) for each in laws.laws]
+        _print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
+    else:
+        from isoembed.report.laws import laws_text
+
+        _console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
 
 
 @app.command("eval")

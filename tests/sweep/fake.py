@@ -55,12 +55,12 @@ HANDICAP = {"full": 1.0, "freeze": 1.05, "bias": 1.3, "lora": 1.02}
 
 def best_rate(made: Recipe) -> float:
     """The planted optimum: falls with size^-0.3 and steps^-0.2."""
-    return BEST_RATE[made.method.name] * (made.model.params / 28944) ** -0.3 * (made.steps / 100) ** -0.2
+    return BEST_RATE[made.method.name] * math.pow(made.model.params / 28944, -0.3) * math.pow(made.steps / 100, -0.2)
 
 
 def planted_loss(made: Recipe) -> float:
     """A Hoffmann law with the best size near 50k parameters at 1e12 FLOP, and a parabola in ln rate."""
-    law = 1.0 + 30.0 / made.model.params**0.3 + 60.0 / made.train_tokens**0.25
+    law = 1.0 + 30.0 / math.pow(made.model.params, 0.3) + 60.0 / math.pow(made.train_tokens, 0.25)
     return HANDICAP[made.method.name] * law * (1 + 0.05 * math.log(made.learning_rate / best_rate(made)) ** 2)
 
 

@@ -93,4 +93,4 @@ def test_the_allowance_is_never_exceeded() -> None:
 def test_cells_that_need_more_memory_are_named() -> None:
     plan = Planner(request(max_bytes=1.0), []).plan()
     assert not plan.cells
-    assert all("GiB of memory" in skip.why or "steps" in skip.why for skip in plan.skipped)
+    assert any("GiB of memory" in skip.why for skip in plan.skipped)

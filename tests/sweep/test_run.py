@@ -117,7 +117,7 @@ def finish(folder: SweepFolder, asked: SweepRequest) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepFolder, SweepRequest]:
     folder = SweepFolder(tmp_path_factory.mktemp("sweep"))
-    asked = request(rates=SEARCH, seeds=(0, 1, 2))
+    asked = request(rates=SEARCH, seeds=(0, 1, 2), budgets=(2e11, 8e11, 3.2e12))
     finish(folder, asked)
     return folder, asked
 

@@ -89,6 +89,7 @@ class SweepFolder:
     def __init__(self, path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
         self.path, self.stale_seconds = path, stale_seconds
         self.ledger = Ledger(path)
+        self._known: dict[str, Cell] = {}
 
     # ---- cells ----
 
@@ -101,13 +102,14 @@ class SweepFolder:
 
     def cells(self) -> list[Cell]:
         """Every planned cell that can be read, in the plan's order."""
-        found = []
         for file in (self.path / "cells").glob("*.json"):
+            if file.stem in self._known:  # a cell never changes
+                continue
             try:
-                found.append(Cell.model_validate_json(file.read_bytes()))
+                self._known[file.stem] = Cell.model_validate_json(file.read_bytes())
             except (OSError, ValidationError) as error:
                 self.ledger.damaged[str(file)] = str(error).splitlines()[0]
-        return sorted(found, key=lambda cell: (cell.order, cell.key))
+        return sorted(self._known.values(), key=lambda cell: (cell.order, cell.key))
 
     # ---- attempts ----
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import Field
 
 from isoembed.core import Frozen, InputError
+from isoembed.estimates import training_memory_bytes
 from isoembed.families.base import Family, ModelSpec
-from isoembed.frontier import training_memory_bytes
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import DataStats, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
@@ -63,7 +63,9 @@ class SweepRequest(Frozen):
     max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
     thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
     rates: RateSearch | None = None
-    allowance_flop: float | None = Field(None, description="stop planning when the cells planned cost this much")
+    allowance_flop: float | None = Field(None, description="what all cells together may cost")
+    allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
+    speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
     data_options: dict[str, str | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
 
@@ -84,6 +86,7 @@ class Plan(Frozen):
     skipped: tuple[Skipped, ...]
     rates: dict[str, RateFit] = Field({}, description="the learning rate's rule by method, once measured")
     flop: float = Field(description="of all cells")
+    seconds: float | None = Field(description="of all cells at the measured speeds; None where none were measured")
     stage: str = Field(description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
 
@@ -100,6 +103,21 @@ def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]
     return [Full() if name == "full" else Bias()]
 
 
+def at_most(request: SweepRequest) -> Plan:
+    """Every cell that the sweep could come to hold, replicates apart: the plan in which nothing is thinned, because
+    every cell fails."""
+    cells: dict[str, Cell] = {}
+    while True:
+        failed = [
+            (cell, FailedRun(recipe=cell.recipe, key=key, reason="error", failures=(), created=""))
+            for key, cell in cells.items()
+        ]
+        plan = Planner(request, failed).plan()
+        if plan.complete:
+            return plan
+        cells = {cell.key: cell for cell in plan.cells}
+
+
 class Planner:
     """Plans as far as what has ended allows."""
 
@@ -110,18 +128,14 @@ class Planner:
         self.cells: dict[str, Cell] = {}
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
-        self.flop = 0.0
+        self.flop = self.seconds = 0.0
 
     def plan(self) -> Plan:
         """All stages whose predecessors have ended."""
         complete, stages = True, ["none"]
         for stage, cells in self._stages():
             stages.append(stage)
-            planned = [cell for cell in cells if self._affordable(cell)]
-            for cell in planned:
-                if cell.key not in self.cells:
-                    self.flop += cell.recipe.flop
-                    self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
+            planned = [cell for cell in cells if self._add(cell)]
             if any(cell.key not in self.outcomes for cell in planned):
                 complete = False
                 break
@@ -130,6 +144,7 @@ class Planner:
             skipped=tuple(self.skipped),
             rates=self.rates,
             flop=self.flop,
+            seconds=self.seconds if self.request.speeds else None,
             stage=stages[-1],
             complete=complete,
         )
@@ -139,7 +154,9 @@ class Planner:
         request = self.request
         if request.rates is not None:
             yield "rates", self._rate_cells(request.rates)
-            while more := self._beyond_edges():
+            asked: set[str] = set()  # where the allowance refuses a cell, it is not asked for again
+            while more := [cell for cell in self._beyond_edges() if cell.key not in asked]:
+                asked |= {cell.key for cell in more}
                 yield "rates", more
             self.rates = fit_rates(optima(self._records("rates")))
         if len(request.seeds) > 1 and len(request.budgets) > 1:
@@ -332,14 +349,25 @@ class Planner:
     def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
         return self.request.family.peak_rate(model, method.name, steps=steps, share=method.share(model))[0]
 
-    def _affordable(self, cell: Cell) -> bool:
-        request = self.request
-        if request.allowance_flop is None or cell.key in self.cells:
+    def _add(self, cell: Cell) -> bool:
+        """Take the cell into the plan; False where the allowance does not pay for it."""
+        request, recipe = self.request, cell.recipe
+        if cell.key in self.cells:
             return True
-        if self.flop + cell.recipe.flop <= request.allowance_flop:
-            return True
-        self._skip(cell.recipe.model, cell.recipe.method, cell.recipe.flop, "the allowance is spent")
-        return False
+        flop, seconds = self.flop + recipe.flop, self.seconds + self._seconds(recipe)
+        if (request.allowance_flop is not None and flop > request.allowance_flop) or (
+            request.allowance_seconds is not None and seconds > request.allowance_seconds
+        ):
+            self._skip(recipe.model, recipe.method, recipe.flop, "the allowance is spent")
+            return False
+        self.flop, self.seconds = flop, seconds
+        self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
+        return True
+
+    def _seconds(self, recipe: Recipe) -> float:
+        """Time the run takes here; 0 where nothing was measured."""
+        speed = self.request.speeds.get(recipe.model.name)
+        return recipe.flop / speed if speed else 0.0
 
     def _skip(self, model: ModelSpec, method: Method, budget: float, why: str) -> None:
         self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, why=why))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,7 +39,9 @@ class RateOptimum(Frozen):
     rate: float
     loss: float
     tried: tuple[float, ...] = Field(description="rates tried, ascending")
-    edge: bool = Field(description="the best rate tried is the lowest or the highest: the optimum may lie beyond")
+    edge: Literal["low", "high"] | None = Field(
+        description="where the best rate tried is the lowest or the highest one: the optimum may lie beyond"
+    )
 
 
 class RateFit(Frozen):
@@ -69,9 +72,9 @@ def _optimum(runs: list[RunRecord]) -> RateOptimum:
     log_rate = np.log([run.recipe.learning_rate for run in runs])
     loss = np.array([run.heldout.loss for run in runs if run.heldout is not None])
     best = int(np.argmin(loss))
-    edge = best in (0, len(runs) - 1)
     where, lowest = float(log_rate[best]), float(loss[best])
-    if not edge:
+    edge: Literal["low", "high"] | None = "low" if best == 0 else "high" if best == len(runs) - 1 else None
+    if edge is None:
         bend, slope, constant = np.polyfit(log_rate[best - 1 : best + 2] - where, loss[best - 1 : best + 2], 2)
         where, lowest = where - slope / (2 * bend), float(constant - slope**2 / (4 * bend))
     recipe = runs[best].recipe
@@ -92,10 +95,10 @@ def beyond(optimum: RateOptimum, *, first: int) -> float | None:
     """The next rate to try where the best one lies on the edge of a grid that began with `first` rates; None where it
     does not, or the grid was extended often enough."""
     tried = optimum.tried
-    if not optimum.edge or len(tried) >= first + EXTENSIONS:
+    if optimum.edge is None or len(tried) >= first + EXTENSIONS:
         return None
     factor = tried[1] / tried[0]
-    return tried[-1] * factor if optimum.rate == tried[-1] else tried[0] / factor
+    return tried[-1] * factor if optimum.edge == "high" else tried[0] / factor
 
 
 def fit_rates(found: Iterable[RateOptimum]) -> dict[str, RateFit]:

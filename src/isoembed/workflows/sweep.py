@@ -13,15 +13,19 @@ import torch
 from pydantic import ValidationError
 
 from isoembed.core import InputError, write_atomically
+from isoembed.data.batches import batches
+from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
-from isoembed.evaluation.tasks import Task, open_tasks
-from isoembed.evaluation.tasks import open_task as _open_task
+from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
+from isoembed.methods import Full
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, work
+from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
+from isoembed.training.loss import contrastive_loss
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
@@ -75,6 +79,31 @@ def prepare_request(
     return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache.resolve())}}
 
 
+def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, float]:
+    """Model FLOP/s of full fine-tuning on each model, on this machine with all its cores: a few batches forward and
+    backward, the first one not counted."""
+    bench = open_bench(request, Execution())
+    speeds = {}
+    for name in request.models:
+        spec = request.family.model(name)
+        encoder = Encoder(Full().apply(load_model(spec.source)), "mean")
+        tokens, seconds = 0, 0.0
+        stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
+        for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
+            started = time.perf_counter()
+            accumulate_gradients(
+                encoder,
+                batch.query_ids,
+                batch.positive_ids,
+                lambda query_BD, positive_BD: contrastive_loss(query_BD, positive_BD, request.temperature),
+                Memory(chunk_tokens=1024, kept_tokens=10**9),
+            )
+            if number:
+                tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
+        speeds[name] = Full().cost(spec).flop_per_token * tokens / seconds
+    return speeds
+
+
 def open_bench(request: SweepRequest, execution: Execution) -> Bench:
     """Data, tokenizer and tasks, as every worker of the sweep sees them."""
     options = dict(request.data_options)
@@ -89,7 +118,7 @@ def open_all(places: Sequence[str]) -> list[Task]:
     tasks: list[Task] = []
     for place in map(Path, places):
         kind = place.parent.name
-        tasks += [_open_task(kind, place)] if kind in ("retrieval", "sts") else open_tasks(place)
+        tasks += [open_task(kind, place)] if kind in ("retrieval", "sts") else open_tasks(place)
     return tasks
 
 

@@ -1,0 +1,141 @@
+"""Plans and the state of sweeps as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from isoembed.recipe import Recipe
+from isoembed.records import FailedRun, RunRecord
+from isoembed.report.layout import columns_table, pairs_table, si
+from isoembed.report.text import duration, recipe_rows, spent_text
+from isoembed.sweep.plan import Plan, SweepRequest
+from isoembed.sweep.status import SweepStatus, stage_costs
+
+_PURPOSE = {
+    "rates": "peak learning rate by method, size, hyperparameter and horizon",
+    "noise": "how far losses differ by seed alone",
+    "budget": "loss by method, hyperparameter and size",
+    "replicates": "the best cells of the highest budget with the other seeds",
+}
+
+
+def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) -> RenderableType:
+    """What a sweep runs next, what it can come to cost, what it leaves out and why; `new` is None in a dry run."""
+    speeds = ", ".join(f"{name} {si(speed, 'FLOP/s')}" for name, speed in request.speeds.items())
+    limits = [
+        f"{request.allowance_flop:.3g} FLOP" if request.allowance_flop else "",
+        duration(request.allowance_seconds) if request.allowance_seconds else "",
+    ]
+    rows = [
+        ("models", f"{', '.join(request.models)} ({request.family.name})"),
+        ("methods", ", ".join(request.methods)),
+        ("budgets", ", ".join(f"{budget:.3g}" for budget in request.budgets) + " FLOP"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
+        ("each cell", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
+                      f"more, at most {request.max_epochs:g} passes over the data"),
+        ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
+        ("at most", f"{len(most.cells):,} cells, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
+        ("speed here", speeds or "not measured"),
+        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else f'{new:,} new cells'}"
+                f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
+    ]  # fmt: skip
+    stages = columns_table(
+        ("stage", "cells", "FLOP", "what it is for"),
+        [
+            (stage, f"{count:,}", f"{flop:.3g}", _PURPOSE[stage.split(" ")[0]])
+            for stage, (count, flop) in stage_costs(most).items()
+        ],
+    )
+    parts: list[RenderableType] = [pairs_table(rows), Text(""), stages]
+    if plan.rates:
+        parts += [Text(""), rates_text(plan)]
+    if most.skipped:
+        parts += [Text(""), skipped_text(plan if plan.complete else most)]
+    return Group(*parts)
+
+
+def skipped_text(plan: Plan) -> RenderableType:
+    """Cells left out, grouped by reason."""
+    reasons = Counter((_kind(skip.why), f"{skip.budget:.3g}") for skip in plan.skipped)
+    rows = [(why, budget, f"{count:,}") for (why, budget), count in sorted(reasons.items())]
+    return columns_table(("left out because", "FLOP", "cells"), rows)
+
+
+def rates_text(plan: Plan) -> RenderableType:
+    """The measured rule for the learning rate of each method."""
+    rows = [
+        (
+            name,
+            f"{fit.law.params:+.2f}",
+            f"{fit.law.steps:+.2f}",
+            f"{fit.law.share:+.2f}",
+            f"{fit.scatter:.2f}",
+            f"{len(fit.optima)}",
+            f"{sum(optimum.edge is not None for optimum in fit.optima)}",
+        )
+        for name, fit in plan.rates.items()
+    ]
+    header = ("learning rate", "ln N", "ln steps", "ln share", "scatter", "settings", "best on the edge")
+    return columns_table(header, rows)
+
+
+def status_text(status: SweepStatus) -> RenderableType:
+    """Cells by stage and state, FLOP spent, time left; what failed and what is damaged."""
+    rows = [
+        (
+            stage.stage,
+            f"{stage.done:,}",
+            f"{stage.running:,}",
+            f"{stage.failed:,}",
+            f"{stage.left:,}",
+            f"{stage.flop_done:.3g}",
+            f"{stage.flop_planned:.3g}",
+        )
+        for stage in status.stages
+    ]
+    left = "no run has ended yet"
+    if status.seconds_left is not None:
+        left = duration(status.seconds_left / max(1, status.count("running")))
+    parts: list[RenderableType] = [
+        columns_table(("stage", "done", "running", "failed", "left", "FLOP spent", "FLOP planned"), rows),
+        Text(f"time left in the stages planned so far: {left}"),
+    ]
+    parts += [Text(f"failed {key}: {why}") for key, why in status.failures.items()]
+    parts += [Text(f"passed over {file}: {why}") for file, why in status.damaged.items()]
+    return Group(*parts)
+
+
+def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:
+    """One cell: its recipe and what came of it."""
+    parts: list[RenderableType] = [pairs_table([("key", recipe.key), *recipe_rows(recipe)]), Text("")]
+    if outcome is None:
+        parts.append(Text("not run yet"))
+    elif isinstance(outcome, FailedRun):
+        parts.append(pairs_table([("failed", failure) for failure in outcome.failures]))
+    else:
+        parts.append(spent_text(outcome))
+        parts.append(pairs_table([(name, f"{value:.3f}") for name, value in outcome.scores.items()]))
+    return Group(*parts)
+
+
+def _time(plan: Plan) -> str:
+    return "" if plan.seconds is None else f", {duration(plan.seconds)} here"
+
+
+def _kind(why: str) -> str:
+    """A reason without its numbers."""
+    for words in ("steps", "data would repeat", "expected best", "beside the best", "memory", "allowance", "one step"):
+        if words in why:
+            return {
+                "steps": "too few steps",
+                "data would repeat": "the data would repeat",
+                "expected best": "size far from the expected best",
+                "beside the best": "hyperparameter far from the best",
+                "memory": "does not fit in memory",
+                "allowance": "the allowance is spent",
+                "one step": "does not pay for one step",
+            }[words]
+    return why

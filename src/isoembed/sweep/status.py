@@ -1,0 +1,112 @@
+"""Where a sweep stands, counted from its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import Field
+
+from isoembed.core import Frozen
+from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.plan import Plan
+
+
+class StageStatus(Frozen):
+    """One stage's cells."""
+
+    stage: str
+    done: int
+    running: int
+    failed: int
+    left: int
+    flop_done: float
+    flop_planned: float
+
+
+class SweepStatus(Frozen):
+    """All stages planned so far, and what is left of them."""
+
+    stages: tuple[StageStatus, ...]
+    seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
+    failures: dict[str, str] = Field(description="key -> why the cell was given up")
+    damaged: dict[str, str] = Field(description="file -> why it was passed over")
+
+    @property
+    def flop_done(self) -> float:
+        return sum(stage.flop_done for stage in self.stages)
+
+    @property
+    def flop_planned(self) -> float:
+        return sum(stage.flop_planned for stage in self.stages)
+
+    def count(self, what: str) -> int:
+        """Cells over all stages that are `done`, `running`, `failed` or `left`."""
+        return sum(int(getattr(stage, what)) for stage in self.stages)
+
+
+class StatusReader:
+    """Reads a sweep's status again and again, each record once: they never change."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self.folder = folder
+        self.outcomes: dict[str, RunRecord | FailedRun] = {}
+
+    def read(self) -> SweepStatus:
+        """The status now."""
+        folder, ledger = self.folder, self.folder.ledger
+        if ledger.keys() - self.outcomes.keys():
+            self.outcomes = {outcome.key: outcome for outcome in ledger.outcomes()}
+        cells = folder.cells()
+        stages = []
+        for stage in dict.fromkeys(cell.stage for cell in cells):
+            own = [cell for cell in cells if cell.stage == stage]
+            counts = Counter(self._state(cell) for cell in own)
+            stages.append(
+                StageStatus(
+                    stage=stage,
+                    done=counts["done"],
+                    running=counts["running"],
+                    failed=counts["failed"],
+                    left=counts["left"],
+                    flop_done=sum(cell.recipe.flop for cell in own if cell.key in self.outcomes),
+                    flop_planned=sum(cell.recipe.flop for cell in own),
+                )
+            )
+        return SweepStatus(
+            stages=tuple(stages),
+            seconds_left=self._seconds_left([cell for cell in cells if cell.key not in self.outcomes]),
+            failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
+            damaged=ledger.damaged,
+        )
+
+    def _state(self, cell: Cell) -> str:
+        outcome = self.outcomes.get(cell.key)
+        if outcome is not None:
+            return outcome.status
+        last = max(self.folder.attempts(cell.key), default=0)
+        open_attempt = last and self.folder.end_of(cell.key, last) is None
+        return "running" if open_attempt and self.folder.is_alive(cell.key, last) else "left"
+
+    def _seconds_left(self, cells: list[Cell]) -> float | None:
+        """Seconds of one worker for these cells, each at its model's mean speed so far, or else at that of all."""
+        done = [outcome for outcome in self.outcomes.values() if isinstance(outcome, RunRecord)]
+        if not done:
+            return None
+
+        def pace(runs: list[RunRecord]) -> float:
+            return sum(run.wall_seconds for run in runs) / sum(run.model_flop for run in runs)
+
+        by_model = {
+            name: pace([run for run in done if run.recipe.model.name == name])
+            for name in {run.recipe.model.name for run in done}
+        }
+        return sum(cell.recipe.flop * by_model.get(cell.recipe.model.name, pace(done)) for cell in cells)
+
+
+def stage_costs(plan: Plan) -> dict[str, tuple[int, float]]:
+    """Stage -> (cells, FLOP), in the plan's order."""
+    return {
+        stage: (len(own := [cell for cell in plan.cells if cell.stage == stage]), sum(c.recipe.flop for c in own))
+        for stage in dict.fromkeys(cell.stage for cell in plan.cells)
+    }

@@ -1,0 +1,74 @@
+"""A ledger as one flat table: a run a row, for other people's tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from isoembed.core import InputError
+from isoembed.records import FailedRun, RunRecord
+
+
+def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
+    """Write the runs as `file`, .parquet or .csv.
+
+    Columns `params` (N, non-embedding), `total_params`, `tokens` (D), `flop` (C), `fraction` (S, trained share of the
+    forward pass's parameters), `loss` (held-out) and `method` are the ones that `isoembed fit` looks for.
+    """
+    rows = [row_of(outcome) for outcome in outcomes]
+    if not rows:
+        raise InputError("A table needs runs; the ledger holds none. Run the sweep first.")
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, file)
+    elif file.suffix == ".csv":
+        pyarrow.csv.write_csv(table, file)
+    else:
+        raise InputError(f"A table must end in .parquet, .csv or .jsonl.gz; got {file.name}. Rename it.")
+
+
+def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
+    """One run, flat; None where a failed one has no value."""
+    recipe, cost = outcome.recipe, outcome.recipe.cost
+    row: dict[str, Any] = {
+        "key": outcome.key,
+        "status": outcome.status,
+        "model": recipe.model.name,
+        "method": recipe.method.name,
+        "label": recipe.method.label,
+        "params": recipe.model.params,
+        "total_params": recipe.model.total_params,
+        "fraction": cost.updated / cost.forward,
+        "seed": recipe.seed,
+        "batch_pairs": recipe.batch_pairs,
+        "context_tokens": recipe.context_tokens,
+        "temperature": recipe.temperature,
+        "learning_rate": recipe.learning_rate,
+        "tokens": None,
+        "flop": None,
+        "loss": None,
+        "failure": None,
+    }
+    if isinstance(outcome, FailedRun):
+        return row | {"failure": outcome.failures[-1] if outcome.failures else outcome.reason}
+    heldout = outcome.heldout
+    return row | {
+        "tokens": outcome.tokens,
+        "flop": outcome.model_flop,
+        "loss": None if heldout is None else heldout.loss,
+        "heldout_fingerprint": None if heldout is None else heldout.fingerprint,
+        "training_loss": outcome.final_loss,
+        "steps": outcome.steps,
+        "executed_flop": outcome.executed_flop,
+        "all_in_flop": outcome.all_in_flop,
+        "wall_seconds": outcome.wall_seconds,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        **outcome.scores,
+    }
