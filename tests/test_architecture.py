@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.laws import law_named
+from isoembed.laws.files import LawSet
+from isoembed.laws.runs import group_runs
+from isoembed.laws.study import study
+from tests.laws.ledgers import runs
+
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
 FOUNDATION = {"core", "budget", "flops", "families", "methods", "recipe", "records"}
 DECIDE = {
@@ -30,7 +36,8 @@ MAY_IMPORT = {
     **dict.fromkeys(EXECUTE, FOUNDATION | EXECUTE),
     "report": FOUNDATION | DECIDE | {"report"},
     "workflows": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows"},
-    "cli": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows"},
+    "cli": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep"},
+    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli"},
     "__main__": {"cli"},
     "__init__": FOUNDATION | DECIDE | EXECUTE | {"workflows"},
 }
@@ -63,13 +70,29 @@ def test_imports_point_the_right_way(file: Path) -> None:
     assert imports(ast.parse(file.read_text(encoding="utf-8"))) <= MAY_IMPORT[part(file)]
 
 
+@pytest.fixture(scope="module")
+def law(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with two methods' laws."""
+    hoffmann = law_named("hoffmann")
+    groups = group_runs(runs(), [hoffmann])
+    file = tmp_path_factory.mktemp("law") / "law.json"
+    LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=50, by=()) for group in groups)).save(file)
+    return str(file)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recipe", "--budget", "1e17", "--family", "pythia"], ["recipe", "--budget", "1e12", "--json"]],
-    ids=["help", "recipe", "json"],
+    [
+        ["--help"],
+        ["recipe", "--budget", "1e17", "--family", "pythia"],
+        ["recipe", "--budget", "1e12", "--json"],
+        ["recipe", "--budget", "1e12", "--law", "LAW"],
+    ],
+    ids=["help", "recipe", "json", "law"],
 )
-def test_starts_without_torch(arguments: list[str]) -> None:
+def test_starts_without_torch(arguments: list[str], law: str) -> None:
     """An import of torch, transformers or scipy anywhere on the way would cost seconds: it is made to fail here."""
+    arguments = [law if argument == "LAW" else argument for argument in arguments]
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'datasets', 'scipy', 'sentence_transformers', 'pyarrow'):\n"

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from isoembed.core import InputError
 from isoembed.laws import LAWS, Law, Points, law_named
+from isoembed.laws.bootstrap import bootstrap
 from isoembed.laws.fit import Solver, fit, outliers
 from isoembed.laws.minimise import _descend, huber_sum, minimise
 from tests.laws.planted import TRUTH, planted
@@ -163,6 +164,8 @@ def test_a_solver_that_never_moved_is_stuck() -> None:
 def test_delta_must_be_positive(delta: float) -> None:
     with pytest.raises(InputError, match="`delta` must be positive"):
         fit(HOFFMANN, planted("hoffmann"), delta=delta)
+    with pytest.raises(InputError, match="`delta` must be positive"):
+        bootstrap(HOFFMANN, planted("hoffmann"), delta=delta)
 
 
 def test_huber_is_quadratic_inside_and_linear_outside() -> None:

@@ -115,8 +115,6 @@ def fit(law: Law, points: Points, *, delta: float | None = None, residual: Liter
     standard deviation in a pilot fit at 1e-3, where it acts as least absolute deviations.
     residual: of ln loss, or of the loss itself in its own units.
     """
-    if delta is not None and not delta > 0:
-        raise InputError(f"`delta` must be positive; got {delta:g}. Leave it out to tie it to the noise.")
     return solve(Solver(law, points, raw=residual == "raw"), delta)[0]
 
 
@@ -128,6 +126,8 @@ def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np
 
 def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units."""
+    if delta is not None and not delta > 0:
+        raise InputError(f"`delta` must be positive; got {delta:g}. Leave it out to tie it to the noise.")
     law, points = solver.law, solver.points
     start_BP = solver.starts(points.weight)
     if delta is None:
