@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -134,25 +135,25 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
         except StoppedError as stopped:
             raise StopRequestedError from stopped
 
-    with _stopping() as stopping:
-        return work(folder, train, tries=tries, more=lambda: plan_sweep(ledger)[1], stopping=stopping)
+    with _stopping() as received:
+        more, stopping = lambda: plan_sweep(ledger)[1], lambda: received() > 0
+        return work(folder, train, tries=tries, more=more, stopping=stopping)
 
 
-class _stopping:  # noqa: N801 - reads as a function
-    """Between cells a signal is remembered; within one the training loop has its own handlers."""
+@contextmanager
+def _stopping() -> Iterator[Callable[[], int]]:
+    """Count SIGINT and SIGTERM instead of dying of them.  Within a cell the training loop has its own handlers."""
+    count = 0
 
-    def __init__(self) -> None:
-        self.received = False
+    def note(number: int, frame: object) -> None:
+        nonlocal count
+        count += 1
 
-    def __enter__(self) -> Callable[[], bool]:
-        def note(number: int, frame: object) -> None:
-            self.received = True
-
-        self.previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: self.received
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: count
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -166,7 +167,8 @@ def run_sweep(
 ) -> None:
     """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
 
-    Ctrl-C reaches the workers, which save a checkpoint and end; a second one ends them at once.
+    Ctrl-C or SIGTERM is passed on to the workers, which save a checkpoint and end; a second one kills them, which costs
+    the work since their last checkpoints.
     """
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
@@ -180,16 +182,18 @@ def run_sweep(
     folder = SweepFolder(ledger)
     running = [start() for _ in range(workers)]
     respawns = _RESPAWNS
-    stopping = False
-    while running:
-        try:
+    asked = 0
+    with _stopping() as received:
+        while running:
             watch(folder)
             time.sleep(every_seconds)
-        except KeyboardInterrupt:  # the terminal sent it to the workers too
-            stopping = True
-        for process in [process for process in running if not process.is_alive()]:
-            running.remove(process)
-            if process.exitcode and not stopping and respawns:
-                respawns -= 1
-                running.append(start())
+            if received() > asked:
+                asked = received()
+                for process in running:
+                    process.terminate() if asked == 1 else process.kill()
+            for process in [process for process in running if not process.is_alive()]:
+                running.remove(process)
+                if process.exitcode and not asked and respawns:
+                    respawns -= 1
+                    running.append(start())
     watch(folder)
