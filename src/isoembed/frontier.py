@@ -160,8 +160,8 @@ class Frontier:
         return points
 
     def crossover(self, first: str, second: str, flop_F: Sequence[float]) -> Lead | None:
-        """The budget from which method `second` stays ahead of `first`, each at its best size; None where the two
-        share no two budgets at which both can be trained."""
+        """The budget from which one of two methods stays ahead of the other, each at its best size: the one that the
+        fits see ahead at the highest budget.  None where fewer than two budgets can train both."""
         lead = []
         looked_at = []
         for flop in flop_F:
@@ -178,6 +178,8 @@ class Frontier:
         if len(looked_at) < 2:
             return None
         first_BF, second_BF = np.array(lead).transpose(1, 2, 0)
+        if first_BF[0, -1] < second_BF[0, -1]:
+            first, second, first_BF, second_BF = second, first, second_BF, first_BF
         tail = min(arm.law.draws.tail for arm in self.arms if arm.law.draws and arm.method.name in (first, second))
         found = crossover(first_BF, second_BF, np.array(looked_at), tail=tail)
         return Lead(

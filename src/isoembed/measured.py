@@ -119,8 +119,10 @@ def _warnings(
 ) -> list[str]:
     arm, settings, data = prospects.arms[best], laws.settings, request.data
     warnings = [f"law used at settings of no run: {'; '.join(differs)}"] if differs else []
-    if arm.law.status != "good":
-        warnings.append(f"the {arm.law.method or arm.law.law} law is not good: {arm.law.says()}")
+    in_use = {id(each.law): each.law for each in prospects.arms}
+    warnings += [
+        f"the {law.method or law.law} law is not good: {law.says()}" for law in in_use.values() if law.status != "good"
+    ]
     if settings.batch_pairs is None:
         warnings.append("the law's table does not say at which batch, context and temperature its runs were made")
     if settings.data is not None and data.fingerprint not in (None, settings.data):
@@ -169,13 +171,13 @@ def _reach(law: LawFile, recipe: Recipe) -> Reach:
 
 
 def _crossover(frontier: Frontier, prospects: Prospects, order: list[int], flop: float) -> Lead | None:
-    """From which budget on the better of the two leading methods leads; None with one method."""
+    """The crossover between the two leading methods; None with one method."""
     names = list(dict.fromkeys(prospects.arms[k].method.name for k in order))
     if len(names) < 2:
         return None
     ranges = [law.range["flop"] for law in frontier.laws.laws]
     low, high = min(low for low, _ in ranges), 10 * max(flop, *(high for _, high in ranges))
-    return frontier.crossover(names[1], names[0], np.geomspace(min(low, flop), high, _CROSSOVER_BUDGETS).tolist())
+    return frontier.crossover(names[0], names[1], np.geomspace(min(low, flop), high, _CROSSOVER_BUDGETS).tolist())
 
 
 def _next_run(frontier: Frontier, prospects: Prospects, best: int, second: int, flop: float) -> NextRun | None:

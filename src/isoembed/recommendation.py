@@ -58,25 +58,27 @@ class NextRun(Frozen):
 
 
 class Lead(Frozen):
-    """The budget from which method `second` stays ahead of `first`."""
+    """The budget from which method `second`, ahead at the highest budget looked at, stays ahead of `first`."""
 
     first: str
     second: str
     flop: Interval = Field(description="low None: perhaps from the lowest budget on; high None: perhaps never")
-    never: float = Field(description="share of draws in which it never leads")
-    always: float = Field(description="share of draws in which it leads at every budget looked at")
+    never: float = Field(description="share of draws in which it is not ahead at the highest budget looked at")
+    always: float = Field(description="share of draws in which it is ahead at every budget looked at")
     looked_at: tuple[float, float] = Field(description="lowest and highest budget looked at, FLOP")
 
     def says(self) -> str:
         """The crossover in words, with what is unbounded said."""
         low, high = (f"{flop:.2g}" for flop in self.looked_at)
-        if self.flop.value is None and self.always + self.never > 0.995:
-            when = "at every budget" if self.always > self.never else "at no budget"
-            return f"{self.second} is ahead of {self.first} {when} from {low} to {high} FLOP"
-        start = f"{self.flop.value:.2g} FLOP" if self.flop.value is not None else f"no budget from {low} to {high} FLOP"
-        from_ = "unbounded below" if self.flop.low is None else f"{self.flop.low:.2g}"
-        to = "unbounded above" if self.flop.high is None else f"{self.flop.high:.2g}"
-        return f"{self.second} ahead of {self.first} from {start} [{from_}, {to}]; never in {self.never:.0%} of draws"
+        if self.always > 0.995:
+            return f"{self.second} is ahead of {self.first} at every budget from {low} to {high} FLOP"
+        start = f"from {self.flop.value:.2g} FLOP on" if self.flop.value is not None else f"from below {low} FLOP on"
+        least = f"below {low}" if self.flop.low is None else f"{self.flop.low:.2g}"
+        most = "unbounded above" if self.flop.high is None else f"{self.flop.high:.2g}"
+        return (
+            f"{self.second} is ahead of {self.first} {start} (95 %: {least} to {most}; looked at up to {high}); in "
+            f"{self.never:.0%} of draws it never is"
+        )
 
 
 class Recommendation(Frozen):
