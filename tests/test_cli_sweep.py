@@ -1,0 +1,119 @@
+"""Sweeps as a user meets them: planned, explained, run, looked at, exported, fitted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from isoembed.cli_sweep import _allowance, _budgets
+from isoembed.core import InputError
+from isoembed.records import Ledger
+from tests.test_cli import mistake, ok
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(900)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = folder / "sts" / "tiny"
+    task.mkdir(parents=True)
+    (task / "test.jsonl").write_text(
+        "".join(
+            json.dumps({"s1": f"item {n}", "s2": f"item {n + n % 3}", "score": float(n % 3)}) + "\n" for n in range(9)
+        )
+    )
+    return folder
+
+
+def options(place: Path, out: Path) -> list[str]:
+    return [
+        *("sweep", "plan", "--out", str(out), "--budgets", "6e8,2.4e9", "--models", "nano-28k,nano-51k"),
+        *("--methods", "full,lora", "--data", str(place / "pairs.jsonl"), "--batch-pairs", "16", "--min-steps", "5"),
+        *("--rate-steps", "none", "--task", str(place / "sts" / "tiny"), "--cache", str(place / "tokens")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    out = place / "ledger"
+    ok(*options(place, out))
+    ok("sweep", "run", str(out))
+    return out
+
+
+def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
+    out = place / "dry"
+    printed = ok(*options(place, out), "--dry-run")
+    for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
+        assert words in printed
+    assert not out.exists()
+
+
+def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:
+    status = json.loads(ok("sweep", "status", str(finished), "--json"))
+    assert [(stage["failed"], stage["left"], stage["running"]) for stage in status["stages"]] == [(0, 0, 0)] * 2
+    records = Ledger.open(finished).records()
+    assert len(records) == sum(stage["done"] for stage in status["stages"]) >= 10
+    assert all("tiny/spearman" in record.scores for record in records)
+    for record in records:
+        assert abs(record.model_flop - record.recipe.flop) < 0.2 * record.recipe.flop
+    assert {record.recipe.model.name for record in records} == {"nano-28k", "nano-51k"}
+    assert not list((finished / "work").iterdir())
+
+
+def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:
+    assert "0 new cells, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
+
+
+def test_another_sweep_does_not_go_into_the_same_folder(place: Path, finished: Path) -> None:
+    assert "another sweep" in mistake(*options(place, finished), "--thin", "2")
+
+
+def test_show_one_cell(finished: Path) -> None:
+    key = Ledger.open(finished).records()[0].key
+    printed = ok("sweep", "show", str(finished), key[:10])
+    assert key in printed
+    assert "held-out loss" in printed
+    assert "0 begin with" in mistake("sweep", "show", str(finished), "zz")
+
+
+def test_export_as_a_table_that_fit_reads_and_as_records(finished: Path, tmp_path: Path) -> None:
+    ok("ledger", "export", str(finished), str(tmp_path / "runs.parquet"))
+    table = pyarrow.parquet.read_table(tmp_path / "runs.parquet")
+    assert {"params", "tokens", "flop", "loss", "fraction", "method", "tiny/spearman"} <= set(table.column_names)
+    ok("ledger", "export", str(finished), str(tmp_path / "runs.jsonl.gz"))
+    assert Ledger.open(tmp_path / "runs.jsonl.gz").records() == Ledger.open(finished).records()
+    assert "must end in" in mistake("ledger", "export", str(finished), str(tmp_path / "runs.xlsx"))
+
+
+def test_budgets_and_allowances() -> None:
+    assert _budgets("1e12:1.7e13:x4") == pytest.approx((1e12, 4e12, 1.6e13))
+    assert _budgets("4e12,1e12") == (1e12, 4e12)
+    assert (_allowance("1e15"), _allowance("3h"), _allowance("90min")) == (
+        (1e15, None),
+        (None, 10800.0),
+        (None, 5400.0),
+    )
+    for wrong in ("1e12:1e11:x4", "1e12:1e13:x1", "lots", ""):
+        with pytest.raises(InputError):
+            _budgets(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "plan", "--out", "nowhere"], "`--budgets` must be given"),
+        (["sweep", "plan", "--out", "nowhere", "--budgets", "1e12", "--methods", "magic"], "must be all or some of"),
+        (["sweep", "run", "nowhere"], "holds no sweep"),
+        (["sweep", "status", "nowhere"], "holds no sweep"),
+        (["ledger", "export", "nowhere", "x.csv"], "neither"),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
+    assert words in mistake(*arguments)
+    assert not Path("nowhere").exists()
