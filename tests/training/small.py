@@ -1,15 +1,33 @@
-"""A tiny seeded encoder, a batch of token ids and an in-memory data set for the training tests."""
+"""A tiny seeded encoder, a batch of token ids, a file of pairs and a recipe for the training tests."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch.multiprocessing.spawn import spawn
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
+from isoembed.data.dataset import PairData, prepare
 from isoembed.encoder.encoder import Encoder
-from isoembed.methods import Full, Method
+from isoembed.encoder.load import load_tokenizer
+from isoembed.families import NANO
+from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.recipe import Recipe, solve
+from isoembed.training.distributed import process_group
+from isoembed.training.watchers import StepFacts
 
 VOCAB = 61
+MODEL = NANO.models[0]
+METHODS: list[Method] = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8.0)]
+ADJECTIVES = ("red", "green", "blue", "small", "large", "old", "new", "warm", "cold", "round", "fast", "soft", "thin")
 
 
 def small_encoder(method: Method | None = None, *, dropout: float = 0.0, seed: int = 0) -> Encoder:
@@ -60,3 +78,69 @@ def assert_same_gradients(left: dict[str, torch.Tensor], right: dict[str, torch.
         scale = float(value.abs().max())
         assert scale > 0, name
         torch.testing.assert_close(right[name], value, rtol=rtol, atol=rtol * scale, msg=name)
+
+
+def small_data(folder: Path) -> PairData:
+    """300 pairs: three adjectives and a number, asked and answered."""
+    file = folder / "pairs.jsonl"
+    with file.open("w") as lines:
+        for number in range(300):
+            words = [ADJECTIVES[(number * step) % len(ADJECTIVES)] for step in (1, 3, 7)]
+            row = {
+                "query": f"which is {' '.join(words)} {number}?",
+                "pos": f"number {number} is {' and '.join(words)}.",
+            }
+            lines.write(json.dumps(row) + "\n")
+    return prepare(str(file), load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens")
+
+
+def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: float = 3e-3) -> Recipe:
+    """The smallest nano model on `data`, batches of 16 pairs."""
+    method = method or Full()
+    tokens = steps * 16 * data.stats.tokens_per_pair
+    return solve(
+        method.cost(MODEL).flop_per_token * tokens,
+        family="nano",
+        model=MODEL,
+        method=method,
+        data=data.stats,
+        batch_pairs=16,
+        context_tokens=32,
+        learning_rate=rate,
+    )
+
+
+class StopAfter:
+    """Sends this process a signal after some steps, as ctrl-C would."""
+
+    def __init__(self, step: int) -> None:
+        self.last = step
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None: ...
+
+    def step(self, facts: StepFacts) -> None:
+        if facts.step == self.last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def end(self) -> None: ...
+
+
+def on_two_ranks(worker: Callable[[int, Path], None], folder: Path, *, seconds: float = 900.0) -> None:
+    """Run `worker(rank, folder)` in a process each of one gloo group; ranks that wait for each other for ever fail."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = spawn(_rank, (port, worker, folder), nprocs=2, join=False)
+    end = time.monotonic() + seconds
+    while not ranks.join(timeout=1.0):
+        if time.monotonic() > end:
+            for process in ranks.processes:
+                process.kill()
+            raise TimeoutError(f"The ranks did not end within {seconds:.0f} s: they wait for each other.")
+
+
+def _rank(rank: int, port: int, worker: Callable[[int, Path], None], folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    with process_group():
+        worker(rank, folder)

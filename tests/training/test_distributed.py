@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
-from torch.multiprocessing.spawn import spawn
 
-from isoembed.training.distributed import process_group, share_parameters, sum_gradients
+from isoembed.training.distributed import share_parameters, sum_gradients
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
-from tests.training.small import assert_same_gradients, batch_ids, gradients, small_encoder
+from tests.training.small import assert_same_gradients, batch_ids, gradients, on_two_ranks, small_encoder
 
 PAIRS = 8
 #: pairs 1 and 6 share a positive and sit on different ranks
@@ -25,7 +22,7 @@ HASHES = torch.tensor([0, 9, 2, 3, 4, 5, 9, 7])
 def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
     """One SGD step on this rank's share: gradients, parameters after it, and how many all-reduces it took."""
     encoder = small_encoder(seed=seed)
-    share_parameters(encoder)
+    share_parameters(encoder, torch.device("cpu"))
     queries, positives = batch_ids(PAIRS)
     calls, original = [], distributed.all_reduce
 
@@ -50,25 +47,19 @@ def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torc
     return found, {name: value.detach().clone() for name, value in encoder.named_parameters()}, len(calls)
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
-    with process_group():
-        share = PAIRS // 2
-        # another seed on each rank: the parameters are shared before the step or the test fails
-        found, after, reduces = step(slice(rank * share, (rank + 1) * share), seed=rank)
-        save_file(found, Path(folder) / f"gradients{rank}.safetensors")
-        save_file(after, Path(folder) / f"parameters{rank}.safetensors")
-        (Path(folder) / f"reduces{rank}").write_text(str(reduces))
+def worker(rank: int, folder: Path) -> None:
+    share = PAIRS // 2
+    # another seed on each rank: the parameters are shared before the step or the test fails
+    found, after, reduces = step(slice(rank * share, (rank + 1) * share), seed=rank)
+    save_file(found, folder / f"gradients{rank}.safetensors")
+    save_file(after, folder / f"parameters{rank}.safetensors")
+    (folder / f"reduces{rank}").write_text(str(reduces))
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(worker, (port, str(folder)), nprocs=2)
+    on_two_ranks(worker, folder)
     return folder
 
 

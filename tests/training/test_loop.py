@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +10,19 @@ import pytest
 import torch
 
 from isoembed.core import InputError
-from isoembed.data.dataset import PairData, prepare
-from isoembed.encoder.load import load_tokenizer
-from isoembed.families import NANO
-from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import Recipe, solve
+from isoembed.data.dataset import PairData
+from isoembed.methods import LoRA, Method
 from isoembed.training import loop
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
-from isoembed.training.watchers import MetricsFile, StepFacts
-
-MODEL = NANO.models[0]
-METHODS: list[Method] = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8.0)]
-ADJECTIVES = ("red", "green", "blue", "small", "large", "old", "new", "warm", "cold", "round", "fast", "soft", "thin")
+from isoembed.training.watchers import MetricsFile
+from tests.training.small import METHODS, StopAfter, recipe, small_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PairData:
-    """300 pairs: three adjectives and a number, asked and answered."""
-    folder = tmp_path_factory.mktemp("pairs")
-    file = folder / "pairs.jsonl"
-    with file.open("w") as lines:
-        for number in range(300):
-            words = [ADJECTIVES[(number * step) % len(ADJECTIVES)] for step in (1, 3, 7)]
-            row = {
-                "query": f"which is {' '.join(words)} {number}?",
-                "pos": f"number {number} is {' and '.join(words)}.",
-            }
-            lines.write(json.dumps(row) + "\n")
-    return prepare(str(file), load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens")
-
-
-def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: float = 3e-3) -> Recipe:
-    method = method or Full()
-    tokens = steps * 16 * data.stats.tokens_per_pair
-    return solve(
-        method.cost(MODEL).flop_per_token * tokens,
-        family="nano",
-        model=MODEL,
-        method=method,
-        data=data.stats,
-        batch_pairs=16,
-        context_tokens=32,
-        learning_rate=rate,
-    )
-
-
-class StopAfter:
-    """Sends this process a signal after some steps, as ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.last = step
-
-    def start(self, recipe: Recipe, step: int, tokens: int) -> None: ...
-
-    def step(self, facts: StepFacts) -> None:
-        if facts.step == self.last:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def end(self) -> None: ...
+    return small_data(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -22,3 +22,12 @@ def chunks_of(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np
         chunks.append(descending[start : start + size])
         start += size
     return chunks
+
+
+def split_to(chunks: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """The chunks, those of most texts halved until there are at least `count`, which no more than there are texts."""
+    chunks = list(chunks)
+    while len(chunks) < count:
+        most = max(range(len(chunks)), key=lambda index: len(chunks[index]))
+        chunks[most : most + 1] = np.array_split(chunks[most], 2)
+    return chunks

@@ -58,7 +58,7 @@ def embed_ids(
     done, training = 0, encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
             for chunk in chunks:
                 ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
                 parts.append(encoder(ids_BT.to(device), mask_BT.to(device)).float().cpu())

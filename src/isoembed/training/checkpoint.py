@@ -7,6 +7,7 @@ random state, and what the loop had counted.  With it a run continues bitwise as
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from isoembed.core import Frozen, InputError
 from isoembed.records import LossPoint
+from isoembed.training.distributed import rank
+from isoembed.training.sharding import part_like, whole
 
 
 class LoopState(Frozen):
@@ -37,18 +40,27 @@ class LoopState(Frozen):
 def save_checkpoint(
     folder: Path, state: LoopState, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
 ) -> Path:
-    """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`; a kill at any moment leaves a whole one."""
+    """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`; a kill at any moment leaves a whole one.
+
+    Every rank calls it and the first one writes.  Sharded tensors are written whole, so that any number of ranks can go
+    on, sharded or not.
+    """
     target = folder / f"step-{state.step:08d}"
+    trainable = _trainable(model)
+    weights = _gathered(trainable)
+    moments = _gathered(
+        {
+            f"{key}/{name}": value
+            for name, parameter in trainable.items()
+            for key, value in optimizer.state[parameter].items()
+        }
+    )
+    if rank() != 0:
+        return target
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    trainable = _trainable(model)
-    save_file({name: value.detach().contiguous() for name, value in trainable.items()}, partial / "model.safetensors")
-    moments = {
-        f"{key}/{name}": value
-        for name, parameter in trainable.items()
-        for key, value in optimizer.state[parameter].items()
-    }
+    save_file(weights, partial / "model.safetensors")
     save_file(moments, partial / "optimizer.safetensors")
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -93,14 +105,27 @@ def load_checkpoint(
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")
     with torch.no_grad():
         for name, parameter in trainable.items():
-            parameter.copy_(weights[name])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{name}" in moments:
-                    optimizer.state[parameter][key] = moments[f"{key}/{name}"].to(parameter.device)
+            parameter.copy_(part_like(weights[name], parameter))
+            if f"step/{name}" in moments:
+                optimizer.state[parameter] = {
+                    "step": moments[f"step/{name}"].to(parameter.device),
+                    "exp_avg": part_like(moments[f"exp_avg/{name}"], parameter),
+                    "exp_avg_sq": part_like(moments[f"exp_avg_sq/{name}"], parameter),
+                }
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
     return state
+
+
+def _gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On the first rank the tensors, whole and on the CPU; the others take part and keep none."""
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if rank() == 0:
+            kept[name] = full.cpu().contiguous()
+    return kept
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

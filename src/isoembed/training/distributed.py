@@ -78,8 +78,19 @@ def total(value: float, device: torch.device) -> float:
     return float(tensor)
 
 
-def share_parameters(module: torch.nn.Module) -> None:
-    """Give every rank the parameters of rank 0 (LoRA starts from random numbers)."""
+def largest(count: int, device: torch.device) -> int:
+    """The largest of the ranks' `count`."""
+    if world() == 1:
+        return count
+    tensor = torch.tensor(count, device=device)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return int(tensor)
+
+
+def share_parameters(module: torch.nn.Module, device: torch.device) -> None:
+    """Give every rank the parameters of rank 0 (LoRA starts from random numbers), by way of `device`."""
     if world() > 1:
         for tensor in module.state_dict().values():
-            distributed.broadcast(tensor, 0)
+            there = tensor.to(device)
+            distributed.broadcast(there, 0)
+            tensor.copy_(there)

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from isoembed.encoder.chunks import chunks_of
+from isoembed.encoder.chunks import chunks_of, split_to
 from isoembed.encoder.encoder import Encoder, pad
 from isoembed.training.distributed import gather_rows, rank
+from isoembed.training.sharding import in_step
 
 #: embeddings of queries and positives of the global batch -> scalar loss
 LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -63,15 +64,18 @@ def accumulate_gradients(
     device = next(encoder.parameters()).device
     texts = [*query_ids, *positive_ids]
     chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)
+    chunks = split_to(chunks, in_step(encoder, len(chunks)))
     padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
     first_kept, room = len(chunks), memory.kept_tokens
     while first_kept > 0 and padded[first_kept - 1] <= room:
         first_kept -= 1
         room -= padded[first_kept]
+    first_kept = in_step(encoder, first_kept)
 
     def run(chunk: np.ndarray) -> torch.Tensor:
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        # a weight is used once: a cache would hold a second copy of all of them
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
         return embedding_BD
 
@@ -110,12 +114,12 @@ def measure_bytes_per_token(encoder: Encoder, length: int, *, tokens: int = 1024
     """Bytes of graph that one padded token of a text of `length` keeps for the backward pass, measured by autograd."""
     device = next(encoder.parameters()).device
     ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long, device=device)
-    parameters = {parameter.data_ptr() for parameter in encoder.parameters()}
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if tensor.data_ptr() not in parameters:
+        # asked each time: a sharded parameter is elsewhere whenever its block runs
+        if tensor.data_ptr() not in {parameter.data_ptr() for parameter in encoder.parameters()}:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 

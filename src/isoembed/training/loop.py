@@ -30,10 +30,11 @@ from isoembed.flops import all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
-from isoembed.training.distributed import rank, share_parameters, sum_gradients, total, world
+from isoembed.training.distributed import largest, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, accumulate_gradients, measure_bytes_per_token, plan_memory
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.schedule import rate_at
+from isoembed.training.sharding import gathered_bytes, held_elements, shard, unsharded, whole
 from isoembed.training.watchers import StepFacts, Watcher
 
 
@@ -54,6 +55,7 @@ class Execution:
     memory_bytes: float | None = None  #: for activations; None: half of what is free
     chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
+    shard: bool = False  #: cut the parameters over the processes, for a model too large for one device
     checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step
     keep_checkpoints: int = 2
     resume: bool = False
@@ -91,13 +93,14 @@ def run(
 
     # 1. model: base weights, method, readout
     torch.manual_seed(recipe.seed)
-    base = load_model(recipe.model.source)
-    if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
-        raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
-    encoder = Encoder(recipe.method.apply(base), recipe.pooling).to(device)
+    encoder = _untrained(recipe)
     if execution.checkpointing:
         enable_checkpointing(encoder.model)
-    share_parameters(encoder)
+    share_parameters(encoder, device)
+    if execution.shard:
+        shard(encoder, device)
+    else:
+        encoder.to(device)
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     optimizer = adamw(trainable, recipe)
 
@@ -118,7 +121,16 @@ def run(
         for watcher in watchers:
             watcher.end()
     after = heldout_loss(encoder, data, temperature=recipe.temperature)
-    return encoder, record_of(recipe, state, trainable, device, bf16, before=before, after=after)
+    record = record_of(recipe, state, trainable, device, bf16, before=before, after=after)
+    return (unsharded(encoder, _untrained(recipe)) if execution.shard else encoder), record
+
+
+def _untrained(recipe: Recipe) -> Encoder:
+    """Base weights, method and readout, on the CPU."""
+    base = load_model(recipe.model.source)
+    if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
+        raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
+    return Encoder(recipe.method.apply(base), recipe.pooling)
 
 
 def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -157,8 +169,9 @@ class _Loop:
                 break
             state = self.step(state, batch, after)
             interval = self.execution.checkpoint_seconds
-            stopping = total(float(bool(stop)), self.trainable[0].device) > 0  # the ranks stop at the same step or hang
-            if stopping or time.monotonic() - saved >= interval:
+            flags = (bool(stop), time.monotonic() - saved >= interval)  # the ranks stop and save together or hang
+            stopping, due = (largest(int(flag), self.trainable[0].device) for flag in flags)
+            if stopping or due:
                 self.save(state)
                 saved = time.monotonic()
             if stopping:
@@ -193,8 +206,9 @@ class _Loop:
             self.memory,
             bf16=self.bf16,
         )
-        sum_gradients(self.trainable)
-        grad_norm = nn.utils.clip_grad_norm_(self.trainable, recipe.max_grad_norm).item()
+        if not self.execution.shard:  # there the backward pass has summed them
+            sum_gradients(self.trainable)
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.trainable, recipe.max_grad_norm)).item()
         if not (math.isfinite(cost.loss) and math.isfinite(grad_norm)):
             self.save(state)
             raise DivergedError(
@@ -244,9 +258,8 @@ class _Loop:
         return state
 
     def save(self, state: LoopState) -> None:
-        """Checkpoint, by the first rank."""
-        if rank() == 0:
-            save_checkpoint(self.folder, state, self.encoder, self.optimizer, keep=self.execution.keep_checkpoints)
+        """Checkpoint; every rank calls it."""
+        save_checkpoint(self.folder, state, self.encoder, self.optimizer, keep=self.execution.keep_checkpoints)
 
 
 def record_of(
@@ -311,6 +324,11 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             f"The data must hold at least one batch: {len(data.train)} pairs < {recipe.batch_pairs}; "
             "lower --batch-pairs or bring more data."
         )
+    if execution.shard and world() == 1:
+        raise InputError(
+            "`--shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
+            "or leave it out."
+        )
     if recipe.batch_pairs % world():
         raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
     if not execution.resume and any(folder.glob("step-*")):
@@ -326,9 +344,9 @@ def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.
     else:
         available = 0.5 * psutil.virtual_memory().available
     local_ranks = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    state = 12.0 * sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+    state = 12.0 * sum(held_elements(parameter) for parameter in encoder.parameters() if parameter.requires_grad)
     if execution.memory_bytes is None:  # gradients and moments are not there yet when free memory is read
-        available = max(0.0, available / local_ranks - state)
+        available = max(0.0, available / local_ranks - state - gathered_bytes(encoder))
     encoder.train()
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
         bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
