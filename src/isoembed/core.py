@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,6 @@ def fingerprint(value: Any) -> str:
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half of one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")  # two writers never share one
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")  # two writers never share one
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)

@@ -77,7 +77,7 @@ def prepare_request(
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
-    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache.resolve())}}
+    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache)}}
 
 
 def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, float]:

@@ -1,0 +1,119 @@
+"""The nano study: the paper's experiment on the suite that ships, from text pairs to `assets/laws/nano.json`.
+
+    python scripts/nano_study.py plan PAIRS TASKS LEDGER    the request, once
+    isoembed sweep run LEDGER --workers 2                   days or hours; kill it and run it again at will
+    python scripts/nano_study.py export LEDGER              what ships: records, request, laws
+    python scripts/nano_study.py restore PAIRS TASKS LEDGER a ledger to go on from, on another machine
+
+PAIRS holds the sources below as NAME.jsonl.gz, TASKS the evaluation tasks as KIND/NAME.  Sources are weighted by hand,
+not by size: the two largest, templated ones count half.  One thread a worker makes the losses reproducible.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from isoembed.core import InputError, write_atomically
+from isoembed.families import NANO
+from isoembed.records import FailedRun, Ledger, RunRecord
+from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.workflows.job import DataOptions
+from isoembed.workflows.sweep import load_request, plan_sweep, prepare_request
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RECORDS, ASKED = RESULTS / "nano_study.jsonl.gz", RESULTS / "nano_study.request.json"
+#: source -> weight in the mixture, about the pairs that it gives
+WEIGHTS = {
+    "msdocs": 100000,
+    "wordnet_definitions": 65000,
+    "bible_translations": 43000,
+    "sgd_dialogue": 39000,
+    "opentriviaqa": 39000,
+    "proposals_gov_docs": 28000,
+    "ml_papers_title_abstract": 19500,
+    "medquad": 16300,
+    "wikisplit": 13500,
+    "chrome_dev_docs": 12600,
+    "disfl_qa": 11700,
+    "openstax_ccby": 11200,
+    "scitldr": 7500,
+    "gsm8k": 7400,
+    "e2e_paraphrase": 4200,
+    "covid_qa": 1400,
+    "qmsum": 970,
+}
+TASKS = ("sts/stsbenchmark", "retrieval/stackfaq", "retrieval/cranfield")
+#: four budgets, each four times the one before; the claim is tested at four times the last
+BUDGETS = (7.8125e10, 3.125e11, 1.25e12, 5e12)
+#: how the mixture is named in what ships
+SOURCE = f"a weighted mixture of {len(WEIGHTS)} public pair sources (scripts/nano_study.py)"
+
+
+def prepared(pairs: Path, ledger: Path) -> dict[str, Any]:
+    """The mixture tokenised into the ledger's folder: its statistics, the weights' hashes, how to open it again."""
+    spec = ",".join(f"{pairs / name}.jsonl.gz:{weight}" for name, weight in WEIGHTS.items())
+    names = [model.name for model in NANO.models]
+    return prepare_request(NANO, names, DataOptions(spec), cache=ledger / "tokens", context_tokens=75)
+
+
+def plan(pairs: Path, tasks: Path, ledger: Path) -> None:
+    request = SweepRequest.model_validate(
+        {
+            "family": NANO,
+            "models": tuple(model.name for model in NANO.models),
+            "budgets": BUDGETS,
+            "batch_pairs": 32,
+            "context_tokens": 75,
+            "seeds": (0, 1, 2),
+            "min_steps": 200,
+            "rates": RateSearch(models=("nano-28k", "nano-113k", "nano-389k"), steps=(100, 300), factor=2.5),
+            "allowance_flop": 2.5e14,
+            "tasks": tuple(str(tasks / name) for name in TASKS),
+            **prepared(pairs, ledger),
+        }
+    )
+    planned, new = plan_sweep(ledger, request)
+    print(f"stage {planned.stage}, {new} new cells, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
+
+
+def export(ledger: Path) -> None:
+    """Records without the paths of the machine that made them; keys do not depend on those."""
+
+    def named(outcome: RunRecord | FailedRun) -> RunRecord | FailedRun:
+        data = outcome.recipe.data.model_copy(update={"source": SOURCE})
+        return outcome.model_copy(update={"recipe": outcome.recipe.model_copy(update={"data": data})})
+
+    source = Ledger.open(ledger)
+    outcomes = [named(outcome) for outcome in source.outcomes()]
+    source.export(RECORDS, outcomes)
+    request = load_request(ledger)
+    data = request.data.model_copy(update={"source": SOURCE})
+    shipped = request.model_copy(update={"data": data, "data_options": {}, "tasks": TASKS})
+    write_atomically(ASKED, shipped.model_dump_json(indent=1) + "\n")
+    print(f"{len(outcomes)} runs in {RECORDS.name}, {RECORDS.stat().st_size / 2**20:.2f} MiB")
+
+
+def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
+    """The ledger as it shipped, loss curves apart: its request, so that rates are searched around those that the family had
+    then, and its records, so that finished cells are not run again."""
+    asked, here = SweepRequest.model_validate_json(ASKED.read_bytes()), prepared(pairs, ledger)
+    if here["data"].fingerprint != asked.data.fingerprint:
+        raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")
+    places = {"data_options": here["data_options"], "tasks": tuple(str(tasks / name) for name in TASKS)}
+    added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(RECORDS).outcomes())
+    planned, new = plan_sweep(ledger, asked.model_copy(update=places))
+    print(f"{added} runs restored; stage {planned.stage}, {new} cells of it planned")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("plan", "export", "restore"))
+    parser.add_argument("places", type=Path, nargs="+", help="PAIRS TASKS LEDGER, or LEDGER for export")
+    given = parser.parse_args()
+    {"plan": plan, "export": export, "restore": restore}[given.what](*given.places)
+
+
+if __name__ == "__main__":
+    main()
