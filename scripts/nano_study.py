@@ -96,8 +96,8 @@ def export(ledger: Path) -> None:
 
 
 def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
-    """The ledger as it shipped, loss curves apart: its request, so that rates are searched around those that the family had
-    then, and its records, so that finished cells are not run again."""
+    """The ledger as it shipped, loss curves apart: its request, with the family as it was then (its rates are where the
+    search for rates began), and its records, so that finished cells are not run again."""
     asked, here = SweepRequest.model_validate_json(ASKED.read_bytes()), prepared(pairs, ledger)
     if here["data"].fingerprint != asked.data.fingerprint:
         raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")

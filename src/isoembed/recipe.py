@@ -105,6 +105,12 @@ class Recipe(Frozen):
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
 
+def check_batch(batch_pairs: int) -> None:
+    """Raise InputError where a batch is too small to hold a negative."""
+    if batch_pairs < 2:
+        raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
+
+
 def solve(
     flop: float,
     *,
@@ -121,8 +127,7 @@ def solve(
 
     Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
     """
-    if batch_pairs < 2:
-        raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
+    check_batch(batch_pairs)
     cost = method.cost(model)
     step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
     if flop < step_flop:

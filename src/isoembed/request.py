@@ -11,7 +11,7 @@ from isoembed.estimates import memory_bytes
 from isoembed.families import Family, ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, check_batch, solve
 
 #: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
 MIN_STEPS = 30
@@ -31,6 +31,9 @@ class Request:
     model: str | None = None
     learning_rate: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch_pairs)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
