@@ -80,7 +80,7 @@ class TokenStore:
             try:
                 facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read)
                 (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
-                _publish(partial, final)
+                publish(partial, final)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return cls.open(final)
@@ -234,7 +234,7 @@ def _batched(source: Source, size: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _publish(partial: Path, final: Path) -> None:
+def publish(partial: Path, final: Path) -> None:
     """Give the finished store its name; where somebody else was faster, theirs stands (it has the same content)."""
     try:
         partial.rename(final)

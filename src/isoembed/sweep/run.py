@@ -29,10 +29,18 @@ class Failure(Frozen):
     reason: Reason
     words: str = Field(description="rule, value, remedy")
 
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """The failure of a trainer that raised `error`."""
+        return cls(reason="error", words=f"{type(error).__name__}: {error}")
+
 
 class StopRequestedError(Exception):
     """Raised by a trainer that was asked to stop and has saved its checkpoint."""
 
+
+#: how an attempt ends that was asked to stop
+STOPPED = End(reason="stopped", words="stopped by a signal")
 
 #: trains a cell in a folder that may hold checkpoints of an earlier attempt
 Trainer = Callable[[Cell, Path], RunRecord | Failure]
@@ -56,7 +64,7 @@ def work(
     """
     written = 0
     while not stopping():
-        claimed, others = _next(folder, tries)
+        claimed, others = claim_next(folder, tries)
         if claimed is not None:
             cell, attempt = claimed
             try:
@@ -70,7 +78,7 @@ def work(
     return written
 
 
-def _next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
+def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
     """A claimed cell, or None and whether others still work on open ones."""
     ended = folder.ledger.keys()
     open_cells = [cell for cell in folder.cells() if cell.key not in ended]
@@ -83,32 +91,37 @@ def _next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None,
 
 def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) -> bool:
     """Make one attempt; True where it wrote the cell's record."""
-    place = folder.work(attempt)
-    _inherit(folder, attempt, place)
     over = threading.Event()
     heart = threading.Thread(target=_beat, args=(folder, attempt, over), daemon=True)
     heart.start()
     try:
-        outcome = train(cell, place)
-    except StopRequestedError:
-        folder.end(attempt, End(reason="stopped", words="stopped by a signal"))
+        inherit(folder, attempt)  # may fail too: its source is removed when a worker thought lost ends well after all
+        outcome = train(cell, folder.work(attempt))
+    except (StopRequestedError, KeyboardInterrupt):  # asked once, or pressed by somebody who would not wait
+        folder.end(attempt, STOPPED)
         raise
     except Exception as error:  # whatever it is, it must not take the other cells with it
-        outcome = Failure(reason="error", words=f"{type(error).__name__}: {error}")
+        outcome = Failure.of(error)
     finally:
         over.set()
         heart.join()
+    return settle(folder, attempt, outcome)
+
+
+def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) -> bool:
+    """Write down how an attempt ended; True where that is the cell's record."""
     if isinstance(outcome, Failure):
         folder.end(attempt, End(reason=outcome.reason, words=outcome.words))
         return False
     written = folder.ledger.add(outcome)
-    for number in folder.attempts(cell.key):
-        shutil.rmtree(folder.work(Attempt(key=cell.key, number=number)), ignore_errors=True)
+    for number in folder.attempts(attempt.key):
+        shutil.rmtree(folder.work(Attempt(key=attempt.key, number=number)), ignore_errors=True)
     return written
 
 
-def _inherit(folder: SweepFolder, attempt: Attempt, place: Path) -> None:
+def inherit(folder: SweepFolder, attempt: Attempt) -> None:
     """Copy the newest checkpoint of the attempt before, which may still be written to by a worker thought lost."""
+    place = folder.work(attempt)
     for number in range(attempt.number - 1, 0, -1):
         steps = sorted(folder.work(Attempt(key=attempt.key, number=number)).glob("step-*"))
         if steps:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import torch
 from pydantic import ValidationError
@@ -31,6 +32,8 @@ from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
 REQUEST = "sweep.json"
+#: how cells run unless told otherwise
+SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
 #: a worker process that dies is replaced this often
 _RESPAWNS = 20
 
@@ -123,38 +126,69 @@ def open_all(places: Sequence[str]) -> list[Task]:
     return tasks
 
 
-def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Execution | None = None) -> int:
-    """One worker in this process: work cells off until the sweep is complete; returns how many records it wrote."""
+def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Execution = SWEEP_EXECUTION) -> int:
+    """One worker in this process: work cells off until the sweep is complete; returns how many records it wrote.
+
+    SIGINT or SIGTERM ends it, within a cell with a checkpoint after the current step.
+    """
     torch.set_num_threads(threads)
     folder, request = SweepFolder(ledger), load_request(ledger)
-    bench = open_bench(request, execution or Execution(checkpoint_seconds=60.0, resume=True))
-
-    def train(cell: Cell, place: Path) -> RunRecord | Failure:
+    with Stopping() as stopping:
         try:
-            return execute(cell.recipe, place, bench, scored=cell.scored)
-        except StoppedError as stopped:
-            raise StopRequestedError from stopped
+            with stopping.at_once():
+                bench = open_bench(request, execution)
+        except KeyboardInterrupt:
+            return 0
 
-    with _stopping() as received:
-        more, stopping = lambda: plan_sweep(ledger)[1], lambda: received() > 0
-        return work(folder, train, tries=tries, more=more, stopping=stopping)
+        def train(cell: Cell, place: Path) -> RunRecord | Failure:
+            try:
+                with stopping.at_once():
+                    return execute(cell.recipe, place, bench, scored=cell.scored)
+            except (StoppedError, KeyboardInterrupt) as stopped:
+                raise StopRequestedError from stopped
+
+        more, asked = lambda: plan_sweep(ledger)[1], lambda: stopping.requests > 0
+        return work(folder, train, tries=tries, more=more, stopping=asked)
 
 
-@contextmanager
-def _stopping() -> Iterator[Callable[[], int]]:
-    """Count SIGINT and SIGTERM instead of dying of them.  Within a cell the training loop has its own handlers."""
-    count = 0
+class Stopping:
+    """Counts SIGINT and SIGTERM in `requests` instead of dying of them.
 
-    def note(number: int, frame: object) -> None:
-        nonlocal count
-        count += 1
+    Within `at_once` the first one also raises KeyboardInterrupt, which no library takes for an error of its own.  The
+    training loop, which has a checkpoint to save first, puts its own handlers before these.
+    """
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: count
-    finally:
-        for number, handler in previous.items():
+    def __init__(self) -> None:
+        self.requests = 0
+        self._at_once = False
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it a request does not wait, and one from before it neither."""
+        self._at_once = True
+        try:
+            if self.requests:
+                self._stop()
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, frame: object) -> None:
+        self.requests += 1
+        if self._at_once:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._at_once = False  # a second request must not break into the first one's clean-up
+        raise KeyboardInterrupt
 
 
 def run_sweep(
@@ -164,6 +198,7 @@ def run_sweep(
     tries: int = 3,
     watch: Callable[[SweepFolder], None] = lambda folder: None,
     every_seconds: float = 1.0,
+    execution: Execution = SWEEP_EXECUTION,
 ) -> None:
     """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
 
@@ -172,23 +207,23 @@ def run_sweep(
     """
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    how = {"threads": max(1, (os.cpu_count() or 1) // workers), "tries": tries, "execution": execution}
 
     def start() -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=work_here, args=(ledger,), kwargs={"threads": threads, "tries": tries})
+        process = context.Process(target=work_here, args=(ledger,), kwargs=how)
         process.start()
         return process
 
     folder = SweepFolder(ledger)
-    running = [start() for _ in range(workers)]
     respawns = _RESPAWNS
     asked = 0
-    with _stopping() as received:
+    with Stopping() as stopping:
+        running = [start() for _ in range(workers)]
         while running:
             watch(folder)
             time.sleep(every_seconds)
-            if received() > asked:
-                asked = received()
+            if stopping.requests > asked:
+                asked = stopping.requests
                 for process in running:
                     process.terminate() if asked == 1 else process.kill()
             for process in [process for process in running if not process.is_alive()]:

@@ -1,0 +1,96 @@
+"""Shipment: prepared pairs on their way to another machine, which has neither their source nor, perhaps, their files.
+
+What travels is what `prepare` came to: the token stores and the rows of the split.  Nothing is read, tokenised or split
+again on arrival, so that both ends train on the same pairs in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from isoembed.core import InputError
+from isoembed.data.dataset import PairData, Rows
+from isoembed.data.store import TokenStore, publish
+from isoembed.recipe import DataStats
+
+
+@dataclass(frozen=True, eq=False)
+class ShippedStore:
+    """A token store: where it lies, and its files where they travel too.  Its folder's name says what is in it."""
+
+    folder: Path
+    files: dict[str, npt.NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, store: TokenStore, *, files: bool) -> Self:
+        names = sorted(file.name for file in store.folder.iterdir()) if files else []
+        return cls(store.folder.resolve(), {name: np.fromfile(store.folder / name, np.uint8) for name in names})
+
+    def open(self) -> TokenStore:
+        """The store where it lies, or else unpacked on this machine, once for all processes and runs."""
+        if not self.files:
+            if not self.folder.is_dir():
+                raise InputError(
+                    f"A shared folder must lie under the same path on every machine; {self.folder} does not. "
+                    "Mount it there, or have the pairs shipped."
+                )
+            return TokenStore.open(self.folder)
+        final = own_folder() / self.folder.name
+        if not final.is_dir():
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=final.parent))
+            try:
+                for name, content in self.files.items():
+                    content.tofile(partial / name)
+                publish(partial, final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return TokenStore.open(final)
+
+
+@dataclass(frozen=True, eq=False)
+class Shipment:
+    """A `PairData` as it travels; `heldout_store` is None where it is the same store."""
+
+    store: ShippedStore
+    train: Rows
+    heldout_store: ShippedStore | None
+    heldout: Rows
+    stats: DataStats
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, data: PairData, *, files: bool) -> Self:
+        """`files`: the token stores travel too; otherwise the other machine sees them under the same path."""
+        same = data.heldout_store.folder == data.store.folder
+        return cls(
+            ShippedStore.of(data.store, files=files),
+            data.train,
+            None if same else ShippedStore.of(data.heldout_store, files=files),
+            data.heldout,
+            data.stats,
+            data.notes,
+        )
+
+    def open(self) -> PairData:
+        """The pairs on this machine."""
+        store = self.store.open()
+        heldout_store = store if self.heldout_store is None else self.heldout_store.open()
+        train, heldout = self.train.copy(), self.heldout.copy()  # views would keep what they arrived in
+        return PairData(store, train, heldout_store, heldout, self.stats, self.notes)
+
+
+def own_folder() -> Path:
+    """This user's folder among the machine's temporary ones; nobody else can have put anything there."""
+    folder = Path(tempfile.gettempdir()) / f"isoembed-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder} must belong to the user who runs this; it does not. Set TMPDIR to another folder.")
+    return folder

@@ -1,0 +1,238 @@
+"""Sweeps on a Ray cluster: the driver claims cells of the ledger and hands each to Ray as a task.
+
+    driver (this file)                          node (`isoembed.workflows.node`)
+    claim_next   one attempt a task      --->   open the sweep (pairs, tokenizer, tasks), once a process
+    beat         for all in flight              execute (the same as a local worker's)
+    settle       record or failure       <---   RunRecord or Failure
+
+Only the driver touches the ledger's attempts and records, through the calls that local workers use; both may work on
+one ledger at the same time.  What nodes need travels through Ray's object store, or lies on a shared file system.
+
+A cell whose worker or node is lost is handed to Ray again as the ledger's next attempt, from the newest checkpoint
+where the ledger's folder is shared, from step 0 otherwise.  Ray's own retries are off: they do not count in the ledger,
+and those after a kill for memory never end.
+
+Arguments and results are pickled by Ray in transit; nothing of ours is pickled to disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from isoembed.core import InputError
+from isoembed.data.shipment import Shipment
+from isoembed.records import RunRecord
+from isoembed.sweep.folder import Attempt, Cell, SweepFolder
+from isoembed.sweep.run import BEAT_SECONDS, STOPPED, Failure, claim_next, inherit, settle
+from isoembed.training.loop import Execution
+from isoembed.workflows.node import Parcel, run_cell
+from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+#: how long cells in flight may take to save their checkpoints after a signal
+STOP_SECONDS = 60.0
+
+
+def run_on_ray(
+    ledger: Path,
+    *,
+    address: str | None = None,
+    cpus_per_cell: int = 1,
+    gpus_per_cell: float = 0.0,
+    shared: bool = False,
+    tries: int = 3,
+    watch: Callable[[SweepFolder], None] = lambda folder: None,
+    every_seconds: float = 1.0,
+    execution: Execution = SWEEP_EXECUTION,
+) -> int:
+    """Work the sweep off on a Ray cluster, stage by stage, until it is complete; returns how many records were written.
+
+    address: of a running cluster, or `auto` for the one on this machine; None starts one here for the time being.
+    cpus_per_cell: also the threads a cell trains with.
+    gpus_per_cell: 0 trains on the CPU; a fraction lets several cells share a GPU.
+    shared: every node sees the ledger, the token stores and local models under the same paths.  Checkpoints then go to
+    the ledger; otherwise to the node's temporary folder, and die with it.
+    watch: called about every `every_seconds`.
+
+    Base models are opened on the nodes: they ship with isoembed, come from the hub, or lie under the same path.
+    The first ctrl-C or SIGTERM stops the cells with a checkpoint each, the second one ends the driver at once.
+    Raises InputError where Ray, the cluster, resources for one cell, or a node's means to open the sweep are missing.
+    """
+    folder, request = SweepFolder(ledger.resolve()), load_request(ledger)
+    if execution.device is None:
+        execution = replace(execution, device="cuda" if gpus_per_cell else "cpu")
+    with _connected(address) as ray, Stopping() as stopping:
+        bench = open_bench(request, execution)
+        parcel = ray.put(Parcel(request, Shipment.of(bench.data, files=not shared), tuple(bench.tasks), execution))
+        task = ray.remote(run_cell).options(
+            num_cpus=cpus_per_cell, num_gpus=gpus_per_cell, max_retries=0, scheduling_strategy="SPREAD"
+        )
+        shared_ledger = folder.path if shared else None
+        driver = _Driver(
+            ray,
+            folder,
+            tries=tries,
+            submit=lambda cell, attempt: task.remote(cell, attempt, shared_ledger, [parcel], cpus_per_cell),
+            slots=lambda: sum(
+                _fitting(node["Resources"], cpus_per_cell, gpus_per_cell) for node in ray.nodes() if node["Alive"]
+            ),
+        )
+        if not driver.slots():
+            raise InputError(
+                f"A node of the cluster must have room for one cell ({cpus_per_cell} CPUs, {gpus_per_cell:g} GPUs); "
+                "none has. Ask for less a cell, or add nodes."
+            )
+        try:
+            while stopping.requests < 2 and driver.step(stopping.requests > 0, every_seconds):
+                watch(folder)
+        finally:
+            driver.abandon()
+    watch(folder)
+    return driver.written
+
+
+class _Driver:
+    """Cells in flight, and what becomes of them."""
+
+    def __init__(
+        self,
+        ray: ModuleType,
+        folder: SweepFolder,
+        *,
+        tries: int,
+        submit: Callable[[Cell, Attempt], ObjectRef[Any]],
+        slots: Callable[[], int],
+    ) -> None:
+        self.ray, self.folder, self.tries, self.submit, self.slots = ray, folder, tries, submit, slots
+        self.flights: dict[ObjectRef[Any], Attempt] = {}
+        self.written = 0
+        self.beaten = 0.0
+        self.stop_by: float | None = None
+
+    def step(self, stopping: bool, seconds: float) -> bool:
+        """Beat, submit, wait for a cell at most `seconds`, and land it; False where nothing is left to do."""
+        self._beat()
+        if stopping:
+            others = False
+            self._cancel()
+        else:
+            others = self._fill()
+        if self.flights:
+            landed, _ = self.ray.wait(list(self.flights), num_returns=1, timeout=seconds)
+            for flight in landed:
+                self._land(flight)
+            return self.stop_by is None or time.monotonic() < self.stop_by
+        if others:
+            time.sleep(seconds)
+            return True
+        return not stopping and plan_sweep(self.folder.path)[1] > 0
+
+    def abandon(self) -> None:
+        """Give back whatever is still in flight."""
+        for flight, attempt in self.flights.items():
+            self.ray.cancel(flight, force=True)
+            self.folder.end(attempt, STOPPED)
+        self.flights = {}
+
+    def _beat(self) -> None:
+        if time.monotonic() - self.beaten >= BEAT_SECONDS:
+            for attempt in self.flights.values():
+                self.folder.beat(attempt)
+            self.beaten = time.monotonic()
+
+    def _fill(self) -> bool:
+        """Submit cells until one waits for a node (an idle node finds it, an autoscaler sees it); True where cells are
+        open that nobody can claim now."""
+        room = self.slots() + 1
+        while len(self.flights) < room:
+            claimed, others = claim_next(self.folder, self.tries)
+            if claimed is None:
+                return others
+            cell, attempt = claimed
+            inherit(self.folder, attempt)
+            self.flights[self.submit(cell, attempt)] = attempt
+        return True
+
+    def _cancel(self) -> None:
+        """Once: interrupt the cells in flight, which the training loop takes for ctrl-C."""
+        if self.stop_by is None:
+            self.stop_by = time.monotonic() + STOP_SECONDS
+            for flight in self.flights:
+                self.ray.cancel(flight)
+
+    def _land(self, flight: ObjectRef[Any]) -> None:
+        """Write down how a flight ended; a setup that failed ends the whole run, for it would fail every cell."""
+        attempt = self.flights[flight]
+        errors = self.ray.exceptions
+        outcome: RunRecord | Failure | None
+        try:
+            outcome = self.ray.get(flight)
+        except errors.TaskCancelledError:
+            outcome = None
+        except errors.OutOfMemoryError as error:  # Ray killed the worker before the node ran out
+            outcome = Failure(reason="out-of-memory", words=_first_line(error))
+        except errors.RayTaskError as error:
+            raise InputError(f"A node could not open the sweep: {error.cause or error}") from error
+        except errors.RayError as error:
+            outcome = Failure(reason="lost-worker", words=_first_line(error))
+        del self.flights[flight]
+        if outcome is None:
+            self.folder.end(attempt, STOPPED)
+        else:
+            self.written += settle(self.folder, attempt, outcome)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[ModuleType]:
+    """Ray, connected; a cluster started here has no dashboard and reports no usage."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            "A sweep on a cluster needs the library ray, which is not installed; `pip install 'isoembed[ray]'`."
+        ) from None
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            _reach(address)
+            ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"`address` must be that of a running Ray cluster with this Ray and Python; {address!r} is not ({error}). "
+            "Start one with `ray start --head`."
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nothing listens at HOST:PORT, which Ray would try for many minutes."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+
+
+def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:
+    """Cells that a node has room for."""
+    room = resources.get("CPU", 0.0) / cpus
+    return int((min(room, resources.get("GPU", 0.0) / gpus) if gpus else room) + 1e-9)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"

@@ -1,0 +1,134 @@
+"""A Ray cluster of two nodes on this machine, one of them killed mid-cell: as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.sweep.folder import SweepFolder
+from isoembed.sweep.plan import SweepRequest
+from isoembed.training.loop import Execution
+from isoembed.workflows.cluster import run_on_ray
+from isoembed.workflows.sweep import plan_sweep, work_here
+from tests.workflows.small import Losses, losses, reasons, undisturbed
+
+#: a checkpoint after every step, so that a cell under way can be seen from outside
+EVERY_STEP = Execution(checkpoint_seconds=0.0, resume=True)
+
+
+@pytest.fixture(scope="module")
+def expected(request_here: SweepRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Losses]:
+    return undisturbed(tmp_path_factory.mktemp("single") / "ledger", request_here, threads=1)
+
+
+@pytest.fixture(scope="module")
+def node_temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the nodes keep what is theirs alone."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def cluster(node_temp: Path) -> Iterator[Any]:
+    """A head with one CPU, which notices within seconds that another node is gone."""
+    pytest.importorskip("ray", reason="ray is not installed; it comes with isoembed[ray]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("TMPDIR", str(node_temp))
+        from ray.cluster_utils import Cluster
+
+        head = {
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": 80_000_000,
+            "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+        }
+        cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "object store"])
+def test_a_node_killed_mid_cell_changes_nothing(
+    shared: bool,
+    request_here: SweepRequest,
+    expected: dict[str, Losses],
+    cluster: Any,
+    node_temp: Path,
+    tmp_path: Path,
+) -> None:
+    """Every cell is there once, and its losses are bitwise those of the single process."""
+    ledger = tmp_path / "ledger"
+    plan_sweep(ledger, request_here)
+    node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    under_way = ledger / "work" if shared else node_temp
+    killed = False
+
+    def kill_once_both_nodes_train(folder: SweepFolder) -> None:
+        nonlocal killed
+        if not killed and len({file.parent for file in under_way.glob("**/step-*")}) == 2:
+            cluster.remove_node(node, allow_graceful=False)
+            killed = True
+
+    written = run_on_ray(
+        ledger,
+        address=cluster.address,
+        shared=shared,
+        execution=EVERY_STEP,
+        every_seconds=0.05,
+        watch=kill_once_both_nodes_train,
+    )
+    assert killed
+    assert written == len(expected) == 4
+    assert losses(ledger) == expected
+    assert reasons(ledger) == ["lost-worker"]
+    assert not list(under_way.glob("**/step-*"))
+
+
+def test_ctrl_c_stops_the_cells_and_local_workers_go_on_from_their_checkpoints(
+    request_here: SweepRequest, expected: dict[str, Losses], cluster: Any, tmp_path: Path, resumed_at: list[int]
+) -> None:
+    ledger = tmp_path / "ledger"
+    plan_sweep(ledger, request_here)
+    pressed = False
+
+    def press_once_a_cell_is_under_way(folder: SweepFolder) -> None:
+        nonlocal pressed
+        if not pressed and any(ledger.glob("work/*/step-*")):
+            os.kill(os.getpid(), signal.SIGINT)
+            pressed = True
+
+    run_on_ray(
+        ledger,
+        address=cluster.address,
+        shared=True,
+        execution=EVERY_STEP,
+        every_seconds=0.05,
+        watch=press_once_a_cell_is_under_way,
+    )
+    assert pressed
+    assert set(reasons(ledger)) == {"stopped"}
+    work_here(ledger, threads=1)
+    assert losses(ledger) == expected
+    assert max(resumed_at) > 0
+
+
+def test_a_cell_larger_than_every_node_is_refused(request_here: SweepRequest, cluster: Any, tmp_path: Path) -> None:
+    plan_sweep(tmp_path, request_here)
+    with pytest.raises(InputError, match="room for one cell"):
+        run_on_ray(tmp_path, address=cluster.address, cpus_per_cell=64)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
+def test_a_cluster_that_is_not_there_is_an_input_error(
+    address: str, request_here: SweepRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed; it comes with isoembed[ray]")
+    plan_sweep(tmp_path, request_here)
+    with pytest.raises(InputError, match="running Ray cluster"):
+        run_on_ray(tmp_path, address=address)

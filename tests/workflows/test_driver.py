@@ -1,0 +1,199 @@
+"""The Ray driver's bookkeeping, on a Ray that is made up: what comes back becomes attempts and records."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.records import FailedRun
+from isoembed.sweep.folder import Attempt, Cell, SweepFolder
+from isoembed.sweep.run import Failure
+from isoembed.workflows import cluster
+from isoembed.workflows.cluster import _Driver, _fitting, run_on_ray
+from isoembed.workflows.sweep import plan_sweep
+from tests.sweep.fake import record, request
+
+
+class RayError(Exception):
+    pass
+
+
+class TaskCancelledError(RayError):
+    pass
+
+
+class OutOfMemoryError(RayError):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class MadeUpRay:
+    """Tasks end when they are asked after, in the order of submission, with what `result` says of them."""
+
+    exceptions = SimpleNamespace(
+        RayError=RayError,
+        TaskCancelledError=TaskCancelledError,
+        OutOfMemoryError=OutOfMemoryError,
+        RayTaskError=RayTaskError,
+    )
+
+    def __init__(self, result: Callable[[Cell, Attempt], Any]) -> None:
+        self.result = result
+        self.tasks: list[tuple[Cell, Attempt]] = []
+        self.cancelled: set[int] = set()
+
+    def submit(self, planned: Cell, attempt: Attempt) -> int:
+        self.tasks.append((planned, attempt))
+        return len(self.tasks) - 1
+
+    def wait(self, flights: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        return flights[:num_returns], flights[num_returns:]
+
+    def get(self, flight: int) -> Any:
+        outcome = TaskCancelledError() if flight in self.cancelled else self.result(*self.tasks[flight])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def cancel(self, flight: int, *, force: bool = False) -> None:
+        self.cancelled.add(flight)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    plan_sweep(tmp_path, request(budgets=(1e11,), methods=("full", "bias")))
+    return SweepFolder(tmp_path)
+
+
+def driver(folder: SweepFolder, ray: MadeUpRay, *, slots: int = 3) -> _Driver:
+    return _Driver(ray, folder, tries=2, submit=ray.submit, slots=lambda: slots)  # type: ignore[arg-type]
+
+
+def drive(folder: SweepFolder, ray: MadeUpRay) -> _Driver:
+    made = driver(folder, ray)
+    while made.step(False, 0.0):
+        assert len(made.flights) <= 4  # one more than there is room for
+    return made
+
+
+def test_every_cell_ends_in_one_record(folder: SweepFolder) -> None:
+    ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
+    made = drive(folder, ray)
+    assert made.written == len(folder.cells()) == len(folder.ledger.records()) > 4
+    assert len(ray.tasks) == made.written
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (OutOfMemoryError("node low on memory"), "out-of-memory"),
+        (RayError("node died"), "lost-worker"),
+        (Failure(reason="diverged", words="not finite"), "diverged"),
+    ],
+)
+def test_failures_are_attempts_until_the_tries_are_spent(folder: SweepFolder, result: Any, reason: str) -> None:
+    bad = folder.cells()[1].key
+    ray = MadeUpRay(lambda planned, attempt: result if planned.key == bad else record(planned.recipe))
+    drive(folder, ray)
+    (failed,) = [outcome for outcome in folder.ledger.outcomes() if isinstance(outcome, FailedRun)]
+    assert (failed.key, failed.reason, len(failed.failures)) == (bad, reason, 2)
+    assert [attempt.number for planned, attempt in ray.tasks if planned.key == bad] == [1, 2]
+    assert len(folder.ledger.records()) == len(folder.cells()) - 1
+
+
+def test_the_next_attempt_inherits_the_checkpoint(folder: SweepFolder) -> None:
+    lost = folder.cells()[0].key
+    found: list[bool] = []
+
+    def result(planned: Cell, attempt: Attempt) -> Any:
+        if planned.key == lost and attempt.number == 1:
+            (folder.work(attempt) / "step-00000005").mkdir(parents=True)
+            return RayError("node died")
+        found.append((folder.work(attempt) / "step-00000005").is_dir())
+        return record(planned.recipe)
+
+    drive(folder, MadeUpRay(result))
+    assert found.count(True) == 1
+
+
+def test_a_node_that_cannot_open_the_sweep_ends_the_run_and_frees_its_cells(folder: SweepFolder) -> None:
+    made = driver(folder, MadeUpRay(lambda planned, attempt: RayTaskError(InputError("no such folder"))))
+    with pytest.raises(InputError, match="no such folder"):
+        made.step(False, 0.0)
+    made.abandon()
+    ends = [folder.end_of(planned.key, 1) for planned in folder.cells()]
+    assert {end.reason for end in ends if end is not None} == {"stopped"}
+    assert sum(end is not None for end in ends) == 4
+
+
+def test_a_stop_interrupts_what_is_in_flight_and_starts_nothing(folder: SweepFolder) -> None:
+    ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
+    made = driver(folder, ray)
+    made.step(False, 0.0)
+    assert len(made.flights) == 3
+    while made.step(True, 0.0):
+        pass
+    assert not made.flights
+    assert len(ray.tasks) == 4
+    assert len(folder.ledger.records()) == 1
+    assert all(folder.claim(planned.key, tries=1) for planned in folder.cells() if planned.key not in folder.ledger)
+
+
+def test_cells_in_flight_have_a_heartbeat(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = driver(folder, MadeUpRay(lambda planned, attempt: record(planned.recipe)))
+    made.step(False, 0.0)
+    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.0)
+    old = time.time() - 80
+    files = {attempt: folder.path / "attempts" / f"{attempt.key}.{attempt.number}" for attempt in made.flights.values()}
+    for file in files.values():
+        os.utime(file, (old, old))
+    made.step(False, 0.0)
+    still = [files[attempt] for attempt in made.flights.values() if attempt in files]
+    assert still
+    assert all(file.stat().st_mtime > old + 60 for file in still)
+
+
+def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
+    theirs = folder.cells()[0]
+    assert folder.claim(theirs.key, tries=2) is not None
+    ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
+    made = driver(folder, ray)
+    while len(folder.ledger.keys()) < len(folder.cells()) - 1:
+        assert made.step(False, 0.0)
+    assert made.step(False, 0.0)  # theirs is still open
+    folder.ledger.add(record(theirs.recipe))
+    assert not made.step(False, 0.0)
+    assert theirs.key not in {planned.key for planned, _ in ray.tasks}
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "cells"),
+    [
+        ({"CPU": 8.0}, 3, 0.0, 2),
+        ({"CPU": 8.0}, 1, 1.0, 0),
+        ({"CPU": 8.0, "GPU": 1.0}, 1, 0.1, 8),
+        ({"CPU": 64.0, "GPU": 1.0}, 1, 0.1, 10),
+        ({"GPU": 1.0}, 1, 1.0, 0),
+    ],
+)
+def test_room_on_a_node(resources: dict[str, float], cpus: int, gpus: float, cells: int) -> None:
+    assert _fitting(resources, cpus, gpus) == cells
+
+
+def test_without_ray_the_remedy_is_named(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"isoembed\[ray\]"):
+        run_on_ray(folder.path)

@@ -1,0 +1,180 @@
+"""Local workers under kills, signals and failing cells: real training, real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.encoder.encoder import Encoder
+from isoembed.recipe import Recipe
+from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.folder import Cell, SweepFolder, Worker
+from isoembed.sweep.plan import SweepRequest
+from isoembed.training import loop
+from isoembed.workflows.sweep import plan_sweep, work_here
+from tests.workflows.small import Losses, losses, reasons, undisturbed
+
+#: two workers that save a checkpoint after every step
+RUN = (
+    "import sys; from pathlib import Path\n"
+    "from isoembed.training.loop import Execution; from isoembed.workflows.sweep import run_sweep\n"
+    "how = Execution(checkpoint_seconds=0.0, resume=True)\n"
+    "run_sweep(Path(sys.argv[1]), workers=2, every_seconds=0.1, execution=how)\n"
+)
+#: what `run_sweep` gives each of two workers
+THREADS = max(1, (os.cpu_count() or 1) // 2)
+#: far more than anything here takes, however busy the machine
+PATIENCE_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def expected(request_here: SweepRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Losses]:
+    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "ledger", request_here, threads=THREADS)
+
+
+@pytest.fixture
+def ledger(request_here: SweepRequest, tmp_path: Path) -> Path:
+    plan_sweep(tmp_path / "ledger", request_here)
+    return tmp_path / "ledger"
+
+
+@pytest.fixture
+def running(ledger: Path) -> Iterator[subprocess.Popen[str]]:
+    """`run_sweep` with two workers, in a process group of its own."""
+    command = [sys.executable, "-c", RUN, str(ledger)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    yield process
+    for number in (signal.SIGKILL, signal.SIGCONT):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def under_way(ledger: Path) -> list[int]:
+    """Workers that have taken steps at a cell and not ended it."""
+    folder = SweepFolder(ledger)
+    places = {file.parent.name for file in (ledger / "work").glob("*/step-*")}
+    claims = [ledger / "attempts" / place for place in sorted(places) if place.split(".")[0] not in folder.ledger]
+    return [Worker.model_validate_json(claim.read_bytes()).process for claim in claims]
+
+
+def freeze(ledger: Path, target: Callable[[], int | None], halt: Callable[[int, int], None]) -> int:
+    """Halt `target`, a process or a group, at a moment when its cells are under way; returns it."""
+    while True:
+        wait_until(lambda: target() is not None)
+        chosen = target()
+        assert chosen is not None
+        halt(chosen, signal.SIGSTOP)
+        if target() == chosen:
+            return chosen
+        halt(chosen, signal.SIGCONT)
+
+
+def test_a_worker_killed_mid_cell_is_replaced(
+    ledger: Path, running: subprocess.Popen[str], expected: dict[str, Losses]
+) -> None:
+    victim = freeze(ledger, lambda: next(iter(under_way(ledger)), None), os.kill)
+    os.kill(victim, signal.SIGKILL)
+    _, said = running.communicate(timeout=PATIENCE_SECONDS)
+    assert running.returncode == 0, said
+    assert losses(ledger) == expected
+    assert reasons(ledger) == ["lost-worker"]
+
+
+def test_a_sweep_killed_as_a_whole_goes_on_from_its_checkpoints(
+    ledger: Path, running: subprocess.Popen[str], expected: dict[str, Losses], resumed_at: list[int]
+) -> None:
+    group = freeze(ledger, lambda: running.pid if len(under_way(ledger)) == 2 else None, os.killpg)
+    os.killpg(group, signal.SIGKILL)
+    running.wait()
+    work_here(ledger, threads=THREADS)
+    assert losses(ledger) == expected
+    assert reasons(ledger) == ["lost-worker", "lost-worker"]
+    assert sum(step > 0 for step in resumed_at) == 2
+
+
+def test_ctrl_c_stops_with_checkpoints_to_go_on_from(
+    ledger: Path, running: subprocess.Popen[str], expected: dict[str, Losses], resumed_at: list[int]
+) -> None:
+    group = freeze(ledger, lambda: running.pid if len(under_way(ledger)) == 2 else None, os.killpg)
+    os.killpg(group, signal.SIGINT)
+    os.killpg(group, signal.SIGCONT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "Traceback" not in said
+    assert reasons(ledger) == ["stopped", "stopped"]
+    work_here(ledger, threads=THREADS)
+    assert losses(ledger) == expected
+    assert sum(step > 0 for step in resumed_at) == 2
+
+
+def test_sigterm_to_the_parent_alone_stops_the_workers_too(ledger: Path, running: subprocess.Popen[str]) -> None:
+    wait_until(lambda: len(under_way(ledger)) > 0)
+    running.terminate()
+    running.communicate(timeout=60)  # returns when the last worker has closed the pipe
+    assert running.returncode == 0
+    assert set(reasons(ledger)) == {"stopped"}
+
+
+def test_a_signal_before_the_first_step_does_not_wait_for_the_last(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training loop has its own handlers, but not while a model is loaded or scored."""
+
+    def load_for_long(*_: Any, **__: Any) -> tuple[Encoder, RunRecord]:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(PATIENCE_SECONDS)
+        except Exception as error:  # as libraries word what goes wrong inside them
+            raise InputError("unreadable") from error
+        raise AssertionError
+
+    monkeypatch.setattr("isoembed.workflows.execute.run", load_for_long)
+    assert work_here(ledger, threads=THREADS) == 0
+    assert reasons(ledger) == ["stopped"]
+
+
+def test_cells_that_cannot_end_well_are_failed_records_and_block_nothing(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Losses]
+) -> None:
+    folder = SweepFolder(ledger)
+    like = folder.cells()[0].recipe
+    diverges = like.model_copy(update={"learning_rate": 1e30})
+    too_large = like.model_copy(update={"seed": 7})
+    folder.add_cells([Cell(recipe=recipe, stage="bad", order=-1) for recipe in (diverges, too_large)])
+
+    def run(recipe: Recipe, *arguments: Any, **options: Any) -> tuple[Encoder, RunRecord]:
+        if recipe == too_large:
+            raise MemoryError("no room")
+        return loop.run(recipe, *arguments, **options)
+
+    monkeypatch.setattr("isoembed.workflows.execute.run", run)
+    assert work_here(ledger, threads=THREADS, tries=2) == len(expected)
+    outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
+    assert outcomes.keys() == expected.keys() | {diverges.key, too_large.key}
+    for recipe, reason, words in ((diverges, "diverged", "finite"), (too_large, "out-of-memory", "no room")):
+        failed = outcomes[recipe.key]
+        assert isinstance(failed, FailedRun)
+        assert failed.reason == reason
+        assert len(failed.failures) == 2
+        assert words in failed.failures[0]
