@@ -112,7 +112,12 @@ def main() -> None:
     parser.add_argument("what", choices=("plan", "export", "restore"))
     parser.add_argument("places", type=Path, nargs="+", help="PAIRS TASKS LEDGER, or LEDGER for export")
     given = parser.parse_args()
-    {"plan": plan, "export": export, "restore": restore}[given.what](*given.places)
+    if given.what == "export":
+        (ledger,) = given.places
+        export(ledger)
+    else:
+        pairs, tasks, ledger = given.places
+        (plan if given.what == "plan" else restore)(pairs, tasks, ledger)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def test_recipe_json() -> None:
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl"),
         (["search", "nowhere", "query"], "modules.json"),
         (["run", "--budget", "1e12", "--out", "x", "--memory", "much"], "must be a size"),
+        (["sweep", "run", "nowhere", "--ray", "local"], "holds no sweep"),
     ],
     ids=lambda value: " ".join(value[:6]) if isinstance(value, list) else "",
 )

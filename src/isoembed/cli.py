@@ -72,6 +72,7 @@ MemoryText = Annotated[
     str | None, typer.Option("--memory", help="memory for activations, as 4GiB; default: half of free")
 ]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
+Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
 KeepAdapter = Annotated[bool, typer.Option(help="lora: keep the adapter beside the merged model")]
@@ -308,6 +309,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
+        shard: Shard = False,
         checkpoint_seconds: CheckpointSeconds = 120.0,
         resume: Resume = False,
         tracker: Tracker = None,
@@ -367,6 +369,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 execution=Execution(
                     memory_bytes=memory_bytes,
                     checkpointing=gradient_checkpointing,
+                    shard=shard,
                     checkpoint_seconds=checkpoint_seconds,
                     resume=resume,
                 ),

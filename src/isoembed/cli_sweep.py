@@ -110,6 +110,12 @@ def run(
     ledger: Ledger,
     workers: Annotated[int, typer.Option(min=1, help="processes on this machine, its cores shared out")] = 1,
     tries: Annotated[int, typer.Option(min=1, help="failed attempts before a cell is given up")] = 3,
+    ray: Annotated[
+        str | None, typer.Option(help="on a Ray cluster: HOST:PORT, auto for the one here, local to start one")
+    ] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="with --ray: CPUs a cell, which are its threads")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="with --ray: GPUs a cell; a fraction shares one")] = 0.0,
+    shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
 ) -> None:
     """Run the cells that are left, on and on until the sweep is complete; safe to kill and to run again."""
     from rich.live import Live
@@ -122,13 +128,27 @@ def run(
 
     console, reader = _console(), StatusReader(SweepFolder(ledger))
     live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
+
+    def watch(_: SweepFolder) -> None:
+        if live is not None:
+            live.update(status_text(reader.read()), refresh=True)
+
     with live or contextlib.nullcontext():
-        run_sweep(
-            ledger,
-            workers=workers,
-            tries=tries,
-            watch=lambda folder: live.update(status_text(reader.read()), refresh=True) if live else None,
-        )
+        if ray is None:
+            run_sweep(ledger, workers=workers, tries=tries, watch=watch)
+        else:
+            from isoembed.workflows.cluster import run_on_ray
+
+            address = None if ray == "local" else ray
+            run_on_ray(
+                ledger,
+                address=address,
+                cpus_per_cell=cpus,
+                gpus_per_cell=gpus,
+                shared=shared,
+                tries=tries,
+                watch=watch,
+            )
     if live is None:
         console.print(status_text(reader.read()))
 
