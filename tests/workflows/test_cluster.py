@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ def expected(request_here: SweepRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def node_temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the nodes keep what is theirs alone."""
-    return tmp_path_factory.mktemp("nodes")
+def node_temp() -> Iterator[Path]:
+    """Where the nodes keep what is theirs alone; pytest's own folders are too long for the sockets that Ray makes."""
+    with tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
