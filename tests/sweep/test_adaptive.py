@@ -10,7 +10,7 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
-from isoembed.sweep.adaptive import SETTLED, eligible, pilot, plan_next, settled
+from isoembed.sweep.adaptive import BATCH_SHARE, SETTLED, eligible, pilot, plan_next, settled
 from isoembed.sweep.criteria import Criterion, gain
 from isoembed.sweep.pilot import LEAST_RUNS, Decision, PilotCell, PilotRun, Target, above_envelope, believe, decide
 
@@ -103,6 +103,13 @@ def test_every_batch_fits_the_allowance(grid_flop: float) -> None:
     nothing = plan_next(done, grid(), target(), allowance_left=0.0, draws=50)
     assert nothing.stop == "allowance"
     assert not nothing.cells
+
+
+def test_a_batch_leaves_half_of_the_allowance(grid_flop: float) -> None:
+    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, draws=50).cells)
+    left = 0.05 * grid_flop
+    choice = plan_next(done, grid(), target(), allowance_left=left, batch=50, draws=50)
+    assert 0 < sum(cell.flop for cell in choice.cells) <= BATCH_SHARE * left
 
 
 def test_passes_over_the_target_short_runs_and_foreign_ratios() -> None:

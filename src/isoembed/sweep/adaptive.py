@@ -2,7 +2,8 @@
 
 1. Start: per method a space-filling set over ln N x ln D of cheap cells, enough runs to fit its law, 12 in all.
 2. Then a batch at a time: fit each method's law with bootstrap draws (`isoembed.sweep.pilot`) and take the cells whose
-   runs cut the uncertainty of the decision most, per FLOP (`isoembed.sweep.criteria`).
+   runs cut the uncertainty of the decision most, per FLOP (`isoembed.sweep.criteria`), for at most half of what is
+   left.
 3. Stop when the same candidate was chosen `SETTLED` batches in a row at an expected regret below the noise of seeds,
    when the allowance pays for no further cell, or when no cell is left.
 
@@ -45,6 +46,8 @@ SETTLED = 3
 TOLERANCE = 0.003
 #: share of the allowance that the start set may cost
 START_SHARE = 0.25
+#: share of the allowance left that one batch may cost, where any cell is that cheap
+BATCH_SHARE = 0.5
 #: pilot cells stay within the candidates' tokens a parameter, widened by this factor either way
 ALIKE = 3.0
 
@@ -111,7 +114,12 @@ def plan_next(
     candidates = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
     if not known or not candidates:
         return Choice(cells=(), stop="no-cells", why="no cell's method has a law", decision=decision)
-    picked = choose(belief, known, candidates, allowance_left, batch, criterion)
+    # what a dear run says may overturn the plan: keep as much for after it
+    within = [cell for cell in known if cell.flop <= BATCH_SHARE * allowance_left]
+    if within:
+        picked = choose(belief, within, candidates, BATCH_SHARE * allowance_left, batch, criterion)
+    else:
+        picked = choose(belief, known, candidates, allowance_left, batch, criterion)
     return Choice(cells=tuple(picked), stop=None, why=f"largest cut of the {criterion} per FLOP", decision=decision)
 
 
