@@ -36,8 +36,9 @@ MAY_IMPORT = {
     **dict.fromkeys(EXECUTE, FOUNDATION | EXECUTE),
     "report": FOUNDATION | DECIDE | {"report"},
     "workflows": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows"},
-    "cli": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep"},
-    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli"},
+    "cli": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep", "terminal"},
+    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "terminal"},
+    "terminal": set(),
     "__main__": {"cli"},
     "__init__": FOUNDATION | DECIDE | EXECUTE | {"workflows"},
 }

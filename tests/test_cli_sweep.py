@@ -69,6 +69,11 @@ def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:
     assert "0 new cells, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
 
 
+def test_the_same_command_again_is_the_same_sweep(place: Path, finished: Path) -> None:
+    """The speeds that it measures anew are never those of the first time."""
+    assert "0 new cells, the sweep is complete" in ok(*options(place, finished))
+
+
 def test_another_sweep_does_not_go_into_the_same_folder(place: Path, finished: Path) -> None:
     assert "another sweep" in mistake(*options(place, finished), "--thin", "2")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from isoembed import terminal
 from isoembed.budget import DEVICES, Budget
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
@@ -23,7 +23,7 @@ from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -168,25 +168,6 @@ def _bytes(text: str | None, option: str = "--memory") -> float | None:
     raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
 
 
-def _no_library_bars() -> None:
-    """Silence transformers' own bars for reading and writing weights: a run has one bar, ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Where text goes: as wide as the terminal, or 120 columns into a pipe."""
-    from rich.console import Console
-
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, quiet=quiet, highlight=False, width=None if terminal else 120)
-
-
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON, with the numbers that follow from its fields beside them."""
     return {
@@ -272,11 +253,11 @@ def recipe(
         ),
     )
     if as_json:
-        _print_json(recommendation_json(recommendation))
+        terminal.print_json(recommendation_json(recommendation))
     else:
         from isoembed.report.text import recommendation_text
 
-        _console().print(recommendation_text(recommendation, device))
+        terminal.console().print(recommendation_text(recommendation, device))
 
 
 def _run_or_train(evaluate: bool) -> Callable[..., None]:
@@ -336,8 +317,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         from isoembed.training.watchers import ProgressBar, tracker_named
         from isoembed.workflows.job import DataOptions, evaluate_job, plan_job, train_job
 
-        _no_library_bars()
-        console = _console(quiet=as_json)
+        terminal.no_library_bars()
+        console = terminal.console(quiet=as_json)
         with process_group():
             if process_rank():
                 console.quiet = True
@@ -360,7 +341,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             console.print("\n".join(job.data.notes), markup=False)
             if dry_run:
                 if as_json and not process_rank():
-                    _print_json(recommendation_json(job.recommendation))
+                    terminal.print_json(recommendation_json(job.recommendation))
                 return
             console.print(section("Training"))
             record = train_job(
@@ -386,7 +367,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 console.print(scores_text(scores))
             console.print(section("Done"), f"model, card and record in {out}", markup=False)
             if as_json:
-                _print_json(
+                terminal.print_json(
                     {
                         "out": str(out),
                         "recommendation": recommendation_json(job.recommendation),
@@ -450,11 +431,11 @@ def fit(
     laws.save(out)
     if as_json:
         shown = [each.model_dump(mode="json", exclude={"draws"}) for each in laws.laws]
-        _print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
+        terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
     else:
         from isoembed.report.laws import laws_text
 
-        _console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
+        terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
 
 
 @app.command("eval")
@@ -470,14 +451,14 @@ def evaluate(
     from isoembed.report.text import scores_text
     from isoembed.workflows.job import evaluate_folder
 
-    _no_library_bars()
+    terminal.no_library_bars()
     scores = evaluate_folder(model, data, kind=task)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")
     if as_json:
-        _print_json(scores.model_dump(mode="json"))
+        terminal.print_json(scores.model_dump(mode="json"))
     else:
-        _console().print(scores_text(scores))
+        terminal.console().print(scores_text(scores))
 
 
 @app.command()
@@ -495,8 +476,8 @@ def search(
     from isoembed.report.text import hits_text
     from isoembed.search import Index, read_documents
 
-    _no_library_bars()
-    console = _console(stderr=True)
+    terminal.no_library_bars()
+    console = terminal.console(stderr=True)
     if documents is None and (folder / "index").is_dir():
         index = Index.load(folder)
     else:
@@ -504,9 +485,9 @@ def search(
             index = Index.build(folder, docstrings() if documents is None else read_documents(documents))
     hits = index.search(query, k)
     if as_json:
-        _print_json([{"score": hit.score, "title": hit.title, "text": hit.text} for hit in hits])
+        terminal.print_json([{"score": hit.score, "title": hit.title, "text": hit.text} for hit in hits])
     else:
-        _console().print(hits_text(hits))
+        terminal.console().print(hits_text(hits))
 
 
 @data_app.command("inspect")
@@ -544,9 +525,9 @@ def inspect(
             method=_method(method, fraction, rank, alpha) or method_named("full"),
         )
     if as_json:
-        _print_json(inspection.model_dump(mode="json"))
+        terminal.print_json(inspection.model_dump(mode="json"))
     else:
-        _console().print(inspection_text(inspection))
+        terminal.console().print(inspection_text(inspection))
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 
@@ -51,13 +52,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Write the cells of a sweep, and say what they cost and what is left out before anything is spent."""
-    from isoembed.cli import _console, _no_library_bars, _print_json
     from isoembed.report.sweep_text import plan_text
     from isoembed.sweep.plan import RateSearch, SweepRequest, at_most
     from isoembed.workflows.job import DataOptions
     from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_speeds, plan_sweep, prepare_request
 
-    _no_library_bars()
+    terminal.no_library_bars()
     if budgets is None and (out / REQUEST).is_file():
         request = load_request(out)
     else:
@@ -100,9 +100,11 @@ def plan(
     else:
         planned, new = plan_sweep(out, request)
     if as_json:
-        _print_json({"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new})
+        terminal.print_json(
+            {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
+        )
     else:
-        _console().print(plan_text(request, planned, most, new))
+        terminal.console().print(plan_text(request, planned, most, new))
 
 
 @sweep_app.command("run")
@@ -120,13 +122,12 @@ def run(
     """Run the cells that are left, on and on until the sweep is complete; safe to kill and to run again."""
     from rich.live import Live
 
-    from isoembed.cli import _console
     from isoembed.report.sweep_text import status_text
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.status import StatusReader
     from isoembed.workflows.sweep import run_sweep
 
-    console, reader = _console(), StatusReader(SweepFolder(ledger))
+    console, reader = terminal.console(), StatusReader(SweepFolder(ledger))
     live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
 
     def watch(_: SweepFolder) -> None:
@@ -156,7 +157,6 @@ def run(
 @sweep_app.command("status")
 def status(ledger: Ledger, as_json: AsJson = False) -> None:
     """Count cells by stage and state."""
-    from isoembed.cli import _console, _print_json
     from isoembed.report.sweep_text import status_text
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.status import StatusReader
@@ -164,9 +164,9 @@ def status(ledger: Ledger, as_json: AsJson = False) -> None:
     _existing(ledger)
     found = StatusReader(SweepFolder(ledger)).read()
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        terminal.print_json(found.model_dump(mode="json"))
     else:
-        _console().print(status_text(found))
+        terminal.console().print(status_text(found))
 
 
 @sweep_app.command("show")
@@ -176,7 +176,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one cell: its recipe and what came of it."""
-    from isoembed.cli import _console, _print_json
     from isoembed.report.sweep_text import cell_text
     from isoembed.sweep.folder import SweepFolder
 
@@ -188,12 +187,12 @@ def show(
             f"`key` must name one cell; {len(found)} begin with {key!r}. `isoembed ledger export` lists all."
         )
     (cell,) = found
-    outcome = next((outcome for outcome in folder.ledger.outcomes() if outcome.key == cell.key), None)
+    outcome = folder.ledger.outcome(cell.key)
     if as_json:
         value = None if outcome is None else outcome.model_dump(mode="json")
-        _print_json({"cell": cell.model_dump(mode="json"), "outcome": value})
+        terminal.print_json({"cell": cell.model_dump(mode="json"), "outcome": value})
     else:
-        _console().print(cell_text(cell.recipe, outcome))
+        terminal.console().print(cell_text(cell.recipe, outcome))
 
 
 @ledger_app.command("export")

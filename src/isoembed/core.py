@@ -36,9 +36,9 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write `text` so that a reader, or a kill at any moment, sees the old file or the new one, never half of one."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write `content` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")  # two writers never share one
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(file)

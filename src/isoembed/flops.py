@@ -33,6 +33,11 @@ class Cost(Frozen):
         """C / D: model FLOP of one training token (section 3.5)."""
         return 2 * (self.forward + self.backward + self.updated)
 
+    @property
+    def trained_share(self) -> float:
+        """S: the updated share of the parameters that the forward pass runs (section 4.3)."""
+        return self.updated / self.forward
+
 
 def tokens_for(flop: float, cost: Cost) -> float:
     """D, the real tokens that `flop` pays for."""

@@ -145,19 +145,19 @@ class Ledger:
     def outcomes(self) -> list[RunRecord | FailedRun]:
         """Every run that ended, ordered by key."""
         self.damaged = {}
-        found = []
-        for place, text in self._texts():
-            try:
-                outcome = _OUTCOME.validate_json(text)
-                if outcome.key != outcome.recipe.key:
-                    raise InputError(f"its key is {outcome.key}, its recipe's {outcome.recipe.key}: it was changed")
-            except ValidationError as error:
-                self.damaged[place] = error.errors()[0]["msg"]
-            except InputError as error:
-                self.damaged[place] = str(error)
-            else:
-                found.append(outcome)
-        return sorted(found, key=lambda outcome: outcome.key)
+        found = [self._outcome(place, text) for place, text in self._texts()]
+        return sorted((outcome for outcome in found if outcome is not None), key=lambda outcome: outcome.key)
+
+    def outcome(self, key: str) -> RunRecord | FailedRun | None:
+        """How one run of a folder ended; None where it has not, or its record cannot be read."""
+        file = self._record(key)
+        try:
+            return self._outcome(str(file), file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.damaged[str(file)] = str(error)
+            return None
 
     def records(self) -> list[RunRecord]:
         """The runs that ended well, ordered by key."""
@@ -180,10 +180,19 @@ class Ledger:
     def export(self, file: Path, outcomes: Iterable[RunRecord | FailedRun]) -> None:
         """Write `outcomes` as one `.jsonl.gz`, the same bytes for the same runs."""
         lines = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(gzip.compress(lines.encode(), mtime=0))
-        partial.replace(file)
+        write_atomically(file, gzip.compress(lines.encode(), mtime=0))
+
+    def _outcome(self, place: str, text: bytes) -> RunRecord | FailedRun | None:
+        """The record that `text` is; None, and named in `damaged`, where it is none."""
+        try:
+            outcome = _OUTCOME.validate_json(text)
+        except ValidationError as error:
+            self.damaged[place] = error.errors()[0]["msg"]
+            return None
+        if outcome.key != outcome.recipe.key:
+            self.damaged[place] = f"its key is {outcome.key}, its recipe's {outcome.recipe.key}: it was changed"
+            return None
+        return outcome
 
     def _record(self, key: str) -> Path:
         return self.path / "records" / f"{key}.json"

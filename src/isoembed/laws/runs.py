@@ -102,7 +102,7 @@ def _points(records: Sequence[RunRecord], target: Target, columns: Mapping[str, 
         [record.tokens for record in records],
         [loss for record in records if (loss := _loss(record, target)) is not None],
         flop=[getattr(record, columns["flop"]) for record in records],
-        fraction=[record.updated_params / record.forward_params for record in records],
+        fraction=[record.recipe.cost.trained_share for record in records],
     )
 
 

@@ -59,7 +59,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
 
 def skipped_text(plan: Plan) -> RenderableType:
     """Cells left out, grouped by reason."""
-    reasons = Counter((_kind(skip.why), f"{skip.budget:.3g}") for skip in plan.skipped)
+    reasons = Counter((skip.reason, f"{skip.budget:.3g}") for skip in plan.skipped)
     rows = [(why, budget, f"{count:,}") for (why, budget), count in sorted(reasons.items())]
     return columns_table(("left out because", "FLOP", "cells"), rows)
 
@@ -123,19 +123,3 @@ def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> Renderab
 
 def _time(plan: Plan) -> str:
     return "" if plan.seconds is None else f", {duration(plan.seconds)} here"
-
-
-def _kind(why: str) -> str:
-    """A reason without its numbers."""
-    for words in ("steps", "data would repeat", "expected best", "beside the best", "memory", "allowance", "one step"):
-        if words in why:
-            return {
-                "steps": "too few steps",
-                "data would repeat": "the data would repeat",
-                "expected best": "size far from the expected best",
-                "beside the best": "hyperparameter far from the best",
-                "memory": "does not fit in memory",
-                "allowance": "the allowance is spent",
-                "one step": "does not pay for one step",
-            }[words]
-    return why

@@ -18,6 +18,7 @@ import os
 import platform
 import socket
 import time
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -145,8 +146,8 @@ class SweepFolder:
 
     def attempts(self, key: str) -> list[int]:
         """Numbers of the attempts at a cell, from 1."""
-        files = (self.path / "attempts").glob(f"{key}.*")
-        return sorted(int(file.suffix[1:]) for file in files if file.suffix[1:].isdigit())
+        made = takewhile(lambda number: self._attempt(Attempt(key=key, number=number)).exists(), count(1))
+        return list(made)  # without a gap: number n + 1 is claimed only after n
 
     def is_alive(self, key: str, number: int) -> bool:
         """Whether the attempt's worker still beats."""

@@ -33,6 +33,8 @@ NOISE_CELLS = 6
 REPLICATED_CELLS = 8
 
 Outcome = RunRecord | FailedRun
+#: a kind of reason, and the reason with its numbers
+Why = tuple[str, str]
 
 
 class RateSearch(Frozen):
@@ -76,7 +78,8 @@ class Skipped(Frozen):
     model: str
     method: str
     budget: float
-    why: str
+    reason: str = Field(description="the kind of reason, the same for all cells left out for it")
+    why: str = Field(description="the reason with its numbers")
 
 
 class Plan(Frozen):
@@ -231,8 +234,8 @@ class Planner:
             best = self._best(name, self.request.budgets[:index]) if index >= 2 and self.request.thin else None
             for model in self.models:
                 for method in variants(name, model, self.request.alpha_per_rank):
-                    if best is not None and (why := self._thinned(best, model, method, budget)):
-                        self._skip(model, method, budget, why)
+                    if best is not None and (thinned := self._thinned(best, model, method, budget)):
+                        self._skip(model, method, budget, *thinned)
                         continue
                     cell = self._cell(model, method, budget, f"budget {budget:.3g}", scored=True)
                     cells += [] if cell is None else [cell]
@@ -274,19 +277,21 @@ class Planner:
                 return grid[0][0], budget
         return None
 
-    def _thinned(self, best: tuple[Cell, float], model: ModelSpec, method: Method, budget: float) -> str:
-        """Why this cell is left out; empty where it stays."""
+    def _thinned(self, best: tuple[Cell, float], model: ModelSpec, method: Method, budget: float) -> Why | None:
+        """Why this cell is left out; None where it stays."""
         assert self.request.thin is not None
         cell, at = best
         expected = cell.recipe.model.params * math.sqrt(budget / at)
         if abs(math.log(model.params / expected)) > math.log(self.request.thin):
-            return f"size over {self.request.thin:g} x from the expected best, {expected:.2g}"
+            why = f"size over {self.request.thin:g} x from the expected best, {expected:.2g}"
+            return "size far from the expected best", why
         here = [m.share(model) for m in variants(method.name, model, self.request.alpha_per_rank)]
         own, wanted = method.share(model), cell.recipe.method.share(cell.recipe.model)
         nearest = min(range(len(here)), key=lambda index: abs(math.log(here[index] / wanted)))
         if abs(here.index(own) - nearest) > 1:
-            return f"hyperparameter not beside the best so far ({cell.recipe.method.label})"
-        return ""
+            why = f"hyperparameter not beside the best so far ({cell.recipe.method.label})"
+            return "hyperparameter far from the best", why
+        return None
 
     def _distance(self, cell: Cell, index: int) -> float:
         """How far a cell's size lies from the expected best: those near it run first."""
@@ -315,11 +320,10 @@ class Planner:
                 learning_rate=1.0,
             )
         except InputError as error:
-            self._skip(model, method, flop, str(error))
+            self._skip(model, method, flop, "no recipe at this budget", str(error))
             return None
-        why = self._unfit(recipe, stage)
-        if why:
-            self._skip(model, method, flop, why)
+        if unfit := self._unfit(recipe, stage):
+            self._skip(model, method, flop, *unfit)
             return None
         rate = self._rate(model, method, recipe.steps) if rate is None else rate
         update = {
@@ -330,16 +334,17 @@ class Planner:
         }
         return Cell(recipe=recipe.model_copy(update=update), stage=stage, scored=scored and bool(request.tasks))
 
-    def _unfit(self, recipe: Recipe, stage: str) -> str:
+    def _unfit(self, recipe: Recipe, stage: str) -> Why | None:
+        """Why this recipe is not run; None where it is."""
         request = self.request
         if recipe.steps < request.min_steps and stage != "rates":
-            return f"{recipe.steps} steps, {request.min_steps} are the least"
+            return "too few steps", f"{recipe.steps} steps, {request.min_steps} are the least"
         if recipe.epochs is not None and recipe.epochs > request.max_epochs:
-            return f"the data would repeat {recipe.epochs:.1f} times"
+            return "the data would repeat", f"the data would repeat {recipe.epochs:.1f} times"
         need = training_memory_bytes(recipe, chunk_tokens=1024, bytes_per_value=4)
         if request.max_bytes is not None and need > request.max_bytes:
-            return f"needs {need / 2**30:.1f} GiB of memory"
-        return ""
+            return "does not fit in memory", f"needs {need / 2**30:.1f} GiB of memory"
+        return None
 
     def _rate(self, model: ModelSpec, method: Method, steps: int) -> float:
         if method.name in self.rates:
@@ -358,7 +363,7 @@ class Planner:
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
-            self._skip(recipe.model, recipe.method, recipe.flop, "the allowance is spent")
+            self._skip(recipe.model, recipe.method, recipe.flop, "the allowance is spent", "the allowance is spent")
             return False
         self.flop, self.seconds = flop, seconds
         self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
@@ -369,5 +374,5 @@ class Planner:
         speed = self.request.speeds.get(recipe.model.name)
         return recipe.flop / speed if speed else 0.0
 
-    def _skip(self, model: ModelSpec, method: Method, budget: float, why: str) -> None:
-        self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, why=why))
+    def _skip(self, model: ModelSpec, method: Method, budget: float, reason: str, why: str) -> None:
+        self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, reason=reason, why=why))

@@ -55,8 +55,9 @@ class StatusReader:
     def read(self) -> SweepStatus:
         """The status now."""
         folder, ledger = self.folder, self.folder.ledger
-        if ledger.keys() - self.outcomes.keys():
-            self.outcomes = {outcome.key: outcome for outcome in ledger.outcomes()}
+        for key in ledger.keys() - self.outcomes.keys():
+            if (outcome := ledger.outcome(key)) is not None:
+                self.outcomes[key] = outcome
         cells = folder.cells()
         stages = []
         for stage in dict.fromkeys(cell.stage for cell in cells):

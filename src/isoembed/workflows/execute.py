@@ -45,7 +45,7 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
         if record.heldout_before is not None:
             bench.untrained[base] = record.heldout_before
         if scored and bench.tasks:
-            record = record.model_copy(update={"scores": scores_of(recipe, Dense(
+            record = record.model_copy(update={"scores": scores_of(Dense(
                 encoder, bench.tokenizer, context_tokens=recipe.context_tokens), bench.tasks)})  # fmt: skip
     except StoppedError:
         raise
@@ -62,6 +62,6 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     return record
 
 
-def scores_of(recipe: Recipe, system: Dense, tasks: Sequence[Task]) -> dict[str, float]:
+def scores_of(system: Dense, tasks: Sequence[Task]) -> dict[str, float]:
     """`task/metric` -> score of an encoder."""
     return {f"{task.name}/{metric}": value for task in tasks for metric, value in task.score(system).items()}

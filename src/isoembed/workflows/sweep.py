@@ -51,13 +51,14 @@ def load_request(ledger: Path) -> SweepRequest:
 def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
     """Plan as far as the ledger allows and write the new cells; returns the plan and how many cells are new.
 
-    A ledger keeps its first request: another one belongs into another folder.
+    A ledger keeps its first request, with the speeds measured then: another one belongs into another folder.
     """
     file = ledger / REQUEST
-    if request is None:
-        request = load_request(ledger)
-    elif file.exists() and load_request(ledger) != request:
-        raise InputError(f"{ledger} holds another sweep already; give another --out.")
+    if request is None or file.exists():
+        first = load_request(ledger)
+        if request is not None and request.model_copy(update={"speeds": first.speeds}) != first:
+            raise InputError(f"{ledger} holds another sweep already; give another --out.")
+        request = first
     else:
         write_atomically(file, request.model_dump_json(indent=1) + "\n")
     folder = SweepFolder(ledger)
@@ -80,7 +81,7 @@ def prepare_request(
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
-    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache)}}
+    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache.resolve())}}
 
 
 def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, float]:

@@ -45,7 +45,7 @@ def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
         "label": recipe.method.label,
         "params": recipe.model.params,
         "total_params": recipe.model.total_params,
-        "fraction": cost.updated / cost.forward,
+        "fraction": cost.trained_share,
         "seed": recipe.seed,
         "batch_pairs": recipe.batch_pairs,
         "context_tokens": recipe.context_tokens,
