@@ -4,6 +4,7 @@
     isoembed sweep run LEDGER --workers 2                   days or hours; kill it and run it again at will
     python scripts/nano_study.py export LEDGER              what ships: records, request, laws
     python scripts/nano_study.py restore PAIRS TASKS LEDGER a ledger to go on from, on another machine
+    python scripts/nano_study.py claim LEDGER OUT           the test at four times the largest budget; once a core
 
 PAIRS holds the sources below as NAME.jsonl.gz, TASKS the evaluation tasks as KIND/NAME.  Sources are weighted by hand,
 not by size: the two largest, templated ones count half.  One thread a worker makes the losses reproducible.
@@ -15,12 +16,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from isoembed.budget import Budget
+from isoembed.constraints import Constraints
 from isoembed.core import InputError, write_atomically
 from isoembed.families import NANO
+from isoembed.laws import law_named
+from isoembed.laws.study import study_source
+from isoembed.recommend import Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
+from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.sweep.run import work
+from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import load_request, plan_sweep, prepare_request
+from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_bench, plan_sweep, prepare_request
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RECORDS, ASKED = RESULTS / "nano_study.jsonl.gz", RESULTS / "nano_study.request.json"
@@ -47,6 +58,11 @@ WEIGHTS = {
 TASKS = ("sts/stsbenchmark", "retrieval/stackfaq", "retrieval/cranfield")
 #: four budgets, each four times the one before; the claim is tested at four times the last
 BUDGETS = (7.8125e10, 3.125e11, 1.25e12, 5e12)
+CLAIM_FLOP = 4 * BUDGETS[-1]
+#: recipes run beside the recommended one, apart from each method's best
+RIVALS = 2
+#: compared on what is held out; all read the trained share, so that a method's hyperparameters share one law
+LAWS = ("embedding", "frantar")
 #: how the mixture is named in what ships
 SOURCE = f"a weighted mixture of {len(WEIGHTS)} public pair sources (scripts/nano_study.py)"
 
@@ -107,14 +123,52 @@ def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     print(f"{added} runs restored; stage {planned.stage}, {new} cells of it planned")
 
 
+def claim(ledger: Path, out: Path) -> None:
+    """Forecast `CLAIM_FLOP` from the ledger, write law and cells down, then run the recommended recipe and its rivals.
+
+    What is written first stands: a process that finds the cells goes on with them.
+    """
+    request, folder = load_request(ledger), SweepFolder(out)
+    if not folder.cells():
+        laws = study_source(ledger, [law_named(name) for name in LAWS])
+        laws.save(out / "law.json")
+        found = recommend(
+            Budget.parse(f"{CLAIM_FLOP:g}"), NANO, law=laws, data=request.data, constraints=Constraints(repeats="none")
+        )
+        write_atomically(out / "forecast.json", found.model_dump_json(indent=1) + "\n")
+        rivals = [each.recipe for each in (*found.runners_up[:RIVALS], *found.methods)]
+        folder.add_cells(
+            [
+                Cell(
+                    recipe=recipe.model_copy(update={"base_hash": request.base_hashes[recipe.model.name]}),
+                    stage="claim",
+                    order=order,
+                    scored=True,
+                )
+                for order, recipe in enumerate(dict.fromkeys((found.recipe, *rivals)))
+            ]
+        )
+    torch.set_num_threads(1)
+    bench = open_bench(request, SWEEP_EXECUTION)
+    work(folder, lambda cell, place: execute(cell.recipe, place, bench, scored=True))
+    forecast = Recommendation.model_validate_json((out / "forecast.json").read_bytes())
+    print(f"forecast {forecast.recipe.method.label} on {forecast.recipe.model.name}: {forecast.loss}")
+    for record in folder.ledger.records():
+        print(f"{record.recipe.method.label:10} {record.recipe.model.name:10} {record.heldout}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "export", "restore"))
-    parser.add_argument("places", type=Path, nargs="+", help="PAIRS TASKS LEDGER, or LEDGER for export")
+    parser.add_argument("what", choices=("plan", "export", "restore", "claim"))
+    parser.add_argument(
+        "places", type=Path, nargs="+", help="PAIRS TASKS LEDGER; LEDGER for export; LEDGER OUT for claim"
+    )
     given = parser.parse_args()
     if given.what == "export":
         (ledger,) = given.places
         export(ledger)
+    elif given.what == "claim":
+        claim(*given.places)
     else:
         pairs, tasks, ledger = given.places
         (plan if given.what == "plan" else restore)(pairs, tasks, ledger)

@@ -78,8 +78,11 @@ class Prospects:
         return [int(k) for k in np.argsort(self.draws.mean(axis=0), kind="stable")]
 
     def loss(self, k: int, seed: int = 0) -> Interval:
-        """Where one run of arm `k` will end: the law's doubt, and the scatter of runs around it."""
-        scatter_B = np.random.default_rng([seed, k]).normal(0.0, self.arms[k].law.run_noise, len(self.draws))
+        """Where one run of arm `k` will end: the law's doubt, the scatter of runs around it, and its drift beyond the
+        fitted budgets."""
+        arm = self.arms[k]
+        scatter = arm.law.scatter(self.tokens_K[k] * arm.cost.flop_per_token)
+        scatter_B = np.random.default_rng([seed, k]).normal(0.0, scatter, len(self.draws))
         return percentile(float(self.loss_BK[0, k]), self.draws[:, k] * np.exp(scatter_B), self._tail(k))
 
     def behind(self, k: int, best: int) -> Interval:

@@ -3,7 +3,7 @@
 `pretraining_rate` is the peak rate of that script.
 """
 
-from isoembed.families.base import Family, RateRule, gpt_neox
+from isoembed.families.base import Family, RateLaw, RateRule, gpt_neox
 
 #: name, hidden, blocks, peak pretraining rate
 _SHAPES = (
@@ -17,8 +17,10 @@ _SHAPES = (
     ("nano-3.1m", 160, 10, 2e-3),
 )
 
-#: `benchmarks/nano_runs.py rates`; figures in benchmarks/results/nano_rates.jsonl
-_MEASURED = "{} (best of a coarse grid on nano-113k and nano-389k at 5e11 FLOP, one seed)"
+#: fitted by `isoembed.sweep.rates` to the nano study's search (benchmarks/results/nano_study.jsonl.gz), batch 32
+_MEASURED = (
+    "rule in N, steps and trained share through {} measured optima on three sizes, 100 and 300 steps of 32 pairs"
+)
 
 NANO = Family(
     name="nano",
@@ -27,10 +29,23 @@ NANO = Family(
     ),
     batch_pairs=64,
     rates=(
-        RateRule(method="full", of_pretraining=0.5, source=_MEASURED.format("half of the pretraining peak")),
-        RateRule(method="freeze", fixed=8e-3, source=_MEASURED.format("8e-3")),
-        RateRule(method="bias", fixed=1.6e-2, source=_MEASURED.format("1.6e-2") + "; the best lay on the grid's edges"),
-        RateRule(method="lora", fixed=4e-3, source=_MEASURED.format("4e-3") + " at rank 16"),
+        RateRule(
+            method="full",
+            law=RateLaw(constant=-1.3397, params=-0.3320, steps=-0.0903),
+            source=_MEASURED.format(6),
+        ),
+        RateRule(
+            method="freeze",
+            law=RateLaw(constant=-0.3734, params=-0.3863, steps=-0.1274, share=-0.7605),
+            source=_MEASURED.format(12),
+        ),
+        # its optima rise with the steps; further out the rates so extrapolated were too high
+        RateRule(method="bias", fixed=6.5e-2, source="geometric mean of 3 measured optima at 300 steps of 32 pairs"),
+        RateRule(
+            method="lora",
+            law=RateLaw(constant=-0.4124, params=-0.3876, steps=-0.1699, share=-0.4658),
+            source=_MEASURED.format(12) + ", alpha = 2 x rank",
+        ),
     ),
     about="eight models of 28k to 3.1M non-embedding parameters that ship with isoembed",
 )

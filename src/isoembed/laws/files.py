@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -114,6 +115,13 @@ class LawFile(Frozen):
         """Standard deviation of one more run's ln loss around the law: that of the residuals, and at least that between
         seeds."""
         return max(self.fit.noise, self.seed_sd or 0.0)
+
+    def scatter(self, flop: float) -> float:
+        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and beyond the fitted budgets
+        the drift seen when the largest of them was held out, in proportion to ln(flop / largest fitted)."""
+        tested = self.holdout.get("largest-budget")
+        drift = (tested.drift if tested else None) or 0.0
+        return math.hypot(self.run_noise, drift * math.log(max(1.0, flop / self.range["flop"][1])))
 
     def says(self) -> str:
         """The status as a sentence, hold-outs included."""

@@ -39,6 +39,15 @@ class Holdout(Frozen):
     in_range_error: float | None = Field(None, description="root mean square of ln residuals where fitted")
     held_error: float | None = Field(None, description="root mean square of ln residuals where held out")
     bias: Interval | None = None
+    beyond: float | None = Field(None, description="mean held-out budget over the largest fitted one")
+
+    @property
+    def drift(self) -> float | None:
+        """By how much ln loss left the forecast for each factor e beyond the fitted budgets; None where nothing was
+        forecast beyond them."""
+        if self.bias is None or self.bias.value is None or self.beyond is None or self.beyond <= 1:
+            return None
+        return abs(self.bias.value) / float(np.log(self.beyond))
 
 
 def held_rows(points: Points, by: By) -> NDArray[np.bool_]:
@@ -93,6 +102,7 @@ def holdout(
         in_range_error=float(np.sqrt(np.mean(inside_R**2))),
         held_error=float(np.sqrt(np.mean(outside_R**2))),
         bias=interval,
+        beyond=float(np.exp(np.mean(np.log(left_out.flop))) / kept.flop.max()),
         **counts,
     )
 
