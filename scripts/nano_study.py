@@ -24,7 +24,7 @@ from isoembed.core import InputError, write_atomically
 from isoembed.families import NANO
 from isoembed.laws import law_named
 from isoembed.laws.study import study_source
-from isoembed.recommend import Recommendation, recommend
+from isoembed.recommend import LAWS_FOLDER, Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import RateSearch, SweepRequest
@@ -35,6 +35,7 @@ from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_bench, 
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RECORDS, ASKED = RESULTS / "nano_study.jsonl.gz", RESULTS / "nano_study.request.json"
+LAW = LAWS_FOLDER / "nano.json"
 #: source -> weight in the mixture, about the pairs that it gives
 WEIGHTS = {
     "msdocs": 100000,
@@ -58,6 +59,8 @@ WEIGHTS = {
 TASKS = ("sts/stsbenchmark", "retrieval/stackfaq", "retrieval/cranfield")
 #: four budgets, each four times the one before; the claim is tested at four times the last
 BUDGETS = (7.8125e10, 3.125e11, 1.25e12, 5e12)
+#: of the shipped law's bootstrap
+DRAWS = 400
 CLAIM_FLOP = 4 * BUDGETS[-1]
 #: recipes run beside the recommended one, apart from each method's best
 RIVALS = 2
@@ -108,7 +111,8 @@ def export(ledger: Path) -> None:
     data = request.data.model_copy(update={"source": SOURCE})
     shipped = request.model_copy(update={"data": data, "data_options": {}, "tasks": TASKS})
     write_atomically(ASKED, shipped.model_dump_json(indent=1) + "\n")
-    print(f"{len(outcomes)} runs in {RECORDS.name}, {RECORDS.stat().st_size / 2**20:.2f} MiB")
+    study_source(RECORDS, [law_named(name) for name in LAWS], draws=DRAWS).save(LAW)
+    print(f"{len(outcomes)} runs in {RECORDS.name}, {RECORDS.stat().st_size / 2**20:.2f} MiB; law in {LAW.name}")
 
 
 def restore(pairs: Path, tasks: Path, ledger: Path) -> None:

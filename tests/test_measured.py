@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from isoembed.families import NANO, PYTHIA
 from isoembed.frontier import Frontier
 from isoembed.laws import law_named
 from isoembed.laws.files import LawSet
+from isoembed.laws.intervals import Interval
 from isoembed.laws.runs import group_runs
 from isoembed.laws.study import study
 from isoembed.methods import Bias, Full, LoRA
@@ -193,6 +195,17 @@ def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
     assert "8x beyond the largest fitted budget" in reach.says()
     assert there(asked(laws, 1e11).reach).says() == "within the fitted budgets, sizes and tokens"
     assert "below the smallest fitted budget" in there(asked(laws, 1e9).reach).says()
+
+
+def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_out(laws: LawSet) -> None:
+    (law, *_) = laws.laws
+    tested, highest = law.holdout["largest-budget"], law.range["flop"][1]
+    bias = Interval(value=-0.1, low=None, high=None)
+    drifting = law.model_copy(
+        update={"holdout": {"largest-budget": tested.model_copy(update={"bias": bias, "beyond": 4.0})}}
+    )
+    assert drifting.scatter(highest / 2) == drifting.run_noise
+    assert drifting.scatter(4 * highest) == pytest.approx(math.hypot(drifting.run_noise, 0.1))
 
 
 def test_the_next_run_is_affordable_and_tells_something(laws: LawSet) -> None:

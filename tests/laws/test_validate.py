@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from isoembed.laws import Law, Points, law_named
-from isoembed.laws.validate import By, compare, held_rows, holdout
+from isoembed.laws.intervals import Interval
+from isoembed.laws.validate import By, Holdout, compare, held_rows, holdout
 from tests.laws.planted import TRUTH, table
 
 HOFFMANN = law_named("hoffmann")
@@ -51,6 +52,22 @@ def test_held_rows_are_the_largest_size_or_budget_or_the_top_tenth() -> None:
     held = held_rows(scattered, "largest-budget")
     assert held.sum() == 5
     assert scattered.flop[held].min() > scattered.flop[~held].max()
+
+
+def test_runs_of_one_budget_that_cost_not_quite_the_same_are_held_out_together() -> None:
+    budgets = np.repeat([1e12, 4e12, 16e12], 6) * (1 + 1e-4 * np.arange(18))
+    params = np.tile(np.geomspace(1e5, 1e7, 6), 3)
+    points = Points.of(params, budgets / (6 * params), np.linspace(4, 2, 18))
+    assert held_rows(points, "largest-budget").tolist() == [False] * 12 + [True] * 6
+
+
+def test_drift_is_the_bias_a_factor_e_beyond_the_fitted_budgets() -> None:
+    found = Holdout(
+        by="largest-budget", law="hoffmann", verdict="good", n_fitted=9, n_held=3,
+        bias=Interval(value=-0.03, low=None, high=None), beyond=np.e**2,
+    )  # fmt: skip
+    assert found.drift == pytest.approx(0.015)
+    assert found.model_copy(update={"beyond": 1.0}).drift is None
 
 
 def test_laws_are_ranked_by_the_held_out_error_and_not_by_the_error_in_range() -> None:

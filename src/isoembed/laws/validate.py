@@ -45,19 +45,22 @@ class Holdout(Frozen):
     def drift(self) -> float | None:
         """By how much ln loss left the forecast for each factor e beyond the fitted budgets; None where nothing was
         forecast beyond them."""
-        if self.bias is None or self.bias.value is None or self.beyond is None or self.beyond <= 1:
+        if self.bias is None or self.bias.value is None or self.beyond is None or self.beyond <= 1 / _NEAR:
             return None
         return abs(self.bias.value) / float(np.log(self.beyond))
 
 
 def held_rows(points: Points, by: By) -> NDArray[np.bool_]:
-    """The rows within 10 % of the largest size, or budget; where most rows have one of their own, the top tenth of the
-    rows and three at least."""
+    """The rows within 10 % of the largest size, or budget; where most rows have one of their own and these are few, the
+    top tenth of the rows and three at least."""
     column = "params" if by == "largest-size" else "flop"
     values_R = points.column(column)
-    if points.distinct(column) <= len(points) / 2:
-        return np.asarray(values_R >= _NEAR * values_R.max())
-    return np.asarray(values_R >= np.sort(values_R)[-min(max(3, len(points) // 10), len(points))])
+    near_R = values_R >= _NEAR * values_R.max()
+    least = min(max(3, len(points) // 10), len(points))
+    # runs of one budget seldom cost the same to the last FLOP: steps and pairs are whole
+    if points.distinct(column) <= len(points) / 2 or near_R.sum() >= least:
+        return np.asarray(near_R)
+    return np.asarray(values_R >= np.sort(values_R)[-least])
 
 
 def holdout(
