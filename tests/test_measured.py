@@ -21,6 +21,7 @@ from isoembed.laws.files import LawSet
 from isoembed.laws.intervals import Interval
 from isoembed.laws.runs import group_runs
 from isoembed.laws.study import study
+from isoembed.laws.validate import Holdout
 from isoembed.methods import Bias, Full, LoRA
 from isoembed.recipe import DataStats
 from isoembed.recommend import recommend, shipped_law
@@ -199,11 +200,12 @@ def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
 
 def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_out(laws: LawSet) -> None:
     (law, *_) = laws.laws
-    tested, highest = law.holdout["largest-budget"], law.range["flop"][1]
-    bias = Interval(value=-0.1, low=None, high=None)
-    drifting = law.model_copy(
-        update={"holdout": {"largest-budget": tested.model_copy(update={"bias": bias, "beyond": 4.0})}}
-    )
+    highest = law.range["flop"][1]
+    tested = Holdout(
+        by="largest-budget", law=law.law, verdict="good", n_fitted=9, n_held=3,
+        bias=Interval(value=-0.1, low=None, high=None), beyond=4.0,
+    )  # fmt: skip
+    drifting = law.model_copy(update={"holdout": {"largest-budget": tested}})
     assert drifting.scatter(highest / 2) == drifting.run_noise
     assert drifting.scatter(4 * highest) == pytest.approx(math.hypot(drifting.run_noise, 0.1))
 
