@@ -1,7 +1,7 @@
 """Symmetric in-batch contrastive loss (Ziarko et al. 2024, section 3.3; InfoNCE of van den Oord et al. 2018).
 
-The B x B logits are never there as a whole: at 16,384 pairs they would be 1 GiB, and autograd would keep several.  They
-are made a tile of rows at a time, and once more in the backward pass, a matrix product that is small beside the model's.
+The B x B logits are never there as a whole: at 16,384 pairs they would be 1 GiB, and autograd would keep several.
+They are made a tile of rows at a time, and again in the backward pass: a product that is small beside the model's.
 
 Shape legend: B pairs of the global batch, R rows of a tile, D embedding width.
 """
@@ -42,7 +42,7 @@ def contrastive_loss(
     query_BD = functional.normalize(query_BD.float(), dim=-1)
     positive_BD = functional.normalize(positive_BD.float(), dim=-1)
     hashes = tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None)
-    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, positive_BD, temperature, hashes, tile_logits)
+    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, positive_BD, temperature, hashes, tile_logits)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -73,7 +73,7 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
         return ((row_B - right_B) + (column_B - right_B)).mean() / 2
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_BD, positive_BD, row_B, column_B, *hashes = ctx.saved_tensors
         temperature, tile_logits = ctx.settings
