@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: f
     )
 
 
-def scarce(**changes: float) -> Callable[..., Memory]:
+def scarce(**changes: Any) -> Callable[..., Memory]:
     """In place of the loop's `plan_memory`: chunks of 64 tokens, no room, and `changes`; whatever this machine has."""
 
     def plan(encoder: Encoder, *, context_tokens: int, **_: object) -> Memory:

@@ -123,6 +123,15 @@ def test_gradient_carries_what_flows_in_from_above() -> None:
         torch.testing.assert_close(right, 3 * left)
 
 
+def test_as_exact_as_log_softmax() -> None:
+    """Where pairs are easily told apart, a loss of 1e-3 is the difference of two numbers near 40, and keeps its digits."""
+    query = unit(64, 32, 0)
+    positive = functional.normalize(query + unit(64, 32, 1), dim=-1)
+    exact = with_every_logit(query.double(), positive.double(), 0.025).item()
+    assert 1e-4 < exact < 1e-2
+    assert contrastive_loss(query, positive, 0.025).item() == pytest.approx(exact, rel=1e-4)
+
+
 def test_logits_are_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,096 pairs: no tensor that autograd keeps, or that is alive in the backward pass, is as large as B x B."""
     sizes: list[int] = []

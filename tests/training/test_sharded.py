@@ -45,6 +45,8 @@ from tests.training.small import (
 )
 
 SHARDED = Execution(shard=True)
+#: some graphs are kept, others run twice
+CUT = scarce(kept_tokens=200)
 RESUMED: list[Method] = [Full(), LoRA(rank=4, alpha=8.0)]
 PAIRS, MEMORY = 8, Memory(24, 60)
 
@@ -104,8 +106,8 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         if optimizer == "sgd":
             patch.setattr(loop, "adamw", sgd)
-        if execution.shard:  # some graphs are kept, others run twice
-            patch.setattr(loop, "plan_memory", scarce(kept_tokens=200))
+        if execution.shard:
+            patch.setattr(loop, "plan_memory", CUT)
         encoder, record = run(planned, data, folder, execution=execution, watchers=[norms])
     assert not is_sharded(encoder)
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}, record, norms.seen
@@ -148,10 +150,12 @@ def worker(rank: int, folder: Path) -> None:
     # 3. stopped, by a signal to one rank only, and resumed here and elsewhere
     for method in RESUMED:
         planned, stopped = recipe(data, method), folder / f"stopped-{method.name}"
-        try:
-            run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
-        except StoppedError:
-            facts[f"stopped-{method.name}"] = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "plan_memory", CUT)
+            try:
+                run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
+            except StoppedError:
+                facts[f"stopped-{method.name}"] = True
         torch.distributed.barrier()
         if rank == 0:
             shutil.copytree(stopped, folder / f"again-{method.name}")

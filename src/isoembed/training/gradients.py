@@ -91,7 +91,7 @@ def accumulate_gradients(
     `query_ids` and `positive_ids` are this rank's share of the batch, equally many on every rank.
     """
     device = next(encoder.parameters()).device
-    frozen = blocks_of(base_of(encoder.model))[: memory.frozen_blocks] if memory.frozen_blocks else []
+    frozen = [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]
     assert not any(value.requires_grad for block in frozen for value in block.parameters())
     texts = [*query_ids, *positive_ids]
     chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)

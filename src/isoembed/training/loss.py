@@ -47,10 +47,12 @@ def contrastive_loss(
 
 
 class _SymmetricCrossEntropy(torch.autograd.Function):
-    """Step 2 and 3 on unit vectors.  With S the logits and r_i, c_j the logsumexp of row i and of column j:
+    """Step 2 and 3 on unit vectors.  With S the logits, and the sum of exponentials of row i (r_i) and column j (c_j):
 
-    loss        = mean_i (r_i + c_i - 2 S_ii) / 2
-    dloss/dS_ij = (exp(S_ij - r_i) + exp(S_ij - c_j)) / 2B - [i = j] / B
+    loss        = mean_i (ln r_i + ln c_i - 2 S_ii) / 2
+    dloss/dS_ij = (exp(S_ij) / r_i + exp(S_ij) / c_j) / 2B - [i = j] / B
+
+    Largest logits and logarithms of sums are held apart: at temperature 0.025 their total would lose two digits.
     """
 
     @staticmethod
@@ -62,26 +64,32 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
         hashes: tuple[torch.Tensor, ...],
         tile_logits: int,
     ) -> torch.Tensor:
-        row_B, column_B = query_BD.new_empty(len(query_BD)), query_BD.new_full((len(query_BD),), -torch.inf)
-        right_B = query_BD.new_empty(len(query_BD))
+        pairs = len(query_BD)
+        row_top_B, row_sum_B, right_B = (query_BD.new_empty(pairs) for _ in range(3))
+        # no logit is lower, and a column of which all has been masked so far has a finite start
+        column_top_B, column_sum_B = query_BD.new_full((pairs,), -1 / temperature), query_BD.new_zeros(pairs)
         for rows, logits_RB in _tiles(query_BD, positive_BD, temperature, hashes, tile_logits):
-            row_B[rows] = logits_RB.logsumexp(1)
-            column_B = torch.logaddexp(column_B, logits_RB.logsumexp(0))
+            row_top_B[rows] = logits_RB.amax(1)
+            row_sum_B[rows] = (logits_RB - row_top_B[rows, None]).exp_().sum(1)
+            before_B, column_top_B = column_top_B, torch.maximum(column_top_B, logits_RB.amax(0))
+            column_sum_B = column_sum_B * (before_B - column_top_B).exp() + (logits_RB - column_top_B).exp_().sum(0)
             right_B[rows] = logits_RB[:, rows].diagonal()
-        ctx.save_for_backward(query_BD, positive_BD, row_B, column_B, *hashes)
+        row_log_B, column_log_B = row_sum_B.log_(), column_sum_B.log_()
+        ctx.save_for_backward(query_BD, positive_BD, row_top_B, row_log_B, column_top_B, column_log_B, *hashes)
         ctx.settings = (temperature, tile_logits)
-        return ((row_B - right_B) + (column_B - right_B)).mean() / 2
+        return ((row_log_B - (right_B - row_top_B)) + (column_log_B - (right_B - column_top_B))).mean() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query_BD, positive_BD, row_B, column_B, *hashes = ctx.saved_tensors
+        query_BD, positive_BD, row_top_B, row_log_B, column_top_B, column_log_B, *hashes = ctx.saved_tensors
         temperature, tile_logits = ctx.settings
         scale = upstream / (temperature * len(query_BD))
         query_grad_BD, positive_grad_BD = torch.empty_like(query_BD), torch.zeros_like(positive_BD)
         for rows, logits_RB in _tiles(query_BD, positive_BD, temperature, hashes, tile_logits):
-            by_column_RB = (logits_RB - column_B).exp_()
-            slope_RB = logits_RB.sub_(row_B[rows, None]).exp_().add_(by_column_RB).mul_(0.5)
+            by_column_RB = (logits_RB - column_top_B).sub_(column_log_B).exp_()
+            slope_RB = logits_RB.sub_(row_top_B[rows, None]).sub_(row_log_B[rows, None]).exp_()
+            slope_RB.add_(by_column_RB).mul_(0.5)
             slope_RB[:, rows].diagonal().sub_(1.0)
             slope_RB.mul_(scale)
             query_grad_BD[rows] = slope_RB @ positive_BD

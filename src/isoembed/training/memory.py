@@ -18,6 +18,7 @@ import ctypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -137,7 +138,8 @@ def checkpoint_bytes(encoder: Encoder) -> float:
 
 def batch_bytes(encoder: Encoder, batch_pairs: int) -> float:
     """Embeddings, their gradients and a tile of logits."""
-    width = base_of(encoder.model).config.hidden_size
+    config: Any = base_of(encoder.model).config
+    width: int = config.hidden_size
     return 4.0 * (EMBEDDING_COPIES * 2 * batch_pairs * width + TILE_VALUES * max(TILE_LOGITS, batch_pairs))
 
 
