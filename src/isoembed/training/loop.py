@@ -7,11 +7,10 @@ import importlib.metadata
 import math
 import os
 import platform
-import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkp
 from isoembed.training.distributed import largest, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
-from isoembed.training.memory import plan_memory
+from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
 from isoembed.training.schedule import rate_at
 from isoembed.training.sharding import shard, unsharded, whole
 from isoembed.training.watchers import StepFacts, Watcher
@@ -89,7 +88,7 @@ def run(
     _check(recipe, data, folder, execution)
     device = execution.torch_device()
     bf16 = execution.bf16 if execution.bf16 is not None else device.type == "cuda"
-    _forget_peak_memory(device)
+    forget_peak(device)
 
     # 1. model: base weights, method, readout
     torch.manual_seed(recipe.seed)
@@ -307,7 +306,7 @@ def record_of(
         heldout_before=before,
         heldout=after,
         wall_seconds=state.seconds,
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_bytes(device),
         tokens_per_second=state.tokens / state.seconds,
         loss_curve=state.losses,
         versions={
@@ -346,26 +345,6 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
         raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
     if not execution.resume and any(folder.glob("step-*")):
         raise InputError(f"{folder} already holds checkpoints; go on with --resume or give another --out.")
-
-
-def _forget_peak_memory(device: torch.device) -> None:
-    """Start the peak anew, for a process that has run something before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak allocation, or this process's largest resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -141,6 +143,26 @@ def batch_bytes(encoder: Encoder, batch_pairs: int) -> float:
     config: Any = base_of(encoder.model).config
     width: int = config.hidden_size
     return 4.0 * (EMBEDDING_COPIES * 2 * batch_pairs * width + TILE_VALUES * max(TILE_LOGITS, batch_pairs))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start the peak anew, for a process that has run something before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Bytes: the GPU's peak allocation, or this process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _there_and_free(device: torch.device) -> tuple[float, float]:
