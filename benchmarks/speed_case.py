@@ -1,8 +1,8 @@
 """What the sides of a speed comparison share: the model's weights, the pairs in their order, and the settings.
 
 A case is a folder: `case.json`, `model/` (weights and tokenizer), `pairs.jsonl` (what isoembed reads) and
-`ordered.jsonl` (the same pairs in the order in which isoembed's first epoch visits them, for the peers).  No text occurs
-twice in it, so no pair of a batch is a duplicate of another, which peers count as negatives and isoembed does not.
+`ordered.jsonl` (the same pairs in the order in which isoembed's first epoch visits them, for the peers).  No text
+occurs twice in it: peers would count the other pairs of such a batch as negatives, isoembed does not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,17 +61,20 @@ def build(case: Case, folder: Path) -> None:
     if case.model in HEADS:
         save_random(case.model, model)
     else:
-        load_model(f"nano/{case.model}").save_pretrained(model)
+        base: Any = load_model(f"nano/{case.model}")
+        base.save_pretrained(model)
     tokenizer = load_tokenizer(TOKENIZER)
     tokenizer.save_pretrained(model)
     source = paper_pairs(tokenizer, case.seed) if case.pairs == "paper" else source_pairs(case.pairs)
     wanted = case.steps * case.batch_pairs
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as lines:
-        found = 0
-        for found, (query, positive) in enumerate(itertools.islice(unique(source), wanted), 1):
-            lines.write(json.dumps({"query": query, "pos": positive}) + "\n")
-    if found < wanted:
-        raise InputError(f"{case.pairs} must hold {wanted} pairs without a repeated text; it has {found}.")
+        texts = list(itertools.islice(unique(source), wanted))
+        lines.writelines(json.dumps({"query": query, "pos": positive}) + "\n" for query, positive in texts)
+    if len(texts) < wanted:
+        raise InputError(
+            f"`--pairs` must hold --steps x --batch pairs without a repeated text: {len(texts)} < {wanted} in "
+            f"{case.pairs}; take fewer steps or a smaller batch."
+        )
     data = tokenized(case, folder, folder / "order")
     rows = data.train[order(case.seed, 0, len(data.train))]
     with (folder / "ordered.jsonl").open("w", encoding="utf-8") as lines:
@@ -89,7 +93,6 @@ def save_random(name: str, folder: Path) -> None:
         num_attention_heads=HEADS[name],
         intermediate_size=4 * spec.hidden,
         max_position_embeddings=spec.context,
-        rotary_pct=0.25,
         use_cache=False,
     )
     GPTNeoXModel(config).save_pretrained(folder)
@@ -131,7 +134,8 @@ def paper_pairs(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple
     words = sorted({token[1:] for token in tokenizer.get_vocab() if token[0] == "Ġ" and token[1:].isalpha()})
     while True:
         lengths = np.exp(rng.normal((np.log(13.0), np.log(72.0)), (0.35, 0.4))).astype(int).clip(2, 75)
-        yield tuple(" ".join(rng.choice(words, length)) for length in lengths)
+        query, positive = (" ".join(rng.choice(words, length)) for length in lengths)
+        yield query, positive
 
 
 def source_pairs(spec: str) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
-from torch.utils.data import BatchSampler, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
@@ -56,6 +57,10 @@ class _Recorded(nn.Module):
         loss: torch.Tensor = self.inner(*arguments, **named)
         self.trace.losses.append(loss.item())
         return loss
+
+
+def _in_order(data: Dataset, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
+    return DefaultBatchSampler(SequentialSampler(data), batch_size, drop_last)
 
 
 class _Clock(TrainerCallback):
@@ -106,9 +111,7 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         optim="adamw_torch_fused",
-        batch_sampler=lambda data, batch_size, drop_last, **_: BatchSampler(
-            SequentialSampler(data), batch_size, drop_last
-        ),
+        batch_sampler=_in_order,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],

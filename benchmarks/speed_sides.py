@@ -56,7 +56,13 @@ def main() -> None:
                 trace = Trace()
                 execution = Execution(device="cpu", memory_bytes=case.memory_bytes, checkpoint_seconds=1e9)
                 _, record = run(recipe, data, folder / "run", execution=execution, watchers=[_Clock(trace)])
-                facts |= {"executed_flop": record.executed_flop, "tokenise_seconds": tokenised}
+                assert record.recomputed_flop is not None
+                once = record.executed_flop - record.recomputed_flop
+                facts |= {
+                    "tokenise_seconds": tokenised,
+                    "padding": once / record.model_flop,
+                    "recomputation": record.executed_flop / once,
+                }
             case "gradcache" | "gradcache-checkpointed":
                 trace = cached_loop(case, folder, recipe, int(size), checkpointing=kind != "gradcache")
             case _:

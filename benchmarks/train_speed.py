@@ -1,11 +1,11 @@
-"""Training side by side: isoembed, sentence-transformers' trainer, and a GradCache-style loop; with the machine's limit.
+"""Training side by side: isoembed, sentence-transformers' trainer and a GradCache-style loop, and the machine's limit.
 
     python benchmarks/train_speed.py --model pythia-14m --method full --batch 1024 --memory-gib 4 --out result.json
 
-Same weights, same pairs in the same order, same loss and optimiser, tokenisation included.  Every side runs in a process
-of its own, so that its peak of memory is its own, one after the other; `--repeats` goes round all of them again and the
-best round counts.  Where the losses of a side leave isoembed's by more than 1e-3 at any step, the comparison is marked
-invalid.  Rates are useful FLOP/s: the paper's C of the real tokens, over the time of the steps after `--warm`.
+Same weights, same pairs in the same order, same loss and optimiser, tokenisation included.  Every side runs in a
+process of its own, so that its peak of memory is its own, one after the other; `--repeats` goes round all of them again
+and the best round counts.  Where the losses of a side leave isoembed's by more than 1e-3 at any step, the comparison is
+marked invalid.  Rates are useful FLOP/s: the paper's C of the real tokens, over the time of the steps after `--warm`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from speed_case import Case, build
 
 SIDES = Path(__file__).with_name("speed_sides.py")
 MINI_BATCHES = (8, 16, 32, 64, 128)
+PACKAGES = ("isoembed", "torch", "transformers", "sentence-transformers")
 #: nats that two loss curves may differ by at any step
 TOLERANCE = 1e-3
 
@@ -81,11 +82,7 @@ def summary(case: Case, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_bytes": max(facts["peak_bytes"] for facts in rounds),
         "resident_bytes": best["resident_bytes"],
         "losses": best["losses"],
-        **{
-            name: best[name] / (best["tokens"] * best["model_flop_per_token"])
-            for name in ("executed_flop",)
-            if name in best
-        },
+        **{name: best[name] for name in ("padding", "recomputation") if name in best},
     }
 
 
@@ -110,6 +107,7 @@ def compare(case: Case, sides: list[dict[str, Any]]) -> dict[str, Any]:
             found[name] = best["side"]
             found[f"speed_over_{name}"] = best["speed_ratio"]
             found[f"memory_over_{name}"] = best["memory_ratio"]
+    found |= {name: ours[name] for name in ("padding", "recomputation")}
     if case.memory_bytes is not None:
         found["peak_over_stated"] = ours["peak_bytes"] / case.memory_bytes
     return found

@@ -63,7 +63,7 @@ def all_in_flop(cost: Cost, *, tokens: float, squared_lengths: float, hidden: in
 
 
 def executed_flop(
-    cost: Cost, *, processed_tokens: float, recomputed_tokens: float, resumed_tokens: float = 0.0
+    cost: Cost, *, processed_tokens: float, recomputed_tokens: float = 0.0, resumed_tokens: float = 0.0
 ) -> float:
     """FLOP the hardware ran under the same formula: `processed_tokens` real and padding tokens through forward and
     backward, of them `recomputed_tokens` run forward a second time in full, and `resumed_tokens` only through what the

@@ -95,6 +95,8 @@ def test_memory_changes_nothing_but_executed_flop(
     again = 2 * planned.cost.backward / planned.cost.flop_per_token
     assert tight.executed_flop / roomy.executed_flop == pytest.approx(1 + again)
     assert tight.model_flop == roomy.model_flop
+    assert roomy.recomputed_flop == 0
+    assert tight.recomputed_flop == pytest.approx(tight.executed_flop - roomy.executed_flop)
 
 
 def test_gradient_checkpointing_gives_the_same_losses(data: PairData, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_gradient_carries_what_flows_in_from_above() -> None:
 
 
 def test_as_exact_as_log_softmax() -> None:
-    """Where pairs are easily told apart, a loss of 1e-3 is the difference of two numbers near 40, and keeps its digits."""
+    """Where pairs are easily told apart, a loss of 1e-3 is the difference of two numbers near 30."""
     query = unit(64, 32, 0)
     positive = functional.normalize(query + unit(64, 32, 1), dim=-1)
     exact = with_every_logit(query.double(), positive.double(), 0.025).item()

@@ -226,7 +226,13 @@ class _Loop:
         self.optimizer.step()
         seconds = time.perf_counter() - started
         lengths = np.array([len(text) for side in (batch.query_ids, batch.positive_ids) for text in side], np.float64)
-        resumed = cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0)
+        once = executed_flop(recipe.cost, processed_tokens=cost.processed_tokens)
+        executed = executed_flop(
+            recipe.cost,
+            processed_tokens=cost.processed_tokens,
+            recomputed_tokens=cost.recomputed_tokens,
+            resumed_tokens=cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0),
+        )
         tokens = state.tokens + batch.tokens
         state = state.model_copy(
             update={
@@ -235,13 +241,8 @@ class _Loop:
                 "batch": after.batch,
                 "tokens": tokens,
                 "pairs": state.pairs + batch.pairs,
-                "executed_flop": state.executed_flop
-                + executed_flop(
-                    recipe.cost,
-                    processed_tokens=cost.processed_tokens,
-                    recomputed_tokens=cost.recomputed_tokens,
-                    resumed_tokens=resumed,
-                ),
+                "executed_flop": state.executed_flop + executed,
+                "recomputed_flop": state.recomputed_flop + executed - once,
                 "all_in_flop": state.all_in_flop
                 + all_in_flop(
                     recipe.cost,
@@ -301,6 +302,7 @@ def record_of(
         tokens=state.tokens,
         model_flop=float(cost.flop_per_token) * state.tokens,
         executed_flop=total(state.executed_flop, device),
+        recomputed_flop=total(state.recomputed_flop, device),
         all_in_flop=state.all_in_flop,
         final_loss=sum(point.loss for point in last) / len(last),
         heldout_before=before,
