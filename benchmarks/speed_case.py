@@ -7,8 +7,12 @@ occurs twice in it: peers would count the other pairs of such a batch as negativ
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import itertools
 import json
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from isoembed.recipe import Recipe
 
 #: attention heads of the Pythia sizes, from their published configurations
 HEADS = {"pythia-14m": 4, "pythia-31m": 8, "pythia-70m": 8, "pythia-160m": 12, "pythia-410m": 16}
+PACKAGES = ("isoembed", "torch", "transformers", "sentence-transformers")
 TOKENIZER = "nano/nano-28k"
 
 
@@ -80,6 +85,20 @@ def build(case: Case, folder: Path) -> None:
     with (folder / "ordered.jsonl").open("w", encoding="utf-8") as lines:
         for query, positive in zip(data.store.texts("query", rows), data.store.texts("positive", rows), strict=True):
             lines.write(json.dumps({"query": query, "positive": positive}) + "\n")
+
+
+def ordered(folder: Path) -> list[dict[str, str]]:
+    """The case's pairs in isoembed's order."""
+    return [json.loads(line) for line in (folder / "ordered.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def surroundings() -> dict[str, Any]:
+    """Machine, versions and date, for a result."""
+    return {
+        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def save_random(name: str, folder: Path) -> None:

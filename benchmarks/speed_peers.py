@@ -5,7 +5,6 @@ Both train the very model that isoembed trains (`initial`), with the same readou
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from isoembed.encoder.load import load_model, load_tokenizer
 from isoembed.recipe import Recipe
 from isoembed.training.loop import adamw
 from isoembed.training.loss import contrastive_loss
-from speed_case import Case
+from speed_case import Case, ordered
 
 
 @dataclass
@@ -39,11 +38,6 @@ def initial(recipe: Recipe) -> Encoder:
     """The encoder before training, LoRA's random numbers too, as `isoembed.training.loop.run` makes it."""
     torch.manual_seed(recipe.seed)
     return Encoder(recipe.method.apply(load_model(recipe.model.source)), recipe.pooling)
-
-
-def ordered(folder: Path) -> list[dict[str, str]]:
-    """The pairs in isoembed's order."""
-    return [json.loads(line) for line in (folder / "ordered.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 class _Recorded(nn.Module):

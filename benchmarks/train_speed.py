@@ -11,11 +11,8 @@ marked invalid.  Rates are useful FLOP/s: the paper's C of the real tokens, over
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,11 +22,10 @@ from typing import Any
 
 from isoembed.core import write_atomically
 from isoembed.methods import method_named
-from speed_case import Case, build
+from speed_case import Case, build, surroundings
 
 SIDES = Path(__file__).with_name("speed_sides.py")
 MINI_BATCHES = (8, 16, 32, 64, 128)
-PACKAGES = ("isoembed", "torch", "transformers", "sentence-transformers")
 #: nats that two loss curves may differ by at any step
 TOLERANCE = 1e-3
 
@@ -175,12 +171,7 @@ def main() -> None:
         "ratios": ratios,
         "gemm_flop_per_second": max(limit["gemm_flop_per_second"] for limit in limits),
         "gemm": limits,
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("isoembed", "torch", "transformers", "sentence-transformers")
-        },
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **surroundings(),
     }
     print(table(result))
     if given.out is not None:

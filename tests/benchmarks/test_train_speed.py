@@ -60,7 +60,8 @@ def test_a_side_that_trains_something_else_is_invalid(tmp_path: Path) -> None:
     """And so is one that fails: neither is a ratio."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
-        from train_speed import Case, compare
+        from speed_case import Case
+        from train_speed import compare
     finally:
         sys.path.pop(0)
     case = Case.model_validate(
