@@ -23,18 +23,8 @@ def result_of(script: str, out: Path, *options: str) -> dict[str, Any]:
 
 def test_encoding(tmp_path: Path) -> None:
     """Both sides give the same vectors; the ratio is that of each side's fastest setting."""
-    found = result_of(
-        "encode_speed.py",
-        tmp_path / "out.json",
-        "--model",
-        "nano-28k",
-        "--texts",
-        "60",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-    )
+    options = ("--model", "nano-28k", "--texts", "60", "--repeats", "1", "--threads", "1")
+    found = result_of("encode_speed.py", tmp_path / "out.json", *options)
     assert found["valid"]
     assert 0 <= found["largest_difference"] <= 1e-5
     fastest = {

@@ -12,6 +12,7 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
 from isoembed.methods import Freeze, Full, LoRA, Method
+from isoembed.recipe import Recipe
 from isoembed.training import loop
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
@@ -97,6 +98,25 @@ def test_memory_changes_nothing_but_executed_flop(
     assert tight.model_flop == roomy.model_flop
     assert roomy.recomputed_flop == 0
     assert tight.recomputed_flop == pytest.approx(tight.executed_flop - roomy.executed_flop)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_frozen_weights_have_neither_gradients_nor_moments(
+    method: Method, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.optim.AdamW] = []
+
+    def kept(trainable: list[torch.nn.Parameter], planned: Recipe) -> torch.optim.AdamW:
+        made.append(adamw(trainable, planned))
+        return made[-1]
+
+    adamw = loop.adamw
+    monkeypatch.setattr(loop, "adamw", kept)
+    encoder, record = run(recipe(data, method, steps=2), data, tmp_path)
+    moments = [value for state in made[0].state.values() for value in state.values() if value.ndim]
+    assert sum(value.numel() for value in moments) == 2 * record.trainable_params
+    with_gradient = [value for value in encoder.parameters() if value.grad is not None]
+    assert sum(value.numel() for value in with_gradient) == record.trainable_params
 
 
 def test_gradient_checkpointing_gives_the_same_losses(data: PairData, tmp_path: Path) -> None:
