@@ -144,6 +144,30 @@ def test_a_frozen_prefix_runs_once(architecture: str) -> None:
     assert not any("forward" in vars(block) for block in blocks)
 
 
+@pytest.mark.parametrize("architecture", configs())
+def test_full_gradient_of_every_architecture(architecture: str) -> None:
+    """The token table's too, whose rows are added one by one: tied scales, padding rows, learned positions."""
+    encoder = Encoder(Full().apply(tiny(architecture)), "mean")
+    _, expected = plain(encoder, 6)
+    for kept in (KEEP_ALL, KEEP_NONE):
+        _, found = cached(encoder, 6, Memory(20, kept))
+        assert found.keys() == expected.keys()
+        largest = max(float(value.abs().max()) for value in expected.values())
+        for name, value in expected.items():  # that of a key's bias is zero but for rounding
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * largest, msg=name)
+
+
+def test_no_gradient_is_as_large_as_the_table() -> None:
+    """torch's own way makes one of that size for every chunk."""
+    encoder = small_encoder()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        cached(encoder, 6, Memory(20, KEEP_ALL))
+    names = {event.key for event in seen.key_averages()}
+    assert "aten::index_add_" in names
+    assert "aten::embedding_dense_backward" not in names
+    assert not any("forward" in vars(module) for module in encoder.modules())
+
+
 def test_a_frozen_prefix_that_trains_is_refused() -> None:
     with pytest.raises(AssertionError):
         cached(small_encoder(), 6, Memory(20, KEEP_NONE, frozen_blocks=1))

@@ -27,6 +27,7 @@ from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank
 from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
 from isoembed.training.sharding import in_step
+from isoembed.training.table import rows_added
 
 #: embeddings of queries and positives of the global batch -> scalar loss
 LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -102,7 +103,7 @@ def accumulate_gradients(
     def run(chunk: np.ndarray) -> torch.Tensor:
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
         return embedding_BD
 
