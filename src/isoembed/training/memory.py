@@ -9,7 +9,7 @@ The peak is the process's resident size on a CPU, the tensors allocated on a GPU
                     and   a checkpoint being written         8 bytes a trained parameter
          + one more gradient of the largest trained parameter, before it is added to the sum
 
-with a graph's bytes a token measured by autograd.  Peaks measured against it: `benchmarks/train_speed.py --memory`.
+with a graph's bytes a token measured by autograd.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
 """
 
 from __future__ import annotations
