@@ -135,3 +135,5 @@ def test_what_c_leaves_out_by_hand() -> None:
     assert all_in_flop(cost, tokens=7, squared_lengths=25, hidden=10, blocks=3) == (340 + 14) * 7 + 1000 * (3 + 2)
     # 9 padded tokens, 4 of them run forward twice
     assert executed_flop(cost, processed_tokens=9, recomputed_tokens=4) == 340 * 9 + 200 * 4
+    # 3 of the others run forward a second time through the 50 parameters behind a frozen prefix
+    assert executed_flop(cost, processed_tokens=9, recomputed_tokens=4, resumed_tokens=3) == 340 * 9 + 200 * 4 + 100 * 3

@@ -69,7 +69,7 @@ Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reu
 Out = Annotated[Path, typer.Option("--out", help="folder for the model, its record and checkpoints")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")]
 MemoryText = Annotated[
-    str | None, typer.Option("--memory", help="memory for activations, as 4GiB; default: half of free")
+    str | None, typer.Option("--memory", help="peak of the process (GPU: there), as 4GiB; default: half of free")
 ]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]

@@ -62,7 +62,11 @@ def all_in_flop(cost: Cost, *, tokens: float, squared_lengths: float, hidden: in
     return (cost.flop_per_token + 2 * cost.table) * tokens + attention
 
 
-def executed_flop(cost: Cost, *, processed_tokens: float, recomputed_tokens: float) -> float:
+def executed_flop(
+    cost: Cost, *, processed_tokens: float, recomputed_tokens: float = 0.0, resumed_tokens: float = 0.0
+) -> float:
     """FLOP the hardware ran under the same formula: `processed_tokens` real and padding tokens through forward and
-    backward, `recomputed_tokens` of them run forward a second time (cached gradients, gradient checkpointing)."""
-    return cost.flop_per_token * processed_tokens + 2.0 * cost.forward * recomputed_tokens
+    backward, of them `recomputed_tokens` run forward a second time in full, and `resumed_tokens` only through what the
+    backward pass runs through (a frozen prefix not run again; gradient checkpointing)."""
+    again = 2.0 * cost.forward * recomputed_tokens + 2.0 * cost.backward * resumed_tokens
+    return cost.flop_per_token * processed_tokens + again

@@ -55,6 +55,7 @@ class RunRecord(Frozen):
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
     executed_flop: float = Field(description="C with padding and recomputation")
+    recomputed_flop: float | None = Field(None, description="of them, second forward passes; None in older records")
     all_in_flop: float = Field(description="C with attention and the token table's update")
     final_loss: float | None = Field(description="mean training loss of the last tenth of the steps; None before one")
     heldout_before: Heldout | None = None

@@ -8,7 +8,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe, solve
 from isoembed.training.distributed import process_group
+from isoembed.training.gradients import Memory
+from isoembed.training.memory import fill, measure_footprint
 from isoembed.training.watchers import StepFacts
 
 VOCAB = 61
@@ -108,6 +112,16 @@ def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: f
         context_tokens=32,
         learning_rate=rate,
     )
+
+
+def scarce(**changes: Any) -> Callable[..., Memory]:
+    """In place of the loop's `plan_memory`: chunks of 64 tokens, no room, and `changes`; whatever this machine has."""
+
+    def plan(encoder: Encoder, *, context_tokens: int, **_: object) -> Memory:
+        memory = fill(measure_footprint(encoder, context_tokens), 0.0, chunk_tokens=64, context_tokens=context_tokens)
+        return replace(memory, **changes)
+
+    return plan
 
 
 class StopAfter:

@@ -11,13 +11,14 @@ import torch
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
-from isoembed.methods import LoRA, Method
+from isoembed.methods import Freeze, Full, LoRA, Method
+from isoembed.recipe import Recipe
 from isoembed.training import loop
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.watchers import MetricsFile
-from tests.training.small import METHODS, StopAfter, recipe, small_data
+from tests.training.small import METHODS, StopAfter, recipe, scarce, small_data
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +81,42 @@ def test_kill_between_checkpoints_loses_only_the_work_since(
     assert len(metrics.file.read_text().splitlines()) == record.steps
 
 
-def test_memory_changes_nothing_but_executed_flop(data: PairData, tmp_path: Path) -> None:
-    planned = recipe(data, steps=3)
-    _, roomy = run(planned, data, tmp_path / "roomy")
-    _, tight = run(planned, data, tmp_path / "tight", execution=Execution(memory_bytes=1.0, chunk_tokens=64))
+@pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5)], ids=lambda method: method.name)
+def test_memory_changes_nothing_but_executed_flop(
+    method: Method, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no graph is kept, what the backward pass runs through is run forward twice, and no more than that."""
+    planned = recipe(data, method, steps=3)
+    records = []
+    for kept_tokens in (10**9, 0):
+        monkeypatch.setattr(loop, "plan_memory", scarce(kept_tokens=kept_tokens, prefix_share=0.0))
+        records.append(run(planned, data, tmp_path / str(kept_tokens))[1])
+    roomy, tight = records
     assert [point.loss for point in tight.loss_curve] == pytest.approx([p.loss for p in roomy.loss_curve], rel=1e-4)
-    assert tight.executed_flop > 1.2 * roomy.model_flop
+    again = 2 * planned.cost.backward / planned.cost.flop_per_token
+    assert tight.executed_flop / roomy.executed_flop == pytest.approx(1 + again)
+    assert tight.model_flop == roomy.model_flop
+    assert roomy.recomputed_flop == 0
+    assert tight.recomputed_flop == pytest.approx(tight.executed_flop - roomy.executed_flop)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_frozen_weights_have_neither_gradients_nor_moments(
+    method: Method, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.optim.AdamW] = []
+
+    def kept(trainable: list[torch.nn.Parameter], planned: Recipe) -> torch.optim.AdamW:
+        made.append(adamw(trainable, planned))
+        return made[-1]
+
+    adamw = loop.adamw
+    monkeypatch.setattr(loop, "adamw", kept)
+    encoder, record = run(recipe(data, method, steps=2), data, tmp_path)
+    moments = [value for state in made[0].state.values() for value in state.values() if value.ndim]
+    assert sum(value.numel() for value in moments) == 2 * record.trainable_params
+    with_gradient = [value for value in encoder.parameters() if value.grad is not None]
+    assert sum(value.numel() for value in with_gradient) == record.trainable_params
 
 
 def test_gradient_checkpointing_gives_the_same_losses(data: PairData, tmp_path: Path) -> None:

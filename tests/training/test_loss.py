@@ -1,10 +1,17 @@
 """The contrastive loss against sentence-transformers' own, and the traps of half precision and duplicates."""
 
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from sentence_transformers import util
 from torch.nn import functional
 
+import isoembed.training.loss as loss_module
 from isoembed.training.loss import contrastive_loss
 
 
@@ -70,3 +77,73 @@ def test_a_batch_of_one_text_only_has_no_negatives() -> None:
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert query.grad is not None
     assert torch.isfinite(query.grad).all()
+
+
+def with_every_logit(
+    query: torch.Tensor, positive: torch.Tensor, temperature: float, *hashes: torch.Tensor
+) -> torch.Tensor:
+    """The loss as everybody writes it, from the whole matrix."""
+    scores = functional.normalize(query, dim=-1) @ functional.normalize(positive, dim=-1).T / temperature
+    same = torch.zeros_like(scores, dtype=torch.bool)
+    for texts in hashes:
+        same |= texts[:, None] == texts[None, :]
+    scores = scores.masked_fill(same.fill_diagonal_(False), float("-inf"))
+    target = torch.arange(len(scores))
+    return (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)) / 2
+
+
+def with_gradients(loss_of: Callable[..., torch.Tensor], *sides: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
+    leaves = [side.clone().requires_grad_() for side in sides]
+    loss = loss_of(*leaves)
+    loss.backward()
+    return loss.item(), [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+
+@pytest.mark.parametrize("tile_logits", [1, 37 * 5, 37 * 36, 1 << 20], ids=["a row", "ragged", "one left", "all"])
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_tiles_give_the_gradient_of_the_whole(tile_logits: int, duplicates: bool) -> None:
+    """Value and gradient, to 1e-6, whatever the tiles; embeddings of any length."""
+    query, positive = (3 * unit(37, 16, seed) + unit(37, 16, 9) for seed in (0, 1))
+    hashes = (torch.arange(37) % 30, torch.arange(37) // 2) if duplicates else ()
+    expected, slopes = with_gradients(lambda q, p: with_every_logit(q, p, 0.025, *hashes), query, positive)
+    found, tiled = with_gradients(
+        lambda q, p: contrastive_loss(q, p, 0.025, *hashes, tile_logits=tile_logits), query, positive
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
+    for left, right in zip(slopes, tiled, strict=True):
+        assert float(left.abs().max()) > 1e-3
+        torch.testing.assert_close(right, left, rtol=0, atol=1e-6)
+
+
+def test_gradient_carries_what_flows_in_from_above() -> None:
+    query, positive = unit(5, 4, 0), unit(5, 4, 1)
+    _, once = with_gradients(lambda q, p: contrastive_loss(q, p, 0.5), query, positive)
+    _, thrice = with_gradients(lambda q, p: 3 * contrastive_loss(q, p, 0.5), query, positive)
+    for left, right in zip(once, thrice, strict=True):
+        torch.testing.assert_close(right, 3 * left)
+
+
+def test_as_exact_as_log_softmax() -> None:
+    """Where pairs are easily told apart, a loss of 1e-3 is the difference of two numbers near 30."""
+    query = unit(64, 32, 0)
+    positive = functional.normalize(query + unit(64, 32, 1), dim=-1)
+    exact = with_every_logit(query.double(), positive.double(), 0.025).item()
+    assert 1e-4 < exact < 1e-2
+    assert contrastive_loss(query, positive, 0.025).item() == pytest.approx(exact, rel=1e-4)
+
+
+def test_logits_are_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 pairs: no tensor that autograd keeps, or that is alive in the backward pass, is as large as B x B."""
+    sizes: list[int] = []
+    tiles = loss_module._tiles
+
+    def watched(*arguments: Any) -> Iterator[tuple[slice, torch.Tensor]]:
+        for rows, logits in tiles(*arguments):
+            sizes.extend(value.numel() for value in gc.get_objects() if type(value) is torch.Tensor)
+            yield rows, logits
+
+    monkeypatch.setattr(loss_module, "_tiles", watched)
+    query, positive = (unit(4096, 8, seed).requires_grad_() for seed in (0, 1))
+    contrastive_loss(query, positive, 0.05, torch.arange(4096)).backward()
+    assert query.grad is not None
+    assert max(sizes) == 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.training import loop
-from isoembed.training.gradients import Memory, accumulate_gradients, measure_bytes_per_token
+from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
+from isoembed.training.memory import measure_footprint
 from isoembed.training.sharding import held_elements, is_sharded, shard, whole
 from isoembed.training.watchers import StepFacts
 from tests.models import configs, tiny
@@ -38,12 +39,14 @@ from tests.training.small import (
     batch_ids,
     on_two_ranks,
     recipe,
+    scarce,
     small_data,
     small_encoder,
 )
 
-#: cut so that some graphs are kept and others run twice
-SHARDED = Execution(shard=True, chunk_tokens=64, memory_bytes=2e6)
+SHARDED = Execution(shard=True)
+#: some graphs are kept, others run twice
+CUT = scarce(kept_tokens=200)
 RESUMED: list[Method] = [Full(), LoRA(rank=4, alpha=8.0)]
 PAIRS, MEMORY = 8, Memory(24, 60)
 
@@ -103,6 +106,8 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         if optimizer == "sgd":
             patch.setattr(loop, "adamw", sgd)
+        if execution.shard:
+            patch.setattr(loop, "plan_memory", CUT)
         encoder, record = run(planned, data, folder, execution=execution, watchers=[norms])
     assert not is_sharded(encoder)
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}, record, norms.seen
@@ -125,7 +130,7 @@ def worker(rank: int, folder: Path) -> None:
             "norm": norm,
             "share": sum(map(held_elements, parameters)) / sum(value.numel() for value in parameters),
             "gradient_share": sum(map(held_elements, gradients)) / sum(value.numel() for value in gradients),
-            "bytes_per_token": measure_bytes_per_token(encoder, 16),
+            "footprint": asdict(measure_footprint(encoder, 16)),
         }
         save_file(found, folder / f"{name}{rank}.safetensors")
 
@@ -145,10 +150,12 @@ def worker(rank: int, folder: Path) -> None:
     # 3. stopped, by a signal to one rank only, and resumed here and elsewhere
     for method in RESUMED:
         planned, stopped = recipe(data, method), folder / f"stopped-{method.name}"
-        try:
-            run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
-        except StoppedError:
-            facts[f"stopped-{method.name}"] = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "plan_memory", CUT)
+            try:
+                run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
+            except StoppedError:
+                facts[f"stopped-{method.name}"] = True
         torch.distributed.barrier()
         if rank == 0:
             shutil.copytree(stopped, folder / f"again-{method.name}")
@@ -232,7 +239,7 @@ def test_each_rank_holds_half(name: str, ranks: Path, rank: int) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_gathered_parameters_are_no_activations(name: str, ranks: Path, rank: int) -> None:
     """A batch is cut by what a token keeps for the backward pass; the weights it meets are not part of that."""
-    assert facts_of(ranks, rank)[name]["bytes_per_token"] == measure_bytes_per_token(encoder_named(name), 16)
+    assert facts_of(ranks, rank)[name]["footprint"] == asdict(measure_footprint(encoder_named(name), 16))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

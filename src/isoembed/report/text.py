@@ -129,15 +129,21 @@ def section(title: str) -> RenderableType:
     return Text(f"\n{title}", style="bold cyan")
 
 
+def _executed(record: RunRecord) -> str:
+    """Executed FLOP, as multiples of the model's and, where it was counted, of what one pass would have run."""
+    ratio = f"{record.executed_flop:.3g}, {record.executed_flop / record.model_flop:.2f} x"
+    if record.recomputed_flop is None:
+        return f"{ratio} (padding, recomputation)"
+    once = record.executed_flop - record.recomputed_flop
+    return f"{ratio} (padding {once / record.model_flop:.2f} x, recomputation {record.executed_flop / once:.2f} x)"
+
+
 def spent_text(record: RunRecord) -> RenderableType:
     """What a run cost and how far its loss fell, name and value."""
     share = record.model_flop / record.recipe.flop
     rows = [
         ("model FLOP", f"{record.model_flop:.4g}, {share:.2%} of the budget"),
-        (
-            "executed FLOP",
-            f"{record.executed_flop:.3g}, {record.executed_flop / record.model_flop:.2f} x (padding, recomputation)",
-        ),
+        ("executed FLOP", _executed(record)),
         ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
         ("trained parameters", f"{record.trainable_params:,} ({record.table_params:,} of them the token table)"),

@@ -32,6 +32,7 @@ class LoopState(Frozen):
     tokens: int = 0
     pairs: int = 0
     executed_flop: float = 0.0
+    recomputed_flop: float = 0.0
     all_in_flop: float = 0.0
     seconds: float = 0.0
     losses: tuple[LossPoint, ...] = ()

@@ -3,28 +3,31 @@
 The loss needs all embeddings of a batch at once, the model needs only a chunk of them at a time (gradient caching, Gao
 et al. 2021, arXiv 2101.06983).  Here a chunk's graph is kept while memory allows and only the rest is run twice:
 
-1. Embed every chunk.  The last chunks, as many as fit, keep their graph; the others run without one.
+1. Embed every chunk.  The last chunks, as many as fit, keep their graph; the others run without one and keep, where
+   blocks in front are frozen and memory allows, what the last of those gave.
 2. Loss and its gradient with respect to the embeddings, on detached copies (of all ranks' embeddings).
-3. Backward through the kept graphs, which frees them; then run each other chunk again, with the random state of its
-   first run, so that dropout is the same, and go backward through it.
+3. Backward through the kept graphs, which frees them; then run each other chunk again, from the lowest trained block
+   where its input was kept, with the random state of the first run, so that dropout is the same, and go backward.
 
 Shape legend: B pairs of the global batch, T tokens of the longest text of a chunk, D embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 
 from isoembed.encoder.chunks import chunks_of, split_to
-from isoembed.encoder.encoder import Encoder, pad
+from isoembed.encoder.encoder import Encoder, base_of, pad
+from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank
+from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
 from isoembed.training.sharding import in_step
+from isoembed.training.table import rows_added
 
 #: embeddings of queries and positives of the global batch -> scalar loss
 LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -32,19 +35,46 @@ LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens."""
+    """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens.
+
+    The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
+    a token; nothing in these blocks or before them may require a gradient.
+    """
 
     chunk_tokens: int
     kept_tokens: int
+    frozen_blocks: int = 0
+    prefix_share: float = 0.0
+
+    def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
+        """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
+
+        Prefix outputs come first: a byte of them saves more work than a byte of graph.
+        """
+        first_kept, room = len(padded), float(self.kept_tokens)
+        if self.frozen_blocks:
+            room -= self.prefix_share * sum(padded)
+        while room >= 0 and first_kept > 0 and (1 - self.prefix_share) * padded[first_kept - 1] <= room:
+            first_kept -= 1
+            room -= (1 - self.prefix_share) * padded[first_kept]
+        if not self.frozen_blocks:
+            return first_kept, first_kept
+        first_stored = 0
+        while room < 0:
+            room += self.prefix_share * padded[first_stored]
+            first_stored += 1
+        return first_stored, first_kept
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one gradient cost: loss in nats, padded tokens run forward and backward, padded tokens run forward twice."""
+    """What one gradient cost: loss in nats; padded tokens run forward and backward; of these, tokens run forward a
+    second time from the start, and from the lowest trained block on."""
 
     loss: float
     processed_tokens: int
     recomputed_tokens: int
+    resumed_tokens: int
 
 
 def accumulate_gradients(
@@ -62,34 +92,39 @@ def accumulate_gradients(
     `query_ids` and `positive_ids` are this rank's share of the batch, equally many on every rank.
     """
     device = next(encoder.parameters()).device
+    frozen = [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]
+    assert not any(value.requires_grad for block in frozen for value in block.parameters())
     texts = [*query_ids, *positive_ids]
     chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
     padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
-    first_kept, room = len(chunks), memory.kept_tokens
-    while first_kept > 0 and padded[first_kept - 1] <= room:
-        first_kept -= 1
-        room -= padded[first_kept]
-    first_kept = in_step(encoder, first_kept)
+    first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
 
     def run(chunk: np.ndarray) -> torch.Tensor:
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
         return embedding_BD
 
     # 1. embed
-    rows, states, graphs = [], [], []
-    for number, chunk in enumerate(chunks):
-        kept = number >= first_kept
-        states.append(None if kept else _random_state(device))
-        with nullcontext() if kept else torch.no_grad():
-            output = run(chunk)
-        graphs.append(output if kept else None)
-        rows.append(output.detach())
     place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)
+    rows: list[torch.Tensor] = []
+    first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = []
+    for number, chunk in enumerate(chunks):
+        note: PrefixOutput | RandomState | None = None
+        with ExitStack() as around:
+            if number < first_kept:
+                around.enter_context(torch.no_grad())
+                if number >= first_stored:
+                    note = around.enter_context(recorded(frozen, device))
+                else:
+                    note = RandomState.now(device)
+            output = run(chunk)
+        first_pass.append(output if note is None else note)
+        rows.append(output.detach())
     local_BD = torch.cat(rows)[place]
+    del rows, output
 
     # 2. loss and its gradient with respect to this rank's embeddings
     share = len(query_ids)
@@ -98,56 +133,20 @@ def accumulate_gradients(
     loss.backward()
     own = slice(rank() * share, (rank() + 1) * share)
     gradient_BD = torch.cat([leaf.grad[own] for leaf in leaves if leaf.grad is not None])
+    del leaves, local_BD
 
     # 3. backward, kept graphs first
     for number in [*range(first_kept, len(chunks)), *range(first_kept)]:
-        output, graphs[number] = graphs[number], None
-        if output is None:
-            with _replayed(states[number], device):
+        known, first_pass[number] = first_pass[number], None
+        if isinstance(known, PrefixOutput):
+            with resumed(frozen, known, device):
                 output = run(chunks[number])
+        elif isinstance(known, RandomState):
+            with replayed(known, device):
+                output = run(chunks[number])
+        else:
+            assert known is not None
+            output = known
         output.backward(gradient_BD[torch.from_numpy(chunks[number]).to(device)])
-        del output
-    return Step(loss.item(), sum(padded), sum(padded[:first_kept]))
-
-
-def measure_bytes_per_token(encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False) -> float:
-    """Bytes of graph that one padded token of a text of `length` keeps for the backward pass, measured by autograd."""
-    device = next(encoder.parameters()).device
-    ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long, device=device)
-    storages: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # asked each time: a sharded parameter is elsewhere whenever its block runs
-        if tensor.data_ptr() not in {parameter.data_ptr() for parameter in encoder.parameters()}:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        output = encoder(ids_BT, torch.ones_like(ids_BT))
-    del output
-    return sum(storages.values()) / ids_BT.numel()
-
-
-def plan_memory(bytes_per_token: float, memory_bytes: float, *, chunk_tokens: int) -> Memory:
-    """Keep the graphs of as many tokens as `memory_bytes` holds beside the chunk at work (which needs about as much
-    again for its temporary values)."""
-    fit = int(memory_bytes / bytes_per_token)
-    chunk = max(1, min(chunk_tokens, fit // 2))
-    return Memory(chunk_tokens=chunk, kept_tokens=max(0, fit - 2 * chunk))
-
-
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-@contextmanager
-def _replayed(states: list[torch.Tensor] | None, device: torch.device) -> Iterator[None]:
-    """Run the body with the random numbers of an earlier run, then go on where the generator was."""
-    assert states is not None
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.set_rng_state(states[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], device)
-        yield
+        del output, known
+    return Step(loss.item(), sum(padded), sum(padded[:first_stored]), sum(padded[first_stored:first_kept]))

@@ -7,16 +7,14 @@ import importlib.metadata
 import math
 import os
 import platform
-import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
@@ -31,10 +29,11 @@ from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
 from isoembed.training.distributed import largest, rank, share_parameters, sum_gradients, total, world
-from isoembed.training.gradients import Memory, accumulate_gradients, measure_bytes_per_token, plan_memory
+from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
+from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
 from isoembed.training.schedule import rate_at
-from isoembed.training.sharding import gathered_bytes, held_elements, shard, unsharded, whole
+from isoembed.training.sharding import shard, unsharded, whole
 from isoembed.training.watchers import StepFacts, Watcher
 
 
@@ -52,7 +51,7 @@ class Execution:
 
     device: str | None = None  #: None: the GPU where there is one
     bf16: bool | None = None  #: autocast to bfloat16; None: on a GPU
-    memory_bytes: float | None = None  #: for activations; None: half of what is free
+    memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
     chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
     shard: bool = False  #: cut the parameters over the processes, for a model too large for one device
@@ -89,7 +88,7 @@ def run(
     _check(recipe, data, folder, execution)
     device = execution.torch_device()
     bf16 = execution.bf16 if execution.bf16 is not None else device.type == "cuda"
-    _forget_peak_memory(device)
+    forget_peak(device)
 
     # 1. model: base weights, method, readout
     torch.manual_seed(recipe.seed)
@@ -104,11 +103,19 @@ def run(
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     optimizer = adamw(trainable, recipe)
 
-    # 2. where to start
-    before = before or heldout_loss(encoder, data, temperature=recipe.temperature)
+    # 2. how to cut a batch, and where to start
+    memory = plan_memory(
+        encoder,
+        batch_pairs=recipe.batch_pairs,
+        context_tokens=recipe.context_tokens,
+        memory_bytes=execution.memory_bytes,
+        chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else 1024),
+        bf16=bf16,
+    )
+    bounded = {} if execution.memory_bytes is None else {"batch_tokens": memory.chunk_tokens}
+    before = before or heldout_loss(encoder, data, temperature=recipe.temperature, **bounded)
     fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
     state = load_checkpoint(folder, fresh, encoder, optimizer) if execution.resume else fresh
-    memory = _plan(encoder, recipe, execution, device, bf16)
     for watcher in watchers:
         watcher.start(recipe, state.step, state.tokens)
 
@@ -120,7 +127,7 @@ def run(
     finally:
         for watcher in watchers:
             watcher.end()
-    after = heldout_loss(encoder, data, temperature=recipe.temperature)
+    after = heldout_loss(encoder, data, temperature=recipe.temperature, **bounded)
     record = record_of(recipe, state, trainable, device, bf16, before=before, after=after)
     return (unsharded(encoder, _untrained(recipe)) if execution.shard else encoder), record
 
@@ -219,7 +226,13 @@ class _Loop:
         self.optimizer.step()
         seconds = time.perf_counter() - started
         lengths = np.array([len(text) for side in (batch.query_ids, batch.positive_ids) for text in side], np.float64)
-        recomputed = cost.recomputed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0)
+        once = executed_flop(recipe.cost, processed_tokens=cost.processed_tokens)
+        executed = executed_flop(
+            recipe.cost,
+            processed_tokens=cost.processed_tokens,
+            recomputed_tokens=cost.recomputed_tokens,
+            resumed_tokens=cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0),
+        )
         tokens = state.tokens + batch.tokens
         state = state.model_copy(
             update={
@@ -228,8 +241,8 @@ class _Loop:
                 "batch": after.batch,
                 "tokens": tokens,
                 "pairs": state.pairs + batch.pairs,
-                "executed_flop": state.executed_flop
-                + executed_flop(recipe.cost, processed_tokens=cost.processed_tokens, recomputed_tokens=recomputed),
+                "executed_flop": state.executed_flop + executed,
+                "recomputed_flop": state.recomputed_flop + executed - once,
                 "all_in_flop": state.all_in_flop
                 + all_in_flop(
                     recipe.cost,
@@ -289,12 +302,13 @@ def record_of(
         tokens=state.tokens,
         model_flop=float(cost.flop_per_token) * state.tokens,
         executed_flop=total(state.executed_flop, device),
+        recomputed_flop=total(state.recomputed_flop, device),
         all_in_flop=state.all_in_flop,
         final_loss=sum(point.loss for point in last) / len(last),
         heldout_before=before,
         heldout=after,
         wall_seconds=state.seconds,
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_bytes(device),
         tokens_per_second=state.tokens / state.seconds,
         loss_curve=state.losses,
         versions={
@@ -333,45 +347,6 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
         raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
     if not execution.resume and any(folder.glob("step-*")):
         raise InputError(f"{folder} already holds checkpoints; go on with --resume or give another --out.")
-
-
-def _plan(encoder: Encoder, recipe: Recipe, execution: Execution, device: torch.device, bf16: bool) -> Memory:
-    """Cut batches by the memory there is: graphs are kept as long as they fit."""
-    if execution.memory_bytes is not None:
-        available = execution.memory_bytes
-    elif device.type == "cuda":
-        available = 0.5 * torch.cuda.mem_get_info(device)[0]
-    else:
-        available = 0.5 * psutil.virtual_memory().available
-    local_ranks = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    state = 12.0 * sum(held_elements(parameter) for parameter in encoder.parameters() if parameter.requires_grad)
-    if execution.memory_bytes is None:  # gradients and moments are not there yet when free memory is read
-        available = max(0.0, available / local_ranks - state - gathered_bytes(encoder))
-    encoder.train()
-    with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
-        bytes_per_token = measure_bytes_per_token(encoder, recipe.context_tokens, bf16=bf16)
-    chunk_tokens = execution.chunk_tokens or (65536 if device.type == "cuda" else 1024)
-    return plan_memory(bytes_per_token, available, chunk_tokens=chunk_tokens)
-
-
-def _forget_peak_memory(device: torch.device) -> None:
-    """Start the peak anew, for a process that has run something before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak allocation, or this process's largest resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

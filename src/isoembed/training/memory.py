@@ -1,0 +1,179 @@
+"""How much of a batch is kept for the backward pass, planned from a stated peak of memory.
+
+The peak is the process's resident size on a CPU, the tensors allocated on a GPU.  The model of it:
+
+    peak = what is there before the first step              (read then)
+         + gradients and AdamW's moments                     12 bytes a trained parameter in fp32
+         + the batch's embeddings, their gradients, the loss
+         + the larger of  graphs kept + one chunk at work    graph and as much again for temporary values
+                    and   a checkpoint being written         8 bytes a trained parameter
+         + one more gradient of the largest trained parameter, before it is added to the sum
+
+with a graph's bytes a token measured by autograd.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from isoembed.core import InputError
+from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.methods.parts import blocks_of
+from isoembed.training.gradients import Memory
+from isoembed.training.loss import TILE_LOGITS
+from isoembed.training.sharding import gathered_bytes, held_elements
+
+#: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
+FRAGMENTATION = 1.1
+#: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
+EMBEDDING_COPIES = 7
+#: values alive a logit of a tile: the logits, two exponentials, the mask
+TILE_VALUES = 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an encoder keeps for the backward pass: bytes of graph a padded token; how many blocks in front are frozen,
+    and the bytes a token of what the last of them gives."""
+
+    graph_bytes: float
+    frozen_blocks: int = 0
+    prefix_bytes: float = 0.0
+
+
+def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False) -> Footprint:
+    """The footprint on texts of `length` tokens, measured by autograd on about `tokens` of them."""
+    device = next(encoder.parameters()).device
+    ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long, device=device)
+    storages: dict[int, int] = {}
+    frozen: list[float] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # asked each time: a sharded parameter is elsewhere whenever its block runs
+        if tensor.data_ptr() not in {parameter.data_ptr() for parameter in encoder.parameters()}:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def look(block: torch.nn.Module, arguments: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        hidden_BTD = output if isinstance(output, torch.Tensor) else output[0]
+        if not hidden_BTD.requires_grad:
+            frozen.append(hidden_BTD.nbytes / ids_BT.numel())
+
+    hooks = [block.register_forward_hook(look) for block in blocks_of(base_of(encoder.model))]
+    try:
+        with (
+            saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        ):
+            output = encoder(ids_BT, torch.ones_like(ids_BT))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    del output
+    return Footprint(sum(storages.values()) / ids_BT.numel(), len(frozen), frozen[-1] if frozen else 0.0)
+
+
+def plan_memory(
+    encoder: Encoder,
+    *,
+    batch_pairs: int,
+    context_tokens: int,
+    memory_bytes: float | None,
+    chunk_tokens: int,
+    bf16: bool = False,
+) -> Memory:
+    """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
+
+    Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
+    """
+    device = next(encoder.parameters()).device
+    encoder.train()
+    with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
+        footprint = measure_footprint(encoder, context_tokens, bf16=bf16)
+    there, free = _there_and_free(device)
+    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs)
+    peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
+    smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
+    if memory_bytes is not None and there + fixed + smallest > peak:
+        raise InputError(
+            f"`--memory` must hold the process with its model ({_mib(there)}), gradients, moments and embeddings "
+            f"({_mib(fixed)}) and the work on one text or a checkpoint ({_mib(smallest)}); got {_mib(peak)}. "
+            f"Raise it to {_mib(there + fixed + smallest)} or more, or take a smaller model or another method."
+        )
+    return fill(footprint, peak - there - fixed, chunk_tokens=chunk_tokens, context_tokens=context_tokens)
+
+
+def fill(footprint: Footprint, room_bytes: float, *, chunk_tokens: int, context_tokens: int) -> Memory:
+    """Cut a batch for `room_bytes` of graphs and the chunk at work, which needs about as much again as its graph for
+    temporary values."""
+    fit = int(max(0.0, room_bytes) / (FRAGMENTATION * footprint.graph_bytes))
+    chunk = max(context_tokens, min(chunk_tokens, fit // 2))
+    return Memory(
+        chunk_tokens=chunk,
+        kept_tokens=max(0, fit - 2 * chunk),
+        frozen_blocks=footprint.frozen_blocks,
+        prefix_share=footprint.prefix_bytes / footprint.graph_bytes,
+    )
+
+
+def state_bytes(encoder: Encoder) -> float:
+    """Gradients and moments, and a second gradient of the largest trained parameter."""
+    trained = [held_elements(value) for value in encoder.parameters() if value.requires_grad]
+    return 12.0 * sum(trained) + 4.0 * max(trained)
+
+
+def checkpoint_bytes(encoder: Encoder) -> float:
+    """What safetensors copies while it writes the moments."""
+    return 8.0 * sum(held_elements(value) for value in encoder.parameters() if value.requires_grad)
+
+
+def batch_bytes(encoder: Encoder, batch_pairs: int) -> float:
+    """Embeddings, their gradients and a tile of logits."""
+    config: Any = base_of(encoder.model).config
+    width: int = config.hidden_size
+    return 4.0 * (EMBEDDING_COPIES * 2 * batch_pairs * width + TILE_VALUES * max(TILE_LOGITS, batch_pairs))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start the peak anew, for a process that has run something before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Bytes: the GPU's peak allocation, or this process's largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _there_and_free(device: torch.device) -> tuple[float, float]:
+    """Bytes that this process has, and that it could have beside the other ranks of this machine."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device)), float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, AttributeError):  # glibc gives freed memory back only when asked
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return float(psutil.Process().memory_info().rss), psutil.virtual_memory().available / ranks
+
+
+def _mib(value: float) -> str:
+    return f"{value / 2**20:,.0f} MiB"

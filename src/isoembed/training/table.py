@@ -1,0 +1,71 @@
+"""The gradient of a token table, added row by row.
+
+torch makes a gradient as large as the table for every chunk, nearly all of it zero, and adds that to the sum.  With a
+vocabulary of 50,304 this filling and adding takes a tenth of a small model's training time on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from isoembed.encoder.encoder import Encoder
+from isoembed.training.sharding import is_sharded
+
+
+class _Rows(torch.autograd.Function):
+    """`weight[ids]`, whose backward pass adds to `weight.grad` the rows that `ids` name and hands nothing on."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: torch.Tensor, weight: nn.Parameter, padding: int | None) -> torch.Tensor:
+        ctx.weight, ctx.padding = weight, padding
+        ctx.save_for_backward(ids)
+        return weight[ids]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        weight = ctx.weight
+        if ctx.padding is not None:  # torch's rule: that row never trains
+            gradient = gradient.masked_fill((ids == ctx.padding)[..., None], 0.0)
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ids.flatten(), gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype))
+        return None, None, None
+
+
+@contextmanager
+def rows_added(encoder: Encoder) -> Iterator[None]:
+    """Backward passes of forward passes inside the body add to the gradients of trained token tables in place.
+
+    Left as they are: tables with rules of their own (a norm, a subclass), sharded ones, and those on a GPU, where
+    filling is cheap and the order in which rows are added is not fixed.
+    """
+    tables = [
+        module
+        for module in encoder.modules()
+        if type(module) is nn.Embedding
+        and module.weight.requires_grad
+        and module.weight.device.type == "cpu"
+        and (module.max_norm, module.scale_grad_by_freq, module.sparse) == (None, False, False)
+        and not is_sharded(encoder)
+    ]
+    for table in tables:
+        table.forward = partial(_looked_up, table)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for table in tables:
+            del table.forward
+
+
+def _looked_up(table: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+    rows: torch.Tensor = _Rows.apply(ids, table.weight, table.padding_idx)  # type: ignore[no-untyped-call]
+    return rows
