@@ -51,7 +51,7 @@ def page(evidence: Evidence) -> str:
         "figures": {
             name: _slim(made.to_plotly_json()) for section in shown for name, made in section.figures.items()
         },
-        "templates": {ground: template(ground).to_plotly_json() for ground in GROUNDS},
+        "templates": {ground: template(ground, page=True).to_plotly_json() for ground in GROUNDS},
         "stops": found,
         "columns": COLUMNS,
         "runs": [_run(evidence, record) for record in evidence.records],
@@ -170,8 +170,9 @@ def _law(law: LawFile) -> dict[str, Any]:
 
 
 def _slim(figure: dict[str, Any]) -> Any:
-    """A figure for the page: without its template, which is there once for all, and with short numbers."""
-    layout = {name: value for name, value in figure["layout"].items() if name != "template"}
+    """A figure for the page: without its template, which is there once for all, its title, which is the page's,
+    and with short numbers."""
+    layout = {name: value for name, value in figure["layout"].items() if name not in ("template", "title")}
     return _short({"data": figure["data"], "layout": layout})
 
 

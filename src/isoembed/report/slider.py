@@ -74,6 +74,7 @@ def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
             *(("known", line) for line in recommendation.known),
             *(("assumed", line) for line in recommendation.assumed),
         ],
+        "cautions": "; ".join(dict.fromkeys(line.split(": ")[0] for line in recommendation.warnings)),
         "warnings": list(recommendation.warnings),
         "devices": {device.name: device_rows(recommendation, device.name) for device in DEVICES},
         "measured": _measured(evidence, recommendation),

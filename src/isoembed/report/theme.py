@@ -5,6 +5,7 @@ Every mark also differs by shape or dash, so that nothing rests on colour alone.
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any
 
@@ -25,13 +26,16 @@ GROUNDS = {
     "light": {"text": "#1b1f24", "grid": "#e3e6ea", "ground": "#ffffff", "hover": "#ffffff"},
     "dark": {"text": "#e6e8eb", "grid": "#343a42", "ground": "#15181c", "hover": "#242930"},
 }
+#: of even lightness, so that each is above 3:1 on both grounds
+_COLD_TO_WARM = [[0.0, "#3d6fd6"], [0.35, "#0e9c8c"], [0.7, "#c9760a"], [1.0, "#b8326a"]]
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
 
 
-def template(ground: str = "light") -> go.layout.Template:
-    """The template of every figure on a `light` or `dark` ground."""
+def template(ground: str = "light", *, page: bool = False) -> go.layout.Template:
+    """The template of every figure on a `light` or `dark` ground.  In a page the title is the page's, and the legend
+    stands above the plot, for there may be no room beside it."""
     colours = GROUNDS[ground]
     axis = {
         "gridcolor": colours["grid"],
@@ -52,17 +56,17 @@ def template(ground: str = "light") -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "hoverlabel": {"bgcolor": colours["hover"], "font": {"color": colours["text"], "size": 12}, "align": "left"},
-            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0.0},
-            "margin": {"l": 56, "r": 12, "t": 60, "b": 48},
+            "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0.0} if page else {},
+            "margin": {"l": 56, "r": 12, "t": 8 if page else 60, "b": 48},
             "hovermode": "closest",
         }
     )
 
 
 def ordered(names: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Colour, symbol and dash of values that have an order (sizes, budgets): light to dark means small to large."""
-    shades = sample_colorscale("Viridis", [0.3 + 0.38 * i / max(1, len(names) - 1) for i in range(len(names))][::-1])
-    shades = [f"#{''.join(f'{int(part):02x}' for part in unlabel_rgb(shade))}" for shade in shades]
+    """Colour, symbol and dash of values that have an order (sizes, budgets): cold is small, warm is large."""
+    shades = sample_colorscale(_COLD_TO_WARM, [i / max(1, len(names) - 1) for i in range(len(names))])
+    shades = [f"#{''.join(f'{round(part):02x}' for part in unlabel_rgb(shade))}" for shade in shades]
     return {
         name: {"color": shade, "symbol": _SYMBOLS[i % len(_SYMBOLS)], "dash": _DASHES[i % len(_DASHES)]}
         for i, (name, shade) in enumerate(zip(names, shades, strict=True))
@@ -101,20 +105,22 @@ def flop_axis(made: go.Figure, title: str = "budget, FLOP") -> None:
 
 def count_axis(made: go.Figure, title: str) -> None:
     """A logarithmic x axis with SI prefixes."""
-    made.update_xaxes(type="log", tickformat="~s", title=title)
+    made.update_xaxes(type="log", tickformat="~s", dtick="D2", title=title)
 
 
 def shade_beyond(made: go.Figure, start: float, end: float) -> None:
-    """Grey ground from `start` to `end` on the x axis, where no run was fitted."""
-    made.add_vrect(
-        x0=start,
-        x1=end,
-        fillcolor=NEUTRAL,
-        opacity=0.15,
-        line_width=0,
-        layer="below",
-        annotation={"text": "beyond the runs", "font": {"size": 11}},
-        annotation_position="bottom right",
+    """Grey ground from `start` to `end` on the logarithmic x axis, where no run was fitted."""
+    made.add_vrect(x0=start, x1=end, fillcolor=NEUTRAL, opacity=0.15, line_width=0, layer="below")
+    # an annotation, unlike a shape, takes the logarithm on such an axis
+    made.add_annotation(
+        x=math.log10(start),
+        y=0.0,
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        text="beyond the runs",
+        showarrow=False,
+        font={"size": 11},
     )
 
 

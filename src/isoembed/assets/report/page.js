@@ -4,7 +4,12 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  // a finger on a figure scrolls the page; a mouse zooms
+  const mouse = matchMedia("(hover: hover)").matches;
+  const config = {
+    displaylogo: false, displayModeBar: mouse ? "hover" : false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    responsive: true,
+  };
 
   const element = (name, text, attributes = {}) => {
     const made = document.createElement(name);
@@ -28,7 +33,7 @@
         line: { color: "#E69F00", width: 3, dash: "dash" },
       });
     }
-    return { ...layout, shapes, template: data.templates[dark.matches && !printing ? "dark" : "light"] };
+    return { ...layout, dragmode: mouse ? "zoom" : false, shapes, template: data.templates[dark.matches && !printing ? "dark" : "light"] };
   };
   const draw = (place) => {
     const name = place.dataset.figure;
@@ -47,9 +52,10 @@
     },
     { rootMargin: "400px" },
   );
-  plots.forEach((place) => near.observe(place));
+  // the plotting library stands behind this script, so that the answer can be read before it is there
+  addEventListener("DOMContentLoaded", () => plots.forEach((place) => near.observe(place)));
   dark.addEventListener("change", () => drawn.forEach(draw));
-  addEventListener("beforeprint", () => { printing = true; plots.forEach(draw); });
+  addEventListener("beforeprint", () => { printing = true; document.querySelectorAll("details").forEach((part) => { part.open = true; }); plots.forEach(draw); });
   addEventListener("afterprint", () => { printing = false; drawn.forEach(draw); });
 
   // ---- the answer ---------------------------------------------------------------------------------------------------
@@ -82,7 +88,8 @@
       return line;
     }));
     at("warnings").replaceChildren(...stop.warnings.map((text) => element("li", text)));
-    at("warnings").hidden = stop.warnings.length === 0;
+    at("cautions").hidden = stop.warnings.length === 0;
+    at("cautions").querySelector("summary").textContent = stop.cautions;
     pairs(at("details"), stop.details);
     const frontier = plots.find((place) => place.dataset.figure === "frontier");
     if (frontier && drawn.has(frontier)) Plotly.relayout(frontier, { shapes: layoutOf("frontier").shapes });

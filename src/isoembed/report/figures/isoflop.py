@@ -9,7 +9,7 @@ from isoembed.laws.points import Points
 from isoembed.report.evidence import Cell, Evidence
 from isoembed.report.figures import marks
 from isoembed.report.outlook import Outlook
-from isoembed.report.theme import ACCENT, count_axis, figure, ordered
+from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
 
 #: fewer sizes at a budget make no profile
 _LEAST_SIZES = 3
@@ -55,10 +55,14 @@ def _profiles(
         f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
         for (flop, _), cell in zip(profiles, lowest, strict=True)
     )
+    stars = [minimum(profile) for _, profile in profiles]
+    alt += ". " + "; ".join(f"at {star.flop:.3g} FLOP {star.why}" for star in stars if star.why) if any(
+        star.why for star in stars
+    ) else ""
     made = figure(f"IsoFLOP profiles, {method}", alt, x="", y=marks.loss_title(evidence))
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
-    for (flop, profile), (name, style) in zip(profiles, styles.items(), strict=True):
+    for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
         tunable = method in ("freeze", "lora")
         made.add_trace(
             marks.cells(
@@ -74,7 +78,10 @@ def _profiles(
                 marker={"color": style["color"], "symbol": style["symbol"], "size": 9},
             )
         )
-        if outlook is not None and (sizes := outlook.sizes(method, flop)):
+        sizes = outlook.sizes(method, flop) if outlook is not None else []
+        # one size beyond the runs shows where the law goes; more would flatten the runs
+        sizes = sizes[: 1 + sum(point.params <= profile[-1].model.params for point in sizes)]
+        if sizes:
             marks.forecast(
                 made,
                 sizes,
@@ -85,7 +92,6 @@ def _profiles(
                 dash=style["dash"],
                 legend=False,
             )
-        star = minimum(profile)
         if star.params is not None and star.loss is not None:
             made.add_trace(
                 go.Scatter(
@@ -99,4 +105,8 @@ def _profiles(
                     hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
                 )
             )
+    fitted = max(profile[-1].model.params for _, profile in profiles)
+    drawn = max((max(trace.x) for trace in made.data), default=fitted)
+    if drawn > fitted:
+        shade_beyond(made, fitted, drawn)
     return made

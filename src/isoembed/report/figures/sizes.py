@@ -32,7 +32,7 @@ def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Fi
         )
         made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
         flop_axis(made)
-        made.update_yaxes(type="log", tickformat="~s")
+        made.update_yaxes(type="log", tickformat="~s", dtick="D2")
         colour = METHOD_COLOUR[method]
         if expected:
             at = [flop for flop, _ in expected]
