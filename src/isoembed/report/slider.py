@@ -105,4 +105,6 @@ def _measured(evidence: Evidence, recommendation: Recommendation) -> str | None:
     if not speeds:
         return None
     speed = float(np.median(speeds))
-    return f"about {duration(recipe.train_tokens / speed)} at {speed:,.0f} tokens/s, the median of {len(speeds)} such runs"
+    return (
+        f"about {duration(recipe.train_tokens / speed)} at {speed:,.0f} tokens/s, the median of {len(speeds)} such runs"
+    )

@@ -55,7 +55,11 @@ def template(ground: str = "light", *, page: bool = False) -> go.layout.Template
             "plot_bgcolor": colours["ground"],
             "xaxis": axis,
             "yaxis": axis,
-            "hoverlabel": {"bgcolor": colours["hover"], "font": {"color": colours["text"], "size": 12}, "align": "left"},
+            "hoverlabel": {
+                "bgcolor": colours["hover"],
+                "font": {"color": colours["text"], "size": 12},
+                "align": "left",
+            },
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0.0} if page else {},
             "margin": {"l": 56, "r": 12, "t": 8 if page else 60, "b": 48},
             "hovermode": "closest",

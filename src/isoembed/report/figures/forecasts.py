@@ -51,7 +51,7 @@ def forecasts(evidence: Evidence) -> dict[str, go.Figure]:
         for by in _HELD:
             mask = held_rows(group.points, by)
             try:
-                without = bootstrap(law_named(law.law), group.points[~mask], draws=_DRAWS, delta=law.fit.delta)
+                without = bootstrap(law_named(law.law), group.points[~mask], draws=_DRAWS)
             except InputError:
                 continue  # too few runs are left: nothing was held out
             held[by] = _predicted(without, group.points, records, rows[mask])
@@ -59,7 +59,9 @@ def forecasts(evidence: Evidence) -> dict[str, go.Figure]:
     return found
 
 
-def _predicted(boot: Bootstrap, points: Points, records: list[RunRecord], rows: np.ndarray[tuple[int], np.dtype[np.int_]]) -> Predicted:
+def _predicted(
+    boot: Bootstrap, points: Points, records: list[RunRecord], rows: np.ndarray[tuple[int], np.dtype[np.int_]]
+) -> Predicted:
     shown = points[rows]
     return Predicted([records[row] for row in rows], shown.loss.tolist(), boot.loss_intervals(shown, noise=True))
 

@@ -56,9 +56,7 @@ def _profiles(
         for (flop, _), cell in zip(profiles, lowest, strict=True)
     )
     stars = [minimum(profile) for _, profile in profiles]
-    alt += ". " + "; ".join(f"at {star.flop:.3g} FLOP {star.why}" for star in stars if star.why) if any(
-        star.why for star in stars
-    ) else ""
+    alt += "".join(f". At {star.flop:.3g} FLOP {star.why}" for star in stars if star.why)
     made = figure(f"IsoFLOP profiles, {method}", alt, x="", y=marks.loss_title(evidence))
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
@@ -72,7 +70,7 @@ def _profiles(
                 shows="N %{x:.3s}, loss %{y:.4g}",
                 mode="markers+text" if tunable else "markers",
                 text=[cell.tried.removeprefix(method).strip() for cell in profile] if tunable else None,
-                textposition="top center",
+                textposition="top right",
                 textfont={"size": 10},
                 legendgroup=name,
                 marker={"color": style["color"], "symbol": style["symbol"], "size": 9},
@@ -101,7 +99,7 @@ def _profiles(
                     name="minimum",
                     legendgroup=name,
                     showlegend=False,
-                    marker={"symbol": "star", "size": 14, "color": ACCENT, "line": {"color": "#333", "width": 1}},
+                    marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
                     hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
                 )
             )

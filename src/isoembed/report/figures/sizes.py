@@ -25,9 +25,7 @@ def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Fi
             continue
         lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
         alt = f"Best model size against budget for {method}. Measured: " + (
-            "; ".join(
-                f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True)
-            )
+            "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
             or "no budget with three sizes"
         )
         made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
@@ -70,7 +68,7 @@ def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Fi
                     y=[params for _, params in stars],
                     mode="markers",
                     name="minimum of the curve",
-                    marker={"symbol": "star", "size": 14, "color": ACCENT, "line": {"color": "#333", "width": 1}},
+                    marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
                     hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>curve</extra>",
                 )
             )
