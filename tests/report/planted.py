@@ -20,7 +20,7 @@ SCRIPT = "</script><script>window.hacked=1</script><img src=x onerror=window.hac
 
 
 def frozen() -> list[RunRecord]:
-    """Block freezing at three shares on three sizes at one budget: each worse than full fine-tuning by a known factor."""
+    """Block freezing at three shares on three sizes at one budget: each worse than full by a known factor."""
     found = []
     for model in NANO.models[:3]:
         for share in (0.25, 0.5, 1.0):

@@ -1,4 +1,4 @@
-"""What every figure is drawn from: a ledger's runs, and the laws fitted to them.  Nothing is drawn from anything else."""
+"""What every figure is drawn from: a ledger's runs, and the laws fitted to them; nothing else is drawn."""
 
 from __future__ import annotations
 

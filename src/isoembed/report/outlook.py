@@ -1,6 +1,6 @@
 """What the laws say beyond the runs: each method's best forecast at any budget, over the family's real sizes.
 
-Read from the same candidates and draws as `recommend` (`isoembed.frontier`), so that a figure and a recipe never differ.
+Read from the candidates and draws that `recommend` reads (`isoembed.frontier`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Outlook:
 
     @cached_property
     def grid(self) -> list[Prospects]:
-        """The prospects of budgets from the smallest fitted one to ten times the largest; unaffordable ones left out."""
+        """The prospects of budgets from the smallest fitted one to ten times the largest, where one pays for a step."""
         low, high = self.fitted
         found = []
         for flop in np.geomspace(low, BEYOND * high, _BUDGETS).tolist():

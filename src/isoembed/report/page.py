@@ -1,7 +1,7 @@
 """One self-contained HTML page: figures, slider, runs, failures and provenance, with everything it needs inside.
 
-It asks no server for anything (its content policy forbids it).  Whatever comes from a ledger is text: HTML is escaped by
-the template, JSON by `json_for_html`, and the plotting library's own tags by `theme.plain`.
+It asks no server for anything (its content policy forbids it).  Whatever comes from a ledger is text: HTML is escaped
+by the template, JSON by `json_for_html`, and the plotting library's own tags by `theme.plain`.
 """
 
 from __future__ import annotations

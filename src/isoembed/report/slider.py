@@ -1,4 +1,4 @@
-"""The page's budget slider: recommendations computed here, once a stop, by `recommend` itself.  The page only shows them."""
+"""The page's budget slider: recommendations computed here, once a stop, by `recommend`; the page only shows them."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def sections(evidence: Evidence) -> list[Section]:
         Section(
             "isoflop",
             "Which size at which budget",
-            "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star marks "
-            "the minimum of the curve, where it lies inside the sizes tried.",
+            "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star "
+            "marks the minimum of the curve, where it lies inside the sizes tried.",
             isoflop(evidence, outlook),
         ),
         Section(

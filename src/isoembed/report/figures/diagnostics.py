@@ -12,8 +12,8 @@ from isoembed.report.theme import NEUTRAL, count_axis, figure, ordered
 
 
 def residuals(evidence: Evidence) -> dict[str, go.Figure]:
-    """One figure a law: ln(actual / predicted) in per cent against tokens, a mark a size; the band is the scatter of one
-    run, 95 %."""
+    """One figure a law: ln(actual / predicted) in per cent against tokens, a mark a size; the band is the scatter of
+    one run, 95 %."""
     styles = ordered(tuple(model.name for model in evidence.models))
     found = {}
     for group in evidence.groups.values():

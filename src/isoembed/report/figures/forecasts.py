@@ -1,5 +1,7 @@
-"""Figures 7, 14, 19 and 23 of the paper: predicted against actual loss.  A held-out point is predicted by a fit that did
-not see it."""
+"""Figures 7, 14, 19 and 23 of the paper: predicted against actual loss.
+
+A held-out point is predicted by a fit that did not see it.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,10 @@ def _predicted(
 def _figure(law: LawFile, fitted: Predicted, held: dict[By, Predicted]) -> go.Figure:
     name = law.method or law.law
     inside = _covered(fitted)
-    alt = f"Predicted against actual loss of the {name} runs: {inside} of {len(fitted.actual)} fitted runs lie in their 95 % interval"
+    alt = (
+        f"Predicted against actual loss of the {name} runs: {inside} of {len(fitted.actual)} fitted runs lie in their "
+        "95 % interval"
+    )
     alt += "".join(
         f"; {by.replace('-', ' ')} held out: {_covered(points)} of {len(points.actual)}" for by, points in held.items()
     )

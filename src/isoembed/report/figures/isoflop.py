@@ -16,7 +16,7 @@ _LEAST_SIZES = 3
 
 
 def isoflop(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
-    """One figure a method: a curve a budget, the best hyperparameter of each size noted, the curve's minimum starred."""
+    """One figure a method: a curve a budget, each size's best hyperparameter noted, the curve's minimum starred."""
     found = {}
     for method in evidence.methods:
         profiles = profiles_of(evidence, method)

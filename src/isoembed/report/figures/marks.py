@@ -94,7 +94,8 @@ def forecast(
             showlegend=legend,
             line={"color": colour, "width": 1.5, "dash": dash},
             customdata=[[start, end] for start, end in zip(low, high, strict=True)],
-            hovertemplate=f"{plain(name)}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]<extra></extra>",
+            hovertemplate=f"{plain(name)}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]"
+            "<extra></extra>",
         )
     )
 
