@@ -1,4 +1,4 @@
-"""The page in a real browser: the slider, the table, the figures, at three widths, light and dark.  Debian's Chromium."""
+"""The page in a real browser: the slider, the table, the figures, at three widths, light and dark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page and its commands: one file, small, offline, everything from a ledger as text, numbers those of `recommend`."""
+"""The page and its commands: one file, small, offline, a ledger's text as text, numbers those of `recommend`."""
 
 from __future__ import annotations
 
