@@ -53,7 +53,7 @@ class Browser:
 
     def until(self, script: str, *arguments: Any) -> Any:
         """The first true answer to `script`."""
-        return WebDriverWait(self.driver, 60).until(lambda driver: driver.execute_script(script, *arguments))
+        return WebDriverWait(self.driver, 30).until(lambda driver: driver.execute_script(script, *arguments))
 
     def __getitem__(self, name: str) -> WebElement:
         return self.driver.find_element(By.ID, name)
@@ -62,7 +62,7 @@ class Browser:
         """A figure, scrolled to and drawn."""
         place = self.driver.find_element(By.CSS_SELECTOR, f'[data-figure="{name}"]')
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
-        self.until("return arguments[0].querySelector('.main-svg .plot')", place)
+        self.until("return arguments[0].querySelector('.scatterlayer .trace')", place)
         return place
 
     def errors(self) -> list[str]:
