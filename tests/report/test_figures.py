@@ -56,7 +56,7 @@ def trace(figure: Any, name: str) -> Any:
 
 def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
     expected = {"frontier", "isoflop-full", "isoflop-lora", "isoflop-freeze", "optimal-size-full", "tokens-lora"}
-    expected |= {"active-fraction-5.5e+10", "lora-rank-5.5e+10", "forecast-full", "forecast-lora-r-d-8", "score-task"}
+    expected |= {"active-fraction-5.48e+10", "lora-rank-5.48e+10", "forecast-full", "forecast-lora-r-d-8", "score-task"}
     expected |= {"score-budget-task", "residuals-full", "residuals-lora-r-d-4"}
     assert expected <= set(drawn)
     for figure in drawn.values():
@@ -101,7 +101,7 @@ def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: Evidence, 
     assert {text[:4] for text in points.text} == {"r=d/"}
 
 
-@pytest.mark.parametrize(("name", "method"), [("active-fraction-5.5e+10", Freeze), ("lora-rank-5.5e+10", LoRA)])
+@pytest.mark.parametrize(("name", "method"), [("active-fraction-5.48e+10", Freeze), ("lora-rank-5.48e+10", LoRA)])
 def test_hyperparameter_lines_are_the_ledgers(
     evidence: Evidence, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
 ) -> None:

@@ -70,5 +70,5 @@ def _lines(
                     marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
                 )
             )
-        found[f"{name}-{flop:.2g}"] = made
+        found[f"{name}-{flop:.3g}"] = made
     return found
