@@ -191,6 +191,7 @@ def test_spearman_is_scipys_and_its_interval_holds_it() -> None:
     low, high = found.ends
     assert -1 < low < found.value < high < 0  # type: ignore[operator]
     assert spearman([1, 2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 5, 4, 3, 2]).value == pytest.approx(-1)
+    assert spearman([1, 2, 3, 4], [5, 5, 5, 5]).value is None  # not a number, not an error
 
 
 def test_scores_are_the_ledgers(evidence: Evidence, drawn: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ def template(ground: str = "light", *, page: bool = False) -> go.layout.Template
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "xanchor": "left", "x": 0.0} if page else {},
             "margin": {"l": 56, "r": 12, "t": 8 if page else 60, "b": 48},
             "hovermode": "closest",
+            "showlegend": True,  # of one entry too: it names the size
         }
     )
 

@@ -55,8 +55,10 @@ def tasks_of(evidence: Evidence) -> list[Task]:
 
 
 def spearman(first: list[float], second: list[float], *, seed: int = 0) -> Interval:
-    """Rank correlation with a bootstrap interval over runs."""
+    """Rank correlation with a bootstrap interval over runs; no value where one side is the same for all."""
     a_R, b_R = np.array(first), np.array(second)
+    if np.ptp(a_R) == 0 or np.ptp(b_R) == 0:
+        return Interval(value=None, low=None, high=None)
     chance = np.random.default_rng(seed)
     rows_BR = chance.integers(len(a_R), size=(_DRAWS, len(a_R)))
     draw_B = np.array([_rank_correlation(a_R[rows_R], b_R[rows_R]) for rows_R in rows_BR])
@@ -76,7 +78,11 @@ def loss_against_score(evidence: Evidence) -> dict[str, go.Figure]:
     found = {}
     for task in tasks_of(evidence):
         rho = spearman(task.loss, task.score)
-        words = f"Spearman {rho.value:.2f} [{rho.ends[0]:.2f}, {rho.ends[1]:.2f}], {len(task.loss)} runs"
+        words = (
+            "no correlation, all scores are one"
+            if rho.value is None
+            else f"Spearman {rho.value:.2f} [{rho.ends[0]:.2f}, {rho.ends[1]:.2f}], {len(task.loss)} runs"
+        )
         alt = f"{task.name} {task.metric} against loss: {words}."
         made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(evidence), y=task.metric)
         _by_method(made, evidence, task, task.loss, "loss %{x:.4g}, score %{y:.3f}")
