@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from isoembed.budget import Budget
 from isoembed.laws import law_named
-from isoembed.methods import Freeze, LoRA
+from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures import figures
@@ -22,7 +22,7 @@ from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.figures.scores import spearman
 from isoembed.report.outlook import Outlook
 from isoembed.report.slider import recommended
-from isoembed.report.theme import GROUNDS, METHOD_COLOUR, ordered
+from isoembed.report.theme import GROUNDS, method_style, ordered
 from tests.laws.ledgers import BUDGETS, runs
 from tests.report.planted import law_file, ledger, planted_evidence
 
@@ -35,6 +35,9 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 @pytest.fixture(scope="module")
 def drawn(evidence: Evidence) -> dict[str, Any]:
     return figures(evidence)
+
+
+METHOD_NAMES = tuple(method.model_fields["name"].default for method in METHODS)
 
 
 def loss(record: RunRecord) -> float:
@@ -226,12 +229,22 @@ def test_colours_are_seen_on_both_grounds() -> None:
         linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
-    colours = [*METHOD_COLOUR.values(), *(style["color"] for style in ordered(tuple("12345678")).values())]
+    colours = [
+        *(method_style(name).colour for name in (*METHOD_NAMES, "one of yours")),
+        *(style["color"] for style in ordered(tuple("12345678")).values()),
+    ]
     for ground in GROUNDS.values():
         for colour in colours:
             light, dark = sorted((luminance(colour), luminance(ground["ground"])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 3, colour
     assert len({(style["color"], style["symbol"]) for style in ordered(tuple("12345678")).values()}) == 8
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    """Methods that the palette has no colour for, and those unknown to this package, have marks of their own."""
+    styles = [method_style(name) for name in (*METHOD_NAMES, "one of yours")]
+    assert len({style.symbol for style in styles}) == min(len(styles), 8)
+    assert {style.symbol for style in styles} == {s.symbol for s in map(method_style, (*METHOD_NAMES, "another"))}
 
 
 def test_without_a_law_the_runs_are_still_drawn(tmp_path: Path) -> None:

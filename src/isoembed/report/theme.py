@@ -6,18 +6,24 @@ Every mark also differs by shape or dash, so that nothing rests on colour alone.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-#: colour and marker of each method; contrast is above 3:1 on both grounds
-METHOD_COLOUR = {"full": "#0072B2", "freeze": "#009E73", "bias": "#D55E00", "lora": "#CC79A7"}
-METHOD_SYMBOL = {"full": "circle", "freeze": "square", "bias": "diamond", "lora": "triangle-up"}
-METHOD_DASH = {"full": "solid", "freeze": "dash", "bias": "dot", "lora": "dashdot"}
-#: what has no method
+from isoembed.methods import METHODS
+
+#: what has no colour of its own
 NEUTRAL = "#7A7F87"
+#: colour, symbol and dash of the paper's methods; contrast is above 3:1 on both grounds
+_METHODS = {
+    "full": ("#0072B2", "circle", "solid"),
+    "freeze": ("#009E73", "square", "dash"),
+    "bias": ("#D55E00", "diamond", "dot"),
+    "lora": ("#CC79A7", "triangle-up", "dashdot"),
+}
 #: what calls for a look: held-out points, the chosen budget
 ACCENT = "#E69F00"
 
@@ -66,6 +72,25 @@ def template(ground: str = "light", *, page: bool = False) -> go.layout.Template
             "showlegend": True,  # of one entry too: it names the size
         }
     )
+
+
+@dataclass(frozen=True)
+class Style:
+    """What tells one method from another."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+def method_style(method: str) -> Style:
+    """The style of a method by its name.  The palette has no more colours that show on both grounds: methods beyond the
+    paper's are grey, told apart by symbol and dash."""
+    if method in _METHODS:
+        return Style(*_METHODS[method])
+    others = [name for known in METHODS if (name := known.model_fields["name"].default) not in _METHODS]
+    place = others.index(method) if method in others else len(others)
+    return Style(NEUTRAL, _SYMBOLS[(4 + place) % len(_SYMBOLS)], _DASHES[place % len(_DASHES)])
 
 
 def ordered(names: tuple[str, ...]) -> dict[str, dict[str, str]]:

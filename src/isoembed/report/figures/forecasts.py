@@ -20,7 +20,7 @@ from isoembed.laws.validate import By, held_rows
 from isoembed.records import RunRecord
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures import marks
-from isoembed.report.theme import ACCENT, METHOD_COLOUR, METHOD_SYMBOL, NEUTRAL, figure
+from isoembed.report.theme import ACCENT, NEUTRAL, figure, method_style
 
 #: as many as `laws.validate.holdout` takes
 _DRAWS = 200
@@ -84,9 +84,8 @@ def _figure(law: LawFile, fitted: Predicted, held: dict[By, Predicted]) -> go.Fi
     made.add_trace(
         go.Scatter(x=ends, y=ends, mode="lines", name="equal", line={"color": NEUTRAL, "dash": "dot"}, hoverinfo="skip")
     )
-    method = name.split()[0]
-    colour = METHOD_COLOUR.get(method, NEUTRAL)
-    made.add_trace(_points(fitted, "fitted", colour, METHOD_SYMBOL.get(method, "circle")))
+    style = method_style(name.split()[0])
+    made.add_trace(_points(fitted, "fitted", style.colour, style.symbol))
     for by, points in held.items():
         symbol, words = _HELD[by]
         made.add_trace(_points(points, words, ACCENT, symbol))

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures import marks
 from isoembed.report.outlook import Outlook
-from isoembed.report.theme import METHOD_COLOUR, METHOD_DASH, METHOD_SYMBOL, figure, flop_axis, shade_beyond
+from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
 
 
 def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
@@ -17,7 +17,7 @@ def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure
     made.update_yaxes(type="log")
     for method in evidence.methods:
         found = [cell for cell in evidence.cells if cell.method == method]
-        colour = METHOD_COLOUR[method]
+        style = method_style(method)
         made.add_trace(
             marks.cells(
                 found,
@@ -26,7 +26,7 @@ def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure
                 shows="%{x:.3g} FLOP, loss %{y:.4g}",
                 mode="markers",
                 legendgroup=method,
-                marker={"color": colour, "symbol": METHOD_SYMBOL[method], "size": 6, "opacity": 0.7},
+                marker={"color": style.colour, "symbol": style.symbol, "size": 6, "opacity": 0.7},
             )
         )
         if outlook is not None and (best := outlook.best(method)):
@@ -35,9 +35,9 @@ def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure
                 best,
                 [point.flop for point in best],
                 name=f"{method}, best by its law",
-                colour=colour,
+                colour=style.colour,
                 group=method,
-                dash=METHOD_DASH[method],
+                dash=style.dash,
                 legend=False,
             )
     if outlook is not None and outlook.grid:

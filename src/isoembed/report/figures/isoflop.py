@@ -61,7 +61,7 @@ def _profiles(
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
-        tunable = method in ("freeze", "lora")
+        tunable = any(cell.tried != method for cell in profile)
         made.add_trace(
             marks.cells(
                 profile,

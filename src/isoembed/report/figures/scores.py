@@ -12,7 +12,7 @@ from isoembed.laws.points import Floats
 from isoembed.records import RunRecord
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures import marks
-from isoembed.report.theme import METHOD_COLOUR, METHOD_SYMBOL, figure, flop_axis
+from isoembed.report.theme import figure, flop_axis, method_style
 
 #: of a task's metrics the first of these that it has is shown
 _MAIN = ("ndcg@10", "spearman")
@@ -111,6 +111,7 @@ def _by_method(made: go.Figure, evidence: Evidence, task: Task, x: list[float], 
     for method in evidence.methods:
         mine = [i for i, record in enumerate(task.records) if record.recipe.method.name == method]
         if mine:
+            style = method_style(method)
             made.add_trace(
                 marks.runs(
                     [task.records[i] for i in mine],
@@ -118,6 +119,6 @@ def _by_method(made: go.Figure, evidence: Evidence, task: Task, x: list[float], 
                     [task.score[i] for i in mine],
                     name=method,
                     shows=shows,
-                    marker={"color": METHOD_COLOUR[method], "symbol": METHOD_SYMBOL[method], "size": 8},
+                    marker={"color": style.colour, "symbol": style.symbol, "size": 8},
                 )
             )

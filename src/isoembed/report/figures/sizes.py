@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures.isoflop import minimum, profiles_of
 from isoembed.report.outlook import Outlook
-from isoembed.report.theme import ACCENT, METHOD_COLOUR, METHOD_SYMBOL, band, figure, flop_axis, shade_beyond
+from isoembed.report.theme import ACCENT, band, figure, flop_axis, method_style, shade_beyond
 
 
 def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
@@ -31,7 +31,8 @@ def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Fi
         made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
         flop_axis(made)
         made.update_yaxes(type="log", tickformat="~s", dtick="D2")
-        colour = METHOD_COLOUR[method]
+        style = method_style(method)
+        colour = style.colour
         if expected:
             at = [flop for flop, _ in expected]
             value = [params.value for _, params in expected]
@@ -56,7 +57,7 @@ def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Fi
                 mode="markers",
                 name="size of the lowest loss",
                 customdata=[[cell.record.key] for cell in lowest],
-                marker={"color": colour, "symbol": METHOD_SYMBOL[method], "size": 9},
+                marker={"color": colour, "symbol": style.symbol, "size": 9},
                 hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>measured</extra>",
             )
         )
