@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from isoembed import terminal
 from isoembed.budget import DEVICES, Budget
+from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, rejected
@@ -35,6 +36,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data before training 
 app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(report_app)
 
 # ---- options that several commands share ------------------------------------------------------------------------
 

@@ -1,0 +1,101 @@
+"""The figures of a study, in the order in which the page shows them.
+
+Each is a plotly figure whose meta data hold its `title` and an `alt` text; `figures(evidence)["frontier"].show()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from isoembed.core import InputError
+from isoembed.report.evidence import Evidence
+from isoembed.report.figures.diagnostics import residuals
+from isoembed.report.figures.forecasts import forecasts
+from isoembed.report.figures.frontier import frontier
+from isoembed.report.figures.hyperparameters import active_fraction, lora_rank
+from isoembed.report.figures.isoflop import isoflop
+from isoembed.report.figures.scores import budget_against_score, loss_against_score
+from isoembed.report.figures.sizes import optimal_size
+from isoembed.report.figures.tokens import tokens
+from isoembed.report.outlook import Outlook
+
+__all__ = ["Section", "figures", "outlook_of", "sections"]
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Figures that answer one question."""
+
+    name: str
+    title: str
+    about: str
+    figures: dict[str, go.Figure]
+
+
+def outlook_of(evidence: Evidence) -> tuple[Outlook | None, str | None]:
+    """The laws ready to be asked, or why they cannot be."""
+    try:
+        return Outlook(evidence), None
+    except InputError as error:
+        return None, str(error)
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """Every section that has a figure on these runs."""
+    outlook, _ = outlook_of(evidence)
+    found = [
+        Section(
+            "frontier",
+            "Which method at which budget",
+            "Points are runs at their best learning rate, bars the 95 % scatter between seeds. Lines are each method's "
+            "best candidate by its law, bands the law's 95 % doubt.",
+            frontier(evidence, outlook),
+        ),
+        Section(
+            "isoflop",
+            "Which size at which budget",
+            "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star "
+            "marks the minimum of the curve, where it lies inside the sizes tried.",
+            isoflop(evidence, outlook),
+        ),
+        Section(
+            "optimal-size",
+            "How the best size grows",
+            "Bands are the sizes that the law's doubt leaves possible; steps, because a family has few sizes.",
+            optimal_size(evidence, outlook),
+        ),
+        Section(
+            "active-fraction",
+            "How many blocks to train",
+            "Block freezing at one budget, a line a size.",
+            active_fraction(evidence),
+        ),
+        Section("lora-rank", "Which LoRA rank", "LoRA at one budget, a line a size.", lora_rank(evidence)),
+        Section(
+            "forecast",
+            "Does the law forecast?",
+            "Bars are 95 % intervals for one run. Held-out points, open, are predicted by a fit that did not see them.",
+            forecasts(evidence),
+        ),
+        Section(
+            "scores",
+            "What the loss is worth",
+            "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval.",
+            {**loss_against_score(evidence), **budget_against_score(evidence)},
+        ),
+        Section("tokens", "Loss against tokens", "Every setting at its best learning rate.", tokens(evidence)),
+        Section(
+            "diagnostics",
+            "Where the law misses",
+            "Residuals of the fit; the band holds 95 % of runs if the law is right.",
+            residuals(evidence),
+        ),
+    ]
+    return [section for section in found if section.figures]
+
+
+def figures(evidence: Evidence) -> dict[str, go.Figure]:
+    """Every figure by its name, as `isoembed figure NAME` knows it."""
+    return {name: made for section in sections(evidence) for name, made in section.figures.items()}

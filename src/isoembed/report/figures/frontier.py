@@ -1,0 +1,54 @@
+"""Figure 1 of the paper: each method's lowest loss at each budget, and what its law expects of budgets beyond."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from isoembed.report.evidence import Evidence
+from isoembed.report.figures import marks
+from isoembed.report.outlook import Outlook
+from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
+
+
+def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
+    """Loss against budget, a colour a method: runs as points, laws as lines with bands."""
+    made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
+    flop_axis(made)
+    made.update_yaxes(type="log")
+    for method in evidence.methods:
+        found = [cell for cell in evidence.cells if cell.method == method]
+        style = method_style(method)
+        made.add_trace(
+            marks.cells(
+                found,
+                [cell.record.model_flop for cell in found],
+                name=method,
+                shows="%{x:.3g} FLOP, loss %{y:.4g}",
+                mode="markers",
+                legendgroup=method,
+                marker={"color": style.colour, "symbol": style.symbol, "size": 6, "opacity": 0.7},
+            )
+        )
+        if outlook is not None and (best := outlook.best(method)):
+            marks.forecast(
+                made,
+                best,
+                [point.flop for point in best],
+                name=f"{method}, best by its law",
+                colour=style.colour,
+                group=method,
+                dash=style.dash,
+                legend=False,
+            )
+    if outlook is not None and outlook.grid:
+        shade_beyond(made, outlook.fitted[1], outlook.grid[-1].flop)
+    return {"frontier": made}
+
+
+def _alt(evidence: Evidence) -> str:
+    best = min(evidence.cells, key=lambda cell: cell.loss)
+    return (
+        f"Loss against budget on logarithmic axes for {', '.join(evidence.methods)}. The lowest loss of all runs, "
+        f"{best.loss:.3f}, is that of {best.record.recipe.method.label} on {best.model.name} at "
+        f"{best.record.model_flop:.3g} FLOP."
+    )

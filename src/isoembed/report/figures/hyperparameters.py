@@ -1,0 +1,74 @@
+"""Figures 3 and 5 of the paper: loss against the active share of the blocks, and against the LoRA rank, a line a size.
+
+One figure a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+
+from isoembed.methods import Freeze, LoRA
+from isoembed.report.evidence import Cell, Evidence
+from isoembed.report.figures import marks
+from isoembed.report.theme import figure, ordered
+
+
+def active_fraction(evidence: Evidence) -> dict[str, go.Figure]:
+    """Block freezing: loss against the share of the blocks that trains."""
+    return _lines(evidence, "freeze", "active-fraction", "active share of the blocks", _fraction, log=False)
+
+
+def lora_rank(evidence: Evidence) -> dict[str, go.Figure]:
+    """LoRA: loss against the rank."""
+    return _lines(evidence, "lora", "lora-rank", "LoRA rank", _rank, log=True)
+
+
+def _fraction(cell: Cell) -> float:
+    method = cell.record.recipe.method
+    assert isinstance(method, Freeze)
+    return method.fraction
+
+
+def _rank(cell: Cell) -> float:
+    method = cell.record.recipe.method
+    assert isinstance(method, LoRA)
+    return float(method.rank)
+
+
+def _lines(
+    evidence: Evidence, method: str, name: str, title: str, setting: Callable[[Cell], float], *, log: bool
+) -> dict[str, go.Figure]:
+    styles = ordered(tuple(model.name for model in evidence.models))
+    found = {}
+    for flop, cells in evidence.by_budget(lambda cell: cell.method == method):
+        of_size = {
+            model.name: sorted((cell for cell in cells if cell.model.name == model.name), key=setting)
+            for model in evidence.models
+        }
+        of_size = {size: mine for size, mine in of_size.items() if len({setting(cell) for cell in mine}) > 1}
+        if not of_size:
+            continue
+        best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
+        alt = f"Loss against {title} at {flop:.3g} FLOP, a line a size. Best: " + "; ".join(
+            f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
+        )
+        made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(evidence))
+        if log:
+            ranks = sorted({setting(cell) for mine in of_size.values() for cell in mine})
+            made.update_xaxes(type="log", tickmode="array", tickvals=ranks, ticktext=[f"{rank:g}" for rank in ranks])
+        for size, mine in of_size.items():
+            style = styles[size]
+            made.add_trace(
+                marks.cells(
+                    mine,
+                    [setting(cell) for cell in mine],
+                    name=size,
+                    shows="%{x}, loss %{y:.4g}",
+                    line={"color": style["color"], "dash": style["dash"], "width": 1.5},
+                    marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
+                )
+            )
+        found[f"{name}-{flop:.3g}"] = made
+    return found

@@ -1,0 +1,110 @@
+"""IsoFLOP profiles, figures 2 and 4 of the paper: at one budget, loss against model size, a figure a method."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from isoembed.laws.isoflop import CurveMinimum, curve_minimum
+from isoembed.laws.points import Points
+from isoembed.report.evidence import Cell, Evidence
+from isoembed.report.figures import marks
+from isoembed.report.outlook import Outlook
+from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
+
+#: fewer sizes at a budget make no profile
+_LEAST_SIZES = 3
+
+
+def isoflop(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
+    """One figure a method: a curve a budget, each size's best hyperparameter noted, the curve's minimum starred."""
+    found = {}
+    for method in evidence.methods:
+        profiles = profiles_of(evidence, method)
+        if profiles:
+            found[f"isoflop-{method}"] = _profiles(evidence, outlook, method, profiles)
+    return found
+
+
+def profiles_of(evidence: Evidence, method: str) -> list[tuple[float, list[Cell]]]:
+    """For each budget of at least three sizes, the best cell of each size, smallest first."""
+    found = []
+    for flop, cells in evidence.by_budget(lambda cell: cell.method == method, sizes=_LEAST_SIZES):
+        best: dict[str, Cell] = {}
+        for cell in sorted(cells, key=lambda cell: cell.loss):
+            best.setdefault(cell.model.name, cell)
+        found.append((flop, sorted(best.values(), key=lambda cell: cell.model.params)))
+    return found
+
+
+def minimum(profile: list[Cell]) -> CurveMinimum:
+    """The lowest point of a profile: of Akima's interpolation from five sizes on, of a parabola below."""
+    points = Points.of(
+        [cell.model.params for cell in profile],
+        [cell.record.tokens for cell in profile],
+        [cell.loss for cell in profile],
+        flop=[cell.flop for cell in profile],
+    )
+    return curve_minimum(points, how="akima" if len(profile) >= 5 else "parabola")
+
+
+def _profiles(
+    evidence: Evidence, outlook: Outlook | None, method: str, profiles: list[tuple[float, list[Cell]]]
+) -> go.Figure:
+    lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
+    alt = f"Loss against model size for {method}, a curve a budget. Lowest: " + "; ".join(
+        f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
+        for (flop, _), cell in zip(profiles, lowest, strict=True)
+    )
+    stars = [minimum(profile) for _, profile in profiles]
+    alt += "".join(f". At {star.flop:.3g} FLOP {star.why}" for star in stars if star.why)
+    made = figure(f"IsoFLOP profiles, {method}", alt, x="", y=marks.loss_title(evidence))
+    count_axis(made, "non-embedding parameters")
+    styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
+    for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
+        tunable = any(cell.tried != method for cell in profile)
+        made.add_trace(
+            marks.cells(
+                profile,
+                [cell.model.params for cell in profile],
+                name=name,
+                shows="N %{x:.3s}, loss %{y:.4g}",
+                mode="markers+text" if tunable else "markers",
+                text=[cell.tried.removeprefix(method).strip() for cell in profile] if tunable else None,
+                textposition="top right",
+                textfont={"size": 10},
+                legendgroup=name,
+                marker={"color": style["color"], "symbol": style["symbol"], "size": 9},
+            )
+        )
+        sizes = outlook.sizes(method, flop) if outlook is not None else []
+        # one size beyond the runs shows where the law goes; more would flatten the runs
+        sizes = sizes[: 1 + sum(point.params <= profile[-1].model.params for point in sizes)]
+        if sizes:
+            marks.forecast(
+                made,
+                sizes,
+                [point.params for point in sizes],
+                name=f"{name} by the law",
+                colour=style["color"],
+                group=name,
+                dash=style["dash"],
+                legend=False,
+            )
+        if star.params is not None and star.loss is not None:
+            made.add_trace(
+                go.Scatter(
+                    x=[star.params],
+                    y=[star.loss],
+                    mode="markers",
+                    name="minimum",
+                    legendgroup=name,
+                    showlegend=False,
+                    marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
+                    hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
+                )
+            )
+    fitted = max(profile[-1].model.params for _, profile in profiles)
+    drawn = max((max(trace.x) for trace in made.data), default=fitted)
+    if drawn > fitted:
+        shade_beyond(made, fitted, drawn)
+    return made

@@ -1,0 +1,186 @@
+"""One self-contained HTML page: figures, slider, runs, failures and provenance, with everything it needs inside.
+
+It asks no server for anything (its content policy forbids it).  Whatever comes from a ledger is text: HTML is escaped
+by the template, JSON by `json_for_html`, and the plotting library's own tags by `theme.plain`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from isoembed.laws import law_named
+from isoembed.laws.files import LawFile
+from isoembed.records import RunRecord
+from isoembed.report.evidence import Evidence
+from isoembed.report.figures import sections
+from isoembed.report.layout import si
+from isoembed.report.slider import stops
+from isoembed.report.text import duration
+from isoembed.report.theme import GROUNDS, template
+
+_ASSETS = files("isoembed") / "assets" / "report"
+#: digits of a number in the page: what no eye can tell apart takes no room
+_DIGITS = 6
+#: the columns of the runs' table: name, and how the page writes the number (None: as text)
+COLUMNS: tuple[tuple[str, str | None], ...] = (
+    ("run", None),
+    ("method", None),
+    ("model", None),
+    ("parameters", "si"),
+    ("FLOP", "power"),
+    ("tokens", "si"),
+    ("learning rate", "digits"),
+    ("seed", "digits"),
+    ("loss", "digits"),
+    ("seconds", "digits"),
+)
+
+
+def page(evidence: Evidence) -> str:
+    """The page as HTML."""
+    shown = sections(evidence)
+    found, reason = stops(evidence)
+    data = {
+        "figures": {name: _slim(made.to_plotly_json()) for section in shown for name, made in section.figures.items()},
+        "templates": {ground: template(ground, page=True).to_plotly_json() for ground in GROUNDS},
+        "stops": found,
+        "columns": COLUMNS,
+        "runs": [_run(evidence, record) for record in evidence.records],
+    }
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    text = (_ASSETS / "page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        evidence=evidence,
+        sections=shown,
+        stops=found,
+        no_stops=reason,
+        laws=[_law(law) for law in (evidence.laws.laws if evidence.laws else ())],
+        provenance=provenance(evidence),
+        data=json_for_html(data),
+        css=Markup((_ASSETS / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        script=Markup((_ASSETS / "page.js").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own file
+    )
+
+
+def json_for_html(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no text in it can close the element or open another."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
+
+
+def provenance(evidence: Evidence) -> list[tuple[str, str]]:
+    """Where the page's numbers come from, name and value."""
+    records = evidence.records
+
+    def distinct(values: list[str | None]) -> str:
+        return ", ".join(sorted({value for value in values if value})) or "not recorded"
+
+    machines = [", ".join(f"{name} {value}" for name, value in record.machine.items()) for record in records]
+    versions = [", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records]
+    recipes = [record.recipe for record in records]
+    rows = [
+        ("ledger", evidence.source),
+        ("runs", f"{len(records)} done, {len(evidence.failures)} failed, {len(evidence.damaged)} records unreadable"),
+        ("spent", f"{sum(record.model_flop for record in records):.3g} model FLOP in "
+         f"{duration(sum(record.wall_seconds for record in records))} of run time"),
+        ("dates", f"{min(record.created for record in records)} to {max(record.created for record in records)}"),
+        ("family", distinct([recipe.family for recipe in recipes])),
+        ("training data", f"{distinct([recipe.data.source for recipe in recipes])}; fingerprint "
+         f"{distinct([recipe.data.fingerprint for recipe in recipes])}"),
+        ("held-out set", distinct([record.heldout.fingerprint if record.heldout else None for record in records])),
+        ("tokenizer", distinct([recipe.data.tokenizer for recipe in recipes])),
+        ("batch, context", distinct([f"{r.batch_pairs} pairs, {r.context_tokens} tokens" for r in recipes])),
+        ("versions of the runs", distinct([text or None for text in versions])),
+        ("machines of the runs", distinct([text or None for text in machines])),
+        ("made with", ", ".join(f"{name} {version(name)}" for name in ("isoembed", "plotly"))),
+    ]  # fmt: skip
+    for law in evidence.laws.laws if evidence.laws else ():
+        made = ", ".join(f"{name} {number}" for name, number in law.versions.items())
+        rows.append((f"law of {law.method or law.law}", f"{law.law}, data {law.data_fingerprint}, with {made}"))
+    return [*rows, *(("note", note) for note in evidence.notes)]
+
+
+def _run(evidence: Evidence, record: RunRecord) -> dict[str, Any]:
+    recipe = record.recipe
+    cells = [
+        record.key,
+        recipe.method.label,
+        recipe.model.name,
+        recipe.model.params,
+        record.model_flop,
+        record.tokens,
+        recipe.learning_rate,
+        recipe.seed,
+        evidence.loss(record),
+        record.wall_seconds,
+    ]
+    more = {
+        "steps": f"{record.steps} of {recipe.batch_pairs} pairs",
+        "context": f"{recipe.context_tokens} tokens",
+        "temperature": f"{recipe.temperature:g}",
+        "pooling": recipe.pooling,
+        "executed FLOP": f"{record.executed_flop:.3g}",
+        **{name: f"{score:.3f}" for name, score in record.scores.items()},
+    }
+    return {"cells": [_short(cell) for cell in cells], "more": more}
+
+
+def _law(law: LawFile) -> dict[str, Any]:
+    """A law as the tables of the page show it."""
+
+    def end(value: float | None, held: bool) -> str:
+        return "held" if held else "unbounded" if value is None else f"{value:.4g}"
+
+    return {
+        "name": law.method or law.law,
+        "about": law_named(law.law).about,
+        "says": law.says(),
+        "points": law.n_points,
+        "noise": f"{law.fit.noise:.2%}",
+        "range": ", ".join(
+            f"{letter} {si(low)} to {si(high)}"
+            for letter, key in (("N", "params"), ("D", "tokens"), ("C", "flop"))
+            for low, high in (law.range[key],)
+        ),
+        "params": [
+            (name, f"{i.value:.4g}", end(i.low, name in law.fit.held), end(i.high, name in law.fit.held))
+            for name, i in law.params.items()
+        ],
+        "holdouts": [
+            (
+                result.by.replace("-", " "),
+                f"{result.n_held} of {result.n_held + result.n_fitted}",
+                "-" if result.in_range_error is None else f"{result.in_range_error:.2%}",
+                "-" if result.held_error is None else f"{result.held_error:.2%}",
+                f"{result.verdict}: {result.why}" if result.why else result.verdict,
+            )
+            for result in law.holdout.values()
+        ],
+    }
+
+
+def _slim(figure: dict[str, Any]) -> Any:
+    """A figure for the page: without its template, which is there once for all, its title, which is the page's,
+    and with short numbers."""
+    layout = {name: value for name, value in figure["layout"].items() if name not in ("template", "title")}
+    return _short({"data": figure["data"], "layout": layout})
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _short(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(entry) for entry in value]
+    if hasattr(value, "to_plotly_json"):
+        return _short(value.to_plotly_json())
+    return value

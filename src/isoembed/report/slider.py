@@ -1,0 +1,110 @@
+"""The page's budget slider: recommendations computed here, once a stop, by `recommend`; the page only shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from isoembed.budget import DEVICES, Budget
+from isoembed.core import InputError
+from isoembed.recommend import recommend
+from isoembed.recommendation import Candidate, Recommendation
+from isoembed.report.evidence import Evidence
+from isoembed.report.laws import law_rows
+from isoembed.report.layout import si
+from isoembed.report.outlook import BEYOND
+from isoembed.report.text import device_rows, duration, recipe_rows
+
+_STOPS = 41
+
+
+def stop_budgets(evidence: Evidence) -> list[Budget]:
+    """Budgets of three digits, even in ln C, from the smallest fitted one to ten times the largest."""
+    assert evidence.laws is not None
+    ranges = [law.range["flop"] for law in evidence.laws.laws]
+    low, high = min(low for low, _ in ranges), BEYOND * max(high for _, high in ranges)
+    texts = dict.fromkeys(f"{flop:.3g}" for flop in np.geomspace(low, high, _STOPS))
+    return [Budget.parse(text) for text in texts]
+
+
+def recommended(evidence: Evidence, budget: Budget) -> Recommendation:
+    """The recommendation that the page shows: for the family and the data of the ledger's runs, under its laws."""
+    return recommend(budget, evidence.family, law=evidence.laws, data=evidence.records[0].recipe.data)
+
+
+def stops(evidence: Evidence) -> tuple[list[dict[str, Any]], str | None]:
+    """Every stop that can be afforded, ready to be shown, and why there is none (None where there is one)."""
+    if evidence.laws is None:
+        return [], next(iter(evidence.notes), "there is no law")
+    found: list[dict[str, Any]] = []
+    reason = None
+    for budget in stop_budgets(evidence):
+        try:
+            found.append(shown(evidence, recommended(evidence, budget)))
+        except InputError as error:
+            reason = str(error)
+    return found, None if found else reason
+
+
+def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
+    """One stop: numbers as they are, and the words of `isoembed recipe`."""
+    recipe, sure = recommendation.recipe, recommendation.certainty
+    assert sure is not None
+    assert recommendation.loss is not None
+    assert recommendation.reach is not None
+    reach = recommendation.reach
+    return {
+        "flop": recommendation.budget.flop,
+        "budget": recommendation.budget.stated,
+        "model": recipe.model.name,
+        "method": recipe.method.label,
+        "params": recipe.model.params,
+        "tokens": recipe.train_tokens,
+        "rate": recipe.learning_rate,
+        "loss": [recommendation.loss.value, recommendation.loss.low, recommendation.loss.high],
+        "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
+        "predicted": f"{recommendation.loss.says()}",
+        "beyond": max(reach.flop, reach.params, reach.tokens, 1 / reach.below) > 1.01,
+        "reach": reach.says(),
+        "sure": [[name, share] for name, share in sure.methods.items()],
+        "details": [
+            *recipe_rows(recipe),
+            *law_rows(recommendation),
+            *(("known", line) for line in recommendation.known),
+            *(("assumed", line) for line in recommendation.assumed),
+        ],
+        "cautions": "; ".join(dict.fromkeys(line.split(": ")[0] for line in recommendation.warnings)),
+        "warnings": list(recommendation.warnings),
+        "devices": {device.name: device_rows(recommendation, device.name) for device in DEVICES},
+        "measured": _measured(evidence, recommendation),
+        "others": [_candidate(candidate) for candidate in recommendation.methods],
+    }
+
+
+def _candidate(candidate: Candidate) -> list[str]:
+    """A method's best candidate as a row: method, model, tokens, loss, probability of being the best candidate."""
+    recipe = candidate.recipe
+    return [
+        recipe.method.label,
+        recipe.model.name,
+        si(recipe.train_tokens),
+        "-" if candidate.loss is None else candidate.loss.says(),
+        "-" if candidate.best is None else f"{candidate.best:.2f}",
+    ]
+
+
+def _measured(evidence: Evidence, recommendation: Recommendation) -> str | None:
+    """Time at the median speed of the ledger's own runs of this model and method; None where there was none."""
+    recipe = recommendation.recipe
+    speeds = [
+        record.tokens_per_second
+        for record in evidence.records
+        if record.recipe.model.name == recipe.model.name and record.recipe.method.name == recipe.method.name
+    ]
+    if not speeds:
+        return None
+    speed = float(np.median(speeds))
+    return (
+        f"about {duration(recipe.train_tokens / speed)} at {speed:,.0f} tokens/s, the median of {len(speeds)} such runs"
+    )

@@ -1,0 +1,269 @@
+"""The figures show what the ledger holds and what the laws say: nothing else, and with its doubt."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from isoembed.budget import Budget
+from isoembed.laws import law_named
+from isoembed.methods import METHODS, Freeze, LoRA
+from isoembed.records import Ledger, RunRecord
+from isoembed.report.evidence import Evidence
+from isoembed.report.figures import figures
+from isoembed.report.figures.forecasts import forecasts
+from isoembed.report.figures.scores import spearman
+from isoembed.report.outlook import Outlook
+from isoembed.report.slider import recommended
+from isoembed.report.theme import GROUNDS, method_style, ordered
+from tests.laws.ledgers import BUDGETS, runs
+from tests.report.planted import law_file, ledger, planted_evidence
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    return planted_evidence(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def drawn(evidence: Evidence) -> dict[str, Any]:
+    return figures(evidence)
+
+
+METHOD_NAMES = tuple(method.model_fields["name"].default for method in METHODS)
+
+
+def loss(record: RunRecord) -> float:
+    assert record.heldout is not None
+    return record.heldout.loss
+
+
+def cell_means(evidence: Evidence) -> dict[tuple[str, str, float], float]:
+    """(model, method with hyperparameter, budget) -> mean loss over seeds, straight from the records."""
+    losses = defaultdict(list)
+    for record in evidence.records:
+        losses[record.recipe.model.name, record.recipe.method.label, record.model_flop].append(loss(record))
+    return {cell: float(np.mean(values)) for cell, values in losses.items()}
+
+
+def trace(figure: Any, name: str) -> Any:
+    return next(trace for trace in figure.data if trace.name == name)
+
+
+def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
+    expected = {"frontier", "isoflop-full", "isoflop-lora", "isoflop-freeze", "optimal-size-full", "tokens-lora"}
+    expected |= {"active-fraction-5.48e+10", "lora-rank-5.48e+10", "forecast-full", "forecast-lora-r-d-8", "score-task"}
+    expected |= {"score-budget-task", "residuals-full", "residuals-lora-r-d-4"}
+    assert expected <= set(drawn)
+    for figure in drawn.values():
+        assert figure.layout.meta["title"]
+        assert len(figure.layout.meta["alt"]) > 40
+
+
+def test_frontier_points_are_the_ledgers_cells(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    for method in ("full", "lora", "freeze"):
+        points = trace(drawn["frontier"], method)
+        wanted = [(flop, mean) for (_, label, flop), mean in cell_means(evidence).items() if label.split()[0] == method]
+        shown = list(zip(points.x, points.y, strict=True))
+        assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(wanted)))
+
+
+def test_bars_are_the_scatter_between_seeds(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    """1.96 s / sqrt(n) of ln loss, s pooled over all repeated cells: computed here from the records alone."""
+    logs = defaultdict(list)
+    for record in evidence.records:
+        logs[record.recipe.model.name, record.recipe.method.label, record.model_flop].append(math.log(loss(record)))
+    pairs = [values for values in logs.values() if len(values) == 2]
+    s = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / len(pairs))
+    points = trace(drawn["frontier"], "full")
+    for y, high, low in zip(points.y, points.error_y.array, points.error_y.arrayminus, strict=True):
+        assert math.log((y + high) / y) == pytest.approx(1.96 * s / math.sqrt(2))
+        assert math.log(y / (y - low)) == pytest.approx(1.96 * s / math.sqrt(2))
+
+
+def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    best: dict[str, tuple[float, str]] = {}
+    for (model, label, flop), mean in cell_means(evidence).items():
+        if label.startswith("lora") and flop == pytest.approx(BUDGETS[5], rel=0.01):
+            best[model] = min(best.get(model, (math.inf, "")), (mean, label))
+    points = trace(drawn["isoflop-lora"], f"{BUDGETS[5]:.3g} FLOP")
+    shown = {
+        row[1].split(", ")[0]: (y, row[1].split(", ")[1]) for row, y in zip(points.customdata, points.y, strict=True)
+    }
+    assert len(shown) >= 3
+    assert {model: label for model, (_, label) in shown.items()} == {model: label for model, (_, label) in best.items()}
+    for model, (y, _) in shown.items():
+        assert y == pytest.approx(best[model][0])
+    assert {text[:4] for text in points.text} == {"r=d/"}
+
+
+@pytest.mark.parametrize(("name", "method"), [("active-fraction-5.48e+10", Freeze), ("lora-rank-5.48e+10", LoRA)])
+def test_hyperparameter_lines_are_the_ledgers(
+    evidence: Evidence, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
+) -> None:
+    wanted = defaultdict(list)
+    for record in evidence.records:
+        used = record.recipe.method
+        if isinstance(used, method) and record.model_flop == pytest.approx(BUDGETS[3], rel=0.01):
+            setting = used.fraction if isinstance(used, Freeze) else used.rank
+            wanted[record.recipe.model.name, float(setting)].append(loss(record))
+    shown = {(line.name, x): y for line in drawn[name].data for x, y in zip(line.x, line.y, strict=True)}
+    assert shown == pytest.approx({key: float(np.mean(values)) for key, values in wanted.items()})
+
+
+def test_law_line_is_what_recommend_expects(evidence: Evidence) -> None:
+    """The frontier's line, and its best size, at any budget are those of the recommendation."""
+    outlook = Outlook(evidence)
+    for prospects in outlook.grid[:: len(outlook.grid) // 4]:
+        answer = recommended(evidence, Budget(stated="", flop=prospects.flop))
+        for candidate in answer.methods:
+            name = candidate.recipe.method.name
+            line = next(point for point in outlook.best(name) if point.flop == prospects.flop)
+            assert candidate.loss is not None
+            assert line.loss.value is not None
+            # recommend takes the least mean over draws, the line the least of the fits: the same but near a tie
+            assert line.loss.value <= candidate.loss.value  # type: ignore[operator]
+            assert line.loss.value == pytest.approx(candidate.loss.value, rel=2e-3)
+            size = outlook.best_params(name, prospects)
+            assert size is not None
+            low, high = size.ends
+            assert low <= candidate.recipe.model.params <= high
+
+
+def test_ground_beyond_the_runs_is_shaded(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    largest = max(record.model_flop for record in evidence.records)
+    for name in ("frontier", "optimal-size-full"):
+        figure = drawn[name]
+        assert figure.layout.shapes[0].x0 == pytest.approx(largest, rel=0.01)
+        assert figure.layout.shapes[0].x1 == pytest.approx(10 * largest, rel=0.01)
+        assert figure.layout.annotations[0].x == pytest.approx(math.log10(largest), rel=0.01)
+
+
+def test_held_out_points_are_predicted_unseen(tmp_path: Path) -> None:
+    """Where the largest size comes out otherwise, its predictions stay as they were; those of the full fit move."""
+
+    def shown(factor: float, place: Path) -> Any:
+        largest = max(record.recipe.model.params for record in runs())
+        records = [
+            record.model_copy(
+                update={"heldout": record.heldout.model_copy(update={"loss": record.heldout.loss * factor})}  # type: ignore[union-attr]
+            )
+            if record.recipe.model.params == largest
+            else record
+            for record in runs()
+        ]
+        made = Evidence.open(ledger(place / "ledger", records), law_file(records, place / "law.json"))
+        return forecasts(made)["forecast-full"], largest
+
+    (before, largest), (after, _) = shown(1.0, tmp_path / "a"), shown(1.3, tmp_path / "b")
+    name = "largest size, held out"
+    assert trace(before, name).x == pytest.approx(trace(after, name).x, rel=1e-9)
+    assert np.array(trace(after, name).y) == pytest.approx(1.3 * np.array(trace(before, name).y))
+    assert trace(before, "fitted").x != pytest.approx(trace(after, "fitted").x, rel=1e-4)
+    sizes = {record.key: record.recipe.model.params for record in runs()}
+    assert {sizes[key] for key, _ in trace(before, name).customdata} == {largest}
+
+
+def test_residuals_are_of_the_law(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    assert evidence.laws is not None
+    law = next(law for law in evidence.laws.laws if law.method == "full")
+    by_key = {record.key: record for record in evidence.records}
+    E, A, B, alpha, beta = (law.fit.params[name] for name in ("E", "A", "B", "alpha", "beta"))
+    for line in drawn["residuals-full"].data:
+        for (key, _), tokens, miss in zip(line.customdata, line.x, line.y, strict=True):
+            run = by_key[key]
+            expected = E + A / run.recipe.model.params**alpha + B / run.tokens**beta
+            assert tokens == run.tokens
+            assert miss == pytest.approx(100 * math.log(loss(run) / expected))
+    assert law.law == law_named("hoffmann").name
+
+
+def test_spearman_is_scipys_and_its_interval_holds_it() -> None:
+    chance = np.random.default_rng(0)
+    a = chance.normal(size=60).round(1)
+    b = (-a + chance.normal(size=60)).round(1)  # ties on both sides
+    found = spearman(a.tolist(), b.tolist())
+    assert found.value == pytest.approx(spearmanr(a, b).statistic)
+    low, high = found.ends
+    assert -1 < low < found.value < high < 0  # type: ignore[operator]
+    assert spearman([1, 2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 5, 4, 3, 2]).value == pytest.approx(-1)
+    assert spearman([1, 2, 3, 4], [5, 5, 5, 5]).value is None  # not a number, not an error
+
+
+def test_scores_are_the_ledgers(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    wanted = sorted((loss(run), run.scores["task/ndcg@10"]) for run in evidence.records if "task/ndcg@10" in run.scores)
+    shown = sorted((x, y) for line in drawn["score-task"].data for x, y in zip(line.x, line.y, strict=True))
+    assert np.array(shown) == pytest.approx(np.array(wanted))
+    assert "Spearman -1.00" in drawn["score-task"].layout.meta["title"]
+
+
+def texts(value: Any) -> list[str]:
+    """Every string in a figure but its meta data, which the library does not show."""
+    if isinstance(value, dict):
+        return [text for name, entry in value.items() if name != "meta" for text in texts(entry)]
+    if isinstance(value, list | tuple):
+        return [text for entry in value for text in texts(entry)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_names_from_a_ledger_are_text(drawn: dict[str, Any]) -> None:
+    """The plotting library reads tags in names and hover texts: none of the ledger's reaches it unescaped."""
+    found = [text for figure in drawn.values() for text in texts(figure.to_plotly_json())]
+    ours = re.compile("<br>|<extra>.*?</extra>")
+    assert not [text for text in found if "<" in ours.sub("", text)]
+    assert any("&lt;img" in text for text in found)
+
+
+def test_colours_are_seen_on_both_grounds() -> None:
+    """WCAG's contrast for graphics, 3:1, on the light and on the dark ground."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    colours = [
+        *(method_style(name).colour for name in (*METHOD_NAMES, "one of yours")),
+        *(style["color"] for style in ordered(tuple("12345678")).values()),
+    ]
+    for ground in GROUNDS.values():
+        for colour in colours:
+            light, dark = sorted((luminance(colour), luminance(ground["ground"])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3, colour
+    assert len({(style["color"], style["symbol"]) for style in ordered(tuple("12345678")).values()}) == 8
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    """Methods that the palette has no colour for, and those unknown to this package, have marks of their own."""
+    styles = [method_style(name) for name in (*METHOD_NAMES, "one of yours")]
+    assert len({style.symbol for style in styles}) == min(len(styles), 8)
+    assert {style.symbol for style in styles} == {s.symbol for s in map(method_style, (*METHOD_NAMES, "another"))}
+
+
+def test_without_a_law_the_runs_are_still_drawn(tmp_path: Path) -> None:
+    """Three runs allow no fit: the page says so, and shows them."""
+    folder = ledger(tmp_path / "ledger", runs(budgets=BUDGETS[5:6], methods={"full": None})[:3])
+    found = Evidence.open(folder)
+    assert found.laws is None
+    assert "No law could be fitted" in found.notes[0]
+    drawn = figures(found)
+    assert len(trace(drawn["frontier"], "full").x) == 3
+    assert not any(name.startswith(("forecast", "residuals")) for name in drawn)
+
+
+def test_a_law_of_other_runs_is_named(tmp_path: Path) -> None:
+    folder = ledger(tmp_path / "ledger", runs(noise=0.01))
+    found = Evidence.open(folder, law_file(runs(), tmp_path / "law.json"))
+    assert found.notes == (
+        "The full law was fitted to other runs than this ledger's.",
+        "The lora r=d/8 law was fitted to other runs than this ledger's.",
+    )
+    assert "forecast-full" not in figures(found)
+    assert len(Ledger.open(folder).records()) == len(found.records)

@@ -1,0 +1,243 @@
+"""The page and its commands: one file, small, offline, a ledger's text as text, numbers those of `recommend`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from isoembed import cli_report
+from isoembed.core import InputError
+from isoembed.laws.files import LawSet
+from isoembed.recommend import recommend
+from isoembed.records import RunRecord
+from isoembed.report.evidence import Evidence
+from isoembed.report.figures import figures
+from isoembed.report.page import json_for_html, page
+from isoembed.report.slider import stop_budgets, stops
+from tests.laws.ledgers import BUDGETS, DATA, planned, runs
+from tests.report.planted import SCRIPT, failed, law_file, ledger, planted_study
+from tests.sweep.fake import record
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return planted_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def evidence(study: tuple[Path, Path]) -> Evidence:
+    return Evidence.open(*study)
+
+
+@pytest.fixture(scope="module")
+def html(evidence: Evidence) -> str:
+    return page(evidence)
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def embedded(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)
+    assert found is not None
+    value: dict[str, Any] = json.loads(found[1])
+    return value
+
+
+def test_names_from_a_ledger_are_text(html: str) -> None:
+    """A run, its data, its task and a failure named as an attacker would: shown as they are, and nothing more."""
+    reader = Reader(html)
+    assert [tag for tag, _ in reader.elements].count("script") == 3  # data, plotly.js, ours
+    assert "img" not in {tag for tag, _ in reader.elements}
+    assert not any(name.startswith("on") for _, attributes in reader.elements for name in attributes)
+    assert SCRIPT not in html
+    assert reader.text.count(SCRIPT) >= 2  # as the training data's name, and as a failure's reason
+    assert SCRIPT in {run["cells"][2] for run in embedded(html)["runs"]}
+
+
+def test_json_in_html_closes_nothing() -> None:
+    value = {"<!--": "</script>", "&": "\u2028 <script>"}
+    text = str(json_for_html(value))
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == value
+
+
+def test_page_asks_no_server(html: str) -> None:
+    reader = Reader(html)
+    assert not [tag for tag, _ in reader.elements if tag in ("link", "iframe", "object", "embed")]
+    assert not [attributes for _, attributes in reader.elements if "src" in attributes]
+    links = [attributes["href"] or "" for tag, attributes in reader.elements if tag == "a"]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    targets = {attributes.get("id") for _, attributes in reader.elements}
+    assert {link[1:] for link in links} <= targets
+    policy = next(a["content"] or "" for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_every_figure_has_its_alt_text(html: str, evidence: Evidence) -> None:
+    shown = {
+        attributes["data-figure"]: attributes["aria-label"]
+        for _, attributes in Reader(html).elements
+        if "data-figure" in attributes
+    }
+    assert shown == {name: made.layout.meta["alt"] for name, made in figures(evidence).items()}
+    assert set(shown) == set(embedded(html)["figures"])
+
+
+def test_every_outcome_is_in_the_page(html: str, evidence: Evidence) -> None:
+    """Runs in the table with their loss; the failed one with its reason."""
+    shown = {run["cells"][0]: run["cells"][8] for run in embedded(html)["runs"]}
+    wanted = {run.key: run.heldout.loss for run in evidence.records if run.heldout}
+    assert shown == pytest.approx(wanted, rel=1e-5)
+    text = Reader(html).text
+    assert failed().reason in text
+    assert f"{len(wanted)} done, 1 failed" in text
+    assert "isoembed" in text
+
+
+def test_stops_are_recommendations(evidence: Evidence) -> None:
+    """What the slider shows is what `recommend` answers when asked for the same budget, family, law and data."""
+    found, reason = stops(evidence)
+    assert reason is None
+    assert len(found) >= 35
+    assert found[-1]["flop"] / found[0]["flop"] > 100
+    for stop in found[::5]:
+        budget = next(budget for budget in stop_budgets(evidence) if budget.flop == stop["flop"])
+        answer = recommend(budget, "nano", law=evidence.laws, data=DATA)
+        assert (stop["model"], stop["method"]) == (answer.recipe.model.name, answer.recipe.method.label)
+        assert stop["tokens"] == answer.recipe.train_tokens
+        assert answer.loss is not None
+        assert stop["loss"] == [answer.loss.value, answer.loss.low, answer.loss.high]
+        assert answer.certainty is not None
+        assert dict(stop["sure"]) == answer.certainty.methods
+        assert stop["warnings"] == list(answer.warnings)
+    assert [stop["beyond"] for stop in found][-1]
+    assert not all(stop["beyond"] for stop in found)
+
+
+def many(count: int) -> list[RunRecord]:
+    """So many runs: every size, budget and seven hyperparameters, in several seeds."""
+    found = runs(shares=(1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4), seeds=10)
+    assert len(found) >= count
+    return sorted(found, key=lambda run: run.key)[:count]
+
+
+def test_a_thousand_runs_make_a_small_page(tmp_path: Path) -> None:
+    records = many(1000)
+    records = [run.model_copy(update={"scores": {"a/ndcg@10": 0.1234 + 1e-5 * i, "b/spearman": 0.2}})
+               for i, run in enumerate(records)]  # fmt: skip
+    law = law_file(records, tmp_path / "law.json")
+    html = page(Evidence.open(ledger(tmp_path / "ledger", records), law))
+    assert len(embedded(html)["runs"]) == 1000
+    assert len(html.encode()) < 6_000_000
+
+
+def test_a_ledger_too_small_for_a_law_has_a_page_without_a_slider(tmp_path: Path) -> None:
+    html = page(Evidence.open(ledger(tmp_path / "ledger", runs(budgets=BUDGETS[5:6], methods={"full": None})[:3])))
+    text = Reader(html).text
+    assert "No recipe: No law could be fitted" in text
+    assert 'id="budget"' not in html
+    assert set(embedded(html)["figures"]) >= {"frontier", "isoflop-full"}
+
+
+def test_runs_of_several_settings_are_refused(tmp_path: Path) -> None:
+    other = planned(BUDGETS[5], runs()[0].recipe.model, runs()[0].recipe.method, batch_pairs=32)
+    folder = ledger(tmp_path / "ledger", [*runs()[:5], record(other, 4.0)])
+    with pytest.raises(InputError, match="one batch"):
+        Evidence.open(folder)
+
+
+def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "report.html"
+    cli_report.report(study[0], study[1], out)
+    assert f"MB in {out}" in capsys.readouterr().out.replace("\n", "")
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    assert "The answer" in Reader(out.read_text(encoding="utf-8")).text
+
+
+def draw(study: tuple[Path, Path], name: str, out: Path | None) -> None:
+    cli_report.figure(name, study[0], study[1], out, width=500, height=400)
+
+
+def test_figure_command_lists_and_writes_html(
+    study: tuple[Path, Path], evidence: Evidence, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(study, "list", None)
+    assert capsys.readouterr().out.split() == list(figures(evidence))
+    draw(study, "frontier", tmp_path / "frontier.html")
+    assert "Loss against budget" in (tmp_path / "frontier.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "words"),
+    [
+        ("frontiers", "x.png", "must be one that the ledger gives: frontier, "),
+        ("frontier", None, "--out frontier.png"),
+        ("frontier", "x.pdf", "must end in .png, .svg, .html"),
+    ],
+)
+def test_figure_command_words_mistakes(
+    study: tuple[Path, Path], tmp_path: Path, name: str, out: str | None, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        draw(study, name, None if out is None else tmp_path / out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_as_png_and_svg(study: tuple[Path, Path], tmp_path: Path) -> None:
+    if not any(shutil.which(name) for name in ("chromium", "chrome", "google-chrome")):
+        pytest.skip("PNG and SVG need Chromium: apt-get install chromium")
+    draw(study, "isoflop-full", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1000, 800)
+        colours = picture.convert("RGB").getcolors(1_000_000)
+    assert colours is not None
+    assert len(colours) > 50  # not blank
+    draw(study, "isoflop-full", tmp_path / "a.svg")
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert svg.startswith("<svg")
+    assert "IsoFLOP profiles, full" in svg
+
+
+def test_without_plotly_the_command_says_what_to_install(
+    study: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(InputError, match=r"isoembed\[report\]"):
+        draw(study, "frontier", None)
+
+
+def test_a_damaged_law_is_named(study: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "law.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a law"):
+        Evidence.open(study[0], tmp_path / "law.json")
+    assert LawSet.load(study[1]).laws
