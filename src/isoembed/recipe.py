@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -98,9 +98,11 @@ class Recipe(Frozen):
         """16 hex digits that identify the run: the hash of all that it depends on.
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
-        name: its fingerprint says what they are, wherever they lie.
+        name: its fingerprint says what they are, wherever they lie; and the model's `norm_params`, counted later than
+        the first runs were made, which follow from the rest.
         """
-        value = self.model_dump(mode="json", exclude_defaults=True, exclude={"method", "data"})
+        apart: Any = {"method": True, "data": True, "model": {"norm_params"}}
+        value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
