@@ -15,7 +15,9 @@ from isoembed.budget import DEVICES, Budget
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, rejected
-from isoembed.families import FAMILIES, Family, family_named
+from isoembed.families import FAMILIES, Family, ModelSpec, family_named
+from isoembed.families.base import BORROWED_RATES
+from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named
 from isoembed.recipe import Recipe
@@ -132,12 +134,16 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
                 return known, spec.name
     if model is None or family is not None:
         return family_named(family or "nano"), model
-    from isoembed.encoder.shapes import spec_from_config
-
     if Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # the same folder from any working directory
-    spec = spec_from_config(model)
-    return Family(name="custom", models=(spec,), about=f"the model at {model}"), spec.name
+    spec = counted(model, _count)
+    return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
+
+
+def _count(source: str) -> ModelSpec:
+    from isoembed.encoder.shapes import spec_from_config
+
+    return spec_from_config(source)
 
 
 def _constraints(methods: str | None, **limits: Any) -> Constraints:
@@ -528,6 +534,32 @@ def inspect(
         terminal.print_json(inspection.model_dump(mode="json"))
     else:
         terminal.console().print(inspection_text(inspection))
+
+
+@app.command()
+def models(family: FamilyName = None, model: ModelName = None, as_json: AsJson = False) -> None:
+    """List families; or one family's or one model's counts, FLOP a token and memory to train, method by method."""
+    from isoembed.catalogue import facts
+    from isoembed.report.models import families_text, models_text
+
+    if family is None and model is None:
+        if as_json:
+            terminal.print_json(
+                [
+                    {"family": known.name, "about": known.about, "models": [spec.name for spec in known.models]}
+                    for known in FAMILIES
+                ]
+            )
+        else:
+            terminal.console().print(families_text(FAMILIES))
+        return
+    chosen, name = _family(family, model)
+    found = [each for each in facts(chosen) if name in (None, each.name)]
+    if as_json:
+        shown = [each.model_dump(mode="json") for each in found]
+        terminal.print_json({"family": chosen.name, "about": chosen.about, "models": shown})
+    else:
+        terminal.console().print(models_text(chosen, found))
 
 
 def main() -> None:

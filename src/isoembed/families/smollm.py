@@ -1,4 +1,4 @@
-"""SmolLM2 (arXiv 2502.02737) and SmolLM3: Llama's architecture with tied embeddings.  Two families, for their tokenizers
+"""SmolLM2 (arXiv 2502.02737) and SmolLM3: Llama's architecture, tied embeddings.  Two families, for their tokenizers
 differ.
 
 Dimensions from the configurations at https://huggingface.co/HuggingFaceTB/SmolLM2-135M (and -360M, -1.7B) and
