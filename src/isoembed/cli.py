@@ -59,6 +59,9 @@ BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: th
 ContextTokens = Annotated[int | None, typer.Option(help="longest query or positive in tokens")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
 Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
+PoolingChoice = Annotated[
+    str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
@@ -223,6 +226,7 @@ def recipe(
     context_tokens: ContextTokens = None,
     learning_rate: LearningRate = None,
     seed: Seed = 0,
+    pooling: PoolingChoice = "mean",
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -247,6 +251,7 @@ def recipe(
         context_tokens=context_tokens,
         learning_rate=learning_rate,
         seed=seed,
+        pooling=pooling,
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -293,6 +298,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         context_tokens: ContextTokens = None,
         learning_rate: LearningRate = None,
         seed: Seed = 0,
+        pooling: PoolingChoice = "mean",
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
@@ -339,6 +345,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 context_tokens=context_tokens,
                 learning_rate=learning_rate,
                 seed=seed,
+                pooling=pooling,
                 law=measured,
                 other_settings=other_settings,
                 constraints=limits,

@@ -39,6 +39,7 @@ def plan(
     seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
     batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
+    pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -88,7 +89,9 @@ def plan(
                 "allowance_flop": flop,
                 "allowance_seconds": seconds,
                 "tasks": tuple(str(place) for place in task or ()),
-                **prepare_request(chosen, names, options, cache=cache or out / "tokens", context_tokens=context),
+                **prepare_request(
+                    chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
+                ),
             }
         )
         request = request.model_copy(update={"speeds": measure_speeds(request)})

@@ -21,6 +21,7 @@ from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
@@ -101,15 +102,18 @@ def plan_job(
     law: LawSet | None = None,
     constraints: Constraints | None = None,
     other_settings: bool = False,
+    pooling: str = "mean",
 ) -> Job:
-    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes.
+    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
+    `pooling` by the last token every text ends in the end-of-text token.
 
     `law`, `constraints` and `other_settings` as for `recommend`; a law brings the context of its runs.
     """
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
-    tokenizer = load_tokenizer(some_model.source)
+    pool(pooling)  # a name that is none is refused before the data are read
+    tokenizer = load_tokenizer(some_model.source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     recommendation = recommend(
         budget,
@@ -124,6 +128,7 @@ def plan_job(
         law=law,
         constraints=constraints,
         other_settings=other_settings,
+        pooling=pooling,
     )
     recipe = recommendation.recipe
     recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})
