@@ -19,7 +19,7 @@ from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
-from isoembed.methods import Method, method_named
+from isoembed.methods import Method, method_named, names
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -51,10 +51,10 @@ Dollars = Annotated[float | None, typer.Option(help="budget as money")]
 DollarsPerHour = Annotated[float | None, typer.Option(help="price of one device for an hour")]
 FamilyName = Annotated[str | None, typer.Option("--family", help=f"{', '.join(f.name for f in FAMILIES)}")]
 ModelName = Annotated[str | None, typer.Option("--model", help="a model of the family, a hub id or a folder")]
-MethodName = Annotated[str | None, typer.Option("--method", help="full, freeze, bias or lora; default: the rule's")]
-Fraction = Annotated[float | None, typer.Option(help="freeze: active share of the blocks")]
-Rank = Annotated[int | None, typer.Option(help="lora: rank")]
-Alpha = Annotated[float | None, typer.Option(help="lora: alpha")]
+MethodName = Annotated[str | None, typer.Option("--method", help=f"{', '.join(names())}; default: the rule's")]
+Fraction = Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")]
+Rank = Annotated[int | None, typer.Option(help="lora and its variants: rank")]
+Alpha = Annotated[float | None, typer.Option(help="lora and its variants: alpha")]
 BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")]
 ContextTokens = Annotated[int | None, typer.Option(help="longest query or positive in tokens")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
@@ -80,7 +80,7 @@ Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="r
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
-KeepAdapter = Annotated[bool, typer.Option(help="lora: keep the adapter beside the merged model")]
+KeepAdapter = Annotated[bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")]
 LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]
 OtherSettings = Annotated[
     bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
@@ -124,7 +124,7 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
         if given:
             raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
         return None
-    if name == "lora" and rank is not None and alpha is None:
+    if name in ("lora", "dora", "lora-top") and rank is not None and alpha is None:
         alpha = 2.0 * rank
     return method_named(name, fraction=fraction, rank=rank, alpha=alpha)
 

@@ -14,13 +14,15 @@ import typer
 from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
+from isoembed.methods import names
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
 
 Ledger = Annotated[Path, typer.Argument(help="folder of the sweep")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-_METHODS = ("full", "freeze", "bias", "lora")
+#: the methods that the paper compares: what `--methods all` means
+PAPER_METHODS = ("full", "freeze", "bias", "lora")
 
 
 @sweep_app.command("plan")
@@ -29,7 +31,7 @@ def plan(
     budgets: Annotated[str | None, typer.Option(help="FLOP: 1e12:2e13:x4, or 1e12,4e12")] = None,
     family: Annotated[str, typer.Option(help="a built-in family")] = "nano",
     models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b [default: all]")] = None,
-    methods: Annotated[str, typer.Option(help="all, or some of full,freeze,bias,lora")] = "all",
+    methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all",
     data: Annotated[str, typer.Option(help="as --data of run")] = "docstrings",
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None,
     query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
@@ -225,10 +227,10 @@ def _existing(ledger: Path) -> None:
 
 
 def _chosen_methods(text: str) -> tuple[str, ...]:
-    names = _METHODS if text == "all" else tuple(text.split(","))
-    if unknown := [name for name in names if name not in _METHODS]:
-        raise InputError(f"`--methods` must be all or some of {', '.join(_METHODS)}; got {', '.join(unknown)}.")
-    return names
+    chosen = PAPER_METHODS if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in chosen if name not in names()]:
+        raise InputError(f"`--methods` must be all or some of {', '.join(names())}; got {', '.join(unknown)}.")
+    return chosen
 
 
 def _budgets(text: str) -> tuple[float, ...]:

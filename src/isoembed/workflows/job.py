@@ -29,7 +29,7 @@ from isoembed.evaluation.systems import BM25, Dense, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
-from isoembed.methods import LoRA, Method
+from isoembed.methods import Adapters, Method
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -152,8 +152,8 @@ def train_job(
         return record
     if not execution.resume and record_file.exists():
         raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
-    if keep_adapter and not isinstance(job.recipe.method, LoRA):
-        raise InputError(f"`--keep-adapter` needs lora; {job.recipe.method.label} has no adapter. Leave it out.")
+    if keep_adapter and not isinstance(job.recipe.method, Adapters):
+        raise InputError(f"`--keep-adapter` needs an adapter; {job.recipe.method.label} has none. Leave it out.")
     foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
