@@ -16,14 +16,14 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import POOLING_MODES, export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer
 from isoembed.encoder.pooling import POOLINGS
-from isoembed.methods import Bias, Freeze, Full, LoRA
+from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
 from isoembed.methods.base import BaseMethod
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 
 CONTEXT = 24
-METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
+METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8), DoRA(rank=4, alpha=8)]
 CHAT = "{% for message in messages %}<end>{{ message['role'] }}: {{ message['content'] }}<end>{% endfor %}"
 
 
