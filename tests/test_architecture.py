@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
 FOUNDATION = {"core", "budget", "flops", "families", "methods", "recipe", "records"}
 DECIDE = {
     "laws",
+    "catalogue",
     "constraints",
     "estimates",
     "request",
@@ -89,8 +90,9 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> str:
         ["recipe", "--budget", "1e17", "--family", "pythia"],
         ["recipe", "--budget", "1e12", "--json"],
         ["recipe", "--budget", "1e12", "--law", "LAW"],
+        ["models", "--family", "qwen3"],
     ],
-    ids=["help", "recipe", "json", "law"],
+    ids=["help", "recipe", "json", "law", "models"],
 )
 def test_starts_without_torch(arguments: list[str], law: str) -> None:
     """An import of torch, transformers or scipy anywhere on the way would cost seconds: it is made to fail here."""

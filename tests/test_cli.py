@@ -101,6 +101,20 @@ def test_dry_run_writes_no_model(pairs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x" / "modules.json").exists()
 
 
+def test_another_readout_is_trained_and_exported(pairs: Path, tmp_path: Path) -> None:
+    asked = ["train", "--budget", "3e9", "--model", "nano-28k", "--method", "full", "--data", str(pairs)]
+    asked += ["--batch-pairs", "16", "--pooling", "last", "--out", str(tmp_path / "x"), "--json"]
+    recipe = json.loads(ok(*asked))["record"]["recipe"]
+    assert recipe["pooling"] == "last"
+    plain = json.loads(ok(*asked[:-5], "--out", str(tmp_path / "y"), "--dry-run", "--json"))["recipe"]
+    assert plain["pooling"] == "mean"
+    for side in ("query_tokens", "positive_tokens"):  # the end-of-text token is counted, and paid for
+        assert recipe["data"][side] == pytest.approx(plain["data"][side] + 1)
+    model = SentenceTransformer(str(tmp_path / "x"), device="cpu")
+    assert model[1].pooling_mode == "lasttoken"
+    assert model.tokenizer("item 3").input_ids[-1] == model.tokenizer.eos_token_id
+
+
 def test_inspect(pairs: Path) -> None:
     found = json.loads(ok("data", "inspect", str(pairs), "--json"))
     assert (found["pairs"], found["duplicates"]) == (400, 0)
@@ -125,6 +139,8 @@ def test_recipe_json() -> None:
         (["recipe", "--budget", "1e12", "--batch-pairs", "1"], "at least 2"),
         (["recipe", "--budget", "1e12", "--batch-pairs", "0"], "at least 2"),
         (["recipe", "--budget", "1e12", "--learning-rate=-1"], "greater than 0"),
+        (["recipe", "--budget", "1e12", "--pooling", "cls"], "weighted-mean"),
+        (["run", "--budget", "1e12", "--out", "x", "--pooling", "cls"], "must be one of mean, weighted-mean"),
         (["recipe", "--hours", "0"], "must be a positive number"),
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl"),
         (["search", "nowhere", "query"], "modules.json"),

@@ -232,6 +232,8 @@ def test_settings_default_to_the_laws_and_other_ones_are_refused_unless_asked_fo
         asked(laws, batch_pairs=128)
     with pytest.raises(InputError, match="context tokens 75 there, 64 asked"):
         asked(laws, context_tokens=64)
+    with pytest.raises(InputError, match=r"pooling mean there, max asked.*--other-settings"):
+        asked(laws, pooling="max")
     anyway = asked(laws, batch_pairs=128, other_settings=True)
     assert anyway.recipe.batch_pairs == 128
     assert any("settings of no run" in line for line in anyway.warnings)

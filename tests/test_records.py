@@ -108,3 +108,10 @@ def test_the_key_is_what_a_run_depends_on(tmp_path: Path) -> None:
     assert moved.key == made.key
     assert other.key != made.key
     assert made.model_copy(update={"method": made.method.model_copy()}).key == made.key
+
+
+def test_the_norms_counted_later_change_no_key() -> None:
+    made = recipe()
+    assert made.model.norm_params
+    earlier = made.model_copy(update={"model": made.model.model_copy(update={"norm_params": 0})})
+    assert earlier.key == made.key

@@ -17,7 +17,7 @@ from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.laws.files import LawFile, LawSet
-from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, RsLoRA
 from isoembed.recipe import DataStats, Recipe, solve
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -51,6 +51,7 @@ __all__ = [
     "Constraints",
     "DataOptions",
     "DataStats",
+    "DoRA",
     "Execution",
     "Family",
     "Freeze",
@@ -60,11 +61,14 @@ __all__ = [
     "LawFile",
     "LawSet",
     "LoRA",
+    "LoRATop",
     "Method",
     "ModelSpec",
+    "Norms",
     "PairData",
     "Recipe",
     "Recommendation",
+    "RsLoRA",
     "RunRecord",
     "evaluate_job",
     "family_named",

@@ -16,9 +16,11 @@ from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, rejected
-from isoembed.families import FAMILIES, Family, family_named
+from isoembed.families import FAMILIES, Family, ModelSpec, family_named
+from isoembed.families.base import BORROWED_RATES
+from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
-from isoembed.methods import Method, method_named
+from isoembed.methods import Method, method_named, names
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -51,14 +53,17 @@ Dollars = Annotated[float | None, typer.Option(help="budget as money")]
 DollarsPerHour = Annotated[float | None, typer.Option(help="price of one device for an hour")]
 FamilyName = Annotated[str | None, typer.Option("--family", help=f"{', '.join(f.name for f in FAMILIES)}")]
 ModelName = Annotated[str | None, typer.Option("--model", help="a model of the family, a hub id or a folder")]
-MethodName = Annotated[str | None, typer.Option("--method", help="full, freeze, bias or lora; default: the rule's")]
-Fraction = Annotated[float | None, typer.Option(help="freeze: active share of the blocks")]
-Rank = Annotated[int | None, typer.Option(help="lora: rank")]
-Alpha = Annotated[float | None, typer.Option(help="lora: alpha")]
+MethodName = Annotated[str | None, typer.Option("--method", help=f"{', '.join(names())}; default: the rule's")]
+Fraction = Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")]
+Rank = Annotated[int | None, typer.Option(help="lora and its variants: rank")]
+Alpha = Annotated[float | None, typer.Option(help="lora and its variants: alpha")]
 BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")]
 ContextTokens = Annotated[int | None, typer.Option(help="longest query or positive in tokens")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
 Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
+PoolingChoice = Annotated[
+    str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
@@ -77,7 +82,7 @@ Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="r
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
-KeepAdapter = Annotated[bool, typer.Option(help="lora: keep the adapter beside the merged model")]
+KeepAdapter = Annotated[bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")]
 LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]
 OtherSettings = Annotated[
     bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
@@ -121,7 +126,7 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
         if given:
             raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
         return None
-    if name == "lora" and rank is not None and alpha is None:
+    if name in ("lora", "dora", "lora-top") and rank is not None and alpha is None:
         alpha = 2.0 * rank
     return method_named(name, fraction=fraction, rank=rank, alpha=alpha)
 
@@ -134,12 +139,16 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
                 return known, spec.name
     if model is None or family is not None:
         return family_named(family or "nano"), model
-    from isoembed.encoder.shapes import spec_from_config
-
     if Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())  # the same folder from any working directory
-    spec = spec_from_config(model)
-    return Family(name="custom", models=(spec,), about=f"the model at {model}"), spec.name
+    spec = counted(model, _count)
+    return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
+
+
+def _count(source: str) -> ModelSpec:
+    from isoembed.encoder.shapes import spec_from_config
+
+    return spec_from_config(source)
 
 
 def _constraints(methods: str | None, **limits: Any) -> Constraints:
@@ -219,6 +228,7 @@ def recipe(
     context_tokens: ContextTokens = None,
     learning_rate: LearningRate = None,
     seed: Seed = 0,
+    pooling: PoolingChoice = "mean",
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -243,6 +253,7 @@ def recipe(
         context_tokens=context_tokens,
         learning_rate=learning_rate,
         seed=seed,
+        pooling=pooling,
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -289,6 +300,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         context_tokens: ContextTokens = None,
         learning_rate: LearningRate = None,
         seed: Seed = 0,
+        pooling: PoolingChoice = "mean",
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
@@ -335,6 +347,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 context_tokens=context_tokens,
                 learning_rate=learning_rate,
                 seed=seed,
+                pooling=pooling,
                 law=measured,
                 other_settings=other_settings,
                 constraints=limits,
@@ -530,6 +543,32 @@ def inspect(
         terminal.print_json(inspection.model_dump(mode="json"))
     else:
         terminal.console().print(inspection_text(inspection))
+
+
+@app.command()
+def models(family: FamilyName = None, model: ModelName = None, as_json: AsJson = False) -> None:
+    """List families; or one family's or one model's counts, FLOP a token and memory to train, method by method."""
+    from isoembed.catalogue import facts
+    from isoembed.report.models import families_text, models_text
+
+    if family is None and model is None:
+        if as_json:
+            terminal.print_json(
+                [
+                    {"family": known.name, "about": known.about, "models": [spec.name for spec in known.models]}
+                    for known in FAMILIES
+                ]
+            )
+        else:
+            terminal.console().print(families_text(FAMILIES))
+        return
+    chosen, name = _family(family, model)
+    found = [each for each in facts(chosen) if name in (None, each.name)]
+    if as_json:
+        shown = [each.model_dump(mode="json") for each in found]
+        terminal.print_json({"family": chosen.name, "about": chosen.about, "models": shown})
+    else:
+        terminal.console().print(models_text(chosen, found))
 
 
 def main() -> None:

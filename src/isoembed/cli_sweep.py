@@ -14,13 +14,15 @@ import typer
 from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
+from isoembed.methods import names
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
 
 Ledger = Annotated[Path, typer.Argument(help="folder of the sweep")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-_METHODS = ("full", "freeze", "bias", "lora")
+#: the methods that the paper compares: what `--methods all` means
+PAPER_METHODS = ("full", "freeze", "bias", "lora")
 
 
 @sweep_app.command("plan")
@@ -29,7 +31,7 @@ def plan(
     budgets: Annotated[str | None, typer.Option(help="FLOP: 1e12:2e13:x4, or 1e12,4e12")] = None,
     family: Annotated[str, typer.Option(help="a built-in family")] = "nano",
     models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b [default: all]")] = None,
-    methods: Annotated[str, typer.Option(help="all, or some of full,freeze,bias,lora")] = "all",
+    methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all",
     data: Annotated[str, typer.Option(help="as --data of run")] = "docstrings",
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None,
     query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
@@ -39,6 +41,7 @@ def plan(
     seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
     batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
+    pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -88,7 +91,9 @@ def plan(
                 "allowance_flop": flop,
                 "allowance_seconds": seconds,
                 "tasks": tuple(str(place) for place in task or ()),
-                **prepare_request(chosen, names, options, cache=cache or out / "tokens", context_tokens=context),
+                **prepare_request(
+                    chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
+                ),
             }
         )
         request = request.model_copy(update={"speeds": measure_speeds(request)})
@@ -222,10 +227,10 @@ def _existing(ledger: Path) -> None:
 
 
 def _chosen_methods(text: str) -> tuple[str, ...]:
-    names = _METHODS if text == "all" else tuple(text.split(","))
-    if unknown := [name for name in names if name not in _METHODS]:
-        raise InputError(f"`--methods` must be all or some of {', '.join(_METHODS)}; got {', '.join(unknown)}.")
-    return names
+    chosen = PAPER_METHODS if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in chosen if name not in names()]:
+        raise InputError(f"`--methods` must be all or some of {', '.join(names())}; got {', '.join(unknown)}.")
+    return chosen
 
 
 def _budgets(text: str) -> tuple[float, ...]:

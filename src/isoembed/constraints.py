@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from isoembed.budget import device_named
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
-from isoembed.methods import METHODS, Method
+from isoembed.methods import Method, names
 from isoembed.recipe import DataStats
 
 #: R*: passes after which repeated data are worth next to nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 6)
@@ -37,10 +37,9 @@ class Constraints(Frozen):
     @field_validator("methods")
     @classmethod
     def _known(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        known = [method.model_fields["name"].default for method in METHODS]
         for name in methods or ():
-            if name not in known:
-                raise ValueError(f"a method must be one of {', '.join(known)}, not {name!r}")
+            if name not in names():
+                raise ValueError(f"a method must be one of {', '.join(names())}, not {name!r}")
         return methods
 
     @property

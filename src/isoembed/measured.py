@@ -105,8 +105,12 @@ def _mismatches(laws: LawSet, request: Request) -> list[str]:
             f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
             "No family's rule follows from another's exponents: run a pilot, or leave the law out."
         )
-    defaults = {name: Recipe.model_fields[name].default for name in ("temperature", "pooling")}
-    asked = {"batch_pairs": request.batch_pairs, "context_tokens": request.context_tokens, **defaults}
+    asked = {
+        "batch_pairs": request.batch_pairs,
+        "context_tokens": request.context_tokens,
+        "temperature": Recipe.model_fields["temperature"].default,
+        "pooling": request.pooling,
+    }
     return [
         f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
         for name in asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +13,9 @@ from isoembed.methods import Method
 
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
+
+#: the readouts of `isoembed.encoder.pooling`
+PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
 class DataStats(Frozen):
@@ -62,7 +65,7 @@ class Recipe(Frozen):
     batch_pairs: int = Field(ge=2)
     context_tokens: int = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
     temperature: float = Field(0.025, gt=0)
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: PoolingName = "mean"
     learning_rate: float = Field(gt=0, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
@@ -98,9 +101,11 @@ class Recipe(Frozen):
         """16 hex digits that identify the run: the hash of all that it depends on.
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
-        name: its fingerprint says what they are, wherever they lie.
+        name: its fingerprint says what they are, wherever they lie; and the model's `norm_params`, counted later than
+        the first runs were made, which follow from the rest.
         """
-        value = self.model_dump(mode="json", exclude_defaults=True, exclude={"method", "data"})
+        apart: Any = {"method": True, "data": True, "model": {"norm_params"}}
+        value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
@@ -122,6 +127,7 @@ def solve(
     context_tokens: int,
     learning_rate: float,
     seed: int = 0,
+    pooling: str = "mean",
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
@@ -153,6 +159,7 @@ def solve(
             train_tokens=round(tokens_for(flop, cost)),
             batch_pairs=batch_pairs,
             context_tokens=context_tokens,
+            pooling=cast(PoolingName, pooling),  # a name that is none is refused here
             learning_rate=learning_rate,
         )
     except ValidationError as error:

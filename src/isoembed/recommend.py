@@ -40,6 +40,7 @@ def recommend(
     context_tokens: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
+    pooling: str = "mean",
 ) -> Recommendation:
     """The recipe for `budget` on `family`.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
 
@@ -65,6 +66,7 @@ def recommend(
             model=model,
             learning_rate=learning_rate,
             seed=seed,
+            pooling=pooling,
         )
 
     if law is not None:

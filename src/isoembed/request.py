@@ -31,6 +31,7 @@ class Request:
     model: str | None = None
     learning_rate: float | None = None
     seed: int = 0
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         check_batch(self.batch_pairs)
@@ -88,6 +89,7 @@ class Request:
             context_tokens=self.context_tokens,
             learning_rate=self.rate(model, method, tokens)[0],
             seed=self.seed,
+            pooling=self.pooling,
         )
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:

@@ -4,7 +4,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from isoembed.encoder.card import escape, model_card
-from isoembed.families.base import gpt_neox
+from isoembed.families.decoders import classic
 from isoembed.methods import LoRA
 from isoembed.recipe import DataStats, solve
 from isoembed.records import RunRecord
@@ -16,7 +16,7 @@ def a_record(source: str = "EleutherAI/pythia-70m", data: str = "pairs.jsonl") -
     recipe = solve(
         1e12,
         family="pythia",
-        model=gpt_neox("pythia-70m", source, 512, 6, 50304, 2048, 1e-3),
+        model=classic("pythia-70m", source, 512, 6, 50304, 2048, 1e-3),
         method=LoRA(rank=8),
         data=DataStats(source=data),
         batch_pairs=16,

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from isoembed.encoder.embed import embed, embed_ids, tokenize
-from tests.evaluation.tiny import TEXTS, PoolingName, load, write_model
+from isoembed.recipe import PoolingName
+from tests.evaluation.tiny import TEXTS, load, write_model
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -13,15 +13,17 @@ from torch import nn
 from isoembed.core import InputError
 from isoembed.encoder.embed import embed
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.export import POOLING_MODES, export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer
-from isoembed.methods import Bias, Freeze, Full, LoRA
+from isoembed.encoder.pooling import POOLINGS
+from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
 from isoembed.methods.base import BaseMethod
-from tests.evaluation.tiny import TEXTS, PoolingName, load, write_model
+from isoembed.recipe import PoolingName
+from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 
 CONTEXT = 24
-METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
+METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8), DoRA(rank=4, alpha=8)]
 CHAT = "{% for message in messages %}<end>{{ message['role'] }}: {{ message['content'] }}<end>{% endfor %}"
 
 
@@ -40,7 +42,7 @@ def bits(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMethod, pooling: PoolingName) -> None:
     source = write_model(tmp_path / "base")
@@ -224,7 +226,7 @@ def saved(tmp_path: Path, *tail: nn.Module, pooling: str = "mean") -> Path:
     return tmp_path / "theirs"
 
 
-@pytest.mark.parametrize("pooling", ["mean", "lasttoken"])
+@pytest.mark.parametrize("pooling", POOLING_MODES.values())
 def test_reads_other_peoples_folders(tmp_path: Path, pooling: str) -> None:
     folder = saved(tmp_path, pooling=pooling)
     encoder, tokenizer, context = load_exported(folder)
@@ -235,8 +237,8 @@ def test_reads_other_peoples_folders(tmp_path: Path, pooling: str) -> None:
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"modules\.json"):
         load_exported(tmp_path / "nothing")
-    folder = saved(tmp_path, pooling="cls")
-    with pytest.raises(InputError, match="'cls'"):
+    folder = saved(tmp_path, pooling="mean_sqrt_len_tokens")
+    with pytest.raises(InputError, match="'mean_sqrt_len_tokens'"):
         load_exported(folder)
     (folder / "model.safetensors").rename(tmp_path / "weights")
     torch.save({}, folder / "pytorch_model.bin")  # a pickle is no substitute

@@ -18,7 +18,8 @@ from isoembed.evaluation.run import evaluate
 from isoembed.evaluation.sts import StsTask
 from isoembed.evaluation.systems import BM25, Dense, Static
 from isoembed.evaluation.tasks import Task
-from tests.evaluation.tiny import PoolingName, load, write_model
+from isoembed.recipe import PoolingName
+from tests.evaluation.tiny import load, write_model
 
 WORDS = ["file", "list", "array", "date", "server", "lines", "axis", "numbers", "second", "open", "sort", "mean", "fox"]
 

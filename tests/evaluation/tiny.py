@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -11,8 +11,7 @@ from transformers import GPTNeoXConfig, GPTNeoXModel, PreTrainedTokenizerFast
 
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model, load_tokenizer
-
-PoolingName = Literal["mean", "last"]
+from isoembed.recipe import PoolingName
 
 TEXTS = (
     "open a file and read its lines",

@@ -12,7 +12,7 @@ from isoembed.families import NANO
 from isoembed.laws import law_named
 from isoembed.laws.runs import group_runs, read_ledger
 from isoembed.laws.settings import Tried, method_labelled, settings_tried
-from isoembed.methods import Bias, Freeze, Full, LoRA
+from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
 from isoembed.records import Heldout, Ledger, RunRecord
 from tests.laws.ledgers import lora, planned, runs
 from tests.sweep.fake import record
@@ -138,6 +138,8 @@ def test_runs_without_the_loss_asked_for_are_refused() -> None:
 
 def test_labels_of_tables_name_methods() -> None:
     assert method_labelled("lora r=32") == LoRA(rank=32, alpha=64.0)
+    assert method_labelled("dora r=16") == DoRA(rank=16, alpha=32.0)
+    assert method_labelled("dora r=0") is None
     assert method_labelled("freeze 0.5") == Freeze(fraction=0.5)
     assert (method_labelled("full"), method_labelled("bias")) == (Full(), Bias())
     assert [method_labelled(label) for label in ("lora r=x", "freeze 7", "adapter", "full 3", "")] == [None] * 5

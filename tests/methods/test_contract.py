@@ -10,16 +10,28 @@ from dataclasses import dataclass
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of, enable_checkpointing
 from isoembed.encoder.shapes import spec_of
-from isoembed.methods import METHODS, Bias, Freeze, Full, LoRA, Method
+from isoembed.families import Dense
+from isoembed.methods import METHODS, Adapters, Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, RsLoRA
 from isoembed.methods.parts import blocks_of
 from tests.models import VOCAB, configs, tiny
 
-METHODS_TRIED: tuple[Method, ...] = (Full(), Freeze(fraction=0.3), Freeze(fraction=1.0), Bias(), LoRA(rank=4, alpha=8))
+METHODS_TRIED: tuple[Method, ...] = (
+    Full(),
+    Freeze(fraction=0.3),
+    Freeze(fraction=1.0),
+    Bias(),
+    LoRA(rank=4, alpha=8),
+    Norms(),
+    RsLoRA(rank=4, alpha=4),
+    DoRA(rank=4, alpha=8),
+    LoRATop(fraction=0.3, rank=4, alpha=8),
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,14 @@ def intended(architecture: str, method: Method, model: nn.Module) -> set[str]:
             return {name for name in every if starts(name, prefixes)}
         case Bias():
             return {name for name in every if name.endswith(".bias") and not starts(name, names.embeddings)}
-        case LoRA():
-            layers = (name.removesuffix(".weight") for name in every if name.startswith(names.blocks))
+        case Norms():
+            return {name for name in every if "norm" in name.split(".")[-2] or name.split(".")[-2].startswith("ln_")}
+        case Adapters():
+            blocks = f"{names.blocks}2." if isinstance(method, LoRATop) else names.blocks
+            layers = (name.removesuffix(".weight") for name in every if name.startswith(blocks))
             adapted = [layer for layer in layers if layer.rsplit(".", 1)[-1] in names.dense.split()]
-            return {f"{layer}.lora_{side}.default.weight" for layer in adapted for side in "AB"}
+            parts = ["lora_A", "lora_B", *(["lora_magnitude_vector"] if isinstance(method, DoRA) else [])]
+            return {f"{layer}.{part}.default.weight" for layer in adapted for part in parts}
     raise NotImplementedError(method.label)
 
 
@@ -151,13 +167,14 @@ def test_contract(architecture: str, method: Method) -> None:
     assert all(torch.tensor(losses).isfinite())
 
 
+@pytest.mark.parametrize("method", [Freeze(fraction=0.3), LoRATop(fraction=0.3, rank=4)], ids=lambda m: m.name)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_backward_stops_below_the_lowest_trained_block(checkpointing: bool) -> None:
-    encoder = Encoder(Freeze(fraction=0.3).apply(tiny("gpt_neox")), "mean").train()
+def test_backward_stops_below_the_lowest_trained_block(checkpointing: bool, method: Method) -> None:
+    encoder = Encoder(method.apply(tiny("gpt_neox")), "mean").train()
     if checkpointing:
         enable_checkpointing(encoder.model)
     needed = []
-    for block in blocks_of(encoder.model):
+    for block in blocks_of(base_of(encoder.model)):
         block.register_forward_pre_hook(lambda _, args: needed.append(args[0].requires_grad))
     loss_of(encoder).backward()
     assert needed == [False, False, False]  # the input of the last block, the trained one, needs no gradient either
@@ -172,16 +189,22 @@ def test_bias_refuses_a_model_without_biases(architecture: str) -> None:
         Bias().apply(model)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
-def test_merged_adapters_give_the_same_vectors(architecture: str) -> None:
+ADAPTERS = [LoRA(rank=4, alpha=12), RsLoRA(rank=4, alpha=6), DoRA(rank=4, alpha=12), LoRATop(rank=4, alpha=12)]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("method", ADAPTERS, ids=lambda method: method.name)
+def test_merged_adapters_give_the_same_vectors(architecture: str, method: Method) -> None:
     # GPT-2 keeps its weights transposed: an adapter merged the wrong way round fails here
-    model = LoRA(rank=4, alpha=12).apply(tiny(architecture))
+    model = method.apply(tiny(architecture))
     assert isinstance(model, PeftModel)
     torch.manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(std=0.3)
+            if "magnitude" in name:
+                value.mul_(1 + 0.3 * torch.rand_like(value))
         adapted_BD = Encoder(model, "mean").eval()(*batch())
         merged_BD = Encoder(model.merge_and_unload(), "mean").eval()(*batch())
         bare_BD = Encoder(tiny(architecture), "mean")(*batch())
@@ -189,8 +212,10 @@ def test_merged_adapters_give_the_same_vectors(architecture: str) -> None:
     assert not torch.allclose(adapted_BD, bare_BD, atol=1e-2)
 
 
-def test_the_adapters_output_is_scaled_by_alpha_over_rank() -> None:
-    model = LoRA(rank=4, alpha=12).apply(tiny("gpt_neox"))
+@pytest.mark.parametrize("method", [LoRA(rank=4, alpha=12), RsLoRA(rank=4, alpha=6)], ids=lambda method: method.name)
+def test_the_adapters_output_is_scaled(method: Method) -> None:
+    """alpha / rank for LoRA, alpha / sqrt(rank) for rsLoRA: both 3 here."""
+    model = method.apply(tiny("gpt_neox"))
     layer = base_of(model).get_submodule("layers.1.attention.dense")
     row_BD = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -198,3 +223,39 @@ def test_the_adapters_output_is_scaled_by_alpha_over_rank() -> None:
         b_DR.fill_(0.5)
         added_BD = layer(row_BD) - layer.get_submodule("base_layer")(row_BD)
         torch.testing.assert_close(added_BD, 3.0 * row_BD @ a_RD.T @ b_DR.T)
+
+
+def test_magnitudes_scale_the_directions_that_the_adapter_turns() -> None:
+    """DoRA: m * (W + s B A) / |W + s B A|, the norm over each output's row (paper, equation 5)."""
+    model = DoRA(rank=4, alpha=12).apply(tiny("gpt_neox"))
+    layer = base_of(model).get_submodule("layers.1.attention.dense")
+    row_BD = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        a_RD, b_DR = (layer.get_parameter(f"lora_{side}.default.weight") for side in "AB")
+        b_DR.fill_(0.5)
+        turned_DD = layer.get_submodule("base_layer").get_parameter("weight") + 3.0 * b_DR @ a_RD
+        magnitude_D = layer.get_parameter("lora_magnitude_vector.default.weight").mul_(1.5)
+        weight_DD = magnitude_D[:, None] * turned_DD / turned_DD.norm(dim=1, keepdim=True)
+        bias_D = layer.get_submodule("base_layer").get_parameter("bias")
+        torch.testing.assert_close(layer(row_BD), row_BD @ weight_DD.T + bias_D, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS_TRIED, ids=lambda method: method.label)
+def test_a_setting_survives_its_json(method: Method) -> None:
+    assert TypeAdapter(Method).validate_json(method.model_dump_json()) == method
+
+
+def test_another_rank_keeps_the_scale_of_lora_and_the_alpha_of_rslora() -> None:
+    assert LoRA(rank=8, alpha=24).resized(4) == LoRA(rank=4, alpha=12)
+    assert LoRATop(fraction=0.25, rank=8, alpha=24).resized(4) == LoRATop(fraction=0.25, rank=4, alpha=12)
+    assert RsLoRA(rank=8, alpha=24).resized(4) == RsLoRA(rank=4, alpha=24)
+    with pytest.raises(ValidationError):
+        LoRA().resized(0)
+
+
+def test_unequal_blocks_cannot_be_adapted_in_part() -> None:
+    spec = spec_of(tiny("llama"), "llama", "llama")
+    odd = spec.model_copy(update={"dense": (*spec.dense, Dense(inputs=32, outputs=7, count=1))})
+    assert LoRA(rank=4).cost(odd).updated == LoRA(rank=4).cost(spec).updated + 4 * (32 + 7)
+    with pytest.raises(InputError, match="blocks that are all alike"):
+        LoRATop(rank=4).cost(odd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isoembed.families import NANO, PYTHIA
-from isoembed.methods import Freeze, LoRA
+from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
 from isoembed.records import FailedRun
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
@@ -35,6 +35,16 @@ def test_hyperparameters_as_in_the_paper() -> None:
     ]
     ranks = [v for v in variants("lora", NANO.model("nano-1.6m"), 2.0) if isinstance(v, LoRA)]
     assert [(v.rank, v.alpha) for v in ranks] == [(8, 16.0), (16, 32.0), (32, 64.0), (64, 128.0)]
+
+
+def test_other_methods_are_swept_over_the_same_ranks() -> None:
+    model = NANO.model("nano-1.6m")
+    assert [m.label for m in variants("dora", model, 2.0)] == ["dora r=8", "dora r=16", "dora r=32", "dora r=64"]
+    assert {m.alpha for m in variants("rslora", model, 2.0) if isinstance(m, RsLoRA)} == {RsLoRA().alpha}
+    assert variants("norms", model, 2.0) == [Norms()]
+    cells = Planner(request(methods=("norms", "lora-top"), pooling="max"), []).plan().cells
+    assert {cell.recipe.method.name for cell in cells} == {"norms", "lora-top"}
+    assert {cell.recipe.pooling for cell in cells} == {"max"}
 
 
 def test_each_stage_waits_for_the_one_before() -> None:

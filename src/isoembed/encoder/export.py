@@ -24,7 +24,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.records import RunRecord
 
 #: our pooling names -> sentence-transformers'
-POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
+POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
 #: lists what an export wrote into a folder: that much of it may be replaced by another export
 MARKER = "isoembed.json"
 #: without it the folder is no model, so it goes first and comes last
@@ -146,7 +146,7 @@ def _entries(folder: Path) -> set[str]:
 
 def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
     """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
-    transformer with mean or last-token pooling.
+    transformer with one of our readouts.
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
@@ -166,7 +166,7 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
     if mode is None:
         raise InputError(
-            f"A model folder must pool by mean or last token; {folder} has {pooling.pooling_mode!r}. "
+            f"A model folder must pool by {', '.join(POOLING_MODES.values())}; {folder} has {pooling.pooling_mode!r}. "
             "Use sentence-transformers for it."
         )
     if list(transformer.modality_config) != ["text"] or model.default_prompt_name is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -115,9 +115,7 @@ def load_model(
     return loaded
 
 
-def load_tokenizer(
-    source: str, *, pooling: Literal["mean", "last"] = "mean", trust_remote_code: bool = False
-) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str, *, pooling: str = "mean", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
 
     For `last` pooling every text ends in the end-of-text token, put there after truncation, so that the vector is

@@ -30,13 +30,38 @@ def last(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     return hidden_BTD[rows_B, place_BT.argmax(1)].float()
 
 
-POOLINGS: tuple[Pooling, ...] = (mean, last)
+def first(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The first real token, which in a decoder has read nothing but itself: worth trying with attention both ways."""
+    rows_B = torch.arange(len(mask_BT), device=mask_BT.device)
+    return hidden_BTD[rows_B, mask_BT.bool().int().argmax(1)].float()
+
+
+def weighted_mean(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """Mean over the real tokens, the n-th of them n times as heavy as the first, for later ones have read more
+    (Muennighoff 2022, SGPT, arXiv 2202.08904, section 3.1)."""
+    real_BT = mask_BT.bool()
+    weight_BT1 = (real_BT.cumsum(1) * real_BT).float()[..., None]
+    weighted_BTD = hidden_BTD.float().masked_fill(~real_BT[..., None], 0.0) * weight_BT1
+    return weighted_BTD.sum(1) / weight_BT1.sum(1)
+
+
+def maximum(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The largest value of each dimension over the real tokens."""
+    real_BT1 = mask_BT.bool()[..., None]
+    return hidden_BTD.float().masked_fill(~real_BT1, -torch.inf).max(1).values
+
+
+POOLINGS: dict[str, Pooling] = {
+    "mean": mean,
+    "weighted-mean": weighted_mean,
+    "last": last,
+    "first": first,
+    "max": maximum,
+}
 
 
 def pool(name: str) -> Pooling:
     """The readout called `name`."""
-    for pooling in POOLINGS:
-        if pooling.__name__ == name:
-            return pooling
-    known = ", ".join(pooling.__name__ for pooling in POOLINGS)
-    raise InputError(f"`pooling` must be one of {known}; got {name!r}.")
+    if name not in POOLINGS:
+        raise InputError(f"`pooling` must be one of {', '.join(POOLINGS)}; got {name!r}.")
+    return POOLINGS[name]

@@ -14,7 +14,15 @@ from transformers.pytorch_utils import Conv1D
 from isoembed.core import InputError
 from isoembed.encoder.load import load_config, resolve
 from isoembed.families.base import Dense, ModelSpec
-from isoembed.methods.parts import blocks_of, dense_layers, entry_modules, is_bias, is_embedding, owned_parameters
+from isoembed.methods.parts import (
+    blocks_of,
+    dense_layers,
+    entry_modules,
+    is_bias,
+    is_embedding,
+    is_norm,
+    owned_parameters,
+)
 
 
 def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
@@ -46,6 +54,7 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
         entry_params=sum(count for _, owner, count in counted if owner in entry),
         embedding_params=everything - total,
         bias_params=sum(count for key, _, count in counted if is_bias(key)),
+        norm_params=sum(count for _, owner, count in counted if is_norm(owner)),
         dense=tuple(Dense(inputs=i, outputs=o, count=count) for (i, o), count in Counter(dense.values()).items()),
         head_width=queries if queries not in (0, config.hidden_size) else None,
         context=_context(config, name),

@@ -2,10 +2,18 @@
 
 from isoembed.core import InputError
 from isoembed.families.base import Dense, Family, ModelSpec, RateRule
+from isoembed.families.bloom import BLOOM
+from isoembed.families.gemma3 import GEMMA3
+from isoembed.families.gpt2 import GPT2
+from isoembed.families.llama3 import LLAMA3
 from isoembed.families.nano import NANO
+from isoembed.families.olmo2 import OLMO2
+from isoembed.families.opt import OPT
 from isoembed.families.pythia import PYTHIA
+from isoembed.families.qwen3 import QWEN3, QWEN3_EMBEDDING
+from isoembed.families.smollm import SMOLLM2, SMOLLM3
 
-FAMILIES = (NANO, PYTHIA)
+FAMILIES = (NANO, PYTHIA, QWEN3, QWEN3_EMBEDDING, GEMMA3, SMOLLM2, SMOLLM3, OLMO2, LLAMA3, GPT2, OPT, BLOOM)
 
 __all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "RateRule", "family_named"]
 

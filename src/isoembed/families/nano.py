@@ -3,7 +3,8 @@
 `pretraining_rate` is the peak rate of that script.
 """
 
-from isoembed.families.base import Family, RateLaw, RateRule, gpt_neox
+from isoembed.families.base import Family, RateLaw, RateRule
+from isoembed.families.decoders import classic
 
 #: name, hidden, blocks, peak pretraining rate
 _SHAPES = (
@@ -25,7 +26,7 @@ _MEASURED = (
 NANO = Family(
     name="nano",
     models=tuple(
-        gpt_neox(name, f"nano/{name}", hidden, blocks, 4096, 512, rate) for name, hidden, blocks, rate in _SHAPES
+        classic(name, f"nano/{name}", hidden, blocks, 4096, 512, rate) for name, hidden, blocks, rate in _SHAPES
     ),
     batch_pairs=64,
     rates=(

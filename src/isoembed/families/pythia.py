@@ -4,7 +4,8 @@ Shapes from the suite's published configurations.  Peak pretraining rates as
 listed by Ziarko et al. 2024, appendix E.
 """
 
-from isoembed.families.base import Family, RateRule, gpt_neox
+from isoembed.families.base import Family, RateRule
+from isoembed.families.decoders import classic
 
 #: name, hidden, blocks, vocabulary (padded), peak pretraining rate
 _SHAPES = (
@@ -21,7 +22,7 @@ _SHAPES = (
 PYTHIA = Family(
     name="pythia",
     models=tuple(
-        gpt_neox(f"pythia-{size}", f"EleutherAI/pythia-{size}", hidden, blocks, vocab, 2048, rate)
+        classic(f"pythia-{size}", f"EleutherAI/pythia-{size}", hidden, blocks, vocab, 2048, rate)
         for size, hidden, blocks, vocab, rate in _SHAPES
     ),
     rates=(

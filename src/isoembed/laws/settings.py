@@ -11,7 +11,7 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.points import Points
-from isoembed.methods import Freeze, LoRA, Method, method_named
+from isoembed.methods import Adapters, Freeze, Method, method_named
 
 
 class Settings(Frozen):
@@ -38,7 +38,7 @@ class Tried(Frozen):
     """One hyperparameter setting of which there were runs, stated so that it carries over to other sizes."""
 
     method: Method = Field(description="the setting, as one of the runs had it")
-    of_width: str | None = Field(None, description="LoRA: the rank as a share of the hidden width, as 1/8")
+    of_width: str | None = Field(None, description="adapters: the rank as a share of the hidden width, as 1/8")
 
     @property
     def label(self) -> str:
@@ -46,14 +46,14 @@ class Tried(Frozen):
         if self.of_width is None:
             return self.method.label
         share = Fraction(self.of_width)
-        return f"lora r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
+        kind, _, _ = self.method.label.partition(" r=")
+        return f"{kind} r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
 
     def on(self, model: ModelSpec) -> Method:
-        """The method with this setting on a model of any size; alpha keeps its ratio to the rank."""
-        if self.of_width is None or not isinstance(self.method, LoRA):
+        """The method with this setting on a model of any size."""
+        if self.of_width is None or not isinstance(self.method, Adapters):
             return self.method
-        rank = max(1, round(Fraction(self.of_width) * model.hidden))
-        return LoRA(rank=rank, alpha=self.method.alpha / self.method.rank * rank)
+        return self.method.resized(max(1, round(Fraction(self.of_width) * model.hidden)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,31 +72,31 @@ class Group:
 def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
     """One Tried a run, from its method and the hidden width of its model (0: unknown).
 
-    LoRA ranks are stated as shares of the width where that takes fewer values than the ranks themselves.
+    Ranks of adapters are stated as shares of the width where that takes fewer values than the ranks themselves.
     """
-    lora = [(method.rank, width) for method, width in runs if isinstance(method, LoRA) and width]
-    shares = {Fraction(rank, width) for rank, width in lora}
-    relative = len(shares) < len({rank for rank, _ in lora})
+    ranks = [(method.rank, width) for method, width in runs if isinstance(method, Adapters) and width]
+    shares = {Fraction(rank, width) for rank, width in ranks}
+    relative = len(shares) < len({rank for rank, _ in ranks})
     return [
         Tried(method=method, of_width=str(Fraction(method.rank, width)))
-        if relative and isinstance(method, LoRA) and width
+        if relative and isinstance(method, Adapters) and width
         else Tried(method=method)
         for method, width in runs
     ]
 
 
 def method_labelled(label: str) -> Method | None:
-    """The method that a table's label names: `full`, `bias`, `lora`, `lora r=32`, `freeze`, `freeze 0.5`; else None.
+    """The method that a table's label names: `full`, `bias`, `lora`, `dora r=32`, `freeze`, `freeze 0.5`; else None.
 
-    alpha is twice the rank, which a label does not say.
+    alpha, which a label does not say, is the default's at that rank: twice the rank for LoRA.
     """
     name, _, rest = label.strip().partition(" ")
     try:
-        if name == "lora" and rest:
-            rank = int(rest.removeprefix("r="))
-            return LoRA(rank=rank, alpha=2.0 * rank)
         if name == "freeze" and rest:
             return Freeze(fraction=float(rest))
-        return None if rest else method_named(name)
+        method = method_named(name)
+        if rest and isinstance(method, Adapters):
+            return method.resized(int(rest.removeprefix("r=")))
+        return None if rest else method
     except (ValueError, InputError):
         return None

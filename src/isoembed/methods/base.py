@@ -44,6 +44,6 @@ class BaseMethod(Frozen):
     def apply(self, model: nn.Module) -> nn.Module:
         """Set `requires_grad` so that exactly the intended parameters train, and return the module to train.
 
-        Full, freezing and bias-only change `model` in place and return it; LoRA returns a peft model around it.  The
+        Adapters return a peft model around `model`, the other methods change it in place and return it.  The
         number of elements that require a gradient equals `cost(spec).updated + cost(spec).table`.
         """

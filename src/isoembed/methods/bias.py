@@ -46,4 +46,7 @@ class Bias(BaseMethod):
 
 
 def _no_biases(name: str) -> InputError:
-    return InputError(f"`bias` needs a model with bias vectors; {name} has none. Use full, freeze or lora instead.")
+    return InputError(
+        f"`bias` needs a model with bias vectors; {name} has none, so nothing would train. Use norms, the vectors that "
+        "it has, or full, freeze or lora."
+    )

@@ -30,6 +30,11 @@ def is_embedding(owner: nn.Module) -> bool:
     return isinstance(owner, nn.Embedding)
 
 
+def is_norm(owner: nn.Module) -> bool:
+    """LayerNorm, RMSNorm and every architecture's own class of either: all are named so, and hold vectors only."""
+    return type(owner).__name__.endswith("Norm") and all(value.ndim == 1 for value in owner.parameters(recurse=False))
+
+
 def is_bias(parameter: str) -> bool:
     """A bias vector, by its full name: `bias` is torch's own name for it in dense layers and norms alike."""
     return parameter.rsplit(".", 1)[-1] == "bias"

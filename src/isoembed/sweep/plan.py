@@ -20,8 +20,8 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory_bytes
 from isoembed.families.base import Family, ModelSpec
-from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.methods import Freeze, Method, RsLoRA, method_named
+from isoembed.recipe import DataStats, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -58,6 +58,7 @@ class SweepRequest(Frozen):
     batch_pairs: int
     context_tokens: int
     temperature: float = 0.025
+    pooling: PoolingName = "mean"
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = 30
@@ -95,15 +96,20 @@ class Plan(Frozen):
 
 
 def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]:
-    """A method with each hyperparameter studied (paper sections 3.4 and 4.2): active fractions by block count, LoRA
-    ranks relative to the width."""
+    """A method with each hyperparameter studied (paper sections 3.4 and 4.2): active fractions by block count,
+    ranks of adapters relative to the width."""
     if name == "freeze":
         parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
         return [Freeze(fraction=active / parts) for active in range(1, parts + 1)]
-    if name == "lora":
-        ranks = sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
-        return [LoRA(rank=rank, alpha=alpha_per_rank * rank) for rank in ranks]
-    return [Full() if name == "full" else Bias()]
+    if name in ("lora", "dora", "lora-top"):
+        return [method_named(name, rank=rank, alpha=alpha_per_rank * rank) for rank in _ranks(model)]
+    if name == "rslora":
+        return [RsLoRA(rank=rank) for rank in _ranks(model)]
+    return [method_named(name)]
+
+
+def _ranks(model: ModelSpec) -> list[int]:
+    return sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
 
 
 def at_most(request: SweepRequest) -> Plan:
@@ -318,6 +324,7 @@ class Planner:
                 batch_pairs=request.batch_pairs,
                 context_tokens=request.context_tokens,
                 learning_rate=1.0,
+                pooling=request.pooling,
             )
         except InputError as error:
             self._skip(model, method, flop, "no recipe at this budget", str(error))

@@ -21,6 +21,7 @@ from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
@@ -28,7 +29,7 @@ from isoembed.evaluation.systems import BM25, Dense, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
-from isoembed.methods import LoRA, Method
+from isoembed.methods import Adapters, Method
 from isoembed.recipe import Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -101,15 +102,18 @@ def plan_job(
     law: LawSet | None = None,
     constraints: Constraints | None = None,
     other_settings: bool = False,
+    pooling: str = "mean",
 ) -> Job:
-    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes.
+    """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
+    `pooling` by the last token every text ends in the end-of-text token.
 
     `law`, `constraints` and `other_settings` as for `recommend`; a law brings the context of its runs.
     """
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
-    tokenizer = load_tokenizer(some_model.source)
+    pool(pooling)  # a name that is none is refused before the data are read
+    tokenizer = load_tokenizer(some_model.source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     recommendation = recommend(
         budget,
@@ -124,6 +128,7 @@ def plan_job(
         law=law,
         constraints=constraints,
         other_settings=other_settings,
+        pooling=pooling,
     )
     recipe = recommendation.recipe
     recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})
@@ -147,8 +152,8 @@ def train_job(
         return record
     if not execution.resume and record_file.exists():
         raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
-    if keep_adapter and not isinstance(job.recipe.method, LoRA):
-        raise InputError(f"`--keep-adapter` needs lora; {job.recipe.method.label} has no adapter. Leave it out.")
+    if keep_adapter and not isinstance(job.recipe.method, Adapters):
+        raise InputError(f"`--keep-adapter` needs an adapter; {job.recipe.method.label} has none. Leave it out.")
     foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")

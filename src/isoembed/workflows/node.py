@@ -70,7 +70,9 @@ def _open(parcel: ObjectRef[Parcel]) -> Bench:
     import ray
 
     opened = ray.get(parcel)
-    tokenizer = load_tokenizer(opened.request.family.model(opened.request.models[0]).source)
+    tokenizer = load_tokenizer(
+        opened.request.family.model(opened.request.models[0]).source, pooling=opened.request.pooling
+    )
     return Bench(opened.data.open(), tokenizer, opened.tasks, opened.execution)
 
 

@@ -18,6 +18,7 @@ from isoembed.core import InputError, write_atomically
 from isoembed.data.batches import batches
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.pooling import pool
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
@@ -74,14 +75,26 @@ def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
 
 
 def prepare_request(
-    family: Family, models: Sequence[str], options: DataOptions, *, cache: Path, context_tokens: int
+    family: Family,
+    models: Sequence[str],
+    options: DataOptions,
+    *,
+    cache: Path,
+    context_tokens: int,
+    pooling: str = "mean",
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
-    tokenizer = load_tokenizer(family.model(models[0]).source)
+    pool(pooling)  # a name that is none is refused before the data are read
+    tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
     hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
-    return {"data": data.stats, "base_hashes": hashes, "data_options": {**fields, "cache": str(cache.resolve())}}
+    return {
+        "pooling": pooling,
+        "data": data.stats,
+        "base_hashes": hashes,
+        "data_options": {**fields, "cache": str(cache.resolve())},
+    }
 
 
 def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, float]:
@@ -91,7 +104,7 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
     speeds = {}
     for name in request.models:
         spec = request.family.model(name)
-        encoder = Encoder(Full().apply(load_model(spec.source)), "mean")
+        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling)
         tokens, seconds = 0, 0.0
         stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
         for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
@@ -113,7 +126,7 @@ def open_bench(request: SweepRequest, execution: Execution) -> Bench:
     """Data, tokenizer and tasks, as every worker of the sweep sees them."""
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
-    tokenizer = load_tokenizer(request.family.model(request.models[0]).source)
+    tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
     data = DataOptions(**options).prepare(tokenizer, context_tokens=request.context_tokens, cache=cache)  # type: ignore[arg-type]
     return Bench(data, tokenizer, open_all(request.tasks), execution)
 

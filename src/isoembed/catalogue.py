@@ -1,0 +1,65 @@
+"""What each model of a family holds, costs a token and needs in memory, method by method, before anything is run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+from isoembed.estimates import memory_bytes
+from isoembed.families import Family, ModelSpec
+from isoembed.methods import METHODS, BaseMethod
+
+
+class MethodFacts(Frozen):
+    """One method, at its default hyperparameters, on one model."""
+
+    method: str
+    label: str
+    flop_per_token: int | None = Field(None, description="model FLOP of one training token; None where it cannot train")
+    updated_params: int | None = None
+    memory_bytes: float | None = Field(None, description="estimate of what training needs at least")
+    why_not: str | None = Field(None, description="why the method cannot train this model")
+
+
+class ModelFacts(Frozen):
+    """One model: counts by module type, and what each method asks of it."""
+
+    name: str
+    source: str
+    params: int = Field(description="N: non-embedding parameters, in which all costs and laws are stated")
+    embedding_params: int
+    total_params: int
+    hidden: int
+    blocks: int
+    vocab: int
+    context: int
+    bias_params: int
+    norm_params: int
+    pretraining_rate: float | None = Field(None, description="published peak learning rate of pretraining")
+    methods: tuple[MethodFacts, ...]
+
+
+def facts(family: Family) -> tuple[ModelFacts, ...]:
+    """All of a family's models, smallest first, under every method at its defaults and the family's batch."""
+    return tuple(
+        ModelFacts(
+            **{name: getattr(model, name) for name in ModelFacts.model_fields if name != "methods"},
+            methods=tuple(_method_facts(model, method(), family.batch_pairs) for method in METHODS),
+        )
+        for model in family.models
+    )
+
+
+def _method_facts(model: ModelSpec, method: BaseMethod, batch_pairs: int) -> MethodFacts:
+    name = type(method).model_fields["name"].default
+    try:
+        cost = method.cost(model)
+    except InputError as error:
+        return MethodFacts(method=name, label=method.label, why_not=str(error))
+    return MethodFacts(
+        method=name,
+        label=method.label,
+        flop_per_token=cost.flop_per_token,
+        updated_params=cost.updated + cost.table,
+        memory_bytes=memory_bytes(model, cost, batch_pairs),
+    )

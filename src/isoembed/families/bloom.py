@@ -1,0 +1,28 @@
+"""BLOOM (BigScience 2022, arXiv 2211.05100): a token table of 250,880 rows and a norm right after it, no learned
+positions, biases everywhere.
+
+Dimensions from the model cards at https://huggingface.co/bigscience/bloom-560m (and -1b1, -1b7, -3b, -7b1), which also
+state the parameters; peak rates from the authors' training scripts (bigscience, train/tr11-176B-ml/smaller_models).
+"""
+
+from isoembed.families.base import BORROWED_RATES, Family
+from isoembed.families.decoders import classic
+
+#: size, hidden, blocks, peak pretraining rate
+_SHAPES = (
+    ("560m", 1024, 24, 3e-4),
+    ("1b1", 1536, 24, 2.5e-4),
+    ("1b7", 2048, 24, 2e-4),
+    ("3b", 2560, 30, 1.6e-4),
+    ("7b1", 4096, 30, 1.2e-4),
+)
+
+BLOOM = Family(
+    name="bloom",
+    models=tuple(
+        classic(f"bloom-{size}", f"bigscience/bloom-{size}", hidden, blocks, 250880, 2048, rate, entry_norm=True)
+        for size, hidden, blocks, rate in _SHAPES
+    ),
+    rates=BORROWED_RATES,
+    about="BigScience's multilingual BLOOM (hub: bigscience/bloom-*)",
+)

@@ -1,0 +1,78 @@
+"""Counts of models that no table holds, kept between commands: counting needs torch and transformers, looking up does
+not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from isoembed.core import write_atomically
+from isoembed.families.base import ModelSpec
+
+#: raised when counting changes, so that what was counted before is counted again
+_VERSION = 1
+
+
+def counted(source: str, count: Callable[[str], ModelSpec]) -> ModelSpec:
+    """The spec of the model at `source`, a hub id or folder: from the cache, else by `count`, and then kept.
+
+    An entry goes by the bytes of the model's config.json: a changed configuration is counted anew.  A hub id whose
+    configuration is not on this machine yet is counted, which fetches it.  A cache that cannot be written or read is
+    done without.
+    """
+    if (found := _cached(source)) is not None:
+        return found
+    spec = count(source)
+    file = _entry(source)  # again: counting may have fetched the configuration
+    if file is not None:
+        try:
+            write_atomically(file, spec.model_dump_json() + "\n")
+        except OSError:
+            return spec
+    return spec
+
+
+def _cached(source: str) -> ModelSpec | None:
+    file = _entry(source)
+    if file is None:
+        return None
+    try:
+        return ModelSpec.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _entry(source: str) -> Path | None:
+    """Where the counts of `source` are kept; None where its configuration is not on this machine."""
+    config = _config(source)
+    if config is None:
+        return None
+    try:
+        content = config.read_bytes()
+    except OSError:
+        return None
+    digest = hashlib.sha256(f"{_VERSION} {source}\n".encode() + content).hexdigest()
+    return cache_folder() / "models" / f"{digest[:32]}.json"
+
+
+def _config(source: str) -> Path | None:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder / "config.json"
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/isoembed`, or `~/.cache/isoembed`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoembed"

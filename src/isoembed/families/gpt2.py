@@ -1,0 +1,26 @@
+"""GPT-2 (Radford et al. 2019): learned positions, tied embeddings, biases everywhere.
+
+Dimensions from the model cards and configurations at https://huggingface.co/openai-community/gpt2 (-medium, -large,
+-xl).  The peak pretraining rates were not published.
+"""
+
+from isoembed.families.base import BORROWED_RATES, Family
+from isoembed.families.decoders import classic
+
+#: name, hidden, blocks
+_SHAPES = (
+    ("gpt2", 768, 12),
+    ("gpt2-medium", 1024, 24),
+    ("gpt2-large", 1280, 36),
+    ("gpt2-xl", 1600, 48),
+)
+
+GPT2 = Family(
+    name="gpt2",
+    models=tuple(
+        classic(name, f"openai-community/{name}", hidden, blocks, 50257, 1024, positions=1024)
+        for name, hidden, blocks in _SHAPES
+    ),
+    rates=BORROWED_RATES,
+    about="OpenAI's GPT-2 (hub: openai-community/gpt2*)",
+)

@@ -1,0 +1,39 @@
+"""OLMo 2 (arXiv 2501.00656): norms after the layers and over all queries and keys, untied embeddings, no biases.
+
+Dimensions from the configurations at https://huggingface.co/allenai/OLMo-2-0425-1B, OLMo-2-1124-7B, OLMo-2-1124-13B and
+OLMo-2-0325-32B; peak rates from the authors' training configurations (allenai/OLMo, configs/official-0425 and -1124),
+where one stands there and nothing published contradicts it.
+"""
+
+from isoembed.families.base import BORROWED_RATES, Family
+from isoembed.families.decoders import gated
+
+#: hub name, size, hidden, blocks, heads, key-value heads, feed-forward width, peak pretraining rate
+_SHAPES = (
+    ("OLMo-2-0425-1B", "1b", 2048, 16, 16, 16, 8192, 4e-4),
+    ("OLMo-2-1124-7B", "7b", 4096, 32, 32, 32, 11008, 3e-4),
+    ("OLMo-2-1124-13B", "13b", 5120, 40, 40, 40, 13824, None),
+    ("OLMo-2-0325-32B", "32b", 5120, 64, 40, 8, 27648, None),
+)
+
+OLMO2 = Family(
+    name="olmo2",
+    models=tuple(
+        gated(
+            f"olmo-2-{size}",
+            f"allenai/{hub}",
+            hidden,
+            blocks,
+            heads,
+            kv_heads,
+            ffn,
+            100352,
+            4096,
+            norms="olmo2",
+            pretraining_rate=rate,
+        )
+        for hub, size, hidden, blocks, heads, kv_heads, ffn, rate in _SHAPES
+    ),
+    rates=BORROWED_RATES,
+    about="Ai2's fully open OLMo 2 (hub: allenai/OLMo-2-*)",
+)

@@ -1,0 +1,43 @@
+"""SmolLM2 (arXiv 2502.02737) and SmolLM3: Llama's architecture, tied embeddings.  Two families, for their tokenizers
+differ.
+
+Dimensions from the configurations at https://huggingface.co/HuggingFaceTB/SmolLM2-135M (and -360M, -1.7B) and
+https://huggingface.co/HuggingFaceTB/SmolLM3-3B-Base.
+"""
+
+from isoembed.families.base import BORROWED_RATES, Family
+from isoembed.families.decoders import gated
+
+#: size, hidden, blocks, heads, key-value heads, feed-forward width
+_SHAPES = (
+    ("135M", 576, 30, 9, 3, 1536),
+    ("360M", 960, 32, 15, 5, 2560),
+    ("1.7B", 2048, 24, 32, 32, 8192),
+)
+
+SMOLLM2 = Family(
+    name="smollm2",
+    models=tuple(
+        gated(
+            f"smollm2-{size.lower()}",
+            f"HuggingFaceTB/SmolLM2-{size}",
+            hidden,
+            blocks,
+            heads,
+            kv_heads,
+            ffn,
+            49152,
+            8192,
+        )
+        for size, hidden, blocks, heads, kv_heads, ffn in _SHAPES
+    ),
+    rates=BORROWED_RATES,
+    about="Hugging Face's SmolLM2 (hub: HuggingFaceTB/SmolLM2-*)",
+)
+
+SMOLLM3 = Family(
+    name="smollm3",
+    models=(gated("smollm3-3b", "HuggingFaceTB/SmolLM3-3B-Base", 2048, 36, 16, 4, 11008, 128256, 65536),),
+    rates=BORROWED_RATES,
+    about="Hugging Face's SmolLM3 (hub: HuggingFaceTB/SmolLM3-3B-Base)",
+)

@@ -1,0 +1,79 @@
+"""What all low-rank adapters share: their size, their cost, and how peft puts them around dense layers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.methods.base import BaseMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Adapters(BaseMethod):
+    """C = 2 * (N + a) + 2 * (N + a) + 2 * a a token, a = adapter parameters (paper sections 3.4 and 3.5).
+
+    The adapter of a layer computes scale * B A x with A: rank x inputs and B: outputs x rank, B zero at first.
+    """
+
+    #: peft's options `use_rslora` and `use_dora`
+    by_root: ClassVar[bool] = False
+    magnitudes: ClassVar[bool] = False
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0, description="scale: the adapter's output is multiplied by alpha / rank")
+
+    def resized(self, rank: int) -> Self:
+        """The same setting at another rank: alpha keeps its ratio to it."""
+        return self.model_validate({**self.model_dump(), "rank": rank, "alpha": self.alpha / self.rank * rank})
+
+    def adapter_params(self, model: ModelSpec) -> int:
+        """a: parameters of all adapters."""
+        return sum(self.rank * (layer.inputs + layer.outputs) * layer.count for layer in model.dense)
+
+    def check(self, model: ModelSpec) -> None:
+        if not model.dense:
+            raise InputError(f"`{self.label}` needs dense layers inside the blocks; none were found in {model.name}.")
+
+    def cost(self, model: ModelSpec) -> Cost:
+        self.check(model)
+        adapters = self.adapter_params(model)
+        return Cost(
+            forward=model.params + adapters,
+            backward=model.params + adapters,
+            updated=adapters,
+            blocks_backward=model.blocks,
+        )
+
+    def share(self, model: ModelSpec) -> float:
+        return self.rank / model.hidden
+
+    def layers(self, model: nn.Module) -> list[str]:
+        """Full names of the dense layers to adapt: all of them inside the blocks."""
+        from isoembed.methods.parts import dense_layers
+
+        return list(dense_layers(model))
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        from peft import LoraConfig, get_peft_model
+        from transformers.pytorch_utils import Conv1D
+
+        layers = self.layers(model)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] # any number will do: it is multiplied
+            lora_dropout=0.0,
+            target_modules=layers,
+            fan_in_fan_out=isinstance(model.get_submodule(layers[0]), Conv1D),
+            use_rslora=self.by_root,
+            use_dora=self.magnitudes,
+        )
+        with warnings.catch_warnings():
+            # peft asks transformers a question under its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return get_peft_model(model, config)

@@ -1,0 +1,52 @@
+"""Norm tuning (Zhao et al. 2023, arXiv 2312.11420): the norms' weights and biases train, nothing else.
+
+What is left to train cheaply in a model without biases.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.flops import Cost
+from isoembed.methods.base import BaseMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Norms(BaseMethod):
+    """C = (4 * N + 2 * norms) * D: as bias-only (paper section 3.5), with other vectors."""
+
+    about: ClassVar[str] = "weights and biases of all norms"
+    name: Literal["norms"] = "norms"
+
+    @property
+    def label(self) -> str:
+        return "norms"
+
+    def check(self, model: ModelSpec) -> None:
+        if not model.norm_params:
+            raise _no_norms(model.name)
+
+    def cost(self, model: ModelSpec) -> Cost:
+        self.check(model)
+        return Cost(
+            forward=model.params, backward=model.params, updated=model.norm_params, blocks_backward=model.blocks
+        )
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        from isoembed.methods.parts import is_norm, owned_parameters
+
+        model.requires_grad_(False)
+        values = [value for _, owner, value in owned_parameters(model) if is_norm(owner)]
+        if not values:
+            raise _no_norms(type(model).__name__)
+        for value in values:
+            value.requires_grad_(True)
+        return model
+
+
+def _no_norms(name: str) -> InputError:
+    return InputError(f"`norms` needs norms with weights; {name} has none. Use full, freeze or lora instead.")

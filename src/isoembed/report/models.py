@@ -1,0 +1,71 @@
+"""Families and their models as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from isoembed.catalogue import MethodFacts, ModelFacts
+from isoembed.families import Family
+from isoembed.report.layout import columns_table, si
+
+
+def families_text(families: Sequence[Family]) -> RenderableType:
+    """One line a family."""
+    rows = [
+        (
+            family.name,
+            str(len(family.models)),
+            f"{si(family.models[0].params)} to {si(family.models[-1].params)}",
+            family.models[0].source,
+        )
+        for family in families
+    ]
+    return Group(
+        columns_table(("family", "models", "non-embedding parameters", "the smallest"), rows),
+        Text("\n`isoembed models --family NAME` lists a family; --model takes any other hub id or folder."),
+    )
+
+
+def models_text(family: Family, models: Sequence[ModelFacts]) -> RenderableType:
+    """Counts, FLOP a token and memory of each model, method by method at its defaults."""
+    labels = [method.label for method in models[0].methods]
+    counts = [
+        (
+            model.name,
+            si(model.params),
+            si(model.embedding_params),
+            si(model.total_params),
+            str(model.hidden),
+            str(model.blocks),
+            f"{model.context:,}",
+            "unknown" if model.pretraining_rate is None else f"{model.pretraining_rate:.2g}",
+        )
+        for model in models
+    ]
+    flop = [(model.name, *(_flop(method) for method in model.methods)) for model in models]
+    memory = [(model.name, *(_memory(method) for method in model.methods)) for model in models]
+    reasons = {method.label: method.why_not for model in reversed(models) for method in model.methods if method.why_not}
+    return Group(
+        Text(f"{family.name}: {family.about}\n"),
+        columns_table(("model", "N", "embedding", "total", "hidden", "blocks", "context", "pretraining peak"), counts),
+        Text("\nmodel FLOP a training token (2 x forward + 2 x backward + 2 x updated parameters)", style="bold"),
+        columns_table(("model", *labels), flop),
+        Text(
+            f"\nmemory to train, at least (estimate: fp32 weights, gradients, AdamW; batches of {family.batch_pairs} "
+            "pairs, 16,384 tokens a chunk)",
+            style="bold",
+        ),
+        columns_table(("model", *labels), memory),
+        *(Text(f"\n-: {reason}") for reason in reasons.values()),
+    )
+
+
+def _flop(method: MethodFacts) -> str:
+    return "-" if method.flop_per_token is None else si(method.flop_per_token)
+
+
+def _memory(method: MethodFacts) -> str:
+    return "-" if method.memory_bytes is None else f"{method.memory_bytes / 1e9:.3g} GB"

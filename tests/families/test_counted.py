@@ -1,0 +1,67 @@
+"""Counts are kept between commands, by the bytes of the configuration they came from."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.families import ModelSpec, family_named
+from isoembed.families.counted import cache_folder, counted
+
+SPEC = family_named("gpt2").models[0]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def model(tmp_path: Path, width: int = 32) -> str:
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    (tmp_path / "mine" / "config.json").write_text(json.dumps({"n_embd": width}))
+    return str(tmp_path / "mine")
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, source: str) -> ModelSpec:
+        self.asked.append(source)
+        return SPEC.model_copy(update={"source": source, "hidden": 100 + len(self.asked)})
+
+
+def test_a_model_is_counted_once_until_its_configuration_changes(tmp_path: Path) -> None:
+    count = Counter()
+    first = counted(model(tmp_path), count)
+    assert counted(model(tmp_path), count) == first
+    assert len(count.asked) == 1
+    assert counted(model(tmp_path, width=48), count).hidden == 102
+    assert len(count.asked) == 2
+
+
+def test_a_damaged_entry_is_counted_anew(tmp_path: Path) -> None:
+    count = Counter()
+    counted(model(tmp_path), count)
+    (entry,) = (cache_folder() / "models").iterdir()
+    entry.write_text("{")
+    assert counted(model(tmp_path), count).hidden == 102
+    assert counted(model(tmp_path), count).hidden == 102
+
+
+def test_without_a_place_to_write_it_is_counted_every_time(tmp_path: Path) -> None:
+    count = Counter()
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    for hidden in (101, 102):
+        assert counted(model(tmp_path), count).hidden == hidden
+
+
+@pytest.mark.parametrize("source", ["../../etc/passwd", "a/b/c", "nobody/nothing-here"])
+def test_what_is_not_here_is_left_to_the_counter(tmp_path: Path, source: str) -> None:
+    def refuses(_: str) -> ModelSpec:
+        raise InputError("no such model")
+
+    with pytest.raises(InputError, match="no such model"):
+        counted(source, refuses)
+    assert not cache_folder().exists()
