@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from isoembed import terminal
+from isoembed import cli_pilot, terminal
 from isoembed.budget import DEVICES, Budget
 from isoembed.cli_report import report_app
-from isoembed.cli_sweep import ledger_app, sweep_app
+from isoembed.cli_sweep import ledger_app, size_in_bytes, sweep_app
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, rejected
 from isoembed.families import FAMILIES, Family, ModelSpec, family_named
@@ -92,6 +93,10 @@ MethodNames = Annotated[str | None, typer.Option("--methods", help="methods allo
 ServingTokens = Annotated[
     float, typer.Option(help="tokens the model will embed in its life; the budget pays for them too")
 ]
+PilotShare = Annotated[
+    str | None,
+    typer.Option("--pilot", help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
 
 
@@ -163,20 +168,7 @@ def _law(file: Path | None) -> LawSet | None:
 
 
 def _bytes(text: str | None, option: str = "--memory") -> float | None:
-    """`4GiB`, `500MB`, `2e9` -> bytes."""
-    if text is None:
-        return None
-    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "": 1}
-    for unit, scale in units.items():
-        if unit and not text.endswith(unit):
-            continue
-        try:
-            value = float(text.removesuffix(unit)) * scale
-        except ValueError:
-            break
-        if value > 0:
-            return value
-    raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
+    return None if text is None else size_in_bytes(text, option)
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
@@ -314,6 +306,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         methods: MethodNames = None,
         max_params: MaxParams = None,
         serving_tokens: ServingTokens = 0.0,
+        pilot: PilotShare = None,
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
@@ -323,8 +316,11 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)
+        if pilot is not None:
+            fixed = {"--method": method, "--model": model, "--law": law, "--learning-rate": learning_rate}
+            cli_pilot.check(chosen, limits, **fixed)
 
-        from isoembed.report.text import recommendation_text, scores_text, section, spent_text
+        from isoembed.report.text import achieved_text, recommendation_text, scores_text, section, spent_text
         from isoembed.training.distributed import process_group
         from isoembed.training.distributed import rank as process_rank
         from isoembed.training.loop import Execution
@@ -336,11 +332,21 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         with process_group():
             if process_rank():
                 console.quiet = True
+            options, tokens = DataOptions(data, heldout, query_key, positive_key, on_bad_rows), cache or out / "tokens"
+            piloted, whole = None, spend.flop_at()[0]
+            if pilot is not None:
+                found = cli_pilot.pilot_first(
+                    spend, chosen, options, pilot, limits, out=out, cache=tokens, batch_pairs=batch_pairs,
+                    context_tokens=context_tokens, pooling=pooling, dry_run=dry_run, resume=resume, console=console,
+                )  # fmt: skip
+                if found is None:
+                    return
+                spend, measured, piloted = found
             job = plan_job(
                 spend,
                 chosen,
-                DataOptions(data, heldout, query_key, positive_key, on_bad_rows),
-                cache=cache or out / "tokens",
+                options,
+                cache=tokens,
                 model=name,
                 method=recipe_method,
                 batch_pairs=batch_pairs,
@@ -352,6 +358,9 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 other_settings=other_settings,
                 constraints=limits,
             )
+            if piloted is not None:
+                noted = cli_pilot.noted(job.recommendation, piloted, whole)
+                job = replace(job, recommendation=noted)
             console.print(section("Recipe"), recommendation_text(job.recommendation, device), section("Data"))
             console.print("\n".join(job.data.notes), markup=False)
             if dry_run:
@@ -375,6 +384,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             if process_rank():
                 return
             console.print(spent_text(record))
+            if piloted is not None:
+                console.print(achieved_text(job.recommendation, record), markup=False)
             scores = None
             if evaluate:
                 console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from isoembed.sweep.folder import SweepFolder
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
@@ -37,7 +42,13 @@ def plan(
     query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
     positive_key: Annotated[str | None, typer.Option(help="name of the positive field")] = None,
     on_bad_rows: Annotated[str, typer.Option(help="error or skip")] = "error",
-    allowance: Annotated[str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min")] = None,
+    allowance: Annotated[
+        str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
+    ] = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="a pilot: the runs that most sharpen the decision at --target, per FLOP")
+    ] = False,
+    target: Annotated[str | None, typer.Option(help="of a pilot: the budget to decide for, FLOP")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
     batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
@@ -45,62 +56,92 @@ def plan(
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
-        str, typer.Option(help="horizons of the search for learning rates, as 100,300; `none`: the family's own rates")
-    ] = "100,300",
+        str | None,
+        typer.Option(
+            help="horizons of the search for learning rates; `none`: the family's own rates "
+            "[default: 100,300; of a pilot none]"
+        ),
+    ] = None,
     task: Annotated[
         list[Path] | None, typer.Option(help="score cells on this task (retrieval/NAME, sts/NAME); may be repeated")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data [default: in --out]")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="cells that need more are left out, as 16GiB [default: this machine's]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="explain and write nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the cells of a sweep, and say what they cost and what is left out before anything is spent."""
-    from isoembed.report.sweep_text import plan_text
+    from isoembed.report.sweep_text import pilot_text, plan_text
+    from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.pilot_plan import PILOT_METHODS
     from isoembed.sweep.plan import RateSearch, SweepRequest, at_most
     from isoembed.workflows.job import DataOptions
+    from isoembed.workflows.pilot import memory_here, prepare_pilot
     from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_speeds, plan_sweep, prepare_request
 
     terminal.no_library_bars()
-    if budgets is None and (out / REQUEST).is_file():
+    if budgets is None and target is None and (out / REQUEST).is_file():
         request = load_request(out)
     else:
-        if budgets is None:
+        if adaptive != (target is not None):
+            raise InputError("`--adaptive` and `--target`, the budget to decide for, must come together.")
+        if budgets is None and not adaptive:
             raise InputError("`--budgets` must be given for a new sweep, as 1e12:2e13:x4 or 1e12,4e12.")
         chosen = family_named(family)
         names = tuple(models.split(",")) if models else tuple(model.name for model in chosen.models)
-        context = chosen.context_tokens if context_tokens is None else context_tokens
+        horizons = rate_steps or ("none" if adaptive else "100,300")
+        rates = None
+        if horizons != "none":
+            middle = names[:: max(1, (len(names) - 1) // 2)][:3]
+            steps = tuple(int(_number(each, "--rate-steps")) for each in horizons.split(","))
+            rates = RateSearch(models=middle, steps=steps)
         options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows)
-        flop, seconds = _allowance(allowance)
-        middle = names[:: max(1, (len(names) - 1) // 2)][:3]
-        request = SweepRequest.model_validate(
-            {
-                "family": chosen,
-                "models": names,
-                "methods": _chosen_methods(methods),
-                "budgets": _budgets(budgets),
-                "batch_pairs": chosen.batch_pairs if batch_pairs is None else batch_pairs,
-                "context_tokens": context,
-                "seeds": tuple(range(seeds)),
-                "min_steps": min_steps,
-                "thin": thin or None,
-                "rates": None
-                if rate_steps == "none"
-                else RateSearch(
-                    models=middle, steps=tuple(int(_number(s, "--rate-steps")) for s in rate_steps.split(","))
-                ),
-                "allowance_flop": flop,
-                "allowance_seconds": seconds,
-                "tasks": tuple(str(place) for place in task or ()),
-                **prepare_request(
-                    chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
-                ),
-            }
-        )
+        batch = chosen.batch_pairs if batch_pairs is None else batch_pairs
+        context = chosen.context_tokens if context_tokens is None else context_tokens
+        most_bytes = memory_here() if memory is None else size_in_bytes(memory)
+        if adaptive:
+            target_flop = _number(target or "", "--target")
+            request = prepare_pilot(
+                chosen.model_copy(update={"models": tuple(chosen.model(name) for name in names)}),
+                options,
+                target_flop=target_flop,
+                allowance_flop=share_of(target_flop, allowance or "5%", "--allowance"),
+                methods=PILOT_METHODS if methods == "all" else _chosen_methods(methods),
+                cache=cache or out / "tokens",
+                batch_pairs=batch,
+                context_tokens=context,
+                pooling=pooling,
+                max_bytes=most_bytes,
+                budgets=None if budgets is None else _budgets(budgets),
+                rates=rates,
+            )
+        else:
+            flop, seconds = _allowance(allowance)
+            request = SweepRequest.model_validate(
+                {
+                    "family": chosen,
+                    "models": names,
+                    "methods": _chosen_methods(methods),
+                    "budgets": _budgets(budgets or ""),
+                    "batch_pairs": batch,
+                    "context_tokens": context,
+                    "seeds": tuple(range(seeds)),
+                    "min_steps": min_steps,
+                    "thin": thin or None,
+                    "rates": rates,
+                    "max_bytes": most_bytes,
+                    "allowance_flop": flop,
+                    "allowance_seconds": seconds,
+                    "tasks": tuple(str(place) for place in task or ()),
+                    **prepare_request(
+                        chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
+                    ),
+                }
+            )
         request = request.model_copy(update={"speeds": measure_speeds(request)})
-    most = at_most(request)
     if dry_run:
-        from isoembed.sweep.folder import SweepFolder
-
         planned, new = explain(SweepFolder(out), request), None
     else:
         planned, new = plan_sweep(out, request)
@@ -108,8 +149,10 @@ def plan(
         terminal.print_json(
             {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
         )
+    elif request.target_flop is not None:
+        terminal.console().print(pilot_text(request, planned, new))
     else:
-        terminal.console().print(plan_text(request, planned, most, new))
+        terminal.console().print(plan_text(request, planned, at_most(request), new))
 
 
 @sweep_app.command("run")
@@ -125,21 +168,10 @@ def run(
     shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
 ) -> None:
     """Run the cells that are left, on and on until the sweep is complete; safe to kill and to run again."""
-    from rich.live import Live
-
-    from isoembed.report.sweep_text import status_text
     from isoembed.sweep.folder import SweepFolder
-    from isoembed.sweep.status import StatusReader
     from isoembed.workflows.sweep import run_sweep
 
-    console, reader = terminal.console(), StatusReader(SweepFolder(ledger))
-    live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
-
-    def watch(_: SweepFolder) -> None:
-        if live is not None:
-            live.update(status_text(reader.read()), refresh=True)
-
-    with live or contextlib.nullcontext():
+    with watching(SweepFolder(ledger), terminal.console()) as watch:
         if ray is None:
             run_sweep(ledger, workers=workers, tries=tries, watch=watch)
         else:
@@ -155,8 +187,23 @@ def run(
                 tries=tries,
                 watch=watch,
             )
-    if live is None:
+
+
+@contextlib.contextmanager
+def watching(folder: SweepFolder, console: Console) -> Iterator[Callable[[SweepFolder], None]]:
+    """What a running sweep calls between looks: a live table on a terminal; elsewhere one table at the end."""
+    from rich.live import Live
+
+    from isoembed.report.sweep_text import status_text
+    from isoembed.sweep.status import StatusReader
+
+    reader = StatusReader(folder)
+    if not console.is_terminal:
+        yield lambda _: None
         console.print(status_text(reader.read()))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda _: live.update(status_text(reader.read()), refresh=True)
 
 
 @sweep_app.command("status")
@@ -253,6 +300,30 @@ def _allowance(text: str | None) -> tuple[float | None, float | None]:
         if text.endswith(unit):
             return None, _number(text.removesuffix(unit), "--allowance") * seconds
     return _number(text, "--allowance"), None
+
+
+def share_of(whole: float, text: str, option: str) -> float:
+    """`5%` of `whole`, or a number of FLOP below it."""
+    share = _number(text.removesuffix("%"), option)
+    flop = whole * share / 100 if text.endswith("%") else share
+    if not flop < whole:
+        raise InputError(f"`{option}` must be a part of {whole:.3g} FLOP, as 5%; got {text}.")
+    return flop
+
+
+def size_in_bytes(text: str, option: str = "--memory") -> float:
+    """`4GiB`, `500MB`, `2e9` -> bytes."""
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "": 1}
+    for unit, scale in units.items():
+        if unit and not text.endswith(unit):
+            continue
+        try:
+            value = float(text.removesuffix(unit)) * scale
+        except ValueError:
+            break
+        if value > 0:
+            return value
+    raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
 
 
 def _number(text: str, option: str) -> float:

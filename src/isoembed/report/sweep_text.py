@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,6 +12,7 @@ from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.report.layout import columns_table, pairs_table, si
 from isoembed.report.text import duration, recipe_rows, spent_text
+from isoembed.sweep.pilot_plan import candidates
 from isoembed.sweep.plan import Plan, SweepRequest
 from isoembed.sweep.status import SweepStatus, stage_costs
 
@@ -18,6 +20,7 @@ _PURPOSE = {
     "rates": "peak learning rate by method, size, hyperparameter and horizon",
     "noise": "how far losses differ by seed alone",
     "budget": "loss by method, hyperparameter and size",
+    "pilot": "what most sharpens the decision, per FLOP",
     "replicates": "the best cells of the highest budget with the other seeds",
 }
 
@@ -55,6 +58,52 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     if most.skipped:
         parts += [Text(""), skipped_text(plan if plan.complete else most)]
     return Group(*parts)
+
+
+def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> RenderableType:
+    """What a pilot runs next, for which decision, and what its runs say so far; `new` is None in a dry run."""
+    assert request.allowance_flop is not None
+    assert request.target_flop is not None
+    decided = candidates(request)
+    slowest = min(request.speeds.values(), default=None)
+    time = "" if slowest is None else f", at most {duration(request.allowance_flop / slowest)} here"
+    ladder = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
+    rows = [
+        ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: {_listed(decided)}"),
+        ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
+        ("runs", f"{', '.join(request.models)}, {ladder} each, {request.min_steps} steps or more, at most "
+                 f"{request.max_epochs:g} passes over the data"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
+        ("stops", "when the same candidate was chosen 3 times in a row at a small expected regret, or the allowance "
+                  "is spent"),
+        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else f'{new:,} new cells'}"),
+    ]  # fmt: skip
+    if plan.pilot is not None:
+        rows.append(("so far", plan.pilot.decision.says()))
+        if plan.pilot.stop is not None:
+            rows.append(("ended", plan.pilot.why))
+    rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.reason.startswith("no allow")]
+    stages = columns_table(
+        ("stage", "cells", "FLOP", "runs"),
+        [
+            (stage, f"{count:,}", f"{flop:.3g}", _runs(plan, stage))
+            for stage, (count, flop) in stage_costs(plan).items()
+        ],
+    )
+    return Group(pairs_table(rows), Text(""), stages)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Labels of candidates, methods and sizes apart: `full, lora r=8 on nano-28k, nano-51k`."""
+    methods = dict.fromkeys(name.partition(" on ")[0].partition(" r=")[0] for name in names)
+    models = dict.fromkeys(name.partition(" on ")[2] for name in names)
+    return f"{', '.join(methods)} on {', '.join(models)}"
+
+
+def _runs(plan: Plan, stage: str) -> str:
+    """How many runs of which method: `6 full, 6 lora`."""
+    counts = Counter(cell.recipe.method.name for cell in plan.cells if cell.stage == stage)
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def skipped_text(plan: Plan) -> RenderableType:

@@ -201,6 +201,17 @@ def hits_text(hits: Sequence[Hit]) -> RenderableType:
     return table
 
 
+def achieved_text(recommendation: Recommendation, record: RunRecord) -> str:
+    """The loss forecast for the recipe beside what its run came to; empty where either is missing."""
+    forecast, heldout = recommendation.loss, record.heldout
+    if forecast is None or forecast.value is None or heldout is None:
+        return ""
+    low, high = forecast.ends
+    within = "inside" if low <= heldout.loss <= high else "outside"
+    apart = heldout.loss / forecast.value - 1
+    return f"held-out loss {heldout.loss:.3f}, forecast {forecast.says()}: {within} the interval, {apart:+.1%}"
+
+
 def inspection_text(inspection: Inspection) -> RenderableType:
     """Everything `isoembed data inspect` prints."""
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in inspection.skipped.items())

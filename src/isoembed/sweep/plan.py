@@ -23,6 +23,7 @@ from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Freeze, Method, RsLoRA, method_named
 from isoembed.recipe import DataStats, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 
@@ -66,6 +67,7 @@ class SweepRequest(Frozen):
     max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
     thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
     rates: RateSearch | None = None
+    target_flop: float | None = Field(None, description="plan a pilot for this budget (`isoembed.sweep.pilot_plan`)")
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
     allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
@@ -93,6 +95,7 @@ class Plan(Frozen):
     seconds: float | None = Field(description="of all cells at the measured speeds; None where none were measured")
     stage: str = Field(description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
+    pilot: Choice | None = Field(None, description="of a pilot: what its runs say so far, and why it stopped")
 
 
 def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]:
@@ -137,6 +140,7 @@ class Planner:
         self.cells: dict[str, Cell] = {}
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
+        self.pilot: Choice | None = None
         self.flop = self.seconds = 0.0
 
     def plan(self) -> Plan:
@@ -156,18 +160,13 @@ class Planner:
             seconds=self.seconds if self.request.speeds else None,
             stage=stages[-1],
             complete=complete,
+            pilot=self.pilot,
         )
 
     def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
         """Each stage with its cells; the next is asked for only when all of these have ended."""
         request = self.request
-        if request.rates is not None:
-            yield "rates", self._rate_cells(request.rates)
-            asked: set[str] = set()  # where the allowance refuses a cell, it is not asked for again
-            while more := [cell for cell in self._beyond_edges() if cell.key not in asked]:
-                asked |= {cell.key for cell in more}
-                yield "rates", more
-            self.rates = fit_rates(optima(self._records("rates")))
+        yield from self._rate_stages()
         if len(request.seeds) > 1 and len(request.budgets) > 1:
             yield "noise", self._noise_cells()
         for index, budget in enumerate(request.budgets):
@@ -176,6 +175,17 @@ class Planner:
             yield "replicates", self._replicates()
 
     # ---- stages ----
+
+    def _rate_stages(self) -> Iterator[tuple[str, list[Cell]]]:
+        """The search for learning rates, widened where the best one lies on an edge; then its rules hold."""
+        if self.request.rates is None:
+            return
+        yield "rates", self._rate_cells(self.request.rates)
+        asked: set[str] = set()  # where the allowance refuses a cell, it is not asked for again
+        while more := [cell for cell in self._beyond_edges() if cell.key not in asked]:
+            asked |= {cell.key for cell in more}
+            yield "rates", more
+        self.rates = fit_rates(optima(self._records("rates")))
 
     def _rate_cells(self, search: RateSearch) -> list[Cell]:
         cells = []

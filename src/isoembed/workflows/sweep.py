@@ -24,6 +24,7 @@ from isoembed.families import Family
 from isoembed.methods import Full
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.pilot_plan import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, work
 from isoembed.training.gradients import Memory, accumulate_gradients
@@ -52,12 +53,13 @@ def load_request(ledger: Path) -> SweepRequest:
 def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
     """Plan as far as the ledger allows and write the new cells; returns the plan and how many cells are new.
 
-    A ledger keeps its first request, with the speeds measured then: another one belongs into another folder.
+    A ledger keeps its first request, with the speeds and the memory of then: another one belongs into another folder.
     """
     file = ledger / REQUEST
     if request is None or file.exists():
         first = load_request(ledger)
-        if request is not None and request.model_copy(update={"speeds": first.speeds}) != first:
+        here = {"speeds": first.speeds, "max_bytes": first.max_bytes}
+        if request is not None and request.model_copy(update=here) != first:
             raise InputError(f"{ledger} holds another sweep already; give another --out.")
         request = first
     else:
@@ -71,7 +73,7 @@ def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     """The plan as far as the outcomes in `folder` allow; writes nothing."""
     outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
     done = [(cell, outcomes[cell.key]) for cell in folder.cells() if cell.key in outcomes]
-    return Planner(request, done).plan()
+    return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
 
 
 def prepare_request(

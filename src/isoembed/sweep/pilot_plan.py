@@ -1,0 +1,203 @@
+"""A pilot as a sweep: each batch of runs that the planner chooses is one stage, planned when the one before has ended.
+
+What could be run: each method at its middle hyperparameter, every size, a ladder of budgets far below the target.  What
+is decided: which of those methods on which size of the family is best at the target budget, one pass over the data at
+most.  `isoembed.sweep.adaptive` chooses; whatever runs sweeps runs this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+
+from isoembed.budget import Budget
+from isoembed.constraints import Constraints
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
+from isoembed.laws.hoffmann import HOFFMANN
+from isoembed.methods import Method
+from isoembed.recipe import Recipe
+from isoembed.records import RunRecord
+from isoembed.request import MIN_STEPS, Request
+from isoembed.sweep.adaptive import START_SHARE, Choice, eligible, plan_next
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.pilot import LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
+from isoembed.sweep.plan import Planner, SweepRequest, variants
+
+#: in this order methods enter while the allowance pays for their start
+PILOT_METHODS = ("full", "lora", "freeze", "bias")
+#: from one budget of the ladder to the next
+LADDER = 1.5
+#: the dearest run, as a share of the allowance
+DEAREST = START_SHARE
+#: what the starts of all methods together may cost, as a share of the allowance
+STARTS = 0.6
+
+
+def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
+    """The ladder: from `LEAST_STEPS` steps of the cheapest model to `DEAREST` of the allowance, in FLOP.
+
+    Raises InputError where the allowance does not pay for a single such run.
+    """
+    if request.target_flop is None or request.allowance_flop is None:
+        raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
+    tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
+    cheapest = min(
+        pilot_methods(request, model)[0].cost(model).flop_per_token * tokens
+        for model in map(request.family.model, request.models)
+    )
+    lowest = 1.02 * cheapest  # a step more than needed: recipes round
+    if request.allowance_flop < lowest:
+        raise InputError(
+            f"A pilot's allowance must pay for a run of {LEAST_STEPS} steps, here {lowest:.3g} FLOP; got "
+            f"{request.allowance_flop:.3g}. Raise it or the budget, or lower `--batch-pairs`."
+        )
+    highest = max(DEAREST * request.allowance_flop, lowest)
+    steps = math.floor(math.log(highest / lowest) / math.log(LADDER) + 1e-9)
+    return tuple(lowest * LADDER**step for step in range(steps + 1))
+
+
+def pilot_methods(request: SweepRequest, model: ModelSpec) -> list[Method]:
+    """Each method on `model`, at the middle one of the hyperparameters that a sweep would try."""
+    found = [variants(name, model, request.alpha_per_rank) for name in request.methods]
+    return [each[len(each) // 2] for each in found]
+
+
+def candidates(request: SweepRequest) -> dict[str, Recipe]:
+    """What could be run at the target budget, by name: a pilot decides between these."""
+    assert request.target_flop is not None
+    asked = Request(
+        budget=Budget.parse(repr(request.target_flop)),
+        family=request.family,
+        data=request.data,
+        batch_pairs=request.batch_pairs,
+        context_tokens=request.context_tokens,
+        constraints=Constraints(device_memory=request.max_bytes),
+        pooling=request.pooling,
+    )
+    found: dict[str, Recipe] = {}
+    for model in request.family.models:
+        for method in pilot_methods(request, model):
+            try:
+                recipe = asked.recipe(request.target_flop, model, method, one_pass=True)
+            except InputError:
+                continue  # too dear for one step, or too large for the memory
+            if recipe.steps >= MIN_STEPS:
+                found[f"{method.label} on {model.name}"] = recipe
+    if not found:
+        raise InputError(
+            f"The target budget must pay for {MIN_STEPS} steps of a model; {request.target_flop:.3g} FLOP do not."
+        )
+    return found
+
+
+def pilot_target(request: SweepRequest) -> Target:
+    """The target budget with all of its candidates."""
+    assert request.target_flop is not None
+    cells = tuple(as_pilot_cell(key, recipe) for key, recipe in candidates(request).items())
+    return Target(flop=request.target_flop, cells=cells)
+
+
+def as_pilot_cell(key: str, recipe: Recipe) -> PilotCell:
+    """A recipe as the planner sees it.  Methods are told apart by name: each has one hyperparameter here."""
+    return PilotCell(
+        key=key,
+        params=recipe.model.params,
+        tokens=recipe.train_tokens,
+        flop=recipe.flop,
+        method=recipe.method.name,
+        fraction=recipe.cost.trained_share,
+        steps=recipe.steps,
+    )
+
+
+def pilot_stage(cell: Cell) -> bool:
+    """Whether the cell is a run of the pilot itself, not of the search for learning rates."""
+    return cell.stage.startswith("pilot ")
+
+
+class PilotPlanner(Planner):
+    """Plans a pilot as far as what has ended allows."""
+
+    def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
+        request = self.request
+        assert request.allowance_flop is not None
+        yield from self._rate_stages()
+        target = pilot_target(request)
+        cells = self._paid_for(self._pool(), target)
+        methods = {cell.recipe.method.name for cell in cells.values()}
+        decided = tuple(cell for cell in target.cells if cell.method in methods)
+        if not decided:
+            raise InputError("No run of the pilot is long enough within its allowance; raise it or the budget.")
+        target = target.model_copy(update={"cells": decided})
+        decisions: list[Decision] = []
+        for number in count(1):
+            open_cells = tuple(as_pilot_cell(key, cell.recipe) for key, cell in cells.items())
+            self.pilot = _choice(
+                self._runs(),
+                open_cells,
+                target,
+                max(0.0, request.allowance_flop - self.flop),
+                tuple(decisions),
+            )
+            if self.pilot.stop is not None:
+                return
+            decisions.append(self.pilot.decision)
+            stage = f"pilot {number}"
+            # a cell is asked for once, whether it fails or the allowance refuses it
+            yield stage, [cells.pop(each.key).model_copy(update={"stage": stage}) for each in self.pilot.cells]
+
+    def _runs(self) -> tuple[PilotRun, ...]:
+        """What the pilot's cells came to."""
+        return tuple(
+            PilotRun(cell=as_pilot_cell(key, cell.recipe), loss=outcome.heldout.loss)
+            for key, cell in self.cells.items()
+            if pilot_stage(cell)
+            and isinstance(outcome := self.outcomes.get(key), RunRecord)
+            and outcome.heldout is not None
+        )
+
+    def _pool(self) -> dict[str, Cell]:
+        """All runs that the pilot could make, by key."""
+        found: dict[str, Cell] = {}
+        for budget in self.request.budgets:
+            for model in self.models:
+                for method in pilot_methods(self.request, model):
+                    cell = self._cell(model, method, budget, "pilot 0")
+                    if cell is not None:
+                        found[cell.key] = cell
+        return found
+
+    def _paid_for(self, cells: dict[str, Cell], target: Target) -> dict[str, Cell]:
+        """The cells of the first methods whose starts the allowance pays for together; the first method always."""
+        assert self.request.allowance_flop is not None
+        possible = eligible([as_pilot_cell(key, cell.recipe) for key, cell in cells.items()], target, HOFFMANN)
+        spent = 0.0
+        kept: list[str] = []
+        for name in self.request.methods:
+            least = least_runs(HOFFMANN)
+            flop = sorted(each.flop for each in possible if each.method == name)[: 2 * least]
+            # the start spreads over twice as many of the cheapest cells as it takes
+            cost = math.fsum(flop) / 2 if len(flop) >= least else math.inf
+            if kept and spent + cost > STARTS * self.request.allowance_flop:
+                method = next(m for m in pilot_methods(self.request, self.models[0]) if m.name == name)
+                why = f"{least} runs of {name} would cost {cost:.3g} of {self.request.allowance_flop:.3g} FLOP"
+                self._skip(self.models[0], method, self.request.budgets[0], f"no allowance for {name}", why)
+                continue
+            spent += cost
+            kept.append(name)
+        return {key: cell for key, cell in cells.items() if cell.recipe.method.name in kept}
+
+
+@lru_cache(maxsize=64)
+def _choice(
+    done: tuple[PilotRun, ...],
+    cells: tuple[PilotCell, ...],
+    target: Target,
+    allowance_left: float,
+    earlier: tuple[Decision, ...],
+) -> Choice:
+    """`plan_next`, remembered: a plan is made again from the start each time, and each choice takes a bootstrap."""
+    return plan_next(done, cells, target, allowance_left=allowance_left, earlier=earlier)

@@ -1,0 +1,177 @@
+"""The pilot of a job: ask, run, fit.  Its folder is a sweep's, so that it survives whatever a sweep survives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from isoembed.core import InputError
+from isoembed.encoder.load import load_tokenizer
+from isoembed.families import Family
+from isoembed.laws import law_named
+from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.hoffmann import HOFFMANN
+from isoembed.laws.runs import group_runs
+from isoembed.laws.settings import Group
+from isoembed.laws.study import study
+from isoembed.records import RunRecord
+from isoembed.sweep.adaptive import Choice
+from isoembed.sweep.folder import SweepFolder
+from isoembed.sweep.pilot import LEAST_STEPS, NEAR, PilotRun, doubt, least_runs, near_envelope
+from isoembed.sweep.pilot_plan import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
+from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.workflows.job import DataOptions
+from isoembed.workflows.sweep import explain, plan_sweep, prepare_request, run_sweep
+
+#: of each law's bootstrap
+DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a finished pilot came to.  `laws` is None where it is no basis for a recommendation; `choice` says why."""
+
+    laws: LawSet | None
+    choice: Choice
+    runs: int
+    flop: float
+    """FLOP of all its runs, failed ones and the search for learning rates included"""
+    why: str
+    """why there are no laws; empty where there are"""
+
+
+def prepare_pilot(
+    family: Family,
+    options: DataOptions,
+    *,
+    target_flop: float,
+    allowance_flop: float,
+    methods: Sequence[str],
+    cache: Path,
+    batch_pairs: int,
+    context_tokens: int,
+    pooling: str = "mean",
+    max_bytes: float | None = None,
+    budgets: Sequence[float] | None = None,
+    rates: RateSearch | None = None,
+) -> SweepRequest:
+    """The request of a pilot for `target_flop`: data tokenised, and the weights hashed of every size that it may run.
+
+    budgets: the ladder of its runs, FLOP; default: `pilot_budgets`.  max_bytes: memory that every run must fit into.
+    Raises InputError where the allowance does not pay for one run.
+    """
+    tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    request = SweepRequest.model_validate(
+        {
+            "family": family,
+            "models": tuple(model.name for model in family.models),
+            "methods": tuple(methods),
+            "budgets": (target_flop,),
+            "data": data.stats,
+            "batch_pairs": batch_pairs,
+            "context_tokens": context_tokens,
+            "pooling": pooling,
+            "min_steps": LEAST_STEPS,
+            "max_bytes": max_bytes,
+            "rates": rates,
+            "target_flop": target_flop,
+            "allowance_flop": allowance_flop,
+        }
+    )
+    ladder = tuple(sorted(budgets)) if budgets else pilot_budgets(request)
+    step_tokens = batch_pairs * data.stats.tokens_per_pair
+    names = [
+        model.name
+        for model in family.models
+        if any(
+            method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= ladder[-1]
+            for method in pilot_methods(request, model)
+        )
+    ]
+    prepared = prepare_request(family, names, options, cache=cache, context_tokens=context_tokens, pooling=pooling)
+    return request.model_copy(update={"models": tuple(names), "budgets": ladder, **prepared})
+
+
+def run_pilot(
+    folder: Path, request: SweepRequest, *, workers: int | None = None, watch: Callable[[SweepFolder], None]
+) -> Pilot:
+    """Plan and run the pilot in `folder`, from wherever it stands, and fit what it measured.
+
+    Raises InputError where `folder` holds another sweep, or the pilot was stopped before its end.
+    """
+    plan_sweep(folder, request)
+    run_sweep(folder, workers=workers or workers_here(), watch=watch)
+    plan = explain(SweepFolder(folder), request)
+    if not plan.complete or plan.pilot is None:
+        raise InputError(f"The pilot in {folder} was stopped before its end; go on with --resume.")
+    return fit_pilot(SweepFolder(folder), request, plan.pilot)
+
+
+def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: Choice) -> Pilot:
+    """The laws of a finished pilot, for `isoembed.recommend`, fitted as the planner fits them."""
+    stages = {cell.key: cell for cell in folder.cells()}
+    outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
+    flop = sum(outcome.recipe.flop for outcome in outcomes)
+    records = [o for o in outcomes if isinstance(o, RunRecord) and o.heldout and pilot_stage(stages[o.key])]
+    laws, why = None, "; ".join(choice.decision.warnings)
+    if choice.decision.trusted:
+        try:
+            laws, why = pilot_laws(records, request), ""
+        except InputError as error:
+            why = str(error)
+    return Pilot(laws, choice, len(records), flop, why)
+
+
+def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
+    """One Hoffmann law a method, of the runs near the envelope, those near the target weighing more.
+
+    A method of too few runs is left out and named in the notes; raises InputError where that leaves none.
+    """
+    assert request.target_flop is not None
+    target = pilot_target(request)
+    found: list[LawFile] = []
+    left_out: list[str] = []
+    # the embedding law reads the trained share, and so groups by the method's name whatever the rank on each size
+    for group in group_runs(records, [law_named("embedding")], source="the pilot"):
+        own = [records[row - 1] for row in group.rows]
+        runs = [
+            PilotRun(cell=as_pilot_cell(record.key, record.recipe), loss=record.heldout.loss)
+            for record in own
+            if record.heldout is not None
+        ]
+        near = {run.cell.key for run in near_envelope(runs, NEAR, least_runs(HOFFMANN))}
+        keep_R = np.array([record.key in near for record in own])
+        cells = [run.cell for run in runs if run.cell.key in near]
+        points = replace(group.points[keep_R], weight=1 / doubt(cells, target))
+        far = len(own) - len(cells)
+        notes = (f"{far} pilot runs far above the envelope left out",) if far else ()
+        rows = tuple(np.array(group.rows)[keep_R].tolist())
+        chosen = Group(group.method, points, rows, group.tried, group.settings, (*group.notes, *notes))
+        try:
+            if len(cells) < least_runs(HOFFMANN):
+                raise InputError(f"{len(cells)} runs, a law needs {least_runs(HOFFMANN)}")
+            found.append(study([HOFFMANN], chosen, source="pilot", draws=DRAWS, by=("largest-budget",)))
+        except InputError as error:
+            left_out.append(f"{group.method} left out: {error}")
+    if not found:
+        raise InputError(f"The pilot fits no law: {'; '.join(left_out)}.")
+    return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
+
+
+def workers_here() -> int:
+    """Processes for a pilot's small runs: one a core, or one where a GPU runs them."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def memory_here() -> float:
+    """Bytes that a run on this machine can have: the GPU's memory, or the machine's."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(psutil.virtual_memory().total)
