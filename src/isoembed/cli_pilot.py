@@ -57,8 +57,8 @@ def pilot_first(
     from isoembed.report.sweep_text import pilot_text
     from isoembed.report.text import section
     from isoembed.sweep.folder import SweepFolder
-    from isoembed.sweep.pilot_plan import PILOT_METHODS
-    from isoembed.workflows.pilot import memory_here, prepare_pilot, run_pilot
+    from isoembed.sweep.pilot_plan import PILOT_METHODS, PilotTooSmallError
+    from isoembed.workflows.pilot import Pilot, memory_here, prepare_pilot, run_pilot
     from isoembed.workflows.sweep import REQUEST, explain, measure_speeds
 
     folder = out / "pilot"
@@ -72,20 +72,27 @@ def pilot_first(
     if constraints.max_params is not None:
         within = tuple(model for model in family.models if model.params <= constraints.max_params)
         family = family.model_copy(update={"models": within})
-    request = prepare_pilot(
-        family,
-        options,
-        target_flop=flop - allowance,
-        allowance_flop=allowance,
-        methods=allowed,
-        cache=cache,
-        batch_pairs=batch_pairs or family.batch_pairs,
-        context_tokens=context_tokens or family.context_tokens,
-        pooling=pooling,
-        max_bytes=memory_here(),
-    )
+    console.print(section("Pilot"))
+    try:
+        request = prepare_pilot(
+            family,
+            options,
+            target_flop=flop - allowance,
+            allowance_flop=allowance,
+            methods=allowed,
+            cache=cache,
+            batch_pairs=batch_pairs or family.batch_pairs,
+            context_tokens=context_tokens or family.context_tokens,
+            pooling=pooling,
+            max_bytes=memory_here(),
+        )
+        plan = explain(SweepFolder(folder), request)
+    except PilotTooSmallError as error:
+        pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
+        console.print(found_text(pilot, flop), markup=False)
+        return None if dry_run else (spend, None, pilot)
     request = request.model_copy(update={"speeds": measure_speeds(request)})
-    console.print(section("Pilot"), pilot_text(request, explain(SweepFolder(folder), request), None))
+    console.print(pilot_text(request, plan, None))
     if dry_run:
         return None
     with watching(SweepFolder(folder), console) as watch:
@@ -99,10 +106,12 @@ def pilot_first(
 
 def found_text(pilot: Pilot, flop: float) -> str:
     """What the pilot cost and came to, in two lines."""
+    if not pilot.runs:
+        return f"no pilot was run: {pilot.why} Falling back on what is known without it."
     cost = f"{pilot.runs} pilot runs, {pilot.flop:.3g} FLOP ({pilot.flop / flop:.1%} of the budget)"
     if pilot.laws is None:
         return f"{cost}: no basis for a choice ({pilot.why}); falling back on what is known without it"
-    return f"{cost}; ended: {pilot.choice.why}"
+    return f"{cost}; ended: {pilot.why}"
 
 
 def noted(recommendation: Recommendation, pilot: Pilot, flop: float) -> Recommendation:

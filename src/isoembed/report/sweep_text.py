@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -64,12 +63,15 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
     """What a pilot runs next, for which decision, and what its runs say so far; `new` is None in a dry run."""
     assert request.allowance_flop is not None
     assert request.target_flop is not None
-    decided = candidates(request)
+    unpaid = {skip.reason for skip in plan.skipped}
+    decided = [r for r in candidates(request).values() if f"no allowance for {r.method.name}" not in unpaid]
     slowest = min(request.speeds.values(), default=None)
     time = "" if slowest is None else f", at most {duration(request.allowance_flop / slowest)} here"
     ladder = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
     rows = [
-        ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: {_listed(decided)}"),
+        ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: "
+                    f"{', '.join(dict.fromkeys(r.method.name for r in decided))} on "
+                    f"{', '.join(dict.fromkeys(r.model.name for r in decided))}"),
         ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
         ("runs", f"{', '.join(request.models)}, {ladder} each, {request.min_steps} steps or more, at most "
                  f"{request.max_epochs:g} passes over the data"),
@@ -91,13 +93,6 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         ],
     )
     return Group(pairs_table(rows), Text(""), stages)
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Labels of candidates, methods and sizes apart: `full, lora r=8 on nano-28k, nano-51k`."""
-    methods = dict.fromkeys(name.partition(" on ")[0].partition(" r=")[0] for name in names)
-    models = dict.fromkeys(name.partition(" on ")[2] for name in names)
-    return f"{', '.join(methods)} on {', '.join(models)}"
 
 
 def _runs(plan: Plan, stage: str) -> str:

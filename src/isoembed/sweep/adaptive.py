@@ -46,6 +46,8 @@ SETTLED = 3
 TOLERANCE = 0.003
 #: share of the allowance that the start set may cost
 START_SHARE = 0.25
+#: what it may cost where cells are few and dear
+START_MOST = 0.6
 #: share of the allowance left that one batch may cost, where any cell is that cheap
 BATCH_SHARE = 0.5
 #: pilot cells stay within the candidates' tokens a parameter, widened by this factor either way
@@ -219,10 +221,14 @@ def _start(
             continue
         # the dearest cell that the start can afford throughout; where that leaves little choice, the cheapest cells
         most = START_SHARE * allowance_left / (share * len(methods))
-        pool = [cell for cell in open_cells if cell.flop <= most]
-        if len(pool) < 2 * missing:
-            pool = open_cells[: 2 * missing]
-        for cell in _spread(mine, pool, missing, chance):
+        pools = [[cell for cell in open_cells if cell.flop <= most]]
+        if len(pools[0]) < 2 * missing:
+            pools = [open_cells[:size] for size in range(2 * missing, missing - 1, -1)]
+        # of few cells those far apart are dear ones: fewer to choose from, until what is chosen leaves something over
+        room = START_MOST * allowance_left / len(methods)
+        spreads = (_spread(mine, pool, missing, chance) for pool in pools)
+        chosen = next((spread for spread in spreads if sum(cell.flop for cell in spread) <= room), pools[-1][:missing])
+        for cell in chosen:
             if sum(each.flop for each in picked) + cell.flop <= allowance_left:
                 picked.append(cell)
     return picked

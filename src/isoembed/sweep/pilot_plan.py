@@ -21,26 +21,25 @@ from isoembed.methods import Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.request import MIN_STEPS, Request
-from isoembed.sweep.adaptive import START_SHARE, Choice, eligible, plan_next
+from isoembed.sweep.adaptive import START_MOST, START_SHARE, Choice, eligible, plan_next
 from isoembed.sweep.folder import Cell
-from isoembed.sweep.pilot import LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
+from isoembed.sweep.pilot import LEAST_RUNS, LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
 from isoembed.sweep.plan import Planner, SweepRequest, variants
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
 #: from one budget of the ladder to the next
-LADDER = 1.5
+LADDER = 1.25
 #: the dearest run, as a share of the allowance
 DEAREST = START_SHARE
-#: what the starts of all methods together may cost, as a share of the allowance
-STARTS = 0.6
+
+
+class PilotTooSmallError(InputError):
+    """An allowance that does not pay for the runs that a recommendation needs."""
 
 
 def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
-    """The ladder: from `LEAST_STEPS` steps of the cheapest model to `DEAREST` of the allowance, in FLOP.
-
-    Raises InputError where the allowance does not pay for a single such run.
-    """
+    """The ladder: from `LEAST_STEPS` steps of the cheapest model to `DEAREST` of the allowance, in FLOP."""
     if request.target_flop is None or request.allowance_flop is None:
         raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
     tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
@@ -49,11 +48,6 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
         for model in map(request.family.model, request.models)
     )
     lowest = 1.02 * cheapest  # a step more than needed: recipes round
-    if request.allowance_flop < lowest:
-        raise InputError(
-            f"A pilot's allowance must pay for a run of {LEAST_STEPS} steps, here {lowest:.3g} FLOP; got "
-            f"{request.allowance_flop:.3g}. Raise it or the budget, or lower `--batch-pairs`."
-        )
     highest = max(DEAREST * request.allowance_flop, lowest)
     steps = math.floor(math.log(highest / lowest) / math.log(LADDER) + 1e-9)
     return tuple(lowest * LADDER**step for step in range(steps + 1))
@@ -171,17 +165,28 @@ class PilotPlanner(Planner):
         return found
 
     def _paid_for(self, cells: dict[str, Cell], target: Target) -> dict[str, Cell]:
-        """The cells of the first methods whose starts the allowance pays for together; the first method always."""
+        """The cells of the first methods whose starts the allowance pays for together.
+
+        Raises PilotTooSmallError where it does not pay for `LEAST_RUNS` runs of the first one.
+        """
         assert self.request.allowance_flop is not None
+        most = START_MOST * self.request.allowance_flop
         possible = eligible([as_pilot_cell(key, cell.recipe) for key, cell in cells.items()], target, HOFFMANN)
+        first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
+        if len(first) < LEAST_RUNS or math.fsum(first) > most:
+            needed = math.fsum(first) / START_MOST / len(first) * LEAST_RUNS if first else math.nan
+            raise PilotTooSmallError(
+                f"A pilot needs {LEAST_RUNS} runs of {LEAST_STEPS} steps or more, and something left for others: about "
+                f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "
+                "lower --batch-pairs."
+            )
         spent = 0.0
         kept: list[str] = []
         for name in self.request.methods:
             least = least_runs(HOFFMANN)
-            flop = sorted(each.flop for each in possible if each.method == name)[: 2 * least]
-            # the start spreads over twice as many of the cheapest cells as it takes
-            cost = math.fsum(flop) / 2 if len(flop) >= least else math.inf
-            if kept and spent + cost > STARTS * self.request.allowance_flop:
+            flop = sorted(each.flop for each in possible if each.method == name)[:least]
+            cost = math.fsum(flop) if len(flop) == least else math.inf
+            if kept and spent + cost > most:
                 method = next(m for m in pilot_methods(self.request, self.models[0]) if m.name == name)
                 why = f"{least} runs of {name} would cost {cost:.3g} of {self.request.allowance_flop:.3g} FLOP"
                 self._skip(self.models[0], method, self.request.budgets[0], f"no allowance for {name}", why)

@@ -35,15 +35,15 @@ DRAWS = 400
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a finished pilot came to.  `laws` is None where it is no basis for a recommendation; `choice` says why."""
+    """What a pilot came to."""
 
     laws: LawSet | None
-    choice: Choice
+    """None: no basis for a recommendation"""
     runs: int
     flop: float
-    """FLOP of all its runs, failed ones and the search for learning rates included"""
+    """of all its runs, failed ones and the search for learning rates included"""
     why: str
-    """why there are no laws; empty where there are"""
+    """why it ended; where there are no laws, why not"""
 
 
 def prepare_pilot(
@@ -64,7 +64,7 @@ def prepare_pilot(
     """The request of a pilot for `target_flop`: data tokenised, and the weights hashed of every size that it may run.
 
     budgets: the ladder of its runs, FLOP; default: `pilot_budgets`.  max_bytes: memory that every run must fit into.
-    Raises InputError where the allowance does not pay for one run.
+    Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
     tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
@@ -123,10 +123,10 @@ def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: Choice) -> Pil
     laws, why = None, "; ".join(choice.decision.warnings)
     if choice.decision.trusted:
         try:
-            laws, why = pilot_laws(records, request), ""
+            laws, why = pilot_laws(records, request), choice.why
         except InputError as error:
             why = str(error)
-    return Pilot(laws, choice, len(records), flop, why)
+    return Pilot(laws, len(records), flop, why)
 
 
 def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
