@@ -90,7 +90,7 @@ def pilot_first(
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
         console.print(found_text(pilot, flop), markup=False)
-        return None if dry_run else (spend, None, pilot)
+        return spend, None, pilot
     request = request.model_copy(update={"speeds": measure_speeds(request)})
     console.print(pilot_text(request, plan, None))
     if dry_run:

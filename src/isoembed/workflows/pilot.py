@@ -68,6 +68,8 @@ def prepare_pilot(
     """
     tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    if not len(data.heldout):
+        raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give --heldout.")
     request = SweepRequest.model_validate(
         {
             "family": family,

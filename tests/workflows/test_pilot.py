@@ -1,0 +1,82 @@
+"""`run --pilot` from end to end on tiny runs: explained, run, fitted, trained with the rest, gone on with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from isoembed.records import Ledger, RunRecord
+from tests.test_cli import mistake, ok
+
+BUDGET = 6e10
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs that share two words: enough of them for one pass of whatever is recommended."""
+    rng = random.Random(0)
+    words = ["".join(pair) for pair in itertools.product(("ba", "ko", "li", "mu", "ne", "ro"), ("da", "fe", "gi"))]
+    asked = [rng.sample(words, 3) for _ in range(9000)]
+    rows = [(" ".join(own), f"{own[1]} {own[0]} {rng.choice(words)}") for own in asked]
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"query": q, "positive": p}) + "\n" for q, p in rows))
+    return file
+
+
+def options(pairs: Path, out: Path) -> list[str]:
+    return [
+        *("run", "--family", "nano", "--data", str(pairs), "--query-key", "query", "--positive-key", "positive"),
+        *("--budget", f"{BUDGET:g}", "--pilot", "60%", "--methods", "full", "--batch-pairs", "2"),
+        *("--context-tokens", "16", "--cache", str(pairs.parent / "tokens"), "--out", str(out)),
+    ]
+
+
+def test_dry_run_explains_and_runs_nothing(pairs: Path, tmp_path: Path) -> None:
+    printed = ok(*options(pairs, tmp_path / "out"), "--dry-run")
+    for words in ("decides", "spends", "at most 3.6e+10 FLOP", "pilot 1", "full on nano-28k"):
+        assert words in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = ok(*options(pairs, out))
+    pilot = Ledger.open(out / "pilot").records()
+    assert len(pilot) >= 12
+    spent = sum(run.recipe.flop for run in pilot)
+    assert spent <= 0.6 * BUDGET
+    record = RunRecord.load(out / "record.json")
+    assert record.recipe.flop <= BUDGET - spent
+    assert f"{len(pilot)} pilot runs" in printed
+    assert "held-out loss" in printed.split("Training")[1]
+    assert (out / "pilot" / "law.json").is_file()
+    assert "hoffmann law measured on nano" in (out / "README.md").read_text()
+    assert "holds a pilot already" in mistake(*options(pairs, out))
+    before = (out / "record.json").read_bytes()
+    ok(*options(pairs, out), "--resume")
+    assert (out / "record.json").read_bytes() == before
+
+
+def test_a_pilot_too_small_falls_back_and_says_so(pairs: Path, tmp_path: Path) -> None:
+    told = [*options(pairs, tmp_path / "out")]
+    told[told.index("60%")] = "1%"
+    printed = ok(*told, "--dry-run")
+    assert "no pilot was run" in printed
+    assert "needs 12 runs of 100 steps" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--model", "nano-28k"], "leave --model out"),
+        (["--serving-tokens", "1e9"], "leave --serving-tokens out"),
+        (["--methods", "norms"], "allows none of them"),
+        (["--pilot", "300%"], "must be a part of"),
+    ],
+)
+def test_mistakes_are_one_line(pairs: Path, tmp_path: Path, more: list[str], words: str) -> None:
+    assert words in " ".join(mistake(*options(pairs, tmp_path / "out"), *more).split())
