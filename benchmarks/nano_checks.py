@@ -70,8 +70,9 @@ def best(records: Sequence[RunRecord], convention: Convention) -> list[dict[str,
             if tokens > data.pairs * data.tokens_per_pair:
                 continue
             share = method.cost(model).trained_share
-            at = [np.log([value]) for value in (getattr(model, size), tokens, budget)]
-            rows.append((float(LAW.predict(params, Rows(*at, np.array([1 - share])))[0]), label, model.name))
+            log_params, log_tokens, log_flop = (np.log([value]) for value in (getattr(model, size), tokens, budget))
+            at = Rows(log_params, log_tokens, log_flop, np.array([1 - share]))
+            rows.append((float(LAW.predict(params, at)[0]), label, model.name))
         loss, label, name = min(rows)
         others = [row for row in rows if row[1].split(" ")[0] != label.split(" ")[0]]
         answers.append(

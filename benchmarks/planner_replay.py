@@ -1,12 +1,14 @@
 """Does the pilot planner reach the full grid's decision at a tenth of its FLOP?  Replays on finished tables.
 
     python benchmarks/planner_replay.py                     a quarter of an hour on one idle core
-    python benchmarks/planner_replay.py --ledger RUNS.csv   that table too: params, tokens, flop, loss, fraction, method
+    python benchmarks/planner_replay.py --only nano_study   one table; the others' results stay
+    python benchmarks/planner_replay.py --ledger LEDGER     that ledger in place of the shipped nano study
     python benchmarks/planner_replay.py --quick             3 replays, printed, nothing written
 
 Tables: gemstones_hot.csv and porian_isoflop.csv from `--tables` (skipped, with a word, where they are absent), and one
-drawn from two planted laws.  What is at or above the target budget is never shown to a planner.  Each cell costs its
-own flop, checkpoints of one training too (gemstones): a real pilot would pay once for all checkpoints of a run.
+drawn from two planted laws, and the shipped nano study.  What is at or above the target budget is never shown to a
+planner.  Each cell costs its own flop, checkpoints of one training too (gemstones): a real pilot would pay once for all
+checkpoints of a run.
 
 Compared at the same allowance: random, cheapest first, V-optimal (`variance`), `regret`; all choose among the cells
 that the planner may run and decide by `isoembed.sweep.pilot`.  The full grid decides from every cell below the target.
@@ -26,8 +28,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,13 +40,19 @@ import pyarrow.parquet
 
 from isoembed.core import write_atomically
 from isoembed.laws import Law, Points, law_named
+from isoembed.laws.runs import group_runs
+from isoembed.methods import Method
+from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.adaptive import TOLERANCE, eligible, plan_next, settled
 from isoembed.sweep.criteria import Criterion
 from isoembed.sweep.pilot import Decision, PilotCell, PilotRun, Target, decide
+from isoembed.sweep.pilot_plan import as_pilot_cell
+from isoembed.sweep.plan import variants
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planner_replay.json"
 FIGURE = ROOT / "docs" / "figures" / "planner_replay.png"
+SHIPPED = ROOT / "benchmarks" / "results" / "nano_study.jsonl.gz"
 #: where the published tables lie: beside the checkout
 TABLES = ROOT.parent / "shared" / "scaling"
 #: draws: a third of the planner's default, to keep 50 replays affordable
@@ -156,24 +165,32 @@ def gemstones(file: Path, target_flop: float = 2.8e20) -> Table:
 
 
 def ledger(file: Path) -> Table:
-    """An exported ledger; the target is its largest budget, a candidate's loss the mean over its seeds there."""
+    """A ledger, or whole records in one file: each method at the hyperparameter that a pilot runs, at its best learning
+    rate; the target is the largest budget, a candidate's loss the mean over its seeds there."""
+    records = Ledger.open(file).records()
+    found = variants_by_model(records)
+    kept = [each for each in records if each.recipe.method in found[each.recipe.model.name]]
     runs = [
-        PilotRun(
-            cell=PilotCell(
-                key=str(number), params=row["params"], tokens=row["tokens"], flop=row["flop"],
-                fraction=row["fraction"], method=str(row["method"]),
-            ),
-            loss=row["loss"],
-        )
-        for number, row in enumerate(read(file))
-    ]  # fmt: skip
+        PilotRun(cell=as_pilot_cell(f"{group.method} {row}", kept[row - 1].recipe), loss=loss)
+        for group in group_runs(kept, [law_named("embedding")])  # which groups by the method's name
+        for row, loss in zip(group.rows, group.points.loss, strict=True)
+    ]
     top = max(run.cell.flop for run in runs) * (1 - SAME)
-    seeds: dict[tuple[str, float, float], list[PilotRun]] = {}
+    seeds: dict[tuple[str, float], list[PilotRun]] = {}
     for run in runs:
         if run.cell.flop >= top:
-            seeds.setdefault((run.cell.method, run.cell.params, run.cell.fraction), []).append(run)
+            seeds.setdefault((run.cell.method, run.cell.params), []).append(run)
     at = {same[0].cell: float(np.mean(np.log([run.loss for run in same]))) for same in seeds.values()}
-    return table(file.stem, "observed losses, mean over seeds", runs, top, at)
+    name = file.name.removesuffix(".jsonl.gz")
+    return table(name, "observed losses, mean over seeds", runs, top, at)
+
+
+def variants_by_model(records: Sequence[RunRecord]) -> dict[str, list[Method]]:
+    """Model -> the middle hyperparameter of each method, as a pilot runs it."""
+    models = {record.recipe.model.name: record.recipe.model for record in records}
+    names = {record.recipe.method.name for record in records}
+    return {name: [found[len(found) // 2] for found in (variants(each, model, 2.0) for each in names)]
+            for name, model in models.items()}  # fmt: skip
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -297,16 +314,17 @@ def draw(results: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-def tables(folder: Path, ledger_file: Path | None) -> Iterator[Table]:
-    """Every table that is there."""
-    yield planted()
-    if there(file := folder / "gemstones_hot.csv"):
-        yield gemstones(file)
-    if there(file := folder / "porian_isoflop.csv"):
-        for dataset, config in PORIAN:
-            yield porian(file, dataset, config)
-    if ledger_file is not None:
-        yield ledger(ledger_file)
+def tables(folder: Path, ledger_file: Path, only: str | None) -> Iterator[Table]:
+    """Every table that is there, or the one named."""
+    known: dict[str, Callable[[], Table]] = {"planted": planted}
+    if there(hot := folder / "gemstones_hot.csv"):
+        known["gemstones"] = partial(gemstones, hot)
+    if there(isoflop := folder / "porian_isoflop.csv"):
+        known |= {f"porian {data} {config}": partial(porian, isoflop, data, config) for data, config in PORIAN}
+    known[ledger_file.name.removesuffix(".jsonl.gz")] = partial(ledger, ledger_file)
+    for name, make in known.items():
+        if only in (None, name):
+            yield make()
 
 
 def there(file: Path) -> bool:
@@ -318,7 +336,8 @@ def there(file: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES, help="folder with the published tables")
-    parser.add_argument("--ledger", type=Path, help="an exported ledger, CSV or Parquet")
+    parser.add_argument("--ledger", type=Path, default=SHIPPED, help="a ledger, or its .jsonl.gz")
+    parser.add_argument("--only", help="replay this table alone")
     parser.add_argument("--law", default="hoffmann")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--redraw", action="store_true", help="only draw the figure from the results at hand")
@@ -332,7 +351,9 @@ def main() -> None:
         "law": law.name, "replays": replays, "draws": DRAWS, "batch": BATCH, "allowance": ALLOWANCE, "noise": TOLERANCE,
         "tables": {},
     }  # fmt: skip
-    for data in tables(options.tables, options.ledger):
+    if options.only is not None and RESULTS.is_file():
+        results["tables"] = json.loads(RESULTS.read_text(encoding="utf-8"))["tables"]
+    for data in tables(options.tables, options.ledger, options.only):
         grid = decide(data.runs, data.target, law=law, draws=DRAWS)
         found: dict[str, Any] = {
             "cells": len(data.runs),
