@@ -61,7 +61,8 @@ QWEN3_CARDS = {
     "qwen3-14b-base": 13.2,
 }
 HEADS = {"pythia-14m": 4, "pythia-160m": 12, "pythia-410m": 16, "pythia-1.4b": 16, "pythia-2.8b": 32}
-#: of the gated families: hidden, blocks, heads, key-value heads, head size, feed-forward width (sources: docs/model-sources.md)
+#: of the gated families: hidden, blocks, heads, key-value heads, head size, feed-forward width, from the sources in
+#: docs/model-sources.md
 GATED: dict[str, tuple[int, int, int, int, int, int]] = {
     "qwen3-0.6b-base": (1024, 28, 16, 8, 128, 3072),
     "qwen3-1.7b-base": (2048, 28, 16, 8, 128, 6144),

@@ -1,8 +1,8 @@
 """OLMo 2 (arXiv 2501.00656): norms after the layers and over all queries and keys, untied embeddings, no biases.
 
 Sources (docs/model-sources.md): the authors' training configurations, which state dimensions and peak rates, and the
-hub's config.json of the 13B and the 32B.  The 13B has no peak rate here: its configuration repeats the 7B's at twice the
-batch, and the paper, which could decide whether that is the rate it was trained with, could not be opened.
+hub's config.json of the 13B and the 32B.  The 13B has no peak rate here: its configuration repeats the 7B's at twice
+the batch, and the paper, which could decide whether it was trained with that rate, could not be opened.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
