@@ -23,6 +23,9 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
         "llama": hf.LlamaConfig(**gated),
         "qwen2": hf.Qwen2Config(**gated),
         "qwen3": hf.Qwen3Config(**gated, head_dim=16),
+        "qwen3_moe": hf.Qwen3MoeConfig(  # a dense block below two with experts, of which a token runs through 2 of 6
+            **gated, head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16, mlp_only_layers=[0]
+        ),
         "gemma3": hf.Gemma3TextConfig(**gated, head_dim=16),
         "gpt2": hf.GPT2Config(
             **ends, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
