@@ -1,5 +1,6 @@
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_the_head_is_not_counted(tied: bool, tmp_path: Path) -> None:
     assert spec_from_config(str(tmp_path)).total_params == sum(value.numel() for value in tiny("qwen2").parameters())
 
 
-SMALL: dict[str, int] = {
+SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -82,7 +83,7 @@ SMALL: dict[str, int] = {
     "pad_token_id": 0,
     "num_experts_per_tok": 3,
 }
-EXPERTS = {
+EXPERTS: dict[str, Any] = {
     "mixtral": MixtralConfig(**SMALL, intermediate_size=48, num_local_experts=6),
     "olmoe": OlmoeConfig(**SMALL, intermediate_size=24, num_experts=8),
     "granite": GraniteMoeConfig(**SMALL, intermediate_size=24, num_local_experts=8),
@@ -112,19 +113,19 @@ def test_experts_cost_what_the_forward_pass_runs(name: str) -> None:
 def test_experts_of_a_published_model() -> None:
     """Qwen3-30B-A3B from the dimensions in litgpt's table, against the total that keras-hub states, head included, and
     the model card: 29.9 billion non-embedding, 3.3 activated."""
-    config = Qwen3MoeConfig(
-        hidden_size=2048,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        moe_intermediate_size=768,
-        num_experts=128,
-        num_experts_per_tok=8,
-        vocab_size=151936,
-    )
+    dimensions: dict[str, Any] = {
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "vocab_size": 151936,
+    }
     with torch.device("meta"):
-        spec = spec_of(AutoModel.from_config(config), "qwen3-30b-a3b", "somewhere")
+        spec = spec_of(AutoModel.from_config(Qwen3MoeConfig(**dimensions)), "qwen3-30b-a3b", "somewhere")
     assert spec.total_params + spec.embedding_params == 30_532_122_624
     assert f"{(spec.params + spec.idle_params) / 1e9:.1f}" == "29.9"
     assert spec.params + 2 * spec.embedding_params == pytest.approx(3.3e9, abs=0.06e9)
@@ -142,7 +143,8 @@ def test_a_token_is_sent_to_some_of_the_experts(sent: int) -> None:
 def test_experts_that_are_not_stacked_are_refused() -> None:
     """A dense layer each, as many a repository's own code has them: all would count as run."""
     model = tiny("llama")
-    model.config.num_experts, model.config.num_experts_per_tok = 8, 2
+    config: Any = model.config
+    config.num_experts, config.num_experts_per_tok = 8, 2
     with pytest.raises(InputError, match="Experts must be stacked"):
         spec_of(model, "odd", "somewhere")
 
