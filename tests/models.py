@@ -18,11 +18,15 @@ def configs() -> dict[str, hf.PreTrainedConfig]:
     plain: dict[str, Any] = {**ends, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     sized: dict[str, Any] = {**plain, "max_position_embeddings": CONTEXT}
     gated: dict[str, Any] = {**sized, "intermediate_size": 48, "num_key_value_heads": 2}
+    # a dense block below two with experts, of which a token is sent to 2 of 6
+    experts: dict[str, Any] = {"head_dim": 16, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    experts["mlp_only_layers"] = [0]
     return {
         "gpt_neox": hf.GPTNeoXConfig(**sized, intermediate_size=128),
         "llama": hf.LlamaConfig(**gated),
         "qwen2": hf.Qwen2Config(**gated),
         "qwen3": hf.Qwen3Config(**gated, head_dim=16),
+        "qwen3_moe": hf.Qwen3MoeConfig(**gated, **experts),
         "gemma3": hf.Gemma3TextConfig(**gated, head_dim=16),
         "gpt2": hf.GPT2Config(
             **ends, n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0

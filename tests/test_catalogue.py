@@ -62,3 +62,21 @@ def test_any_folder_is_counted_and_recommended_for(tmp_path: Path, monkeypatch: 
     recipe = json.loads(CliRunner().invoke(app, asked).stdout)
     assert recipe["recipe"]["family"] == "custom"
     assert any("rule from the width" in line for line in recipe["assumed"])
+
+
+def test_experts_are_told_from_what_a_token_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    configs()["qwen3_moe"].save_pretrained(tmp_path / "mine")
+    asked = ["models", "--model", str(tmp_path / "mine")]
+    (model,) = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["models"]
+    assert model["idle_params"] == 2 * 4 * 3 * 16 * 32  # 2 blocks, 4 of 6 experts not run
+    assert model["total_params"] == model["params"] + model["embedding_params"] + model["idle_params"]
+    by_name = {method["method"]: method for method in model["methods"]}
+    assert by_name["full"]["flop_per_token"] == 6 * model["params"]
+    assert by_name["full"]["updated_params"] == model["total_params"]
+    assert "stacked in 3-D parameters" in by_name["lora"]["why_not"]
+    shown = CliRunner().invoke(app, asked).stdout
+    assert "other experts" in shown
+    assert "stacked in 3-D parameters" in shown
+    assert "other experts" not in CliRunner().invoke(app, ["models", "--family", "gpt2"]).stdout

@@ -27,6 +27,7 @@ class ModelFacts(Frozen):
     name: str
     source: str
     params: int = Field(description="N: non-embedding parameters, in which all costs and laws are stated")
+    idle_params: int = Field(description="parameters of experts that a token is not sent to: in memory, not in N")
     embedding_params: int
     total_params: int
     hidden: int
@@ -60,6 +61,6 @@ def _method_facts(model: ModelSpec, method: BaseMethod, batch_pairs: int) -> Met
         method=name,
         label=method.label,
         flop_per_token=cost.flop_per_token,
-        updated_params=cost.updated + cost.table,
+        updated_params=cost.trained,
         memory_bytes=memory_bytes(model, cost, batch_pairs),
     )

@@ -25,7 +25,7 @@ def memory_bytes(
     bytes a token and hidden unit a block in 16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,
     without the attention matrix, which fused attention does not keep).
     """
-    state = 4.0 * (model.total_params + cost.forward - model.params) + 12.0 * (cost.updated + cost.table)
+    state = 4.0 * (model.total_params + cost.forward - model.params) + 12.0 * cost.trained
     activations = 17.0 * bytes_per_value * chunk_tokens * model.hidden * cost.blocks_backward
     embeddings = 8.0 * 4 * batch_pairs * model.hidden + 12.0 * batch_pairs**2
     return state + activations + embeddings

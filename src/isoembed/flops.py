@@ -18,7 +18,8 @@ from isoembed.core import Frozen
 class Cost(Frozen):
     """What one method asks of one model, in non-token-embedding parameters (adapters counted in all three).
 
-    `table` is the number of token-table parameters updated (0 where the table is frozen): never part of C.
+    `table` is the number of token-table parameters updated (0 where the table is frozen), `idle` that of trained
+    parameters a token does not run through (experts it is not sent to): in memory, never part of C.
     `blocks_backward` is how many transformer blocks the backward pass runs through.
     """
 
@@ -26,12 +27,18 @@ class Cost(Frozen):
     backward: int
     updated: int
     table: int = 0
+    idle: int = 0
     blocks_backward: int
 
     @property
     def flop_per_token(self) -> int:
         """C / D: model FLOP of one training token (section 3.5)."""
         return 2 * (self.forward + self.backward + self.updated)
+
+    @property
+    def trained(self) -> int:
+        """Parameters that require a gradient, which memory goes by."""
+        return self.updated + self.table + self.idle
 
     @property
     def trained_share(self) -> float:

@@ -1,12 +1,25 @@
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, MambaConfig, MixtralConfig, PreTrainedConfig
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GraniteMoeConfig,
+    MambaConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
 
 from isoembed.core import InputError
 from isoembed.encoder.shapes import spec_from_config, spec_of
 from isoembed.families import Dense
+from isoembed.flops import attention_flop
 from tests.models import configs, tiny
 
 
@@ -61,18 +74,85 @@ def test_the_head_is_not_counted(tied: bool, tmp_path: Path) -> None:
     assert spec_from_config(str(tmp_path)).total_params == sum(value.numel() for value in tiny("qwen2").parameters())
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        MixtralConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=64, num_local_experts=4),
-        MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64),
-    ],
-    ids=["experts", "recurrence"],
-)
-def test_what_the_formula_does_not_hold_for_is_refused(config: PreTrainedConfig) -> None:
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "num_experts_per_tok": 3,
+}
+EXPERTS: dict[str, Any] = {
+    "mixtral": MixtralConfig(**SMALL, intermediate_size=48, num_local_experts=6),
+    "olmoe": OlmoeConfig(**SMALL, intermediate_size=24, num_experts=8),
+    "granite": GraniteMoeConfig(**SMALL, intermediate_size=24, num_local_experts=8),
+    "shared expert": Qwen2MoeConfig(
+        **SMALL, moe_intermediate_size=16, shared_expert_intermediate_size=40, num_experts=8
+    ),
+    "dense block": Qwen3MoeConfig(
+        **SMALL, intermediate_size=48, moe_intermediate_size=16, num_experts=8, mlp_only_layers=[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_cost_what_the_forward_pass_runs(name: str) -> None:
+    """torch counts the FLOP of every product of matrices; vectors (norms, biases) take part in none."""
+    model = AutoModel.from_config(EXPERTS[name], attn_implementation="eager", experts_implementation="eager").eval()
+    spec, tokens = spec_of(model, name, "somewhere"), 16
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randint(1, 64, (1, tokens)))
+    matrices = spec.params - spec.norm_params - spec.bias_params
+    expected = 2 * matrices * tokens + attention_flop(spec.attention_width, spec.blocks, tokens**2)
+    assert counter.get_total_flops() == expected
+    assert spec.total_params == sum(value.numel() for value in model.parameters())
+    assert spec.total_params - spec.params - spec.embedding_params == spec.idle_params > 0
+
+
+def test_experts_of_a_published_model() -> None:
+    """Qwen3-30B-A3B from the dimensions in litgpt's table, against the total that keras-hub states, head included, and
+    the model card: 29.9 billion non-embedding, 3.3 activated."""
+    dimensions: dict[str, Any] = {
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "vocab_size": 151936,
+    }
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    with pytest.raises(InputError, match="Every matrix must be an embedding or a dense layer"):
+        spec = spec_of(AutoModel.from_config(Qwen3MoeConfig(**dimensions)), "qwen3-30b-a3b", "somewhere")
+    assert spec.total_params + spec.embedding_params == 30_532_122_624
+    assert f"{(spec.params + spec.idle_params) / 1e9:.1f}" == "29.9"
+    assert spec.params + 2 * spec.embedding_params == pytest.approx(3.3e9, abs=0.06e9)
+
+
+@pytest.mark.parametrize("sent", [0, 9])
+def test_a_token_is_sent_to_some_of_the_experts(sent: int) -> None:
+    with torch.device("meta"):
+        model = AutoModel.from_config(deepcopy(EXPERTS["olmoe"]))
+    model.config.num_experts_per_tok = sent
+    with pytest.raises(InputError, match="`num_experts_per_tok` in config"):
+        spec_of(model, "odd", "somewhere")
+
+
+def test_experts_that_are_not_stacked_are_refused() -> None:
+    """A dense layer each, as many a repository's own code has them: all would count as run."""
+    model = tiny("llama")
+    config: Any = model.config
+    config.num_experts, config.num_experts_per_tok = 8, 2
+    with pytest.raises(InputError, match="Experts must be stacked"):
+        spec_of(model, "odd", "somewhere")
+
+
+def test_what_the_formula_does_not_hold_for_is_refused() -> None:
+    with torch.device("meta"):
+        model = AutoModel.from_config(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=64))
+    with pytest.raises(InputError, match="Every matrix must be an embedding, a dense layer"):
         spec_of(model, "odd", "somewhere")
 
 

@@ -20,6 +20,7 @@ from isoembed.methods.parts import (
     entry_modules,
     is_bias,
     is_embedding,
+    is_experts,
     is_norm,
     owned_parameters,
 )
@@ -28,20 +29,19 @@ from isoembed.methods.parts import (
 def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
     """Count `model` (as `AutoModel` makes it: no head; real or on the meta device).
 
-    Raises InputError where the cost formula would not hold: a matrix that is neither embedding nor dense layer is a
-    mixture of experts (all counted, few run), a convolution or a recurrence.
+    Of a mixture of experts, those that a token is sent to count as run, and the router, which sees every token.  Raises
+    InputError where the cost formula would not hold: any other matrix is a convolution, a recurrence or experts of
+    another layout.
     """
     config: Any = model.config
     blocks, dense, entry = blocks_of(model), dense_layers(model), entry_modules(model)
-    for key, owner, value in owned_parameters(model):
-        if value.ndim >= 2 and not isinstance(owner, (nn.Embedding, nn.Linear, Conv1D)):
-            raise InputError(
-                f"Every matrix must be an embedding or a dense layer to be counted; `{key}` of {name} is not "
-                "(a mixture of experts, a convolution or a recurrence). Choose a dense decoder-only model."
-            )
+    experts, sent = _experts(model, name), getattr(config, "num_experts_per_tok", 0)
+    _check_matrices(model, name, experts)
     counted = [(key, owner, value.numel()) for key, owner, value in owned_parameters(model) if not is_embedding(owner)]
+    idle = [(owner, count - count // experts[owner] * sent) for _, owner, count in counted if owner in experts]
     inside = [set(block.modules()) for block in blocks]
     per_block = tuple(sum(count for _, owner, count in counted if owner in modules) for modules in inside)
+    idle_per_block = tuple(sum(count for owner, count in idle if owner in modules) for modules in inside)
     total, everything = sum(count for _, _, count in counted), sum(value.numel() for value in model.parameters())
     queries = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
     return ModelSpec(
@@ -49,7 +49,8 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
         source=source,
         hidden=config.hidden_size,
         vocab=config.vocab_size,
-        block_params=per_block,
+        block_params=tuple(held - idle for held, idle in zip(per_block, idle_per_block, strict=True)),
+        idle_block_params=idle_per_block if any(idle_per_block) else (),
         other_params=total - sum(per_block),
         entry_params=sum(count for _, owner, count in counted if owner in entry),
         embedding_params=everything - total,
@@ -59,6 +60,36 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
         head_width=queries if queries not in (0, config.hidden_size) else None,
         context=_context(config, name),
     )
+
+
+def _experts(model: nn.Module, name: str) -> dict[nn.Module, int]:
+    """The stacks of experts, and how many each holds; empty for a dense model."""
+    config: Any = model.config
+    stacks = {module: int(module.num_experts) for module in model.modules() if is_experts(module)}  # type: ignore[arg-type]
+    sent = getattr(config, "num_experts_per_tok", None)
+    fields = ("num_experts", "num_local_experts", "n_routed_experts")
+    stated = [count for field in fields if isinstance(count := getattr(config, field, None), int) and count > 1]
+    known = isinstance(sent, int) and all(1 <= sent <= count for count in stacks.values())
+    if (stacks and not known) or (stated and not stacks):
+        raise InputError(
+            "Experts must be stacked in 3-D parameters, and `num_experts_per_tok` in config.json say how many a token "
+            f"is sent to, to be counted; those of {name} are not. Choose a model that transformers implements itself, "
+            "or a dense one."
+        )
+    return stacks
+
+
+def _check_matrices(model: nn.Module, name: str, experts: dict[nn.Module, int]) -> None:
+    config: Any = model.config
+    routers = {(count, config.hidden_size) for count in experts.values()}
+    for key, owner, value in owned_parameters(model):
+        known = isinstance(owner, (nn.Embedding, nn.Linear, Conv1D)) or owner in experts
+        if value.ndim >= 2 and not known and tuple(value.shape) not in routers:
+            raise InputError(
+                "Every matrix must be an embedding, a dense layer, a stack of experts or their router to be counted; "
+                f"`{key}` of {name} is not (a convolution, a recurrence or another layout of experts). Choose a plain "
+                "decoder-only model."
+            )
 
 
 def spec_from_config(source: str, *, trust_remote_code: bool = False) -> ModelSpec:

@@ -21,8 +21,9 @@ class ModelSpec(Frozen):
     """One pretrained model as the accounting sees it: the base model, without language-modelling head.
 
     Counts go by module type: everything held by an embedding module (token table, learned positions) is embedding,
-    the rest is non-embedding.  `source` is what the loader opens: a hub id, a folder, or `nano/NAME` for a model that
-    ships with isoembed.
+    the rest is non-embedding.  Of experts, those count that a token is sent to: what it runs through is what it costs;
+    `idle_params` are the others.  `source` is what the loader opens: a hub id, a folder, or `nano/NAME` for a model
+    that ships with isoembed.
     """
 
     name: str
@@ -30,6 +31,9 @@ class ModelSpec(Frozen):
     hidden: int
     vocab: int
     block_params: tuple[int, ...] = Field(description="parameters of each transformer block, first to last")
+    idle_block_params: tuple[int, ...] = Field(
+        (), description="parameters of each block that a token does not run through, experts not chosen; () without"
+    )
     other_params: int = Field(description="non-embedding parameters outside the blocks: final norm, projections")
     entry_params: int = Field(0, description="those of `other_params` that run before the first block")
     embedding_params: int
@@ -51,21 +55,26 @@ class ModelSpec(Frozen):
 
     @property
     def params(self) -> int:
-        """N: non-embedding parameters."""
+        """N: non-embedding parameters, with experts those that a token runs through."""
         return sum(self.block_params) + self.other_params
 
     @property
+    def idle_params(self) -> int:
+        """Parameters that a token does not run through: the experts it is not sent to."""
+        return sum(self.idle_block_params)
+
+    @property
     def total_params(self) -> int:
-        """N with the embedding modules."""
-        return self.params + self.embedding_params
+        """All there are: N, the embedding modules, the experts that a token is not sent to."""
+        return self.params + self.embedding_params + self.idle_params
 
 
 #: a method without a rule of its own -> the one whose rule stands in for it
 LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora"}
 
 #: ln peak = WIDTH_RULE[0] + WIDTH_RULE[1] * ln hidden: least squares over the models of `families` whose pretraining
-#: peak is published, the nano suite apart; typically off by a factor of 1.4 (tests/families/test_rates.py refits it)
-WIDTH_RULE = (-3.2455, -0.6730)
+#: peak is published, the nano suite apart; typically off by a factor of 1.6 (tests/families/test_rates.py refits it)
+WIDTH_RULE = (-3.7940, -0.5898)
 
 
 def width_rate(hidden: int) -> float:

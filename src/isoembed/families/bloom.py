@@ -1,8 +1,8 @@
 """BLOOM (BigScience 2022, arXiv 2211.05100): a token table of 250,880 rows and a norm right after it, no learned
 positions, biases everywhere.
 
-Dimensions from the model cards at https://huggingface.co/bigscience/bloom-560m (and -1b1, -1b7, -3b, -7b1), which also
-state the parameters; peak rates from the authors' training scripts (bigscience, train/tr11-176B-ml/smaller_models).
+Sources (docs/model-sources.md): the authors' training scripts (bigscience, train/tr11-176B-ml/smaller_models) for
+dimensions, context and peak rates; keras-hub for the totals.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

@@ -14,7 +14,7 @@ from isoembed.core import write_atomically
 from isoembed.families.base import ModelSpec
 
 #: raised when counting changes, so that what was counted before is counted again
-_VERSION = 1
+_VERSION = 2
 
 
 def counted(source: str, count: Callable[[str], ModelSpec]) -> ModelSpec:

@@ -1,8 +1,8 @@
 """Gemma 3 (arXiv 2503.19786), its text-only sizes; the larger ones also read images, which the loader refuses.
 
-Dimensions from the configurations at https://huggingface.co/google/gemma-3-270m and
-https://huggingface.co/google/gemma-3-1b-pt: one key-value head, a token table of 262,144 rows (most of the smaller
-model).  The peak pretraining rates were not published.
+One key-value head, a token table of 262,144 rows (most of the smaller model).  Sources (docs/model-sources.md): the
+authors' code for the dimensions, keras-hub for the totals, the model card for the context.  No peak pretraining rate is
+known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

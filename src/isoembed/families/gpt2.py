@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019): learned positions, tied embeddings, biases everywhere.
 
-Dimensions from the model cards and configurations at https://huggingface.co/openai-community/gpt2 (-medium, -large,
--xl).  The peak pretraining rates were not published.
+Sources (docs/model-sources.md): transformers' defaults, the hub's config.json of the largest, nanoGPT's table and
+keras-hub's totals.  No peak pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

@@ -1,7 +1,7 @@
 """Llama 3.2, its text-only sizes: grouped key-value heads, tied embeddings, no biases.
 
-Dimensions from the model cards and configurations at https://huggingface.co/meta-llama/Llama-3.2-1B and
-https://huggingface.co/meta-llama/Llama-3.2-3B.  Pruned from Llama 3.1 and distilled: no peak rate was published.
+Sources (docs/model-sources.md): copies of the hub's config.json, litgpt's table and keras-hub's totals.  No peak
+pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

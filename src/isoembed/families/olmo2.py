@@ -1,8 +1,8 @@
 """OLMo 2 (arXiv 2501.00656): norms after the layers and over all queries and keys, untied embeddings, no biases.
 
-Dimensions from the configurations at https://huggingface.co/allenai/OLMo-2-0425-1B, OLMo-2-1124-7B, OLMo-2-1124-13B and
-OLMo-2-0325-32B; peak rates from the authors' training configurations (allenai/OLMo, configs/official-0425 and -1124),
-where one stands there and nothing published contradicts it.
+Sources (docs/model-sources.md): the authors' training configurations, which state dimensions and peak rates, and the
+hub's config.json of the 13B and the 32B.  The 13B has no peak rate here: its configuration repeats the 7B's at twice
+the batch, and the paper, which could decide whether it was trained with that rate, could not be opened.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
@@ -13,7 +13,7 @@ _SHAPES = (
     ("OLMo-2-0425-1B", "1b", 2048, 16, 16, 16, 8192, 4e-4),
     ("OLMo-2-1124-7B", "7b", 4096, 32, 32, 32, 11008, 3e-4),
     ("OLMo-2-1124-13B", "13b", 5120, 40, 40, 40, 13824, None),
-    ("OLMo-2-0325-32B", "32b", 5120, 64, 40, 8, 27648, None),
+    ("OLMo-2-0325-32B", "32b", 5120, 64, 40, 8, 27648, 6e-4),
 )
 
 OLMO2 = Family(

@@ -1,8 +1,7 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068): learned positions (2 rows unused), tied embeddings, biases everywhere.
 
-Dimensions from the model cards and configurations at https://huggingface.co/facebook/opt-125m (and the other sizes).
-OPT-350M is the odd one: norms after the layers, no last norm, a token table of 512.  Peak rates from table 1 of the
-paper, as in the authors' code (metaseq, MODEL_SIZES).
+OPT-350M is the odd one: norms after the layers, no last norm, a token table of 512.  Sources (docs/model-sources.md):
+the authors' code (metaseq, MODEL_SIZES) for dimensions and peak rates, copies of the hub's config.json.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

@@ -1,7 +1,8 @@
 """Pythia (Biderman et al. 2023, arXiv 2304.01373): the family of the paper.
 
-Shapes from the suite's published configurations.  Peak pretraining rates as
-listed by Ziarko et al. 2024, appendix E.
+Sources (docs/model-sources.md): the suite's training configurations for the shapes; peak pretraining rates as listed by
+Ziarko et al. 2024, appendix E, and in the model cards.  The 1B's training configuration states 2.5e-4 where both list
+3e-4, which stands.
 """
 
 from isoembed.families.base import Family, RateRule

@@ -1,9 +1,8 @@
-"""Qwen3 (arXiv 2505.09388), its dense sizes, and Qwen3-Embedding (arXiv 2506.05176), the line made from it.
+"""Qwen3 (arXiv 2505.09388), its dense base models, and Qwen3-Embedding (arXiv 2506.05176), the line made from it.
 
-Dimensions from the model cards, which also state the non-embedding parameters, and configurations at
-https://huggingface.co/Qwen/Qwen3-0.6B-Base (and the other sizes; 32B has no base model) and
-https://huggingface.co/Qwen/Qwen3-Embedding-0.6B (and -4B, -8B).  The peak
-pretraining rates were not published.
+Sources (docs/model-sources.md): litgpt's and keras-hub's tables, which agree on dimensions and totals, and the model
+cards, which round the non-embedding parameters.  Context: the 32,768 tokens that the cards state, though some
+configurations allow 40,960 positions.  No peak pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family, ModelSpec
@@ -19,7 +18,7 @@ _SHAPES = {
 }
 
 
-def _spec(name: str, size: str, vocab: int, context: int) -> ModelSpec:
+def _spec(name: str, size: str, vocab: int) -> ModelSpec:
     hidden, blocks, heads, kv_heads, ffn = _SHAPES[size]
     return gated(
         name.lower(),
@@ -30,7 +29,7 @@ def _spec(name: str, size: str, vocab: int, context: int) -> ModelSpec:
         kv_heads,
         ffn,
         vocab,
-        context,
+        32768,
         head_size=128,
         norms="qwen3",
     )
@@ -38,17 +37,17 @@ def _spec(name: str, size: str, vocab: int, context: int) -> ModelSpec:
 
 QWEN3 = Family(
     name="qwen3",
-    models=tuple(_spec(f"Qwen3-{size}-Base", size, 151936, 32768) for size in ("0.6B", "1.7B", "4B", "8B", "14B")),
+    models=tuple(_spec(f"Qwen3-{size}-Base", size, 151936) for size in ("0.6B", "1.7B", "4B", "8B", "14B")),
     rates=BORROWED_RATES,
     about="Alibaba's Qwen3, dense base models (hub: Qwen/Qwen3-*-Base)",
 )
 
-#: size, rows of the token table, context
-_EMBEDDING = (("0.6B", 151669, 32768), ("4B", 151665, 40960), ("8B", 151665, 40960))
+#: size, rows of the token table
+_EMBEDDING = (("0.6B", 151669), ("4B", 151665), ("8B", 151665))
 
 QWEN3_EMBEDDING = Family(
     name="qwen3-embedding",
-    models=tuple(_spec(f"Qwen3-Embedding-{size}", size, vocab, context) for size, vocab, context in _EMBEDDING),
+    models=tuple(_spec(f"Qwen3-Embedding-{size}", size, vocab) for size, vocab in _EMBEDDING),
     rates=BORROWED_RATES,
     about="Qwen3 already trained for embeddings (hub: Qwen/Qwen3-Embedding-*); last-token pooling is theirs",
 )

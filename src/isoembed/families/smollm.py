@@ -1,8 +1,8 @@
 """SmolLM2 (arXiv 2502.02737) and SmolLM3: Llama's architecture, tied embeddings.  Two families, for their tokenizers
 differ.
 
-Dimensions from the configurations at https://huggingface.co/HuggingFaceTB/SmolLM2-135M (and -360M, -1.7B) and
-https://huggingface.co/HuggingFaceTB/SmolLM3-3B-Base.
+Sources (docs/model-sources.md): the hub's configurations and litgpt's table for SmolLM2, transformers' defaults and
+keras-hub's total for SmolLM3.  No peak pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family

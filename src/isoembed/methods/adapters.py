@@ -39,6 +39,8 @@ class Adapters(BaseMethod):
     def check(self, model: ModelSpec) -> None:
         if not model.dense:
             raise InputError(f"`{self.label}` needs dense layers inside the blocks; none were found in {model.name}.")
+        if model.idle_params:
+            raise self._experts(model.name)
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
@@ -63,6 +65,10 @@ class Adapters(BaseMethod):
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
+        from isoembed.methods.parts import is_experts
+
+        if any(is_experts(module) for module in model.modules()):
+            raise self._experts(type(model).__name__)
         layers = self.layers(model)
         config = LoraConfig(
             r=self.rank,
@@ -77,3 +83,9 @@ class Adapters(BaseMethod):
             # peft asks transformers a question under its old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return get_peft_model(model, config)
+
+    def _experts(self, name: str) -> InputError:
+        return InputError(
+            f"`{self.label}` adapts dense layers; the experts of {name} are stacked in 3-D parameters and would stay "
+            "without adapters. Use full, freeze or norms instead."
+        )

@@ -45,5 +45,5 @@ class BaseMethod(Frozen):
         """Set `requires_grad` so that exactly the intended parameters train, and return the module to train.
 
         Adapters return a peft model around `model`, the other methods change it in place and return it.  The
-        number of elements that require a gradient equals `cost(spec).updated + cost(spec).table`.
+        number of elements that require a gradient equals `cost(spec).trained`.
         """

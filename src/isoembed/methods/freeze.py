@@ -43,7 +43,8 @@ class Freeze(BaseMethod):
         self.check(model)
         active = self.active_blocks(model.blocks)
         trained = sum(model.block_params[-active:]) + model.other_params - model.entry_params
-        return Cost(forward=model.params, backward=trained, updated=trained, blocks_backward=active)
+        idle = sum(model.idle_block_params[-active:])
+        return Cost(forward=model.params, backward=trained, updated=trained, idle=idle, blocks_backward=active)
 
     def share(self, model: ModelSpec) -> float:
         return self.fraction

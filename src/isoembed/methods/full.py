@@ -32,6 +32,7 @@ class Full(BaseMethod):
             backward=model.params,
             updated=model.params,
             table=model.embedding_params,
+            idle=model.idle_params,
             blocks_backward=model.blocks,
         )
 

@@ -35,6 +35,12 @@ def is_norm(owner: nn.Module) -> bool:
     return type(owner).__name__.endswith("Norm") and all(value.ndim == 1 for value in owner.parameters(recurse=False))
 
 
+def is_experts(owner: nn.Module) -> bool:
+    """A block's experts as transformers stacks them: every parameter has one row an expert, the matrices are 3-D."""
+    count, values = getattr(owner, "num_experts", None), list(owner.parameters(recurse=False))
+    return any(value.ndim == 3 for value in values) and all(value.shape[0] == count for value in values)
+
+
 def is_bias(parameter: str) -> bool:
     """A bias vector, by its full name: `bias` is torch's own name for it in dense layers and norms alike."""
     return parameter.rsplit(".", 1)[-1] == "bias"

@@ -32,10 +32,12 @@ def families_text(families: Sequence[Family]) -> RenderableType:
 def models_text(family: Family, models: Sequence[ModelFacts]) -> RenderableType:
     """Counts, FLOP a token and memory of each model, method by method at its defaults."""
     labels = [method.label for method in models[0].methods]
+    experts = any(model.idle_params for model in models)
     counts = [
         (
             model.name,
             si(model.params),
+            *([si(model.idle_params)] if experts else []),
             si(model.embedding_params),
             si(model.total_params),
             str(model.hidden),
@@ -47,10 +49,16 @@ def models_text(family: Family, models: Sequence[ModelFacts]) -> RenderableType:
     ]
     flop = [(model.name, *(_flop(method) for method in model.methods)) for model in models]
     memory = [(model.name, *(_memory(method) for method in model.methods)) for model in models]
+    header = ("model", "N", *(["other experts"] if experts else []), "embedding", "total", "hidden", "blocks")
     reasons = {method.label: method.why_not for model in reversed(models) for method in model.methods if method.why_not}
     return Group(
         Text(f"{family.name}: {family.about}\n"),
-        columns_table(("model", "N", "embedding", "total", "hidden", "blocks", "context", "pretraining peak"), counts),
+        columns_table((*header, "context", "pretraining peak"), counts),
+        *(
+            [Text("\nN and FLOP count the experts that a token is sent to, memory and total all of them")]
+            if experts
+            else []
+        ),
         Text("\nmodel FLOP a training token (2 x forward + 2 x backward + 2 x updated parameters)", style="bold"),
         columns_table(("model", *labels), flop),
         Text(

@@ -53,13 +53,13 @@ def load_request(ledger: Path) -> SweepRequest:
 def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
     """Plan as far as the ledger allows and write the new cells; returns the plan and how many cells are new.
 
-    A ledger keeps its first request, with the speeds and the memory of then: another one belongs into another folder.
+    A ledger keeps its first request, with the speeds and the memory of then, and the family's counts and rates as they
+    stood: a later version of isoembed may know them better.  Another request belongs into another folder.
     """
     file = ledger / REQUEST
     if request is None or file.exists():
         first = load_request(ledger)
-        here = {"speeds": first.speeds, "max_bytes": first.max_bytes}
-        if request is not None and request.model_copy(update=here) != first:
+        if request is not None and not _asks_the_same(request, first):
             raise InputError(f"{ledger} holds another sweep already; give another --out.")
         request = first
     else:
@@ -67,6 +67,11 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
     folder = SweepFolder(ledger)
     plan = explain(folder, request)
     return plan, folder.add_cells(list(plan.cells))
+
+
+def _asks_the_same(request: SweepRequest, first: SweepRequest) -> bool:
+    known = {"speeds": first.speeds, "max_bytes": first.max_bytes, "family": first.family}
+    return request.family.name == first.family.name and request.model_copy(update=known) == first
 
 
 def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
