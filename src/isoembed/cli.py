@@ -70,6 +70,8 @@ DataSpec = Annotated[
 ]
 QueryKey = Annotated[str | None, typer.Option(help="name of the query field")]
 PositiveKey = Annotated[str | None, typer.Option(help="name of the positive field")]
+NegativeKey = Annotated[str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")]
+Negatives = Annotated[int | None, typer.Option(help="hard negatives of a row to use at most; 0: none [default: all]")]
 HeldoutSpec = Annotated[str | None, typer.Option("--heldout", help="held-out pairs; default: split off the data")]
 OnBadRows = Annotated[str, typer.Option(help="error or skip")]
 Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reused between runs [default: in --out]")]
@@ -285,6 +287,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         heldout: HeldoutSpec = None,
         query_key: QueryKey = None,
         positive_key: PositiveKey = None,
+        negative_key: NegativeKey = None,
+        negatives: Negatives = None,
         on_bad_rows: OnBadRows = "error",
         method: MethodName = None,
         fraction: Fraction = None,
@@ -339,7 +343,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             job = plan_job(
                 spend,
                 chosen,
-                DataOptions(data, heldout, query_key, positive_key, on_bad_rows),
+                DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives),
                 cache=cache or out / "tokens",
                 model=name,
                 method=recipe_method,
@@ -516,6 +520,8 @@ def inspect(
     alpha: Alpha = None,
     query_key: QueryKey = None,
     positive_key: PositiveKey = None,
+    negative_key: NegativeKey = None,
+    negatives: Negatives = None,
     on_bad_rows: OnBadRows = "error",
     context_tokens: ContextTokens = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data; default: a temporary one")] = None,
@@ -532,7 +538,7 @@ def inspect(
     chosen, _ = _family(family, model)
     with tempfile.TemporaryDirectory() as scratch:
         inspection = inspect_source(
-            DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source),
+            DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives).source(source),
             load_tokenizer(chosen.models[0].source),
             context_tokens=context_tokens or chosen.context_tokens,
             folder=cache or Path(scratch),

@@ -36,6 +36,8 @@ def plan(
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None,
     query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
     positive_key: Annotated[str | None, typer.Option(help="name of the positive field")] = None,
+    negative_key: Annotated[str | None, typer.Option(help="name of the field of hard negatives")] = None,
+    negatives: Annotated[int | None, typer.Option(help="hard negatives of a row at most; 0: none")] = None,
     on_bad_rows: Annotated[str, typer.Option(help="error or skip")] = "error",
     allowance: Annotated[str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
@@ -69,7 +71,7 @@ def plan(
         chosen = family_named(family)
         names = tuple(models.split(",")) if models else tuple(model.name for model in chosen.models)
         context = chosen.context_tokens if context_tokens is None else context_tokens
-        options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows)
+        options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
         flop, seconds = _allowance(allowance)
         middle = names[:: max(1, (len(names) - 1) // 2)][:3]
         request = SweepRequest.model_validate(

@@ -110,6 +110,7 @@ def _mismatches(laws: LawSet, request: Request) -> list[str]:
         "context_tokens": request.context_tokens,
         "temperature": Recipe.model_fields["temperature"].default,
         "pooling": request.pooling,
+        "negatives": round(request.data.negatives),
     }
     return [
         f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"

@@ -31,6 +31,8 @@ class DataStats(Frozen):
     pairs: int | None = Field(None, description="unique training pairs; None where unlimited")
     query_tokens: float = Field(14.0, description="mean real tokens of a query, after truncation")
     positive_tokens: float = Field(64.0, description="mean real tokens of a positive, after truncation")
+    negatives: float = Field(0.0, description="mean hard negatives a pair")
+    negative_tokens: float = Field(0.0, description="mean real tokens of all hard negatives of a pair")
     squared_tokens: float = Field(14.0**2 + 64.0**2, description="mean over pairs of the sum of squared lengths")
 
     @classmethod
@@ -47,7 +49,7 @@ class DataStats(Frozen):
 
     @property
     def tokens_per_pair(self) -> float:
-        return self.query_tokens + self.positive_tokens
+        return self.query_tokens + self.positive_tokens + self.negative_tokens
 
 
 class Recipe(Frozen):
@@ -77,6 +79,14 @@ class Recipe(Frozen):
         return self.method.cost(self.model)
 
     @property
+    def objective(self) -> str:
+        """What is minimised, in words."""
+        parts = ["symmetric InfoNCE with in-batch negatives"]
+        if self.data.negatives:
+            parts.append(f"{self.data.negatives:.2f} hard negatives a pair")
+        return f"{', '.join(parts)}, temperature {self.temperature:g}"
+
+    @property
     def flop(self) -> float:
         """C: model FLOP of the run, to within one step."""
         return float(self.cost.flop_per_token) * self.train_tokens
@@ -102,11 +112,12 @@ class Recipe(Frozen):
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
         name: its fingerprint says what they are, wherever they lie; and the model's `norm_params`, counted later than
-        the first runs were made, which follow from the rest.
+        the first runs were made, which follow from the rest.  Of the data, hard negatives count where there are any.
         """
         apart: Any = {"method": True, "data": True, "model": {"norm_params"}}
         value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
+        data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
 

@@ -7,7 +7,8 @@ split, the same training order and the same fingerprint.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from isoembed.core import InputError, fingerprint
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
-from isoembed.data.store import TokenStore
+from isoembed.data.store import Ids, TokenStore
 from isoembed.recipe import DataStats
 
 if TYPE_CHECKING:
@@ -50,6 +51,21 @@ class PairData:
     heldout: Rows
     stats: DataStats
     notes: tuple[str, ...]
+
+    def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
+        """Token ids of the hard negatives of training `rows`, one row's behind the other's, and their texts' hashes.
+        Texts of the held-out pairs are not among them: training must not see them, as negatives neither."""
+        if not self.store.facts.negatives:
+            return [], np.empty(0, np.uint64)
+        ids, hashes = self.store.negatives(rows)
+        heldout = np.isin(hashes, self._heldout_texts)
+        return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout]
+
+    @cached_property
+    def _heldout_texts(self) -> npt.NDArray[np.uint64]:
+        """Hashes of all texts that are held out: of an explicit held-out source all, whether chosen or not."""
+        shared = self.heldout_store.folder == self.store.folder
+        return _texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store)))
 
     def heldout_texts(self) -> tuple[list[str], list[str]]:
         """The held-out queries and their positives."""
@@ -104,15 +120,14 @@ def prepare(
 
     if len(chosen) < heldout_pairs:
         notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
-    if store.facts.negatives:
-        notes.append(f"{store.facts.negatives} pairs bring hard negatives; training uses in-batch negatives only.")
-    return PairData(store, train, heldout_store, chosen, _stats(store, train), tuple(notes))
+    data = PairData(store, train, heldout_store, chosen, _stats(store, train), tuple(notes))
+    return _with_negatives(data) if store.facts.negatives else data
 
 
 def unique_rows(store: TokenStore) -> Rows:
     """Rows without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
     query, positive, pair = store.hashes["query"], store.hashes["positive"], store.column("pair_hash")
-    rows = np.lexsort((pair, positive, query))
+    rows = np.lexsort((store.column("negatives_hash"), pair, positive, query))
     repeats = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
     rows = rows[np.concatenate([[True], ~repeats])]
     ordered: Rows = rows[np.argsort(pair[rows], kind="stable")]
@@ -210,3 +225,24 @@ def _stats(store: TokenStore, train: Rows) -> DataStats:
         positive_tokens=float(positive.mean()),
         squared_tokens=float((query**2 + positive**2).mean()),
     )
+
+
+def _with_negatives(data: PairData) -> PairData:
+    """`data` with the hard negatives of its training pairs counted in."""
+    stats, count, (ids, hashes) = data.stats, len(data.train), data.negatives(data.train)
+    brought = int(data.store.negative_counts()[data.train].sum())
+    notes = [f"{len(ids)} hard negatives, {len(ids) / count:.2f} a pair."]
+    if brought > len(ids):
+        notes.append(f"{brought - len(ids)} hard negatives left out: they are texts of held-out pairs.")
+    lengths = np.array([len(text) for text in ids], np.float64)
+    owners = data.store.column("negatives_hash")[data.train]
+    content = hashlib.sha256(owners.tobytes() + hashes.tobytes()).hexdigest()
+    counted = stats.model_copy(
+        update={
+            "fingerprint": fingerprint([stats.fingerprint, content]),
+            "negatives": len(ids) / count,
+            "negative_tokens": float(lengths.sum()) / count,
+            "squared_tokens": stats.squared_tokens + float((lengths**2).sum()) / count,
+        }
+    )
+    return replace(data, stats=counted if len(ids) else stats, notes=(*data.notes, *notes))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 1
+STORE_VERSION = 2
 BATCH_PAIRS = 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -103,6 +103,26 @@ class TokenStore:
         """Tokens of each `query` or `positive` after truncation."""
         return np.concatenate([np.diff(offsets) for _, offsets in self._views[side]]).astype(np.int64)
 
+    def negatives(self, rows: npt.NDArray[np.int64]) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
+        """Token ids of all hard negatives of `rows`, one row's behind the other's, and the hashes of their texts."""
+        found: list[Ids] = []
+        hashes = []
+        for batch, row in self._locate(rows):
+            hash_offsets, hash_values, ends, offsets, values = self._negative_views[batch]
+            hashes.append(hash_values[hash_offsets[row] : hash_offsets[row + 1]])
+            found += [values[offsets[text] : offsets[text + 1]] for text in range(ends[row], ends[row + 1])]
+        return found, np.concatenate([np.empty(0, np.uint64), *hashes])
+
+    def negative_counts(self) -> npt.NDArray[np.int64]:
+        """How many hard negatives each row has."""
+        return np.concatenate([np.diff(ends) for _, _, ends, _, _ in self._negative_views]).astype(np.int64)
+
+    def negative_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of all of a row's hard negatives, after truncation."""
+        return np.concatenate([np.diff(offsets[ends]) for _, _, ends, offsets, _ in self._negative_views]).astype(
+            np.int64
+        )
+
     @cached_property
     def hashes(self) -> dict[str, npt.NDArray[np.uint64]]:
         """Of each side, the hashes of its normalised texts: equal hash, same text."""
@@ -133,6 +153,17 @@ class TokenStore:
             views[side] = [(column.values.to_numpy(), column.offsets.to_numpy()) for column in columns]
         return views
 
+    @cached_property
+    def _negative_views(self) -> list[tuple[npt.NDArray[Any], ...]]:
+        """Of each batch: where a row's hashes begin, the hashes, where a row's texts begin, where a text's ids begin,
+        the ids."""
+        views = []
+        for batch in self._batches:
+            ids, hashes = batch.column("negative_ids"), batch.column("negative_hash")
+            parts = (hashes.offsets, hashes.values, ids.offsets, ids.values.offsets, ids.values.values)
+            views.append(tuple(part.to_numpy() for part in parts))
+        return views
+
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits over vocabulary, rules and special tokens; padding and truncation are settings of a call."""
@@ -151,6 +182,9 @@ def _schema(id_type: pa.DataType) -> pa.Schema:
             *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text
             ("pair_hash", pa.uint64()),  # of both texts as they are: the row's identity, whatever its place
             ("group", pa.uint32()),  # index into facts.groups
+            ("negative_ids", pa.list_(pa.list_(id_type))),  # a row's hard negatives, those with tokens
+            ("negative_hash", pa.list_(pa.uint64())),
+            ("negatives_hash", pa.uint64()),  # of all of them together
             *((f"{side}_text", pa.string()) for side in sides),
         ]
     )
@@ -171,7 +205,7 @@ def _write(
                     empty += 1
                     continue
                 row["group"] = groups.setdefault(pair.group, len(groups))
-                negatives += bool(pair.negatives)
+                negatives += bool(row["negative_ids"])
                 held.append(row)
             if len(held) >= BATCH_PAIRS:  # rows without tokens make ragged batches; `_locate` needs full ones
                 writer.write_batch(pa.RecordBatch.from_pylist(held[:BATCH_PAIRS], schema))
@@ -198,7 +232,10 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens:
     """The pairs as rows of the store, but for the group."""
     query = _tokens([pair.query for pair in pairs], tokenizer, context_tokens)
     positive = _tokens([pair.positive for pair in pairs], tokenizer, context_tokens)
+    negative = _tokens([text for pair in pairs for text in pair.negatives], tokenizer, context_tokens)
     for pair, (query_ids, query_length), (positive_ids, positive_length) in zip(pairs, query, positive, strict=True):
+        own = itertools.islice(negative, len(pair.negatives))
+        negatives = [(text, ids) for text, (ids, _) in zip(pair.negatives, own, strict=True) if ids]
         yield {
             "query_ids": query_ids,
             "positive_ids": positive_ids,
@@ -207,6 +244,9 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens:
             "query_hash": text_hash(normalized(pair.query)),
             "positive_hash": text_hash(normalized(pair.positive)),
             "pair_hash": text_hash(f"{pair.query}\0{pair.positive}"),
+            "negative_ids": [ids for _, ids in negatives],
+            "negatives_hash": text_hash("\0".join(text for text, _ in negatives)),
+            "negative_hash": [text_hash(normalized(text)) for text, _ in negatives],
             "query_text": pair.query,
             "positive_text": pair.positive,
         }
@@ -215,8 +255,10 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens:
 def _tokens(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, context_tokens: int
 ) -> Iterator[tuple[list[int], int]]:
-    """(ids, tokens before truncation) of each text.  What truncation cut off is kept beside as further encodings, each
-    with its own special tokens."""
+    """(ids, tokens before truncation) of each text; there may be no text.  What truncation cut off is kept beside as
+    further encodings, each with its own special tokens."""
+    if not texts:
+        return
     encoded = tokenizer(
         texts, truncation=True, max_length=context_tokens, add_special_tokens=True, return_attention_mask=False
     )

@@ -77,8 +77,9 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         ("method", f"{recipe.method.label}, {record.trainable_params:,} parameters trained"),
         ("data", f"{recipe.data.source} (fingerprint {record.data_fingerprint})"),
         ("pairs, tokens seen", f"{record.pairs:,} pairs, {record.tokens:,} tokens in {record.steps:,} steps"),
+        *([("hard negatives seen", f"{record.negatives:,}")] if record.negatives else []),
         ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
-        ("loss", f"symmetric InfoNCE with in-batch negatives, temperature {recipe.temperature:g}"),
+        ("loss", recipe.objective),
         ("readout", f"{recipe.pooling} pooling over the last hidden states, L2-normalised"),
         (
             "optimiser",

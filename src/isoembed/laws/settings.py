@@ -22,6 +22,7 @@ class Settings(Frozen):
     context_tokens: int | None = None
     temperature: float | None = None
     pooling: str | None = None
+    negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
     target: Literal["heldout", "training"] | None = Field(None, description="which loss was fitted")
     heldout: str | None = Field(None, description="fingerprint of the held-out set")
     data: str | None = Field(None, description="fingerprint of the training pairs")

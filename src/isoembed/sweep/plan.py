@@ -69,7 +69,7 @@ class SweepRequest(Frozen):
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
     allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
-    data_options: dict[str, str | None] = Field({}, description="how to open the pairs again")
+    data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
 
 

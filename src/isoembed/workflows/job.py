@@ -51,6 +51,8 @@ class DataOptions:
     query_key: str | None = None
     positive_key: str | None = None
     on_bad_rows: str = "error"
+    negative_key: str | None = None
+    negatives: int | None = None  #: hard negatives of a row at most; None: all
 
     def source(self, spec: str) -> Source:
         """`spec` opened with these names and this patience."""
@@ -60,6 +62,8 @@ class DataOptions:
             spec,
             query_key=self.query_key,
             positive_key=self.positive_key,
+            negatives_key=self.negative_key,
+            max_negatives=self.negatives,
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
 

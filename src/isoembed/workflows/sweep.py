@@ -28,7 +28,7 @@ from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, work
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
-from isoembed.training.loss import contrastive_loss
+from isoembed.training.objective import Objective
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
@@ -113,8 +113,9 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
                 encoder,
                 batch.query_ids,
                 batch.positive_ids,
-                lambda query_BD, positive_BD: contrastive_loss(query_BD, positive_BD, request.temperature),
+                Objective(request.temperature).of(batch, torch.device("cpu")),
                 Memory(chunk_tokens=1024, kept_tokens=10**9),
+                negative_ids=batch.negative_ids,
             )
             if number:
                 tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
