@@ -21,7 +21,7 @@ from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named, names
-from isoembed.recipe import Recipe
+from isoembed.recipe import Options, Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
@@ -63,6 +63,9 @@ LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; de
 Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
 PoolingChoice = Annotated[
     str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
+]
+MaskMargin = Annotated[
+    float | None, typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
@@ -160,6 +163,13 @@ def _constraints(methods: str | None, **limits: Any) -> Constraints:
         raise rejected(error) from None
 
 
+def _options(**options: Any) -> Options:
+    try:
+        return Options(**options)
+    except ValidationError as error:
+        raise rejected(error) from None
+
+
 def _law(file: Path | None) -> LawSet | None:
     return None if file is None else LawSet.load(file)
 
@@ -231,6 +241,7 @@ def recipe(
     learning_rate: LearningRate = None,
     seed: Seed = 0,
     pooling: PoolingChoice = "mean",
+    mask_margin: MaskMargin = None,
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -256,6 +267,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
+        options=_options(mask_margin=mask_margin),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -305,6 +317,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         learning_rate: LearningRate = None,
         seed: Seed = 0,
         pooling: PoolingChoice = "mean",
+        mask_margin: MaskMargin = None,
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
@@ -324,6 +337,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         chosen, name = _family(family, model)
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
+        options = _options(mask_margin=mask_margin)
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)
@@ -352,6 +366,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 learning_rate=learning_rate,
                 seed=seed,
                 pooling=pooling,
+                recipe_options=options,
                 law=measured,
                 other_settings=other_settings,
                 constraints=limits,
@@ -549,6 +564,35 @@ def inspect(
         terminal.print_json(inspection.model_dump(mode="json"))
     else:
         terminal.console().print(inspection_text(inspection))
+
+
+@data_app.command("mine")
+def mine(
+    model: Annotated[Path, typer.Argument(help="folder of an exported model")],
+    source: Annotated[str, typer.Argument(metavar="DATA", help="pairs, as --data of run")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file for the pairs with their hard negatives")],
+    negatives: Annotated[int, typer.Option(help="hard negatives a query at most")] = 3,
+    margin: Annotated[
+        float, typer.Option(help="cosine by which a negative must stay under the query's positives")
+    ] = 0.05,
+    query_key: QueryKey = None,
+    positive_key: PositiveKey = None,
+    on_bad_rows: OnBadRows = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Find hard negatives with a model: other queries' positives that it finds near, but not too near."""
+    from isoembed.workflows.job import DataOptions
+    from isoembed.workflows.mine import mine as mine_negatives
+
+    terminal.no_library_bars()
+    pairs = DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source)
+    mined = mine_negatives(model, pairs, out, negatives=negatives, margin=margin)
+    if as_json:
+        terminal.print_json(mined.model_dump(mode="json"))
+    else:
+        typer.echo(
+            f"{mined.negatives:,} hard negatives for {mined.queries:,} queries ({mined.bare:,} have none) in {out}"
+        )
 
 
 @app.command()

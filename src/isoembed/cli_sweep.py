@@ -15,6 +15,7 @@ from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
+from isoembed.recipe import Options
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
@@ -44,6 +45,9 @@ def plan(
     batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
     pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
+    mask_margin: Annotated[
+        float | None, typer.Option(min=0, help="leave candidates out that are this much more similar than the positive")
+    ] = None,
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -83,6 +87,7 @@ def plan(
                 "batch_pairs": chosen.batch_pairs if batch_pairs is None else batch_pairs,
                 "context_tokens": context,
                 "seeds": tuple(range(seeds)),
+                "options": Options(mask_margin=mask_margin),
                 "min_steps": min_steps,
                 "thin": thin or None,
                 "rates": None

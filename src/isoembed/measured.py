@@ -111,6 +111,7 @@ def _mismatches(laws: LawSet, request: Request) -> list[str]:
         "temperature": Recipe.model_fields["temperature"].default,
         "pooling": request.pooling,
         "negatives": round(request.data.negatives),
+        "options": request.options,
     }
     return [
         f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"

@@ -18,6 +18,26 @@ SEMANTICS_VERSION = 1
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
+class Options(Frozen):
+    """What a run may do beyond the paper's recipe; at its defaults it is the paper's.  All of it changes the loss, so a
+    law holds for one set of options."""
+
+    mask_margin: float | None = Field(
+        None, ge=0, description="leave candidates out whose cosine exceeds the positive's by more than this"
+    )
+
+    def __str__(self) -> str:
+        """In words; `none` at the defaults."""
+        parts = []
+        if self.mask_margin is not None:
+            parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
+        return ", ".join(parts) or "none"
+
+
+#: the paper's own way
+PLAIN = Options()
+
+
 class DataStats(Frozen):
     """What the decision needs to know of a data set, under one tokenizer and one context length.
 
@@ -68,6 +88,7 @@ class Recipe(Frozen):
     context_tokens: int = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
     temperature: float = Field(0.025, gt=0)
     pooling: PoolingName = "mean"
+    options: Options = PLAIN
     learning_rate: float = Field(gt=0, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
@@ -84,6 +105,8 @@ class Recipe(Frozen):
         parts = ["symmetric InfoNCE with in-batch negatives"]
         if self.data.negatives:
             parts.append(f"{self.data.negatives:.2f} hard negatives a pair")
+        if self.options.mask_margin is not None:
+            parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
 
     @property
@@ -139,6 +162,7 @@ def solve(
     learning_rate: float,
     seed: int = 0,
     pooling: str = "mean",
+    options: Options = PLAIN,
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
@@ -171,6 +195,7 @@ def solve(
             batch_pairs=batch_pairs,
             context_tokens=context_tokens,
             pooling=cast(PoolingName, pooling),  # a name that is none is refused here
+            options=options,
             learning_rate=learning_rate,
         )
     except ValidationError as error:

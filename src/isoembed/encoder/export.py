@@ -150,18 +150,7 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
-    _check_modules(folder)
-    try:
-        model: Any = SentenceTransformer(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(
-            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
-        ) from error
+    model = open_exported(folder, device=device)
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
     if mode is None:
@@ -177,6 +166,22 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
     # a tokenizer without a limit of its own says 1e30
     context_tokens = int(min(model.max_seq_length, 1 << 20))
     return Encoder(transformer.auto_model, mode).to(device).eval(), transformer.tokenizer, context_tokens
+
+
+def open_exported(folder: Path, *, device: str | None = None) -> Any:
+    """The SentenceTransformer of a folder, on the GPU where there is one; raises InputError as `load_exported`."""
+    _check_modules(folder)
+    try:
+        return SentenceTransformer(
+            str(folder),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(
+            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
+        ) from error
 
 
 def _check_modules(folder: Path) -> None:

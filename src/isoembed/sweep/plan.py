@@ -21,7 +21,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory_bytes
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Freeze, Method, RsLoRA, method_named
-from isoembed.recipe import DataStats, PoolingName, Recipe, solve
+from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -59,6 +59,7 @@ class SweepRequest(Frozen):
     context_tokens: int
     temperature: float = 0.025
     pooling: PoolingName = "mean"
+    options: Options = PLAIN
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = 30
@@ -325,6 +326,7 @@ class Planner:
                 context_tokens=request.context_tokens,
                 learning_rate=1.0,
                 pooling=request.pooling,
+                options=request.options,
             )
         except InputError as error:
             self._skip(model, method, flop, "no recipe at this budget", str(error))

@@ -208,7 +208,7 @@ class _Loop:
             self.encoder,
             batch.query_ids[own],
             batch.positive_ids[own],
-            Objective(recipe.temperature).of(batch, device),
+            Objective(recipe.temperature, recipe.options).of(batch, device),
             self.memory,
             negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
             bf16=self.bf16,

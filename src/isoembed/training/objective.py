@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from isoembed.data.batches import Batch
+from isoembed.recipe import PLAIN, Options
 from isoembed.training.gradients import LossOf
 from isoembed.training.loss import contrastive_loss
 
@@ -20,7 +21,7 @@ class Objective:
     """What is minimised; see `contrastive_loss`."""
 
     temperature: float
-    mask_margin: float | None = None
+    options: Options = PLAIN
 
     def of(self, batch: Batch, device: torch.device) -> LossOf:
         """The loss of `batch`, whose texts' hashes wait on `device`.
@@ -43,7 +44,7 @@ class Objective:
                 positive_hash_B,
                 negative_MD=None if negative_MD is None else negative_MD[: len(negative_hash_M)],
                 negative_hash_M=negative_hash_M,
-                mask_margin=self.mask_margin,
+                mask_margin=self.options.mask_margin,
             )
 
         return loss_of

@@ -30,7 +30,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
 from isoembed.methods import Adapters, Method
-from isoembed.recipe import Recipe
+from isoembed.recipe import PLAIN, Options, Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -107,6 +107,7 @@ def plan_job(
     constraints: Constraints | None = None,
     other_settings: bool = False,
     pooling: str = "mean",
+    recipe_options: Options = PLAIN,
 ) -> Job:
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
     `pooling` by the last token every text ends in the end-of-text token.
@@ -133,6 +134,7 @@ def plan_job(
         constraints=constraints,
         other_settings=other_settings,
         pooling=pooling,
+        options=recipe_options,
     )
     recipe = recommendation.recipe
     recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})

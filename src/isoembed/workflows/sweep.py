@@ -113,7 +113,7 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
                 encoder,
                 batch.query_ids,
                 batch.positive_ids,
-                Objective(request.temperature).of(batch, torch.device("cpu")),
+                Objective(request.temperature, request.options).of(batch, torch.device("cpu")),
                 Memory(chunk_tokens=1024, kept_tokens=10**9),
                 negative_ids=batch.negative_ids,
             )
