@@ -121,8 +121,8 @@ def test_options_and_hard_negatives_are_part_of_the_key() -> None:
 
 
 def test_what_came_later_changes_no_key_of_the_study() -> None:
-    lines = gzip.open(Path(__file__).parents[1] / "benchmarks" / "results" / "nano_study.jsonl.gz")
-    kept = [(row["key"], Recipe.model_validate(row["recipe"]).key) for row in map(json.loads, lines)]
+    with gzip.open(Path(__file__).parents[1] / "benchmarks" / "results" / "nano_study.jsonl.gz") as lines:
+        kept = [(row["key"], Recipe.model_validate(row["recipe"]).key) for row in map(json.loads, lines)]
     assert len(kept) > 200
     assert [before for before, now in kept if before != now] == []
 

@@ -21,7 +21,7 @@ from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named, names
-from isoembed.recipe import Options, Recipe
+from isoembed.recipe import Options, Prompts, Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
@@ -67,6 +67,9 @@ PoolingChoice = Annotated[
 MaskMargin = Annotated[
     float | None, typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive")
 ]
+QueryPrompt = Annotated[str, typer.Option(help="put in front of every query")]
+PositivePrompt = Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")]
+PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
@@ -318,6 +321,9 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         seed: Seed = 0,
         pooling: PoolingChoice = "mean",
         mask_margin: MaskMargin = None,
+        query_prompt: QueryPrompt = "",
+        positive_prompt: PositivePrompt = "",
+        pool_prompt: PoolPrompt = True,
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
@@ -337,7 +343,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         chosen, name = _family(family, model)
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
-        options = _options(mask_margin=mask_margin)
+        prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
+        options = _options(mask_margin=mask_margin, prompts=prompts)
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)

@@ -15,7 +15,7 @@ from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
-from isoembed.recipe import Options
+from isoembed.recipe import Options, Prompts
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
@@ -48,6 +48,9 @@ def plan(
     mask_margin: Annotated[
         float | None, typer.Option(min=0, help="leave candidates out that are this much more similar than the positive")
     ] = None,
+    query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = "",
+    positive_prompt: Annotated[str, typer.Option(help="put in front of every positive and hard negative")] = "",
+    pool_prompt: Annotated[bool, typer.Option(help="pool over a prompt's tokens too")] = True,
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -87,7 +90,6 @@ def plan(
                 "batch_pairs": chosen.batch_pairs if batch_pairs is None else batch_pairs,
                 "context_tokens": context,
                 "seeds": tuple(range(seeds)),
-                "options": Options(mask_margin=mask_margin),
                 "min_steps": min_steps,
                 "thin": thin or None,
                 "rates": None
@@ -99,7 +101,16 @@ def plan(
                 "allowance_seconds": seconds,
                 "tasks": tuple(str(place) for place in task or ()),
                 **prepare_request(
-                    chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
+                    chosen,
+                    names,
+                    options,
+                    cache=cache or out / "tokens",
+                    context_tokens=context,
+                    pooling=pooling,
+                    recipe_options=Options(
+                        mask_margin=mask_margin,
+                        prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
+                    ),
                 ),
             }
         )

@@ -18,6 +18,30 @@ SEMANTICS_VERSION = 1
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
+class Prompts(Frozen):
+    """What stands in front of every query, and of every positive and hard negative.  Its tokens are real tokens: they
+    count in D and against the context."""
+
+    query: str = ""
+    positive: str = ""
+    pooled: bool = Field(True, description="whether the readout reads a prompt's own tokens too")
+
+    @classmethod
+    def of(cls, query: str, positive: str, *, pooled: bool) -> Prompts:
+        """As a user gave them; raises InputError where there is nothing to leave out of the pooling."""
+        if not (query or positive or pooled):
+            raise InputError("`--no-pool-prompt` needs a prompt; got none. Give --query-prompt or --positive-prompt.")
+        return cls(query=query, positive=positive, pooled=pooled)
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"prompts {self.query!r} and {self.positive!r}{'' if self.pooled else ', not pooled'}"
+
+
+#: texts as they are
+NO_PROMPTS = Prompts()
+
+
 class Options(Frozen):
     """What a run may do beyond the paper's recipe; at its defaults it is the paper's.  All of it changes the loss, so a
     law holds for one set of options."""
@@ -25,10 +49,11 @@ class Options(Frozen):
     mask_margin: float | None = Field(
         None, ge=0, description="leave candidates out whose cosine exceeds the positive's by more than this"
     )
+    prompts: Prompts = NO_PROMPTS
 
     def __str__(self) -> str:
         """In words; `none` at the defaults."""
-        parts = []
+        parts = [] if self.prompts == NO_PROMPTS else [str(self.prompts)]
         if self.mask_margin is not None:
             parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
         return ", ".join(parts) or "none"
@@ -108,6 +133,12 @@ class Recipe(Frozen):
         if self.options.mask_margin is not None:
             parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
+
+    @property
+    def readout(self) -> str:
+        """How a text becomes a vector, in words."""
+        prompts = self.options.prompts
+        return f"{self.pooling} pooling{'' if prompts == NO_PROMPTS else f', {prompts}'}"
 
     @property
     def flop(self) -> float:

@@ -12,6 +12,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.pair import Pair
+from isoembed.recipe import NO_PROMPTS, Prompts
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
 
@@ -254,3 +255,24 @@ def test_duplicates_with_other_negatives_leave_the_same_pair_whatever_their_orde
         for number, pairs in enumerate([twice, twice[::-1]])
     ]
     assert found[0] == found[1]
+
+
+def test_prompts_are_counted_tokens_and_change_neither_texts_nor_split(tmp_path: Path) -> None:
+    prompts = Prompts(query="w1 w2 ", positive="w3 ")
+    pairs = with_negatives(numbered(40), {3: ("w5",), 4: ("w5", "w6")})
+    bare, data = (
+        prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=30, folder=tmp_path, heldout_pairs=8, prompts=each)
+        for each in (NO_PROMPTS, prompts)
+    )
+    assert data.heldout_texts() == bare.heldout_texts()
+    assert data.stats.query_tokens == pytest.approx(bare.stats.query_tokens + 2)
+    assert data.stats.positive_tokens == pytest.approx(bare.stats.positive_tokens + 1)
+    assert data.stats.negative_tokens == pytest.approx(bare.stats.negative_tokens + bare.stats.negatives)
+    assert data.stats.fingerprint != bare.stats.fingerprint
+    assert data.store.facts.prompt_tokens == (2, 1)  # the end token behind them is not theirs
+    (query,) = data.store.ids("query", data.train[:1])
+    assert query[:2].tolist() == [3, 4]
+    with pytest.raises(InputError, match="half of the context"):
+        prepare(
+            ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=tmp_path, prompts=Prompts(query="w1 " * 5)
+        )

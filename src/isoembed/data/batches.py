@@ -27,6 +27,7 @@ class Batch:
     positive_hash_B: npt.NDArray[np.uint64]
     negative_ids: list[Ids] = field(default_factory=list)
     negative_hash_M: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    prompt_tokens: tuple[int, int] = (0, 0)  #: how many first tokens are a prompt's: of a query, of another text
 
     @property
     def pairs(self) -> int:
@@ -92,4 +93,5 @@ def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
         positive_ids=store.ids("positive", rows),
         query_hash_B=store.hashes["query"][rows],
         positive_hash_B=store.hashes["positive"][rows],
+        prompt_tokens=store.facts.prompt_tokens,
     )

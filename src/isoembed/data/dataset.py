@@ -19,7 +19,7 @@ from isoembed.core import InputError, fingerprint
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
-from isoembed.recipe import DataStats
+from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,17 +79,19 @@ def prepare(
     context_tokens: int,
     folder: Path,
     heldout: str | Source | None = None,
+    prompts: Prompts = NO_PROMPTS,
     heldout_pairs: int = 4096,
     seed: int = 0,
 ) -> PairData:
-    """Tokenise `source` into `folder` (or find it there), remove duplicates, and set held-out pairs apart.
+    """Tokenise `source` behind `prompts` into `folder` (or find it there), remove duplicates, and set held-out pairs
+    apart.
 
     Held-out pairs come from `heldout`, or else from the source itself: whole groups where it has groups (packages, for
     docstrings), single pairs otherwise, at most a fifth of all.  A training pair with a text that also occurs on the
     held-out side is dropped.  Raises InputError where no training pair is left.
     """
     # 1. tokens
-    store = _build(source, tokenizer, context_tokens, folder)
+    store = _build(source, tokenizer, context_tokens, folder, prompts)
     notes = [f"{count} rows skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
 
     # 2. one of each pair, in the order of their content
@@ -102,7 +104,7 @@ def prepare(
         heldout_store = store
         chosen, candidates, remaining = _split(store, rows, heldout_pairs, seed, notes)
     else:
-        heldout_store = _build(heldout, tokenizer, context_tokens, folder)
+        heldout_store = _build(heldout, tokenizer, context_tokens, folder, prompts)
         candidates, remaining = unique_rows(heldout_store), rows
         chosen = _choose(heldout_store, candidates, heldout_pairs, seed)
 
@@ -120,7 +122,7 @@ def prepare(
 
     if len(chosen) < heldout_pairs:
         notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
-    data = PairData(store, train, heldout_store, chosen, _stats(store, train), tuple(notes))
+    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(notes))
     return _with_negatives(data) if store.facts.negatives else data
 
 
@@ -134,9 +136,11 @@ def unique_rows(store: TokenStore) -> Rows:
     return ordered
 
 
-def _build(source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path) -> TokenStore:
+def _build(
+    source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path, prompts: Prompts
+) -> TokenStore:
     source = open_source(source) if isinstance(source, str) else source
-    return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
+    return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 
 def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[str]) -> tuple[Rows, Rows, Rows]:
@@ -212,11 +216,12 @@ def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
     return np.concatenate([store.hashes["query"][rows], store.hashes["positive"][rows]])
 
 
-def _stats(store: TokenStore, train: Rows) -> DataStats:
+def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
     query, positive = (store.kept_tokens(side)[train].astype(np.float64) for side in ("query", "positive"))
     content = hashlib.sha256(store.column("pair_hash")[train].tobytes()).hexdigest()
+    before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
     return DataStats(
-        fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens]),
+        fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens, *before]),
         source=store.facts.source,
         tokenizer=store.facts.tokenizer,
         context_tokens=store.facts.context_tokens,

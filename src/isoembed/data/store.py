@@ -25,7 +25,9 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
+from isoembed.data.prompts import prompt_tokens
 from isoembed.data.sources.base import Source
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +49,7 @@ class StoreFacts(Frozen):
     pairs: int
     negatives: int
     skipped: dict[str, int]
+    prompt_tokens: tuple[int, int] = Field((0, 0), description="of the prompt of queries, of all others")
     groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
 
 
@@ -60,9 +63,16 @@ class TokenStore:
 
     @classmethod
     def build(
-        cls, source: Source, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, folder: Path
+        cls,
+        source: Source,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        folder: Path,
+        prompts: Prompts = NO_PROMPTS,
     ) -> TokenStore:
-        """The store of `source` under `folder`; made only where there is none of the same content.
+        """The store of `source` under `folder`, its texts behind `prompts`; made only where there is none of the same
+        content.
 
         Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or
         not at all; a killed build leaves a folder `.partial-...` that nobody reads.
@@ -72,13 +82,20 @@ class TokenStore:
                 f"`tokenizer` must be a fast one (tokenizer.json); {type(tokenizer).__name__} is not. "
                 "Save the model with its fast tokenizer."
             )
+        for side in (prompts.query, prompts.positive):
+            if (count := prompt_tokens(tokenizer, side)) > context_tokens // 2:
+                raise InputError(
+                    f"A prompt must leave half of the context to the text; {side!r} has {count} tokens of "
+                    f"{context_tokens}. Shorten it, or raise --context-tokens."
+                )
         hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
-        final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens])}"
+        before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
+        final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens, *before])}"
         if not final.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
             try:
-                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read)
+                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read, prompts)
                 (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
                 publish(partial, final)
             finally:
@@ -191,7 +208,13 @@ def _schema(id_type: pa.DataType) -> pa.Schema:
 
 
 def _write(
-    source: Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, file: Path, hashed: str, read: str
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    file: Path,
+    hashed: str,
+    read: str,
+    prompts: Prompts,
 ) -> StoreFacts:
     """Stream the source into `file`."""
     schema = _schema(pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32())
@@ -200,7 +223,7 @@ def _write(
     held: list[dict[str, Any]] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for batch in _batched(source, BATCH_PAIRS):
-            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens), strict=True):
+            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens, prompts), strict=True):
                 if not (row["query_ids"] and row["positive_ids"]):
                     empty += 1
                     continue
@@ -224,15 +247,19 @@ def _write(
         pairs=pairs,
         negatives=negatives,
         skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
+        prompt_tokens=(prompt_tokens(tokenizer, prompts.query), prompt_tokens(tokenizer, prompts.positive)),
         groups=tuple(groups),
     )
 
 
-def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Prompts
+) -> Iterator[dict[str, Any]]:
     """The pairs as rows of the store, but for the group."""
-    query = _tokens([pair.query for pair in pairs], tokenizer, context_tokens)
-    positive = _tokens([pair.positive for pair in pairs], tokenizer, context_tokens)
-    negative = _tokens([text for pair in pairs for text in pair.negatives], tokenizer, context_tokens)
+    query = _tokens([prompts.query + pair.query for pair in pairs], tokenizer, context_tokens)
+    positive = _tokens([prompts.positive + pair.positive for pair in pairs], tokenizer, context_tokens)
+    others = [prompts.positive + text for pair in pairs for text in pair.negatives]
+    negative = _tokens(others, tokenizer, context_tokens)
     for pair, (query_ids, query_length), (positive_ids, positive_length) in zip(pairs, query, positive, strict=True):
         own = itertools.islice(negative, len(pair.negatives))
         negatives = [(text, ids) for text, (ids, _) in zip(pair.negatives, own, strict=True) if ids]

@@ -21,10 +21,13 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import InputError, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
+from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
 
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
+#: prompts for documents, by the names under which sentence-transformers' `encode_document` looks for them
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 #: lists what an export wrote into a folder: that much of it may be replaced by another export
 MARKER = "isoembed.json"
 #: without it the folder is no model, so it goes first and comes last
@@ -52,7 +55,8 @@ def export(
     record: RunRecord | None = None,
     keep_adapter: bool = False,
 ) -> None:
-    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`.
+    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`, where there
+    are prompts `encode_query` and `encode_document` do, or `encode` with `prompt_name` "query" or "document".
 
     Weights are fp32 safetensors with LoRA merged into them (on a copy: `encoder` stays as it is); `card` becomes
     README.md, `record` record.json; with `keep_adapter` the LoRA adapter alone is kept under `adapter/`.
@@ -98,8 +102,14 @@ def _sentence_transformer(
     )
     # counted on a vector: where a model projects its output (OPT), the configuration's hidden size is not the width
     width = embed_ids(encoder, [np.zeros(1, np.int64)]).shape[1]
-    pooling = Pooling(width, POOLING_MODES[encoder.pooling])
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine", device="cpu")
+    prompts = encoder.prompts
+    pooling = Pooling(width, POOLING_MODES[encoder.pooling], include_prompt=prompts.pooled)
+    return SentenceTransformer(
+        modules=[transformer, pooling, Normalize()],
+        prompts={"query": prompts.query, "document": prompts.positive},
+        similarity_fn_name="cosine",
+        device="cpu",
+    )
 
 
 def _plain(model: nn.Module) -> Any:
@@ -165,7 +175,11 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
         )
     # a tokenizer without a limit of its own says 1e30
     context_tokens = int(min(model.max_seq_length, 1 << 20))
-    return Encoder(transformer.auto_model, mode).to(device).eval(), transformer.tokenizer, context_tokens
+    query = model.prompts.get("query") or ""
+    positive = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
+    pooled = pooling.include_prompt or not (query or positive)
+    prompts = Prompts(query=query, positive=positive, pooled=pooled)
+    return Encoder(transformer.auto_model, mode, prompts).to(device).eval(), transformer.tokenizer, context_tokens
 
 
 def open_exported(folder: Path, *, device: str | None = None) -> Any:

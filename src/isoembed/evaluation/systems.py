@@ -39,20 +39,27 @@ class EmbeddingSystem(System):
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-length embeddings (N, D) of `texts`, float32; the zero vector where a text has no tokens."""
 
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """As `embed`, for texts that are queries, where the system makes a difference."""
+        return self.embed(texts)
+
     def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
-        query_QD, document_ND = (torch.from_numpy(self.embed(texts)) for texts in (queries, documents))
+        query_QD, document_ND = map(torch.from_numpy, (self.embed_queries(queries), self.embed(documents)))
         ranked = semantic_search(query_QD, document_ND, top_k=k, score_function=dot_score)
         return [[(int(hit["corpus_id"]), float(hit["score"])) for hit in hits] for hits in ranked]
 
 
 class Dense(EmbeddingSystem):
-    """An encoder, trained or not."""
+    """An encoder, trained or not, with its prompts."""
 
     def __init__(self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
         self.encoder, self.tokenizer, self.context_tokens = encoder, tokenizer, context_tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens)
+
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=True)
 
 
 class Static(EmbeddingSystem):

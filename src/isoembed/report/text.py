@@ -49,7 +49,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
             f"{recipe.end_fraction:.0%}",
         ),
-        ("loss", f"{recipe.objective}, {recipe.pooling} pooling"),
+        ("loss", f"{recipe.objective}, {recipe.readout}"),
         (
             "model FLOP",
             f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "

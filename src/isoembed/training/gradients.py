@@ -85,19 +85,23 @@ def accumulate_gradients(
     memory: Memory,
     *,
     negative_ids: Sequence[np.ndarray] = (),
+    prompt_tokens: tuple[int, int] = (0, 0),
     pad_id: int = 0,
     bf16: bool = False,
 ) -> Step:
     """Add the gradient of `loss_of` to the parameters' `.grad`: equal to that of one plain backward.
 
     `query_ids`, `positive_ids` and `negative_ids` are this rank's share of the batch, each equally many on every rank.
-    Without hard negatives in the whole batch `loss_of` gets two sides, else three.
+    Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many of
+    the first tokens are a prompt's: of each query, and of each other text.
     """
     device = next(encoder.parameters()).device
     frozen = [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]
     assert not any(value.requires_grad for block in frozen for value in block.parameters())
     sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
     texts = [text for side in sides for text in side]
+    before, behind = prompt_tokens
+    prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)), device=device)
     chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
     padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
@@ -107,7 +111,7 @@ def accumulate_gradients(
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
         with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
+            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device), prompts[chunk])
         return embedding_BD
 
     # 1. embed

@@ -137,7 +137,7 @@ def _untrained(recipe: Recipe) -> Encoder:
     base = load_model(recipe.model.source)
     if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
         raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
-    return Encoder(recipe.method.apply(base), recipe.pooling)
+    return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
 
 
 def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -210,6 +210,7 @@ class _Loop:
             batch.positive_ids[own],
             Objective(recipe.temperature, recipe.options).of(batch, device),
             self.memory,
+            prompt_tokens=batch.prompt_tokens,
             negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
             bf16=self.bf16,
         )

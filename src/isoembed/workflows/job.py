@@ -30,7 +30,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
 from isoembed.methods import Adapters, Method
-from isoembed.recipe import PLAIN, Options, Recipe
+from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -67,7 +67,14 @@ class DataOptions:
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
 
-    def prepare(self, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, cache: Path) -> PairData:
+    def prepare(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        context_tokens: int,
+        cache: Path,
+        prompts: Prompts = NO_PROMPTS,
+    ) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         return prepare(
             self.source(self.spec),
@@ -75,6 +82,7 @@ class DataOptions:
             context_tokens=context_tokens,
             folder=cache,
             heldout=None if self.heldout is None else self.source(self.heldout),
+            prompts=prompts,
         )
 
 
@@ -119,7 +127,7 @@ def plan_job(
     some_model = family.models[0] if model is None else family.model(model)
     pool(pooling)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(some_model.source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     recommendation = recommend(
         budget,
         family,
@@ -238,7 +246,7 @@ def systems_beside(
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
-        untrained = Encoder(model, base.pooling).to(next(trained.parameters()).device)
+        untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
         systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()

@@ -22,6 +22,7 @@ from isoembed.encoder.pooling import pool
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
+from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
@@ -82,15 +83,17 @@ def prepare_request(
     cache: Path,
     context_tokens: int,
     pooling: str = "mean",
+    recipe_options: Options = PLAIN,
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
     pool(pooling)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
     return {
         "pooling": pooling,
+        "options": recipe_options,
         "data": data.stats,
         "base_hashes": hashes,
         "data_options": {**fields, "cache": str(cache.resolve())},
@@ -104,7 +107,7 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
     speeds = {}
     for name in request.models:
         spec = request.family.model(name)
-        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling)
+        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling, request.options.prompts)
         tokens, seconds = 0, 0.0
         stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
         for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
@@ -116,6 +119,7 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
                 Objective(request.temperature, request.options).of(batch, torch.device("cpu")),
                 Memory(chunk_tokens=1024, kept_tokens=10**9),
                 negative_ids=batch.negative_ids,
+                prompt_tokens=batch.prompt_tokens,
             )
             if number:
                 tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
@@ -128,7 +132,9 @@ def open_bench(request: SweepRequest, execution: Execution) -> Bench:
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
     tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
-    data = DataOptions(**options).prepare(tokenizer, context_tokens=request.context_tokens, cache=cache)  # type: ignore[arg-type]
+    data = DataOptions(**options).prepare(  # type: ignore[arg-type]
+        tokenizer, context_tokens=request.context_tokens, cache=cache, prompts=request.options.prompts
+    )
     return Bench(data, tokenizer, open_all(request.tasks), execution)
 
 
