@@ -21,7 +21,7 @@ from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named, names
-from isoembed.recipe import Options, Prompts, Recipe
+from isoembed.recipe import Options, Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
@@ -70,6 +70,9 @@ MaskMargin = Annotated[
 QueryPrompt = Annotated[str, typer.Option(help="put in front of every query")]
 PositivePrompt = Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")]
 PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")]
+Matryoshka = Annotated[
+    str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
@@ -245,6 +248,7 @@ def recipe(
     seed: Seed = 0,
     pooling: PoolingChoice = "mean",
     mask_margin: MaskMargin = None,
+    matryoshka: Matryoshka = None,
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -270,7 +274,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
-        options=_options(mask_margin=mask_margin),
+        options=_options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka)),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -321,6 +325,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         seed: Seed = 0,
         pooling: PoolingChoice = "mean",
         mask_margin: MaskMargin = None,
+        matryoshka: Matryoshka = None,
         query_prompt: QueryPrompt = "",
         positive_prompt: PositivePrompt = "",
         pool_prompt: PoolPrompt = True,
@@ -344,7 +349,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
-        options = _options(mask_margin=mask_margin, prompts=prompts)
+        options = _options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), prompts=prompts)
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)
@@ -484,6 +489,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="folder of an exported model, or a base model's name, hub id or folder")],
     data: Annotated[Path, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")],
     task: Annotated[str | None, typer.Option(help="retrieval or sts, where --data is one task")] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(help="score by the first so many dimensions of the embeddings alone")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -493,7 +501,7 @@ def evaluate(
     from isoembed.workflows.job import evaluate_folder
 
     terminal.no_library_bars()
-    scores = evaluate_folder(model, data, kind=task)
+    scores = evaluate_folder(model, data, kind=task, dims=truncate_dim)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")
     if as_json:

@@ -15,7 +15,7 @@ from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
-from isoembed.recipe import Options, Prompts
+from isoembed.recipe import Options, Prompts, dims_named
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
@@ -47,6 +47,9 @@ def plan(
     pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
     mask_margin: Annotated[
         float | None, typer.Option(min=0, help="leave candidates out that are this much more similar than the positive")
+    ] = None,
+    matryoshka: Annotated[
+        str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
     ] = None,
     query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = "",
     positive_prompt: Annotated[str, typer.Option(help="put in front of every positive and hard negative")] = "",
@@ -109,6 +112,7 @@ def plan(
                     pooling=pooling,
                     recipe_options=Options(
                         mask_margin=mask_margin,
+                        matryoshka=dims_named(matryoshka),
                         prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
                     ),
                 ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from isoembed.core import Frozen, InputError, fingerprint, rejected
 from isoembed.families.base import ModelSpec
@@ -50,13 +50,35 @@ class Options(Frozen):
         None, ge=0, description="leave candidates out whose cosine exceeds the positive's by more than this"
     )
     prompts: Prompts = NO_PROMPTS
+    matryoshka: tuple[int, ...] = Field(
+        (), description="first dimensions of the embedding that must do by themselves, largest first"
+    )
+
+    @field_validator("matryoshka")
+    @classmethod
+    def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
+        """One order, so that equal settings are one key."""
+        if any(dim < 1 for dim in dims):
+            raise ValueError("a prefix has at least one dimension")
+        return tuple(sorted(set(dims), reverse=True))
 
     def __str__(self) -> str:
         """In words; `none` at the defaults."""
         parts = [] if self.prompts == NO_PROMPTS else [str(self.prompts)]
         if self.mask_margin is not None:
             parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
+        if self.matryoshka:
+            parts.append(f"matryoshka {', '.join(map(str, self.matryoshka))}")
         return ", ".join(parts) or "none"
+
+
+def dims_named(text: str | None) -> tuple[int, ...]:
+    """Matryoshka dimensions as a user writes them: `256,128` -> (256, 128)."""
+    if text is None:
+        return ()
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
+        raise InputError(f"`--matryoshka` must be numbers of dimensions, as 256,128; got {text!r}.")
+    return tuple(int(part) for part in text.split(","))
 
 
 #: the paper's own way
@@ -132,6 +154,9 @@ class Recipe(Frozen):
             parts.append(f"{self.data.negatives:.2f} hard negatives a pair")
         if self.options.mask_margin is not None:
             parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
+        if self.options.matryoshka:
+            dims = ", ".join(map(str, self.options.matryoshka))
+            parts.append(f"mean over the whole embedding and its first {dims} dimensions")
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
 
     @property
@@ -214,6 +239,11 @@ def solve(
     if context_tokens > model.context:
         raise InputError(
             f"`context_tokens` must be within the model's {model.context}; got {context_tokens} for {model.name}."
+        )
+    if options.matryoshka and options.matryoshka[0] >= model.hidden:
+        raise InputError(
+            f"`--matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
+            f"them; got {options.matryoshka[0]} for {model.name}."
         )
     try:
         return Recipe(

@@ -22,6 +22,8 @@ embeddings = model.encode(["a text", "another text"])
 print(model.similarity(embeddings, embeddings))
 """
 
+_MATRYOSHKA = "trained to be cut at those dimensions: SentenceTransformer(FOLDER, truncate_dim=N)"
+
 _USE_PROMPTS = """\
 from sentence_transformers import SentenceTransformer
 
@@ -90,6 +92,7 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         *([("hard negatives seen", f"{record.negatives:,}")] if record.negatives else []),
         ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
         ("loss", recipe.objective),
+        *([("matryoshka", _MATRYOSHKA)] if recipe.options.matryoshka else []),
         ("readout", f"{recipe.readout}, over the last hidden states, L2-normalised"),
         (
             "optimiser",

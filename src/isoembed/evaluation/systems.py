@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from isoembed.core import InputError
 from isoembed.encoder.embed import embed, tokenize
 from isoembed.encoder.encoder import Encoder
 
@@ -50,16 +51,31 @@ class EmbeddingSystem(System):
 
 
 class Dense(EmbeddingSystem):
-    """An encoder, trained or not, with its prompts."""
+    """An encoder, trained or not, with its prompts; of its embeddings the first `dims` dimensions, or all."""
 
-    def __init__(self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
-        self.encoder, self.tokenizer, self.context_tokens = encoder, tokenizer, context_tokens
+    def __init__(
+        self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, dims: int | None = None
+    ) -> None:
+        self.encoder, self.tokenizer, self.context_tokens, self.dims = encoder, tokenizer, context_tokens, dims
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens)
+        return self._embed(texts, as_queries=False)
 
     def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=True)
+        return self._embed(texts, as_queries=True)
+
+    def _embed(self, texts: Sequence[str], *, as_queries: bool) -> np.ndarray:
+        embedding_ND = embed(
+            self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=as_queries
+        )
+        if self.dims is None:
+            return embedding_ND
+        if not 1 <= self.dims < embedding_ND.shape[1]:
+            raise InputError(
+                f"`--truncate-dim` must be at least 1 and fewer than the embedding's {embedding_ND.shape[1]} "
+                f"dimensions; got {self.dims}."
+            )
+        return functional.normalize(torch.from_numpy(embedding_ND[:, : self.dims]), dim=-1).numpy()
 
 
 class Static(EmbeddingSystem):

@@ -18,7 +18,9 @@ from isoembed.training.loss import contrastive_loss
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised; see `contrastive_loss`."""
+    """What is minimised: `contrastive_loss`, or with Matryoshka dimensions the mean of that of the whole embeddings and
+    those of their first dimensions, each of unit length (Kusupati et al. 2022, arXiv 2205.13147, equation 1, with equal
+    weights)."""
 
     temperature: float
     options: Options = PLAIN
@@ -36,15 +38,20 @@ class Objective:
         def loss_of(
             query_BD: torch.Tensor, positive_BD: torch.Tensor, negative_MD: torch.Tensor | None = None
         ) -> torch.Tensor:
-            return contrastive_loss(
-                query_BD,
-                positive_BD,
-                self.temperature,
-                query_hash_B,
-                positive_hash_B,
-                negative_MD=None if negative_MD is None else negative_MD[: len(negative_hash_M)],
-                negative_hash_M=negative_hash_M,
-                mask_margin=self.options.mask_margin,
-            )
+            negative_MD = None if negative_MD is None else negative_MD[: len(negative_hash_M)]
+            losses = [
+                contrastive_loss(
+                    query_BD[:, :dim],
+                    positive_BD[:, :dim],
+                    self.temperature,
+                    query_hash_B,
+                    positive_hash_B,
+                    negative_MD=None if negative_MD is None else negative_MD[:, :dim],
+                    negative_hash_M=negative_hash_M,
+                    mask_margin=self.options.mask_margin,
+                )
+                for dim in (None, *self.options.matryoshka)
+            ]
+            return torch.stack(losses).mean()
 
         return loss_of

@@ -218,21 +218,24 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
     )
 
 
-def evaluate_folder(model: str, data: Path, *, kind: str | None = None) -> Scores:
-    """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it."""
+def evaluate_folder(model: str, data: Path, *, kind: str | None = None, dims: int | None = None) -> Scores:
+    """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it; by the first
+    `dims` dimensions of its embeddings alone where that is given."""
     tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
     folder = Path(model)
     if (folder / "modules.json").is_file():
         trained, tokenizer, context_tokens = load_exported(folder)
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
         return evaluate(
-            systems_beside(trained, tokenizer, context_tokens, base=record.recipe if record is not None else None),
+            systems_beside(
+                trained, tokenizer, context_tokens, base=record.recipe if record is not None else None, dims=dims
+            ),
             tasks,
         )
     base, tokenizer = load_model(model), load_tokenizer(model)
     context_tokens = min(512, spec_of(base, model, model).context)
     systems: dict[str, System] = {
-        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens),
+        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens, dims=dims),
         "static table": Static(base, tokenizer, context_tokens=context_tokens),
         "BM25": BM25(),
     }
@@ -240,15 +243,21 @@ def evaluate_folder(model: str, data: Path, *, kind: str | None = None) -> Score
 
 
 def systems_beside(
-    trained: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, *, base: Recipe | None
+    trained: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    *,
+    base: Recipe | None,
+    dims: int | None = None,
 ) -> dict[str, System]:
-    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known."""
+    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known;
+    encoders by their first `dims` dimensions, or all."""
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
         untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
-        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens)
+        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()
-    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens)
+    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
     return systems
