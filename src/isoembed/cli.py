@@ -73,6 +73,9 @@ PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help
 Matryoshka = Annotated[
     str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
 ]
+Bidirectional = Annotated[
+    bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
@@ -249,6 +252,7 @@ def recipe(
     pooling: PoolingChoice = "mean",
     mask_margin: MaskMargin = None,
     matryoshka: Matryoshka = None,
+    bidirectional: Bidirectional = False,
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -274,7 +278,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
-        options=_options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka)),
+        options=_options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -326,6 +330,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         pooling: PoolingChoice = "mean",
         mask_margin: MaskMargin = None,
         matryoshka: Matryoshka = None,
+        bidirectional: Bidirectional = False,
         query_prompt: QueryPrompt = "",
         positive_prompt: PositivePrompt = "",
         pool_prompt: PoolPrompt = True,
@@ -349,7 +354,9 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
-        options = _options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), prompts=prompts)
+        options = _options(
+            mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional, prompts=prompts
+        )
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)

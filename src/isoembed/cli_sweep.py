@@ -51,6 +51,7 @@ def plan(
     matryoshka: Annotated[
         str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
     ] = None,
+    bidirectional: Annotated[bool, typer.Option("--bidirectional", help="attention to the whole text")] = False,
     query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = "",
     positive_prompt: Annotated[str, typer.Option(help="put in front of every positive and hard negative")] = "",
     pool_prompt: Annotated[bool, typer.Option(help="pool over a prompt's tokens too")] = True,
@@ -113,6 +114,7 @@ def plan(
                     recipe_options=Options(
                         mask_margin=mask_margin,
                         matryoshka=dims_named(matryoshka),
+                        bidirectional=bidirectional,
                         prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
                     ),
                 ),

@@ -54,6 +54,10 @@ class Options(Frozen):
         (), description="first dimensions of the embedding that must do by themselves, largest first"
     )
 
+    bidirectional: bool = Field(
+        False, description="every token attends to the whole text, not only to what is before it"
+    )
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -67,6 +71,8 @@ class Options(Frozen):
         parts = [] if self.prompts == NO_PROMPTS else [str(self.prompts)]
         if self.mask_margin is not None:
             parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
+        if self.bidirectional:
+            parts.append("attention both ways")
         if self.matryoshka:
             parts.append(f"matryoshka {', '.join(map(str, self.matryoshka))}")
         return ", ".join(parts) or "none"
@@ -163,7 +169,8 @@ class Recipe(Frozen):
     def readout(self) -> str:
         """How a text becomes a vector, in words."""
         prompts = self.options.prompts
-        return f"{self.pooling} pooling{'' if prompts == NO_PROMPTS else f', {prompts}'}"
+        both_ways = ", attention both ways" if self.options.bidirectional else ""
+        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}"
 
     @property
     def flop(self) -> float:

@@ -21,7 +21,7 @@ from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
-from isoembed.encoder.load import load_model, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.evaluation.heldout import heldout_loss
 from isoembed.flops import all_in_flop, executed_flop
 from isoembed.recipe import Recipe
@@ -137,6 +137,8 @@ def _untrained(recipe: Recipe) -> Encoder:
     base = load_model(recipe.model.source)
     if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
         raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
+    if recipe.options.bidirectional:
+        attend_both_ways(base)
     return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
 
 

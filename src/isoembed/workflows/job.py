@@ -20,7 +20,7 @@ from isoembed.data.sources import Source, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -145,7 +145,10 @@ def plan_job(
         options=recipe_options,
     )
     recipe = recommendation.recipe
-    recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})
+    base = load_model(recipe.model.source)
+    recipe = recipe.model_copy(update={"base_hash": weights_hash(base)})
+    if recipe_options.bidirectional:
+        attend_both_ways(base)  # refused before the training, where it is
     return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
 
 

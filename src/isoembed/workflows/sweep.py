@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from isoembed.core import InputError, write_atomically
 from isoembed.data.batches import batches
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
@@ -89,7 +89,12 @@ def prepare_request(
     pool(pooling)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
-    hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
+    hashes = {}
+    for name in models:
+        base = load_model(family.model(name).source)
+        hashes[name] = weights_hash(base)
+        if recipe_options.bidirectional:
+            attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
     return {
         "pooling": pooling,
