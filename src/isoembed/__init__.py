@@ -18,7 +18,7 @@ from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, RsLoRA
-from isoembed.recipe import DataStats, Options, Recipe, solve
+from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -69,6 +69,7 @@ __all__ = [
     "Norms",
     "Options",
     "PairData",
+    "Prompts",
     "Recipe",
     "Recommendation",
     "RsLoRA",

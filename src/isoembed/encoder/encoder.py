@@ -22,22 +22,14 @@ from isoembed.recipe import NO_PROMPTS, Prompts
 
 class Encoder(nn.Module):
     """`model` (of `load_model`, as a method's `apply` returned it) with the readout named `pooling`, for texts behind
-    `prompts`.
-
-    Raises InputError for a readout that cannot leave a prompt out.
-    """
+    `prompts`."""
 
     def __init__(self, model: nn.Module, pooling: str, prompts: Prompts = NO_PROMPTS) -> None:
         super().__init__()
-        if not prompts.pooled and pooling == "weighted-mean":
-            raise InputError(
-                "`--no-pool-prompt` needs a readout whose weights do not count the prompt's tokens; got weighted-mean. "
-                "Choose --pooling mean, last, first or max."
-            )
         self.model = model
         self.pooling = pooling
         self.prompts = prompts
-        self._pool = pool(pooling)
+        self._pool = pool(pooling, prompts)
         self._takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
 
     def forward(

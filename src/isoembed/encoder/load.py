@@ -116,8 +116,10 @@ def load_model(
 
 
 def attend_both_ways(model: nn.Module) -> nn.Module:
-    """`model` with every token attending to the whole text, in place: LLM2Vec's first step (BehnamGhader et al. 2024, arXiv
-    2404.05961, section 2.1); its second, training on masked tokens, is not done here.
+    """`model` with every token attending to the whole text, in place.
+
+    The first step of LLM2Vec (BehnamGhader et al. 2024, arXiv 2404.05961, section 2.1); its second, training on masked
+    tokens, is not done here.
 
     transformers builds its masks by the configuration's `is_causal`, which is saved with the model, so an export reads
     texts the same way.  Whether this architecture heeds it is tried: raises InputError where the first token's output

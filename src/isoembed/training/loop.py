@@ -107,6 +107,7 @@ def run(
         encoder,
         batch_pairs=recipe.batch_pairs,
         negatives=recipe.data.negatives,
+        prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
         chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else 1024),

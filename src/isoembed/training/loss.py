@@ -46,7 +46,7 @@ def contrastive_loss(
     3. With `mask_margin` m, a candidate more similar to query i than i's own positive by over m (in cosine) is taken
        for a false negative and left out of row i, and a query more similar to positive j than j's own by over m out
        of column j.  The model's own similarities judge, and no gradient flows through the judgement: GISTEmbed
-       (Solatorio 2024, arXiv 2402.16829, section 3) without its guide model.
+       (Solatorio 2024, arXiv 2402.16829) without its guide model.
     4. The target of row i and of column i is i.
 
     `tile_logits` bounds the memory of a tile and changes the result by no more than rounding.  The gradient is itself

@@ -89,6 +89,7 @@ def plan_memory(
     *,
     batch_pairs: int,
     negatives: float = 0.0,
+    prefixes: int = 0,
     context_tokens: int,
     memory_bytes: float | None,
     chunk_tokens: int,
@@ -96,7 +97,7 @@ def plan_memory(
 ) -> Memory:
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
 
-    `negatives` is the mean number of hard negatives a pair.
+    `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions.
 
     Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
     """
@@ -105,7 +106,7 @@ def plan_memory(
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
         footprint = measure_footprint(encoder, context_tokens, bf16=bf16)
     there, free = _there_and_free(device)
-    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives)
+    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives, prefixes)
     peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
     smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
@@ -141,12 +142,12 @@ def checkpoint_bytes(encoder: Encoder) -> float:
     return 8.0 * sum(held_elements(value) for value in encoder.parameters() if value.requires_grad)
 
 
-def batch_bytes(encoder: Encoder, batch_pairs: int, negatives: float) -> float:
-    """Embeddings, their gradients and a tile of logits."""
+def batch_bytes(encoder: Encoder, batch_pairs: int, negatives: float, prefixes: int) -> float:
+    """Embeddings, their gradients and a tile of logits; of every prefix two more copies of unit length at most."""
     config: Any = base_of(encoder.model).config
     width: int = config.hidden_size
     texts, candidates = (2 + negatives) * batch_pairs, (1 + negatives) * batch_pairs
-    return 4.0 * (EMBEDDING_COPIES * texts * width + TILE_VALUES * max(TILE_LOGITS, candidates))
+    return 4.0 * ((EMBEDDING_COPIES + 2 * prefixes) * texts * width + TILE_VALUES * max(TILE_LOGITS, candidates))
 
 
 def forget_peak(device: torch.device) -> None:

@@ -125,7 +125,7 @@ def plan_job(
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
-    pool(pooling)  # a name that is none is refused before the data are read
+    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(some_model.source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     recommendation = recommend(

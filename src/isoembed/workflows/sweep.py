@@ -86,7 +86,7 @@ def prepare_request(
     recipe_options: Options = PLAIN,
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
-    pool(pooling)  # a name that is none is refused before the data are read
+    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     hashes = {}
