@@ -58,14 +58,16 @@ class PairData:
         if not self.store.facts.negatives:
             return [], np.empty(0, np.uint64)
         ids, hashes = self.store.negatives(rows)
-        heldout = np.isin(hashes, self._heldout_texts)
+        texts = self._heldout_texts
+        place = np.searchsorted(texts, hashes)
+        heldout = texts.take(place, mode="clip") == hashes if len(texts) else np.zeros(len(hashes), bool)
         return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout]
 
     @cached_property
     def _heldout_texts(self) -> npt.NDArray[np.uint64]:
-        """Hashes of all texts that are held out: of an explicit held-out source all, whether chosen or not."""
+        """Hashes of all texts that are held out, sorted: of an explicit held-out source all, whether chosen or not."""
         shared = self.heldout_store.folder == self.store.folder
-        return _texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store)))
+        return np.unique(_texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store))))
 
     def heldout_texts(self) -> tuple[list[str], list[str]]:
         """The held-out queries and their positives."""
