@@ -115,6 +115,38 @@ def test_another_readout_is_trained_and_exported(pairs: Path, tmp_path: Path) ->
     assert model.tokenizer("item 3").input_ids[-1] == model.tokenizer.eos_token_id
 
 
+def test_mined_negatives_and_every_option_travel_to_the_exported_model(
+    trained: tuple[Path, dict[str, Any]], pairs: Path, tmp_path: Path
+) -> None:
+    mined, out = tmp_path / "mined.jsonl", tmp_path / "x"
+    found = json.loads(ok("data", "mine", str(trained[0]), str(pairs), "--out", str(mined), "--margin", "0", "--json"))
+    assert found["queries"] == 400
+    assert found["negatives"] > 400
+    asked = ["train", "--budget", "3e9", "--model", "nano-28k", "--method", "full", "--data", str(mined)]
+    asked += ["--batch-pairs", "16", "--out", str(out), "--json", "--matryoshka", "8,16", "--mask-margin", "0.1"]
+    asked += ["--bidirectional", "--query-prompt", "question: ", "--positive-prompt", "answer: "]
+    assert "weighted-mean" in mistake(*asked, "--no-pool-prompt", "--pooling", "weighted-mean")
+    record = json.loads(ok(*asked, "--no-pool-prompt"))["record"]
+    assert record["negatives"] > record["pairs"]
+    assert record["recipe"]["options"] == {
+        "mask_margin": 0.1,
+        "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
+        "matryoshka": [16, 8],
+        "bidirectional": True,
+    }
+    model = SentenceTransformer(str(out), device="cpu")
+    encoder, tokenizer, context = load_exported(out)
+    texts = ["what is item 3?", "item 3 costs 21 coins"]
+    ours = embed(encoder, tokenizer, texts, context_tokens=context, as_queries=True)
+    np.testing.assert_allclose(model.encode(texts, prompt_name="query"), ours, atol=1e-5)
+    sts = tmp_path / "sts.jsonl"
+    sts.write_text("".join(f'{{"s1": "item {n}", "s2": "item {n * n} costs", "score": {-n}}}\n' for n in range(9)))
+    scored = ["eval", str(out), "--data", str(sts), "--task", "sts", "--json"]
+    whole, cut = (json.loads(ok(*each))["systems"]["trained"] for each in (scored, [*scored, "--truncate-dim", "8"]))
+    assert whole["sts"]["metrics"] != cut["sts"]["metrics"]
+    assert "--truncate-dim" in mistake(*scored, "--truncate-dim", "24")
+
+
 def test_inspect(pairs: Path) -> None:
     found = json.loads(ok("data", "inspect", str(pairs), "--json"))
     assert (found["pairs"], found["duplicates"]) == (400, 0)

@@ -23,7 +23,7 @@ from isoembed.laws.runs import group_runs
 from isoembed.laws.study import study
 from isoembed.laws.validate import Holdout
 from isoembed.methods import Bias, Full, LoRA
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, Options
 from isoembed.recommend import recommend, shipped_law
 from isoembed.recommendation import Recommendation
 from isoembed.request import Request
@@ -234,6 +234,10 @@ def test_settings_default_to_the_laws_and_other_ones_are_refused_unless_asked_fo
         asked(laws, context_tokens=64)
     with pytest.raises(InputError, match=r"pooling mean there, max asked.*--other-settings"):
         asked(laws, pooling="max")
+    with pytest.raises(InputError, match=r"options none there, candidates over 0\.1 above the positive masked asked"):
+        asked(laws, options=Options(mask_margin=0.1))
+    with pytest.raises(InputError, match="negatives 0 there, 3 asked"):
+        asked(laws, data=UNLIMITED.model_copy(update={"negatives": 3.2}))
     anyway = asked(laws, batch_pairs=128, other_settings=True)
     assert anyway.recipe.batch_pairs == 128
     assert any("settings of no run" in line for line in anyway.warnings)

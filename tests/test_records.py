@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.core import InputError
+from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, Ledger, LossPoint
 from tests.sweep.fake import recipe, record
 
@@ -108,6 +109,22 @@ def test_the_key_is_what_a_run_depends_on(tmp_path: Path) -> None:
     assert moved.key == made.key
     assert other.key != made.key
     assert made.model_copy(update={"method": made.method.model_copy()}).key == made.key
+
+
+def test_options_and_hard_negatives_are_part_of_the_key() -> None:
+    made = recipe()
+    hard = made.data.model_copy(update={"negatives": 1.5, "negative_tokens": 20.0})
+    others = [made.model_copy(update={"options": Options(mask_margin=margin)}) for margin in (0.0, 0.1)]
+    keys = {each.key for each in (made, *others, made.model_copy(update={"data": hard}))}
+    assert len(keys) == 4
+    assert made.model_copy(update={"options": Options()}).key == made.key
+
+
+def test_what_came_later_changes_no_key_of_the_study() -> None:
+    with gzip.open(Path(__file__).parents[1] / "benchmarks" / "results" / "nano_study.jsonl.gz") as lines:
+        kept = [(row["key"], Recipe.model_validate(row["recipe"]).key) for row in map(json.loads, lines)]
+    assert len(kept) > 200
+    assert [before for before, now in kept if before != now] == []
 
 
 def test_the_norms_counted_later_change_no_key() -> None:

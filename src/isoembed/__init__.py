@@ -18,7 +18,7 @@ from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, RsLoRA
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from isoembed.encoder.export import load_exported
     from isoembed.training.loop import Execution, run
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train_job
+    from isoembed.workflows.mine import mine
 
 #: names that import torch, and where they live
 _LAZY = {
@@ -41,6 +42,7 @@ _LAZY = {
     "evaluate_job": "isoembed.workflows.job",
     "plan_job": "isoembed.workflows.job",
     "train_job": "isoembed.workflows.job",
+    "mine": "isoembed.workflows.mine",
 }
 
 __all__ = [
@@ -65,7 +67,9 @@ __all__ = [
     "Method",
     "ModelSpec",
     "Norms",
+    "Options",
     "PairData",
+    "Prompts",
     "Recipe",
     "Recommendation",
     "RsLoRA",
@@ -73,6 +77,7 @@ __all__ = [
     "evaluate_job",
     "family_named",
     "load_exported",
+    "mine",
     "plan_job",
     "prepare",
     "recommend",

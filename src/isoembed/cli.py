@@ -22,7 +22,7 @@ from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Method, method_named, names
-from isoembed.recipe import Recipe
+from isoembed.recipe import Options, Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
@@ -65,12 +65,26 @@ Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")
 PoolingChoice = Annotated[
     str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
 ]
+MaskMargin = Annotated[
+    float | None, typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive")
+]
+QueryPrompt = Annotated[str, typer.Option(help="put in front of every query")]
+PositivePrompt = Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")]
+PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")]
+Matryoshka = Annotated[
+    str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
+]
+Bidirectional = Annotated[
+    bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
 ]
 QueryKey = Annotated[str | None, typer.Option(help="name of the query field")]
 PositiveKey = Annotated[str | None, typer.Option(help="name of the positive field")]
+NegativeKey = Annotated[str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")]
+Negatives = Annotated[int | None, typer.Option(help="hard negatives of a row to use at most; 0: none [default: all]")]
 HeldoutSpec = Annotated[str | None, typer.Option("--heldout", help="held-out pairs; default: split off the data")]
 OnBadRows = Annotated[str, typer.Option(help="error or skip")]
 Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reused between runs [default: in --out]")]
@@ -163,6 +177,13 @@ def _constraints(methods: str | None, **limits: Any) -> Constraints:
         raise rejected(error) from None
 
 
+def _options(**options: Any) -> Options:
+    try:
+        return Options(**options)
+    except ValidationError as error:
+        raise rejected(error) from None
+
+
 def _law(file: Path | None) -> LawSet | None:
     return None if file is None else LawSet.load(file)
 
@@ -221,6 +242,9 @@ def recipe(
     learning_rate: LearningRate = None,
     seed: Seed = 0,
     pooling: PoolingChoice = "mean",
+    mask_margin: MaskMargin = None,
+    matryoshka: Matryoshka = None,
+    bidirectional: Bidirectional = False,
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -246,6 +270,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
+        options=_options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -277,6 +302,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         heldout: HeldoutSpec = None,
         query_key: QueryKey = None,
         positive_key: PositiveKey = None,
+        negative_key: NegativeKey = None,
+        negatives: Negatives = None,
         on_bad_rows: OnBadRows = "error",
         method: MethodName = None,
         fraction: Fraction = None,
@@ -293,6 +320,12 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         learning_rate: LearningRate = None,
         seed: Seed = 0,
         pooling: PoolingChoice = "mean",
+        mask_margin: MaskMargin = None,
+        matryoshka: Matryoshka = None,
+        bidirectional: Bidirectional = False,
+        query_prompt: QueryPrompt = "",
+        positive_prompt: PositivePrompt = "",
+        pool_prompt: PoolPrompt = True,
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
@@ -313,6 +346,10 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         chosen, name = _family(family, model)
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
+        prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
+        options = _options(
+            mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional, prompts=prompts
+        )
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
         measured = _law(law)
@@ -332,12 +369,14 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         with process_group():
             if process_rank():
                 console.quiet = True
-            options, tokens = DataOptions(data, heldout, query_key, positive_key, on_bad_rows), cache or out / "tokens"
+            pairs = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
+            tokens = cache or out / "tokens"
             piloted, whole = None, spend.flop_at()[0]
             if pilot is not None:
                 found = cli_pilot.pilot_first(
-                    spend, chosen, options, pilot, limits, out=out, cache=tokens, batch_pairs=batch_pairs,
-                    context_tokens=context_tokens, pooling=pooling, dry_run=dry_run, resume=resume, console=console,
+                    spend, chosen, pairs, pilot, limits, out=out, cache=tokens, batch_pairs=batch_pairs,
+                    context_tokens=context_tokens, pooling=pooling, recipe_options=options, dry_run=dry_run,
+                    resume=resume, console=console,
                 )  # fmt: skip
                 if found is None:
                     return
@@ -345,7 +384,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             job = plan_job(
                 spend,
                 chosen,
-                options,
+                pairs,
                 cache=tokens,
                 model=name,
                 method=recipe_method,
@@ -354,6 +393,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 learning_rate=learning_rate,
                 seed=seed,
                 pooling=pooling,
+                recipe_options=options,
                 law=measured,
                 other_settings=other_settings,
                 constraints=limits,
@@ -469,6 +509,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="folder of an exported model, or a base model's name, hub id or folder")],
     data: Annotated[Path, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")],
     task: Annotated[str | None, typer.Option(help="retrieval or sts, where --data is one task")] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(help="score by the first so many dimensions of the embeddings alone")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -478,7 +521,7 @@ def evaluate(
     from isoembed.workflows.job import evaluate_folder
 
     terminal.no_library_bars()
-    scores = evaluate_folder(model, data, kind=task)
+    scores = evaluate_folder(model, data, kind=task, dims=truncate_dim)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")
     if as_json:
@@ -527,6 +570,8 @@ def inspect(
     alpha: Alpha = None,
     query_key: QueryKey = None,
     positive_key: PositiveKey = None,
+    negative_key: NegativeKey = None,
+    negatives: Negatives = None,
     on_bad_rows: OnBadRows = "error",
     context_tokens: ContextTokens = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data; default: a temporary one")] = None,
@@ -543,7 +588,7 @@ def inspect(
     chosen, _ = _family(family, model)
     with tempfile.TemporaryDirectory() as scratch:
         inspection = inspect_source(
-            DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source),
+            DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives).source(source),
             load_tokenizer(chosen.models[0].source),
             context_tokens=context_tokens or chosen.context_tokens,
             folder=cache or Path(scratch),
@@ -554,6 +599,35 @@ def inspect(
         terminal.print_json(inspection.model_dump(mode="json"))
     else:
         terminal.console().print(inspection_text(inspection))
+
+
+@data_app.command("mine")
+def mine(
+    model: Annotated[Path, typer.Argument(help="folder of an exported model")],
+    source: Annotated[str, typer.Argument(metavar="DATA", help="pairs, as --data of run")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file for the pairs with their hard negatives")],
+    negatives: Annotated[int, typer.Option(help="hard negatives a query at most")] = 3,
+    margin: Annotated[
+        float, typer.Option(help="cosine by which a negative must stay under the query's positives")
+    ] = 0.05,
+    query_key: QueryKey = None,
+    positive_key: PositiveKey = None,
+    on_bad_rows: OnBadRows = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Find hard negatives with a model: other queries' positives that it finds near, but not too near."""
+    from isoembed.workflows.job import DataOptions
+    from isoembed.workflows.mine import mine as mine_negatives
+
+    terminal.no_library_bars()
+    pairs = DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source)
+    mined = mine_negatives(model, pairs, out, negatives=negatives, margin=margin)
+    if as_json:
+        terminal.print_json(mined.model_dump(mode="json"))
+    else:
+        typer.echo(
+            f"{mined.negatives:,} hard negatives for {mined.queries:,} queries ({mined.bare:,} have none) in {out}"
+        )
 
 
 @app.command()

@@ -12,6 +12,7 @@ from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
+from isoembed.recipe import Options
 from isoembed.recommendation import Recommendation
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def pilot_first(
     batch_pairs: int | None,
     context_tokens: int | None,
     pooling: str,
+    recipe_options: Options,
     dry_run: bool,
     resume: bool,
     console: Console,
@@ -84,6 +86,7 @@ def pilot_first(
             batch_pairs=batch_pairs or family.batch_pairs,
             context_tokens=context_tokens or family.context_tokens,
             pooling=pooling,
+            recipe_options=recipe_options,
             max_bytes=memory_here(),
         )
         plan = explain(SweepFolder(folder), request)

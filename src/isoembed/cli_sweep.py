@@ -15,6 +15,7 @@ from isoembed import terminal
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
+from isoembed.recipe import Options, Prompts, dims_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,8 @@ def plan(
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None,
     query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
     positive_key: Annotated[str | None, typer.Option(help="name of the positive field")] = None,
+    negative_key: Annotated[str | None, typer.Option(help="name of the field of hard negatives")] = None,
+    negatives: Annotated[int | None, typer.Option(help="hard negatives of a row at most; 0: none")] = None,
     on_bad_rows: Annotated[str, typer.Option(help="error or skip")] = "error",
     allowance: Annotated[
         str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
@@ -53,6 +56,16 @@ def plan(
     batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
     context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
     pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
+    mask_margin: Annotated[
+        float | None, typer.Option(min=0, help="leave candidates out that are this much more similar than the positive")
+    ] = None,
+    matryoshka: Annotated[
+        str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
+    ] = None,
+    bidirectional: Annotated[bool, typer.Option("--bidirectional", help="attention to the whole text")] = False,
+    query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = "",
+    positive_prompt: Annotated[str, typer.Option(help="put in front of every positive and hard negative")] = "",
+    pool_prompt: Annotated[bool, typer.Option(help="pool over a prompt's tokens too")] = True,
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -97,9 +110,15 @@ def plan(
             middle = names[:: max(1, (len(names) - 1) // 2)][:3]
             steps = tuple(int(_number(each, "--rate-steps")) for each in horizons.split(","))
             rates = RateSearch(models=middle, steps=steps)
-        options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows)
+        options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
         batch = chosen.batch_pairs if batch_pairs is None else batch_pairs
         context = chosen.context_tokens if context_tokens is None else context_tokens
+        recipe_options = Options(
+            mask_margin=mask_margin,
+            matryoshka=dims_named(matryoshka),
+            bidirectional=bidirectional,
+            prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
+        )
         most_bytes = memory_here() if memory is None else size_in_bytes(memory)
         if adaptive:
             target_flop = _number(target or "", "--target")
@@ -113,6 +132,7 @@ def plan(
                 batch_pairs=batch,
                 context_tokens=context,
                 pooling=pooling,
+                recipe_options=recipe_options,
                 max_bytes=most_bytes,
                 budgets=None if budgets is None else _budgets(budgets),
                 rates=rates,
@@ -136,7 +156,13 @@ def plan(
                     "allowance_seconds": seconds,
                     "tasks": tuple(str(place) for place in task or ()),
                     **prepare_request(
-                        chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
+                        chosen,
+                        names,
+                        options,
+                        cache=cache or out / "tokens",
+                        context_tokens=context,
+                        pooling=pooling,
+                        recipe_options=recipe_options,
                     ),
                 }
             )

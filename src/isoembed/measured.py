@@ -110,6 +110,8 @@ def _mismatches(laws: LawSet, request: Request) -> list[str]:
         "context_tokens": request.context_tokens,
         "temperature": Recipe.model_fields["temperature"].default,
         "pooling": request.pooling,
+        "negatives": round(request.data.negatives),
+        "options": request.options,
     }
     return [
         f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"

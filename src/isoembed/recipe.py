@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from isoembed.core import Frozen, InputError, fingerprint, rejected
 from isoembed.families.base import ModelSpec
@@ -16,6 +16,79 @@ SEMANTICS_VERSION = 1
 
 #: the readouts of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
+
+
+class Prompts(Frozen):
+    """What stands in front of every query, and of every positive and hard negative.  Its tokens are real tokens: they
+    count in D and against the context."""
+
+    query: str = ""
+    positive: str = ""
+    pooled: bool = Field(True, description="whether the readout reads a prompt's own tokens too")
+
+    @classmethod
+    def of(cls, query: str, positive: str, *, pooled: bool) -> Prompts:
+        """As a user gave them; raises InputError where there is nothing to leave out of the pooling."""
+        if not (query or positive or pooled):
+            raise InputError("`--no-pool-prompt` needs a prompt; got none. Give --query-prompt or --positive-prompt.")
+        return cls(query=query, positive=positive, pooled=pooled)
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"prompts {self.query!r} and {self.positive!r}{'' if self.pooled else ', not pooled'}"
+
+
+#: texts as they are
+NO_PROMPTS = Prompts()
+
+
+class Options(Frozen):
+    """What a run may do beyond the paper's recipe; at its defaults it is the paper's.  All of it changes the loss, so a
+    law holds for one set of options."""
+
+    mask_margin: float | None = Field(
+        None, ge=0, description="leave candidates out whose cosine exceeds the positive's by more than this"
+    )
+    prompts: Prompts = NO_PROMPTS
+    matryoshka: tuple[int, ...] = Field(
+        (), description="first dimensions of the embedding that must do by themselves, largest first"
+    )
+
+    bidirectional: bool = Field(
+        False, description="every token attends to the whole text, not only to what is before it"
+    )
+
+    @field_validator("matryoshka")
+    @classmethod
+    def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
+        """One order, so that equal settings are one key."""
+        if any(dim < 1 for dim in dims):
+            raise ValueError("a prefix has at least one dimension")
+        return tuple(sorted(set(dims), reverse=True))
+
+    def __str__(self) -> str:
+        """In words; `none` at the defaults."""
+        parts = [] if self.prompts == NO_PROMPTS else [str(self.prompts)]
+        if self.mask_margin is not None:
+            parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
+        if self.bidirectional:
+            parts.append("attention both ways")
+        if self.matryoshka:
+            parts.append(f"matryoshka {', '.join(map(str, self.matryoshka))}")
+        return ", ".join(parts) or "none"
+
+
+def dims_named(text: str | None) -> tuple[int, ...]:
+    """Matryoshka dimensions as a user writes them: `256,128` -> (256, 128)."""
+    if text is None:
+        return ()
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
+        raise InputError(f"`--matryoshka` must be numbers of dimensions, as 256,128; got {text!r}.")
+    return tuple(int(part) for part in text.split(","))
+
+
+#: the paper's own way
+PLAIN = Options()
 
 
 class DataStats(Frozen):
@@ -31,6 +104,8 @@ class DataStats(Frozen):
     pairs: int | None = Field(None, description="unique training pairs; None where unlimited")
     query_tokens: float = Field(14.0, description="mean real tokens of a query, after truncation")
     positive_tokens: float = Field(64.0, description="mean real tokens of a positive, after truncation")
+    negatives: float = Field(0.0, description="mean hard negatives a pair")
+    negative_tokens: float = Field(0.0, description="mean real tokens of all hard negatives of a pair")
     squared_tokens: float = Field(14.0**2 + 64.0**2, description="mean over pairs of the sum of squared lengths")
 
     @classmethod
@@ -47,7 +122,7 @@ class DataStats(Frozen):
 
     @property
     def tokens_per_pair(self) -> float:
-        return self.query_tokens + self.positive_tokens
+        return self.query_tokens + self.positive_tokens + self.negative_tokens
 
 
 class Recipe(Frozen):
@@ -66,6 +141,7 @@ class Recipe(Frozen):
     context_tokens: int = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
     temperature: float = Field(0.025, gt=0)
     pooling: PoolingName = "mean"
+    options: Options = PLAIN
     learning_rate: float = Field(gt=0, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
@@ -75,6 +151,26 @@ class Recipe(Frozen):
     @property
     def cost(self) -> Cost:
         return self.method.cost(self.model)
+
+    @property
+    def objective(self) -> str:
+        """What is minimised, in words."""
+        parts = ["symmetric InfoNCE with in-batch negatives"]
+        if self.data.negatives:
+            parts.append(f"{self.data.negatives:.2f} hard negatives a pair")
+        if self.options.mask_margin is not None:
+            parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
+        if self.options.matryoshka:
+            dims = ", ".join(map(str, self.options.matryoshka))
+            parts.append(f"mean over the whole embedding and its first {dims} dimensions")
+        return f"{', '.join(parts)}, temperature {self.temperature:g}"
+
+    @property
+    def readout(self) -> str:
+        """How a text becomes a vector, in words."""
+        prompts = self.options.prompts
+        both_ways = ", attention both ways" if self.options.bidirectional else ""
+        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}"
 
     @property
     def flop(self) -> float:
@@ -102,11 +198,12 @@ class Recipe(Frozen):
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
         name: its fingerprint says what they are, wherever they lie; and the model's `norm_params`, counted later than
-        the first runs were made, which follow from the rest.
+        the first runs were made, which follow from the rest.  Of the data, hard negatives count where there are any.
         """
         apart: Any = {"method": True, "data": True, "model": {"norm_params"}}
         value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
+        data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
 
@@ -128,6 +225,7 @@ def solve(
     learning_rate: float,
     seed: int = 0,
     pooling: str = "mean",
+    options: Options = PLAIN,
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
@@ -149,6 +247,11 @@ def solve(
         raise InputError(
             f"`context_tokens` must be within the model's {model.context}; got {context_tokens} for {model.name}."
         )
+    if options.matryoshka and options.matryoshka[0] >= model.hidden:
+        raise InputError(
+            f"`--matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
+            f"them; got {options.matryoshka[0]} for {model.name}."
+        )
     try:
         return Recipe(
             family=family,
@@ -160,6 +263,7 @@ def solve(
             batch_pairs=batch_pairs,
             context_tokens=context_tokens,
             pooling=cast(PoolingName, pooling),  # a name that is none is refused here
+            options=options,
             learning_rate=learning_rate,
         )
     except ValidationError as error:

@@ -15,7 +15,7 @@ from isoembed.laws.files import LawSet
 from isoembed.laws.settings import Settings
 from isoembed.measured import by_law, speaks_of
 from isoembed.methods import Method
-from isoembed.recipe import DataStats
+from isoembed.recipe import PLAIN, DataStats, Options
 from isoembed.recommendation import Recommendation
 from isoembed.request import Request
 from isoembed.rules import by_rule
@@ -41,11 +41,12 @@ def recommend(
     learning_rate: float | None = None,
     seed: int = 0,
     pooling: str = "mean",
+    options: Options = PLAIN,
 ) -> Recommendation:
     """The recipe for `budget` on `family`.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
 
     law: measured on this family; default: the one that ships for it, where one does and it speaks of what is asked.
-    other_settings: use `law` although batch, context, temperature or pooling differ from those of its runs.
+    other_settings: use `law` although batch, context, temperature, pooling or options differ from those of its runs.
     Raises InputError where a law is of another family or of other settings, where the paper's rule would have to be
     extrapolated, or where no model of the family is affordable.
     """
@@ -67,6 +68,7 @@ def recommend(
             learning_rate=learning_rate,
             seed=seed,
             pooling=pooling,
+            options=options,
         )
 
     if law is not None:

@@ -52,6 +52,7 @@ class RunRecord(Frozen):
     trainable_params: int
     steps: int
     pairs: int
+    negatives: int = Field(0, description="hard negatives processed, repeats counted")
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
     executed_flop: float = Field(description="C with padding and recomputation")

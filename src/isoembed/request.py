@@ -11,7 +11,7 @@ from isoembed.estimates import memory_bytes
 from isoembed.families import Family, ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
-from isoembed.recipe import DataStats, Recipe, check_batch, solve
+from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, solve
 
 #: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
 MIN_STEPS = 30
@@ -32,6 +32,7 @@ class Request:
     learning_rate: float | None = None
     seed: int = 0
     pooling: str = "mean"
+    options: Options = PLAIN
 
     def __post_init__(self) -> None:
         check_batch(self.batch_pairs)
@@ -90,6 +91,7 @@ class Request:
             learning_rate=self.rate(model, method, tokens)[0],
             seed=self.seed,
             pooling=self.pooling,
+            options=self.options,
         )
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:

@@ -24,6 +24,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import load_exported, scratch_folder
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.files import rows
+from isoembed.recipe import NO_PROMPTS
 
 
 class IndexKey(Frozen):
@@ -95,7 +96,7 @@ class Index:
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The `k` documents nearest to `query`, best first."""
-        query_D = embed(self.encoder, self.tokenizer, [query], context_tokens=self.context_tokens)[0]
+        query_D = embed(self.encoder, self.tokenizer, [query], context_tokens=self.context_tokens, as_queries=True)[0]
         score_N = self.embedding_ND @ query_D
         best = np.argsort(-score_N, kind="stable")[:k]
         return [Hit(float(score_N[index]), *self.documents[index]) for index in best]
@@ -124,7 +125,8 @@ def read_documents(file: Path) -> Iterator[tuple[str, str]]:
 
 def _model_key(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> str:
     vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    return fingerprint([weights_hash(encoder.model), encoder.pooling, vocabulary, context_tokens])
+    prompts = [] if encoder.prompts == NO_PROMPTS else [encoder.prompts.model_dump()]
+    return fingerprint([weights_hash(encoder.model), encoder.pooling, vocabulary, context_tokens, *prompts])
 
 
 def _corpus_key(documents: tuple[tuple[str, str], ...]) -> str:

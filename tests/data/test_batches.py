@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position, batches, heldout_batch, order
 from isoembed.data.dataset import PairData, prepare
+from isoembed.data.normalize import text_hash
 from isoembed.data.pair import Pair
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
@@ -93,3 +95,17 @@ def test_planted_duplicates(tmp_path: Path) -> None:
 def test_fewer_pairs_than_a_batch(data: PairData) -> None:
     with pytest.raises(InputError, match="53 pairs < 54"):
         next(batches(data, batch_pairs=54, seed=0))
+
+
+def test_hard_negatives_come_with_their_pairs(tmp_path: Path) -> None:
+    """None, one or two a row; over three record batches, the last one partly filled."""
+    many = {number: tuple(f"w{(number + k) % 400}" for k in range(number % 3)) for number in range(2100)}
+    pairs = [replace(pair, negatives=many[number]) for number, pair in enumerate(numbered(2100))]
+    data = prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=tmp_path, heldout_pairs=0)
+    for _, batch in islice(batches(data, batch_pairs=70, seed=0), 30):
+        rows = [int(np.flatnonzero(data.store.hashes["query"] == query)[0]) for query in batch.query_hash_B]
+        expected = [text for row in rows for text in many[row]]
+        assert [ids.tolist() for ids in batch.negative_ids] == [[2 + int(text[1:]), 1] for text in expected]
+        assert batch.negative_hash_M.tolist() == [text_hash(text) for text in expected]
+        assert batch.tokens == sum(map(len, content(batch))) + 2 * len(expected)
+    assert heldout_batch(replace(data, heldout=data.train), 0, 9).negative_ids == []

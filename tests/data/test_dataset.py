@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.pair import Pair
+from isoembed.recipe import NO_PROMPTS, Prompts
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
 
@@ -197,9 +199,9 @@ def test_fingerprint(tmp_path: Path) -> None:
 
 
 def test_notes(tmp_path: Path) -> None:
-    """What is not used is said: hard negatives, skipped rows, a small held-out set."""
-    data = split(tmp_path, [Pair("q", "p", ("n",)), *numbered(20)], heldout_pairs=10)
-    assert "1 pairs bring hard negatives; training uses in-batch negatives only." in data.notes
+    """What is used and what is not: hard negatives, skipped rows, a small held-out set."""
+    data = split(tmp_path, [replace(pair, negatives=("n",)) for pair in numbered(21)], heldout_pairs=10)
+    assert "17 hard negatives, 1.00 a pair." in data.notes
     assert any(note.startswith("4 held-out pairs, 10 wanted") for note in data.notes)
 
 
@@ -208,3 +210,69 @@ def test_by_name(tmp_path: Path) -> None:
     file.write_text("anchor,positive\n" + "".join(f"q{n},p{n}\n" for n in range(30)))
     data = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
     assert (len(data.train), len(data.heldout)) == (25, 5)
+
+
+def with_negatives(pairs: list[Pair], negatives: dict[int, tuple[str, ...]]) -> list[Pair]:
+    return [replace(pair, negatives=negatives.get(number, ())) for number, pair in enumerate(pairs)]
+
+
+def test_hard_negatives_are_counted_and_change_neither_split_nor_heldout(tmp_path: Path) -> None:
+    """Any number a row; each token counted; another fingerprint, the same held-out pairs."""
+    bare = split(tmp_path / "bare", numbered(40), heldout_pairs=8)
+    pairs = with_negatives(numbered(40), {n: tuple(["w1 w2", "w3"][: n % 3]) for n in range(40)})
+    data = split(tmp_path / "hard", pairs, heldout_pairs=8)
+    assert data.heldout_texts() == bare.heldout_texts()
+    kept = [pairs[row].negatives for row in data.train]
+    count, tokens = sum(map(len, kept)), sum(len(text.split()) + 1 for row in kept for text in row)  # an end token each
+    assert count > 20
+    stats = data.stats
+    assert stats.negatives == pytest.approx(count / len(kept))
+    assert stats.negative_tokens == pytest.approx(tokens / len(kept))
+    assert stats.tokens_per_pair == pytest.approx(bare.stats.tokens_per_pair + tokens / len(kept))
+    squares = sum((len(text.split()) + 1) ** 2 for row in kept for text in row)
+    assert stats.squared_tokens == pytest.approx(bare.stats.squared_tokens + squares / len(kept))
+    moved = with_negatives(numbered(40), {n: tuple(["w1 w2", "w3"][: (n + 1) % 3]) for n in range(40)})
+    fingerprints = {d.stats.fingerprint for d in (bare, data, split(tmp_path / "moved", moved, heldout_pairs=8))}
+    assert len(fingerprints) == 3
+
+
+def test_heldout_texts_are_no_hard_negatives(tmp_path: Path) -> None:
+    bare = split(tmp_path / "bare", numbered(40), heldout_pairs=8)
+    query, positive = (side[0] for side in bare.heldout_texts())
+    pairs = with_negatives(numbered(40), {n: (query, "w1", positive.upper()) for n in range(40)})
+    data = split(tmp_path / "hard", pairs, heldout_pairs=8)
+    ids, hashes = data.negatives(data.train)
+    assert len(ids) == len(hashes) == len(data.train)
+    assert {tuple(text.tolist()) for text in ids} == {(3, 1)}
+    assert f"{2 * len(data.train)} hard negatives left out: they are texts of held-out pairs." in data.notes
+
+
+def test_duplicates_with_other_negatives_leave_the_same_pair_whatever_their_order(tmp_path: Path) -> None:
+    twice = [replace(numbered(1)[0], negatives=(text,)) for text in ("w1", "w2")]
+    rest = numbered(20, first=1)
+    found = [
+        split(tmp_path / str(number), [*pairs, *rest], heldout_pairs=0).stats.fingerprint
+        for number, pairs in enumerate([twice, twice[::-1]])
+    ]
+    assert found[0] == found[1]
+
+
+def test_prompts_are_counted_tokens_and_change_neither_texts_nor_split(tmp_path: Path) -> None:
+    prompts = Prompts(query="w1 w2 ", positive="w3 ")
+    pairs = with_negatives(numbered(40), {3: ("w5",), 4: ("w5", "w6")})
+    bare, data = (
+        prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=30, folder=tmp_path, heldout_pairs=8, prompts=each)
+        for each in (NO_PROMPTS, prompts)
+    )
+    assert data.heldout_texts() == bare.heldout_texts()
+    assert data.stats.query_tokens == pytest.approx(bare.stats.query_tokens + 2)
+    assert data.stats.positive_tokens == pytest.approx(bare.stats.positive_tokens + 1)
+    assert data.stats.negative_tokens == pytest.approx(bare.stats.negative_tokens + bare.stats.negatives)
+    assert data.stats.fingerprint != bare.stats.fingerprint
+    assert data.store.facts.prompt_tokens == (2, 1)  # the end token behind them is not theirs
+    (query,) = data.store.ids("query", data.train[:1])
+    assert query[:2].tolist() == [3, 4]
+    with pytest.raises(InputError, match="half of the context"):
+        prepare(
+            ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=tmp_path, prompts=Prompts(query="w1 " * 5)
+        )

@@ -30,10 +30,11 @@ def test_inspection(tmp_path: Path) -> None:
     assert found.positive.truncated == 1 / 4
     assert found.positive.percentiles[100] == 7
     assert found.positive.percentiles[50] == 2
-    assert found.tokens_per_pair == 5
-    assert found.epoch_tokens == 6 + 5 + 4
+    assert found.hard_negatives == 1
+    assert found.tokens_per_pair == 5 + 2 / 4  # the negative has an end token too
+    assert found.epoch_tokens == 6 + 2 + 5 + 4
     assert [(entry.model, entry.flop) for entry in found.epoch_flop] == [
-        (model.name, 6.0 * model.params * 15) for model in NANO.models
+        (model.name, 6.0 * model.params * 17) for model in NANO.models
     ]
     assert found.model_dump(mode="json")["method"] == "full"
 

@@ -9,16 +9,17 @@ from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
+from transformers import MambaConfig, MambaModel
 
 from isoembed.core import InputError
 from isoembed.encoder.embed import embed
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import POOLING_MODES, export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer
 from isoembed.encoder.pooling import POOLINGS
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
 from isoembed.methods.base import BaseMethod
-from isoembed.recipe import PoolingName
+from isoembed.recipe import PoolingName, Prompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 
@@ -276,3 +277,63 @@ def test_every_architecture(tmp_path: Path, architecture: str) -> None:
     assert model.get_embedding_dimension() == ours.shape[1]
     again, again_tokenizer, context = load_exported(tmp_path / "out")
     np.testing.assert_allclose(embed(again, again_tokenizer, texts, context_tokens=context), ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "first", "max", "last"])
+def test_prompts_travel_with_the_model(tmp_path: Path, pooling: PoolingName, pooled: bool) -> None:
+    """Under sentence-transformers' own names, one for each side, pooled or not; and back."""
+    source = write_model(tmp_path / "base")
+    tokenizer, texts = load_tokenizer(str(source), pooling=pooling), [text for text in TEXTS if 1 < len(text) < 100]
+    encoder = Encoder(load_model(str(source)), pooling, Prompts(query="find: ", positive="a text: ", pooled=pooled))
+    export(encoder.eval(), tokenizer, tmp_path / "out", context_tokens=CONTEXT * 2, card="")
+    again, again_tokenizer, _ = load_exported(tmp_path / "out")
+    assert again.prompts == encoder.prompts
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    bare = embed(Encoder(encoder.model, pooling), tokenizer, texts, context_tokens=CONTEXT * 2)
+    for name, as_queries in (("query", True), ("document", False)):
+        ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=as_queries)
+        np.testing.assert_allclose(model.encode(texts, prompt_name=name), ours, atol=1e-5)
+        theirs = (model.encode_query if as_queries else model.encode_document)(texts)
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+        back = embed(again, again_tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=as_queries)
+        np.testing.assert_allclose(back, ours, atol=1e-5)
+        assert np.abs(ours - bare).max() > 1e-3  # it is read, whether pooled or not
+    if pooling in ("mean", "max", "first"):
+        other = Encoder(encoder.model, pooling, encoder.prompts.model_copy(update={"pooled": not pooled}))
+        vectors = embed(other, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=True)
+        assert (
+            np.abs(vectors - embed(encoder, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=True)).max() > 1e-3
+        )
+
+
+# transformers reads any tokenizer beside a Qwen2 model as Qwen2's own, which the tiny one is not
+@pytest.mark.parametrize("architecture", sorted(configs().keys() - {"qwen2"}))
+def test_attention_both_ways_travels_with_the_model(tmp_path: Path, architecture: str) -> None:
+    """Read at the first token, which in a decoder knows nothing of the rest: with both ways it does, here, in
+    sentence-transformers, and read back; padded or alone."""
+    texts = ["w5 w6 w7", "w5 w6 w8", "w5", "w5 " + " ".join(f"w{index}" for index in range(4, 20))]
+    tokenizer = tiny_tokenizer()
+    causal = embed(Encoder(tiny(architecture), "first"), tokenizer, texts, context_tokens=CONTEXT)
+    np.testing.assert_allclose(causal[1:], causal[:-1], atol=1e-5)
+    encoder = Encoder(attend_both_ways(tiny(architecture)), "first")
+    ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT)
+    assert np.abs(ours[1:] - ours[:-1]).max(1).min() > 1e-4
+    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(model.encode(texts), ours, atol=1e-5)
+    np.testing.assert_allclose(model.encode(texts, batch_size=1), ours, atol=1e-5)
+    again, again_tokenizer, context = load_exported(tmp_path / "out")
+    np.testing.assert_allclose(embed(again, again_tokenizer, texts, context_tokens=context), ours, atol=1e-5)
+
+
+def test_an_architecture_that_cannot_look_ahead_is_refused() -> None:
+    with torch.random.fork_rng():
+        recurrent = MambaModel(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4))
+    with pytest.raises(InputError, match="mamba's does not"):
+        attend_both_ways(recurrent.eval())
+
+
+def test_weights_that_count_the_prompt_cannot_leave_it_out() -> None:
+    with pytest.raises(InputError, match="weighted-mean"):
+        Encoder(tiny("gpt2"), "weighted-mean", Prompts(query="find: ", pooled=False))

@@ -26,8 +26,10 @@ class Pairs(SimpleNamespace):
 
     def batch(self, first: int, last: int) -> Batch:
         sides = (self.query_ids[first:last], self.positive_ids[first:last])
-        hashes = (np.array([hash(row.tobytes()) for row in side]).astype(np.uint64) for side in sides)
-        return Batch(*sides, *hashes)
+        query_hash_B, positive_hash_B = (
+            np.array([hash(row.tobytes()) for row in side]).astype(np.uint64) for side in sides
+        )
+        return Batch(*sides, query_hash_B, positive_hash_B)
 
 
 def pairs(count: int, seed: int = 0) -> Any:

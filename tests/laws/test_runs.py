@@ -13,8 +13,9 @@ from isoembed.laws import law_named
 from isoembed.laws.runs import group_runs, read_ledger
 from isoembed.laws.settings import Tried, method_labelled, settings_tried
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
+from isoembed.recipe import Options
 from isoembed.records import Heldout, Ledger, RunRecord
-from tests.laws.ledgers import lora, planned, runs
+from tests.laws.ledgers import DATA, lora, planned, runs
 from tests.sweep.fake import record
 
 HOFFMANN, EMBEDDING = law_named("hoffmann"), law_named("embedding")
@@ -79,6 +80,8 @@ def test_ranks_carry_over_to_other_sizes_as_they_were_chosen() -> None:
         ("context", {"context_tokens": 64}),
         ("temperature", {"temperature": 0.05}),
         ("pooling", {"pooling": "last"}),
+        ("set of options", {"options": Options(mask_margin=0.1)}),
+        ("number of hard negatives", {"data": DATA.model_copy(update={"negatives": 2.0})}),
         ("family", {"family": "custom"}),
         ("semantics version", {"semantics": 99}),
         ("set of weights for nano-28k", {"base_hash": "random"}),

@@ -69,6 +69,12 @@ def batch_ids(pairs: int, *, seed: int = 0) -> tuple[list[np.ndarray], list[np.n
     return sides[0], sides[1]
 
 
+def negative_ids(count: int, *, seed: int = 5) -> list[np.ndarray]:
+    """Ragged hard negatives, 3 to 12 tokens."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, VOCAB, rng.integers(3, 13), dtype=np.int64) for _ in range(count)]
+
+
 def gradients(encoder: Encoder) -> dict[str, torch.Tensor]:
     """The gradients there are, by name, copied."""
     return {name: value.grad.clone() for name, value in encoder.named_parameters() if value.grad is not None}
@@ -84,8 +90,8 @@ def assert_same_gradients(left: dict[str, torch.Tensor], right: dict[str, torch.
         torch.testing.assert_close(right[name], value, rtol=rtol, atol=rtol * scale, msg=name)
 
 
-def small_data(folder: Path) -> PairData:
-    """300 pairs: three adjectives and a number, asked and answered."""
+def small_data(folder: Path, *, negatives: int = 0) -> PairData:
+    """300 pairs: three adjectives and a number, asked and answered; with 0 to `negatives` hard negatives in turn."""
     file = folder / "pairs.jsonl"
     with file.open("w") as lines:
         for number in range(300):
@@ -93,6 +99,7 @@ def small_data(folder: Path) -> PairData:
             row = {
                 "query": f"which is {' '.join(words)} {number}?",
                 "pos": f"number {number} is {' and '.join(words)}.",
+                "neg": [f"no number is {words[0]} {step}." for step in range(number % (negatives + 1))],
             }
             lines.write(json.dumps(row) + "\n")
     return prepare(str(file), load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens")

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
-from isoembed.training.distributed import share_parameters, sum_gradients
+from isoembed.data.batches import Batch
+from isoembed.training.distributed import own_share, share_parameters, sum_gradients
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loss import contrastive_loss
-from tests.training.small import assert_same_gradients, batch_ids, gradients, on_two_ranks, small_encoder
+from isoembed.training.objective import Objective
+from tests.training.small import (
+    assert_same_gradients,
+    batch_ids,
+    gradients,
+    negative_ids,
+    on_two_ranks,
+    small_encoder,
+)
 
 PAIRS = 8
-#: pairs 1 and 6 share a positive and sit on different ranks
-HASHES = torch.tensor([0, 9, 2, 3, 4, 5, 9, 7])
+#: hard negatives of the whole batch: an odd number, so that one rank has less to do
+NEGATIVES = negative_ids(5)
+#: pairs 1 and 6 share a positive and sit on different ranks; hard negative 4 is that text too
+QUERIES, POSITIVES = np.arange(PAIRS).astype(np.uint64), np.array([10, 19, 12, 13, 14, 15, 19, 17], np.uint64)
+NEGATIVE_TEXTS = np.array([20, 21, 22, 23, 19], np.uint64)
+WHOLE = Batch(*batch_ids(PAIRS), QUERIES, POSITIVES, NEGATIVES, NEGATIVE_TEXTS)
 
 
 def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
@@ -36,8 +49,9 @@ def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torc
             encoder,
             queries[own],
             positives[own],
-            lambda q, p: contrastive_loss(q, p, 0.05, torch.arange(PAIRS), HASHES),
+            Objective(0.05).of(WHOLE, torch.device("cpu")),
             Memory(24, 30),
+            negative_ids=[NEGATIVES[index] for index in own_share(len(NEGATIVES))],
         )
         sum_gradients([value for value in encoder.parameters() if value.requires_grad])
     finally:
@@ -64,7 +78,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_gradient_is_that_of_one_process(two_ranks: Path) -> None:
-    """Traps 5 and 20: the gradient itself, not Adam's step, which would hide a factor; duplicates across ranks."""
+    """Traps 5 and 20: the gradient itself, not Adam's step, which would hide a factor; duplicates across ranks;
+    hard negatives of one rank's pairs on the other."""
     expected, _, _ = step(slice(None), seed=0)
     for rank in range(2):
         assert_same_gradients(expected, load_file(two_ranks / f"gradients{rank}.safetensors"))

@@ -12,10 +12,11 @@ from transformers.pytorch_utils import Conv1D
 from isoembed.encoder.encoder import Encoder, pad
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of
+from isoembed.recipe import Prompts
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
 from tests.models import configs, tiny
-from tests.training.small import assert_same_gradients, batch_ids, gradients, small_encoder
+from tests.training.small import assert_same_gradients, batch_ids, gradients, negative_ids, small_encoder
 
 KEEP_ALL, KEEP_NONE = 10**9, 0
 
@@ -48,6 +49,53 @@ def test_equals_plain_gradient(method: Method, kept: int) -> None:
     cached_loss, found = cached(encoder, 11, Memory(20, kept))
     assert cached_loss == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(expected, found)
+
+
+@pytest.mark.parametrize("kept", [KEEP_NONE, 40, KEEP_ALL])
+def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
+    """A number that is no multiple of the pairs'."""
+    encoder, negatives = small_encoder(), negative_ids(7)
+
+    def loss_of(*sides: torch.Tensor) -> torch.Tensor:
+        query, positive, negative = sides
+        return contrastive_loss(query, positive, 0.05, negative_MD=negative, mask_margin=0.05)
+
+    sides = (*batch_ids(11), negatives)
+    encoder.zero_grad()
+    loss = loss_of(*(encoder(*pad(side, 0)) for side in sides))
+    loss.backward()
+    expected = gradients(encoder)
+    encoder.zero_grad()
+    step = accumulate_gradients(encoder, *batch_ids(11), loss_of, Memory(20, kept), negative_ids=negatives)
+    assert step.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert_same_gradients(expected, gradients(encoder))
+    assert cached(encoder, 11, Memory(20, kept))[0] != pytest.approx(step.loss, rel=1e-3)  # they count
+
+
+def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
+    """Two tokens of every query and three of every other text are the prompt's."""
+    encoder, negatives = small_encoder(), negative_ids(4)
+    encoder.prompts = Prompts(query="x", positive="y", pooled=False)
+    sides = (*batch_ids(7), negatives)
+
+    def loss_of(*embeddings: torch.Tensor) -> torch.Tensor:
+        query, positive, negative = embeddings
+        return contrastive_loss(query, positive, 0.05, negative_MD=negative)
+
+    def plainly(*counts: int) -> torch.Tensor:
+        prompts = [torch.full((len(side),), count) for side, count in zip(sides, counts, strict=True)]
+        return loss_of(*(encoder(*pad(side, 0), before) for side, before in zip(sides, prompts, strict=True)))
+
+    loss = plainly(2, 3, 3)
+    assert loss.item() != pytest.approx(plainly(0, 0, 0).item(), rel=1e-3)
+    loss.backward()
+    expected = gradients(encoder)
+    encoder.zero_grad()
+    step = accumulate_gradients(
+        encoder, *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
+    )
+    assert step.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert_same_gradients(expected, gradients(encoder))
 
 
 def test_temperature_reaches_the_cached_path() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from isoembed.core import InputError
+from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
+from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
-from isoembed.training import loop
+from isoembed.training import loop, objective
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
@@ -132,12 +135,12 @@ def test_divergence_keeps_the_last_good_weights(
 ) -> None:
     calls = []
 
-    def loss(*args: Any) -> torch.Tensor:
+    def loss(*args: Any, **options: Any) -> torch.Tensor:
         calls.append(1)
-        value: torch.Tensor = contrastive_loss(*args)
+        value: torch.Tensor = contrastive_loss(*args, **options)
         return value * float("nan") if len(calls) == 3 else value
 
-    monkeypatch.setattr(loop, "contrastive_loss", loss)
+    monkeypatch.setattr(objective, "contrastive_loss", loss)
     with pytest.raises(DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
         run(recipe(data), data, tmp_path)
     monkeypatch.undo()
@@ -177,6 +180,32 @@ def test_training_lowers_the_heldout_loss(data: PairData, tmp_path: Path) -> Non
     assert record.heldout_before is not None
     assert record.heldout.fingerprint == record.heldout_before.fingerprint
     assert record.heldout.loss < 0.8 * record.heldout_before.loss
+
+
+def test_hard_negatives_are_counted_and_used(data: PairData, tmp_path: Path) -> None:
+    """D and C count every token of theirs; the held-out set is the same without them."""
+    hard = small_data(tmp_path, negatives=2)
+    planned = recipe(hard)
+    assert planned.key != recipe(data).key
+    _, record = run(planned, hard, tmp_path / "run")
+    first = [batch for _, batch in islice(batches(hard, batch_pairs=16, seed=0), record.steps)]
+    assert record.negatives == sum(len(batch.negative_ids) for batch in first) > 40
+    texts = [
+        text for batch in first for side in (batch.query_ids, batch.positive_ids, batch.negative_ids) for text in side
+    ]
+    assert record.tokens == sum(map(len, texts))
+    assert record.model_flop == planned.cost.flop_per_token * record.tokens
+    squares = sum(len(text) ** 2 for text in texts)
+    cost, model = planned.cost, planned.model
+    assert record.all_in_flop == pytest.approx(
+        all_in_flop(cost, tokens=record.tokens, squared_lengths=squares, hidden=model.hidden, blocks=model.blocks)
+    )
+    _, bare = run(recipe(data), data, tmp_path / "bare")
+    assert record.heldout is not None
+    assert bare.heldout is not None
+    assert record.heldout.fingerprint == bare.heldout.fingerprint
+    assert record.heldout_before == bare.heldout_before
+    assert record.loss_curve[0].loss > bare.loss_curve[0].loss  # more candidates
 
 
 def test_golden_trace(data: PairData, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import util
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch.nn import functional
 
 import isoembed.training.loss as loss_module
@@ -80,16 +81,32 @@ def test_a_batch_of_one_text_only_has_no_negatives() -> None:
 
 
 def with_every_logit(
-    query: torch.Tensor, positive: torch.Tensor, temperature: float, *hashes: torch.Tensor
+    query: torch.Tensor,
+    positive: torch.Tensor,
+    temperature: float,
+    *hashes: torch.Tensor,
+    negative: torch.Tensor | None = None,
+    no_negative: torch.Tensor | None = None,
+    margin: float | None = None,
 ) -> torch.Tensor:
-    """The loss as everybody writes it, from the whole matrix."""
-    scores = functional.normalize(query, dim=-1) @ functional.normalize(positive, dim=-1).T / temperature
+    """The loss as everybody writes it, from the whole matrix; `no_negative` (B, M) says which hard negatives are none
+    of a query."""
+    query, positive = functional.normalize(query, dim=-1), functional.normalize(positive, dim=-1)
+    scores = query @ positive.T / temperature
     same = torch.zeros_like(scores, dtype=torch.bool)
     for texts in hashes:
         same |= texts[:, None] == texts[None, :]
     scores = scores.masked_fill(same.fill_diagonal_(False), float("-inf"))
     target = torch.arange(len(scores))
-    return (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)) / 2
+    rows, columns = scores, scores.T
+    if negative is not None:
+        hard = query @ functional.normalize(negative, dim=-1).T / temperature
+        hard = hard if no_negative is None else hard.masked_fill(no_negative, float("-inf"))
+        rows = torch.cat([scores, hard], 1)
+    if margin is not None:
+        limit = scores.diagonal().detach()[:, None] + margin / temperature
+        rows, columns = (side.masked_fill(side > limit, float("-inf")) for side in (rows, columns))
+    return (functional.cross_entropy(rows, target) + functional.cross_entropy(columns, target)) / 2
 
 
 def with_gradients(loss_of: Callable[..., torch.Tensor], *sides: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
@@ -113,6 +130,64 @@ def test_tiles_give_the_gradient_of_the_whole(tile_logits: int, duplicates: bool
     for left, right in zip(slopes, tiled, strict=True):
         assert float(left.abs().max()) > 1e-3
         torch.testing.assert_close(right, left, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tile_logits", [1, 60 * 5, 1 << 20], ids=["a row", "ragged", "all"])
+@pytest.mark.parametrize("margin", [None, 0.0, 0.1])
+def test_hard_negatives_and_margins_give_the_gradient_of_the_whole(tile_logits: int, margin: float | None) -> None:
+    """37 pairs with 23 hard negatives, of which some are texts of a query, its own positive, or another positive of the
+    same query."""
+    query, positive = (3 * unit(37, 16, seed) + unit(37, 16, 9) for seed in (0, 1))
+    negative = query[:23] + 2 * unit(23, 16, 2)
+    queries, positives = torch.arange(37) % 30, 100 + torch.arange(37)
+    negatives = 200 + torch.arange(23)
+    negatives[:4] = torch.tensor([5, 105, 132, 136])  # query 5 and 35; positives of pairs 5, 32 and 36
+    left_out = torch.zeros(37, 23, dtype=torch.bool)
+    for row, column in ((5, 0), (35, 0), (5, 1), (35, 1), (2, 2), (32, 2), (6, 3), (36, 3)):
+        left_out[row, column] = True
+    expected, slopes = with_gradients(
+        lambda q, p, n: with_every_logit(
+            q, p, 0.05, queries, positives, negative=n, no_negative=left_out, margin=margin
+        ),
+        query,
+        positive,
+        negative,
+    )
+    found, tiled = with_gradients(
+        lambda q, p, n: contrastive_loss(
+            q,
+            p,
+            0.05,
+            queries,
+            positives,
+            negative_MD=n,
+            negative_hash_M=negatives,
+            mask_margin=margin,
+            tile_logits=tile_logits,
+        ),
+        query,
+        positive,
+        negative,
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
+    for left, right in zip(slopes, tiled, strict=True):
+        assert float(left.abs().max()) > 1e-3
+        torch.testing.assert_close(right, left, rtol=0, atol=1e-6)
+
+
+def test_equals_the_peers_loss_with_hard_negatives() -> None:
+    """Two a pair: sentence-transformers' loss over all documents for the queries, and over the queries for the
+    positives, computed by its own class."""
+    sides = [unit(6, 5, seed) for seed in range(4)]
+    peer = MultipleNegativesRankingLoss(
+        torch.nn.Module(),  # type: ignore[arg-type]
+        scale=20.0,
+        directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )
+    expected = peer.compute_loss_from_embeddings(sides, torch.empty(0))
+    found = contrastive_loss(sides[0], sides[1], 0.05, negative_MD=torch.cat(sides[2:]))
+    torch.testing.assert_close(found, expected)
 
 
 def test_gradient_carries_what_flows_in_from_above() -> None:

@@ -25,6 +25,7 @@ from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.training import loop
+from isoembed.training.distributed import own_share
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
@@ -37,6 +38,7 @@ from tests.training.small import (
     MODEL,
     StopAfter,
     batch_ids,
+    negative_ids,
     on_two_ranks,
     recipe,
     scarce,
@@ -72,7 +74,15 @@ def gradient(encoder: Encoder, own: slice) -> tuple[dict[str, torch.Tensor], flo
     """The whole gradient, from this rank's share of the batch, and its norm."""
     queries, positives = sorted_batch()
     encoder.zero_grad()
-    accumulate_gradients(encoder, queries[own], positives[own], lambda q, p: contrastive_loss(q, p, 0.05), MEMORY)
+    hard = negative_ids(3)  # an odd number: one rank embeds one twice, so that both call the model equally often
+    accumulate_gradients(
+        encoder,
+        queries[own],
+        positives[own],
+        lambda q, p, n: contrastive_loss(q, p, 0.05, negative_MD=n[:3]),
+        MEMORY,
+        negative_ids=[hard[index] for index in own_share(3)],
+    )
     trainable = [value for value in encoder.parameters() if value.requires_grad]
     norm = whole(nn.utils.clip_grad_norm_(trainable, 1e9)).item()
     found = {name: value.grad for name, value in encoder.named_parameters() if value.grad is not None}

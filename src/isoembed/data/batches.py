@@ -1,12 +1,12 @@
 """Batches in an order that is a pure function of (seed, epoch), so that a run resumes exactly where it was.
 
-Legend: B = pairs of a batch.
+Legend: B = pairs of a batch, M = hard negatives of all its pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,16 @@ from isoembed.data.store import Ids, TokenStore
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs, tokenised.  Equal hashes mean the same text: such a pair is no negative of the other."""
+    """Some pairs, tokenised, and the hard negatives they bring, any number each.  Equal hashes mean the same text: such
+    a pair is no negative of the other."""
 
     query_ids: list[Ids]
     positive_ids: list[Ids]
     query_hash_B: npt.NDArray[np.uint64]
     positive_hash_B: npt.NDArray[np.uint64]
+    negative_ids: list[Ids] = field(default_factory=list)
+    negative_hash_M: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    prompt_tokens: tuple[int, int] = (0, 0)  #: how many first tokens are a prompt's: of a query, of another text
 
     @property
     def pairs(self) -> int:
@@ -31,8 +35,13 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Real tokens of both sides; there is no padding here."""
-        return sum(map(len, self.query_ids)) + sum(map(len, self.positive_ids))
+        """Real tokens of all texts; there is no padding here."""
+        return int(self.lengths.sum())
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every text: queries, positives, hard negatives."""
+        return np.array([len(text) for text in (*self.query_ids, *self.positive_ids, *self.negative_ids)], np.int64)
 
 
 @dataclass(frozen=True, order=True)
@@ -67,11 +76,14 @@ def batches(
         for number in range(position.batch, last):
             rows = visited[number * batch_pairs : (number + 1) * batch_pairs]
             position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)
-            yield position, _batch(data.store, rows)
+            negative_ids, negative_hash_M = data.negatives(rows)
+            batch = _batch(data.store, rows)
+            yield position, replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M)
 
 
 def heldout_batch(data: PairData, first: int, last: int) -> Batch:
-    """Held-out pairs `first` to `last` (exclusive) in their fixed order."""
+    """Held-out pairs `first` to `last` (exclusive) in their fixed order, without hard negatives: the held-out loss asks
+    the same of every model."""
     return _batch(data.heldout_store, data.heldout[first:last])
 
 
@@ -81,4 +93,5 @@ def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
         positive_ids=store.ids("positive", rows),
         query_hash_B=store.hashes["query"][rows],
         positive_hash_B=store.hashes["positive"][rows],
+        prompt_tokens=store.facts.prompt_tokens,
     )

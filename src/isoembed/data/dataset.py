@@ -7,7 +7,8 @@ split, the same training order and the same fingerprint.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ import numpy.typing as npt
 from isoembed.core import InputError, fingerprint
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
-from isoembed.data.store import TokenStore
-from isoembed.recipe import DataStats
+from isoembed.data.store import Ids, TokenStore
+from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +52,23 @@ class PairData:
     stats: DataStats
     notes: tuple[str, ...]
 
+    def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
+        """Token ids of the hard negatives of training `rows`, one row's behind the other's, and their texts' hashes.
+        Texts of the held-out pairs are not among them: training must not see them, as negatives neither."""
+        if not self.store.facts.negatives:
+            return [], np.empty(0, np.uint64)
+        ids, hashes = self.store.negatives(rows)
+        texts = self._heldout_texts
+        place = np.searchsorted(texts, hashes)
+        heldout = texts.take(place, mode="clip") == hashes if len(texts) else np.zeros(len(hashes), bool)
+        return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout]
+
+    @cached_property
+    def _heldout_texts(self) -> npt.NDArray[np.uint64]:
+        """Hashes of all texts that are held out, sorted: of an explicit held-out source all, whether chosen or not."""
+        shared = self.heldout_store.folder == self.store.folder
+        return np.unique(_texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store))))
+
     def heldout_texts(self) -> tuple[list[str], list[str]]:
         """The held-out queries and their positives."""
         return self.heldout_store.texts("query", self.heldout), self.heldout_store.texts("positive", self.heldout)
@@ -63,17 +81,19 @@ def prepare(
     context_tokens: int,
     folder: Path,
     heldout: str | Source | None = None,
+    prompts: Prompts = NO_PROMPTS,
     heldout_pairs: int = 4096,
     seed: int = 0,
 ) -> PairData:
-    """Tokenise `source` into `folder` (or find it there), remove duplicates, and set held-out pairs apart.
+    """Tokenise `source` behind `prompts` into `folder` (or find it there), remove duplicates, and set held-out pairs
+    apart.
 
     Held-out pairs come from `heldout`, or else from the source itself: whole groups where it has groups (packages, for
     docstrings), single pairs otherwise, at most a fifth of all.  A training pair with a text that also occurs on the
     held-out side is dropped.  Raises InputError where no training pair is left.
     """
     # 1. tokens
-    store = _build(source, tokenizer, context_tokens, folder)
+    store = _build(source, tokenizer, context_tokens, folder, prompts)
     notes = [f"{count} rows skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
 
     # 2. one of each pair, in the order of their content
@@ -86,7 +106,7 @@ def prepare(
         heldout_store = store
         chosen, candidates, remaining = _split(store, rows, heldout_pairs, seed, notes)
     else:
-        heldout_store = _build(heldout, tokenizer, context_tokens, folder)
+        heldout_store = _build(heldout, tokenizer, context_tokens, folder, prompts)
         candidates, remaining = unique_rows(heldout_store), rows
         chosen = _choose(heldout_store, candidates, heldout_pairs, seed)
 
@@ -104,24 +124,25 @@ def prepare(
 
     if len(chosen) < heldout_pairs:
         notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
-    if store.facts.negatives:
-        notes.append(f"{store.facts.negatives} pairs bring hard negatives; training uses in-batch negatives only.")
-    return PairData(store, train, heldout_store, chosen, _stats(store, train), tuple(notes))
+    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(notes))
+    return _with_negatives(data) if store.facts.negatives else data
 
 
 def unique_rows(store: TokenStore) -> Rows:
     """Rows without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
     query, positive, pair = store.hashes["query"], store.hashes["positive"], store.column("pair_hash")
-    rows = np.lexsort((pair, positive, query))
+    rows = np.lexsort((store.column("negatives_hash"), pair, positive, query))
     repeats = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
     rows = rows[np.concatenate([[True], ~repeats])]
     ordered: Rows = rows[np.argsort(pair[rows], kind="stable")]
     return ordered
 
 
-def _build(source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path) -> TokenStore:
+def _build(
+    source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path, prompts: Prompts
+) -> TokenStore:
     source = open_source(source) if isinstance(source, str) else source
-    return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
+    return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 
 def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[str]) -> tuple[Rows, Rows, Rows]:
@@ -197,11 +218,12 @@ def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
     return np.concatenate([store.hashes["query"][rows], store.hashes["positive"][rows]])
 
 
-def _stats(store: TokenStore, train: Rows) -> DataStats:
+def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
     query, positive = (store.kept_tokens(side)[train].astype(np.float64) for side in ("query", "positive"))
     content = hashlib.sha256(store.column("pair_hash")[train].tobytes()).hexdigest()
+    before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
     return DataStats(
-        fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens]),
+        fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens, *before]),
         source=store.facts.source,
         tokenizer=store.facts.tokenizer,
         context_tokens=store.facts.context_tokens,
@@ -210,3 +232,24 @@ def _stats(store: TokenStore, train: Rows) -> DataStats:
         positive_tokens=float(positive.mean()),
         squared_tokens=float((query**2 + positive**2).mean()),
     )
+
+
+def _with_negatives(data: PairData) -> PairData:
+    """`data` with the hard negatives of its training pairs counted in."""
+    stats, count, (ids, hashes) = data.stats, len(data.train), data.negatives(data.train)
+    brought = int(data.store.negative_counts()[data.train].sum())
+    notes = [f"{len(ids)} hard negatives, {len(ids) / count:.2f} a pair."]
+    if brought > len(ids):
+        notes.append(f"{brought - len(ids)} hard negatives left out: they are texts of held-out pairs.")
+    lengths = np.array([len(text) for text in ids], np.float64)
+    owners = data.store.column("negatives_hash")[data.train]
+    content = hashlib.sha256(owners.tobytes() + hashes.tobytes()).hexdigest()
+    counted = stats.model_copy(
+        update={
+            "fingerprint": fingerprint([stats.fingerprint, content]),
+            "negatives": len(ids) / count,
+            "negative_tokens": float(lengths.sum()) / count,
+            "squared_tokens": stats.squared_tokens + float((lengths**2).sum()) / count,
+        }
+    )
+    return replace(data, stats=counted if len(ids) else stats, notes=(*data.notes, *notes))

@@ -48,10 +48,11 @@ class Inspection(Frozen):
     skipped: dict[str, int] = Field(description="rows left out, by reason; empty sides are among them")
     duplicates: int = Field(description="pairs that repeat another one, once normalised")
     negatives: int = Field(description="pairs that bring hard negatives")
+    hard_negatives: int = Field(description="hard negatives of all pairs")
     groups: int = Field(description="groups that must not straddle a split; 0 where the source has none")
     query: Side
     positive: Side
-    tokens_per_pair: float = Field(description="both sides, after truncation")
+    tokens_per_pair: float = Field(description="both sides and hard negatives, after truncation")
     epoch_tokens: int = Field(description="tokens of the unique pairs, after truncation")
     method: str
     epoch_flop: tuple[EpochFlop, ...]
@@ -70,7 +71,7 @@ def inspect(
     source = open_source(source) if isinstance(source, str) else source
     store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
     unique = unique_rows(store)
-    kept = store.kept_tokens("query") + store.kept_tokens("positive")
+    kept = store.kept_tokens("query") + store.kept_tokens("positive") + store.negative_tokens()
     epoch_tokens = int(kept[unique].sum())
     return Inspection(
         source=store.facts.source,
@@ -80,6 +81,7 @@ def inspect(
         skipped=store.facts.skipped,
         duplicates=len(store) - len(unique),
         negatives=store.facts.negatives,
+        hard_negatives=int(store.negative_counts().sum()),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),

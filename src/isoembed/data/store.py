@@ -25,13 +25,15 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
+from isoembed.data.prompts import prompt_tokens
 from isoembed.data.sources.base import Source
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 1
+STORE_VERSION = 2
 BATCH_PAIRS = 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -47,6 +49,7 @@ class StoreFacts(Frozen):
     pairs: int
     negatives: int
     skipped: dict[str, int]
+    prompt_tokens: tuple[int, int] = Field((0, 0), description="of the prompt of queries, of all others")
     groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
 
 
@@ -60,9 +63,16 @@ class TokenStore:
 
     @classmethod
     def build(
-        cls, source: Source, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, folder: Path
+        cls,
+        source: Source,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context_tokens: int,
+        folder: Path,
+        prompts: Prompts = NO_PROMPTS,
     ) -> TokenStore:
-        """The store of `source` under `folder`; made only where there is none of the same content.
+        """The store of `source` under `folder`, its texts behind `prompts`; made only where there is none of the same
+        content.
 
         Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or
         not at all; a killed build leaves a folder `.partial-...` that nobody reads.
@@ -72,13 +82,20 @@ class TokenStore:
                 f"`tokenizer` must be a fast one (tokenizer.json); {type(tokenizer).__name__} is not. "
                 "Save the model with its fast tokenizer."
             )
+        for side in (prompts.query, prompts.positive):
+            if (count := prompt_tokens(tokenizer, side)) > context_tokens // 2:
+                raise InputError(
+                    f"A prompt must leave half of the context to the text; {side!r} has {count} tokens of "
+                    f"{context_tokens}. Shorten it, or raise --context-tokens."
+                )
         hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
-        final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens])}"
+        before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
+        final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens, *before])}"
         if not final.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
             try:
-                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read)
+                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read, prompts)
                 (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
                 publish(partial, final)
             finally:
@@ -102,6 +119,26 @@ class TokenStore:
     def kept_tokens(self, side: str) -> npt.NDArray[np.int64]:
         """Tokens of each `query` or `positive` after truncation."""
         return np.concatenate([np.diff(offsets) for _, offsets in self._views[side]]).astype(np.int64)
+
+    def negatives(self, rows: npt.NDArray[np.int64]) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
+        """Token ids of all hard negatives of `rows`, one row's behind the other's, and the hashes of their texts."""
+        found: list[Ids] = []
+        hashes = []
+        for batch, row in self._locate(rows):
+            hash_offsets, hash_values, ends, offsets, values = self._negative_views[batch]
+            hashes.append(hash_values[hash_offsets[row] : hash_offsets[row + 1]])
+            found += [values[offsets[text] : offsets[text + 1]] for text in range(ends[row], ends[row + 1])]
+        return found, np.concatenate([np.empty(0, np.uint64), *hashes])
+
+    def negative_counts(self) -> npt.NDArray[np.int64]:
+        """How many hard negatives each row has."""
+        return np.concatenate([np.diff(ends) for _, _, ends, _, _ in self._negative_views]).astype(np.int64)
+
+    def negative_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of all of a row's hard negatives, after truncation."""
+        return np.concatenate([np.diff(offsets[ends]) for _, _, ends, offsets, _ in self._negative_views]).astype(
+            np.int64
+        )
 
     @cached_property
     def hashes(self) -> dict[str, npt.NDArray[np.uint64]]:
@@ -133,6 +170,17 @@ class TokenStore:
             views[side] = [(column.values.to_numpy(), column.offsets.to_numpy()) for column in columns]
         return views
 
+    @cached_property
+    def _negative_views(self) -> list[tuple[npt.NDArray[Any], ...]]:
+        """Of each batch: where a row's hashes begin, the hashes, where a row's texts begin, where a text's ids begin,
+        the ids."""
+        views = []
+        for batch in self._batches:
+            ids, hashes = batch.column("negative_ids"), batch.column("negative_hash")
+            parts = (hashes.offsets, hashes.values, ids.offsets, ids.values.offsets, ids.values.values)
+            views.append(tuple(part.to_numpy() for part in parts))
+        return views
+
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits over vocabulary, rules and special tokens; padding and truncation are settings of a call."""
@@ -151,13 +199,22 @@ def _schema(id_type: pa.DataType) -> pa.Schema:
             *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text
             ("pair_hash", pa.uint64()),  # of both texts as they are: the row's identity, whatever its place
             ("group", pa.uint32()),  # index into facts.groups
+            ("negative_ids", pa.list_(pa.list_(id_type))),  # a row's hard negatives, those with tokens
+            ("negative_hash", pa.list_(pa.uint64())),
+            ("negatives_hash", pa.uint64()),  # of all of them together
             *((f"{side}_text", pa.string()) for side in sides),
         ]
     )
 
 
 def _write(
-    source: Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, file: Path, hashed: str, read: str
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    file: Path,
+    hashed: str,
+    read: str,
+    prompts: Prompts,
 ) -> StoreFacts:
     """Stream the source into `file`."""
     schema = _schema(pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32())
@@ -166,12 +223,12 @@ def _write(
     held: list[dict[str, Any]] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for batch in _batched(source, BATCH_PAIRS):
-            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens), strict=True):
+            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens, prompts), strict=True):
                 if not (row["query_ids"] and row["positive_ids"]):
                     empty += 1
                     continue
                 row["group"] = groups.setdefault(pair.group, len(groups))
-                negatives += bool(pair.negatives)
+                negatives += bool(row["negative_ids"])
                 held.append(row)
             if len(held) >= BATCH_PAIRS:  # rows without tokens make ragged batches; `_locate` needs full ones
                 writer.write_batch(pa.RecordBatch.from_pylist(held[:BATCH_PAIRS], schema))
@@ -190,15 +247,22 @@ def _write(
         pairs=pairs,
         negatives=negatives,
         skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
+        prompt_tokens=(prompt_tokens(tokenizer, prompts.query), prompt_tokens(tokenizer, prompts.positive)),
         groups=tuple(groups),
     )
 
 
-def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Prompts
+) -> Iterator[dict[str, Any]]:
     """The pairs as rows of the store, but for the group."""
-    query = _tokens([pair.query for pair in pairs], tokenizer, context_tokens)
-    positive = _tokens([pair.positive for pair in pairs], tokenizer, context_tokens)
+    query = _tokens([prompts.query + pair.query for pair in pairs], tokenizer, context_tokens)
+    positive = _tokens([prompts.positive + pair.positive for pair in pairs], tokenizer, context_tokens)
+    others = [prompts.positive + text for pair in pairs for text in pair.negatives]
+    negative = _tokens(others, tokenizer, context_tokens)
     for pair, (query_ids, query_length), (positive_ids, positive_length) in zip(pairs, query, positive, strict=True):
+        own = itertools.islice(negative, len(pair.negatives))
+        negatives = [(text, ids) for text, (ids, _) in zip(pair.negatives, own, strict=True) if ids]
         yield {
             "query_ids": query_ids,
             "positive_ids": positive_ids,
@@ -207,6 +271,9 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens:
             "query_hash": text_hash(normalized(pair.query)),
             "positive_hash": text_hash(normalized(pair.positive)),
             "pair_hash": text_hash(f"{pair.query}\0{pair.positive}"),
+            "negative_ids": [ids for _, ids in negatives],
+            "negatives_hash": text_hash("\0".join(text for text, _ in negatives)),
+            "negative_hash": [text_hash(normalized(text)) for text, _ in negatives],
             "query_text": pair.query,
             "positive_text": pair.positive,
         }
@@ -215,8 +282,10 @@ def _rows(pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens:
 def _tokens(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, context_tokens: int
 ) -> Iterator[tuple[list[int], int]]:
-    """(ids, tokens before truncation) of each text.  What truncation cut off is kept beside as further encodings, each
-    with its own special tokens."""
+    """(ids, tokens before truncation) of each text; there may be no text.  What truncation cut off is kept beside as
+    further encodings, each with its own special tokens."""
+    if not texts:
+        return
     encoded = tokenizer(
         texts, truncation=True, max_length=context_tokens, add_special_tokens=True, return_attention_mask=False
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCardData
 
+from isoembed.recipe import NO_PROMPTS
 from isoembed.records import RunRecord
 
 #: `organisation/name` as the hub writes it
@@ -19,6 +20,17 @@ from sentence_transformers import SentenceTransformer
 model = SentenceTransformer("FOLDER")
 embeddings = model.encode(["a text", "another text"])
 print(model.similarity(embeddings, embeddings))
+"""
+
+_MATRYOSHKA = "trained to be cut at those dimensions: SentenceTransformer(FOLDER, truncate_dim=N)"
+
+_USE_PROMPTS = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("FOLDER")
+queries = model.encode_query(["a question"])  # with the prompt for queries, and that for documents
+documents = model.encode_document(["a text", "another text"])
+print(model.similarity(queries, documents))
 """
 
 
@@ -40,7 +52,7 @@ def model_card(
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
         f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
         "length; compare them by cosine.",
-        f"## Use\n\n```python\n{_USE}```",
+        f"## Use\n\n```python\n{_USE if recipe.options.prompts == NO_PROMPTS else _USE_PROMPTS}```",
         "## Recipe\n\n" + _table(("", ""), _recipe_rows(record)),
         "## Cost\n\n" + _table(("", ""), _cost_rows(record, budget_flop)),
     ]
@@ -77,9 +89,11 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         ("method", f"{recipe.method.label}, {record.trainable_params:,} parameters trained"),
         ("data", f"{recipe.data.source} (fingerprint {record.data_fingerprint})"),
         ("pairs, tokens seen", f"{record.pairs:,} pairs, {record.tokens:,} tokens in {record.steps:,} steps"),
+        *([("hard negatives seen", f"{record.negatives:,}")] if record.negatives else []),
         ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
-        ("loss", f"symmetric InfoNCE with in-batch negatives, temperature {recipe.temperature:g}"),
-        ("readout", f"{recipe.pooling} pooling over the last hidden states, L2-normalised"),
+        ("loss", recipe.objective),
+        *([("matryoshka", _MATRYOSHKA)] if recipe.options.matryoshka else []),
+        ("readout", f"{recipe.readout}, over the last hidden states, L2-normalised"),
         (
             "optimiser",
             f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "

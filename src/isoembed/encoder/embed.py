@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.chunks import chunks_of
 from isoembed.encoder.encoder import Encoder, pad
 
@@ -39,11 +40,13 @@ def embed_ids(
     encoder: Encoder,
     ids: Sequence[np.ndarray],
     *,
+    prompt: int = 0,
     pad_id: int = 0,
     batch_tokens: int = 16384,
     progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient.
+    """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient; the first
+    `prompt` tokens of each are its prompt.
 
     Texts run sorted by length in chunks of at most `batch_tokens` padded tokens, so that little is padding.  A text
     without tokens gets the zero vector, as in sentence-transformers: it is similar to nothing.
@@ -61,7 +64,8 @@ def embed_ids(
         with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
             for chunk in chunks:
                 ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
-                parts.append(encoder(ids_BT.to(device), mask_BT.to(device)).float().cpu())
+                prompt_B = torch.full((len(chunk),), prompt, device=device)
+                parts.append(encoder(ids_BT.to(device), mask_BT.to(device), prompt_B).float().cpu())
                 done += len(chunk)
                 if progress is not None:
                     progress(done, len(ids))
@@ -77,9 +81,13 @@ def embed(
     texts: Sequence[str],
     *,
     context_tokens: int,
+    as_queries: bool = False,
     batch_tokens: int = 16384,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Unit-length embeddings (N, D) of `texts`, float32, computed where the encoder is."""
-    ids = tokenize(tokenizer, texts, context_tokens=context_tokens)
-    return embed_ids(encoder, ids, batch_tokens=batch_tokens, progress=progress).numpy()
+    """Unit-length embeddings (N, D) of `texts`, float32, computed where the encoder is, behind the encoder's prompt for
+    positives, or for queries where they are some."""
+    prompt = encoder.prompts.query if as_queries else encoder.prompts.positive
+    ids = tokenize(tokenizer, [prompt + text for text in texts], context_tokens=context_tokens)
+    counted = prompt_tokens(tokenizer, prompt)
+    return embed_ids(encoder, ids, prompt=counted, batch_tokens=batch_tokens, progress=progress).numpy()

@@ -17,26 +17,39 @@ from torch.nn import functional
 
 from isoembed.core import InputError
 from isoembed.encoder.pooling import pool
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 
 class Encoder(nn.Module):
-    """`model` (of `load_model`, as a method's `apply` returned it) with the readout named `pooling`."""
+    """`model` (of `load_model`, as a method's `apply` returned it) with the readout named `pooling`, for texts behind
+    `prompts`."""
 
-    def __init__(self, model: nn.Module, pooling: str) -> None:
+    def __init__(self, model: nn.Module, pooling: str, prompts: Prompts = NO_PROMPTS) -> None:
         super().__init__()
         self.model = model
         self.pooling = pooling
-        self._pool = pool(pooling)
+        self.prompts = prompts
+        self._pool = pool(pooling, prompts)
         self._takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
 
-    def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, prompt_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Embeddings (B, D) of length 1 in fp32; the same for left padding, right padding and none.
 
-        `mask_BT` is 1 at real tokens.  Positions count real tokens only (architectures without `position_ids`, such as
-        Bloom, derive theirs from the mask).
+        `mask_BT` is 1 at real tokens.  `prompt_B` says how many of a text's first tokens are its prompt's; where
+        prompts are not pooled, the readout passes over them, but for the last token of a text that is nothing else
+        (a word of one letter may melt into the prompt's last token; sentence-transformers makes a zero vector of it).
+
+        Positions count real tokens only (architectures without `position_ids`, such as Bloom, derive theirs from the
+        mask).
         """
         positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
         hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT, **positions).last_hidden_state
+        if prompt_B is not None and not self.prompts.pooled:
+            count_BT = mask_BT.cumsum(1)
+            passed_B1 = torch.minimum(prompt_B, count_BT[:, -1] - 1)[:, None]
+            mask_BT = mask_BT * (count_BT > passed_B1)
         return functional.normalize(self._pool(hidden_BTD, mask_BT), dim=-1)
 
 

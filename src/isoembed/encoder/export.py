@@ -21,10 +21,13 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import InputError, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
+from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
 
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
+#: prompts for documents, by the names under which sentence-transformers' `encode_document` looks for them
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 #: lists what an export wrote into a folder: that much of it may be replaced by another export
 MARKER = "isoembed.json"
 #: without it the folder is no model, so it goes first and comes last
@@ -52,7 +55,8 @@ def export(
     record: RunRecord | None = None,
     keep_adapter: bool = False,
 ) -> None:
-    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`.
+    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`, where there
+    are prompts `encode_query` and `encode_document` do, or `encode` with `prompt_name` "query" or "document".
 
     Weights are fp32 safetensors with LoRA merged into them (on a copy: `encoder` stays as it is); `card` becomes
     README.md, `record` record.json; with `keep_adapter` the LoRA adapter alone is kept under `adapter/`.
@@ -98,8 +102,14 @@ def _sentence_transformer(
     )
     # counted on a vector: where a model projects its output (OPT), the configuration's hidden size is not the width
     width = embed_ids(encoder, [np.zeros(1, np.int64)]).shape[1]
-    pooling = Pooling(width, POOLING_MODES[encoder.pooling])
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine", device="cpu")
+    prompts = encoder.prompts
+    pooling = Pooling(width, POOLING_MODES[encoder.pooling], include_prompt=prompts.pooled)
+    return SentenceTransformer(
+        modules=[transformer, pooling, Normalize()],
+        prompts={"query": prompts.query, "document": prompts.positive},
+        similarity_fn_name="cosine",
+        device="cpu",
+    )
 
 
 def _plain(model: nn.Module) -> Any:
@@ -150,18 +160,7 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
-    _check_modules(folder)
-    try:
-        model: Any = SentenceTransformer(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(
-            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
-        ) from error
+    model = open_exported(folder, device=device)
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
     if mode is None:
@@ -176,7 +175,27 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
         )
     # a tokenizer without a limit of its own says 1e30
     context_tokens = int(min(model.max_seq_length, 1 << 20))
-    return Encoder(transformer.auto_model, mode).to(device).eval(), transformer.tokenizer, context_tokens
+    query = model.prompts.get("query") or ""
+    positive = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
+    pooled = pooling.include_prompt or not (query or positive)
+    prompts = Prompts(query=query, positive=positive, pooled=pooled)
+    return Encoder(transformer.auto_model, mode, prompts).to(device).eval(), transformer.tokenizer, context_tokens
+
+
+def open_exported(folder: Path, *, device: str | None = None) -> Any:
+    """The SentenceTransformer of a folder, on the GPU where there is one; raises InputError as `load_exported`."""
+    _check_modules(folder)
+    try:
+        return SentenceTransformer(
+            str(folder),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(
+            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
+        ) from error
 
 
 def _check_modules(folder: Path) -> None:

@@ -115,6 +115,31 @@ def load_model(
     return loaded
 
 
+def attend_both_ways(model: nn.Module) -> nn.Module:
+    """`model` with every token attending to the whole text, in place.
+
+    The first step of LLM2Vec (BehnamGhader et al. 2024, arXiv 2404.05961, section 2.1); its second, training on masked
+    tokens, is not done here.
+
+    transformers builds its masks by the configuration's `is_causal`, which is saved with the model, so an export reads
+    texts the same way.  Whether this architecture heeds it is tried: raises InputError where the first token's output
+    does not depend on the last token, with and without padding.
+    """
+    config: Any = model.config
+    config.is_causal = False
+    ids_BT = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 0]], device=next(model.parameters()).device) % config.vocab_size
+    for length, mask in ((3, [1, 1, 1]), (4, [1, 1, 1, 0])):
+        mask_BT = torch.tensor([mask, mask], device=ids_BT.device)
+        with torch.no_grad():
+            hidden_BTD = model(input_ids=ids_BT[:, :length], attention_mask=mask_BT).last_hidden_state
+        if torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0]):
+            raise InputError(
+                f"`--bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
+                "not. Leave it out, or choose another model."
+            )
+    return model
+
+
 def load_tokenizer(source: str, *, pooling: str = "mean", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
 

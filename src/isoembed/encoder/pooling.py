@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from isoembed.core import InputError
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -60,8 +61,13 @@ POOLINGS: dict[str, Pooling] = {
 }
 
 
-def pool(name: str) -> Pooling:
-    """The readout called `name`."""
+def pool(name: str, prompts: Prompts = NO_PROMPTS) -> Pooling:
+    """The readout called `name`; raises InputError where there is none, or it cannot leave `prompts` out."""
     if name not in POOLINGS:
         raise InputError(f"`pooling` must be one of {', '.join(POOLINGS)}; got {name!r}.")
+    if not prompts.pooled and name == "weighted-mean":
+        raise InputError(
+            "`--no-pool-prompt` needs a readout whose weights do not count the prompt's tokens; got weighted-mean. "
+            "Choose --pooling mean, last, first or max."
+        )
     return POOLINGS[name]

@@ -54,9 +54,8 @@ def heldout_loss(
 
 
 def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int) -> float:
-    query_BD, positive_BD = (
-        embed_ids(encoder, ids, batch_tokens=batch_tokens) for ids in (batch.query_ids, batch.positive_ids)
-    )
+    sides = zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
+    query_BD, positive_BD = (embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens) for ids, prompt in sides)
     query_hash_B, positive_hash_B = (
         torch.from_numpy(hash_B.view(np.int64)) for hash_B in (batch.query_hash_B, batch.positive_hash_B)
     )

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from isoembed.core import InputError
 from isoembed.encoder.embed import embed, tokenize
 from isoembed.encoder.encoder import Encoder
 
@@ -39,20 +40,42 @@ class EmbeddingSystem(System):
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit-length embeddings (N, D) of `texts`, float32; the zero vector where a text has no tokens."""
 
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """As `embed`, for texts that are queries, where the system makes a difference."""
+        return self.embed(texts)
+
     def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
-        query_QD, document_ND = (torch.from_numpy(self.embed(texts)) for texts in (queries, documents))
+        query_QD, document_ND = map(torch.from_numpy, (self.embed_queries(queries), self.embed(documents)))
         ranked = semantic_search(query_QD, document_ND, top_k=k, score_function=dot_score)
         return [[(int(hit["corpus_id"]), float(hit["score"])) for hit in hits] for hits in ranked]
 
 
 class Dense(EmbeddingSystem):
-    """An encoder, trained or not."""
+    """An encoder, trained or not, with its prompts; of its embeddings the first `dims` dimensions, or all."""
 
-    def __init__(self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
-        self.encoder, self.tokenizer, self.context_tokens = encoder, tokenizer, context_tokens
+    def __init__(
+        self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, dims: int | None = None
+    ) -> None:
+        self.encoder, self.tokenizer, self.context_tokens, self.dims = encoder, tokenizer, context_tokens, dims
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens)
+        return self._embed(texts, as_queries=False)
+
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return self._embed(texts, as_queries=True)
+
+    def _embed(self, texts: Sequence[str], *, as_queries: bool) -> np.ndarray:
+        embedding_ND = embed(
+            self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=as_queries
+        )
+        if self.dims is None:
+            return embedding_ND
+        if not 1 <= self.dims < embedding_ND.shape[1]:
+            raise InputError(
+                f"`--truncate-dim` must be at least 1 and fewer than the embedding's {embedding_ND.shape[1]} "
+                f"dimensions; got {self.dims}."
+            )
+        return functional.normalize(torch.from_numpy(embedding_ND[:, : self.dims]), dim=-1).numpy()
 
 
 class Static(EmbeddingSystem):

@@ -128,6 +128,8 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
         context_tokens=one("context", (recipe.context_tokens for recipe in recipes)),
         temperature=one("temperature", (recipe.temperature for recipe in recipes)),
         pooling=one("pooling", (recipe.pooling for recipe in recipes)),
+        negatives=one("number of hard negatives", (round(recipe.data.negatives) for recipe in recipes)),
+        options=one("set of options", (recipe.options for recipe in recipes)),
         target=target,
         heldout=one("held-out set", (record.heldout.fingerprint for record in records if record.heldout))
         if target == "heldout"

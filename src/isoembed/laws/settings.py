@@ -12,6 +12,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Freeze, Method, method_named
+from isoembed.recipe import PLAIN, Options
 
 
 class Settings(Frozen):
@@ -22,6 +23,8 @@ class Settings(Frozen):
     context_tokens: int | None = None
     temperature: float | None = None
     pooling: str | None = None
+    negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
+    options: Options = PLAIN
     target: Literal["heldout", "training"] | None = Field(None, description="which loss was fitted")
     heldout: str | None = Field(None, description="fingerprint of the held-out set")
     data: str | None = Field(None, description="fingerprint of the training pairs")

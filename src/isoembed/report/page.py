@@ -127,6 +127,7 @@ def _run(evidence: Evidence, record: RunRecord) -> dict[str, Any]:
         "context": f"{recipe.context_tokens} tokens",
         "temperature": f"{recipe.temperature:g}",
         "pooling": recipe.pooling,
+        "options": str(recipe.options),
         "executed FLOP": f"{record.executed_flop:.3g}",
         **{name: f"{score:.3f}" for name, score in record.scores.items()},
     }

@@ -49,7 +49,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
             f"{recipe.end_fraction:.0%}",
         ),
-        ("loss", f"symmetric InfoNCE, temperature {recipe.temperature:g}, {recipe.pooling} pooling"),
+        ("loss", f"{recipe.objective}, {recipe.readout}"),
         (
             "model FLOP",
             f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
@@ -220,7 +220,10 @@ def inspection_text(inspection: Inspection) -> RenderableType:
         ("fingerprint", inspection.fingerprint),
         ("pairs", f"{inspection.pairs:,}, of them {inspection.duplicates:,} exact duplicates"),
         ("skipped rows", skipped or "none"),
-        ("hard negatives", f"{inspection.negatives:,} pairs bring some" if inspection.negatives else "none"),
+        (
+            "hard negatives",
+            f"{inspection.hard_negatives:,}, of {inspection.negatives:,} pairs" if inspection.negatives else "none",
+        ),
         ("tokens a pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
         ("one epoch", f"{inspection.epoch_tokens:,} tokens of unique pairs"),
     ]

@@ -70,6 +70,7 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
         context_tokens=request.context_tokens,
         constraints=Constraints(device_memory=request.max_bytes),
         pooling=request.pooling,
+        options=request.options,
     )
     found: dict[str, Recipe] = {}
     for model in request.family.models:

@@ -21,7 +21,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory_bytes
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Freeze, Method, RsLoRA, method_named
-from isoembed.recipe import DataStats, PoolingName, Recipe, solve
+from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import Cell
@@ -60,6 +60,7 @@ class SweepRequest(Frozen):
     context_tokens: int
     temperature: float = 0.025
     pooling: PoolingName = "mean"
+    options: Options = PLAIN
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = 30
@@ -71,7 +72,7 @@ class SweepRequest(Frozen):
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
     allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
-    data_options: dict[str, str | None] = Field({}, description="how to open the pairs again")
+    data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
 
 
@@ -335,6 +336,7 @@ class Planner:
                 context_tokens=request.context_tokens,
                 learning_rate=1.0,
                 pooling=request.pooling,
+                options=request.options,
             )
         except InputError as error:
             self._skip(model, method, flop, "no recipe at this budget", str(error))

@@ -31,6 +31,7 @@ class LoopState(Frozen):
     batch: int = 0
     tokens: int = 0
     pairs: int = 0
+    negatives: int = 0
     executed_flop: float = 0.0
     recomputed_flop: float = 0.0
     all_in_flop: float = 0.0

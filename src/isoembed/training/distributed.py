@@ -53,6 +53,16 @@ def gather_rows(rows_bD: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def own_share(count: int) -> list[int]:
+    """Which of `count` things are this rank's: the ranks' shares, one behind the other, are all of them in order.
+
+    Every share is as large as the others; where the count is no multiple of the ranks, the first thing stands in at
+    the end, for the caller to leave out of what was gathered.
+    """
+    share = -(-count // world())
+    return [index if index < count else 0 for index in range(rank() * share, (rank() + 1) * share)]
+
+
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
     """Add up every rank's gradients in place: one flat all-reduce."""
     if world() == 1:

@@ -24,13 +24,13 @@ import torch
 from isoembed.encoder.chunks import chunks_of, split_to
 from isoembed.encoder.encoder import Encoder, base_of, pad
 from isoembed.methods.parts import blocks_of
-from isoembed.training.distributed import gather_rows, rank
+from isoembed.training.distributed import gather_rows, rank, world
 from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
 from isoembed.training.sharding import in_step
 from isoembed.training.table import rows_added
 
-#: embeddings of queries and positives of the global batch -> scalar loss
-LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: embeddings of queries, positives and, where there are any, hard negatives of the global batch -> scalar loss
+LossOf = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,24 @@ def accumulate_gradients(
     loss_of: LossOf,
     memory: Memory,
     *,
+    negative_ids: Sequence[np.ndarray] = (),
+    prompt_tokens: tuple[int, int] = (0, 0),
     pad_id: int = 0,
     bf16: bool = False,
 ) -> Step:
     """Add the gradient of `loss_of` to the parameters' `.grad`: equal to that of one plain backward.
 
-    `query_ids` and `positive_ids` are this rank's share of the batch, equally many on every rank.
+    `query_ids`, `positive_ids` and `negative_ids` are this rank's share of the batch, each equally many on every rank.
+    Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many of
+    the first tokens are a prompt's: of each query, and of each other text.
     """
     device = next(encoder.parameters()).device
     frozen = [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]
     assert not any(value.requires_grad for block in frozen for value in block.parameters())
-    texts = [*query_ids, *positive_ids]
+    sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
+    texts = [text for side in sides for text in side]
+    before, behind = prompt_tokens
+    prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)), device=device)
     chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
     padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
@@ -104,7 +111,7 @@ def accumulate_gradients(
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
         with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device))
+            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device), prompts[chunk])
         return embedding_BD
 
     # 1. embed
@@ -127,13 +134,13 @@ def accumulate_gradients(
     del rows, output
 
     # 2. loss and its gradient with respect to this rank's embeddings
-    share = len(query_ids)
-    leaves = [gather_rows(part).detach().requires_grad_() for part in (local_BD[:share], local_BD[share:])]
+    parts = local_BD.split([len(side) for side in sides])
+    leaves = [gather_rows(part).detach().requires_grad_() for part in parts]
     loss = loss_of(*leaves)
     loss.backward()
-    own = slice(rank() * share, (rank() + 1) * share)
-    gradient_BD = torch.cat([leaf.grad[own] for leaf in leaves if leaf.grad is not None])
-    del leaves, local_BD
+    own = [leaf.grad.chunk(world())[rank()] for leaf in leaves if leaf.grad is not None]
+    gradient_BD = torch.cat(own)
+    del leaves, parts, own, local_BD
 
     # 3. backward, kept graphs first
     for number in [*range(first_kept, len(chunks)), *range(first_kept)]:

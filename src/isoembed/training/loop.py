@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,16 +21,16 @@ from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
-from isoembed.encoder.load import load_model, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.evaluation.heldout import heldout_loss
 from isoembed.flops import all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
-from isoembed.training.distributed import largest, rank, share_parameters, sum_gradients, total, world
+from isoembed.training.distributed import largest, own_share, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
+from isoembed.training.objective import Objective
 from isoembed.training.schedule import rate_at
 from isoembed.training.sharding import shard, unsharded, whole
 from isoembed.training.watchers import StepFacts, Watcher
@@ -107,6 +106,8 @@ def run(
     memory = plan_memory(
         encoder,
         batch_pairs=recipe.batch_pairs,
+        negatives=recipe.data.negatives,
+        prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
         chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else 1024),
@@ -137,7 +138,9 @@ def _untrained(recipe: Recipe) -> Encoder:
     base = load_model(recipe.model.source)
     if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
         raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
-    return Encoder(recipe.method.apply(base), recipe.pooling)
+    if recipe.options.bidirectional:
+        attend_both_ways(base)
+    return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
 
 
 def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
@@ -200,7 +203,6 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         device = self.trainable[0].device
-        hashes = [torch.from_numpy(h.view(np.int64)).to(device) for h in (batch.query_hash_B, batch.positive_hash_B)]
         share = batch.pairs // world()
         own = slice(rank() * share, (rank() + 1) * share)
         self.optimizer.zero_grad(set_to_none=True)
@@ -209,8 +211,10 @@ class _Loop:
             self.encoder,
             batch.query_ids[own],
             batch.positive_ids[own],
-            lambda query_BD, positive_BD: contrastive_loss(query_BD, positive_BD, recipe.temperature, *hashes),
+            Objective(recipe.temperature, recipe.options).of(batch, device),
             self.memory,
+            prompt_tokens=batch.prompt_tokens,
+            negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
             bf16=self.bf16,
         )
         if not self.execution.shard:  # there the backward pass has summed them
@@ -225,7 +229,6 @@ class _Loop:
             )
         self.optimizer.step()
         seconds = time.perf_counter() - started
-        lengths = np.array([len(text) for side in (batch.query_ids, batch.positive_ids) for text in side], np.float64)
         once = executed_flop(recipe.cost, processed_tokens=cost.processed_tokens)
         executed = executed_flop(
             recipe.cost,
@@ -241,13 +244,14 @@ class _Loop:
                 "batch": after.batch,
                 "tokens": tokens,
                 "pairs": state.pairs + batch.pairs,
+                "negatives": state.negatives + len(batch.negative_ids),
                 "executed_flop": state.executed_flop + executed,
                 "recomputed_flop": state.recomputed_flop + executed - once,
                 "all_in_flop": state.all_in_flop
                 + all_in_flop(
                     recipe.cost,
                     tokens=batch.tokens,
-                    squared_lengths=float((lengths**2).sum()),
+                    squared_lengths=float((batch.lengths**2).sum()),
                     hidden=recipe.model.attention_width,
                     blocks=recipe.model.blocks,
                 ),
@@ -299,6 +303,7 @@ def record_of(
         trainable_params=sum(parameter.numel() for parameter in trainable),
         steps=state.step,
         pairs=state.pairs,
+        negatives=state.negatives,
         tokens=state.tokens,
         model_flop=float(cost.flop_per_token) * state.tokens,
         executed_flop=total(state.executed_flop, device),

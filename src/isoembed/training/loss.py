@@ -1,14 +1,17 @@
-"""Symmetric in-batch contrastive loss (Ziarko et al. 2024, section 3.3; InfoNCE of van den Oord et al. 2018).
+"""Symmetric in-batch contrastive loss (Ziarko et al. 2024, section 3.3; InfoNCE of van den Oord et al. 2018), with hard
+negatives where the data bring some.
 
-The B x B logits are never there as a whole: at 16,384 pairs they would be 1 GiB, and autograd would keep several.
-They are made a tile of rows at a time, and again in the backward pass: a product that is small beside the model's.
+The logits are never there as a whole: at 16,384 pairs they would be 1 GiB, and autograd would keep several.  They are
+made a tile of rows at a time, and again in the backward pass: a product that is small beside the model's.
 
-Shape legend: B pairs of the global batch, R rows of a tile, D embedding width.
+Shape legend: B pairs of the global batch, M hard negatives of all its pairs, C = B + M candidates of a query, R rows of
+a tile, D embedding width, E pairs of equal texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,31 +29,105 @@ def contrastive_loss(
     query_hash_B: torch.Tensor | None = None,
     positive_hash_B: torch.Tensor | None = None,
     *,
+    negative_MD: torch.Tensor | None = None,
+    negative_hash_M: torch.Tensor | None = None,
+    mask_margin: float | None = None,
     tile_logits: int = TILE_LOGITS,
 ) -> torch.Tensor:
     """Mean over the batch of (cross-entropy over rows + cross-entropy over columns) / 2, in nats, computed in fp32.
 
-    1. logits[i, j] = cos(query_i, positive_j) / temperature; both sides are L2-normalised here, so that the loss does
-       not depend on whether the caller did.
+    1. logits[i, j] = cos(query_i, candidate_j) / temperature; all are L2-normalised here, so that the loss does not
+       depend on whether the caller did.  The candidates are the B positives and, behind them, the M hard negatives of
+       all pairs: each is a negative of every query (Karpukhin et al. 2020, DPR, section 3.2).  Columns are those of the
+       positives alone: a hard negative has no query of its own to be told apart.
     2. A pair j whose positive, or whose query, is the same text as pair i's is no negative of i: its logit is left out
-       of both sums.  The hashes (int64, equal where the texts are equal) say so; None masks nothing.
-    3. The target of row i and of column i is i.
+       of both sums.  A hard negative is none of query i where it is the same text as that query or as a positive that
+       it has in this batch.  The hashes (int64, equal where the texts are equal) say so; None masks nothing.
+    3. With `mask_margin` m, a candidate more similar to query i than i's own positive by over m (in cosine) is taken
+       for a false negative and left out of row i, and a query more similar to positive j than j's own by over m out
+       of column j.  The model's own similarities judge, and no gradient flows through the judgement: GISTEmbed
+       (Solatorio 2024, arXiv 2402.16829) without its guide model.
+    4. The target of row i and of column i is i.
 
     `tile_logits` bounds the memory of a tile and changes the result by no more than rounding.  The gradient is itself
     not differentiable.
     """
-    query_BD = functional.normalize(query_BD.float(), dim=-1)
-    positive_BD = functional.normalize(positive_BD.float(), dim=-1)
-    hashes = tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None)
-    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, positive_BD, temperature, hashes, tile_logits)  # type: ignore[no-untyped-call]
+    query_BD, positive_BD = (functional.normalize(side.float(), dim=-1) for side in (query_BD, positive_BD))
+    candidate_CD = positive_BD
+    if negative_MD is not None:
+        candidate_CD = torch.cat([positive_BD, functional.normalize(negative_MD.float(), dim=-1)])
+    known = None
+    if not (negative_MD is None or negative_hash_M is None or query_hash_B is None or positive_hash_B is None):
+        known = _no_negatives(query_hash_B, positive_hash_B, negative_hash_M)
+    left_out = _LeftOut(
+        tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None),
+        known,
+        None if mask_margin is None else ((query_BD * positive_BD).sum(1).detach() + mask_margin) / temperature,
+    )
+    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, candidate_CD, temperature, left_out, tile_logits)  # type: ignore[no-untyped-call]
     return loss
 
 
+@dataclass(frozen=True)
+class _LeftOut:
+    """Whose logits are left out of the sums: pairs that share a text; (query, hard negative) by their numbers; and what
+    lies above `limit_B`, the logit that no candidate of a row and no query of a column may pass."""
+
+    hashes: tuple[torch.Tensor, ...]
+    known: tuple[torch.Tensor, torch.Tensor] | None
+    limit_B: torch.Tensor | None
+
+    def by_text(self, logits_RC: torch.Tensor, rows: slice, pairs: int) -> None:
+        """In place, in both directions."""
+        if self.hashes:
+            same_RB = torch.zeros(len(logits_RC), pairs, dtype=torch.bool, device=logits_RC.device)
+            for hash_B in self.hashes:
+                same_RB |= hash_B[rows, None] == hash_B[None, :]
+            same_RB[:, rows].fill_diagonal_(False)
+            logits_RC[:, :pairs].masked_fill_(same_RB, -torch.inf)
+        if self.known is not None:
+            row_E, negative_E = self.known
+            here_E = (row_E >= rows.start) & (row_E < rows.stop)
+            logits_RC[row_E[here_E] - rows.start, pairs + negative_E[here_E]] = -torch.inf
+
+    def by_score(self, logits_RC: torch.Tensor, rows: slice, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits of the rows' sums, logits of the columns'): the same memory where scores leave nothing out."""
+        logits_RB = logits_RC[:, :pairs]
+        if self.limit_B is None:
+            return logits_RC, logits_RB
+        above_RC, above_RB = logits_RC > self.limit_B[rows, None], logits_RB > self.limit_B
+        for above in (above_RC, above_RB):
+            above[:, rows].fill_diagonal_(False)
+        return logits_RC.masked_fill(above_RC, -torch.inf), logits_RB.masked_fill(above_RB, -torch.inf)
+
+
+def _no_negatives(
+    query_hash_B: torch.Tensor, positive_hash_B: torch.Tensor, negative_hash_M: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(query, hard negative) by their numbers where the one's text is the other's, or that of a positive of the query
+    in this batch.  As lists, because there are few and a B x M mask would be large."""
+    pair_E, negative_E = _equal(positive_hash_B, negative_hash_M)
+    which_E, query_E = _equal(query_hash_B[pair_E], query_hash_B)
+    itself_E, copy_E = _equal(query_hash_B, negative_hash_M)
+    return torch.cat([query_E, itself_E]), torch.cat([negative_E[which_E], copy_E])
+
+
+def _equal(left_N: torch.Tensor, right_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every (n, k) with left[n] == right[k], by sorting."""
+    ordered_K, order_K = right_K.sort()
+    first_N, end_N = (torch.searchsorted(ordered_K, left_N, right=right) for right in (False, True))
+    count_N = end_N - first_N
+    left_E = torch.arange(len(left_N), device=left_N.device).repeat_interleave(count_N)
+    place_E = torch.arange(len(left_E), device=left_N.device) - (count_N.cumsum(0) - count_N)[left_E]
+    return left_E, order_K[first_N[left_E] + place_E]
+
+
 class _SymmetricCrossEntropy(torch.autograd.Function):
-    """Step 2 and 3 on unit vectors.  With S the logits, and the sum of exponentials of row i (r_i) and column j (c_j):
+    """Steps 2 to 4 on unit vectors.  With S the logits, and the sum of exponentials of row i (r_i, over all candidates)
+    and of column j (c_j, over all queries; j a positive), each without what is left out of it:
 
     loss        = mean_i (ln r_i + ln c_i - 2 S_ii) / 2
-    dloss/dS_ij = (exp(S_ij) / r_i + exp(S_ij) / c_j) / 2B - [i = j] / B
+    dloss/dS_ij = (exp(S_ij) / r_i + [j <= B] exp(S_ij) / c_j) / 2B - [i = j] / B
 
     Largest logits and logarithms of sums are held apart: at temperature 0.025 their total would lose two digits.
     """
@@ -59,61 +136,56 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         query_BD: torch.Tensor,
-        positive_BD: torch.Tensor,
+        candidate_CD: torch.Tensor,
         temperature: float,
-        hashes: tuple[torch.Tensor, ...],
+        left_out: _LeftOut,
         tile_logits: int,
     ) -> torch.Tensor:
         pairs = len(query_BD)
         row_top_B, row_sum_B, right_B = (query_BD.new_empty(pairs) for _ in range(3))
         # no logit is lower, and a column of which all has been masked so far has a finite start
         column_top_B, column_sum_B = query_BD.new_full((pairs,), -1 / temperature), query_BD.new_zeros(pairs)
-        for rows, logits_RB in _tiles(query_BD, positive_BD, temperature, hashes, tile_logits):
-            row_top_B[rows] = logits_RB.amax(1)
-            row_sum_B[rows] = (logits_RB - row_top_B[rows, None]).exp_().sum(1)
-            before_B, column_top_B = column_top_B, torch.maximum(column_top_B, logits_RB.amax(0))
-            column_sum_B = column_sum_B * (before_B - column_top_B).exp() + (logits_RB - column_top_B).exp_().sum(0)
-            right_B[rows] = logits_RB[:, rows].diagonal()
+        for rows, logits_RC in _tiles(query_BD, candidate_CD, temperature, left_out, tile_logits):
+            row_RC, column_RB = left_out.by_score(logits_RC, rows, pairs)
+            row_top_B[rows] = row_RC.amax(1)
+            row_sum_B[rows] = (row_RC - row_top_B[rows, None]).exp_().sum(1)
+            before_B, column_top_B = column_top_B, torch.maximum(column_top_B, column_RB.amax(0))
+            column_sum_B = column_sum_B * (before_B - column_top_B).exp() + (column_RB - column_top_B).exp_().sum(0)
+            right_B[rows] = logits_RC[:, rows].diagonal()
         row_log_B, column_log_B = row_sum_B.log_(), column_sum_B.log_()
-        ctx.save_for_backward(query_BD, positive_BD, row_top_B, row_log_B, column_top_B, column_log_B, *hashes)
-        ctx.settings = (temperature, tile_logits)
+        ctx.save_for_backward(query_BD, candidate_CD, row_top_B, row_log_B, column_top_B, column_log_B)
+        ctx.settings = (temperature, left_out, tile_logits)
         return ((row_log_B - (right_B - row_top_B)) + (column_log_B - (right_B - column_top_B))).mean() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query_BD, positive_BD, row_top_B, row_log_B, column_top_B, column_log_B, *hashes = ctx.saved_tensors
-        temperature, tile_logits = ctx.settings
-        scale = upstream / (temperature * len(query_BD))
-        query_grad_BD, positive_grad_BD = torch.empty_like(query_BD), torch.zeros_like(positive_BD)
-        for rows, logits_RB in _tiles(query_BD, positive_BD, temperature, hashes, tile_logits):
-            by_column_RB = (logits_RB - column_top_B).sub_(column_log_B).exp_()
-            slope_RB = logits_RB.sub_(row_top_B[rows, None]).sub_(row_log_B[rows, None]).exp_()
-            slope_RB.add_(by_column_RB).mul_(0.5)
-            slope_RB[:, rows].diagonal().sub_(1.0)
-            slope_RB.mul_(scale)
-            query_grad_BD[rows] = slope_RB @ positive_BD
-            positive_grad_BD.addmm_(slope_RB.T, query_BD[rows])
-        return query_grad_BD, positive_grad_BD, None, None, None
+        query_BD, candidate_CD, row_top_B, row_log_B, column_top_B, column_log_B = ctx.saved_tensors
+        temperature, left_out, tile_logits = ctx.settings
+        pairs = len(query_BD)
+        scale = upstream / (temperature * pairs)
+        query_grad_BD, candidate_grad_CD = torch.empty_like(query_BD), torch.zeros_like(candidate_CD)
+        for rows, logits_RC in _tiles(query_BD, candidate_CD, temperature, left_out, tile_logits):
+            row_RC, column_RB = left_out.by_score(logits_RC, rows, pairs)
+            by_column_RB = (column_RB - column_top_B).sub_(column_log_B).exp_()
+            slope_RC = row_RC.sub_(row_top_B[rows, None]).sub_(row_log_B[rows, None]).exp_()
+            slope_RC[:, :pairs].add_(by_column_RB)
+            slope_RC.mul_(0.5)
+            slope_RC[:, rows].diagonal().sub_(1.0)
+            slope_RC.mul_(scale)
+            query_grad_BD[rows] = slope_RC @ candidate_CD
+            candidate_grad_CD.addmm_(slope_RC.T, query_BD[rows])
+        return query_grad_BD, candidate_grad_CD, None, None, None
 
 
 def _tiles(
-    query_BD: torch.Tensor,
-    positive_BD: torch.Tensor,
-    temperature: float,
-    hashes: tuple[torch.Tensor, ...] | list[torch.Tensor],
-    tile_logits: int,
+    query_BD: torch.Tensor, candidate_CD: torch.Tensor, temperature: float, left_out: _LeftOut, tile_logits: int
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """(rows, their logits against every positive), top to bottom; what is no negative is -inf."""
+    """(rows, their logits against every candidate), top to bottom; what is no negative by its text is -inf."""
     pairs = len(query_BD)
-    size = max(1, tile_logits // pairs)
+    size = max(1, tile_logits // len(candidate_CD))
     for start in range(0, pairs, size):
         rows = slice(start, min(start + size, pairs))
-        logits_RB = query_BD[rows] @ positive_BD.T / temperature
-        if hashes:
-            same_RB = torch.zeros_like(logits_RB, dtype=torch.bool)
-            for hash_B in hashes:
-                same_RB |= hash_B[rows, None] == hash_B[None, :]
-            same_RB[:, rows].fill_diagonal_(False)
-            logits_RB.masked_fill_(same_RB, -torch.inf)
-        yield rows, logits_RB
+        logits_RC = query_BD[rows] @ candidate_CD.T / temperature
+        left_out.by_text(logits_RC, rows, pairs)
+        yield rows, logits_RC

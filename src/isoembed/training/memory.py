@@ -37,8 +37,8 @@ from isoembed.training.sharding import gathered_bytes, held_elements
 FRAGMENTATION = 1.1
 #: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
 EMBEDDING_COPIES = 7
-#: values alive a logit of a tile: the logits, two exponentials, the mask
-TILE_VALUES = 4
+#: values alive a logit of a tile: the logits, two exponentials, masks, and logits masked by score for each direction
+TILE_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,16 @@ def plan_memory(
     encoder: Encoder,
     *,
     batch_pairs: int,
+    negatives: float = 0.0,
+    prefixes: int = 0,
     context_tokens: int,
     memory_bytes: float | None,
     chunk_tokens: int,
     bf16: bool = False,
 ) -> Memory:
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
+
+    `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions.
 
     Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
     """
@@ -102,7 +106,7 @@ def plan_memory(
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
         footprint = measure_footprint(encoder, context_tokens, bf16=bf16)
     there, free = _there_and_free(device)
-    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs)
+    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives, prefixes)
     peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
     smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
@@ -138,11 +142,12 @@ def checkpoint_bytes(encoder: Encoder) -> float:
     return 8.0 * sum(held_elements(value) for value in encoder.parameters() if value.requires_grad)
 
 
-def batch_bytes(encoder: Encoder, batch_pairs: int) -> float:
-    """Embeddings, their gradients and a tile of logits."""
+def batch_bytes(encoder: Encoder, batch_pairs: int, negatives: float, prefixes: int) -> float:
+    """Embeddings, their gradients and a tile of logits; of every prefix two more copies of unit length at most."""
     config: Any = base_of(encoder.model).config
     width: int = config.hidden_size
-    return 4.0 * (EMBEDDING_COPIES * 2 * batch_pairs * width + TILE_VALUES * max(TILE_LOGITS, batch_pairs))
+    texts, candidates = (2 + negatives) * batch_pairs, (1 + negatives) * batch_pairs
+    return 4.0 * ((EMBEDDING_COPIES + 2 * prefixes) * texts * width + TILE_VALUES * max(TILE_LOGITS, candidates))
 
 
 def forget_peak(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from isoembed.core import InputError
 from isoembed.data.dataset import PairData
 from isoembed.evaluation.systems import Dense
 from isoembed.evaluation.tasks import Task
-from isoembed.recipe import Recipe
+from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.run import Failure
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
@@ -30,7 +30,7 @@ class Bench:
     tokenizer: PreTrainedTokenizerFast
     tasks: Sequence[Task] = ()
     execution: Execution = field(default_factory=Execution)
-    untrained: dict[tuple[str, float, str], Heldout] = field(default_factory=dict)
+    untrained: dict[tuple[str, float, str, Options], Heldout] = field(default_factory=dict)
 
 
 def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False) -> RunRecord | Failure:
@@ -39,7 +39,7 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     Returns the record, or a Failure for what this recipe cannot do here: memory that runs out, a loss that diverges,
     data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in `workdir`.
     """
-    base = (recipe.model.source, recipe.temperature, recipe.pooling)
+    base = (recipe.model.source, recipe.temperature, recipe.pooling, recipe.options)
     try:
         encoder, record = run(recipe, bench.data, workdir, execution=bench.execution, before=bench.untrained.get(base))
         if record.heldout_before is not None:

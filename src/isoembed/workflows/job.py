@@ -20,7 +20,7 @@ from isoembed.data.sources import Source, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -30,7 +30,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
 from isoembed.methods import Adapters, Method
-from isoembed.recipe import Recipe
+from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -51,6 +51,8 @@ class DataOptions:
     query_key: str | None = None
     positive_key: str | None = None
     on_bad_rows: str = "error"
+    negative_key: str | None = None
+    negatives: int | None = None  #: hard negatives of a row at most; None: all
 
     def source(self, spec: str) -> Source:
         """`spec` opened with these names and this patience."""
@@ -60,10 +62,19 @@ class DataOptions:
             spec,
             query_key=self.query_key,
             positive_key=self.positive_key,
+            negatives_key=self.negative_key,
+            max_negatives=self.negatives,
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
 
-    def prepare(self, tokenizer: PreTrainedTokenizerFast, *, context_tokens: int, cache: Path) -> PairData:
+    def prepare(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        context_tokens: int,
+        cache: Path,
+        prompts: Prompts = NO_PROMPTS,
+    ) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         return prepare(
             self.source(self.spec),
@@ -71,6 +82,7 @@ class DataOptions:
             context_tokens=context_tokens,
             folder=cache,
             heldout=None if self.heldout is None else self.source(self.heldout),
+            prompts=prompts,
         )
 
 
@@ -103,6 +115,7 @@ def plan_job(
     constraints: Constraints | None = None,
     other_settings: bool = False,
     pooling: str = "mean",
+    recipe_options: Options = PLAIN,
 ) -> Job:
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
     `pooling` by the last token every text ends in the end-of-text token.
@@ -112,9 +125,9 @@ def plan_job(
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     some_model = family.models[0] if model is None else family.model(model)
-    pool(pooling)  # a name that is none is refused before the data are read
+    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(some_model.source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     recommendation = recommend(
         budget,
         family,
@@ -129,9 +142,13 @@ def plan_job(
         constraints=constraints,
         other_settings=other_settings,
         pooling=pooling,
+        options=recipe_options,
     )
     recipe = recommendation.recipe
-    recipe = recipe.model_copy(update={"base_hash": weights_hash(load_model(recipe.model.source))})
+    base = load_model(recipe.model.source)
+    recipe = recipe.model_copy(update={"base_hash": weights_hash(base)})
+    if recipe_options.bidirectional:
+        attend_both_ways(base)  # refused before the training, where it is
     return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
 
 
@@ -204,21 +221,24 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
     )
 
 
-def evaluate_folder(model: str, data: Path, *, kind: str | None = None) -> Scores:
-    """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it."""
+def evaluate_folder(model: str, data: Path, *, kind: str | None = None, dims: int | None = None) -> Scores:
+    """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it; by the first
+    `dims` dimensions of its embeddings alone where that is given."""
     tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
     folder = Path(model)
     if (folder / "modules.json").is_file():
         trained, tokenizer, context_tokens = load_exported(folder)
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
         return evaluate(
-            systems_beside(trained, tokenizer, context_tokens, base=record.recipe if record is not None else None),
+            systems_beside(
+                trained, tokenizer, context_tokens, base=record.recipe if record is not None else None, dims=dims
+            ),
             tasks,
         )
     base, tokenizer = load_model(model), load_tokenizer(model)
     context_tokens = min(512, spec_of(base, model, model).context)
     systems: dict[str, System] = {
-        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens),
+        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens, dims=dims),
         "static table": Static(base, tokenizer, context_tokens=context_tokens),
         "BM25": BM25(),
     }
@@ -226,15 +246,21 @@ def evaluate_folder(model: str, data: Path, *, kind: str | None = None) -> Score
 
 
 def systems_beside(
-    trained: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, *, base: Recipe | None
+    trained: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    context_tokens: int,
+    *,
+    base: Recipe | None,
+    dims: int | None = None,
 ) -> dict[str, System]:
-    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known."""
+    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known;
+    encoders by their first `dims` dimensions, or all."""
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
-        untrained = Encoder(model, base.pooling).to(next(trained.parameters()).device)
-        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens)
+        untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
+        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()
-    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens)
+    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
     return systems

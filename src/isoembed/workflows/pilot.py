@@ -20,6 +20,7 @@ from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.runs import group_runs
 from isoembed.laws.settings import Group
 from isoembed.laws.study import study
+from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import SweepFolder
@@ -57,6 +58,7 @@ def prepare_pilot(
     batch_pairs: int,
     context_tokens: int,
     pooling: str = "mean",
+    recipe_options: Options = PLAIN,
     max_bytes: float | None = None,
     budgets: Sequence[float] | None = None,
     rates: RateSearch | None = None,
@@ -67,7 +69,7 @@ def prepare_pilot(
     Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
     tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     if not len(data.heldout):
         raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give --heldout.")
     request = SweepRequest.model_validate(
@@ -80,6 +82,7 @@ def prepare_pilot(
             "batch_pairs": batch_pairs,
             "context_tokens": context_tokens,
             "pooling": pooling,
+            "options": recipe_options,
             "min_steps": LEAST_STEPS,
             "max_bytes": max_bytes,
             "rates": rates,
@@ -97,7 +100,10 @@ def prepare_pilot(
             for method in pilot_methods(request, model)
         )
     ]
-    prepared = prepare_request(family, names, options, cache=cache, context_tokens=context_tokens, pooling=pooling)
+    prepared = prepare_request(
+        family, names, options, cache=cache, context_tokens=context_tokens, pooling=pooling,
+        recipe_options=recipe_options,
+    )  # fmt: skip
     return request.model_copy(update={"models": tuple(names), "budgets": ladder, **prepared})
 
 

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from isoembed.core import InputError, write_atomically
 from isoembed.data.batches import batches
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
+from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.pilot_plan import PilotPlanner
@@ -29,7 +30,7 @@ from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, work
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
-from isoembed.training.loss import contrastive_loss
+from isoembed.training.objective import Objective
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
@@ -89,15 +90,22 @@ def prepare_request(
     cache: Path,
     context_tokens: int,
     pooling: str = "mean",
+    recipe_options: Options = PLAIN,
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
-    pool(pooling)  # a name that is none is refused before the data are read
+    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache)
-    hashes = {name: weights_hash(load_model(family.model(name).source)) for name in models}
+    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
+    hashes = {}
+    for name in models:
+        base = load_model(family.model(name).source)
+        hashes[name] = weights_hash(base)
+        if recipe_options.bidirectional:
+            attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
     return {
         "pooling": pooling,
+        "options": recipe_options,
         "data": data.stats,
         "base_hashes": hashes,
         "data_options": {**fields, "cache": str(cache.resolve())},
@@ -111,7 +119,7 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
     speeds = {}
     for name in request.models:
         spec = request.family.model(name)
-        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling)
+        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling, request.options.prompts)
         tokens, seconds = 0, 0.0
         stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
         for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
@@ -120,8 +128,10 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
                 encoder,
                 batch.query_ids,
                 batch.positive_ids,
-                lambda query_BD, positive_BD: contrastive_loss(query_BD, positive_BD, request.temperature),
+                Objective(request.temperature, request.options).of(batch, torch.device("cpu")),
                 Memory(chunk_tokens=1024, kept_tokens=10**9),
+                negative_ids=batch.negative_ids,
+                prompt_tokens=batch.prompt_tokens,
             )
             if number:
                 tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
@@ -134,7 +144,9 @@ def open_bench(request: SweepRequest, execution: Execution) -> Bench:
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
     tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
-    data = DataOptions(**options).prepare(tokenizer, context_tokens=request.context_tokens, cache=cache)  # type: ignore[arg-type]
+    data = DataOptions(**options).prepare(  # type: ignore[arg-type]
+        tokenizer, context_tokens=request.context_tokens, cache=cache, prompts=request.options.prompts
+    )
     return Bench(data, tokenizer, open_all(request.tasks), execution)
 
 

@@ -78,6 +78,17 @@ def test_keys_by_name(tmp_path: Path) -> None:
     assert named.fingerprint() != open_source(str(file)).fingerprint()
     with pytest.raises(InputError, match="given together"):
         open_source(str(file), query_key="title")
+    with pytest.raises(InputError, match=r"--negative-key.*no row.*'worse'"):
+        list(open_source(str(file), query_key="title", positive_key="text", negatives_key="worse"))
+
+
+def test_so_many_negatives_at_most(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "a.jsonl", [{"query": "q", "pos": "a", "neg": ["x", "y", "z"]}]))
+    found = {limit: open_source(file, max_negatives=limit) for limit in (None, 2, 0)}
+    assert [len(next(iter(source)).negatives) for source in found.values()] == [3, 2, 0]
+    assert len({source.fingerprint() for source in found.values()}) == 3
+    with pytest.raises(InputError, match="negatives"):
+        open_source(file, max_negatives=-1)
 
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:

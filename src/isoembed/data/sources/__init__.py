@@ -33,10 +33,11 @@ def open_source(
     positive_key: str | None = None,
     negatives_key: str | None = None,
     on_bad_rows: OnBadRows = "error",
+    max_negatives: int | None = None,
 ) -> Source:
     """The source that `spec` names: `docstrings`, a file, `hub:org/name[:split]`, or a mixture of them with weights,
     `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
-    options = RowOptions(query_key, positive_key, negatives_key, on_bad_rows)
+    options = RowOptions(query_key, positive_key, negatives_key, on_bad_rows, max_negatives)
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) == 1 or Path(spec).is_file():
         return _open(spec.strip(), options)

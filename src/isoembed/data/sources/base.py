@@ -77,18 +77,25 @@ CONVENTIONS = (
 
 @dataclass(frozen=True)
 class RowOptions:
-    """How to read rows: keys by name (None: by convention) and what to do about a bad row."""
+    """How to read rows: keys by name (None: by convention), how many of a row's hard negatives to take, the first ones
+    (None: all), and what to do about a bad row."""
 
     query_key: str | None = None
     positive_key: str | None = None
     negatives_key: str | None = None
     on_bad_rows: OnBadRows = "error"
+    max_negatives: int | None = None
 
     def __post_init__(self) -> None:
         if (self.query_key is None) != (self.positive_key is None):
             raise InputError(
                 f"`query_key` and `positive_key` must be given together; got {self.query_key!r} and "
                 f"{self.positive_key!r}. Name both (--query-key, --positive-key) or neither."
+            )
+        if self.max_negatives is not None and self.max_negatives < 0:
+            raise InputError(
+                f"`negatives` must be how many hard negatives a row to take at most, 0 for none; got "
+                f"{self.max_negatives}. Give another number."
             )
 
     def keys(self, found: list[str]) -> Keys | BadRow:
@@ -101,7 +108,7 @@ class RowOptions:
         return BadRow(
             "missing key",
             f"a row must hold query/pos, query/positive or anchor/positive; found {', '.join(found) or 'no keys'}. "
-            "Name the keys with --query-key and --positive-key (and --negatives-key)",
+            "Name the keys with --query-key and --positive-key (and --negative-key)",
         )
 
 
@@ -127,21 +134,23 @@ class RowSource(Source):
 
     def fingerprint(self) -> str:
         options = self.options
-        return fingerprint(
-            [self.content_hash(), options.query_key, options.positive_key, options.negatives_key, options.on_bad_rows]
-        )
+        names = [options.query_key, options.positive_key, options.negatives_key]
+        limit = [] if options.max_negatives is None else [options.max_negatives]
+        return fingerprint([self.content_hash(), *names, options.on_bad_rows, *limit])
 
     def pairs(self) -> Iterator[Pair]:
         keys: Keys | None = None
+        named, held = self.options.negatives_key, False
         for place, row in self.rows():
             outcome: list[Pair] | BadRow
             if isinstance(row, BadRow):
                 outcome = row
             else:
+                held = held or named in row
                 found = keys or self.options.keys([str(key) for key in row])
                 if isinstance(found, Keys):
                     keys = found
-                    outcome = _read(row, found)
+                    outcome = _read(row, found, self.options.max_negatives)
                 else:
                     outcome = found
             if not isinstance(outcome, BadRow):
@@ -152,9 +161,11 @@ class RowSource(Source):
                 raise InputError(
                     f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
                 )
+        if named is not None and not held:
+            raise InputError(f"`--negative-key` must name a field of the rows; no row of {self.label} holds {named!r}.")
 
 
-def _read(row: dict[str, Any], keys: Keys) -> list[Pair] | BadRow:
+def _read(row: dict[str, Any], keys: Keys, max_negatives: int | None) -> list[Pair] | BadRow:
     """The pairs of one row."""
     for key in (keys.query, keys.positive):
         if key not in row:
@@ -173,7 +184,7 @@ def _read(row: dict[str, Any], keys: Keys) -> list[Pair] | BadRow:
         key, count = (keys.query, len(query)) if len(query) != 1 else (keys.positive, len(positives))
         rule = "hold exactly one text" if len(query) != 1 else "hold at least one text"
         return BadRow("wrong number of texts", f"`{key}` must {rule}; got {count}. Correct the row")
-    return [Pair(query[0], positive, tuple(negatives)) for positive in positives]
+    return [Pair(query[0], positive, tuple(negatives[:max_negatives])) for positive in positives]
 
 
 def _texts(value: Any, key: str) -> list[str] | BadRow:

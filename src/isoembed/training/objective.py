@@ -1,0 +1,57 @@
+"""The loss of one batch as a function of its embeddings, with what a recipe says of it.
+
+Shape legend: B pairs of the global batch, M hard negatives of all its pairs, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from isoembed.data.batches import Batch
+from isoembed.recipe import PLAIN, Options
+from isoembed.training.gradients import LossOf
+from isoembed.training.loss import contrastive_loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: `contrastive_loss`, or with Matryoshka dimensions the mean of that of the whole embeddings and
+    those of their first dimensions, each of unit length (Kusupati et al. 2022, arXiv 2205.13147, equation 1, with equal
+    weights)."""
+
+    temperature: float
+    options: Options = PLAIN
+
+    def of(self, batch: Batch, device: torch.device) -> LossOf:
+        """The loss of `batch`, whose texts' hashes wait on `device`.
+
+        Rows of negatives behind the batch's own (`distributed.own_share`) are nobody's and left out.
+        """
+        query_hash_B, positive_hash_B, negative_hash_M = (
+            torch.from_numpy(hashes.view(np.int64)).to(device)
+            for hashes in (batch.query_hash_B, batch.positive_hash_B, batch.negative_hash_M)
+        )
+
+        def loss_of(
+            query_BD: torch.Tensor, positive_BD: torch.Tensor, negative_MD: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            negative_MD = None if negative_MD is None else negative_MD[: len(negative_hash_M)]
+            losses = [
+                contrastive_loss(
+                    query_BD[:, :dim],
+                    positive_BD[:, :dim],
+                    self.temperature,
+                    query_hash_B,
+                    positive_hash_B,
+                    negative_MD=None if negative_MD is None else negative_MD[:, :dim],
+                    negative_hash_M=negative_hash_M,
+                    mask_margin=self.options.mask_margin,
+                )
+                for dim in (None, *self.options.matryoshka)
+            ]
+            return torch.stack(losses).mean()
+
+        return loss_of

@@ -1,0 +1,71 @@
+"""What a recipe's options make of the loss of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from isoembed.core import InputError
+from isoembed.data.batches import Batch
+from isoembed.methods import Full
+from isoembed.recipe import DataStats, Options, Recipe, solve
+from isoembed.training.loss import contrastive_loss
+from isoembed.training.objective import Objective
+from tests.training.small import MODEL
+
+CPU = torch.device("cpu")
+
+
+def embeddings(rows: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(pairs: int, negatives: int) -> Batch:
+    """Only the hashes matter here; pairs 0 and 1 share a positive."""
+    texts = np.arange(2 * pairs + negatives).astype(np.uint64)
+    texts[pairs + 1] = texts[pairs]
+    return Batch([], [], texts[:pairs], texts[pairs : 2 * pairs], [], texts[2 * pairs :])
+
+
+def test_matryoshka_is_the_mean_over_the_whole_and_its_prefixes() -> None:
+    query, positive, negative = embeddings(6, 0), embeddings(6, 1), embeddings(5, 2)
+    hashes = torch.arange(6), torch.tensor([6, 6, 8, 9, 10, 11])
+    expected = torch.stack(
+        [
+            contrastive_loss(query[:, :dim], positive[:, :dim], 0.1, *hashes, negative_MD=negative[:, :dim])
+            for dim in (16, 8, 4)
+        ]
+    ).mean()
+    found = Objective(0.1, Options(matryoshka=(4, 8))).of(batch(6, 5), CPU)(query, positive, negative)
+    torch.testing.assert_close(found, expected)
+    assert found != pytest.approx(Objective(0.1).of(batch(6, 5), CPU)(query, positive, negative).item(), rel=1e-3)
+
+
+def test_fillers_behind_the_negatives_do_not_count() -> None:
+    """A rank with fewer hard negatives than the others embeds one twice."""
+    query, positive, negative = embeddings(6, 0), embeddings(6, 1), embeddings(5, 2)
+    loss = Objective(0.1).of(batch(6, 5), CPU)
+    torch.testing.assert_close(
+        loss(query, positive, torch.cat([negative, negative[:1]])), loss(query, positive, negative)
+    )
+
+
+def planned(*dims: int) -> Recipe:
+    return solve(
+        1e10,
+        family="nano",
+        model=MODEL,
+        method=Full(),
+        data=DataStats(),
+        batch_pairs=16,
+        context_tokens=32,
+        learning_rate=1e-3,
+        options=Options(matryoshka=dims),
+    )
+
+
+def test_dimensions_are_part_of_the_key_whatever_their_order() -> None:
+    assert planned(8, 16).key == planned(16, 8, 8).key != planned(8).key != planned().key
+    with pytest.raises(InputError, match="matryoshka"):
+        planned(8, MODEL.hidden)
