@@ -123,6 +123,7 @@ def run(
     cpus: Annotated[int, typer.Option(min=1, help="with --ray: CPUs a cell, which are its threads")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="with --ray: GPUs a cell; a fraction shares one")] = 0.0,
     shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the cells that are left, on and on until the sweep is complete; safe to kill and to run again."""
     from rich.live import Live
@@ -133,7 +134,7 @@ def run(
     from isoembed.workflows.sweep import run_sweep
 
     console, reader = terminal.console(), StatusReader(SweepFolder(ledger))
-    live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
+    live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() and not as_json else None
 
     def watch(_: SweepFolder) -> None:
         if live is not None:
@@ -155,8 +156,14 @@ def run(
                 tries=tries,
                 watch=watch,
             )
-    if live is None:
-        console.print(status_text(reader.read()))
+    ended = reader.read()
+    if as_json:
+        terminal.print_json(ended.model_dump(mode="json"))
+    elif live is None:
+        console.print(status_text(ended))
+    if ended.count("left"):
+        typer.echo("isoembed: stopped before the end; the same command goes on.", err=True)
+        raise typer.Exit(130)
 
 
 @sweep_app.command("status")
@@ -204,6 +211,7 @@ def show(
 def export(
     ledger: Annotated[Path, typer.Argument(help="folder of records, or a .jsonl.gz")],
     file: Annotated[Path, typer.Argument(help="a .parquet or .csv table, or a .jsonl.gz of whole records")],
+    as_json: AsJson = False,
 ) -> None:
     """Write the records as one table (a run a row) or as one file of whole records."""
     from isoembed.records import Ledger as Records
@@ -215,6 +223,9 @@ def export(
         records.export(file, outcomes)
     else:
         write_table(outcomes, file)
+    if as_json:
+        terminal.print_json({"out": str(file), "runs": len(outcomes), "damaged": records.damaged})
+        return
     for place, why in records.damaged.items():
         typer.echo(f"isoembed: passed over {place}: {why}", err=True)
     typer.echo(f"{len(outcomes):,} runs in {file}")
