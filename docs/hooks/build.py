@@ -1,18 +1,25 @@
-"""What mkdocs calls while it builds the site: a scratch folder a page, where its commands run, and equations.
+"""What mkdocs calls while it builds the site: commands run in a scratch folder a page, and equations become MathML.
 
-markdown-exec runs the blocks of a page that say `exec` in the order in which they stand, in the working directory; a
-command that fails fails the build (`strict`).  Equations become MathML, which browsers draw without a script.
+markdown-exec runs the blocks of a page that say `exec` in the order in which they stand.  A `console` block shows each
+command and what it printed; `isoembed` itself runs in this process, so that torch is imported once for all pages.  A
+command that ends with another status than its block says fails the build (`strict`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shlex
+import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from markdown_exec import ExecutionError, base_format, code_block, formatters
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
 
@@ -25,7 +32,8 @@ _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Equations: a fence named `math`, and inline code that begins with `#!math`."""
+    """Commands in `console` fences; equations in fences named `math` and inline code that begins with `#!math`."""
+    formatters["console"] = _console
     fences = config["mdx_configs"].setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "math", "format": _block})
     inline = config["mdx_configs"].setdefault("pymdownx.inlinehilite", {}).setdefault("custom_inline", [])
@@ -34,8 +42,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
-    """The commands of this checkout, plain and of one width."""
-    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    """Plain output of one width, and nothing from the network."""
     os.environ |= {"COLUMNS": WIDTH, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     _scratch.append(tempfile.TemporaryDirectory(prefix="isoembed-docs-"))
 
@@ -54,6 +61,52 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Leave nothing behind."""
     os.chdir(ROOT)
     _scratch.pop().cleanup()
+
+
+def _console(**options: Any) -> Any:
+    return base_format(language="console", run=_transcript, **options)
+
+
+def _transcript(code: str, returncode: int = 0, **_: Any) -> str:
+    """The block's commands, each followed by what it printed; all but the last must end with 0."""
+    commands = [f"$ {command}".rstrip() for command in f"\n{code}".split("\n$ ")[1:]]
+    shown = ""
+    for command in commands:
+        printed, errors, status = _run(command.removeprefix("$ ").replace("\\\n", " "))
+        shown += f"{command}\n{printed}{errors if returncode else ''}"
+        if status != (returncode if command is commands[-1] else 0):
+            raise ExecutionError(code_block("text", f"{shown}{errors}"), status)
+    return shown
+
+
+def _run(command: str) -> tuple[str, str, int]:
+    """Standard output, standard error and exit status; a pipe after `isoembed` is the shell's."""
+    ours, _, piped = command.partition(" | ")
+    if not ours.startswith("isoembed "):
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        return done.stdout, done.stderr, done.returncode
+    printed, errors, status = _isoembed(shlex.split(ours))
+    if piped and not status:
+        done = subprocess.run(["sh", "-c", piped], input=printed, capture_output=True, text=True, check=False)
+        return done.stdout, errors + done.stderr, done.returncode
+    return printed, errors, status
+
+
+def _isoembed(arguments: list[str]) -> tuple[str, str, int]:
+    from isoembed.cli import main
+
+    printed, errors, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv, status = arguments, 0
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    sys.argv = before
+    return printed.getvalue(), errors.getvalue(), status
 
 
 def _block(source: str, *_: Any, **__: Any) -> str:
