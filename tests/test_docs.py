@@ -1,4 +1,4 @@
-"""README and docs as a user follows them: every command they show exists, their Python runs, their JSON tables are true.
+"""README and docs as a user follows them: every command shown exists, their Python runs, their JSON tables are true.
 
 Blocks of the docs that say `exec` are run when the site is built (`make docs`), which fails where one fails.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 

@@ -63,7 +63,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
             f"serving: {request.constraints.serving_tokens:.3g} tokens cost {serving:.3g} FLOP = 2 N T of the budget "
             "(Sardana et al. 2023); attention and the token lookup are left out"
         )
-    if (recipe.epochs or 0) > 1:
+    if request.constraints.repeats != "none" and (recipe.epochs or 0) > 1:
         assumed.append(REPEAT_SOURCE)
     return Recommendation(
         budget=request.budget,
