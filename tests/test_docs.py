@@ -149,7 +149,7 @@ def values(place: Path) -> dict[str, Any]:
         "ledger export": printed("ledger", "export", str(LEDGER), str(place / "runs.csv")),
         "sweep plan": printed(
             *("sweep", "plan", "--out", ledger, "--data", pairs, "--models", "nano-28k", "--methods", "full"),
-            *("--budgets", "1e9", "--batch-pairs", "16", "--min-steps", "1", "--rate-steps", "none"),
+            *("--budgets", "3e8", "--batch-pairs", "16", "--min-steps", "1", "--rate-steps", "none"),
         ),
         "sweep status": printed("sweep", "status", ledger),
     }

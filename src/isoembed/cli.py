@@ -375,10 +375,10 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             console.print(spent_text(record))
             scores = None
             if evaluate:
-                console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]")
+                console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]", sep="\n")
                 scores = evaluate_job(job, out, record)
                 console.print(scores_text(scores))
-            console.print(section("Done"), f"model, card and record in {out}", markup=False)
+            console.print(section("Done"), f"model, card and record in {out}", sep="\n", markup=False)
             if as_json:
                 terminal.print_json(
                     {
