@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 #: what the repository ships and pages read, under these names
 SHIPPED = ("nano_study.jsonl.gz", "nano_claim.csv")
 #: columns of a code block on a page
-WIDTH = "92"
+WIDTH = "100"
 _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
 
