@@ -125,8 +125,8 @@ def test_laws_that_compete_by_default_all_choose_a_size() -> None:
 
 
 def test_an_exact_fit_has_no_outliers_to_leave_out() -> None:
-    """Three runs of the shipped study, fewer than the law has parameters: all three were called outliers, and the second
-    fit was of no run at all."""
+    """Three runs of the shipped study, fewer than parameters: all three were called outliers, and the second fit was
+    of no run at all."""
     points = Points.of(
         np.array([760144.0, 389360.0, 389360.0]),
         np.array([1265717.0, 618146.0, 2469155.0]),
