@@ -82,8 +82,8 @@ def sections(evidence: Evidence) -> list[Section]:
         Section(
             "scores",
             "What the loss is worth",
-            "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval. Against "
-            "size, the setting that scores best, noted beside the point; one seed each unless repeated.",
+            "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval. "
+            "Against size, the setting that scores best, noted beside the point; one seed each unless repeated.",
             {**loss_against_score(evidence), **budget_against_score(evidence), **size_against_score(evidence)},
         ),
         Section("tokens", "Loss against tokens", "Every setting at its best learning rate.", tokens(evidence)),
