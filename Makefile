@@ -3,7 +3,7 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("isoembed needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -27,6 +27,11 @@ lint: $(STAMP)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+# the site, in build/site: every command and code block that it shows is run; NO_MKDOCS_2_WARNING silences an advertisement
+docs: $(STAMP)
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 clean:
 	rm -rf .venv demo build

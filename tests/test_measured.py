@@ -287,6 +287,18 @@ def test_a_law_that_is_not_good_is_warned_of(laws: LawSet) -> None:
     assert any("is not good" in line for line in asked(doubtful).warnings)
 
 
+def test_a_law_of_a_method_far_behind_is_not_warned_of(laws: LawSet) -> None:
+    """At 1e10 FLOP full fine-tuning is out of contention: what its law lacks changes no decision."""
+    doubtful = LawSet(laws=tuple(law.model_copy(update={"status": "biased"}) for law in laws.laws))
+    found = asked(doubtful, 1e10)
+    assert found.certainty is not None
+    behind = {name for name, share in found.certainty.methods.items() if share < 0.01}
+    assert behind, found.certainty.methods
+    warned = [line for line in found.warnings if "is not good" in line]
+    assert len(warned) == len(doubtful.laws) - len(behind)
+    assert not any(f"the {name}" in line for name in behind for line in warned)
+
+
 def test_a_set_survives_its_file_and_recommends_the_same(laws: LawSet, tmp_path: Path) -> None:
     laws.save(tmp_path / "law.json")
     again = LawSet.load(tmp_path / "law.json")

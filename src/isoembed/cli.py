@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -26,13 +26,11 @@ from isoembed.recipe import Options, Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,  # no boxes into a pipe
     help="Name a compute budget; get the best recipe for a text embedding model, trained and proven.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
@@ -428,10 +426,10 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 console.print(achieved_text(job.recommendation, record), markup=False)
             scores = None
             if evaluate:
-                console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]")
+                console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]", sep="\n")
                 scores = evaluate_job(job, out, record)
                 console.print(scores_text(scores))
-            console.print(section("Done"), f"model, card and record in {out}", markup=False)
+            console.print(section("Done"), f"model, card and record in {out}", sep="\n", markup=False)
             if as_json:
                 terminal.print_json(
                     {
@@ -657,17 +655,20 @@ def models(family: FamilyName = None, model: ModelName = None, as_json: AsJson =
 
 
 def main() -> None:
-    """Run the command line.  A user's mistake is one line on standard error and exit status 2; `--debug` shows more."""
+    """Run the command line.  What went wrong is one line on standard error; `--debug` shows the traceback.
+
+    Exit status: 0 done, 1 the job failed (diverged, no room or right to write), 2 wrong use, 130 stopped by a signal.
+    """
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:
         if debug:
             raise
         typer.echo(f"isoembed: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

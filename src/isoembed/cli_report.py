@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 report_app = typer.Typer()
 
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
     Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
@@ -28,6 +30,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
         "report.html"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures."""
     evidence = _evidence(ledger, law)
@@ -35,6 +38,12 @@ def report(
 
     html = page(evidence)
     write_atomically(out, html)
+    if as_json:
+        notes = list(evidence.notes)
+        terminal.print_json(
+            {"out": str(out), "runs": len(evidence.records), "bytes": len(html.encode()), "notes": notes}
+        )
+        return
     for note in evidence.notes:
         typer.echo(f"isoembed: {note}", err=True)
     terminal.console().print(f"{len(evidence.records)} runs, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
@@ -49,6 +58,7 @@ def figure(
     width: Annotated[int, typer.Option(min=200, max=8000, help="pixels")] = 900,
     height: Annotated[int, typer.Option(min=150, max=8000, help="pixels")] = 560,
     dark: Annotated[bool, typer.Option("--dark", help="on a dark ground")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one figure of a ledger as PNG, SVG or HTML."""
     evidence = _evidence(ledger, law)
@@ -57,14 +67,21 @@ def figure(
 
     found = figures(evidence)
     if name == "list":
-        terminal.console().print("\n".join(found), markup=False)
+        if as_json:
+            terminal.print_json({"figures": list(found)})
+        else:
+            terminal.console().print("\n".join(found), markup=False)
         return
     if name not in found:
         raise InputError(f"`figure` must be one that the ledger gives: {', '.join(found)}; got {name!r}.")
     if out is None:
         raise InputError(f"A figure needs a file to go to; say --out {name}.png.")
     write_figure(found[name], out, width=width, height=height, dark=dark)
-    terminal.console().print(f"{found[name].layout.meta['alt']}\nin {out}", markup=False)
+    alt = str(found[name].layout.meta["alt"])
+    if as_json:
+        terminal.print_json({"out": str(out), "figure": name, "alt": alt})
+    else:
+        terminal.console().print(f"{alt}\nin {out}", markup=False)
 
 
 def _evidence(ledger: Path, law: Path | None) -> Evidence:

@@ -192,12 +192,14 @@ def run(
     cpus: Annotated[int, typer.Option(min=1, help="with --ray: CPUs a cell, which are its threads")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="with --ray: GPUs a cell; a fraction shares one")] = 0.0,
     shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the cells that are left, on and on until the sweep is complete; safe to kill and to run again."""
     from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.status import StatusReader
     from isoembed.workflows.sweep import run_sweep
 
-    with watching(SweepFolder(ledger), terminal.console()) as watch:
+    with watching(SweepFolder(ledger), terminal.console(quiet=as_json)) as watch:
         if ray is None:
             run_sweep(ledger, workers=workers, tries=tries, watch=watch)
         else:
@@ -213,6 +215,12 @@ def run(
                 tries=tries,
                 watch=watch,
             )
+    ended = StatusReader(SweepFolder(ledger)).read()
+    if as_json:
+        terminal.print_json(ended.model_dump(mode="json"))
+    if ended.count("left"):
+        typer.echo("isoembed: stopped before the end; the same command goes on.", err=True)
+        raise typer.Exit(130)
 
 
 @contextlib.contextmanager
@@ -277,6 +285,7 @@ def show(
 def export(
     ledger: Annotated[Path, typer.Argument(help="folder of records, or a .jsonl.gz")],
     file: Annotated[Path, typer.Argument(help="a .parquet or .csv table, or a .jsonl.gz of whole records")],
+    as_json: AsJson = False,
 ) -> None:
     """Write the records as one table (a run a row) or as one file of whole records."""
     from isoembed.records import Ledger as Records
@@ -288,6 +297,9 @@ def export(
         records.export(file, outcomes)
     else:
         write_table(outcomes, file)
+    if as_json:
+        terminal.print_json({"out": str(file), "runs": len(outcomes), "damaged": records.damaged})
+        return
     for place, why in records.damaged.items():
         typer.echo(f"isoembed: passed over {place}: {why}", err=True)
     typer.echo(f"{len(outcomes):,} runs in {file}")

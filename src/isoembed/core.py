@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class InputError(ValueError):
     """A user's mistake, worded as rule, value, remedy.  The command line prints it without a traceback."""
 
+    #: exit status of the command line: 2 wrong use, 1 a job that failed, 130 one that was stopped
+    exit_code = 2
+
 
 class Frozen(BaseModel):
     """A value: immutable, rejects unknown fields, compares and hashes by content."""

@@ -19,6 +19,8 @@ _CROSSOVER_BUDGETS = 16
 #: a run made to learn from costs at most this share of the target budget, and is sought at so many budgets
 _PILOT_SHARE, _PILOT_BUDGETS = 0.1, 5
 _RUNNERS_UP = 4
+#: below this probability of being the best a method is out of contention, and what its law lacks changes no decision
+_IN_CONTENTION = 0.01
 
 
 def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> Recommendation:
@@ -61,7 +63,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
             f"serving: {request.constraints.serving_tokens:.3g} tokens cost {serving:.3g} FLOP = 2 N T of the budget "
             "(Sardana et al. 2023); attention and the token lookup are left out"
         )
-    if (recipe.epochs or 0) > 1:
+    if request.constraints.repeats != "none" and (recipe.epochs or 0) > 1:
         assumed.append(REPEAT_SOURCE)
     return Recommendation(
         budget=request.budget,
@@ -125,9 +127,14 @@ def _warnings(
 ) -> list[str]:
     arm, settings, data = prospects.arms[best], laws.settings, request.data
     warnings = [f"law used at settings of no run: {'; '.join(differs)}"] if differs else []
-    in_use = {id(each.law): each.law for each in prospects.arms}
+    chance_K = prospects.probabilities()
+    contends: dict[int, float] = {}
+    for k, each in enumerate(prospects.arms):
+        contends[id(each.law)] = contends.get(id(each.law), 0.0) + float(chance_K[k])
     warnings += [
-        f"the {law.method or law.law} law is not good: {law.says()}" for law in in_use.values() if law.status != "good"
+        f"the {law.method or law.law} law is not good: {law.says()}"
+        for law in laws.laws
+        if law.status != "good" and (law is arm.law or contends.get(id(law), 0.0) >= _IN_CONTENTION)
     ]
     if settings.batch_pairs is None:
         warnings.append("the law's table does not say at which batch, context and temperature its runs were made")

@@ -122,3 +122,16 @@ def test_a_set_holds_one_law_a_method_of_the_same_settings() -> None:
 
 def test_laws_that_compete_by_default_all_choose_a_size() -> None:
     assert all({"params", "tokens"} <= set(law.varies) for law in COMPARED)
+
+
+def test_an_exact_fit_has_no_outliers_to_leave_out() -> None:
+    """Three runs of the shipped study, fewer than parameters: all three were called outliers, and the second fit was
+    of no run at all."""
+    points = Points.of(
+        np.array([760144.0, 389360.0, 389360.0]),
+        np.array([1265717.0, 618146.0, 2469155.0]),
+        np.array([3.76016808, 4.28642702, 3.62755156]),
+    )
+    found = study([HOFFMANN], group(points), source="x", draws=0, by=())
+    assert found.status == "too-few-points"
+    assert not found.outlier_rows

@@ -204,6 +204,20 @@ def test_scores_are_the_ledgers(evidence: Evidence, drawn: dict[str, Any]) -> No
     assert "Spearman -1.00" in drawn["score-task"].layout.meta["title"]
 
 
+def test_score_against_size_shows_the_setting_that_scores_best(evidence: Evidence, drawn: dict[str, Any]) -> None:
+    """Block freezing ran at one budget, on three sizes, at three fractions each."""
+    best: dict[int, tuple[float, str]] = {}
+    for run in evidence.records:
+        if run.recipe.method.name == "freeze" and "task/ndcg@10" in run.scores:
+            here = (run.scores["task/ndcg@10"], run.recipe.method.label)
+            best[run.recipe.model.params] = max(best.get(run.recipe.model.params, (0.0, "")), here)
+    (line,) = drawn["score-size-task-freeze"].data
+    assert list(line.x) == sorted(best)
+    for x, y, note in zip(line.x, line.y, line.text, strict=True):
+        assert (y, f"freeze {note}") == (pytest.approx(best[x][0]), best[x][1])
+    assert f"{max(score for score, _ in best.values()):.3f} on " in drawn["score-size-task-freeze"].layout.meta["alt"]
+
+
 def texts(value: Any) -> list[str]:
     """Every string in a figure but its meta data, which the library does not show."""
     if isinstance(value, dict):

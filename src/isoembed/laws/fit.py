@@ -25,6 +25,8 @@ PILOT_DELTA = 1e-3
 _LEAST_DELTA = 1e-6
 #: robust standard deviations beyond which a run is called an outlier
 _OUTLIER = 5.0
+#: residuals of ln loss below this are rounding
+_ROUNDING = 1e-9
 #: Huber 1964: 95 % efficient under normal noise
 _EFFICIENT = 1.345
 
@@ -119,9 +121,10 @@ def fit(law: Law, points: Points, *, delta: float | None = None, residual: Liter
 
 
 def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Rows whose log residual exceeds five times the noise: never dropped, but a second fit without them is due."""
+    """Rows whose log residual exceeds five times the noise: never dropped, but a second fit without them is due.  An
+    exact fit has a noise of nothing and residuals of rounding, which are no outliers."""
     residual_R = np.log(points.loss) - np.log(law.predict(fitted.params, points))
-    return np.asarray(np.abs(residual_R) > _OUTLIER * fitted.noise)
+    return np.asarray(np.abs(residual_R) > max(_OUTLIER * fitted.noise, _ROUNDING))
 
 
 def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:

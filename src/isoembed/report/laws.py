@@ -147,7 +147,7 @@ def candidates_table(title: str, candidates: Iterable[Candidate]) -> RenderableT
                 candidate.recipe.model.name,
                 candidate.recipe.method.label,
                 si(candidate.recipe.train_tokens),
-                f"{candidate.tokens_per_param:.3g}",
+                si(candidate.tokens_per_param),
                 f"{candidate.recipe.steps:,}",
                 "-" if candidate.loss is None or candidate.loss.value is None else f"{candidate.loss.value:.4g}",
                 *_gap(candidate.behind),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -28,10 +29,12 @@ def pairs_table(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def columns_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A borderless table: first column left, numbers right."""
+    """A borderless table: first column left, numbers right; never narrower than its cells, so that no digit is lost."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    rows = list(rows)
     for index, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True)
+        width = max(cell_len(text) for text in (name, *(row[index] for row in rows)))
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -40,7 +40,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         ("model", f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, {recipe.model.source})"),
         (
             "tokens",
-            f"{recipe.train_tokens:,} real tokens ({recipe.train_tokens / recipe.model.params:.1f} a parameter)",
+            f"{recipe.train_tokens:,} real tokens ({si(recipe.train_tokens / recipe.model.params)} a parameter)",
         ),
         ("pairs", f"{recipe.pairs:,.0f} at {data.tokens_per_pair:.1f} tokens a pair{epochs}"),
         ("steps", f"{recipe.steps:,} of {recipe.batch_pairs} pairs, context {recipe.context_tokens} tokens"),
@@ -68,7 +68,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
     recipe, budget = recommendation.recipe, recommendation.budget
     device, memory = device or budget.device, training_memory_bytes(recipe)
     if device is None:
-        return [("memory", f"about {memory / 1e9:.3g} GB (estimate); name a --device for the time")]
+        return [("memory", f"about {si(memory, 'B')} (estimate); name a --device for the time")]
     chosen = device_named(device)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
     origin = "assumed" if budget.utilisation is None else "as given"
@@ -79,7 +79,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
     return [
         (
             "memory",
-            f"about {memory / 1e9:.3g} GB (estimate) of the {chosen.name}'s {chosen.memory_bytes / 1e9:.3g}: {fits}",
+            f"about {si(memory, 'B')} (estimate) of the {chosen.name}'s {si(chosen.memory_bytes, 'B')}: {fits}",
         ),
         (
             "time",
@@ -113,7 +113,7 @@ def recommendation_text(recommendation: Recommendation, device: str | None = Non
                     (
                         other.recipe.model.name,
                         si(other.recipe.train_tokens),
-                        f"{other.tokens_per_param:.3g}",
+                        si(other.tokens_per_param),
                         f"{other.recipe.steps:,}",
                         "; ".join(other.remarks),
                     )

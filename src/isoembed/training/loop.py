@@ -39,9 +39,13 @@ from isoembed.training.watchers import StepFacts, Watcher
 class DivergedError(InputError):
     """The loss or its gradient stopped being finite."""
 
+    exit_code = 1
+
 
 class StoppedError(InputError):
     """The run was asked to stop (ctrl-C, SIGTERM) and saved a checkpoint first."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.figures.frontier import frontier
 from isoembed.report.figures.hyperparameters import active_fraction, lora_rank
 from isoembed.report.figures.isoflop import isoflop
-from isoembed.report.figures.scores import budget_against_score, loss_against_score
+from isoembed.report.figures.scores import budget_against_score, loss_against_score, size_against_score
 from isoembed.report.figures.sizes import optimal_size
 from isoembed.report.figures.tokens import tokens
 from isoembed.report.outlook import Outlook
@@ -82,8 +82,9 @@ def sections(evidence: Evidence) -> list[Section]:
         Section(
             "scores",
             "What the loss is worth",
-            "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval.",
-            {**loss_against_score(evidence), **budget_against_score(evidence)},
+            "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval. "
+            "Against size, the setting that scores best, noted beside the point; one seed each unless repeated.",
+            {**loss_against_score(evidence), **budget_against_score(evidence), **size_against_score(evidence)},
         ),
         Section("tokens", "Loss against tokens", "Every setting at its best learning rate.", tokens(evidence)),
         Section(

@@ -10,14 +10,16 @@ import plotly.graph_objects as go
 from isoembed.laws.intervals import Interval, expanded_tail, percentile
 from isoembed.laws.points import Floats
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Evidence
+from isoembed.report.evidence import Cell, Evidence
 from isoembed.report.figures import marks
-from isoembed.report.theme import figure, flop_axis, method_style
+from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
 
 #: of a task's metrics the first of these that it has is shown
 _MAIN = ("ndcg@10", "spearman")
 #: fewer runs make no correlation
 _LEAST_RUNS = 8
+#: fewer scored sizes at a budget make no profile
+_LEAST_SIZES = 3
 _DRAWS = 1000
 
 
@@ -27,9 +29,16 @@ class Task:
 
     name: str
     metric: str
+    key: str
+    """the task's main metric as records name it"""
     records: list[RunRecord]
     loss: list[float]
     score: list[float]
+
+    def of(self, cell: Cell) -> float | None:
+        """Mean score of a cell's scored seeds; None where none was."""
+        found = [record.scores[self.key] for record in cell.records if self.key in record.scores]
+        return float(np.mean(found)) if found else None
 
 
 def tasks_of(evidence: Evidence) -> list[Task]:
@@ -50,7 +59,7 @@ def tasks_of(evidence: Evidence) -> list[Task]:
         ]
         if len(known) >= _LEAST_RUNS:
             records, losses, scores = zip(*known, strict=True)
-            found.append(Task(task or metric, metric, list(records), list(losses), list(scores)))
+            found.append(Task(task or metric, metric, full, list(records), list(losses), list(scores)))
     return found
 
 
@@ -91,7 +100,7 @@ def loss_against_score(evidence: Evidence) -> dict[str, go.Figure]:
 
 
 def budget_against_score(evidence: Evidence) -> dict[str, go.Figure]:
-    """Figures 8 to 12 and 15 in small: score against budget."""
+    """Figure 15: score against budget."""
     found = {}
     for task in tasks_of(evidence):
         best = int(np.argmax(task.score))
@@ -105,6 +114,62 @@ def budget_against_score(evidence: Evidence) -> dict[str, go.Figure]:
         _by_method(made, evidence, task, spent, "%{x:.3g} FLOP, score %{y:.3f}")
         found[f"score-budget-{marks.slug(task.name)}"] = made
     return found
+
+
+def size_against_score(evidence: Evidence) -> dict[str, go.Figure]:
+    """Figures 8 to 12: at one budget, score against model size, a figure a task and method; of each size the setting
+    that scores best, which need not be the one of least loss."""
+    found = {}
+    for task in tasks_of(evidence):
+        for method in evidence.methods:
+            profiles = _profiles(evidence, task, method)
+            if profiles:
+                found[f"score-size-{marks.slug(task.name)}-{method}"] = _size_figure(task, method, profiles)
+    return found
+
+
+def _profiles(evidence: Evidence, task: Task, method: str) -> list[tuple[float, list[tuple[Cell, float]]]]:
+    """For each budget at which so many sizes were scored, the best-scoring cell of each size, smallest first."""
+    scores = {id(cell): score for cell in evidence.cells if (score := task.of(cell)) is not None}
+    found = []
+    for flop, cells in evidence.by_budget(
+        lambda cell: cell.method == method and id(cell) in scores, sizes=_LEAST_SIZES
+    ):
+        best: dict[str, Cell] = {}
+        for cell in sorted(cells, key=lambda cell: -scores[id(cell)]):
+            best.setdefault(cell.model.name, cell)
+        ordered_cells = sorted(best.values(), key=lambda cell: cell.model.params)
+        found.append((flop, [(cell, scores[id(cell)]) for cell in ordered_cells]))
+    return found
+
+
+def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple[Cell, float]]]]) -> go.Figure:
+    highest = "; ".join(
+        f"{score:.3f} on {cell.model.name} at {flop:.3g} FLOP"
+        for flop, profile in profiles
+        for cell, score in [max(profile, key=lambda pair: pair[1])]
+    )
+    alt = f"{task.name} {task.metric} against model size for {method}, a curve a budget. Highest: {highest}."
+    made = figure(f"{task.name} against size, {method}", alt, x="", y=task.metric)
+    count_axis(made, "non-embedding parameters")
+    styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
+    for (_, profile), (name, style) in zip(profiles, styles.items(), strict=True):
+        tunable = any(cell.tried != method for cell, _ in profile)
+        trace = marks.runs(
+            [cell.record for cell, _ in profile],
+            [cell.model.params for cell, _ in profile],
+            [score for _, score in profile],
+            name=name,
+            shows="N %{x:.3s}, score %{y:.3f}",
+            text=[cell.tried.removeprefix(method).strip() for cell, _ in profile] if tunable else None,
+            textposition="top right",
+            textfont={"size": 10},
+            line={"color": style["color"], "dash": style["dash"], "width": 1},
+            marker={"color": style["color"], "symbol": style["symbol"], "size": 9},
+        )
+        trace.mode = "lines+markers+text" if tunable else "lines+markers"
+        made.add_trace(trace)
+    return made
 
 
 def _by_method(made: go.Figure, evidence: Evidence, task: Task, x: list[float], shows: str) -> None:
