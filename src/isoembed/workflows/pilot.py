@@ -27,6 +27,7 @@ from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import LEAST_STEPS, NEAR, PilotRun, doubt, least_runs, near_envelope
 from isoembed.sweep.pilot_plan import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
 from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import explain, plan_sweep, prepare_request, run_sweep
 
@@ -112,13 +113,13 @@ def run_pilot(
 ) -> Pilot:
     """Plan and run the pilot in `folder`, from wherever it stands, and fit what it measured.
 
-    Raises InputError where `folder` holds another sweep, or the pilot was stopped before its end.
+    Raises InputError where `folder` holds another sweep, StoppedError where the pilot was stopped before its end.
     """
     plan_sweep(folder, request)
     run_sweep(folder, workers=workers or workers_here(), watch=watch)
     plan = explain(SweepFolder(folder), request)
     if not plan.complete or plan.pilot is None:
-        raise InputError(f"The pilot in {folder} was stopped before its end; go on with --resume.")
+        raise StoppedError(f"The pilot in {folder} was stopped before its end; go on with --resume.")
     return fit_pilot(SweepFolder(folder), request, plan.pilot)
 
 
