@@ -144,11 +144,10 @@ def _entries(folder: Path) -> set[str]:
     return set(names) if plain else set()
 
 
-def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
-    """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
-    transformer with one of our readouts.
+def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any:
+    """The folder's SentenceTransformer in fp32, from safetensors, running no code of the folder's.
 
-    Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
+    Raises InputError where the folder is no such model.
     """
     _check_modules(folder)
     try:
@@ -162,6 +161,16 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
         raise InputError(
             f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
         ) from error
+    return model
+
+
+def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
+    """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
+    transformer with one of our readouts.
+
+    Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
+    """
+    model = open_sentence_transformer(folder, device=device)
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
     if mode is None:

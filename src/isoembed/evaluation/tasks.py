@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from isoembed.core import InputError
@@ -25,15 +25,16 @@ def open_task(kind: str, path: Path) -> Task:
 
 def open_tasks(folder: Path) -> tuple[Task, ...]:
     """Every task of a folder with retrieval/NAME and sts/NAME in it, by kind and name; other kinds are passed over."""
-    tasks = tuple(
-        open_task(kind, path)
-        for kind in READERS
-        if (folder / kind).is_dir()
-        for path in sorted((folder / kind).iterdir())
-        if path.is_dir()
-    )
+    tasks = tuple(open_task(kind, path) for kind, path in task_folders(folder, READERS))
     if not tasks:
         raise InputError(
             f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."
         )
     return tasks
+
+
+def task_folders(folder: Path, kinds: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """(kind, path) of every folder KIND/NAME in `folder`, by kind in the order given, then by name."""
+    for kind in kinds:
+        if (folder / kind).is_dir():
+            yield from ((kind, path) for path in sorted((folder / kind).iterdir()) if path.is_dir())
