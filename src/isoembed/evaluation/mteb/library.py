@@ -14,7 +14,7 @@ from isoembed.core import InputError
 def require() -> None:
     """Raise InputError where the library is not installed; it takes seconds to import, so this does not."""
     if importlib.util.find_spec("mteb") is None:
-        raise InputError("`--mteb` needs the mteb library, which is not installed: pip install 'isoembed[mteb]'.")
+        raise InputError("This needs the mteb library, which is not installed: pip install 'isoembed[mteb]'.")
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from isoembed.core import InputError
 from isoembed.data.sources.files import file_hash
-from isoembed.evaluation.files import find, require, rows
+from isoembed.evaluation.files import require, rows
 from isoembed.evaluation.mteb.library import quiet
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
@@ -61,6 +61,8 @@ class Local(AbsTask, ABC):
 
 
 class LocalSts(Local, AbsTaskSTS):
+    """Cosine against people's scores."""
+
     task_type, score_name = "STS", "cosine_spearman"
 
     def read(self, folder: Path) -> DatasetDict:
@@ -69,6 +71,8 @@ class LocalSts(Local, AbsTaskSTS):
 
 
 class LocalRetrieval(Local, AbsTaskRetrieval):
+    """A corpus ranked for each query."""
+
     task_type, score_name = "Retrieval", "ndcg_at_10"
     files = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
 
@@ -79,6 +83,8 @@ class LocalRetrieval(Local, AbsTaskRetrieval):
 
 
 class LocalReranking(Local, AbsTaskRetrieval):
+    """Each query's own candidates ranked."""
+
     task_type, score_name = "Reranking", "map_at_1000"
 
     def read(self, folder: Path) -> dict[str, Any]:
@@ -99,6 +105,8 @@ class LocalReranking(Local, AbsTaskRetrieval):
 
 
 class LocalPairs(Local, AbsTaskPairClassification):
+    """Cosine tells pairs that match from pairs that do not."""
+
     task_type, score_name = "PairClassification", "max_ap"
 
     def read(self, folder: Path) -> DatasetDict:
@@ -112,13 +120,17 @@ class LocalPairs(Local, AbsTaskPairClassification):
 
 
 class LocalClassification(Local, AbsTaskClassification):
+    """Logistic regression on the embeddings of few examples a label."""
+
     task_type, score_name = "Classification", "accuracy"
     files = ("train.jsonl", "test.jsonl")
     samples_per_label = 16  # as the library's EmotionClassification
 
     def read(self, folder: Path) -> DatasetDict:
         splits = {name: _labelled(require(folder, f"{name}.jsonl")) for name in ("train", "test")}
-        number = {label: n for n, label in enumerate(sorted({label for _, labels in splits.values() for label in labels}))}
+        number = {
+            label: n for n, label in enumerate(sorted({label for _, labels in splits.values() for label in labels}))
+        }
         return DatasetDict(
             {
                 name: Dataset.from_dict({"text": texts, "label": [number[label] for label in labels]})
@@ -128,6 +140,8 @@ class LocalClassification(Local, AbsTaskClassification):
 
 
 class LocalClustering(Local, AbsTaskClustering):
+    """k-means clusters against labels."""
+
     task_type, score_name = "Clustering", "v_measure"
     max_fraction_of_documents_to_embed = None
 

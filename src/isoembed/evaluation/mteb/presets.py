@@ -39,6 +39,18 @@ def tasks_named(names: Iterable[str]) -> list[AbsTask]:
     return list(found.values())
 
 
+def task_types(names: Iterable[str]) -> dict[str, str]:
+    """The library's type of each name that is one of its tasks, as `TASK` or `TASK/METRIC`; others are left out."""
+    found = {}
+    with quiet():
+        for name in names:
+            try:
+                found[name] = str(mteb.get_task(name.partition("/")[0]).metadata.type)
+            except KeyError:
+                continue
+    return found
+
+
 def _tasks(name: str) -> list[AbsTask]:
     if name == "paper":
         return [mteb.get_task(task) for task in PAPER]
@@ -52,6 +64,6 @@ def _tasks(name: str) -> list[AbsTask]:
         _, _, guess = str(error.args[0]).partition("Did you mean: ")
         hint = f"; did you mean {guess.rstrip('?')}?" if guess else "."
         raise InputError(
-            f"`--mteb` must be paper, {', '.join(BENCHMARKS)}, a benchmark or a task of the mteb library, or with --data "
-            f"the tasks in that folder; got {name!r}{hint} `mteb available-tasks` lists them."
+            f"`--mteb` must be paper, {', '.join(BENCHMARKS)}, a benchmark or a task of the mteb library, or with "
+            f"--data the tasks in that folder; got {name!r}{hint} `mteb available-tasks` lists them."
         ) from None

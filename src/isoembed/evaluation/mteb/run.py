@@ -40,8 +40,8 @@ def run_tasks(
                 )
             except (ConnectionError, HfHubHTTPError, DatasetNotFoundError) as error:
                 raise InputError(
-                    f"The data of {task.metadata.name} must come from the model hub, which cannot be reached or refuses "
-                    f"({str(error).strip().splitlines()[0]}). Run tasks of local files instead (--data FOLDER --mteb "
+                    f"The data of {task.metadata.name} must come from the model hub, which cannot be reached or "
+                    f"refuses ({str(error).strip().splitlines()[0]}). Run tasks of local files instead (--data FOLDER --mteb "
                     "local), or fetch the data where there is a network and bring the cache (HF_HOME) along."
                 ) from None
             (result,) = found.task_results
