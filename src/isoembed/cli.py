@@ -487,7 +487,7 @@ def evaluate(
     scores: BenchmarkScores | Scores
     text: RenderableType
     if mteb:
-        from isoembed.report.scores_text import benchmark_text
+        from isoembed.report.scores_text import benchmark_text, times_100
         from isoembed.workflows.benchmark import benchmark
 
         scores = benchmark(
@@ -497,7 +497,7 @@ def evaluate(
             kind=task,
             prompts=_prompts(prompt),
             results=results,
-            progress=lambda score: typer.echo(f"{score.task}: {100 * score.score:.2f} {score.metric}", err=True),
+            progress=lambda score: typer.echo(f"{score.task}: {times_100(score.score)} {score.metric}", err=True),
         )
         text = benchmark_text(scores)
     else:

@@ -20,10 +20,7 @@ def benchmark_text(scores: BenchmarkScores) -> RenderableType:
     """Main scores times 100, as benchmark tables show them, task by task, and their means."""
     tasks = columns_table(
         ("task", "type", "main score", "x 100", "seconds"),
-        [
-            (task.task, task.type, task.metric, f"{100 * task.score:.2f}", f"{task.seconds:.1f}")
-            for task in scores.tasks
-        ],
+        [(task.task, task.type, task.metric, times_100(task.score), f"{task.seconds:.1f}") for task in scores.tasks],
     )
     rows = [("model", f"{scores.model}, revision {scores.revision} (mteb {scores.library})")]
     if scores.prompts:
@@ -35,6 +32,11 @@ def benchmark_text(scores: BenchmarkScores) -> RenderableType:
             ("mean", f"{100 * scores.mean:.2f} over tasks{without}; {100 * scores.mean_of_types:.2f} over types")
         )
     return Group(pairs_table(rows), Text(""), tasks)
+
+
+def times_100(score: float | None) -> str:
+    """A score as benchmark tables show it; `-` where it is undefined."""
+    return "-" if score is None else f"{100 * score:.2f}"
 
 
 def correlations_text(found: Sequence[Correlation]) -> RenderableType:

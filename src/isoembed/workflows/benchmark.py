@@ -42,7 +42,7 @@ def benchmark(
     require()
     if not (folder / MODULES).is_file():
         raise InputError(
-            f"`--mteb` must be given an exported model; {folder} holds no {MODULES}. Train one, or export a base model."
+            f"`--mteb` must be given an exported model; {folder} holds no {MODULES}. Train one with `isoembed train`."
         )
     if results is None:
         if not (folder / MARKER).is_file():

@@ -20,14 +20,20 @@ def require() -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what the library says of tasks that have a newer version (a preset names its versions on purpose) and of
-    its own deprecations.  What goes wrong is raised, not said."""
-    logger = logging.getLogger("mteb")
+    its own deprecations, scikit-learn's remarks on classes that a weak model never predicts, and bars for reading data.
+    What goes wrong is raised, not said."""
+    import datasets
+
+    logger, bars = logging.getLogger("mteb"), datasets.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"mteb\b")
-            warnings.filterwarnings("ignore", module=r"isoembed\.evaluation\.mteb\b")
+            for module in ("mteb", r"isoembed\.evaluation\.mteb", "sklearn"):
+                warnings.filterwarnings("ignore", module=rf"{module}\b")
             yield
     finally:
         logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -29,12 +29,17 @@ BENCHMARKS = {"nano-beir": "NanoBEIR", "eng-v2": "MTEB(eng, v2)"}
 def tasks_named(names: Iterable[str]) -> list[AbsTask]:
     """The tasks of each preset, benchmark or task name, each once, in the order given.
 
-    Raises InputError where a name is none of these.
+    Raises InputError where a name is none of these, or a task is not of texts alone.
     """
     found: dict[str, AbsTask] = {}
     with quiet():
         for name in names:
             for task in _tasks(name):
+                if task.metadata.modalities != ["text"]:
+                    raise InputError(
+                        f"A text model can be scored on tasks of texts only; {task.metadata.name} has "
+                        f"{', '.join(task.metadata.modalities)}. Leave {name!r} out."
+                    )
                 found.setdefault(task.metadata.name, task)
     return list(found.values())
 

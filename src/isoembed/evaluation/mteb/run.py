@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,31 +26,34 @@ def run_tasks(
 
     batch_texts: texts a forward pass.  Raises InputError where a task's data cannot be had from the hub.
     """
-    with quiet():
-        cache = mteb.ResultCache(results)
-        for task in tasks:
-            started = time.perf_counter()
-            try:
+    cache = mteb.ResultCache(results)
+    for task in tasks:
+        started = time.perf_counter()
+        try:
+            with quiet():
                 found = mteb.evaluate(
                     model,
                     task,
                     cache=cache,
                     co2_tracker=False,
+                    public_only=False,  # private data that cannot be had are an error here too
                     show_progress_bar=False,
                     encode_kwargs={"batch_size": batch_texts, "show_progress_bar": False},
                 )
-            except (ConnectionError, HfHubHTTPError, DatasetNotFoundError) as error:
-                raise InputError(
-                    f"The data of {task.metadata.name} must come from the model hub, which cannot be reached or "
-                    f"refuses ({str(error).strip().splitlines()[0]}). Run tasks of local files instead (--data FOLDER --mteb "
-                    "local), or fetch the data where there is a network and bring the cache (HF_HOME) along."
-                ) from None
-            (result,) = found.task_results
-            yield BenchmarkScore(
-                task=task.metadata.name,
-                type=task.metadata.type,
-                metric=task.metadata.main_score,
-                score=float(result.get_score()),
-                data_revision=result.dataset_revision,
-                seconds=time.perf_counter() - started,
-            )
+        except (ConnectionError, HfHubHTTPError, DatasetNotFoundError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"The data of {task.metadata.name} must come from the model hub, which cannot be reached or refuses "
+                f"({reason}). Run tasks of local files instead (--data FOLDER --mteb local), or fetch the data where "
+                "there is a network and bring the cache (HF_HOME) along."
+            ) from None
+        (result,) = found.task_results
+        score = float(result.get_score())
+        yield BenchmarkScore(
+            task=task.metadata.name,
+            type=task.metadata.type,
+            metric=task.metadata.main_score,
+            score=score if math.isfinite(score) else None,
+            data_revision=result.dataset_revision,
+            seconds=time.perf_counter() - started,
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 from pydantic import Field
 
@@ -11,12 +9,13 @@ from isoembed.core import Frozen
 
 
 class BenchmarkScore(Frozen):
-    """One task's main score, a fraction of 1 (benchmark tables show it times 100)."""
+    """One task's main score, a fraction of 1 (benchmark tables show it times 100); None where it is undefined, as a
+    correlation is where all texts have one embedding."""
 
     task: str
     type: str = Field(description="the library's task type, which is the category that means are taken over")
     metric: str
-    score: float
+    score: float | None
     data_revision: str
     seconds: float = Field(description="wall time here, loading included; next to none where a kept result was read")
 
@@ -34,21 +33,23 @@ class BenchmarkScores(Frozen):
     @property
     def mean(self) -> float | None:
         """Over tasks; None where none counts."""
-        found = [task.score for task in self._counted()]
+        found = [score for _, score in self._counted()]
         return float(np.mean(found)) if found else None
 
     @property
     def mean_of_types(self) -> float | None:
         """Over task types, each the mean of its tasks; None where none counts."""
         by_type: dict[str, list[float]] = {}
-        for task in self._counted():
-            by_type.setdefault(task.type, []).append(task.score)
+        for kind, score in self._counted():
+            by_type.setdefault(kind, []).append(score)
         return float(np.mean([np.mean(found) for found in by_type.values()])) if by_type else None
 
     def as_record(self) -> dict[str, float]:
         """`task/metric` -> score, as a run's record holds them."""
-        return {f"{task.task}/{task.metric}": task.score for task in self.tasks}
+        return {f"{task.task}/{task.metric}": task.score for task in self.tasks if task.score is not None}
 
-    def _counted(self) -> list[BenchmarkScore]:
-        left_out: Collection[str] = self.left_out
-        return [task for task in self.tasks if task.task not in left_out]
+    def _counted(self) -> list[tuple[str, float]]:
+        """(type, score) of what the means are over."""
+        return [
+            (task.type, task.score) for task in self.tasks if task.score is not None and task.task not in self.left_out
+        ]
