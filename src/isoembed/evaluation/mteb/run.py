@@ -31,10 +31,14 @@ def run_tasks(
         started = time.perf_counter()
         try:
             with quiet():
+                kept = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+                # the library compares data only where it merges results, and would hand out those of other data
+                is_stale = kept is not None and kept.dataset_revision != task.metadata.revision
                 found = mteb.evaluate(
                     model,
                     task,
                     cache=cache,
+                    overwrite_strategy="always" if is_stale else "only-missing",
                     co2_tracker=False,
                     public_only=False,  # private data that cannot be had are an error here too
                     show_progress_bar=False,
