@@ -67,13 +67,14 @@ def test_main_scores() -> None:
 
 
 def planted(models: int = 12) -> dict[str, list[float | None]]:
-    """Quality moves all tasks; of each category one task has no noise, which is `best-…`."""
-    rng = np.random.default_rng(2)
+    """Quality moves all tasks; of each category two err in opposite ways, and `best-...` is their mean."""
+    rng = np.random.default_rng(1)
     quality = rng.uniform(size=models)
     table: dict[str, list[float | None]] = {}
     for category in ("sts", "retrieval"):
-        for name, noise in (("worse", 0.3), ("best", 0.0), ("bad", 0.3)):
-            table[f"{name}-{category}"] = (quality + noise * rng.normal(size=models)).tolist()
+        error = 0.3 * rng.normal(size=models)
+        for name, sign in (("over", 1), ("best", 0), ("under", -1)):
+            table[f"{name}-{category}"] = (quality + sign * error).tolist()
     return table
 
 
@@ -90,7 +91,7 @@ def test_the_task_closest_to_its_categorys_mean_is_chosen() -> None:
     mean = np.mean([table[task] for task in table if task.endswith("-sts")], axis=0)  # type: ignore[arg-type]
     for task, rho in found["sts"].candidates.items():
         assert rho == pytest.approx(spearmanr(table[task], mean).statistic)
-    table["bad-sts"] = [None] * 10 + [0.1, 0.2]
+    table["over-sts"] = [None] * 10 + [0.1, 0.2]
     with pytest.raises(InputError, match="at least three models scored on all tasks of sts; there are 2"):
         choose(table, categories)
 
@@ -118,7 +119,7 @@ def test_a_table_with_categories_and_one_with_the_librarys_names(tmp_path: Path)
         choose_tasks(tmp_path / "a.csv", named)
 
     pytest.importorskip("mteb", reason="mteb is not installed; it comes with isoembed[mteb]")
-    theirs = {"STS12": "worse-sts", "STS15/cosine_spearman": "best-sts", "STSBenchmark": "bad-sts"}
+    theirs = {"STS12": "over-sts", "STS15/cosine_spearman": "best-sts", "STSBenchmark": "under-sts"}
     file = write(tmp_path / "b.csv", {name: table[task] for name, task in theirs.items()})
     assert [(choice.category, choice.task) for choice in choose_tasks(file)] == [("STS", "STS15/cosine_spearman")]
     with pytest.raises(InputError, match="columns named as tasks of the mteb library"):
