@@ -48,7 +48,7 @@ def plan(
         str, typer.Option(help="horizons of the search for learning rates, as 100,300; `none`: the family's own rates")
     ] = "100,300",
     task: Annotated[
-        list[Path] | None, typer.Option(help="score cells on this task (retrieval/NAME, sts/NAME); may be repeated")
+        list[Path] | None, typer.Option(help="score cells on this task (KIND/NAME, as sts/NAME); may be repeated")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data [default: in --out]")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="explain and write nothing")] = False,

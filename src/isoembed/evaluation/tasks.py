@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from isoembed.core import InputError
+from isoembed.evaluation.mteb.task import LIBRARY_KINDS, LibraryTask
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
 
-Task = RetrievalTask | StsTask
+Task = RetrievalTask | StsTask | LibraryTask
 
+#: kinds that need nothing but this package: what a folder of tasks is searched for
 READERS: dict[str, Callable[[Path], Task]] = {"retrieval": RetrievalTask.from_folder, "sts": StsTask.from_path}
+#: every kind, those that the MTEB library scores included
+ALL_READERS = READERS | {kind: partial(LibraryTask.from_folder, kind) for kind in LIBRARY_KINDS}
 
 
 def open_task(kind: str, path: Path) -> Task:
-    """The task of `kind` (retrieval or sts) at `path`; raises InputError where there is none."""
-    if kind not in READERS:
-        raise InputError(f"`--task` must be {' or '.join(READERS)}; got {kind!r}.")
+    """The task of `kind` (one of ALL_READERS) at `path`; raises InputError where there is none."""
+    if kind not in ALL_READERS:
+        raise InputError(f"`--task` must be one of {', '.join(ALL_READERS)}; got {kind!r}.")
     if not path.exists():
         raise InputError(f"The {kind} task must exist; there is nothing at {path}.")
-    return READERS[kind](path)
+    return ALL_READERS[kind](path)
 
 
 def open_tasks(folder: Path) -> tuple[Task, ...]:

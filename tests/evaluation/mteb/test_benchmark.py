@@ -12,10 +12,13 @@ from datasets import Dataset, DatasetDict
 from sklearn.metrics import average_precision_score
 
 from isoembed.core import InputError
+from isoembed.evaluation.mteb.task import LIBRARY_KINDS
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
+from isoembed.evaluation.systems import BM25
 from isoembed.records import RunRecord
 from isoembed.workflows.benchmark import benchmark
+from isoembed.workflows.sweep import open_all
 from tests.evaluation.mteb.small import exported, texts, write_rows, write_tasks
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it comes with isoembed[mteb]")
@@ -65,6 +68,20 @@ def test_local_tasks_score_as_our_evaluators_and_by_hand(tmp_path: Path) -> None
         cosine = ours.embed(candidates) @ ours.embed([row["query"]])[0]
         precision.append(average_precision_score([text in row["positive"] for text in candidates], cosine))
     assert scores["local-reranking-r"] == pytest.approx(float(np.mean(precision)), abs=1e-4)
+
+
+def test_our_systems_are_scored_through_the_librarys_classes_too(tmp_path: Path) -> None:
+    model, ours = exported(tmp_path)
+    data = write_tasks(tmp_path / "tasks")
+    expected = benchmark(model, LIBRARY_KINDS, data=data).as_record()
+    places = [str(data / kind / name) for kind, name in zip(LIBRARY_KINDS, "rpck", strict=True)]
+    tasks = open_all(places)
+    found = {
+        f"local-{task.kind}-{task.name}/{metric}": value for task in tasks for metric, value in task.score(ours).items()
+    }
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert [task.score(BM25()) for task in tasks] == [{}] * 4
+    assert tasks[0].counts == {"rows": 15}
 
 
 def test_results_lie_in_the_librarys_format_and_in_the_record(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mteb.models import SentenceTransformerEncoderWrapper
+import numpy as np
+from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 
 from isoembed.core import InputError, fingerprint
 from isoembed.encoder.export import open_sentence_transformer
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.mteb.library import quiet
+from isoembed.evaluation.systems import EmbeddingSystem
 
 
 def open_model(
@@ -61,3 +63,15 @@ def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
             "prompts": dict(prompts or model.prompts),
         }
     )
+
+
+class SystemEncoder(AbsEncoder):
+    """One of our systems as the library sees an encoder.  It has no name: what it scores is not to be kept."""
+
+    def __init__(self, system: EmbeddingSystem) -> None:
+        self.system = system
+        self.mteb_model_meta = ModelMeta.create_empty()
+
+    def encode(self, inputs: Any, **_: Any) -> np.ndarray:
+        """Unit-length embeddings (N, D) of the texts in the library's batches, without prompts."""
+        return self.system.embed([text for batch in inputs for text in batch["text"]])

@@ -15,25 +15,31 @@ from mteb.models import SentenceTransformerEncoderWrapper
 
 from isoembed.core import InputError
 from isoembed.evaluation.mteb.library import quiet
+from isoembed.evaluation.mteb.model import SystemEncoder
 from isoembed.evaluation.mteb.scores import BenchmarkScore
 
 
 def run_tasks(
-    model: SentenceTransformerEncoderWrapper, tasks: Sequence[AbsTask], results: Path, *, batch_texts: int = 32
+    model: SentenceTransformerEncoderWrapper | SystemEncoder,
+    tasks: Sequence[AbsTask],
+    results: Path | None,
+    *,
+    batch_texts: int = 32,
 ) -> Iterator[BenchmarkScore]:
     """The main score of each task; the library's whole result lies in `results`, in its own layout
     (results/MODEL/REVISION/TASK.json), and what lies there already for this revision and these data is not run again.
+    With None nothing is kept.
 
     batch_texts: texts a forward pass.  Raises InputError where a task's data cannot be had from the hub.
     """
-    cache = mteb.ResultCache(results)
+    cache = None if results is None else mteb.ResultCache(results)
     for task in tasks:
         started = time.perf_counter()
         try:
             with quiet():
-                kept = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+                kept = cache and cache.load_task_result(task.metadata.name, model.mteb_model_meta)
                 # the library compares data only where it merges results, and would hand out those of other data
-                is_stale = kept is not None and kept.dataset_revision != task.metadata.revision
+                is_stale = bool(kept) and kept.dataset_revision != task.metadata.revision
                 found = mteb.evaluate(
                     model,
                     task,
