@@ -68,6 +68,8 @@ def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
 class SystemEncoder(AbsEncoder):
     """One of our systems as the library sees an encoder.  It has no name: what it scores is not to be kept."""
 
+    mteb_model_meta: ModelMeta
+
     def __init__(self, system: EmbeddingSystem) -> None:
         self.system = system
         self.mteb_model_meta = ModelMeta.create_empty()

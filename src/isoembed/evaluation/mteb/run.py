@@ -37,9 +37,9 @@ def run_tasks(
         started = time.perf_counter()
         try:
             with quiet():
-                kept = cache and cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+                kept = None if cache is None else cache.load_task_result(task.metadata.name, model.mteb_model_meta)
                 # the library compares data only where it merges results, and would hand out those of other data
-                is_stale = bool(kept) and kept.dataset_revision != task.metadata.revision
+                is_stale = kept is not None and kept.dataset_revision != task.metadata.revision
                 found = mteb.evaluate(
                     model,
                     task,
