@@ -462,7 +462,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="retrieval or sts, where --data is one task")] = None,
+    task: Annotated[str | None, typer.Option(help="retrieval, sts or another kind, where --data is one task")] = None,
     out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
     mteb: Annotated[
         list[str] | None,

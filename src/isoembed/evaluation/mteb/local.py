@@ -101,6 +101,8 @@ class LocalReranking(Local, AbsTaskRetrieval):
             queries[query] = row["query"]
             relevant[query] = dict.fromkeys(ids[: len(row["positive"])], 1)
             ranked[query] = list(dict.fromkeys(ids))
+        if not queries:
+            raise InputError(f"{folder / 'test.jsonl'} must hold at least one query; it holds none. Add some.")
         return _ranking(queries, {key: text for text, key in documents.items()}, relevant, ranked)
 
 
@@ -116,6 +118,10 @@ class LocalPairs(Local, AbsTaskPairClassification):
                 raise InputError(f"{place}: 'label' must be 0 or 1; got {row['label']}. Mend or remove the row.")
             read.append(row)
         left, right, labels = ([row[key] for row in read] for key in ("s1", "s2", "label"))
+        if len(set(labels)) < 2:
+            raise InputError(
+                f"{folder / 'test.jsonl'} must hold pairs of both labels, or nothing can be told. Add some."
+            )
         return _test(sentence1=left, sentence2=right, labels=labels)
 
 

@@ -37,14 +37,13 @@ def run_tasks(
         started = time.perf_counter()
         try:
             with quiet():
-                kept = None if cache is None else cache.load_task_result(task.metadata.name, model.mteb_model_meta)
-                # the library compares data only where it merges results, and would hand out those of other data
-                is_stale = kept is not None and kept.dataset_revision != task.metadata.revision
                 found = mteb.evaluate(
                     model,
                     task,
                     cache=cache,
-                    overwrite_strategy="always" if is_stale else "only-missing",
+                    overwrite_strategy="always"
+                    if cache is not None and _is_stale(cache, model, task)
+                    else "only-missing",
                     co2_tracker=False,
                     public_only=False,  # private data that cannot be had are an error here too
                     show_progress_bar=False,
@@ -67,3 +66,13 @@ def run_tasks(
             data_revision=result.dataset_revision,
             seconds=time.perf_counter() - started,
         )
+
+
+def _is_stale(cache: mteb.ResultCache, model: SentenceTransformerEncoderWrapper | SystemEncoder, task: AbsTask) -> bool:
+    """Whether the kept result is of other data, or damaged.  The library compares data only where it merges results,
+    and would hand it out."""
+    try:
+        kept = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+    except (ValueError, KeyError, TypeError):  # whatever is left of a file whose writer was killed
+        return True
+    return kept is not None and kept.dataset_revision != task.metadata.revision
