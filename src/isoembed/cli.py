@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -25,6 +25,12 @@ from isoembed.methods import Method, method_named, names
 from isoembed.recipe import Options, Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from isoembed.evaluation.mteb.scores import BenchmarkScores
+    from isoembed.evaluation.run import Scores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -505,27 +511,79 @@ def fit(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="folder of an exported model, or a base model's name, hub id or folder")],
-    data: Annotated[Path, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")],
-    task: Annotated[str | None, typer.Option(help="retrieval or sts, where --data is one task")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of one task, or of tasks as retrieval/NAME and sts/NAME")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="retrieval, sts or another kind, where --data is one task")] = None,
     truncate_dim: Annotated[
         int | None, typer.Option(help="score by the first so many dimensions of the embeddings alone")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
+    mteb: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="with the MTEB library: paper, nano-beir, eng-v2, a benchmark or a task; with --data local, KIND or "
+            "KIND/NAME; may be repeated"
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="with --mteb: query=TEXT, document=TEXT or TASK=TEXT; may be repeated")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="with --mteb: folder of the library's results [default: mteb/ in the model's]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on retrieval and STS files beside its untrained base, the static table and BM25."""
+    """Score a model on retrieval and STS files beside its untrained base, the static table and BM25; or, with --mteb,
+    on the tasks of the MTEB library or on local files through it."""
     from isoembed.core import write_atomically
-    from isoembed.report.text import scores_text
-    from isoembed.workflows.job import evaluate_folder
 
     terminal.no_library_bars()
-    scores = evaluate_folder(model, data, kind=task, dims=truncate_dim)
+    scores: BenchmarkScores | Scores
+    text: RenderableType
+    if mteb:
+        if truncate_dim is not None:
+            raise InputError("`--truncate-dim` does not go with --mteb, which scores whole embeddings; leave it out.")
+        from isoembed.report.scores_text import benchmark_text, times_100
+        from isoembed.workflows.benchmark import benchmark
+
+        scores = benchmark(
+            Path(model),
+            mteb,
+            data=data,
+            kind=task,
+            prompts=_prompts(prompt),
+            results=results,
+            progress=lambda score: typer.echo(f"{score.task}: {times_100(score.score)} {score.metric}", err=True),
+        )
+        text = benchmark_text(scores)
+    else:
+        from isoembed.report.text import scores_text
+        from isoembed.workflows.job import evaluate_folder
+
+        if data is None or prompt or results:
+            raise InputError(
+                "`isoembed eval` needs --data FOLDER or --mteb NAME; --prompt and --results go with --mteb."
+            )
+        scores = evaluate_folder(model, data, kind=task, dims=truncate_dim)
+        text = scores_text(scores)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")
     if as_json:
         terminal.print_json(scores.model_dump(mode="json"))
     else:
-        terminal.console().print(scores_text(scores))
+        terminal.console().print(text)
+
+
+def _prompts(given: list[str] | None) -> dict[str, str]:
+    """`query=TEXT` -> the prompt named query."""
+    prompts = {}
+    for each in given or ():
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise InputError(f"`--prompt` must be NAME=TEXT, as query='query: '; got {each!r}.")
+        prompts[name] = text
+    return prompts
 
 
 @app.command()

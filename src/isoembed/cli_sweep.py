@@ -76,7 +76,7 @@ def plan(
         ),
     ] = None,
     task: Annotated[
-        list[Path] | None, typer.Option(help="score cells on this task (retrieval/NAME, sts/NAME); may be repeated")
+        list[Path] | None, typer.Option(help="score cells on this task (KIND/NAME, as sts/NAME); may be repeated")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data [default: in --out]")] = None,
     memory: Annotated[
@@ -303,6 +303,45 @@ def export(
     for place, why in records.damaged.items():
         typer.echo(f"isoembed: passed over {place}: {why}", err=True)
     typer.echo(f"{len(outcomes):,} runs in {file}")
+
+
+@ledger_app.command("correlate")
+def correlate(
+    ledger: Annotated[Path, typer.Argument(help="folder of records, or a .jsonl.gz")],
+    target: Annotated[str, typer.Option(help="loss to correlate: heldout or training")] = "heldout",
+    as_json: AsJson = False,
+) -> None:
+    """Correlate the loss of all scored runs with each score and with the tasks' mean: Spearman, with an interval."""
+    from isoembed.laws.correlation import correlate as correlations
+    from isoembed.records import Ledger as Records
+    from isoembed.report.scores_text import correlations_text
+
+    if target not in ("heldout", "training"):
+        raise InputError(f"`--target` must be heldout or training, the loss to correlate; got {target!r}.")
+    found = correlations(Records.open(ledger).records(), target="training" if target == "training" else "heldout")
+    if as_json:
+        terminal.print_json([each.model_dump(mode="json") for each in found])
+    else:
+        terminal.console().print(correlations_text(found))
+
+
+@ledger_app.command("subset")
+def subset(
+    table: Annotated[Path, typer.Argument(help=".csv or .parquet: a model or run a row, a task's score a column")],
+    categories: Annotated[
+        Path | None, typer.Option(help="table of columns task and category; default: the mteb library's task types")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the task of each category that correlates most with the category's mean: a cheap benchmark for a sweep."""
+    from isoembed.report.scores_text import choices_text
+    from isoembed.workflows.subset import choose_tasks
+
+    choices = choose_tasks(table, categories)
+    if as_json:
+        terminal.print_json([each.model_dump(mode="json") for each in choices])
+    else:
+        terminal.console().print(choices_text(choices))
 
 
 def _existing(ledger: Path) -> None:

@@ -31,7 +31,7 @@ def test_opens_every_task_of_a_folder_and_passes_over_other_kinds(tmp_path: Path
 
 
 def test_unknown_kind_or_path(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="retrieval or sts; got 'poetry'"):
+    with pytest.raises(InputError, match=r"retrieval, sts, reranking, .*got 'poetry'"):
         open_task("poetry", tmp_path)
     with pytest.raises(InputError, match="nothing at"):
         open_task("sts", tmp_path / "missing")

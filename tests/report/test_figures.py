@@ -14,12 +14,12 @@ from scipy.stats import spearmanr
 
 from isoembed.budget import Budget
 from isoembed.laws import law_named
+from isoembed.laws.correlation import spearman
 from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
 from isoembed.report.evidence import Evidence
 from isoembed.report.figures import figures
 from isoembed.report.figures.forecasts import forecasts
-from isoembed.report.figures.scores import spearman
 from isoembed.report.outlook import Outlook
 from isoembed.report.slider import recommended
 from isoembed.report.theme import GROUNDS, method_style, ordered

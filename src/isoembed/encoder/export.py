@@ -154,13 +154,33 @@ def _entries(folder: Path) -> set[str]:
     return set(names) if plain else set()
 
 
+def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any:
+    """The folder's SentenceTransformer in fp32, from safetensors, running no code of the folder's.
+
+    Raises InputError where the folder is no such model.
+    """
+    _check_modules(folder)
+    try:
+        model: Any = SentenceTransformer(
+            str(folder),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise InputError(
+            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
+        ) from error
+    return model
+
+
 def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
     """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
     transformer with one of our readouts.
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
-    model = open_exported(folder, device=device)
+    model = open_sentence_transformer(folder, device=device)
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
     if mode is None:
@@ -180,22 +200,6 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
     pooled = pooling.include_prompt or not (query or positive)
     prompts = Prompts(query=query, positive=positive, pooled=pooled)
     return Encoder(transformer.auto_model, mode, prompts).to(device).eval(), transformer.tokenizer, context_tokens
-
-
-def open_exported(folder: Path, *, device: str | None = None) -> Any:
-    """The SentenceTransformer of a folder, on the GPU where there is one; raises InputError as `load_exported`."""
-    _check_modules(folder)
-    try:
-        return SentenceTransformer(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(
-            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
-        ) from error
 
 
 def _check_modules(folder: Path) -> None:

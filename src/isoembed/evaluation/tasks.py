@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from isoembed.core import InputError
+from isoembed.evaluation.mteb.task import LIBRARY_KINDS, LibraryTask
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
 
-Task = RetrievalTask | StsTask
+Task = RetrievalTask | StsTask | LibraryTask
 
+#: kinds that need nothing but this package: what a folder of tasks is searched for
 READERS: dict[str, Callable[[Path], Task]] = {"retrieval": RetrievalTask.from_folder, "sts": StsTask.from_path}
+#: every kind, those that the MTEB library scores included
+ALL_READERS = READERS | {kind: partial(LibraryTask.from_folder, kind) for kind in LIBRARY_KINDS}
 
 
 def open_task(kind: str, path: Path) -> Task:
-    """The task of `kind` (retrieval or sts) at `path`; raises InputError where there is none."""
-    if kind not in READERS:
-        raise InputError(f"`--task` must be {' or '.join(READERS)}; got {kind!r}.")
+    """The task of `kind` (one of ALL_READERS) at `path`; raises InputError where there is none."""
+    if kind not in ALL_READERS:
+        raise InputError(f"`--task` must be one of {', '.join(ALL_READERS)}; got {kind!r}.")
     if not path.exists():
         raise InputError(f"The {kind} task must exist; there is nothing at {path}.")
-    return READERS[kind](path)
+    return ALL_READERS[kind](path)
 
 
 def open_tasks(folder: Path) -> tuple[Task, ...]:
     """Every task of a folder with retrieval/NAME and sts/NAME in it, by kind and name; other kinds are passed over."""
-    tasks = tuple(
-        open_task(kind, path)
-        for kind in READERS
-        if (folder / kind).is_dir()
-        for path in sorted((folder / kind).iterdir())
-        if path.is_dir()
-    )
+    tasks = tuple(open_task(kind, path) for kind, path in task_folders(folder, READERS))
     if not tasks:
         raise InputError(
             f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."
         )
     return tasks
+
+
+def task_folders(folder: Path, kinds: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """(kind, path) of every folder KIND/NAME in `folder`, by kind in the order given, then by name."""
+    for kind in kinds:
+        if (folder / kind).is_dir():
+            yield from ((kind, path) for path in sorted((folder / kind).iterdir()) if path.is_dir())

@@ -51,7 +51,7 @@ def group_runs(
     Raises InputError where the runs' settings differ.
     """
     columns = _columns(names)
-    found = [(row, record) for row, record in enumerate(records, 1) if _loss(record, target) is not None]
+    found = [(row, record) for row, record in enumerate(records, 1) if loss_of(record, target) is not None]
     if not found:
         raise InputError(
             f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
@@ -90,7 +90,8 @@ def _columns(names: Mapping[str, str] | None) -> dict[str, Any]:
     return columns
 
 
-def _loss(record: RunRecord, target: Target) -> float | None:
+def loss_of(record: RunRecord, target: Target) -> float | None:
+    """Nats; None where the run has no such loss."""
     if target == "training":
         return record.final_loss
     return None if record.heldout is None else record.heldout.loss
@@ -100,7 +101,7 @@ def _points(records: Sequence[RunRecord], target: Target, columns: Mapping[str, 
     return Points.of(
         [getattr(record.recipe.model, columns["params"]) for record in records],
         [record.tokens for record in records],
-        [loss for record in records if (loss := _loss(record, target)) is not None],
+        [loss for record in records if (loss := loss_of(record, target)) is not None],
         flop=[getattr(record, columns["flop"]) for record in records],
         fraction=[record.recipe.cost.trained_share for record in records],
     )
@@ -152,7 +153,7 @@ def _best_rates(
         cells.setdefault(cell, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
     kept = []
     for rates in cells.values():
-        kept += min(rates.values(), key=lambda runs: float(np.mean([_loss(record, target) for _, record in runs])))
+        kept += min(rates.values(), key=lambda runs: float(np.mean([loss_of(record, target) for _, record in runs])))
     dropped = len(found) - len(kept)
     note = f"{dropped} runs at worse learning rates of the same recipe left out" if dropped else ""
     return sorted(kept, key=lambda run: run[0]), (note,) if note else ()

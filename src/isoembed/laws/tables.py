@@ -31,7 +31,7 @@ def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> 
     names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
     is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
     """
-    return _points(file, _columns(file), (law,), names)
+    return _points(file, read_columns(file), (law,), names)
 
 
 def read_groups(
@@ -42,7 +42,7 @@ def read_groups(
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.
     """
-    table = _columns(file)
+    table = read_columns(file)
     points = _points(file, table, laws, names)
     if method_column is None:
         return [Group(None, points, tuple(range(1, len(points) + 1)))]
@@ -91,13 +91,14 @@ def _points(file: Path, table: dict[str, list[Any]], laws: Sequence[Law], names:
         if column in needed or column in names or column in also_read:
             name = find(column, needed=column in needed)
             if name is not None:
-                values[column] = table[name] if column == "run" else _numbers(file, name, table[name])
+                values[column] = table[name] if column == "run" else numbers_of(file, name, table[name])
     rows = len(values["loss"])
     # a law without N (or D) reads none: ones stand in
     return Points.of(**{"params": np.ones(rows), "tokens": np.ones(rows), **values})
 
 
-def _columns(file: Path) -> dict[str, list[Any]]:
+def read_columns(file: Path) -> dict[str, list[Any]]:
+    """The columns of a CSV or Parquet file as they stand; raises InputError where it is neither."""
     # imported here so that commands that read no table start fast
     import pyarrow.csv
     import pyarrow.parquet
@@ -113,7 +114,8 @@ def _columns(file: Path) -> dict[str, list[Any]]:
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
-def _numbers(file: Path, name: str, values: list[Any]) -> list[float]:
+def numbers_of(file: Path, name: str, values: list[Any]) -> list[float]:
+    """The values as numbers, not-a-number where one is missing; raises InputError naming the row that holds none."""
     numbers = []
     for row, value in enumerate(values, 1):
         try:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError, write_atomically
 from isoembed.data.pair import Pair
-from isoembed.encoder.export import open_exported
+from isoembed.encoder.export import open_sentence_transformer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,7 +53,7 @@ def mine(
         raise InputError("Mining needs at least two different positives: the negatives are other queries'. Bring more.")
     table: Dataset = mine_hard_negatives(
         Dataset.from_dict({"query": [query for query, _ in columns], "text": [text for _, text in columns]}),
-        open_exported(model),
+        open_sentence_transformer(model),
         anchor_column_name="query",
         positive_column_name="text",
         num_negatives=negatives,

@@ -19,7 +19,7 @@ from isoembed.data.batches import batches
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
-from isoembed.evaluation.tasks import Task, open_task, open_tasks
+from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
 from isoembed.recipe import PLAIN, Options
@@ -155,7 +155,7 @@ def open_all(places: Sequence[str]) -> list[Task]:
     tasks: list[Task] = []
     for place in map(Path, places):
         kind = place.parent.name
-        tasks += [open_task(kind, place)] if kind in ("retrieval", "sts") else open_tasks(place)
+        tasks += [open_task(kind, place)] if kind in ALL_READERS else open_tasks(place)
     return tasks
 
 

@@ -7,20 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from isoembed.laws.intervals import Interval, expanded_tail, percentile
-from isoembed.laws.points import Floats
+from isoembed.laws.correlation import LEAST_RUNS, main_scores, spearman
 from isoembed.records import RunRecord
 from isoembed.report.evidence import Cell, Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
 
-#: of a task's metrics the first of these that it has is shown
-_MAIN = ("ndcg@10", "spearman")
-#: fewer runs make no correlation
-_LEAST_RUNS = 8
 #: fewer scored sizes at a budget make no profile
 _LEAST_SIZES = 3
-_DRAWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,43 +37,18 @@ class Task:
 
 def tasks_of(evidence: Evidence) -> list[Task]:
     """Every task of which at least eight runs have a score and a loss."""
-    metrics: dict[str, set[str]] = {}
-    for record in evidence.records:
-        for name in record.scores:
-            task, _, metric = name.rpartition("/")
-            metrics.setdefault(task, set()).add(metric)
     found = []
-    for task in sorted(metrics):
-        metric = next((name for name in _MAIN if name in metrics[task]), min(metrics[task]))
-        full = f"{task}/{metric}" if task else metric
+    for task, full in main_scores(name for record in evidence.records for name in record.scores).items():
+        metric = full.rpartition("/")[2]
         known = [
             (record, loss, record.scores[full])
             for record in evidence.records
             if full in record.scores and (loss := evidence.loss(record)) is not None
         ]
-        if len(known) >= _LEAST_RUNS:
+        if len(known) >= LEAST_RUNS:
             records, losses, scores = zip(*known, strict=True)
             found.append(Task(task or metric, metric, full, list(records), list(losses), list(scores)))
     return found
-
-
-def spearman(first: list[float], second: list[float], *, seed: int = 0) -> Interval:
-    """Rank correlation with a bootstrap interval over runs; no value where one side is the same for all."""
-    a_R, b_R = np.array(first), np.array(second)
-    if np.ptp(a_R) == 0 or np.ptp(b_R) == 0:
-        return Interval(value=None, low=None, high=None)
-    chance = np.random.default_rng(seed)
-    rows_BR = chance.integers(len(a_R), size=(_DRAWS, len(a_R)))
-    draw_B = np.array([_rank_correlation(a_R[rows_R], b_R[rows_R]) for rows_R in rows_BR])
-    return percentile(_rank_correlation(a_R, b_R), draw_B[np.isfinite(draw_B)], expanded_tail(len(a_R)))
-
-
-def _rank_correlation(a_R: Floats, b_R: Floats) -> float:
-    # imported here so that nothing else of the report needs scipy's statistics
-    from scipy.stats import rankdata
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.corrcoef(rankdata(a_R), rankdata(b_R))[0, 1])
 
 
 def loss_against_score(evidence: Evidence) -> dict[str, go.Figure]:

@@ -1,0 +1,92 @@
+"""`isoembed eval --mteb`: the MTEB library on an exported folder, its scores kept with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from isoembed.core import InputError
+from isoembed.encoder.export import MARKER, MODULES
+from isoembed.evaluation.mteb.library import require
+from isoembed.evaluation.mteb.scores import BenchmarkScore, BenchmarkScores
+from isoembed.records import RunRecord
+from isoembed.workflows.job import RECORD
+
+#: folder of the library's own results, beside the model
+RESULTS = "mteb"
+#: with local data: all tasks of the folder
+ALL_LOCAL = "local"
+
+
+def benchmark(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    data: Path | None = None,
+    kind: str | None = None,
+    prompts: Mapping[str, str] | None = None,
+    results: Path | None = None,
+    progress: Callable[[BenchmarkScore], None] | None = None,
+) -> BenchmarkScores:
+    """Score the exported model in `folder` on the tasks that `names` name.
+
+    names: presets, benchmarks or tasks of the library; with `data`, tasks of local files: `local` for all, KIND, or
+        KIND/NAME.  With `kind`, `data` is one task's folder.
+    results: folder of the library's result files; default: mteb/ beside a model that isoembed exported.
+    progress: told of each score as it comes.
+
+    Each score goes into the model's record (`task/metric`) as it comes.  Raises InputError where the folder holds no
+    exported model, a name is unknown, or data cannot be had.
+    """
+    require()
+    if not (folder / MODULES).is_file():
+        raise InputError(
+            f"`--mteb` must be given an exported model; {folder} holds no {MODULES}. Train one with `isoembed train`."
+        )
+    if results is None:
+        if not (folder / MARKER).is_file():
+            raise InputError(
+                f"`--results` must name a folder for the results, because {folder} is no export of isoembed's; add it."
+            )
+        results = folder / RESULTS
+
+    # 1. the tasks, before the model is loaded: a misspelt name costs nothing
+    from isoembed.evaluation.mteb.local import local_task, local_tasks
+    from isoembed.evaluation.mteb.model import open_model
+    from isoembed.evaluation.mteb.presets import LEFT_OUT_OF_MEAN, tasks_named
+    from isoembed.evaluation.mteb.run import run_tasks
+
+    if data is None:
+        if ALL_LOCAL in names:
+            raise InputError("`--mteb local` needs the folder of the tasks; name it with --data.")
+        tasks = tasks_named(names)
+    elif kind is not None:
+        tasks = [local_task(kind, data)]
+    else:
+        tasks = [*local_tasks(data, () if ALL_LOCAL in names else names)]
+
+    # 2. the model, and task by task its scores
+    model = open_model(folder, prompts)
+    meta = model.mteb_model_meta
+    scores = BenchmarkScores(
+        model=str(meta.name),
+        revision=str(meta.revision),
+        library=version("mteb"),
+        prompts=dict(prompts or {}),
+        tasks=(),
+        left_out=tuple(sorted(LEFT_OUT_OF_MEAN)) if "paper" in names else (),
+    )
+    for score in run_tasks(model, tasks, results):
+        scores = scores.model_copy(update={"tasks": (*scores.tasks, score)})
+        _into_record(folder / RECORD, scores)
+        if progress is not None:
+            progress(score)
+    return scores
+
+
+def _into_record(file: Path, scores: BenchmarkScores) -> None:
+    """Add the scores to the model's record, where it has one."""
+    if file.is_file():
+        record = RunRecord.load(file)
+        record.model_copy(update={"scores": {**record.scores, **scores.as_record()}}).save(file)
