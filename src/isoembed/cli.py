@@ -15,7 +15,7 @@ from isoembed.budget import DEVICES, Budget
 from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
-from isoembed.core import InputError, rejected
+from isoembed.core import InputError, expanded, refused, rejected
 from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
@@ -139,8 +139,8 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
                 return known, spec.name
     if model is None or family is not None:
         return family_named(family or "nano"), model
-    if Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # the same folder from any working directory
+    if expanded(model).is_dir():
+        model = str(expanded(model).resolve())  # the same folder from any working directory
     spec = counted(model, _count)
     return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
 
@@ -572,7 +572,8 @@ def models(family: FamilyName = None, model: ModelName = None, as_json: AsJson =
 
 
 def main() -> None:
-    """Run the command line.  A user's mistake is one line on standard error and exit status 2; `--debug` shows more."""
+    """Run the command line.  A user's mistake, or a full or protected disk, is one line on standard error and exit
+    status 2; `--debug` shows more."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -582,6 +583,11 @@ def main() -> None:
         if debug:
             raise
         typer.echo(f"isoembed: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        typer.echo(f"isoembed: {refused(error)}", err=True)
         sys.exit(2)
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class InputError(ValueError):
     """A user's mistake, worded as rule, value, remedy.  The command line prints it without a traceback."""
+
+
+#: the largest whole number up to which a float holds every one
+LARGEST = 2**53
+#: a number of things
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+#: a number of things of which there is at least one
+Some = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Frozen(BaseModel):
@@ -34,6 +43,20 @@ def fingerprint(value: Any) -> str:
         value = value.model_dump(mode="json")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refused(error: OSError) -> str:
+    """What the operating system refused (a full disk, a folder without permission, a name too long), in one line."""
+    where = f" at {error.filename}" if error.filename else ""
+    return (
+        f"The system refused to read or write: {error.strerror or error}{where}. Check space and permissions, or name "
+        "another place; --debug shows where."
+    )
+
+
+def expanded(path: str) -> Path:
+    """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
+    return Path(os.path.expanduser(path))
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

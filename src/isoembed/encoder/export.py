@@ -122,7 +122,7 @@ def _publish(stage: Path, folder: Path) -> None:
         )
     write_atomically(folder / MARKER, json.dumps(sorted({*earlier, *names})) + "\n")
     for name in sorted(earlier - {MARKER}, key=lambda name: name != MODULES):
-        if (folder / name).is_dir():
+        if (folder / name).is_dir() and not (folder / name).is_symlink():  # a link goes, what it leads to stays
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
