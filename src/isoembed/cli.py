@@ -15,7 +15,7 @@ from isoembed.budget import DEVICES, Budget
 from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, sweep_app
 from isoembed.constraints import Constraints
-from isoembed.core import InputError, expanded, refused, rejected
+from isoembed.core import InputError, expanded, refused, rejected, system_error
 from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
@@ -579,15 +579,11 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except InputError as error:
-        if debug:
+    except Exception as error:
+        system = system_error(error)
+        if debug or not (system or isinstance(error, InputError)):
             raise
-        typer.echo(f"isoembed: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if debug:
-            raise
-        typer.echo(f"isoembed: {refused(error)}", err=True)
+        typer.echo(f"isoembed: {error if system is None else refused(system)}", err=True)
         sys.exit(2)
 
 

@@ -90,7 +90,7 @@ def plan(
                 ),
                 "allowance_flop": flop,
                 "allowance_seconds": seconds,
-                "tasks": tuple(str(place) for place in task or ()),
+                "tasks": tuple(str(place.expanduser().absolute()) for place in task or ()),
                 **prepare_request(
                     chosen, names, options, cache=cache or out / "tokens", context_tokens=context, pooling=pooling
                 ),

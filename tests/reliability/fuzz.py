@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from isoembed.cli import main
@@ -33,7 +33,7 @@ _COMMON: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 }
 settings.register_profile("suite", max_examples=60, derandomize=True, **_COMMON)
-settings.register_profile("long", max_examples=1000, print_blob=True, **_COMMON)
+settings.register_profile("long", max_examples=1000, print_blob=True, phases=[Phase.generate], **_COMMON)
 FUZZ = settings.get_profile(os.environ.get("ISOEMBED_FUZZ", "suite"))
 
 #: what stands where a number, a text or a list should

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,8 @@ def test_data_files(data: st.DataObject, ending: str, tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(ROWS), sink)
         content = data.draw(mangled(sink.getvalue()))
     else:
-        pack = {"gz": gzip.compress, "zst": zstandard.compress}.get(ending.rpartition(".")[2], bytes)
+        packers: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "zst": zstandard.compress}
+        pack = packers.get(ending.rpartition(".")[2], bytes)
         content = data.draw(mangled(plain).map(pack) | mangled(pack(plain)))
     (tmp_path / f"data.{ending}").write_bytes(content)
     for skip in (False, True):
