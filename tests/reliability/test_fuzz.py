@@ -84,12 +84,17 @@ def test_recipes(data: st.DataObject) -> None:
     assert Recipe.model_validate_json(read.model_dump_json()).key == read.key
 
 
+def test_the_law_that_is_spoilt_below_is_good(law: dict[str, Any], inside: Path) -> None:
+    (inside / "law.json").write_text(json.dumps(law))
+    assert not command("recipe", "--budget", "1e12", "--law", "law.json", inside=inside).status
+
+
 @FUZZ
 @given(data=st.data())
 def test_laws(data: st.DataObject, law: dict[str, Any], inside: Path) -> None:
     base = data.draw(st.sampled_from([law, law["laws"][0]]))
     (inside / "law.json").write_bytes(data.draw(spoilt(base)))
-    asked = ["recipe", "--budget", "1e12", "--law", "law.json", "--batch-pairs", "32", "--context-tokens", "75"]
+    asked = ["recipe", "--budget", "1e12", "--law", "law.json", "--other-settings"]
     answer = fine(command(*asked, "--json", inside=inside))
     if not answer.status:
         assert json.loads(answer.out)["recipe"]["train_tokens"] > 0
