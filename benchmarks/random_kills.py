@@ -36,6 +36,7 @@ from isoembed.families import NANO
 from isoembed.methods import Full
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
+from isoembed.terminal import no_library_bars
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.loop import Execution
 from isoembed.training.watchers import StepFacts
@@ -127,6 +128,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
+    no_library_bars()
     fork, chance = multiprocessing.get_context("fork"), random.Random(asked.seed)
     kills, runs, wrong = Counter[str](), 0, list[str]()
     with tempfile.TemporaryDirectory() as scratch:
