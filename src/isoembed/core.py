@@ -9,7 +9,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +110,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # while it is still held, so that whoever comes next makes a new one
+                    (folder / ".lock").unlink()
     except Timeout:
         raise InputError(
             f"One process at a time may write to a folder; another one writes to {folder}. Wait for it, or name "

@@ -96,10 +96,20 @@ def load_model(
             torch.manual_seed(seed)
             drawn: nn.Module = AutoModel.from_config(config, **options)
             return drawn.eval()
+    return _with_weights(source, config=config, **options).eval()
+
+
+def check_weights(source: str) -> None:
+    """Raise InputError unless the safetensors weights at `source` can be read and set every parameter, as `load_model`
+    would; names and shapes are looked at, no value is loaded."""
+    _with_weights(source, device_map="meta")
+
+
+def _with_weights(source: str, **options: Any) -> nn.Module:
     try:
         with _quiet():
             model, report = AutoModel.from_pretrained(
-                resolve(source), config=config, use_safetensors=True, output_loading_info=True, **options
+                resolve(source), use_safetensors=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreadable("weights", source, error) from None
@@ -109,7 +119,7 @@ def load_model(
             f"The weights of {source!r} must set every parameter; {len(report['missing_keys'])} are missing ({some}). "
             "Fetch the model again, or correct the architecture in its config.json."
         )
-    loaded: nn.Module = model.eval()
+    loaded: nn.Module = model
     return loaded
 
 
