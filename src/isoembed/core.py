@@ -73,8 +73,9 @@ def no_room(error: BaseException) -> bool:
 def refused(error: OSError) -> str:
     """What the operating system refused (a full disk, a folder without permission, a name too long), in one line."""
     where = f" at {error.filename}" if error.filename else ""
+    why = os.strerror(error.errno) if error.errno else error
     return (
-        f"The system refused to read or write: {error.strerror or error}{where}. Check space and permissions, or name "
+        f"The system refused to read or write: {why}{where}. Check space and permissions, or name "
         "another place; --debug shows where."
     )
 

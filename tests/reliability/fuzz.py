@@ -23,6 +23,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+import isoembed.workflows.sweep  # noqa: F401 - before the watch: libraries write caches of their own when imported
 from isoembed.cli import main
 
 #: longer than any input here may take, on a busy machine; a hang fails
@@ -158,7 +159,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 def _allowed(path: Path) -> bool:
     scratch = Path(tempfile.gettempdir()).resolve()
     own = path.is_relative_to(scratch) and path.relative_to(scratch).parts[0].startswith("tmp")  # tempfile's own names
-    return own or path.is_relative_to(_WATCHED[-1]) or str(path).startswith("/dev/") or path.suffix == ".pyc"
+    system = str(path).startswith(("/dev/", "/proc/"))  # no folders of anybody's
+    return own or system or path.is_relative_to(_WATCHED[-1]) or path.suffix == ".pyc"
 
 
 sys.addaudithook(_audit)
