@@ -78,7 +78,7 @@ def mangled(draw: st.DrawFn, base: bytes) -> bytes:
 def _changed(draw: st.DrawFn, value: Any) -> Any:
     """`value` with one part of it changed, at whatever depth."""
     if not isinstance(value, (dict, list)) or not value or draw(st.integers(0, 9)) == 0:
-        return draw(st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20))
+        return copy.deepcopy(draw(st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20)))
     key = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
     how = draw(st.integers(0, 9))
     if how == 0:
@@ -86,7 +86,7 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
     elif how == 1 and isinstance(value, list):
         value.insert(key, copy.deepcopy(value[key]))
     elif how == 1 and isinstance(value, dict):
-        value[draw(st.sampled_from(["", "x", "../x", "format", "name"]))] = value[key]
+        value[draw(st.sampled_from(["", "x", "../x", "format", "name"]))] = copy.deepcopy(value[key])
     else:
         value[key] = _changed(draw, value[key])
     return value

@@ -138,6 +138,8 @@ def test_a_second_ctrl_c_kills_and_costs_no_cell_a_try(ledger: Path, running: su
     for _ in range(2):
         os.kill(group, signal.SIGINT)
         time.sleep(1.0)
+    wait_until(lambda: len(reasons(ledger)) == 2)
+    os.killpg(group, signal.SIGCONT)  # multiprocessing's own helper was halted too
     running.communicate(timeout=60)
     assert running.returncode == 0
     assert reasons(ledger) == ["stopped", "stopped"]
