@@ -16,7 +16,7 @@ from isoembed.budget import DEVICES, Budget
 from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, size_in_bytes, sweep_app
 from isoembed.constraints import Constraints
-from isoembed.core import InputError, rejected
+from isoembed.core import InputError, expanded, refused, rejected, system_error
 from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
@@ -162,8 +162,8 @@ def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
                 return known, spec.name
     if model is None or family is not None:
         return family_named(family or "nano"), model
-    if Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())  # the same folder from any working directory
+    if expanded(model).is_dir():
+        model = str(expanded(model).resolve())  # the same folder from any working directory
     spec = counted(model, _count)
     return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
 
@@ -722,10 +722,11 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except (InputError, OSError) as error:
-        if debug:
+    except Exception as error:
+        system = system_error(error)
+        if debug or not (system or isinstance(error, InputError)):
             raise
-        typer.echo(f"isoembed: {error}", err=True)
+        typer.echo(f"isoembed: {error if system is None else refused(system)}", err=True)
         sys.exit(error.exit_code if isinstance(error, InputError) else 1)
 
 

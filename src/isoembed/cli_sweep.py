@@ -154,7 +154,7 @@ def plan(
                     "max_bytes": most_bytes,
                     "allowance_flop": flop,
                     "allowance_seconds": seconds,
-                    "tasks": tuple(str(place) for place in task or ()),
+                    "tasks": tuple(str(place.expanduser().absolute()) for place in task or ()),
                     **prepare_request(
                         chosen,
                         names,

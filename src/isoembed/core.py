@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class InputError(ValueError):
@@ -16,6 +21,14 @@ class InputError(ValueError):
 
     #: exit status of the command line: 2 wrong use, 1 a job that failed, 130 one that was stopped
     exit_code = 2
+
+
+#: the largest whole number up to which a float holds every one
+LARGEST = 2**53
+#: a number of things
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+#: a number of things of which there is at least one
+Some = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Frozen(BaseModel):
@@ -39,9 +52,87 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+#: what the system says where nothing can be written, whatever is tried: full, over quota, read-only, over a limit
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The operating system's complaint behind `error`, also where a library in Rust words it; None where there is none,
+    or a rule of ours says it better."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, InputError):
+        return None
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(said[1]), os.strerror(int(said[1]))) if said else None
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether `error` says that the disk takes no more, which is no fault of what was being done."""
+    system = system_error(error)
+    return system is not None and system.errno in _NO_ROOM
+
+
+def refused(error: OSError) -> str:
+    """What the operating system refused (a full disk, a folder without permission, a name too long), in one line."""
+    where = f" at {error.filename}" if error.filename else ""
+    why = os.strerror(error.errno) if error.errno else error
+    return (
+        f"The system refused to read or write: {why}{where}. Check space and permissions, or name "
+        "another place; --debug shows where."
+    )
+
+
+def expanded(path: str) -> Path:
+    """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
+    return Path(os.path.expanduser(path))
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Write `content` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
+    with _partial(file, content) as partial:
+        partial.replace(file)
+
+
+def write_once(file: Path, content: str | bytes) -> bool:
+    """As `write_atomically`, but False, and nothing written, where the file is there already: of rivals one wins."""
+    with _partial(file, content) as partial:
+        try:
+            os.link(partial, file)  # unlike a rename this never replaces what another process wrote
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Within it no other process that asks may write to `folder`: it gets an InputError.  A kill sets the folder
+    free."""
+    # imported here so that commands that write nothing start fast
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # while it is still held, so that whoever comes next makes a new one
+                    (folder / ".lock").unlink()
+    except Timeout:
+        raise InputError(
+            f"One process at a time may write to a folder; another one writes to {folder}. Wait for it, or name "
+            "another folder."
+        ) from None
+
+
+@contextmanager
+def _partial(file: Path, content: str | bytes) -> Iterator[Path]:
+    """`content` in a file beside `file` that no other writer shares, gone afterwards, also where the disk is full."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")  # two writers never share one
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(file)
+    partial = file.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

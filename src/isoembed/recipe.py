@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
-from isoembed.core import Frozen, InputError, fingerprint, rejected
+from isoembed.core import LARGEST, Count, Frozen, InputError, Some, fingerprint, rejected
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
@@ -100,13 +100,15 @@ class DataStats(Frozen):
     fingerprint: str | None = Field(None, description="hash of the tokenised training pairs; None where assumed")
     source: str = "assumed: 14 + 64 tokens a pair, as in the paper's corpus"
     tokenizer: str | None = Field(None, description="hash of the tokenizer")
-    context_tokens: int = 75
-    pairs: int | None = Field(None, description="unique training pairs; None where unlimited")
-    query_tokens: float = Field(14.0, description="mean real tokens of a query, after truncation")
-    positive_tokens: float = Field(64.0, description="mean real tokens of a positive, after truncation")
-    negatives: float = Field(0.0, description="mean hard negatives a pair")
-    negative_tokens: float = Field(0.0, description="mean real tokens of all hard negatives of a pair")
-    squared_tokens: float = Field(14.0**2 + 64.0**2, description="mean over pairs of the sum of squared lengths")
+    context_tokens: Some = 75
+    pairs: Some | None = Field(None, description="unique training pairs; None where unlimited")
+    query_tokens: float = Field(14.0, gt=0, le=LARGEST, description="mean real tokens of a query, after truncation")
+    positive_tokens: float = Field(
+        64.0, gt=0, le=LARGEST, description="mean real tokens of a positive, after truncation"
+    )
+    negatives: float = Field(0.0, ge=0, le=LARGEST, description="mean hard negatives a pair")
+    negative_tokens: float = Field(0.0, ge=0, le=LARGEST, description="mean real tokens of a pair's hard negatives")
+    squared_tokens: float = Field(14.0**2 + 64.0**2, gt=0, description="mean over pairs of the sum of squared lengths")
 
     @classmethod
     def assumed(cls, context_tokens: int) -> DataStats:
@@ -135,10 +137,10 @@ class Recipe(Frozen):
     base_hash: str | None = Field(None, description="hash of the base weights, filled in when they are at hand")
     method: Method
     data: DataStats
-    seed: int = 0
-    train_tokens: int = Field(gt=0, description="real tokens to process; the run ends with the step that reaches it")
-    batch_pairs: int = Field(ge=2)
-    context_tokens: int = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
+    seed: Count = 0
+    train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
+    batch_pairs: Some = Field(ge=2)
+    context_tokens: Some = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
     temperature: float = Field(0.025, gt=0)
     pooling: PoolingName = "mean"
     options: Options = PLAIN

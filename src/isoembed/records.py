@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from isoembed.core import Frozen, InputError, write_atomically
+from isoembed.core import Frozen, InputError, write_atomically, write_once
 from isoembed.recipe import Recipe
 
 
@@ -132,17 +130,7 @@ class Ledger:
             curve = {name: [getattr(p, name) for p in outcome.loss_curve] for name in LossPoint.model_fields}
             write_atomically(self._curve(outcome.key), json.dumps(curve, separators=(",", ":")) + "\n")
             outcome = outcome.model_copy(update={"loss_curve": ()})
-        final = self._record(outcome.key)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{outcome.key}.{uuid.uuid4().hex}")
-        partial.write_text(outcome.model_dump_json() + "\n", encoding="utf-8")
-        try:
-            os.link(partial, final)  # unlike a rename this never replaces what another worker wrote
-        except FileExistsError:
-            return False
-        finally:
-            partial.unlink()
-        return True
+        return write_once(self._record(outcome.key), outcome.model_dump_json() + "\n")
 
     def outcomes(self) -> list[RunRecord | FailedRun]:
         """Every run that ended, ordered by key."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import Frozen, InputError, fingerprint
+from isoembed.core import Frozen, InputError, fingerprint, sole_writer
 from isoembed.encoder.embed import Progress, embed
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import load_exported, scratch_folder
@@ -72,7 +72,7 @@ class Index:
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
             embedding_ND = embed(encoder, tokenizer, texts, context_tokens=context_tokens, progress=progress)
-            with scratch_folder(folder / ".index.partial") as partial:
+            with sole_writer(folder), scratch_folder(folder / ".index.partial") as partial:
                 save_file({"embedding": embedding_ND}, partial / "embeddings.safetensors")
                 with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(json.dumps({"title": title, "text": text}) + "\n" for title, text in pairs)
@@ -108,8 +108,12 @@ class Index:
             with (place / "documents.jsonl").open(encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
             documents = tuple((str(row["title"]), str(row["text"])) for row in rows)
-            if len(documents) != len(embedding_ND):
-                raise ValueError(f"{len(documents)} documents, {len(embedding_ND)} embeddings")
+            width = len(embed(encoder, tokenizer, ["a"], context_tokens=context_tokens)[0])
+            if embedding_ND.shape != (len(documents), width) or embedding_ND.dtype != np.float32:
+                raise ValueError(
+                    f"{len(documents)} documents and width {width}, embeddings of {embedding_ND.shape} "
+                    f"{embedding_ND.dtype}"
+                )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"The index in {place} is damaged ({error}); remove that folder and build it anew."

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
+from isoembed.families import NANO
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training import loop
-from isoembed.workflows.sweep import plan_sweep, work_here
+from isoembed.workflows.job import DataOptions
+from isoembed.workflows.sweep import plan_sweep, prepare_request, run_sweep, work_here
+from tests.data.helpers import write_jsonl
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
 #: two workers that save a checkpoint after every step
@@ -126,6 +130,51 @@ def test_ctrl_c_stops_with_checkpoints_to_go_on_from(
     work_here(ledger, threads=THREADS)
     assert losses(ledger) == expected
     assert sum(step > 0 for step in resumed_at) == 2
+
+
+def test_a_second_ctrl_c_kills_and_costs_no_cell_a_try(ledger: Path, running: subprocess.Popen[str]) -> None:
+    group = freeze(ledger, lambda: running.pid if len(under_way(ledger)) == 2 else None, os.killpg)
+    os.kill(group, signal.SIGCONT)  # the parent alone: its workers hear nothing, as one that hangs
+    for _ in range(2):
+        os.kill(group, signal.SIGINT)
+        time.sleep(1.0)
+    wait_until(lambda: len(reasons(ledger)) == 2)
+    os.killpg(group, signal.SIGCONT)  # multiprocessing's own helper was halted too
+    running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert reasons(ledger) == ["stopped", "stopped"]
+
+
+def test_data_that_no_worker_can_open_are_reported_once(
+    request_here: SweepRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    moved = {**request_here.data_options, "spec": str(tmp_path / "moved.jsonl")}
+    plan_sweep(tmp_path / "ledger", request_here.model_copy(update={"data_options": moved}))
+    with pytest.raises(InputError, match=r"moved\.jsonl"):
+        run_sweep(tmp_path / "ledger", workers=2, every_seconds=0.1)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not SweepFolder(tmp_path / "ledger").attempts(SweepFolder(tmp_path / "ledger").cells()[0].key)
+
+
+def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"q {n}", "pos": f"p {n}"} for n in range(50)])
+    monkeypatch.chdir(tmp_path)
+    fields = prepare_request(NANO, ["nano-28k"], DataOptions("pairs.jsonl"), cache=Path("tokens"), context_tokens=32)
+    options = fields["data_options"]
+    assert isinstance(options, dict)
+    assert options["spec"] == str(tmp_path / "pairs.jsonl")
+    assert options["cache"] == str(tmp_path / "tokens")
+
+
+def test_a_full_disk_stops_the_sweep_and_costs_no_cell_a_try(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("isoembed.training.checkpoint.save_file", full)
+    with pytest.raises(SafetensorError):
+        work_here(ledger, threads=THREADS)
+    assert reasons(ledger) == ["stopped"]
+    assert not list((ledger / "work").rglob(".partial"))
 
 
 def test_sigterm_to_the_parent_alone_stops_the_workers_too(ledger: Path, running: subprocess.Popen[str]) -> None:

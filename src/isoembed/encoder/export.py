@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import InputError, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.load import check_weights
 from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
 
@@ -132,7 +133,7 @@ def _publish(stage: Path, folder: Path) -> None:
         )
     write_atomically(folder / MARKER, json.dumps(sorted({*earlier, *names})) + "\n")
     for name in sorted(earlier - {MARKER}, key=lambda name: name != MODULES):
-        if (folder / name).is_dir():
+        if (folder / name).is_dir() and not (folder / name).is_symlink():  # a link goes, what it leads to stays
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
@@ -159,7 +160,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
 
     Raises InputError where the folder is no such model.
     """
-    _check_modules(folder)
+    check_weights(str(folder / _transformer_of(folder)))
     try:
         model: Any = SentenceTransformer(
             str(folder),
@@ -167,7 +168,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
             local_files_only=True,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(
             f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
         ) from error
@@ -202,20 +203,28 @@ def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, 
     return Encoder(transformer.auto_model, mode, prompts).to(device).eval(), transformer.tokenizer, context_tokens
 
 
-def _check_modules(folder: Path) -> None:
-    """Raise InputError unless modules.json names only modules that load without weights or code of their own."""
+def _transformer_of(folder: Path) -> str:
+    """The subfolder of the transformer; raises InputError unless modules.json names only modules that lie in `folder`
+    and load without weights or code of their own, but for the transformer."""
     file = folder / MODULES
     try:
-        modules = [str(module["type"]).rpartition(".")[2] for module in json.loads(file.read_text(encoding="utf-8"))]
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        modules = [str(module["type"]).rpartition(".")[2] for module in listed]
+        paths = [str(module["path"]) for module in listed]
+        if any(path == ".." or Path(path).name != path for path in paths):
+            raise ValueError("a module's path leads elsewhere")
     except FileNotFoundError:
         raise InputError(
             f"A model folder must hold {MODULES}; {folder} does not. Name a folder that isoembed or "
             "sentence-transformers wrote."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file} is damaged: it is not a list of modules. Export the model anew.") from None
+        raise InputError(
+            f"{file} is damaged: it is not a list of modules in that folder. Export the model anew."
+        ) from None
     if modules not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise InputError(
             f"A model folder must be Transformer, Pooling and Normalize; {folder} is {', '.join(modules)}. "
             "Use sentence-transformers for it."
         )
+    return paths[0]

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as hf_logging
 
-from isoembed.core import InputError
+from isoembed.core import InputError, expanded
 
 
 def resolve(source: str) -> str:
@@ -32,16 +31,15 @@ def resolve(source: str) -> str:
     id stays.  Raises InputError for a folder that does not exist."""
     if source.startswith("nano/"):
         suite = resources.files("isoembed") / "assets" / "nano"
-        folder = suite / source.removeprefix("nano/")
-        if not (folder / "config.json").is_file():
-            there = sorted(f"nano/{entry.name}" for entry in suite.iterdir()) if suite.is_dir() else []
+        there = sorted(f"nano/{entry.name}" for entry in suite.iterdir() if entry.is_dir()) if suite.is_dir() else []
+        if source not in there:  # looked up, never joined: `nano/../..` leads nowhere
             raise InputError(
                 f"`model` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "
                 f"got {source!r}."
             )
-        return str(folder)
-    if Path(source).expanduser().is_dir():
-        return str(Path(source).expanduser())
+        return str(suite / source.removeprefix("nano/"))
+    if expanded(source).is_dir():
+        return str(expanded(source))
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         raise InputError(f"`model` must be a hub id or an existing folder; there is no folder {source!r}.")
     return source
@@ -98,10 +96,20 @@ def load_model(
             torch.manual_seed(seed)
             drawn: nn.Module = AutoModel.from_config(config, **options)
             return drawn.eval()
+    return _with_weights(source, config=config, **options).eval()
+
+
+def check_weights(source: str) -> None:
+    """Raise InputError unless the safetensors weights at `source` can be read and set every parameter, as `load_model`
+    would; names and shapes are looked at, no value is loaded."""
+    _with_weights(source, device_map="meta")
+
+
+def _with_weights(source: str, **options: Any) -> nn.Module:
     try:
         with _quiet():
             model, report = AutoModel.from_pretrained(
-                resolve(source), config=config, use_safetensors=True, output_loading_info=True, **options
+                resolve(source), use_safetensors=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreadable("weights", source, error) from None
@@ -111,7 +119,7 @@ def load_model(
             f"The weights of {source!r} must set every parameter; {len(report['missing_keys'])} are missing ({some}). "
             "Fetch the model again, or correct the architecture in its config.json."
         )
-    loaded: nn.Module = model.eval()
+    loaded: nn.Module = model
     return loaded
 
 

@@ -6,15 +6,15 @@ import math
 
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Count, Frozen, InputError, Some
 
 
 class Dense(Frozen):
     """`count` dense layers of `inputs` x `outputs` inside the transformer blocks (what LoRA adapts)."""
 
-    inputs: int
-    outputs: int
-    count: int
+    inputs: Some
+    outputs: Some
+    count: Some
 
 
 class ModelSpec(Frozen):
@@ -28,21 +28,21 @@ class ModelSpec(Frozen):
 
     name: str
     source: str
-    hidden: int
-    vocab: int
-    block_params: tuple[int, ...] = Field(description="parameters of each transformer block, first to last")
-    idle_block_params: tuple[int, ...] = Field(
+    hidden: Some
+    vocab: Some
+    block_params: tuple[Count, ...] = Field(description="parameters of each transformer block, first to last")
+    idle_block_params: tuple[Count, ...] = Field(
         (), description="parameters of each block that a token does not run through, experts not chosen; () without"
     )
-    other_params: int = Field(description="non-embedding parameters outside the blocks: final norm, projections")
-    entry_params: int = Field(0, description="those of `other_params` that run before the first block")
-    embedding_params: int
-    bias_params: int = Field(description="elements of all bias vectors outside embedding modules")
-    norm_params: int = Field(0, description="elements of all norms, weights and biases; 0 where nobody counted them")
+    other_params: Count = Field(description="non-embedding parameters outside the blocks: final norm, projections")
+    entry_params: Count = Field(0, description="those of `other_params` that run before the first block")
+    embedding_params: Count
+    bias_params: Count = Field(description="elements of all bias vectors outside embedding modules")
+    norm_params: Count = Field(0, description="elements of all norms, weights and biases; 0 where nobody counted them")
     dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
-    head_width: int | None = Field(None, description="attention heads x head size where that is not `hidden`")
-    context: int = Field(description="longest sequence in tokens")
-    pretraining_rate: float | None = Field(None, description="published peak learning rate of pretraining")
+    head_width: Some | None = Field(None, description="attention heads x head size where that is not `hidden`")
+    context: Some = Field(description="longest sequence in tokens")
+    pretraining_rate: float | None = Field(None, gt=0, description="published peak learning rate of pretraining")
 
     @property
     def blocks(self) -> int:

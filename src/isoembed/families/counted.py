@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from isoembed.core import write_atomically
+from isoembed.core import expanded, write_atomically
 from isoembed.families.base import ModelSpec
 
 #: raised when counting changes, so that what was counted before is counted again
@@ -60,7 +60,7 @@ def _entry(source: str) -> Path | None:
 
 
 def _config(source: str) -> Path | None:
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return folder / "config.json"
     from huggingface_hub import try_to_load_from_cache

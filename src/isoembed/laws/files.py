@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from isoembed.core import Frozen, InputError, write_atomically
+from isoembed.core import Count, Frozen, InputError, Some, write_atomically
 from isoembed.laws import law_named
 from isoembed.laws.bootstrap import Bootstrap
 from isoembed.laws.fit import Fit
@@ -23,11 +23,13 @@ from isoembed.laws.validate import Holdout
 class Draws(Frozen):
     """The bootstrap's refits, from which every later interval and recommendation is read."""
 
-    seed: int
-    runs: int = Field(description="independent runs drawn from")
-    tail: float = Field(description="probability that an interval at `level` leaves out on each side, for so many runs")
+    seed: Count
+    runs: Some = Field(description="independent runs drawn from")
+    tail: float = Field(
+        gt=0, lt=0.5, description="probability that an interval at `level` leaves out on each side, for so many runs"
+    )
     names: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]
+    values: tuple[tuple[float, ...], ...] = Field(min_length=1)
 
 
 class LawFile(Frozen):
@@ -47,7 +49,9 @@ class LawFile(Frozen):
     fit: Fit
     outlier_rows: tuple[int, ...] = Field((), description="rows (from 1) beyond five times the noise; none was dropped")
     without_outliers: Fit | None = Field(None, description="second fit where runs lie beyond five times the noise")
-    seed_sd: float | None = Field(None, description="standard deviation of ln loss between seeds; None without repeats")
+    seed_sd: float | None = Field(
+        None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
+    )
     rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with and preferred to")
     settings: Settings = Settings()
     tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
@@ -56,6 +60,19 @@ class LawFile(Frozen):
     data_fingerprint: str
     source: str
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _of_one_piece(self) -> Self:
+        """What a damaged or hand-made file may get wrong, so that nothing that reads a law has to look again."""
+        names = law_named(self.law).names
+        if self.fit.law != self.law or set(self.fit.params) != set(names):
+            raise ValueError(f"`fit` holds the parameters of the {self.law} law: {', '.join(names)}")
+        if self.draws is not None and any(len(row) != len(names) for row in (self.draws.names, *self.draws.values)):
+            raise ValueError(f"each draw of the {self.law} law is {len(names)} numbers")
+        ranges = [self.range.get(column, (0.0, 0.0)) for column in ("params", "tokens", "flop")]
+        if any(not 0 < low <= high for low, high in ranges):
+            raise ValueError("`range` holds positive lowest and highest params, tokens and flop")
+        return self
 
     @classmethod
     def of(

@@ -40,7 +40,7 @@ class Fit(Frozen):
     objective: float = Field(description="weighted sum over points of Huber(delta)")
     delta: float | None = Field(description="width of the Huber zone in ln loss; None for plain squares")
     noise: float = Field(
-        description="robust standard deviation of the log residuals: 1.4826 median |r|, see `Solver.noise`"
+        ge=0, description="robust standard deviation of the log residuals: 1.4826 median |r|, see `Solver.noise`"
     )
     n_points: int
     n_starts: int

@@ -14,6 +14,9 @@ from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Freeze, Method, method_named
 from isoembed.recipe import PLAIN, Options
 
+#: a positive share, as str(Fraction) writes it
+_SHARE = r"^[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?$"
+
 
 class Settings(Frozen):
     """One value each for all runs behind a law; None where the table did not say."""
@@ -41,7 +44,9 @@ class Tried(Frozen):
     """One hyperparameter setting of which there were runs, stated so that it carries over to other sizes."""
 
     method: Method = Field(description="the setting, as one of the runs had it")
-    of_width: str | None = Field(None, description="adapters: the rank as a share of the hidden width, as 1/8")
+    of_width: str | None = Field(
+        None, pattern=_SHARE, description="adapters: the rank as a share of the hidden width, as 1/8"
+    )
 
     @property
     def label(self) -> str:

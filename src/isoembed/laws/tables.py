@@ -107,11 +107,11 @@ def read_columns(file: Path) -> dict[str, list[Any]]:
         raise InputError(f"A table must be a file: {file} is not there. Check the path.")
     try:
         table = pyarrow.parquet.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file)
+        return {name: table[name].to_pylist() for name in table.column_names}
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"{file} is not a readable CSV or Parquet table ({str(error)[:200]}); check the file."
         ) from None
-    return {name: table[name].to_pylist() for name in table.column_names}
 
 
 def numbers_of(file: Path, name: str, values: list[Any]) -> list[float]:

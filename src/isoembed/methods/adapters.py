@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
 
-from isoembed.core import InputError
+from isoembed.core import LARGEST, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
 from isoembed.methods.base import BaseMethod
@@ -25,7 +25,7 @@ class Adapters(BaseMethod):
     #: peft's options `use_rslora` and `use_dora`
     by_root: ClassVar[bool] = False
     magnitudes: ClassVar[bool] = False
-    rank: int = Field(32, ge=1)
+    rank: int = Field(32, ge=1, le=LARGEST)
     alpha: float = Field(64.0, gt=0, description="scale: the adapter's output is multiplied by alpha / rank")
 
     def resized(self, rank: int) -> Self:

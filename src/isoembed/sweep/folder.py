@@ -154,14 +154,19 @@ class SweepFolder:
         file = self._attempt(Attempt(key=key, number=number))
         try:
             beat = file.stat().st_mtime
-            worker = Worker.model_validate_json(file.read_bytes())
         except FileNotFoundError:
             return False
-        except ValidationError:  # claimed, and killed before it wrote its name
-            worker = None
+        worker = self.worker(key, number)
         if worker is not None and worker.is_gone():
             return False
         return time.time() - beat < self.stale_seconds
+
+    def worker(self, key: str, number: int) -> Worker | None:
+        """Who made the attempt; None where it was claimed, and killed before it wrote its name."""
+        try:
+            return Worker.model_validate_json(self._attempt(Attempt(key=key, number=number)).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
 
     def beat(self, attempt: Attempt) -> None:
         """Tell that this attempt is being worked on."""

@@ -6,14 +6,16 @@ Training is handed in, so that this file needs no torch and is tested with a tra
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
 
-from isoembed.core import Frozen
+from isoembed.core import Frozen, no_room
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Attempt, Cell, End, Reason, SweepFolder
 
@@ -101,6 +103,10 @@ def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) 
         folder.end(attempt, STOPPED)
         raise
     except Exception as error:  # whatever it is, it must not take the other cells with it
+        if no_room(error):  # it would be the same for every cell, and is no fault of this one
+            with suppress(OSError):
+                folder.end(attempt, End(reason="stopped", words=str(error)))
+            raise
         outcome = Failure.of(error)
     finally:
         over.set()
@@ -117,6 +123,18 @@ def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) 
     for number in folder.attempts(attempt.key):
         shutil.rmtree(folder.work(Attempt(key=attempt.key, number=number)), ignore_errors=True)
     return written
+
+
+def end_for(folder: SweepFolder, processes: Collection[int]) -> None:
+    """End as stopped, in their name, what these processes of this machine were at when they were killed on request."""
+    host = socket.gethostname()
+    for cell in folder.cells():
+        last = max(folder.attempts(cell.key), default=0)
+        if cell.key in folder.ledger or not last or folder.end_of(cell.key, last) is not None:
+            continue
+        worker = folder.worker(cell.key, last)
+        if worker is not None and worker.host == host and worker.process in processes:
+            folder.end(Attempt(key=cell.key, number=last), STOPPED)
 
 
 def inherit(folder: SweepFolder, attempt: Attempt) -> None:

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Count, Frozen, InputError
 from isoembed.records import LossPoint
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
+
+_Tensors = Mapping[str, torch.Tensor]
 
 
 class LoopState(Frozen):
@@ -26,12 +28,12 @@ class LoopState(Frozen):
 
     recipe_key: str
     data_fingerprint: str
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    tokens: int = 0
-    pairs: int = 0
-    negatives: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
+    tokens: Count = 0
+    pairs: Count = 0
+    negatives: Count = 0
     executed_flop: float = 0.0
     recomputed_flop: float = 0.0
     all_in_flop: float = 0.0
@@ -57,19 +59,22 @@ def save_checkpoint(
             for key, value in optimizer.state[parameter].items()
         }
     )
-    if rank() != 0:
+    if rank() != 0 or target.is_dir():  # the same step again: what is there is whole, and stays
         return target
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(weights, partial / "model.safetensors")
-    save_file(moments, partial / "optimizer.safetensors")
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    save_file(random, partial / "random.safetensors")
-    (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
+    try:
+        save_file(weights, partial / "model.safetensors")
+        save_file(moments, partial / "optimizer.safetensors")
+        save_file(random, partial / "random.safetensors")
+        (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
+    except (OSError, SafetensorError):  # a full disk gets its room back
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     partial.replace(target)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -100,10 +105,14 @@ def load_checkpoint(
         random = load_file(newest / "random.safetensors")
     except (OSError, ValidationError, SafetensorError) as error:
         raise InputError(f"The checkpoint {newest} is damaged ({type(error).__name__}); {remedy}.") from error
+    if len(state.losses) != state.step:
+        raise InputError(
+            f"The checkpoint {newest} is damaged ({len(state.losses)} losses of {state.step} steps); {remedy}."
+        )
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
         raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another --out.")
     trainable = _trainable(model)
-    if weights.keys() != trainable.keys():
+    if not _fits(trainable, weights, moments):
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")
     with torch.no_grad():
         for name, parameter in trainable.items():
@@ -114,10 +123,32 @@ def load_checkpoint(
                     "exp_avg": part_like(moments[f"exp_avg/{name}"], parameter),
                     "exp_avg_sq": part_like(moments[f"exp_avg_sq/{name}"], parameter),
                 }
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
+    try:
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(f"The checkpoint {newest} is damaged (its random state is none); {remedy}.") from error
     return state
+
+
+def _fits(trainable: Mapping[str, torch.Tensor], weights: _Tensors, moments: _Tensors) -> bool:
+    """Whether these are the trained parameters, by name, shape and type, each with both moments or none: a tensor of
+    another shape might be spread over a parameter in silence."""
+
+    def alike(name: str, found: torch.Tensor | None) -> bool:
+        like = trainable[name]
+        return found is not None and (found.shape, found.dtype) == (like.shape, like.dtype)
+
+    stepped = [name for name in trainable if f"step/{name}" in moments]
+    expected = {f"{key}/{name}" for name in stepped for key in ("step", "exp_avg", "exp_avg_sq")}
+    return (
+        weights.keys() == trainable.keys()
+        and moments.keys() == expected
+        and all(alike(name, weights[name]) for name in trainable)
+        and all(alike(name, moments[f"{key}/{name}"]) for name in stepped for key in ("exp_avg", "exp_avg_sq"))
+        and all(moments[f"step/{name}"].shape == () for name in stepped)
+    )
 
 
 def _gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,16 +7,17 @@ scores.json, `training/` (metrics and checkpoints) and, unless another cache was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.constraints import Constraints
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.sources import Source, open_source
+from isoembed.data.sources import Source, absolute, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
@@ -66,6 +67,11 @@ class DataOptions:
             max_negatives=self.negatives,
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
         )
+
+    def absolute(self) -> DataOptions:
+        """The same, from whatever folder it is read."""
+        heldout = None if self.heldout is None else absolute(self.heldout)
+        return replace(self, spec=absolute(self.spec), heldout=heldout)
 
     def prepare(
         self,
@@ -174,22 +180,23 @@ def train_job(
     foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
-    if rank() == 0:
-        write_atomically(out / "recipe.json", job.recipe.model_dump_json(indent=1) + "\n")
-        watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
-    else:
-        watchers = ()
-    encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
-    if rank() == 0:
-        export(
-            encoder,
-            job.tokenizer,
-            out,
-            context_tokens=job.recipe.context_tokens,
-            card=card_of(job, record),
-            record=record,
-            keep_adapter=keep_adapter,
-        )
+    with sole_writer(training) if rank() == 0 else nullcontext():
+        if rank() == 0:
+            write_atomically(out / "recipe.json", job.recipe.model_dump_json(indent=1) + "\n")
+            watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
+        else:
+            watchers = ()
+        encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
+        if rank() == 0:
+            export(
+                encoder,
+                job.tokenizer,
+                out,
+                context_tokens=job.recipe.context_tokens,
+                card=card_of(job, record),
+                record=record,
+                keep_adapter=keep_adapter,
+            )
     barrier()
     return record
 

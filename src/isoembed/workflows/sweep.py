@@ -5,16 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from pydantic import ValidationError
 
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError, refused, system_error, write_once
 from isoembed.data.batches import batches
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
@@ -27,12 +28,15 @@ from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.pilot_plan import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
-from isoembed.sweep.run import Failure, StopRequestedError, work
+from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
 from isoembed.training.objective import Objective
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
 
 REQUEST = "sweep.json"
 #: how cells run unless told otherwise
@@ -57,16 +61,13 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
     A ledger keeps its first request, with the speeds and the memory of then, and the family's counts and rates as they
     stood: a later version of isoembed may know them better.  Another request belongs into another folder.
     """
-    file = ledger / REQUEST
-    if request is None or file.exists():
-        first = load_request(ledger)
-        if request is not None and not _asks_the_same(request, first):
-            raise InputError(f"{ledger} holds another sweep already; give another --out.")
-        request = first
-    else:
-        write_atomically(file, request.model_dump_json(indent=1) + "\n")
+    if request is not None:
+        write_once(ledger / REQUEST, request.model_dump_json(indent=1) + "\n")
+    first = load_request(ledger)
+    if request is not None and not _asks_the_same(request, first):
+        raise InputError(f"{ledger} holds another sweep already; give another --out.")
     folder = SweepFolder(ledger)
-    plan = explain(folder, request)
+    plan = explain(folder, first)
     return plan, folder.add_cells(list(plan.cells))
 
 
@@ -94,6 +95,7 @@ def prepare_request(
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
     pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
+    options = options.absolute()  # the sweep may be run from another folder
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     hashes = {}
@@ -236,32 +238,59 @@ def run_sweep(
     """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
 
     Ctrl-C or SIGTERM is passed on to the workers, which save a checkpoint and end; a second one kills them, which costs
-    the work since their last checkpoints.
+    the work since their last checkpoints and none of the cells' tries.
+
+    Raises InputError, after the other workers have stopped, where one met what no worker can get past: data that cannot
+    be opened, a full disk.
     """
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
     how = {"threads": max(1, (os.cpu_count() or 1) // workers), "tries": tries, "execution": execution}
 
+    obstacles: SimpleQueue[str] = context.SimpleQueue()
+
     def start() -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=work_here, args=(ledger,), kwargs=how)
+        process = context.Process(target=_work_or_say, args=(obstacles, ledger), kwargs=how)
         process.start()
         return process
 
     folder = SweepFolder(ledger)
     respawns = _RESPAWNS
-    asked = 0
+    asked, killed = 0, set[int]()
+    obstacle: str | None = None
     with Stopping() as stopping:
         running = [start() for _ in range(workers)]
         while running:
             watch(folder)
             time.sleep(every_seconds)
+            if obstacle is None and not obstacles.empty():
+                obstacle = obstacles.get()
+                stopping.requests += 1  # nobody else can get past it either
             if stopping.requests > asked:
                 asked = stopping.requests
                 for process in running:
                     process.terminate() if asked == 1 else process.kill()
+                    killed |= {process.pid} if asked > 1 and process.pid else set()
             for process in [process for process in running if not process.is_alive()]:
                 running.remove(process)
-                if process.exitcode and not asked and respawns:
+                if process.exitcode and not asked and obstacles.empty() and respawns:
                     respawns -= 1
                     running.append(start())
+        end_for(folder, killed)
     watch(folder)
+    if obstacle is None and not obstacles.empty():
+        obstacle = obstacles.get()
+    if obstacle is not None:
+        raise InputError(obstacle)
+
+
+def _work_or_say(obstacles: SimpleQueue[str], ledger: Path, **how: Any) -> None:
+    """A worker process; what no other one could get past either is said to the parent, not printed by each."""
+    try:
+        work_here(ledger, **how)
+    except Exception as error:
+        system = system_error(error)
+        if system is None and not isinstance(error, InputError):
+            raise
+        obstacles.put(str(error) if system is None else refused(system))
+        sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from isoembed.core import InputError
+from isoembed.core import InputError, write_atomically
 from isoembed.records import FailedRun, RunRecord
 
 
@@ -25,13 +26,14 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
         raise InputError("A table needs runs; the ledger holds none. Run the sweep first.")
     names = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    file.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     if file.suffix == ".parquet":
-        pyarrow.parquet.write_table(table, file)
+        pyarrow.parquet.write_table(table, content)
     elif file.suffix == ".csv":
-        pyarrow.csv.write_csv(table, file)
+        pyarrow.csv.write_csv(table, content)
     else:
         raise InputError(f"A table must end in .parquet, .csv or .jsonl.gz; got {file.name}. Rename it.")
+    write_atomically(file, content.getvalue())
 
 
 def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:

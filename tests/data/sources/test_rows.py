@@ -15,7 +15,7 @@ import zstandard
 
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
-from isoembed.data.sources import open_source
+from isoembed.data.sources import absolute, open_source
 from tests.data.helpers import write_jsonl
 
 ROWS = [{"query": f"question {n}", "pos": f"answer {n}"} for n in range(5)]
@@ -199,6 +199,16 @@ def test_no_such_source(tmp_path: Path) -> None:
     (tmp_path / "a.pickle").write_bytes(b"")
     with pytest.raises(InputError, match=r"\.jsonl.*\.parquet.*got"):
         open_source(str(tmp_path / "a.pickle"))
+
+
+def test_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert absolute("docstrings") == "docstrings"
+    assert absolute("hub:org/name:test") == "hub:org/name:test"
+    assert absolute("hub:folder:test") == f"hub:{tmp_path}/folder:test"
+    assert absolute("a.jsonl:3, docstrings:1,b.csv") == f"{tmp_path}/a.jsonl:3,docstrings:1,{tmp_path}/b.csv"
+    assert absolute(f"{tmp_path}/a.jsonl") == f"{tmp_path}/a.jsonl"
 
 
 def test_streaming(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from isoembed.core import InputError
+from isoembed.core import InputError, expanded
 from isoembed.data.sources.base import OnBadRows, RowOptions, Source
 from isoembed.data.sources.csv import Csv
 from isoembed.data.sources.docstrings import Docstrings
@@ -15,7 +15,7 @@ from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
 
-__all__ = ["Csv", "Docstrings", "Hub", "JsonLines", "Mixture", "Parquet", "Source", "open_source"]
+__all__ = ["Csv", "Docstrings", "Hub", "JsonLines", "Mixture", "Parquet", "Source", "absolute", "open_source"]
 
 #: file endings, without .gz or .zst, and what reads them
 READERS: dict[str, type[JsonLines | Csv | Parquet]] = {
@@ -24,6 +24,10 @@ READERS: dict[str, type[JsonLines | Csv | Parquet]] = {
     ".csv": Csv,
     ".parquet": Parquet,
 }
+
+
+#: a part of a mixture with its weight
+WEIGHTED = r"(.+):([0-9.]+(?:e[0-9]+)?)"
 
 
 def open_source(
@@ -44,8 +48,28 @@ def open_source(
     return Mixture([_weighted(part, options) for part in parts])
 
 
+def absolute(spec: str) -> str:
+    """`spec` with the files and local folders in it named from the root, so that it means the same from anywhere."""
+    parts = [part.strip() for part in spec.split(",")]
+    if len(parts) == 1 or Path(spec).is_file():
+        return _absolute(spec.strip())
+    found = [re.fullmatch(WEIGHTED, part) for part in parts]
+    return ",".join(
+        _absolute(part) if match is None else f"{_absolute(match[1])}:{match[2]}"
+        for part, match in zip(parts, found, strict=True)
+    )
+
+
+def _absolute(name: str) -> str:
+    kind = "hub:" if name.startswith("hub:") else ""
+    place, colon, split = name.removeprefix("hub:").partition(":") if kind else (name, "", "")
+    if name == "docstrings" or (kind and not expanded(place).is_dir()):
+        return name
+    return f"{kind}{expanded(place).absolute()}{colon}{split}"
+
+
 def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
-    match = re.fullmatch(r"(.+):([0-9.]+(?:e[0-9]+)?)", part)
+    match = re.fullmatch(WEIGHTED, part)
     if match is None:
         return _open(part, options), 1.0
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from isoembed.core import InputError
+from isoembed.core import InputError, expanded
 
 
 def file_hash(file: Path) -> str:
@@ -35,7 +35,7 @@ def open_text(file: Path) -> Iterator[io.TextIOWrapper]:
 
 def existing(path: str) -> Path:
     """The file at `path`; raises InputError where there is none."""
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise InputError(f"`data` must name a file that exists; there is none at {path}. Check the path.")
     return file

@@ -6,10 +6,9 @@ Also a local folder of data files, under the same kind of id.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from isoembed.core import InputError, fingerprint
+from isoembed.core import InputError, expanded, fingerprint
 from isoembed.data.sources.base import BadRow, RowOptions, RowSource
 from isoembed.data.sources.files import file_hash
 
@@ -26,7 +25,7 @@ class Hub(RowSource):
     def __init__(self, name: str, split: str, options: RowOptions) -> None:
         super().__init__(f"hub:{name}:{split}", options)
         self.name, self.split = name, split
-        self.folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        self.folder = expanded(name) if expanded(name).is_dir() else None
         self._commit: str | None = None
 
     def commit(self) -> str:
