@@ -119,6 +119,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(300)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "documents.jsonl").write_text('{"title": "A", "text": "item 3 costs 21 coins"}\n')
+    (folder / "categories.csv").write_text("task,category\na,one\nb,one\n")
+    (folder / "scores.csv").write_text("a,b\n" + "".join(f"{n},{n * n % 7}\n" for n in range(9)))
     task = folder / "tasks" / "sts" / "coins"
     task.mkdir(parents=True)
     (task / "test.jsonl").write_text("".join(
@@ -130,6 +132,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def values(place: Path) -> dict[str, Any]:
     """What each command prints."""
+    categories = str(place / "categories.csv")
     pairs, demo, ledger = str(place / "pairs.jsonl"), str(place / "demo"), str(place / "ledger")
     job = ["--budget", "1e9", "--method", "full", "--model", "nano-28k", "--data", pairs, "--batch-pairs", "16"]
     found = {
@@ -139,6 +142,7 @@ def values(place: Path) -> dict[str, Any]:
         "run": printed("run", *job, "--out", demo),
         "train": printed("train", *job, "--out", str(place / "other")),
         "eval": printed("eval", demo, "--data", str(place / "tasks")),
+        "data mine": printed("data", "mine", demo, pairs, "--out", str(place / "mined.jsonl")),
         "search": printed("search", demo, "item", "--documents", str(place / "documents.jsonl"))[0],
         "fit": printed(
             *("fit", str(LEDGER), "--law", "hoffmann", "--bootstrap", "0", "--holdout", "none"),
@@ -146,6 +150,8 @@ def values(place: Path) -> dict[str, Any]:
         )["laws"][0],
         "figure": printed("figure", "frontier", str(LEDGER), "--out", str(place / "frontier.html")),
         "report": printed("report", str(LEDGER), "--out", str(place / "report.html")),
+        "ledger correlate": printed("ledger", "correlate", str(LEDGER))[0],
+        "ledger subset": printed("ledger", "subset", str(place / "scores.csv"), "--categories", categories)[0],
         "ledger export": printed("ledger", "export", str(LEDGER), str(place / "runs.csv")),
         "sweep plan": printed(
             *("sweep", "plan", "--out", ledger, "--data", pairs, "--models", "nano-28k", "--methods", "full"),
