@@ -113,6 +113,8 @@ class DataStats(Frozen):
     @classmethod
     def assumed(cls, context_tokens: int) -> DataStats:
         """What stands in for data nobody named, cut at the context."""
+        if context_tokens < 4:
+            raise InputError(f"`context_tokens` must be at least 4; got {context_tokens}. Raise `--context-tokens`.")
         query, positive = min(14.0, context_tokens), min(64.0, context_tokens)
         return cls(
             source=f"assumed: {query:g} + {positive:g} tokens a pair, as in the paper's corpus",

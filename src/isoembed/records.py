@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -203,7 +204,7 @@ class Ledger:
             with gzip.open(self.path) as lines:
                 for number, line in enumerate(lines, 1):
                     yield f"{self.path}, line {number}", line
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             self.damaged[str(self.path)] = str(error)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Frozen, InputError, Some
 from isoembed.families.base import ModelSpec
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Freeze, Method, method_named
@@ -22,9 +22,9 @@ class Settings(Frozen):
     """One value each for all runs behind a law; None where the table did not say."""
 
     family: str | None = None
-    batch_pairs: int | None = None
-    context_tokens: int | None = None
-    temperature: float | None = None
+    batch_pairs: Some | None = Field(None, ge=2)
+    context_tokens: Some | None = Field(None, ge=4)
+    temperature: float | None = Field(None, gt=0)
     pooling: str | None = None
     negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
     options: Options = PLAIN
