@@ -48,7 +48,8 @@ def open_model(
 
 
 def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
-    """16 hex digits over all that the embeddings depend on: weights, tokenizer, longest text, readout, prompts.
+    """16 hex digits over all that the embeddings depend on: weights, tokenizer, longest text, attention, readout,
+    prompts.
 
     Two checkpoints of one run differ in it, and so do two readouts of one checkpoint.
     """
@@ -60,6 +61,8 @@ def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
             "context_tokens": model.max_seq_length,
             "modules": [type(module).__name__ for module in model],
             "pooling": model[1].pooling_mode,
+            "prompt_pooled": model[1].include_prompt,
+            "causal": getattr(model[0].auto_model.config, "is_causal", None),
             "prompts": dict(prompts or model.prompts),
         }
     )
