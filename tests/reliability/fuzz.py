@@ -34,7 +34,9 @@ _COMMON: dict[str, Any] = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 }
 settings.register_profile("suite", max_examples=60, derandomize=True, **_COMMON)
-settings.register_profile("long", max_examples=1000, print_blob=True, phases=[Phase.generate], **_COMMON)
+settings.register_profile(
+    "long", max_examples=1000, print_blob=True, phases=[Phase.explicit, Phase.generate], **_COMMON
+)
 FUZZ = settings.get_profile(os.environ.get("ISOEMBED_FUZZ", "suite"))
 
 #: what stands where a number, a text or a list should

@@ -99,7 +99,7 @@ def study(
     fitted = found if not draws else found.fit  # type: ignore[union-attr] # told apart by draws
     out_R = outliers(best, points, fitted)  # type: ignore[arg-type]
     second = None
-    if out_R.any():
+    if out_R.any() and not out_R.all():  # all, where so few runs are met exactly that there is no noise
         try:
             second = fit(best, points[~out_R], delta=delta)
         except InputError:
