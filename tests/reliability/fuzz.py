@@ -1,6 +1,6 @@
 """What the fuzz tests share: how many examples, how a file is spoilt, and a command run under watch.
 
-`python -m pytest tests/reliability/test_fuzz.py` draws 60 fixed examples a property, in seconds; with
+`python -m pytest tests/reliability/test_fuzz.py` draws 40 fixed examples a property, in seconds; with
 ISOEMBED_FUZZ=long in the environment the same tests draw 1,000 new ones each.
 """
 
@@ -33,7 +33,7 @@ _COMMON: dict[str, Any] = {
     "database": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 }
-settings.register_profile("suite", max_examples=60, derandomize=True, **_COMMON)
+settings.register_profile("suite", max_examples=40, derandomize=True, **_COMMON)
 settings.register_profile(
     "long", max_examples=1000, print_blob=True, phases=[Phase.explicit, Phase.generate], **_COMMON
 )
