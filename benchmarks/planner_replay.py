@@ -46,8 +46,7 @@ from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.adaptive import TOLERANCE, eligible, plan_next, settled
 from isoembed.sweep.criteria import Criterion
 from isoembed.sweep.pilot import Decision, PilotCell, PilotRun, Target, decide
-from isoembed.sweep.pilot_plan import as_pilot_cell
-from isoembed.sweep.plan import variants
+from isoembed.sweep.pilot_plan import as_pilot_cell, middle
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planner_replay.json"
@@ -189,8 +188,7 @@ def variants_by_model(records: Sequence[RunRecord]) -> dict[str, list[Method]]:
     """Model -> the middle hyperparameter of each method, as a pilot runs it."""
     models = {record.recipe.model.name: record.recipe.model for record in records}
     names = {record.recipe.method.name for record in records}
-    return {name: [found[len(found) // 2] for found in (variants(each, model, 2.0) for each in names)]
-            for name, model in models.items()}  # fmt: skip
+    return {name: [middle(each, model, 2.0) for each in names] for name, model in models.items()}
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoembed import cli
-from isoembed.core import InputError
+from isoembed.core import InputError, refused
 from isoembed.report.layout import columns_table
 from isoembed.terminal import console
 
@@ -102,9 +102,8 @@ def test_what_went_wrong_is_a_line_and_a_status(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == status
-    said = capsys.readouterr().err
-    assert said.startswith(f"isoembed: {'The system refused' if isinstance(error, OSError) else error}")
-    assert said.count("\n") == 1
+    said = refused(error) if isinstance(error, OSError) else error
+    assert capsys.readouterr().err == f"isoembed: {said}\n"
     monkeypatch.setattr(sys, "argv", ["isoembed", "--debug"])
     with pytest.raises(type(error)):
         cli.main()

@@ -54,9 +54,14 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
 
 
 def pilot_methods(request: SweepRequest, model: ModelSpec) -> list[Method]:
-    """Each method on `model`, at the middle one of the hyperparameters that a sweep would try."""
-    found = [variants(name, model, request.alpha_per_rank) for name in request.methods]
-    return [each[len(each) // 2] for each in found]
+    """Each method of the request on `model`, as a pilot runs it."""
+    return [middle(name, model, request.alpha_per_rank) for name in request.methods]
+
+
+def middle(name: str, model: ModelSpec, alpha_per_rank: float) -> Method:
+    """The method at the middle one of the hyperparameters that a sweep would try."""
+    found = variants(name, model, alpha_per_rank)
+    return found[len(found) // 2]
 
 
 def candidates(request: SweepRequest) -> dict[str, Recipe]:
