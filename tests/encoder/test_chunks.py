@@ -1,10 +1,11 @@
 """Length-bucketed chunks: every text once, never more than the token budget."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoembed.encoder.chunks import chunks_of, split_to
+from isoembed.encoder.chunks import chunks_of, even_tokens, split_to
 
 
 @given(st.lists(st.integers(1, 75), min_size=1, max_size=200), st.integers(75, 1000))
@@ -35,3 +36,19 @@ def test_split_keeps_texts_and_order(lengths: list[int], budget: int, count: int
     assert len(split) == max(count, len(chunks))
     assert all(len(chunk) for chunk in split)
     assert np.concatenate(split).tolist() == np.concatenate(chunks).tolist()
+
+
+@given(st.lists(st.integers(1, 75), min_size=1, max_size=400), st.integers(75, 1000), st.integers(1, 4))
+def test_an_even_budget_is_no_larger(lengths: list[int], budget: int, members: int) -> None:
+    assert 0 < even_tokens(lengths, budget, members) <= budget
+    assert even_tokens(lengths, budget, 1) == budget
+
+
+def test_members_have_equally_much_to_do() -> None:
+    """5,000 tokens at 1,024 a chunk: not three chunks for one and two for the other."""
+    lengths = [14, 64] * 64
+    assert len(chunks_of(lengths, 1024)) == 5
+    even = chunks_of(lengths, even_tokens(lengths, 1024, 2))
+    padded = [len(chunk) * max(lengths[index] for index in chunk) for chunk in even]
+    assert len(even) == 6
+    assert sum(padded[::2]) / sum(padded) == pytest.approx(0.5, abs=0.05)

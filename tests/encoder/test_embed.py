@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed, embed_ids, tokenize
+from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import TEXTS, load, write_model
 
@@ -21,6 +23,49 @@ def test_each_row_is_its_own_text_alone_whatever_the_batches(
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert np.abs(together[0] - together[1]).max() > 1e-2  # rows do differ: swapped rows would be seen
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_chunk_a_thread_gives_the_same(tmp_path: Path, threads: int) -> None:
+    encoder, tokenizer = load(write_model(tmp_path))
+    texts, told = [f"{text} {number}" for number in range(20) for text in TEXTS], []
+    before = torch.get_num_threads()
+    found = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        try:
+            found.append(
+                embed(
+                    encoder,
+                    tokenizer,
+                    texts,
+                    context_tokens=32,
+                    batch_tokens=100,
+                    progress=lambda done, _: told.append(done),
+                )
+            )
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(before)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    alone, shared = (told[: told.index(len(texts)) + 1], told[told.index(len(texts)) + 1 :])
+    assert shared == sorted(shared)
+    assert shared[-1] == len(texts)
+    assert len(shared) >= len(alone) > 4
+
+
+def test_what_a_thread_raises_is_raised_after_all_have_ended(tmp_path: Path) -> None:
+    crew = Crew(load(write_model(tmp_path))[0], 2)
+    done: list[int] = []
+
+    def task(encoder: Encoder, number: int) -> None:
+        if number == 1:
+            raise RuntimeError("out of memory")
+        done.append(number)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        crew.map(task, range(5))
+    assert done == [0, 2, 4]
 
 
 def test_the_context_cuts_and_only_beyond_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from isoembed.data.batches import Batch
+from isoembed.encoder.crew import Crew
 from isoembed.training.distributed import own_share, share_parameters, sum_gradients
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.objective import Objective
@@ -46,7 +47,7 @@ def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torc
     distributed.all_reduce = counted  # type: ignore[assignment]
     try:
         accumulate_gradients(
-            encoder,
+            Crew(encoder),
             queries[own],
             positives[own],
             Objective(0.05).of(WHOLE, torch.device("cpu")),

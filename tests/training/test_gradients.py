@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, pad
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of
@@ -24,7 +26,7 @@ KEEP_ALL, KEEP_NONE = 10**9, 0
 def cached(encoder: Encoder, pairs: int, memory: Memory, tau: float = 0.05) -> tuple[float, dict[str, torch.Tensor]]:
     encoder.zero_grad()
     encoder.train()
-    step = accumulate_gradients(encoder, *batch_ids(pairs), lambda q, p: contrastive_loss(q, p, tau), memory)
+    step = accumulate_gradients(Crew(encoder), *batch_ids(pairs), lambda q, p: contrastive_loss(q, p, tau), memory)
     return step.loss, gradients(encoder)
 
 
@@ -51,6 +53,42 @@ def test_equals_plain_gradient(method: Method, kept: int) -> None:
     assert_same_gradients(expected, found)
 
 
+@pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5), LoRA(rank=4, alpha=8.0)], ids=lambda m: m.name)
+@pytest.mark.parametrize("memory", [Memory(40, KEEP_NONE), Memory(40, 60), Memory(40, KEEP_ALL)], ids=str)
+def test_a_crew_finds_the_same_gradient_every_time(method: Method, memory: Memory) -> None:
+    """Twins share the weights, so a change of them reaches all; what members find is added in one order."""
+    encoder = small_encoder(method)
+    memory = replace(memory, frozen_blocks=int(method.name == "freeze"))
+    crew = Crew(encoder, 3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.1)
+    loss, expected = plain(encoder, 23)
+    found = []
+    for _ in range(3):
+        encoder.zero_grad()
+        step = accumulate_gradients(crew, *batch_ids(23), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+        assert step.loss == pytest.approx(loss, rel=1e-5)
+        found.append(gradients(encoder))
+        assert_same_gradients(expected, found[-1])
+    assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
+    assert all(value.grad is None for twin in crew.encoders[1:] for value in twin.parameters() if value.requires_grad)
+
+
+@pytest.mark.parametrize("architecture", configs())
+def test_every_architecture_has_twins(architecture: str) -> None:
+    encoder = Encoder(Full().apply(tiny(architecture)), "mean")
+    encoder.eval()  # without dropout, which a crew may not have
+    found = []
+    for members in (1, 2):
+        encoder.zero_grad()
+        memory = Memory(20, 40)
+        accumulate_gradients(Crew(encoder, members), *batch_ids(6), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+        found.append(gradients(encoder))
+    alone, shared = ({name: value for name, value in side.items() if value.any()} for side in found)
+    assert_same_gradients(alone, shared)
+
+
 @pytest.mark.parametrize("kept", [KEEP_NONE, 40, KEEP_ALL])
 def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
     """A number that is no multiple of the pairs'."""
@@ -66,7 +104,7 @@ def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
     loss.backward()
     expected = gradients(encoder)
     encoder.zero_grad()
-    step = accumulate_gradients(encoder, *batch_ids(11), loss_of, Memory(20, kept), negative_ids=negatives)
+    step = accumulate_gradients(Crew(encoder), *batch_ids(11), loss_of, Memory(20, kept), negative_ids=negatives)
     assert step.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(expected, gradients(encoder))
     assert cached(encoder, 11, Memory(20, kept))[0] != pytest.approx(step.loss, rel=1e-3)  # they count
@@ -92,7 +130,7 @@ def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
     expected = gradients(encoder)
     encoder.zero_grad()
     step = accumulate_gradients(
-        encoder, *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
+        Crew(encoder), *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
     )
     assert step.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(expected, gradients(encoder))
@@ -143,7 +181,9 @@ def test_counts_processed_and_recomputed_tokens() -> None:
     real = sum(map(len, [*queries, *positives]))
 
     def step(memory: Memory) -> tuple[int, int, int]:
-        found = accumulate_gradients(encoder, queries, positives, lambda q, p: contrastive_loss(q, p, 0.05), memory)
+        found = accumulate_gradients(
+            Crew(encoder), queries, positives, lambda q, p: contrastive_loss(q, p, 0.05), memory
+        )
         return found.processed_tokens, found.recomputed_tokens, found.resumed_tokens
 
     assert step(Memory(1, KEEP_ALL)) == (real, 0, 0)  # one text a chunk: no padding

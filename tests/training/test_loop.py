@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
+from isoembed.encoder.crew import Crew
+from isoembed.encoder.encoder import Encoder
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
@@ -57,6 +60,37 @@ def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_pa
         assert torch.equal(value, encoder.state_dict()[name]), name
     steps = [json.loads(line)["step"] for line in metrics.file.read_text().splitlines()]
     assert steps == list(range(1, record.steps + 1))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_crew_trains_alike_and_resumes_bitwise(
+    method: Method, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = recipe(data, method)
+    _, whole = run(planned, data, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        run(planned, data, tmp_path / "part", watchers=[StopAfter(3)])
+    _, resumed = run(planned, data, tmp_path / "part", execution=Execution(resume=True))
+    assert resumed.loss_curve == whole.loss_curve
+    members = []
+
+    def single(encoder: Encoder, count: int) -> Crew:
+        members.append(count)
+        return Crew(encoder)
+
+    monkeypatch.setattr(loop, "Crew", single)
+    _, alone = run(planned, data, tmp_path / "alone")
+    assert members == [2]
+    assert [point.loss for point in alone.loss_curve] == pytest.approx([p.loss for p in whole.loss_curve], rel=1e-4)
 
 
 def test_kill_between_checkpoints_loses_only_the_work_since(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from isoembed.core import InputError
@@ -46,6 +48,24 @@ def test_a_plan_by_hand() -> None:
     assert fill(Footprint(1000.0), 1.1e6, chunk_tokens=2000, context_tokens=75) == Memory(500, 0)
     assert fill(Footprint(1000.0), -5.0, chunk_tokens=2000, context_tokens=75) == Memory(75, 0)
     assert fill(Footprint(1000.0, 2, 50.0), 11e6, chunk_tokens=2000, context_tokens=75) == Memory(2000, 6000, 2, 0.05)
+
+
+def test_a_crew_by_hand() -> None:
+    """Two chunks at work and a second gradient must leave half of the room to graphs."""
+    cut: dict[str, Any] = {"chunk_tokens": 1000, "context_tokens": 75, "threads": 4, "member_bytes": 1e6}
+    assert fill(Footprint(1000.0), 13.3e6, **cut) == Memory(1000, 7181, members=2)
+    assert fill(Footprint(1000.0), 12.7e6, **cut) == Memory(1000, 9545, members=1)
+    assert fill(Footprint(1000.0), 1e9, **cut).members == 4
+    assert fill(Footprint(1000.0), 13.3e6, **cut | {"threads": 1}) == Memory(1000, 10090)
+
+
+def test_random_numbers_are_noticed() -> None:
+    """A model that draws some keeps to one chunk at a time."""
+    for dropout, members in ((0.0, 2), (0.1, 1)):
+        encoder = small_encoder(dropout=dropout)
+        assert measure_footprint(encoder, 16).draws == (members == 1)
+        plan = plan_memory(encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, chunk_tokens=64, threads=2)
+        assert plan.members == members
 
 
 def test_memory_that_holds_nothing_is_refused() -> None:

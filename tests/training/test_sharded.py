@@ -17,8 +17,9 @@ from torch import nn
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.chunks import chunks_of
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed_ids
-from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.encoder import Encoder, is_sharded
 from isoembed.encoder.export import export, load_exported
 from isoembed.encoder.load import load_tokenizer
 from isoembed.methods import Freeze, Full, LoRA, Method
@@ -30,7 +31,7 @@ from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import measure_footprint
-from isoembed.training.sharding import held_elements, is_sharded, shard, whole
+from isoembed.training.sharding import held_elements, shard, whole
 from isoembed.training.watchers import StepFacts
 from tests.models import configs, tiny
 from tests.training.small import (
@@ -76,7 +77,7 @@ def gradient(encoder: Encoder, own: slice) -> tuple[dict[str, torch.Tensor], flo
     encoder.zero_grad()
     hard = negative_ids(3)  # an odd number: one rank embeds one twice, so that both call the model equally often
     accumulate_gradients(
-        encoder,
+        Crew(encoder),
         queries[own],
         positives[own],
         lambda q, p, n: contrastive_loss(q, p, 0.05, negative_MD=n[:3]),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
+
+#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 are as fast, 16,384 take 1.4
+#: times as long: `benchmarks/encode_speed.py`)
+CPU_CHUNK_TOKENS = 1024
 
 
 def chunks_of(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:
@@ -22,6 +27,17 @@ def chunks_of(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np
         chunks.append(descending[start : start + size])
         start += size
     return chunks
+
+
+def even_tokens(lengths: Sequence[int], chunk_tokens: int, members: int) -> int:
+    """The budget of at most `chunk_tokens` at which `members` that take the chunks in turn have about equally much to
+    do: the smallest that makes no more chunks than the next multiple of `members`."""
+    fewest = len(chunks_of(lengths, chunk_tokens))
+    if members == 1 or not 0 < fewest < 32 * members:  # a chunk more or less among so many is nothing
+        return chunk_tokens
+    allowed = -(-fewest // members) * members
+    budgets = range(min(max(lengths), chunk_tokens), chunk_tokens)
+    return budgets.start + bisect_left(budgets, True, key=lambda budget: len(chunks_of(lengths, budget)) <= allowed)
 
 
 def split_to(chunks: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

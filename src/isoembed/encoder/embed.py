@@ -6,14 +6,16 @@ Shape legend: N texts, T tokens of the longest text of a chunk, D embedding widt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.data.prompts import prompt_tokens
-from isoembed.encoder.chunks import chunks_of
-from isoembed.encoder.encoder import Encoder, pad
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, chunks_of, even_tokens
+from isoembed.encoder.crew import Crew
+from isoembed.encoder.encoder import Encoder, is_sharded, pad
 
 #: told of (texts done, texts in all) after every chunk
 Progress = Callable[[int, int], None]
@@ -42,13 +44,14 @@ def embed_ids(
     *,
     prompt: int = 0,
     pad_id: int = 0,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> torch.Tensor:
     """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient; the first
     `prompt` tokens of each are its prompt.
 
-    Texts run sorted by length in chunks of at most `batch_tokens` padded tokens, so that little is padding.  A text
+    Texts run sorted by length in chunks of at most `batch_tokens` padded tokens (None: as suits the device), so that
+    little is padding.  A text
     without tokens gets the zero vector, as in sentence-transformers: it is similar to nothing.
     """
     if not ids:
@@ -56,19 +59,30 @@ def embed_ids(
     device = next(encoder.parameters()).device
     is_empty = torch.tensor([len(row) == 0 for row in ids])
     stand_in = np.array([pad_id])
-    chunks = chunks_of([len(row) for row in ids], batch_tokens)
-    parts: list[torch.Tensor] = []
-    done, training = 0, encoder.training
-    encoder.eval()
-    try:
+    lengths = [len(row) for row in ids]
+    members = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
+    batch_tokens = batch_tokens or (CPU_CHUNK_TOKENS if device.type == "cpu" else 16384)
+    chunks = chunks_of(lengths, even_tokens(lengths, batch_tokens, members))
+    crew = Crew(encoder, min(members, len(chunks)))
+    done, training, lock = 0, encoder.training, Lock()
+
+    def run(encoder: Encoder, number: int) -> torch.Tensor:
+        nonlocal done
+        chunk = chunks[number]
+        ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
+        prompt_B = torch.full((len(chunk),), prompt, device=device)
         with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
-            for chunk in chunks:
-                ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
-                prompt_B = torch.full((len(chunk),), prompt, device=device)
-                parts.append(encoder(ids_BT.to(device), mask_BT.to(device), prompt_B).float().cpu())
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, len(ids))
+            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device), prompt_B).float().cpu()
+        with lock:
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(ids))
+        return embedding_BD
+
+    for each in crew.encoders:
+        each.eval()
+    try:
+        parts = crew.map(run, range(len(chunks)))
     finally:
         encoder.train(training)
     embedding_ND = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(chunks)))]
@@ -82,7 +96,7 @@ def embed(
     *,
     context_tokens: int,
     as_queries: bool = False,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Unit-length embeddings (N, D) of `texts`, float32, computed where the encoder is, behind the encoder's prompt for

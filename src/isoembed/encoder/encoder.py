@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
 from isoembed.core import InputError
@@ -57,6 +58,11 @@ def base_of(model: nn.Module) -> nn.Module:
     """The transformers model itself, without LoRA's wrapper."""
     base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     return base
+
+
+def is_sharded(encoder: Encoder) -> bool:
+    """Whether `isoembed.training.sharding.shard` cut it over several processes."""
+    return isinstance(encoder, FSDPModule)
 
 
 def enable_checkpointing(model: nn.Module) -> None:

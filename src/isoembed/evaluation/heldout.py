@@ -24,7 +24,7 @@ def heldout_loss(
     *,
     temperature: float,
     candidates: int = BLOCK_PAIRS,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
 ) -> Heldout | None:
     """Mean symmetric InfoNCE over the held-out pairs, in nats; None where fewer than two pairs are held out.
 
@@ -53,7 +53,7 @@ def heldout_loss(
     )
 
 
-def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int) -> float:
+def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int | None) -> float:
     sides = zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
     query_BD, positive_BD = (embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens) for ids, prompt in sides)
     query_hash_B, positive_hash_B = (

@@ -9,6 +9,8 @@ et al. 2021, arXiv 2101.06983).  Here a chunk's graph is kept while memory allow
 3. Backward through the kept graphs, which frees them; then run each other chunk again, from the lowest trained block
    where its input was kept, with the random state of the first run, so that dropout is the same, and go backward.
 
+On a CPU the members of a crew share the chunks of passes 1 and 3.
+
 Shape legend: B pairs of the global batch, T tokens of the longest text of a chunk, D embedding width.
 """
 
@@ -20,8 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from isoembed.encoder.chunks import chunks_of, split_to
+from isoembed.encoder.chunks import chunks_of, even_tokens, split_to
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, base_of, pad
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
@@ -35,7 +39,8 @@ LossOf = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens.
+    """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens,
+    `members` chunks at work at once.
 
     The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
     a token; nothing in these blocks or before them may require a gradient.
@@ -45,6 +50,7 @@ class Memory:
     kept_tokens: int
     frozen_blocks: int = 0
     prefix_share: float = 0.0
+    members: int = 1
 
     def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
         """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
@@ -78,7 +84,7 @@ class Step:
 
 
 def accumulate_gradients(
-    encoder: Encoder,
+    crew: Crew,
     query_ids: Sequence[np.ndarray],
     positive_ids: Sequence[np.ndarray],
     loss_of: LossOf,
@@ -89,25 +95,27 @@ def accumulate_gradients(
     pad_id: int = 0,
     bf16: bool = False,
 ) -> Step:
-    """Add the gradient of `loss_of` to the parameters' `.grad`: equal to that of one plain backward.
+    """Add the gradient of `loss_of` to the `.grad` of the parameters of the crew's encoder: equal to that of one plain
+    backward.
 
     `query_ids`, `positive_ids` and `negative_ids` are this rank's share of the batch, each equally many on every rank.
     Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many of
     the first tokens are a prompt's: of each query, and of each other text.
     """
+    encoder = crew.encoders[0]
     device = next(encoder.parameters()).device
-    frozen = [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]
-    assert not any(value.requires_grad for block in frozen for value in block.parameters())
+    assert not any(value.requires_grad for block in _frozen(encoder, memory) for value in block.parameters())
     sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
     texts = [text for side in sides for text in side]
     before, behind = prompt_tokens
     prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)), device=device)
-    chunks = chunks_of([len(text) for text in texts], memory.chunk_tokens)
+    lengths = [len(text) for text in texts]
+    chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
     padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
     first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
 
-    def run(chunk: np.ndarray) -> torch.Tensor:
+    def run(encoder: Encoder, chunk: np.ndarray) -> torch.Tensor:
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
         with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
@@ -115,23 +123,23 @@ def accumulate_gradients(
         return embedding_BD
 
     # 1. embed
-    place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)
-    rows: list[torch.Tensor] = []
-    first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = []
-    for number, chunk in enumerate(chunks):
+    first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = [None] * len(chunks)
+
+    def embed(encoder: Encoder, number: int) -> torch.Tensor:
         note: PrefixOutput | RandomState | None = None
         with ExitStack() as around:
             if number < first_kept:
                 around.enter_context(torch.no_grad())
                 if number >= first_stored:
-                    note = around.enter_context(recorded(frozen, device))
+                    note = around.enter_context(recorded(_frozen(encoder, memory), device))
                 else:
                     note = RandomState.now(device)
-            output = run(chunk)
-        first_pass.append(output if note is None else note)
-        rows.append(output.detach())
-    local_BD = torch.cat(rows)[place]
-    del rows, output
+            output = run(encoder, chunks[number])
+        first_pass[number] = output if note is None else note
+        return output.detach()
+
+    place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)
+    local_BD = torch.cat(crew.map(embed, range(len(chunks))))[place]
 
     # 2. loss and its gradient with respect to this rank's embeddings
     parts = local_BD.split([len(side) for side in sides])
@@ -143,17 +151,23 @@ def accumulate_gradients(
     del leaves, parts, own, local_BD
 
     # 3. backward, kept graphs first
-    for number in [*range(first_kept, len(chunks)), *range(first_kept)]:
+    def backward(encoder: Encoder, number: int) -> None:
         known, first_pass[number] = first_pass[number], None
         if isinstance(known, PrefixOutput):
-            with resumed(frozen, known, device):
-                output = run(chunks[number])
+            with resumed(_frozen(encoder, memory), known, device):
+                output = run(encoder, chunks[number])
         elif isinstance(known, RandomState):
             with replayed(known, device):
-                output = run(chunks[number])
+                output = run(encoder, chunks[number])
         else:
             assert known is not None
             output = known
         output.backward(gradient_BD[torch.from_numpy(chunks[number]).to(device)])
-        del output, known
+
+    crew.map(backward, [*range(first_kept, len(chunks)), *range(first_kept)])
+    crew.collect_gradients()
     return Step(loss.item(), sum(padded), sum(padded[:first_stored]), sum(padded[first_stored:first_kept]))
+
+
+def _frozen(encoder: Encoder, memory: Memory) -> list[nn.Module]:
+    return [*blocks_of(base_of(encoder.model))][: memory.frozen_blocks]

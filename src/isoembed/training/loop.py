@@ -20,6 +20,8 @@ from torch import nn
 from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.data.dataset import PairData
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.evaluation.heldout import heldout_loss
@@ -107,6 +109,7 @@ def run(
     optimizer = adamw(trainable, recipe)
 
     # 2. how to cut a batch, and where to start
+    alone = device.type != "cpu" or execution.checkpointing or execution.shard  # these keep state between passes
     memory = plan_memory(
         encoder,
         batch_pairs=recipe.batch_pairs,
@@ -114,11 +117,12 @@ def run(
         prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
-        chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else 1024),
+        chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else CPU_CHUNK_TOKENS),
+        threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
     )
-    bounded = {} if execution.memory_bytes is None else {"batch_tokens": memory.chunk_tokens}
-    before = before or heldout_loss(encoder, data, temperature=recipe.temperature, **bounded)
+    crew = Crew(encoder, memory.members)
+    before = before or heldout_loss(encoder, data, temperature=recipe.temperature, batch_tokens=memory.chunk_tokens)
     fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
     state = load_checkpoint(folder, fresh, encoder, optimizer) if execution.resume else fresh
     for watcher in watchers:
@@ -127,12 +131,12 @@ def run(
     # 3. train
     try:
         with _stop_signals() as stop:
-            loop = _Loop(recipe, data, encoder, optimizer, trainable, memory, execution, folder, watchers, bf16)
+            loop = _Loop(recipe, data, crew, optimizer, trainable, memory, execution, folder, watchers, bf16)
             state = loop.until_spent(state, stop)
     finally:
         for watcher in watchers:
             watcher.end()
-    after = heldout_loss(encoder, data, temperature=recipe.temperature, **bounded)
+    after = heldout_loss(encoder, data, temperature=recipe.temperature, batch_tokens=memory.chunk_tokens)
     record = record_of(recipe, state, trainable, device, bf16, before=before, after=after)
     return (unsharded(encoder, _untrained(recipe)) if execution.shard else encoder), record
 
@@ -165,7 +169,7 @@ class _Loop:
 
     recipe: Recipe
     data: PairData
-    encoder: Encoder
+    crew: Crew
     optimizer: torch.optim.AdamW
     trainable: list[nn.Parameter]
     memory: Memory
@@ -210,9 +214,10 @@ class _Loop:
         share = batch.pairs // world()
         own = slice(rank() * share, (rank() + 1) * share)
         self.optimizer.zero_grad(set_to_none=True)
-        self.encoder.train()
+        for encoder in self.crew.encoders:
+            encoder.train()
         cost = accumulate_gradients(
-            self.encoder,
+            self.crew,
             batch.query_ids[own],
             batch.positive_ids[own],
             Objective(recipe.temperature, recipe.options).of(batch, device),
@@ -280,7 +285,7 @@ class _Loop:
 
     def save(self, state: LoopState) -> None:
         """Checkpoint; every rank calls it."""
-        save_checkpoint(self.folder, state, self.encoder, self.optimizer, keep=self.execution.keep_checkpoints)
+        save_checkpoint(self.folder, state, self.crew.encoders[0], self.optimizer, keep=self.execution.keep_checkpoints)
 
 
 def record_of(

@@ -9,7 +9,8 @@ The peak is the process's resident size on a CPU, the tensors allocated on a GPU
                     and   a checkpoint being written         8 bytes a trained parameter
          + one more gradient of the largest trained parameter, before it is added to the sum
 
-with a graph's bytes a token measured by autograd.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
+with a graph's bytes a token measured by autograd.  A crew of m has m chunks at work, and m - 1 more gradients of
+everything trained.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.methods.parts import blocks_of
 from isoembed.training.gradients import Memory
 from isoembed.training.loss import TILE_LOGITS
+from isoembed.training.replay import RandomState
 from isoembed.training.sharding import gathered_bytes, held_elements
 
 #: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
@@ -44,11 +46,12 @@ TILE_VALUES = 6
 @dataclass(frozen=True)
 class Footprint:
     """What an encoder keeps for the backward pass: bytes of graph a padded token; how many blocks in front are frozen,
-    and the bytes a token of what the last of them gives."""
+    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers."""
 
     graph_bytes: float
     frozen_blocks: int = 0
     prefix_bytes: float = 0.0
+    draws: bool = False
 
 
 def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False) -> Footprint:
@@ -71,6 +74,7 @@ def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16
             frozen.append(hidden_BTD.nbytes / ids_BT.numel())
 
     hooks = [block.register_forward_hook(look) for block in blocks_of(base_of(encoder.model))]
+    before = RandomState.now(device)
     try:
         with (
             saved_tensors_hooks(pack, lambda tensor: tensor),
@@ -81,7 +85,12 @@ def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16
         for hook in hooks:
             hook.remove()
     del output
-    return Footprint(sum(storages.values()) / ids_BT.numel(), len(frozen), frozen[-1] if frozen else 0.0)
+    return Footprint(
+        sum(storages.values()) / ids_BT.numel(),
+        len(frozen),
+        frozen[-1] if frozen else 0.0,
+        draws=RandomState.now(device) != before,
+    )
 
 
 def plan_memory(
@@ -93,11 +102,13 @@ def plan_memory(
     context_tokens: int,
     memory_bytes: float | None,
     chunk_tokens: int,
+    threads: int = 1,
     bf16: bool = False,
 ) -> Memory:
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
 
-    `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions.
+    `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
+    `threads` chunks may be at work at once.
 
     Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
     """
@@ -115,20 +126,47 @@ def plan_memory(
             f"({_mib(fixed)}) and the work on one text or a checkpoint ({_mib(smallest)}); got {_mib(peak)}. "
             f"Raise it to {_mib(there + fixed + smallest)} or more, or take a smaller model or another method."
         )
-    return fill(footprint, peak - there - fixed, chunk_tokens=chunk_tokens, context_tokens=context_tokens)
+    return fill(
+        footprint,
+        peak - there - fixed,
+        chunk_tokens=chunk_tokens,
+        context_tokens=context_tokens,
+        threads=1 if footprint.draws else threads,
+        member_bytes=gradient_bytes(encoder),
+    )
 
 
-def fill(footprint: Footprint, room_bytes: float, *, chunk_tokens: int, context_tokens: int) -> Memory:
-    """Cut a batch for `room_bytes` of graphs and the chunk at work, which needs about as much again as its graph for
-    temporary values."""
-    fit = int(max(0.0, room_bytes) / (FRAGMENTATION * footprint.graph_bytes))
+def fill(
+    footprint: Footprint,
+    room_bytes: float,
+    *,
+    chunk_tokens: int,
+    context_tokens: int,
+    threads: int = 1,
+    member_bytes: float = 0.0,
+) -> Memory:
+    """Cut a batch for `room_bytes` of graphs and the chunks at work, each of which needs about as much again as its
+    graph for temporary values.
+
+    As many of the `threads` as leave half of the room to graphs work on a chunk each, every one but the first at
+    `member_bytes` more.
+    """
+    token_bytes = FRAGMENTATION * footprint.graph_bytes
+    members = max(1, min(threads, int(room_bytes / 2 / (member_bytes + 2 * chunk_tokens * token_bytes))))
+    fit = int(max(0.0, room_bytes - (members - 1) * member_bytes) / token_bytes)
     chunk = max(context_tokens, min(chunk_tokens, fit // 2))
     return Memory(
         chunk_tokens=chunk,
-        kept_tokens=max(0, fit - 2 * chunk),
+        kept_tokens=max(0, fit - 2 * members * chunk),
         frozen_blocks=footprint.frozen_blocks,
         prefix_share=footprint.prefix_bytes / footprint.graph_bytes,
+        members=members,
     )
+
+
+def gradient_bytes(encoder: Encoder) -> float:
+    """The gradients of everything trained."""
+    return 4.0 * sum(held_elements(value) for value in encoder.parameters() if value.requires_grad)
 
 
 def state_bytes(encoder: Encoder) -> float:

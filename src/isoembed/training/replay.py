@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomState:
     """The state of the CPU's generator and, where a GPU runs the model, of that one's."""
 
@@ -26,6 +26,12 @@ class RandomState:
     def now(cls, device: torch.device) -> RandomState:
         """The state as it is."""
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RandomState) and all(
+            left is right if left is None or right is None else torch.equal(left, right)
+            for left, right in ((self.cpu, other.cpu), (self.cuda, other.cuda))
+        )
 
     def restore(self, device: torch.device) -> None:
         """Draw from here on what was drawn from there on."""

@@ -12,12 +12,11 @@ often and in the same order (`in_step`), saves when the others do, and computes 
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.encoder.encoder import Encoder, base_of, is_sharded
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import largest, world
 
@@ -39,11 +38,6 @@ def shard(encoder: Encoder, device: torch.device) -> None:
         sharded = fully_shard(part, mesh=mesh, reshard_after_forward=True)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether `shard` cut it."""
-    return isinstance(module, FSDPModule)
 
 
 def in_step(encoder: Encoder, count: int) -> int:

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from isoembed.encoder.encoder import Encoder
-from isoembed.training.sharding import is_sharded
+from isoembed.encoder.encoder import Encoder, is_sharded
 
 
 class _Rows(torch.autograd.Function):

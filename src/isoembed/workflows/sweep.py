@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from isoembed.core import InputError, refused, system_error, write_once
 from isoembed.data.batches import batches
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
+from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
@@ -29,8 +31,9 @@ from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.pilot_plan import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
-from isoembed.training.gradients import Memory, accumulate_gradients
+from isoembed.training.gradients import accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
+from isoembed.training.memory import plan_memory
 from isoembed.training.objective import Objective
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
@@ -122,16 +125,24 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
     for name in request.models:
         spec = request.family.model(name)
         encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling, request.options.prompts)
-        tokens, seconds = 0, 0.0
+        memory = plan_memory(
+            encoder,
+            batch_pairs=request.batch_pairs,
+            context_tokens=request.context_tokens,
+            memory_bytes=None,
+            chunk_tokens=CPU_CHUNK_TOKENS,
+            threads=torch.get_num_threads(),
+        )
+        crew, tokens, seconds = Crew(encoder, memory.members), 0, 0.0
         stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
         for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
             started = time.perf_counter()
             accumulate_gradients(
-                encoder,
+                crew,
                 batch.query_ids,
                 batch.positive_ids,
                 Objective(request.temperature, request.options).of(batch, torch.device("cpu")),
-                Memory(chunk_tokens=1024, kept_tokens=10**9),
+                memory,
                 negative_ids=batch.negative_ids,
                 prompt_tokens=batch.prompt_tokens,
             )
