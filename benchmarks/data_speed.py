@@ -1,6 +1,7 @@
 """Tokenising ahead of training, starting again from the store, and streaming a larger file in the same memory.
 
-    python benchmarks/data_speed.py --pairs 1000000 --times 10 --out result.json
+    python benchmarks/data_speed.py --pairs 1000000 --times 0 --out result.json
+    python benchmarks/data_speed.py --pairs 1000000 --times 10 --words 6 --out result.json
 
 Random words in the lengths of the paper's corpus, as JSONL.  Each line of the result is a process of its own: tokenise
 `--pairs`, start again on them, tokenise `--times` as many.  Seconds are those of `prepare`, imports left out; a start
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,12 +31,13 @@ from isoembed.training.memory import peak_bytes
 from speed_case import TOKENIZER, paper_pairs, surroundings
 
 
-def write_pairs(file: Path, pairs: int) -> None:
-    """Numbered, so that no two are the same."""
+def write_pairs(file: Path, pairs: int, words: int | None = None) -> None:
+    """Numbered, so that no two texts are the same; of at most `words` words."""
     source = paper_pairs(load_tokenizer(TOKENIZER), 0)
+    some = [[" ".join(text.split()[:words]) for text in pair] for pair in itertools.islice(source, min(pairs, 20_000))]
     with file.open("w", encoding="utf-8") as lines:
-        for number, (query, positive) in enumerate(itertools.islice(source, pairs)):
-            lines.write(json.dumps({"query": f"{query} {number}", "pos": positive}) + "\n")
+        for number, (query, positive) in zip(range(pairs), itertools.cycle(some), strict=False):
+            lines.write(json.dumps({"query": f"{query} {number}", "pos": f"{number} {positive}"}) + "\n")
 
 
 def child(file: Path, cache: Path) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=10, help="how many times as many in the larger file; 0: none")
+    parser.add_argument("--words", type=int, help="words a text at most")
     parser.add_argument("--scratch", type=Path, help="folder with room for both files and stores")
     parser.add_argument("--out", type=Path, help="file for the JSON")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -78,13 +80,13 @@ def main() -> None:
     if given.child:
         print(json.dumps(child(*given.child)))
         return
-    result: dict[str, Any] = {"cores": os.cpu_count()}
+    result: dict[str, Any] = {"words": given.words}
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         folder = Path(scratch)
         for name, pairs in (("small", given.pairs), ("large", given.pairs * given.times)):
             if not pairs:
                 continue
-            write_pairs(folder / f"{name}.jsonl", pairs)
+            write_pairs(folder / f"{name}.jsonl", pairs, given.words)
             result[f"tokenise_{name}"] = in_process(folder / f"{name}.jsonl", folder / name)
             result[f"start_{name}"] = in_process(folder / f"{name}.jsonl", folder / name)
             (folder / f"{name}.jsonl").unlink()

@@ -87,7 +87,8 @@ def test_every_architecture_has_twins(architecture: str) -> None:
         found.append(gradients(encoder))
     largest = max(float(value.abs().max()) for value in found[0].values())
     named = [name for name, value in found[0].items() if value.abs().max() > 1e-6 * largest]  # a key's bias has none
-    assert_same_gradients(*({name: side[name] for name in named} for side in found))
+    alone, shared = ({name: side[name] for name in named} for side in found)
+    assert_same_gradients(alone, shared)
 
 
 @pytest.mark.parametrize("kept", [KEEP_NONE, 40, KEEP_ALL])

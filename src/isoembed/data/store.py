@@ -11,16 +11,19 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
+from tokenizers import Tokenizer
 
 from isoembed.core import Frozen, InputError, fingerprint
 from isoembed.data.normalize import normalized, text_hash
@@ -37,6 +40,8 @@ STORE_VERSION = 2
 BATCH_PAIRS = 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class StoreFacts(Frozen):
@@ -74,8 +79,9 @@ class TokenStore:
         """The store of `source` under `folder`, its texts behind `prompts`; made only where there is none of the same
         content.
 
-        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores.  A store appears whole or
-        not at all; a killed build leaves a folder `.partial-...` that nobody reads.
+        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores, a batch ahead of the one
+        that is written.  A store appears whole or not at all; a killed build leaves a folder `.partial-...` that nobody
+        reads.
         """
         if not tokenizer.is_fast:
             raise InputError(
@@ -222,8 +228,9 @@ def _write(
     pairs = negatives = empty = 0
     held: list[dict[str, Any]] = []
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for batch in _batched(source, BATCH_PAIRS):
-            for pair, row in zip(batch, _rows(batch, tokenizer, context_tokens, prompts), strict=True):
+        encode = _Encode(tokenizer, context_tokens, prompts)
+        for batch, encoded in _ahead(encode, _batched(source, BATCH_PAIRS)):
+            for pair, row in zip(batch, _rows(batch, encoded), strict=True):
                 if not (row["query_ids"] and row["positive_ids"]):
                     empty += 1
                     continue
@@ -252,14 +259,49 @@ def _write(
     )
 
 
-def _rows(
-    pairs: list[Pair], tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Prompts
-) -> Iterator[dict[str, Any]]:
+#: (ids, tokens before truncation)
+Tokens = tuple[list[int], int]
+
+
+class _Encode:
+    """Tokenises queries, positives and hard negatives of a batch behind their prompts.
+
+    With a tokenizer of its own, so that another thread may use the user's; what `tokenizer(...)` adds to it is left
+    out (offsets, masks: a third of the time), its ids are the same.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Prompts) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(context_tokens, direction=tokenizer.truncation_side)
+        self._tokenizer.encode_special_tokens = tokenizer.split_special_tokens
+        self._special = tokenizer.num_special_tokens_to_add()
+        self._context_tokens, self._prompts = context_tokens, prompts
+
+    def __call__(self, pairs: list[Pair]) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
+        before, behind = self._prompts.query, self._prompts.positive
+        return (
+            self._tokens([before + pair.query for pair in pairs]),
+            self._tokens([behind + pair.positive for pair in pairs]),
+            self._tokens([behind + text for pair in pairs for text in pair.negatives]),
+        )
+
+    def _tokens(self, texts: list[str]) -> list[Tokens]:
+        """What truncation cut off is kept beside as further encodings, each with its own special tokens."""
+        found = []
+        for encoding in self._tokenizer.encode_batch_fast(texts):
+            ids = encoding.ids
+            length = len(ids)
+            if length >= self._context_tokens:
+                length += sum(len(rest) - self._special for rest in encoding.overflowing)
+            found.append((ids, length))
+        return found
+
+
+def _rows(pairs: list[Pair], encoded: tuple[list[Tokens], list[Tokens], list[Tokens]]) -> Iterator[dict[str, Any]]:
     """The pairs as rows of the store, but for the group."""
-    query = _tokens([prompts.query + pair.query for pair in pairs], tokenizer, context_tokens)
-    positive = _tokens([prompts.positive + pair.positive for pair in pairs], tokenizer, context_tokens)
-    others = [prompts.positive + text for pair in pairs for text in pair.negatives]
-    negative = _tokens(others, tokenizer, context_tokens)
+    query, positive, others = encoded
+    negative = iter(others)
     for pair, (query_ids, query_length), (positive_ids, positive_length) in zip(pairs, query, positive, strict=True):
         own = itertools.islice(negative, len(pair.negatives))
         negatives = [(text, ids) for text, (ids, _) in zip(pair.negatives, own, strict=True) if ids]
@@ -279,22 +321,17 @@ def _rows(
         }
 
 
-def _tokens(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, context_tokens: int
-) -> Iterator[tuple[list[int], int]]:
-    """(ids, tokens before truncation) of each text; there may be no text.  What truncation cut off is kept beside as
-    further encodings, each with its own special tokens."""
-    if not texts:
-        return
-    encoded = tokenizer(
-        texts, truncation=True, max_length=context_tokens, add_special_tokens=True, return_attention_mask=False
-    )
-    special = tokenizer.num_special_tokens_to_add()
-    for ids, encoding in zip(encoded["input_ids"], encoded.encodings, strict=True):
-        length = len(ids)
-        if length >= context_tokens:
-            length += sum(len(rest) - special for rest in encoding.overflowing)
-        yield ids, length
+def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[tuple[Item, Made]]:
+    """Each item and what is made of it, the next one being made in another thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[tuple[Item, Future[Made]]] = deque()
+        for item in items:
+            waiting.append((item, thread.submit(make, item)))
+            if len(waiting) > 1:
+                before, made = waiting.popleft()
+                yield before, made.result()
+        for item, made in waiting:
+            yield item, made.result()
 
 
 def _batched(source: Source, size: int) -> Iterator[list[Pair]]:
