@@ -145,6 +145,9 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     whole, cut = (json.loads(ok(*each))["systems"]["trained"] for each in (scored, [*scored, "--truncate-dim", "8"]))
     assert whole["sts"]["metrics"] != cut["sts"]["metrics"]
     assert "--truncate-dim" in mistake(*scored, "--truncate-dim", "24")
+    smaller = json.loads(ok(*scored, "--quantized"))["systems"]
+    assert smaller.keys() >= {"trained", "trained, int8", "trained, binary"}
+    assert smaller["trained"]["sts"]["metrics"] == whole["sts"]["metrics"]
 
 
 def test_inspect(pairs: Path) -> None:

@@ -51,6 +51,10 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
         assert words in printed
     assert not out.exists()
+    printed = ok(*options(place, out), "--dry-run", "--vary", "pooling=max", "--vary", "bidirectional")
+    assert "2 other settings: 4 cells or fewer" in " ".join(printed.split())
+    assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
+    assert "mask_margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
 
 
 def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:

@@ -13,6 +13,57 @@ from pydantic import ValidationError
 
 from isoembed import cli_pilot, terminal
 from isoembed.budget import DEVICES, Budget
+from isoembed.cli_options import (
+    Alpha,
+    AsJson,
+    BatchPairs,
+    Bidirectional,
+    BudgetText,
+    Cache,
+    Checkpointing,
+    CheckpointSeconds,
+    ContextTokens,
+    Count,
+    DataSpec,
+    DeviceName,
+    Dollars,
+    DollarsPerHour,
+    DryRun,
+    FamilyName,
+    Fraction,
+    HeldoutSpec,
+    Hours,
+    KeepAdapter,
+    LawPath,
+    LearningRate,
+    MaskMargin,
+    Matryoshka,
+    MaxParams,
+    MemoryText,
+    MethodName,
+    MethodNames,
+    ModelName,
+    NegativeKey,
+    Negatives,
+    OnBadRows,
+    OtherSettings,
+    Out,
+    PilotShare,
+    PoolingChoice,
+    PoolPrompt,
+    PositiveKey,
+    PositivePrompt,
+    QueryKey,
+    QueryPrompt,
+    Rank,
+    Resume,
+    Seed,
+    ServingTokens,
+    Shard,
+    Tracker,
+    Utilisation,
+    options_of,
+)
 from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, size_in_bytes, sweep_app
 from isoembed.constraints import Constraints
@@ -21,8 +72,8 @@ from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
-from isoembed.methods import Method, method_named, names
-from isoembed.recipe import Options, Prompts, Recipe, dims_named
+from isoembed.methods import Method, method_named
+from isoembed.recipe import Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 
@@ -44,78 +95,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(sweep_app, name="sweep")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(report_app)
-
-# ---- options that several commands share ------------------------------------------------------------------------
-
-BudgetText = Annotated[str | None, typer.Option("--budget", help="training budget in FLOP, as 1.5e18")]
-DeviceName = Annotated[
-    str | None, typer.Option("--device", help=f"one of {', '.join(device.name for device in DEVICES)}")
-]
-Count = Annotated[int, typer.Option(help="number of devices")]
-Hours = Annotated[float | None, typer.Option(help="budget as hours on --count devices")]
-Utilisation = Annotated[float | None, typer.Option(help="share of peak that your training reaches")]
-Dollars = Annotated[float | None, typer.Option(help="budget as money")]
-DollarsPerHour = Annotated[float | None, typer.Option(help="price of one device for an hour")]
-FamilyName = Annotated[str | None, typer.Option("--family", help=f"{', '.join(f.name for f in FAMILIES)}")]
-ModelName = Annotated[str | None, typer.Option("--model", help="a model of the family, a hub id or a folder")]
-MethodName = Annotated[str | None, typer.Option("--method", help=f"{', '.join(names())}; default: the rule's")]
-Fraction = Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")]
-Rank = Annotated[int | None, typer.Option(help="lora and its variants: rank")]
-Alpha = Annotated[float | None, typer.Option(help="lora and its variants: alpha")]
-BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")]
-ContextTokens = Annotated[int | None, typer.Option(help="longest query or positive in tokens")]
-LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
-Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
-PoolingChoice = Annotated[
-    str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
-]
-MaskMargin = Annotated[
-    float | None, typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive")
-]
-QueryPrompt = Annotated[str, typer.Option(help="put in front of every query")]
-PositivePrompt = Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")]
-PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")]
-Matryoshka = Annotated[
-    str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
-]
-Bidirectional = Annotated[
-    bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-DataSpec = Annotated[
-    str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
-]
-QueryKey = Annotated[str | None, typer.Option(help="name of the query field")]
-PositiveKey = Annotated[str | None, typer.Option(help="name of the positive field")]
-NegativeKey = Annotated[str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")]
-Negatives = Annotated[int | None, typer.Option(help="hard negatives of a row to use at most; 0: none [default: all]")]
-HeldoutSpec = Annotated[str | None, typer.Option("--heldout", help="held-out pairs; default: split off the data")]
-OnBadRows = Annotated[str, typer.Option(help="error or skip")]
-Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reused between runs [default: in --out]")]
-Out = Annotated[Path, typer.Option("--out", help="folder for the model, its record and checkpoints")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")]
-MemoryText = Annotated[
-    str | None, typer.Option("--memory", help="peak of the process (GPU: there), as 4GiB; default: half of free")
-]
-Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
-Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
-CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
-Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
-KeepAdapter = Annotated[bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")]
-LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]
-OtherSettings = Annotated[
-    bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
-]
-MaxParams = Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")]
-MethodNames = Annotated[str | None, typer.Option("--methods", help="methods allowed, as full,lora")]
-ServingTokens = Annotated[
-    float, typer.Option(help="tokens the model will embed in its life; the budget pays for them too")
-]
-PilotShare = Annotated[
-    str | None,
-    typer.Option("--pilot", help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
 
 
 def _budget(
@@ -177,13 +156,6 @@ def _count(source: str) -> ModelSpec:
 def _constraints(methods: str | None, **limits: Any) -> Constraints:
     try:
         return Constraints(methods=None if methods is None else tuple(methods.split(",")), **limits)
-    except ValidationError as error:
-        raise rejected(error) from None
-
-
-def _options(**options: Any) -> Options:
-    try:
-        return Options(**options)
     except ValidationError as error:
         raise rejected(error) from None
 
@@ -274,7 +246,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
-        options=_options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
+        options=options_of(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -351,7 +323,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
-        options = _options(
+        options = options_of(
             mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional, prompts=prompts
         )
         memory_bytes = _bytes(memory)
@@ -380,7 +352,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 found = cli_pilot.pilot_first(
                     spend, chosen, pairs, pilot, limits, out=out, cache=tokens, batch_pairs=batch_pairs,
                     context_tokens=context_tokens, pooling=pooling, recipe_options=options, dry_run=dry_run,
-                    resume=resume, console=console,
+                    resume=resume, as_json=as_json, console=console,
                 )  # fmt: skip
                 if found is None:
                     return
@@ -518,6 +490,9 @@ def evaluate(
     truncate_dim: Annotated[
         int | None, typer.Option(help="score by the first so many dimensions of the embeddings alone")
     ] = None,
+    quantized: Annotated[
+        bool, typer.Option("--quantized", help="score embeddings kept as int8 and as single bits too")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="also write the scores to this file")] = None,
     mteb: Annotated[
         list[str] | None,
@@ -542,8 +517,11 @@ def evaluate(
     scores: BenchmarkScores | Scores
     text: RenderableType
     if mteb:
-        if truncate_dim is not None:
-            raise InputError("`--truncate-dim` does not go with --mteb, which scores whole embeddings; leave it out.")
+        if truncate_dim is not None or quantized:
+            raise InputError(
+                "`--truncate-dim` and `--quantized` do not go with --mteb, which scores whole embeddings; leave them "
+                "out."
+            )
         from isoembed.report.scores_text import benchmark_text, times_100
         from isoembed.workflows.benchmark import benchmark
 
@@ -565,7 +543,7 @@ def evaluate(
             raise InputError(
                 "`isoembed eval` needs --data FOLDER or --mteb NAME; --prompt and --results go with --mteb."
             )
-        scores = evaluate_folder(model, data, kind=task, dims=truncate_dim)
+        scores = evaluate_folder(model, data, kind=task, dims=truncate_dim, quantized=quantized)
         text = scores_text(scores)
     if out is not None:
         write_atomically(out, scores.model_dump_json(indent=1) + "\n")

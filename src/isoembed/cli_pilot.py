@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isoembed import terminal
 from isoembed.budget import Budget
-from isoembed.cli_sweep import share_of, watching
+from isoembed.cli_sweep import plan_json, share_of, watching
 from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import Family
@@ -52,6 +53,7 @@ def pilot_first(
     recipe_options: Options,
     dry_run: bool,
     resume: bool,
+    as_json: bool,
     console: Console,
 ) -> tuple[Budget, LawSet | None, Pilot] | None:
     """Spend `share` of the budget on a pilot: what is left of it, the laws found (None: none to go by), and the pilot
@@ -97,6 +99,8 @@ def pilot_first(
     request = request.model_copy(update={"speeds": measure_speeds(request)})
     console.print(pilot_text(request, plan, None))
     if dry_run:
+        if as_json:
+            terminal.print_json(plan_json(request, plan, None))
         return None
     with watching(SweepFolder(folder), console) as watch:
         pilot = run_pilot(folder, request, watch=watch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from isoembed import terminal
+from isoembed.cli_options import AsJson
 from isoembed.core import InputError, write_atomically
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 report_app = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[

@@ -7,26 +7,47 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from isoembed import terminal
+from isoembed.cli_options import (
+    AsJson,
+    BatchPairs,
+    Bidirectional,
+    Cache,
+    ContextTokens,
+    DataSpec,
+    HeldoutSpec,
+    MaskMargin,
+    Matryoshka,
+    NegativeKey,
+    Negatives,
+    OnBadRows,
+    PoolingChoice,
+    PoolPrompt,
+    PositiveKey,
+    PositivePrompt,
+    QueryKey,
+    QueryPrompt,
+    options_of,
+)
 from isoembed.core import InputError
 from isoembed.families import family_named
 from isoembed.methods import names
-from isoembed.recipe import Options, Prompts, dims_named
+from isoembed.recipe import PoolingName, Prompts, dims_named
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.plan import Plan, SweepRequest
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Plan and run IsoFLOP sweeps: your models, your data, any budgets.")
 ledger_app = typer.Typer(no_args_is_help=True, help="Work with the records of a sweep.")
 
 Ledger = Annotated[Path, typer.Argument(help="folder of the sweep")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 #: the methods that the paper compares: what `--methods all` means
 PAPER_METHODS = ("full", "freeze", "bias", "lora")
 
@@ -38,13 +59,13 @@ def plan(
     family: Annotated[str, typer.Option(help="a built-in family")] = "nano",
     models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b [default: all]")] = None,
     methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all",
-    data: Annotated[str, typer.Option(help="as --data of run")] = "docstrings",
-    heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None,
-    query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None,
-    positive_key: Annotated[str | None, typer.Option(help="name of the positive field")] = None,
-    negative_key: Annotated[str | None, typer.Option(help="name of the field of hard negatives")] = None,
-    negatives: Annotated[int | None, typer.Option(help="hard negatives of a row at most; 0: none")] = None,
-    on_bad_rows: Annotated[str, typer.Option(help="error or skip")] = "error",
+    data: DataSpec = "docstrings",
+    heldout: HeldoutSpec = None,
+    query_key: QueryKey = None,
+    positive_key: PositiveKey = None,
+    negative_key: NegativeKey = None,
+    negatives: Negatives = None,
+    on_bad_rows: OnBadRows = "error",
     allowance: Annotated[
         str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
     ] = None,
@@ -53,19 +74,22 @@ def plan(
     ] = False,
     target: Annotated[str | None, typer.Option(help="of a pilot: the budget to decide for, FLOP")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
-    batch_pairs: Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")] = None,
-    context_tokens: Annotated[int | None, typer.Option(help="longest query or positive in tokens")] = None,
-    pooling: Annotated[str, typer.Option(help="readout: mean, weighted-mean, last, first or max")] = "mean",
-    mask_margin: Annotated[
-        float | None, typer.Option(min=0, help="leave candidates out that are this much more similar than the positive")
+    batch_pairs: BatchPairs = None,
+    context_tokens: ContextTokens = None,
+    pooling: PoolingChoice = "mean",
+    mask_margin: MaskMargin = None,
+    matryoshka: Matryoshka = None,
+    bidirectional: Bidirectional = False,
+    query_prompt: QueryPrompt = "",
+    positive_prompt: PositivePrompt = "",
+    pool_prompt: PoolPrompt = True,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the best cells again with pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; "
+            "may be repeated"
+        ),
     ] = None,
-    matryoshka: Annotated[
-        str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
-    ] = None,
-    bidirectional: Annotated[bool, typer.Option("--bidirectional", help="attention to the whole text")] = False,
-    query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = "",
-    positive_prompt: Annotated[str, typer.Option(help="put in front of every positive and hard negative")] = "",
-    pool_prompt: Annotated[bool, typer.Option(help="pool over a prompt's tokens too")] = True,
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -78,7 +102,7 @@ def plan(
     task: Annotated[
         list[Path] | None, typer.Option(help="score cells on this task (KIND/NAME, as sts/NAME); may be repeated")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="folder for tokenised data [default: in --out]")] = None,
+    cache: Cache = None,
     memory: Annotated[
         str | None, typer.Option(help="cells that need more are left out, as 16GiB [default: this machine's]")
     ] = None,
@@ -90,6 +114,7 @@ def plan(
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.pilot_plan import PILOT_METHODS
     from isoembed.sweep.plan import RateSearch, SweepRequest, at_most
+    from isoembed.sweep.variations import variation_named
     from isoembed.workflows.job import DataOptions
     from isoembed.workflows.pilot import memory_here, prepare_pilot
     from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_speeds, plan_sweep, prepare_request
@@ -113,12 +138,15 @@ def plan(
         options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
         batch = chosen.batch_pairs if batch_pairs is None else batch_pairs
         context = chosen.context_tokens if context_tokens is None else context_tokens
-        recipe_options = Options(
+        recipe_options = options_of(
             mask_margin=mask_margin,
             matryoshka=dims_named(matryoshka),
             bidirectional=bidirectional,
             prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
         )
+        if vary and adaptive:
+            raise InputError("A pilot decides between sizes and methods; --vary belongs to a sweep of --budgets.")
+        variations = tuple(variation_named(each, cast(PoolingName, pooling), recipe_options) for each in vary or ())
         most_bytes = memory_here() if memory is None else size_in_bytes(memory)
         if adaptive:
             target_flop = _number(target or "", "--target")
@@ -148,6 +176,7 @@ def plan(
                     "batch_pairs": batch,
                     "context_tokens": context,
                     "seeds": tuple(range(seeds)),
+                    "variations": variations,
                     "min_steps": min_steps,
                     "thin": thin or None,
                     "rates": rates,
@@ -163,6 +192,7 @@ def plan(
                         context_tokens=context,
                         pooling=pooling,
                         recipe_options=recipe_options,
+                        variations=variations,
                     ),
                 }
             )
@@ -172,13 +202,16 @@ def plan(
     else:
         planned, new = plan_sweep(out, request)
     if as_json:
-        terminal.print_json(
-            {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
-        )
+        terminal.print_json(plan_json(request, planned, new))
     elif request.target_flop is not None:
         terminal.console().print(pilot_text(request, planned, new))
     else:
         terminal.console().print(plan_text(request, planned, at_most(request), new))
+
+
+def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str, object]:
+    """A plan as `--json` prints it; `new` cells were written, None after a dry run."""
+    return {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
 
 
 @sweep_app.command("run")

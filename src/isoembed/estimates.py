@@ -11,23 +11,38 @@ from isoembed.recipe import Recipe
 def training_memory_bytes(recipe: Recipe, *, chunk_tokens: int = 16384, bytes_per_value: int = 2) -> float:
     """Estimate of what training `recipe` needs at least, as `memory_bytes`."""
     return memory_bytes(
-        recipe.model, recipe.cost, recipe.batch_pairs, chunk_tokens=chunk_tokens, bytes_per_value=bytes_per_value
+        recipe.model,
+        recipe.cost,
+        recipe.batch_pairs,
+        negatives=recipe.data.negatives,
+        chunk_tokens=chunk_tokens,
+        bytes_per_value=bytes_per_value,
     )
 
 
 def memory_bytes(
-    model: ModelSpec, cost: Cost, batch_pairs: int, *, chunk_tokens: int = 16384, bytes_per_value: int = 2
+    model: ModelSpec,
+    cost: Cost,
+    batch_pairs: int,
+    *,
+    negatives: float = 0.0,
+    chunk_tokens: int = 16384,
+    bytes_per_value: int = 2,
 ) -> float:
-    """Estimate of what training needs at least, for any length: state, and one chunk's activations in the blocks that
-    train.
+    """Estimate of what training needs at least, for any length: state, one chunk's activations in the blocks that
+    train, and the batch's embeddings, `negatives` hard negatives a pair among them.
 
     State: 4 bytes a weight, and 12 more (gradient, two AdamW moments) a trained parameter, in fp32.  Activations: 34
     bytes a token and hidden unit a block in 16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,
-    without the attention matrix, which fused attention does not keep).
+    without the attention matrix, which fused attention does not keep).  Embeddings: eight copies in fp32, and six
+    values a logit of a tile (`isoembed.training.loss`), never all logits.
     """
     state = 4.0 * (model.total_params + cost.forward - model.params) + 12.0 * cost.trained
     activations = 17.0 * bytes_per_value * chunk_tokens * model.hidden * cost.blocks_backward
-    embeddings = 8.0 * 4 * batch_pairs * model.hidden + 12.0 * batch_pairs**2
+    candidates = (1 + negatives) * batch_pairs
+    embeddings = 4.0 * (
+        8 * (batch_pairs + candidates) * model.hidden + 6 * min(max(1 << 20, candidates), candidates**2)
+    )
     return state + activations + embeddings
 
 

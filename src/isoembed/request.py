@@ -63,7 +63,7 @@ class Request:
     def check_memory(self, model: ModelSpec, method: Method) -> None:
         """Raise InputError where training would not fit the device."""
         limit = self.constraints.memory_bytes
-        needed = memory_bytes(model, method.cost(model), self.batch_pairs)
+        needed = memory_bytes(model, method.cost(model), self.batch_pairs, negatives=self.data.negatives)
         if limit is not None and needed > limit:
             raise InputError(
                 f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB of "

@@ -107,7 +107,7 @@ def _choose_method(request: Request) -> tuple[Method, str, str]:
         )
     method: Method
     if family is not PYTHIA:
-        why = f"method: full; no law has been measured for the {family.name} family yet"
+        why = f"method: full; no law measured on the {family.name} family speaks of this request"
         method, basis = Full(), "full fine-tuning by default"
     else:
         flop, _ = budget.flop_at()

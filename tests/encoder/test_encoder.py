@@ -1,10 +1,13 @@
 """Shape legend: B texts, T tokens of the longest, D embedding width."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
-from isoembed.encoder.encoder import Encoder, pad
+from isoembed.encoder.encoder import Encoder, looks_back_only, pad
 from tests.models import VOCAB, configs, tiny
 
 LENGTHS = (3, 9, 1, 6)
@@ -41,6 +44,17 @@ def test_left_padding_equals_right_padding_equals_none(architecture: str, poolin
         }
         for name, (ids, mask) in variants.items():
             torch.testing.assert_close(encoder(ids, mask), alone_BD, atol=1e-5, rtol=0, msg=f"{name} padding")
+
+
+def test_only_what_is_known_to_look_back_goes_without_a_mask() -> None:
+    assert all(looks_back_only(tiny(architecture)) for architecture in configs())
+    both_ways: Any = tiny("gpt_neox")
+    both_ways.config.is_causal = False
+    encoder = BertModel(
+        BertConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    )
+    assert not looks_back_only(both_ways)
+    assert not looks_back_only(encoder)
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "opt", "bloom", "gemma3"])

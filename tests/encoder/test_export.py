@@ -70,6 +70,23 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
     np.testing.assert_allclose(embed(again, again_tokenizer, TEXTS, context_tokens=context), ours, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_servers_find_readout_and_context_where_they_look(tmp_path: Path, pooling: PoolingName) -> None:
+    """Module types as they were named before, one true key for the readout, the context: else vLLM took a decoder's
+    last token (its issue 45995), without a word."""
+    source = write_model(tmp_path / "base")
+    export(*load(source, pooling), tmp_path / "out", context_tokens=CONTEXT, card="")
+    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert [module["type"] for module in modules] == [
+        f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")
+    ]
+    found = json.loads((tmp_path / "out" / modules[1]["path"] / "config.json").read_text())
+    (key,) = [key for key, value in found.items() if key.startswith("pooling_mode_") and value is True]
+    assert POOLING_MODES[pooling] in key
+    settings = json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text())
+    assert settings["max_seq_length"] == CONTEXT
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("trap", [{"padding_side": "left"}, {"chat_template": CHAT}], ids=["left", "chat"])
 def test_tokenizers_that_pad_left_or_carry_a_chat_template(

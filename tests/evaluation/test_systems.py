@@ -1,5 +1,6 @@
 """Our systems, and the agreement of our numbers with sentence-transformers' evaluators on the exported model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from isoembed.encoder.export import export
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import evaluate
 from isoembed.evaluation.sts import StsTask
-from isoembed.evaluation.systems import BM25, Dense, Static
+from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import load, write_model
@@ -115,3 +116,32 @@ def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:
     assert scores.systems["base"]["same"].counts == {"queries": 30, "documents": 30}
     assert len(told) == 6
     assert type(scores).model_validate_json(scores.model_dump_json()) == scores
+
+
+class Fixed(EmbeddingSystem):
+    """Texts are numbers of rows."""
+
+    def __init__(self, embedding_ND: np.ndarray) -> None:
+        self.embedding_ND = embedding_ND
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return self.embedding_ND[[int(text) for text in texts]]
+
+
+def test_quantised_embeddings_are_near_and_by_hand() -> None:
+    """A byte is within a step of the value; a bit is its sign; no tokens, no similarity; queries stay whole."""
+    rng = np.random.default_rng(0)
+    embedding_ND = rng.normal(size=(50, 12)).astype(np.float32)
+    embedding_ND /= np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+    embedding_ND[7] = 0.0
+    inner, names = Fixed(embedding_ND), [str(row) for row in range(50)]
+    byte_ND, bit_ND = Quantized(inner, "int8").embed(names), Quantized(inner, "binary").embed(names)
+    step = float(np.ptp(embedding_ND, axis=0).max()) / 255
+    assert 0 < np.abs(byte_ND - embedding_ND).max() < 2 * step
+    others = np.arange(50) != 7
+    np.testing.assert_allclose(bit_ND[others], np.where(embedding_ND[others] > 0, 1, -1) / np.sqrt(12), atol=1e-6)
+    assert not byte_ND[7].any()
+    assert not bit_ND[7].any()
+    np.testing.assert_array_equal(Quantized(inner, "binary").embed_queries(names), embedding_ND)
+    found = Quantized(inner, "int8").search(["3"], names, 1)
+    assert found[0][0][0] == 3

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 2
+STORE_VERSION = 3
 BATCH_PAIRS = 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

@@ -15,6 +15,10 @@ from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from isoembed.core import InputError
 from isoembed.encoder.pooling import pool
@@ -43,15 +47,35 @@ class Encoder(nn.Module):
         (a word of one letter may melt into the prompt's last token; sentence-transformers makes a zero vector of it).
 
         Positions count real tokens only (architectures without `position_ids`, such as Bloom, derive theirs from the
-        mask).
+        mask).  Where attention looks back only, a real token never sees padding on its right, and needs no mask.
         """
-        positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
-        hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT, **positions).last_hidden_state
+        hidden_BTD = self.model(input_ids=ids_BT, **self._masked(mask_BT)).last_hidden_state
         if prompt_B is not None and not self.prompts.pooled:
             count_BT = mask_BT.cumsum(1)
             passed_B1 = torch.minimum(prompt_B, count_BT[:, -1] - 1)[:, None]
             mask_BT = mask_BT * (count_BT > passed_B1)
         return functional.normalize(self._pool(hidden_BTD, mask_BT), dim=-1)
+
+    def _masked(self, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model must be told of `mask_BT`."""
+        if looks_back_only(self.model) and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
+            return {}
+        positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
+        return {"attention_mask": mask_BT, **positions}
+
+
+def looks_back_only(model: nn.Module) -> bool:
+    """Whether no token's output depends on a later token, as far as is known: a decoder of transformers' own that is
+    not set to attend both ways."""
+    config: Any = base_of(model).config
+    kind = config.model_type
+    return (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        and type(base_of(model)).__module__.startswith("transformers.")
+        and getattr(config, "is_causal", True) is not False
+        and not getattr(config, "use_bidirectional_attention", False)
+    )
 
 
 def base_of(model: nn.Module) -> nn.Module:

@@ -27,6 +27,15 @@ from isoembed.records import RunRecord
 
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
+#: sentence-transformers' pooling modes -> the keys it had for them before 5.4
+EARLIER_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
 #: prompts for documents, by the names under which sentence-transformers' `encode_document` looks for them
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 #: lists what an export wrote into a folder: that much of it may be replaced by another export
@@ -76,6 +85,8 @@ def export(
         with scratch_folder(stage / ".source") as source:
             _sentence_transformer(encoder, tokenizer, source, context_tokens).save(str(stage), create_model_card=False)
 
+        _speak_to_servers(stage, POOLING_MODES[encoder.pooling], context_tokens)
+
         # 2. what belongs beside it
         (stage / "README.md").write_text(card, encoding="utf-8")
         if record is not None:
@@ -111,6 +122,27 @@ def _sentence_transformer(
         similarity_fn_name="cosine",
         device="cpu",
     )
+
+
+def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
+    """Say where readout and context lie in the words of sentence-transformers before 5.4 too, which it still reads.
+
+    Servers that look for those words alone (vLLM before its pull request 54533, text-embeddings-inference) would else
+    take the last token of a decoder, without a warning, whatever it was trained with.
+    """
+    modules = json.loads((stage / MODULES).read_text(encoding="utf-8"))
+    for module in modules:
+        module["type"] = f"sentence_transformers.models.{module['type'].rpartition('.')[2]}"
+    pooling_file = stage / modules[1]["path"] / "config.json"
+    pooling = json.loads(pooling_file.read_text(encoding="utf-8"))
+    pooling |= {key: theirs == mode for theirs, key in EARLIER_POOLING_KEYS.items()}
+    settings_file = stage / "sentence_bert_config.json"
+    settings = json.loads(settings_file.read_text(encoding="utf-8")) | {
+        "max_seq_length": context_tokens,
+        "do_lower_case": False,
+    }
+    for file, content in ((stage / MODULES, modules), (pooling_file, pooling), (settings_file, settings)):
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _plain(model: nn.Module) -> Any:

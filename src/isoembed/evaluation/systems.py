@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import bm25s
 import numpy as np
 import torch
 from sentence_transformers.util import dot_score, semantic_search
+from sentence_transformers.util.quantization import quantize_embeddings
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -76,6 +77,33 @@ class Dense(EmbeddingSystem):
                 f"dimensions; got {self.dims}."
             )
         return functional.normalize(torch.from_numpy(embedding_ND[:, : self.dims]), dim=-1).numpy()
+
+
+class Quantized(EmbeddingSystem):
+    """`inner` with its embeddings kept as `int8`, a byte a dimension, or `binary`, a bit (its sign), as
+    sentence-transformers makes them; those of queries stay whole, for they are not kept.
+
+    A byte counts 256 steps from the smallest to the largest value that its dimension has among the texts embedded
+    together, and is read as the middle of its step.
+    """
+
+    def __init__(self, inner: EmbeddingSystem, precision: Literal["int8", "binary"]) -> None:
+        self.inner, self.precision = inner, precision
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        embedding_ND = self.inner.embed(texts)
+        if self.precision == "binary":
+            bits_ND = np.unpackbits(quantize_embeddings(embedding_ND, "ubinary"), axis=1, count=embedding_ND.shape[1])
+            kept_ND = 2.0 * bits_ND - 1.0
+        else:
+            ranges_2D = np.stack([embedding_ND.min(0), embedding_ND.max(0)])
+            steps_ND = quantize_embeddings(embedding_ND, "uint8", ranges=ranges_2D)
+            kept_ND = ranges_2D[0] + (steps_ND + 0.5) * (ranges_2D[1] - ranges_2D[0]) / 255
+        kept_ND[~embedding_ND.any(1)] = 0.0  # a text without tokens stays similar to nothing
+        return functional.normalize(torch.from_numpy(kept_ND.astype(np.float32)), dim=-1).numpy()
+
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return self.inner.embed_queries(texts)
 
 
 class Static(EmbeddingSystem):

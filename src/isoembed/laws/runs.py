@@ -2,10 +2,12 @@
 
 A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
 held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
+Runs of other readouts or options (a sweep's variations) are left out where most runs have the same ones.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +59,7 @@ def group_runs(
             f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
             "sweep into it first."
         )
+    found, others = _alike(found)
     settings = _settings([record for _, record in found], target, columns, source)
     kept, notes = _best_rates(found, target)
     tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
@@ -72,7 +75,7 @@ def group_runs(
             tuple(row for row, _, _ in runs),
             tuple({how.label: how for _, _, how in runs}.values()),
             settings,
-            notes,
+            (*others, *notes),
         )
         for key, runs in sorted(members.items())
     ]
@@ -140,6 +143,17 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
         params=columns["params"],
         flop=columns["flop"],
     )
+
+
+def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+    """The runs of the readout and options that most have, and a note of how many others there are; all of them where
+    no readout and options are most runs'."""
+    kinds = [(record.recipe.pooling, record.recipe.options) for _, record in found]
+    (commonest, count), *_ = Counter(kinds).most_common(1)
+    if count == len(found) or 2 * count <= len(found):
+        return found, ()
+    note = f"{len(found) - count} runs of other readouts or options left out"
+    return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
 
 
 def _best_rates(

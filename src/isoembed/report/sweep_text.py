@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,6 +15,7 @@ from isoembed.report.text import duration, recipe_rows, spent_text
 from isoembed.sweep.pilot_plan import candidates
 from isoembed.sweep.plan import Plan, SweepRequest
 from isoembed.sweep.status import SweepStatus, stage_costs
+from isoembed.sweep.variations import Varied
 
 _PURPOSE = {
     "rates": "peak learning rate by method, size, hyperparameter and horizon",
@@ -21,6 +23,7 @@ _PURPOSE = {
     "budget": "loss by method, hyperparameter and size",
     "pilot": "what most sharpens the decision, per FLOP",
     "replicates": "the best cells of the highest budget with the other seeds",
+    "variations": "other readouts and options, on each method's best cell of the highest budget",
 }
 
 
@@ -40,6 +43,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
                       f"more, at most {request.max_epochs:g} passes over the data"),
         ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
         ("at most", f"{len(most.cells):,} cells, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
+        *_variations_row(request),
         ("speed here", speeds or "not measured"),
         ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else f'{new:,} new cells'}"
                 f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
@@ -57,6 +61,15 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     if most.skipped:
         parts += [Text(""), skipped_text(plan if plan.complete else most)]
     return Group(*parts)
+
+
+def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
+    if not request.variations:
+        return []
+    count = len(request.methods) * len(request.variations) * len(request.seeds)
+    flop = count * request.budgets[-1]
+    return [("variations", f"each method's best cell with {len(request.variations)} other settings: {count} cells or "
+                           f"fewer, {flop:.3g} FLOP more")]  # fmt: skip
 
 
 def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> RenderableType:
@@ -147,9 +160,28 @@ def status_text(status: SweepStatus) -> RenderableType:
         columns_table(("stage", "done", "running", "failed", "left", "FLOP spent", "FLOP planned"), rows),
         Text(f"time left in the stages planned so far: {left}"),
     ]
+    if status.variations:
+        parts += [Text(""), variations_text(status.variations)]
     parts += [Text(f"failed {key}: {why}") for key, why in status.failures.items()]
     parts += [Text(f"passed over {file}: {why}") for file, why in status.damaged.items()]
     return Group(*parts)
+
+
+def variations_text(found: Sequence[Varied]) -> RenderableType:
+    """Other readouts and options beside the sweep's own; below zero they are better."""
+    rows = [
+        (
+            each.variation,
+            each.method,
+            each.model,
+            f"{each.loss:.3f}",
+            f"{each.plain_loss:.3f}",
+            f"{each.difference:+.3f}",
+            f"{each.runs}",
+        )
+        for each in found
+    ]
+    return columns_table(("variation", "method", "model", "held-out loss", "without", "difference", "runs"), rows)
 
 
 def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:

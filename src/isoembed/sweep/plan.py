@@ -6,6 +6,7 @@
    only sizes within a factor of the method's best so far, moved along with the budget, and only hyperparameters beside
    the best one: where the optimum cannot be, nothing is spent.
 4. `replicates`: the best few cells of the highest budget with the other seeds.
+5. `variations`: the best cell of each method at the highest budget with every readout and option that was asked for.
 
 Near-optimum cells come first within a stage, so that an allowance that ends early has been spent well.
 """
@@ -26,6 +27,8 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
+from isoembed.sweep.variations import STAGE as VARIATIONS
+from isoembed.sweep.variations import Variation
 
 #: LoRA ranks as shares of the hidden width
 RANK_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -61,6 +64,7 @@ class SweepRequest(Frozen):
     temperature: float = 0.025
     pooling: PoolingName = "mean"
     options: Options = PLAIN
+    variations: tuple[Variation, ...] = Field((), description="readouts and options for the best cells once more")
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = 30
@@ -117,8 +121,8 @@ def _ranks(model: ModelSpec) -> list[int]:
 
 
 def at_most(request: SweepRequest) -> Plan:
-    """Every cell that the sweep could come to hold, replicates apart: the plan in which nothing is thinned, because
-    every cell fails."""
+    """Every cell that the sweep could come to hold, replicates and variations apart: the plan in which nothing is
+    thinned, because every cell fails."""
     cells: dict[str, Cell] = {}
     while True:
         failed = [
@@ -174,6 +178,8 @@ class Planner:
             yield f"budget {budget:.3g}", self._budget_cells(index, budget)
         if len(request.seeds) > 1:
             yield "replicates", self._replicates()
+        if request.variations:
+            yield VARIATIONS, self._variations()
 
     # ---- stages ----
 
@@ -267,6 +273,25 @@ class Planner:
             for cell in top
         ]
 
+    def _variations(self) -> list[Cell]:
+        """Each method's best cell at the highest budget, changed in one thing at a time, with every seed."""
+        cells = []
+        for name in self.request.methods:
+            if (best := self._best(name, self.request.budgets)) is None:
+                continue
+            recipe, budget = best[0].recipe, best[1]
+            for variation in self.request.variations:
+                cell = self._cell(
+                    recipe.model, recipe.method, budget, VARIATIONS, rate=recipe.learning_rate, scored=True,
+                    variation=variation,
+                )  # fmt: skip
+                cells += [] if cell is None else [cell]
+        return [
+            cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"seed": seed})})
+            for seed in self.request.seeds
+            for cell in cells
+        ]
+
     # ---- what earlier stages say ----
 
     def _records(self, stage: str) -> list[RunRecord]:
@@ -321,7 +346,7 @@ class Planner:
 
     def _cell(
         self, model: ModelSpec, method: Method, flop: float, stage: str, *, rate: float | None = None,
-        scored: bool = False,
+        scored: bool = False, variation: Variation | None = None,
     ) -> Cell | None:  # fmt: skip
         """The cell, or None with an entry in `skipped`."""
         request = self.request
@@ -335,8 +360,8 @@ class Planner:
                 batch_pairs=request.batch_pairs,
                 context_tokens=request.context_tokens,
                 learning_rate=1.0,
-                pooling=request.pooling,
-                options=request.options,
+                pooling=(variation or request).pooling,
+                options=(variation or request).options,
             )
         except InputError as error:
             self._skip(model, method, flop, "no recipe at this budget", str(error))

@@ -10,6 +10,7 @@ from isoembed.core import Frozen
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import Plan
+from isoembed.sweep.variations import Varied, compare
 
 
 class StageStatus(Frozen):
@@ -31,6 +32,7 @@ class SweepStatus(Frozen):
     seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
     failures: dict[str, str] = Field(description="key -> why the cell was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
+    variations: tuple[Varied, ...] = Field((), description="readouts and options beside the sweep's own")
 
     @property
     def flop_done(self) -> float:
@@ -79,6 +81,7 @@ class StatusReader:
             seconds_left=self._seconds_left([cell for cell in cells if cell.key not in self.outcomes]),
             failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
             damaged=ledger.damaged,
+            variations=compare(cells, self.outcomes),
         )
 
     def _state(self, cell: Cell) -> str:

@@ -30,6 +30,7 @@ from isoembed.encoder.encoder import Encoder, base_of, pad
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
 from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
+from isoembed.training.resident import stay_below
 from isoembed.training.sharding import in_step
 from isoembed.training.table import rows_added
 
@@ -40,7 +41,7 @@ LossOf = Callable[..., torch.Tensor]
 @dataclass(frozen=True)
 class Memory:
     """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens,
-    `members` chunks at work at once.
+    `members` chunks at work at once; the process on a CPU is to stay below `limit_bytes`.
 
     The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
     a token; nothing in these blocks or before them may require a gradient.
@@ -51,6 +52,7 @@ class Memory:
     frozen_blocks: int = 0
     prefix_share: float = 0.0
     members: int = 1
+    limit_bytes: float | None = None
 
     def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
         """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
@@ -136,6 +138,7 @@ def accumulate_gradients(
                     note = RandomState.now(device)
             output = run(encoder, chunks[number])
         first_pass[number] = output if note is None else note
+        stay_below(memory.limit_bytes)
         return output.detach()
 
     place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)

@@ -15,11 +15,10 @@ everything trained.  Peaks measured against it: `benchmarks/train_speed.py --mem
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from isoembed.methods.parts import blocks_of
 from isoembed.training.gradients import Memory
 from isoembed.training.loss import TILE_LOGITS
 from isoembed.training.replay import RandomState
+from isoembed.training.resident import give_back, resident_bytes
 from isoembed.training.sharding import gathered_bytes, held_elements
 
 #: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
@@ -126,7 +126,7 @@ def plan_memory(
             f"({_mib(fixed)}) and the work on one text or a checkpoint ({_mib(smallest)}); got {_mib(peak)}. "
             f"Raise it to {_mib(there + fixed + smallest)} or more, or take a smaller model or another method."
         )
-    return fill(
+    memory = fill(
         footprint,
         peak - there - fixed,
         chunk_tokens=chunk_tokens,
@@ -134,6 +134,7 @@ def plan_memory(
         threads=1 if footprint.draws else threads,
         member_bytes=gradient_bytes(encoder),
     )
+    return replace(memory, limit_bytes=peak if device.type == "cpu" else None)
 
 
 def fill(
@@ -212,10 +213,9 @@ def _there_and_free(device: torch.device) -> tuple[float, float]:
     """Bytes that this process has, and that it could have beside the other ranks of this machine."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device)), float(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError, AttributeError):  # glibc gives freed memory back only when asked
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    give_back()
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return float(psutil.Process().memory_info().rss), psutil.virtual_memory().available / ranks
+    return float(resident_bytes()), psutil.virtual_memory().available / ranks
 
 
 def _mib(value: float) -> str:

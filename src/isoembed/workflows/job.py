@@ -26,7 +26,7 @@ from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
-from isoembed.evaluation.systems import BM25, Dense, Static, System
+from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
@@ -228,9 +228,11 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
     )
 
 
-def evaluate_folder(model: str, data: Path, *, kind: str | None = None, dims: int | None = None) -> Scores:
+def evaluate_folder(
+    model: str, data: Path, *, kind: str | None = None, dims: int | None = None, quantized: bool = False
+) -> Scores:
     """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it; by the first
-    `dims` dimensions of its embeddings alone where that is given."""
+    `dims` dimensions of its embeddings alone where that is given, and `quantized` too where that is asked."""
     tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
     folder = Path(model)
     if (folder / "modules.json").is_file():
@@ -238,18 +240,24 @@ def evaluate_folder(model: str, data: Path, *, kind: str | None = None, dims: in
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
         return evaluate(
             systems_beside(
-                trained, tokenizer, context_tokens, base=record.recipe if record is not None else None, dims=dims
+                trained,
+                tokenizer,
+                context_tokens,
+                base=record.recipe if record is not None else None,
+                dims=dims,
+                quantized=quantized,
             ),
             tasks,
         )
     base, tokenizer = load_model(model), load_tokenizer(model)
     context_tokens = min(512, spec_of(base, model, model).context)
+    untrained = Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens, dims=dims)
     systems: dict[str, System] = {
-        "base, untrained": Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens, dims=dims),
+        "base, untrained": untrained,
         "static table": Static(base, tokenizer, context_tokens=context_tokens),
         "BM25": BM25(),
     }
-    return evaluate(systems, tasks)
+    return evaluate(systems | (_smaller("base, untrained", untrained) if quantized else {}), tasks)
 
 
 def systems_beside(
@@ -259,9 +267,10 @@ def systems_beside(
     *,
     base: Recipe | None,
     dims: int | None = None,
+    quantized: bool = False,
 ) -> dict[str, System]:
-    """The trained encoder and BM25, with its untrained base and that base's token table where the recipe is known;
-    encoders by their first `dims` dimensions, or all."""
+    """The trained encoder, `quantized` too where that is asked, and BM25, with its untrained base and that base's token
+    table where the recipe is known; encoders by their first `dims` dimensions, or all."""
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
@@ -269,5 +278,9 @@ def systems_beside(
         systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()
-    systems["trained"] = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
-    return systems
+    dense = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
+    return systems | {"trained": dense} | (_smaller("trained", dense) if quantized else {})
+
+
+def _smaller(name: str, system: EmbeddingSystem) -> dict[str, System]:
+    return {f"{name}, int8": Quantized(system, "int8"), f"{name}, binary": Quantized(system, "binary")}

@@ -31,6 +31,7 @@ from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.pilot_plan import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
+from isoembed.sweep.variations import Variation
 from isoembed.training.gradients import accumulate_gradients
 from isoembed.training.loop import Execution, StoppedError
 from isoembed.training.memory import plan_memory
@@ -95,9 +96,11 @@ def prepare_request(
     context_tokens: int,
     pooling: str = "mean",
     recipe_options: Options = PLAIN,
+    variations: Sequence[Variation] = (),
 ) -> dict[str, object]:
     """The fields of a request that need data and weights: their statistics and hashes."""
-    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
+    for readout in (pooling, *(each.pooling for each in variations)):
+        pool(readout, recipe_options.prompts)  # a name that is none is refused before the data are read
     options = options.absolute()  # the sweep may be run from another folder
     tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
@@ -105,7 +108,7 @@ def prepare_request(
     for name in models:
         base = load_model(family.model(name).source)
         hashes[name] = weights_hash(base)
-        if recipe_options.bidirectional:
+        if any(each.bidirectional for each in (recipe_options, *(each.options for each in variations))):
             attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
     return {

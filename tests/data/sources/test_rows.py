@@ -64,6 +64,17 @@ def test_contract(tmp_path: Path, name: str) -> None:
         ({"query": ["q"], "positive": "a", "negative": "c"}, [Pair("q", "a", ("c",))]),
         ({"anchor": " q\n", "positive": "\ta", "score": 3}, [Pair("q", "a")]),
         ({"query": "q", "pos": "a", "neg": None}, [Pair("q", "a")]),
+        (
+            {
+                "anchor": "q",
+                "positive": "a",
+                "negative_9": "z",
+                "negative_2": "d",
+                "negative_1": "",
+                "negative_x": "y",
+            },
+            [Pair("q", "a", ("d", "z"))],
+        ),
     ],
 )
 def test_conventions(tmp_path: Path, row: dict[str, Any], pairs: list[Pair]) -> None:

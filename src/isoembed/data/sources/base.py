@@ -68,6 +68,7 @@ class Keys:
 
 
 #: query, positive, negatives as others name them: FlagEmbedding's (BGE) format, its long form, sentence-transformers'
+#: (negatives also numbered: `negative_1`, `negative_2`, …)
 CONVENTIONS = (
     Keys("query", "pos", "neg"),
     Keys("query", "positive", "negative"),
@@ -146,7 +147,7 @@ class RowSource(Source):
             if isinstance(row, BadRow):
                 outcome = row
             else:
-                held = held or named in row
+                held = held or (named is not None and bool(_negative_names(row, named)))
                 found = keys or self.options.keys([str(key) for key in row])
                 if isinstance(found, Keys):
                     keys = found
@@ -173,7 +174,7 @@ def _read(row: dict[str, Any], keys: Keys, max_negatives: int | None) -> list[Pa
             return BadRow("missing key", f"every row must hold `{key}`; found {found or 'no keys'}. Add it")
     query = _texts(row[keys.query], keys.query)
     positives = _texts(row[keys.positive], keys.positive)
-    negatives = _texts(row.get(keys.negatives) or [], keys.negatives) if keys.negatives else []
+    negatives = _negatives(row, keys.negatives) if keys.negatives else []
     for texts in (query, positives, negatives):
         if isinstance(texts, BadRow):
             return texts
@@ -185,6 +186,26 @@ def _read(row: dict[str, Any], keys: Keys, max_negatives: int | None) -> list[Pa
         rule = "hold exactly one text" if len(query) != 1 else "hold at least one text"
         return BadRow("wrong number of texts", f"`{key}` must {rule}; got {count}. Correct the row")
     return [Pair(query[0], positive, tuple(negatives[:max_negatives])) for positive in positives]
+
+
+def _negative_names(row: dict[str, Any], key: str) -> list[str]:
+    """`key`, and `key_1`, `key_2`, … as sentence-transformers' miner writes negatives to tables, where the row has
+    them, in the order of their numbers."""
+    numbers = {name: name.removeprefix(f"{key}_") for name in map(str, row) if name.startswith(f"{key}_")}
+    counted = {int(number): name for name, number in numbers.items() if number.isdecimal() and len(number) < 10}
+    numbered = [counted[number] for number in sorted(counted)]
+    return [key, *numbered] if key in row else numbered
+
+
+def _negatives(row: dict[str, Any], key: str) -> list[str] | BadRow:
+    """The row's hard negatives; there may be none."""
+    found: list[str] = []
+    for name in _negative_names(row, key):
+        texts = _texts(row[name] or [], name)
+        if isinstance(texts, BadRow):
+            return texts
+        found += texts
+    return found
 
 
 def _texts(value: Any, key: str) -> list[str] | BadRow:

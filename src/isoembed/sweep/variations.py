@@ -1,0 +1,110 @@
+"""Readouts and options as axes of a sweep: the best cells once more, with one thing changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast, get_args
+
+import numpy as np
+from pydantic import ValidationError
+
+from isoembed.core import Frozen, InputError, fingerprint, rejected
+from isoembed.recipe import Options, PoolingName, Recipe, dims_named
+from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep.folder import Cell
+
+#: the stage of a plan that they make up
+STAGE = "variations"
+
+
+class Variation(Frozen):
+    """Readout and options that differ in one thing from the sweep's own."""
+
+    pooling: PoolingName
+    options: Options
+
+
+class Varied(Frozen):
+    """What a variation came to beside the sweep's own setting: held-out losses in nats, means over the seeds."""
+
+    variation: str
+    method: str
+    model: str
+    loss: float
+    plain_loss: float
+    runs: int
+
+    @property
+    def difference(self) -> float:
+        """Below zero where the variation is better."""
+        return self.loss - self.plain_loss
+
+
+def variation_named(text: str, pooling: PoolingName, options: Options) -> Variation:
+    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64` or `bidirectional`, of a sweep with this readout
+    and these options.
+
+    Raises InputError for anything else: the `last` readout and prompts are other tokens, and so another sweep.
+    """
+    what, _, value = text.partition("=")
+    readout, changed = pooling, options.model_dump()
+    if what == "pooling" and value in get_args(PoolingName) and "last" not in (value, pooling):
+        readout = cast(PoolingName, value)
+    elif what == "mask-margin" and value:
+        changed["mask_margin"] = value
+    elif what == "matryoshka" and value:
+        changed["matryoshka"] = dims_named(value)
+    elif text == "bidirectional":
+        changed["bidirectional"] = True
+    else:
+        raise InputError(
+            "`--vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` readout "
+            "and prompts read other tokens and need a sweep of their own; "
+            f"got {text!r} in a sweep of {pooling} pooling."
+        )
+    try:
+        varied = Variation(pooling=readout, options=Options.model_validate(changed))
+    except ValidationError as error:
+        raise rejected(error) from None
+    if (varied.pooling, varied.options) == (pooling, options):
+        raise InputError(f"`--vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
+    return varied
+
+
+def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]) -> tuple[Varied, ...]:
+    """Every variation that has run beside the same recipe without it, in the order of method, model and variation."""
+    plain: dict[str, list[RunRecord]] = {}
+    varied: dict[str, dict[tuple[PoolingName, Options], list[RunRecord]]] = {}
+    for cell in cells:
+        outcome = outcomes.get(cell.key)
+        if isinstance(outcome, RunRecord) and outcome.heldout is not None:
+            recipe = cell.recipe
+            same = fingerprint(recipe.model_dump(mode="json", exclude={"seed", "pooling", "options"}))
+            if cell.stage == STAGE:
+                varied.setdefault(same, {}).setdefault((recipe.pooling, recipe.options), []).append(outcome)
+            else:
+                plain.setdefault(same, []).append(outcome)
+    found = [
+        Varied(
+            variation=_difference(runs[0].recipe, plain[same][0].recipe),
+            method=runs[0].recipe.method.label,
+            model=runs[0].recipe.model.name,
+            loss=_mean_loss(runs),
+            plain_loss=_mean_loss(plain[same]),
+            runs=len(runs),
+        )
+        for same, settings in varied.items()
+        if same in plain
+        for runs in settings.values()
+    ]
+    return tuple(sorted(found, key=lambda each: (each.method, each.model, each.variation)))
+
+
+def _difference(recipe: Recipe, plain: Recipe) -> str:
+    parts = [f"{recipe.pooling} pooling"] if recipe.pooling != plain.pooling else []
+    parts += [str(recipe.options)] if recipe.options != plain.options else []
+    return ", ".join(parts)
+
+
+def _mean_loss(runs: list[RunRecord]) -> float:
+    return float(np.mean([run.heldout.loss for run in runs if run.heldout is not None]))

@@ -1,0 +1,89 @@
+"""Readouts and options as axes: the best cells once more, one thing changed, and no law disturbed."""
+
+from __future__ import annotations
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.laws import law_named
+from isoembed.laws.runs import group_runs
+from isoembed.recipe import PLAIN, Options, Recipe
+from isoembed.records import RunRecord
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.plan import Planner, SweepRequest
+from isoembed.sweep.variations import STAGE, compare, variation_named
+from tests.sweep.fake import planted_loss, record, request
+
+ASKED = ("pooling=max", "mask-margin=0.1", "matryoshka=8,16", "bidirectional")
+
+
+def varied(**changes: object) -> SweepRequest:
+    return request(variations=tuple(variation_named(text, "mean", PLAIN) for text in ASKED), **changes)
+
+
+def outcome(recipe: Recipe) -> RunRecord:
+    """The planted loss; max pooling costs a tenth of a nat."""
+    return record(recipe, planted_loss(recipe) + 0.1 * (recipe.pooling == "max"))
+
+
+def finished(asked: SweepRequest) -> list[tuple[Cell, RunRecord]]:
+    done: list[tuple[Cell, RunRecord]] = []
+    while not (plan := Planner(asked, done).plan()).complete:
+        done = [(cell, outcome(cell.recipe)) for cell in plan.cells]
+    return done
+
+
+def test_what_may_vary_and_what_may_not() -> None:
+    assert variation_named("pooling=first", "mean", PLAIN).pooling == "first"
+    assert variation_named("matryoshka=8,16", "mean", PLAIN).options == Options(matryoshka=(16, 8))
+    assert variation_named("mask-margin=0.2", "max", Options(bidirectional=True)).options == Options(
+        mask_margin=0.2, bidirectional=True
+    )
+    for text in ("pooling=last", "pooling=mean", "pooling=best", "mask-margin=-1", "matryoshka=0", "prompt=x", "", "b"):
+        with pytest.raises(InputError):
+            variation_named(text, "mean", PLAIN)
+    with pytest.raises(InputError, match="sweep of their own"):
+        variation_named("pooling=mean", "last", PLAIN)
+
+
+def test_the_best_cell_of_each_method_is_run_again_with_one_thing_changed() -> None:
+    asked = varied(seeds=(0, 1))
+    done = finished(asked)
+    own = [cell for cell, _ in done if cell.stage == STAGE]
+    assert len(own) == len(asked.methods) * len(ASKED) * 2
+    top: dict[str, list[tuple[float, Recipe]]] = {}
+    for cell, run in done:
+        if cell.stage == f"budget {asked.budgets[-1]:.3g}":
+            assert run.heldout is not None
+            top.setdefault(cell.recipe.method.name, []).append((run.heldout.loss, cell.recipe))
+    for cell in own:
+        _, best = min(top[cell.recipe.method.name], key=lambda entry: entry[0])
+        assert cell.recipe.model_copy(update={"pooling": "mean", "options": PLAIN, "seed": best.seed}) == best
+        assert (cell.recipe.pooling != "mean") + (cell.recipe.options != PLAIN) == 1
+
+
+def test_differences_are_those_planted() -> None:
+    done = finished(varied())
+    found = compare([cell for cell, _ in done], {cell.key: run for cell, run in done})
+    assert len(found) == 4 * len(ASKED)
+    for each in found:
+        assert each.difference == pytest.approx(0.1 if each.variation == "max pooling" else 0.0)
+    assert {each.variation for each in found} == {
+        "max pooling",
+        "candidates over 0.1 above the positive masked",
+        "matryoshka 16, 8",
+        "attention both ways",
+    }
+
+
+def test_laws_are_fitted_to_the_sweep_without_its_variations() -> None:
+    """A ledger of which no readout is most runs' is refused, as before."""
+    records = [run for _, run in finished(varied())]
+    plain = [run for run in records if (run.recipe.pooling, run.recipe.options) == ("mean", PLAIN)]
+    assert len(records) == len(plain) + 4 * len(ASKED)
+    with_them, without = (group_runs(runs, [law_named("hoffmann")]) for runs in (records, plain))
+    assert [group.points.fingerprint for group in with_them] == [group.points.fingerprint for group in without]
+    assert all("16 runs of other readouts or options left out" in group.notes for group in with_them)
+    few = [*plain[:2], *[run for run in records if run.recipe.pooling == "max"][:2]]
+    with pytest.raises(InputError, match="one pooling"):
+        group_runs(few, [law_named("hoffmann")])
