@@ -95,7 +95,7 @@ def step_point(case: Case, folder: Path, timeout: float) -> dict[str, Any]:
         "seconds": min(found["step_seconds"][case.warm_steps :]),
         "peak_bytes": found["peak_bytes"],
         "resident_bytes": found["resident_bytes"],
-        "parameters": recipe.model.non_embedding,
+        "parameters": recipe.model.params,
     }
 
 

@@ -97,7 +97,7 @@ class Quantized(EmbeddingSystem):
             kept_ND = 2.0 * bits_ND - 1.0
         else:
             ranges_2D = np.stack([embedding_ND.min(0), embedding_ND.max(0)])
-            steps_ND = quantize_embeddings(embedding_ND, "uint8", ranges=ranges_2D)
+            steps_ND = np.asarray(quantize_embeddings(embedding_ND, "uint8", ranges=ranges_2D))
             kept_ND = ranges_2D[0] + (steps_ND + 0.5) * (ranges_2D[1] - ranges_2D[0]) / 255
         kept_ND[~embedding_ND.any(1)] = 0.0  # a text without tokens stays similar to nothing
         return functional.normalize(torch.from_numpy(kept_ND.astype(np.float32)), dim=-1).numpy()
