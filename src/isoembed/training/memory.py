@@ -37,6 +37,8 @@ from isoembed.training.sharding import gathered_bytes, held_elements
 
 #: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
 FRAGMENTATION = 1.1
+#: how far above the stated peak freed pieces may stand before they are given back, which costs time (LoRA: a fifth)
+SLACK = 1.1
 #: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
 EMBEDDING_COPIES = 7
 #: values alive a logit of a tile: the logits, two exponentials, masks, and logits masked by score for each direction
@@ -134,7 +136,7 @@ def plan_memory(
         threads=1 if footprint.draws else threads,
         member_bytes=gradient_bytes(encoder),
     )
-    return replace(memory, limit_bytes=peak if device.type == "cpu" else None)
+    return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None)
 
 
 def fill(
