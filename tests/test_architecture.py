@@ -37,10 +37,14 @@ MAY_IMPORT = {
     **dict.fromkeys(EXECUTE, FOUNDATION | EXECUTE),
     "report": FOUNDATION | DECIDE | {"report"},
     "workflows": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows"},
-    "cli": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_pilot", "cli_report", "cli_sweep", "terminal"},
-    "cli_pilot": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep"},
-    "cli_report": FOUNDATION | DECIDE | {"report", "terminal"},
-    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "terminal"},
+    "cli": FOUNDATION
+    | DECIDE
+    | EXECUTE
+    | {"report", "workflows", "cli_options", "cli_pilot", "cli_report", "cli_sweep", "terminal"},
+    "cli_options": FOUNDATION,
+    "cli_pilot": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep", "terminal"},
+    "cli_report": FOUNDATION | DECIDE | {"report", "cli_options", "terminal"},
+    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_options", "terminal"},
     "terminal": set(),
     "__main__": {"cli"},
     "__init__": FOUNDATION | DECIDE | EXECUTE | {"workflows"},

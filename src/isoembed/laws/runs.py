@@ -2,7 +2,7 @@
 
 A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
 held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
-Runs of other readouts or options (a sweep's variations) are left out where most runs have the same ones.
+A sweep's variations, runs that differ from one of the others in readout or options alone, are left out.
 """
 
 from __future__ import annotations
@@ -147,10 +147,16 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
 
 def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
     """The runs of the readout and options that most have, and a note of how many others there are; all of them where
-    no readout and options are most runs'."""
+    no readout and options are most runs', or where one of the others is no variation of a run that is kept."""
     kinds = [(record.recipe.pooling, record.recipe.options) for _, record in found]
     (commonest, count), *_ = Counter(kinds).most_common(1)
     if count == len(found) or 2 * count <= len(found):
+        return found, ()
+    apart = {"seed", "pooling", "options"}
+    same = [fingerprint(record.recipe.model_dump(mode="json", exclude=apart)) for _, record in found]
+    if {recipe for recipe, kind in zip(same, kinds, strict=True) if kind != commonest} - {
+        recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
+    }:
         return found, ()
     note = f"{len(found) - count} runs of other readouts or options left out"
     return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
