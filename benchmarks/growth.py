@@ -129,7 +129,9 @@ def figure(growth: dict[str, list[dict[str, Any]]]) -> go.Figure:
             look = {"color": "#0072B2"}
             drawn.add_scatter(x=values, y=seen, mode="lines+markers", line=look, showlegend=False, row=row, col=column)
             drawn.update_yaxes(type="log", title=label if column == 1 else None, row=row, col=column)
-            drawn.update_xaxes(type="log", row=row, col=column)
+            drawn.update_xaxes(type="log", dtick="D2", row=row, col=column)
+        drawn.update_yaxes(dtick="D2", col=column)
+        drawn.update_yaxes(range=[-1, 1], row=2, col=column)  # 0.1 to 10 GiB: flat is to look flat
         drawn.update_xaxes(title=f"{name}: {UNITS[name]}", row=2, col=column)
     drawn.update_layout(
         template=template(), width=1200, height=560, title="Time and memory as one thing grows (dotted: its work)"
