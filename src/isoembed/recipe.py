@@ -210,6 +210,10 @@ class Recipe(Frozen):
         data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
+    def key_without(self, *fields: str) -> str:
+        """16 hex digits, equal where all fields but these are: which runs are of one cell, or vary one."""
+        return fingerprint(self.model_dump(mode="json", exclude=set(fields)))
+
 
 def check_batch(batch_pairs: int) -> None:
     """Raise InputError where a batch is too small to hold a negative."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 are as fast, 16,384 take 1.4
-#: times as long: `benchmarks/encode_speed.py`)
+#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 and 16,384 take 1.2 times as
+#: long: `benchmarks/encode_speed.py`)
 CPU_CHUNK_TOKENS = 1024
 
 
@@ -32,8 +32,10 @@ def chunks_of(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np
 def even_tokens(lengths: Sequence[int], chunk_tokens: int, members: int) -> int:
     """The budget of at most `chunk_tokens` at which `members` that take the chunks in turn have about equally much to
     do: the smallest that makes no more chunks than the next multiple of `members`."""
+    if members == 1:
+        return chunk_tokens
     fewest = len(chunks_of(lengths, chunk_tokens))
-    if members == 1 or not 0 < fewest < 32 * members:  # a chunk more or less among so many is nothing
+    if not 0 < fewest < 32 * members:  # a chunk more or less among so many is nothing
         return chunk_tokens
     allowed = -(-fewest // members) * members
     budgets = range(min(max(lengths), chunk_tokens), chunk_tokens)

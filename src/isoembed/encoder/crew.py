@@ -1,7 +1,7 @@
 """Several chunks at once on a CPU: a chunk a thread, instead of every operation cut over all threads.
 
 torch splits each operation over the threads and waits for the slowest of them, a few hundred times a chunk.  With a
-chunk a thread they wait once a pass.  Measured: `benchmarks/train_speed.py --threads-a-chunk`.
+chunk a thread they wait once a pass.  What it brings by model size: docs/lab-notes.md, 2026-11-26.
 """
 
 from __future__ import annotations

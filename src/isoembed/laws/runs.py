@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from isoembed.core import InputError, fingerprint
+from isoembed.core import InputError
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.laws.settings import Group, Settings, Tried, settings_tried
@@ -152,8 +152,7 @@ def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecor
     (commonest, count), *_ = Counter(kinds).most_common(1)
     if count == len(found) or 2 * count <= len(found):
         return found, ()
-    apart = {"seed", "pooling", "options"}
-    same = [fingerprint(record.recipe.model_dump(mode="json", exclude=apart)) for _, record in found]
+    same = [record.recipe.key_without("seed", "pooling", "options") for _, record in found]
     if {recipe for recipe, kind in zip(same, kinds, strict=True) if kind != commonest} - {
         recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
     }:
@@ -169,7 +168,7 @@ def _best_rates(
     many that left out."""
     cells: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
     for row, record in found:
-        cell = fingerprint(record.recipe.model_dump(mode="json", exclude={"seed", "learning_rate"}))
+        cell = record.recipe.key_without("seed", "learning_rate")
         cells.setdefault(cell, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
     kept = []
     for rates in cells.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoembed.core import InputError, fingerprint
+from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.families.base import ModelSpec
 from isoembed.laws import law_named
@@ -163,7 +163,7 @@ class Evidence:
         tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for record in kept])
         members: dict[str, list[tuple[RunRecord, str]]] = {}
         for record, how in zip(kept, tried, strict=True):
-            cell = fingerprint(record.recipe.model_dump(mode="json", exclude={"seed"}))
+            cell = record.recipe.key_without("seed")
             members.setdefault(cell, []).append((record, how.label))
         scatter = self._scatter([[record for record, _ in runs] for runs in members.values()])
         found = []

@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from isoembed.core import Frozen, InputError, fingerprint, rejected
+from isoembed.core import Frozen, InputError, rejected
 from isoembed.recipe import Options, PoolingName, Recipe, dims_named
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
@@ -79,7 +79,7 @@ def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]
         outcome = outcomes.get(cell.key)
         if isinstance(outcome, RunRecord) and outcome.heldout is not None:
             recipe = cell.recipe
-            same = fingerprint(recipe.model_dump(mode="json", exclude={"seed", "pooling", "options"}))
+            same = recipe.key_without("seed", "pooling", "options")
             if cell.stage == STAGE:
                 varied.setdefault(same, {}).setdefault((recipe.pooling, recipe.options), []).append(outcome)
             else:

@@ -174,13 +174,13 @@ def gradient_bytes(encoder: Encoder) -> float:
 
 def state_bytes(encoder: Encoder) -> float:
     """Gradients and moments, and a second gradient of the largest trained parameter."""
-    trained = [held_elements(value) for value in encoder.parameters() if value.requires_grad]
-    return 12.0 * sum(trained) + 4.0 * max(trained)
+    largest = max(held_elements(value) for value in encoder.parameters() if value.requires_grad)
+    return 3 * gradient_bytes(encoder) + 4.0 * largest
 
 
 def checkpoint_bytes(encoder: Encoder) -> float:
     """What safetensors copies while it writes the moments."""
-    return 8.0 * sum(held_elements(value) for value in encoder.parameters() if value.requires_grad)
+    return 2 * gradient_bytes(encoder)
 
 
 def batch_bytes(encoder: Encoder, batch_pairs: int, negatives: float, prefixes: int) -> float:

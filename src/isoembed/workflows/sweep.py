@@ -131,6 +131,8 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
         memory = plan_memory(
             encoder,
             batch_pairs=request.batch_pairs,
+            negatives=request.data.negatives,
+            prefixes=len(request.options.matryoshka),
             context_tokens=request.context_tokens,
             memory_bytes=None,
             chunk_tokens=CPU_CHUNK_TOKENS,
