@@ -90,6 +90,13 @@ def plan(
             "may be repeated"
         ),
     ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="the best cells again on so many unique pairs alone, repeated: 2000,8000; `fit` weighs them"),
+    ] = None,
+    max_passes: Annotated[
+        float | None, typer.Option(help="with --pairs: cells of more passes over them are left out [default: 40]")
+    ] = None,
     min_steps: Annotated[int, typer.Option(min=1, help="cells of fewer steps are left out")] = 30,
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0,
     rate_steps: Annotated[
@@ -114,6 +121,7 @@ def plan(
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.pilot_plan import PILOT_METHODS
     from isoembed.sweep.plan import RateSearch, SweepRequest, at_most
+    from isoembed.sweep.repetition import MAX_PASSES, pairs_named
     from isoembed.sweep.variations import variation_named
     from isoembed.workflows.job import DataOptions
     from isoembed.workflows.pilot import memory_here, prepare_pilot
@@ -144,8 +152,12 @@ def plan(
             bidirectional=bidirectional,
             prompts=Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt),
         )
-        if vary and adaptive:
-            raise InputError("A pilot decides between sizes and methods; --vary belongs to a sweep of --budgets.")
+        if (vary or pairs) and adaptive:
+            raise InputError(
+                "A pilot decides between sizes and methods; --vary and --pairs belong to a sweep of --budgets."
+            )
+        if max_passes is not None and not max_passes > 1:
+            raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {max_passes:g}. Raise it.")
         variations = tuple(variation_named(each, cast(PoolingName, pooling), recipe_options) for each in vary or ())
         most_bytes = memory_here() if memory is None else size_in_bytes(memory)
         if adaptive:
@@ -177,6 +189,8 @@ def plan(
                     "context_tokens": context,
                     "seeds": tuple(range(seeds)),
                     "variations": variations,
+                    "pairs": pairs_named(pairs) if pairs else (),
+                    "max_passes": max_passes or MAX_PASSES,
                     "min_steps": min_steps,
                     "thin": thin or None,
                     "rates": rates,

@@ -139,6 +139,9 @@ class Recipe(Frozen):
     base_hash: str | None = Field(None, description="hash of the base weights, filled in when they are at hand")
     method: Method
     data: DataStats
+    unique_pairs: Some | None = Field(
+        None, description="train on the first so many of the data's unique pairs alone, again and again; None: on all"
+    )
     seed: Count = 0
     train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
     batch_pairs: Some = Field(ge=2)
@@ -192,9 +195,14 @@ class Recipe(Frozen):
         return max(1, round(self.pairs / self.batch_pairs))
 
     @property
+    def unique(self) -> int | None:
+        """Unique pairs that training draws from; None where the data are unlimited."""
+        return self.data.pairs if self.unique_pairs is None else self.unique_pairs
+
+    @property
     def epochs(self) -> float | None:
         """Expected passes over the unique pairs; None where the data are unlimited."""
-        return None if self.data.pairs is None else self.pairs / self.data.pairs
+        return None if self.unique is None else self.pairs / self.unique
 
     @property
     def key(self) -> str:

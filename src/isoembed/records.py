@@ -52,6 +52,8 @@ class RunRecord(Frozen):
     steps: int
     pairs: int
     negatives: int = Field(0, description="hard negatives processed, repeats counted")
+    unique_pairs: int | None = Field(None, description="distinct pairs drawn from; None in older records")
+    epochs: float | None = Field(None, description="passes over them: pairs / unique_pairs; None in older records")
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
     executed_flop: float = Field(description="C with padding and recomputation")

@@ -58,13 +58,16 @@ def order(seed: int, epoch: int, pairs: int) -> npt.NDArray[np.int64]:
 
 
 def batches(
-    data: PairData, *, batch_pairs: int, seed: int, start: Position = Position(0, 0)
+    data: PairData, *, batch_pairs: int, seed: int, start: Position = Position(0, 0), unique_pairs: int | None = None
 ) -> Iterator[tuple[Position, Batch]]:
-    """Training batches from `start` on, epoch after epoch without end, each with the position after it.
+    """Training batches from `start` on, epoch after epoch without end, each with the position after it; of the first
+    `unique_pairs` training pairs alone, or of all.
 
     An epoch leaves out the last pairs of its order that fill no batch; the next epoch's order has others there.
+    Raises InputError where the pairs fill no batch, or are fewer than `unique_pairs`.
     """
-    pairs = len(data.train)
+    train = data.first(unique_pairs)
+    pairs = len(train)
     if pairs < batch_pairs:
         raise InputError(
             f"The data must hold at least one batch: {pairs} pairs < {batch_pairs}; lower --batch-pairs or bring more."
@@ -72,7 +75,7 @@ def batches(
     last = pairs // batch_pairs
     position = start
     while True:
-        visited = data.train[order(seed, position.epoch, pairs)]
+        visited = train[order(seed, position.epoch, pairs)]
         for number in range(position.batch, last):
             rows = visited[number * batch_pairs : (number + 1) * batch_pairs]
             position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)

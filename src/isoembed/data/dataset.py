@@ -52,6 +52,19 @@ class PairData:
     stats: DataStats
     notes: tuple[str, ...]
 
+    def first(self, unique_pairs: int | None) -> Rows:
+        """The first so many training rows, or all: the order is that of a hash of the pairs' content, so that these are
+        a random subset, the same one in every run, and fewer lie within more.
+
+        Raises InputError where there are not as many.
+        """
+        if unique_pairs is not None and unique_pairs > len(self.train):
+            raise InputError(
+                f"`unique_pairs` must be at most the training pairs there are: {unique_pairs:,} > {len(self.train):,}; "
+                "lower it, or leave it out to train on all."
+            )
+        return self.train[:unique_pairs]
+
     def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
         """Token ids of the hard negatives of training `rows`, one row's behind the other's, and their texts' hashes.
         Texts of the held-out pairs are not among them: training must not see them, as negatives neither."""

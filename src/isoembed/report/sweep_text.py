@@ -14,6 +14,8 @@ from isoembed.report.layout import columns_table, pairs_table, si
 from isoembed.report.text import duration, recipe_rows, spent_text
 from isoembed.sweep.pilot_plan import candidates
 from isoembed.sweep.plan import Plan, SweepRequest
+from isoembed.sweep.repetition import STAGE as REPETITION
+from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.status import SweepStatus, stage_costs
 from isoembed.sweep.variations import Varied
 
@@ -24,6 +26,7 @@ _PURPOSE = {
     "pilot": "what most sharpens the decision, per FLOP",
     "replicates": "the best cells of the highest budget with the other seeds",
     "variations": "other readouts and options, on each method's best cell of the highest budget",
+    REPETITION: "the best cells of the highest budget on few unique pairs, repeated",
 }
 
 
@@ -44,6 +47,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
         ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
         ("at most", f"{len(most.cells):,} cells, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
         *_variations_row(request),
+        *_repetition_row(request),
         ("speed here", speeds or "not measured"),
         ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else f'{new:,} new cells'}"
                 f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
@@ -59,7 +63,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     if plan.rates:
         parts += [Text(""), rates_text(plan)]
     if most.skipped:
-        parts += [Text(""), skipped_text(plan if plan.complete else most)]
+        parts += [Text(""), skipped_text(plan if plan.complete or plan.stage == REPETITION else most)]
     return Group(*parts)
 
 
@@ -70,6 +74,22 @@ def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
     flop = count * request.budgets[-1]
     return [("variations", f"each method's best cell with {len(request.variations)} other settings: {count} cells or "
                            f"fewer, {flop:.3g} FLOP more")]  # fmt: skip
+
+
+def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
+    if not request.pairs:
+        return []
+    count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
+    flop = count * request.budgets[-1]
+    return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
+                           f"alone, at most {request.max_passes:g} passes: {count} cells or fewer, {flop:.3g} FLOP "
+                           "more")]  # fmt: skip
+
+
+def _listed(pairs: Sequence[int]) -> str:
+    """`2,000, 8,000 or 16,000`."""
+    *first, last = (f"{count:,}" for count in pairs)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> RenderableType:
@@ -162,6 +182,8 @@ def status_text(status: SweepStatus) -> RenderableType:
     ]
     if status.variations:
         parts += [Text(""), variations_text(status.variations)]
+    if status.repetition:
+        parts += [Text(""), repetition_text(status.repetition)]
     parts += [Text(f"failed {key}: {why}") for key, why in status.failures.items()]
     parts += [Text(f"passed over {file}: {why}") for file, why in status.damaged.items()]
     return Group(*parts)
@@ -182,6 +204,25 @@ def variations_text(found: Sequence[Varied]) -> RenderableType:
         for each in found
     ]
     return columns_table(("variation", "method", "model", "held-out loss", "without", "difference", "runs"), rows)
+
+
+def repetition_text(found: Sequence[Repeated]) -> RenderableType:
+    """Scarce pairs beside the same recipes on data that do not repeat."""
+    rows = [
+        (
+            each.method,
+            each.model,
+            f"{each.unique_pairs:,}",
+            f"{each.epochs:.1f}",
+            f"{each.loss:.3f}",
+            f"{each.fresh_loss:.3f}",
+            f"{each.difference:+.3f}",
+            f"{each.runs}",
+        )
+        for each in found
+    ]
+    header = ("method", "model", "unique pairs", "passes", "held-out loss", "fresh data", "difference", "runs")
+    return columns_table(header, rows)
 
 
 def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:

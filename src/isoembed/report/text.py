@@ -34,7 +34,8 @@ def duration(seconds: float) -> str:
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     """The recipe, name and value."""
     cost, data = recipe.cost, recipe.data
-    epochs = "" if recipe.epochs is None else f", {recipe.epochs:.2f} of the unique pairs"
+    unique = "the" if recipe.unique_pairs is None else f"the first {recipe.unique_pairs:,}"
+    epochs = "" if recipe.epochs is None else f", {recipe.epochs:.2f} of {unique} unique pairs"
     return [
         ("method", f"{recipe.method.label} ({recipe.method.about})"),
         ("model", f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, {recipe.model.source})"),

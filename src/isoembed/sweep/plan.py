@@ -7,6 +7,8 @@
    the best one: where the optimum cannot be, nothing is spent.
 4. `replicates`: the best few cells of the highest budget with the other seeds.
 5. `variations`: the best cell of each method at the highest budget with every readout and option that was asked for.
+6. `repetition`: the best cell of each method at the highest budget, and those of the sizes beside it, on so many unique
+   pairs alone, repeated for as many passes as the budget pays for.
 
 Near-optimum cells come first within a stage, so that an allowance that ends early has been spent well.
 """
@@ -27,6 +29,8 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
+from isoembed.sweep.repetition import MAX_PASSES, unfit
+from isoembed.sweep.repetition import STAGE as REPETITION
 from isoembed.sweep.variations import STAGE as VARIATIONS
 from isoembed.sweep.variations import Variation
 
@@ -65,6 +69,8 @@ class SweepRequest(Frozen):
     pooling: PoolingName = "mean"
     options: Options = PLAIN
     variations: tuple[Variation, ...] = Field((), description="readouts and options for the best cells once more")
+    pairs: tuple[int, ...] = Field((), description="unique pairs, on which alone the best cells are trained once more")
+    max_passes: float = Field(MAX_PASSES, gt=1, description="over these pairs; cells of more are left out")
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = 30
@@ -121,8 +127,8 @@ def _ranks(model: ModelSpec) -> list[int]:
 
 
 def at_most(request: SweepRequest) -> Plan:
-    """Every cell that the sweep could come to hold, replicates and variations apart: the plan in which nothing is
-    thinned, because every cell fails."""
+    """Every cell that the sweep could come to hold, replicates, variations and repetition apart: the plan in which
+    nothing is thinned, because every cell fails."""
     cells: dict[str, Cell] = {}
     while True:
         failed = [
@@ -180,6 +186,8 @@ class Planner:
             yield "replicates", self._replicates()
         if request.variations:
             yield VARIATIONS, self._variations()
+        if request.pairs:
+            yield REPETITION, self._repetition()
 
     # ---- stages ----
 
@@ -291,6 +299,32 @@ class Planner:
             for seed in self.request.seeds
             for cell in cells
         ]
+
+    def _repetition(self) -> list[Cell]:
+        """Each method's best cell at the highest budget, and the best ones of the sizes beside it, on scarce pairs."""
+        cells = []
+        for name in self.request.methods:
+            if (best := self._best(name, self.request.budgets)) is None:
+                continue
+            recipe, budget = best[0].recipe, best[1]
+            by_size: dict[str, Recipe] = {}
+            for cell, _ in self._grid([budget], name):
+                by_size.setdefault(cell.recipe.model.name, cell.recipe)
+            sizes = sorted(self.models, key=lambda model: model.params)
+            place = sizes.index(recipe.model)
+            for model in sizes[max(0, place - 1) : place + 2]:
+                if model.name not in by_size:
+                    why = f"{model.name} has no run at {budget:.3g} FLOP to compare with"
+                    self._skip(model, recipe.method, budget, "no run on fresh data", why)
+                    continue
+                for pairs in self.request.pairs:
+                    fresh = by_size[model.name]
+                    if why_not := unfit(fresh, pairs, self.request.max_passes):
+                        self._skip(model, fresh.method, budget, *why_not)
+                        continue
+                    scarce = fresh.model_copy(update={"unique_pairs": pairs})
+                    cells.append(Cell(recipe=scarce, stage=REPETITION, scored=bool(self.request.tasks)))
+        return cells
 
     # ---- what earlier stages say ----
 

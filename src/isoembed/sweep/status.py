@@ -8,9 +8,11 @@ from pydantic import Field
 
 from isoembed.core import Frozen
 from isoembed.records import FailedRun, RunRecord
+from isoembed.sweep import repetition, variations
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import Plan
-from isoembed.sweep.variations import Varied, compare
+from isoembed.sweep.repetition import Repeated
+from isoembed.sweep.variations import Varied
 
 
 class StageStatus(Frozen):
@@ -33,6 +35,7 @@ class SweepStatus(Frozen):
     failures: dict[str, str] = Field(description="key -> why the cell was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
     variations: tuple[Varied, ...] = Field((), description="readouts and options beside the sweep's own")
+    repetition: tuple[Repeated, ...] = Field((), description="scarce pairs beside data that do not repeat")
 
     @property
     def flop_done(self) -> float:
@@ -81,7 +84,8 @@ class StatusReader:
             seconds_left=self._seconds_left([cell for cell in cells if cell.key not in self.outcomes]),
             failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
             damaged=ledger.damaged,
-            variations=compare(cells, self.outcomes),
+            variations=variations.compare(cells, self.outcomes),
+            repetition=repetition.compare(cells, self.outcomes),
         )
 
     def _state(self, cell: Cell) -> str:

@@ -137,7 +137,8 @@ def run(
         for watcher in watchers:
             watcher.end()
     after = heldout_loss(encoder, data, temperature=recipe.temperature, batch_tokens=memory.chunk_tokens)
-    record = record_of(recipe, state, trainable, device, bf16, before=before, after=after)
+    unique = len(data.first(recipe.unique_pairs))
+    record = record_of(recipe, state, trainable, device, bf16, unique_pairs=unique, before=before, after=after)
     return (unsharded(encoder, _untrained(recipe)) if execution.shard else encoder), record
 
 
@@ -182,7 +183,14 @@ class _Loop:
         """Step until the next step would end further from `train_tokens` than the last one did."""
         recipe, saved = self.recipe, time.monotonic()
         start = Position(state.epoch, state.batch)
-        for after, batch in batches(self.data, batch_pairs=recipe.batch_pairs, seed=recipe.seed, start=start):
+        stream = batches(
+            self.data,
+            batch_pairs=recipe.batch_pairs,
+            seed=recipe.seed,
+            start=start,
+            unique_pairs=recipe.unique_pairs,
+        )
+        for after, batch in stream:
             if state.step > 0 and state.tokens + batch.tokens / 2 > recipe.train_tokens:
                 break
             state = self.step(state, batch, after)
@@ -295,6 +303,7 @@ def record_of(
     device: torch.device,
     bf16: bool,
     *,
+    unique_pairs: int,
     before: Heldout | None,
     after: Heldout | None,
 ) -> RunRecord:
@@ -313,6 +322,8 @@ def record_of(
         steps=state.step,
         pairs=state.pairs,
         negatives=state.negatives,
+        unique_pairs=unique_pairs,
+        epochs=state.pairs / unique_pairs,
         tokens=state.tokens,
         model_flop=float(cost.flop_per_token) * state.tokens,
         executed_flop=total(state.executed_flop, device),
@@ -347,9 +358,9 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             f"The recipe was made for other data ({recipe.data.fingerprint}, these are {data.stats.fingerprint}); "
             "make the recipe anew from these data."
         )
-    if len(data.train) < recipe.batch_pairs:
+    if (pairs := len(data.first(recipe.unique_pairs))) < recipe.batch_pairs:
         raise InputError(
-            f"The data must hold at least one batch: {len(data.train)} pairs < {recipe.batch_pairs}; "
+            f"The data must hold at least one batch: {pairs} pairs < {recipe.batch_pairs}; "
             "lower --batch-pairs or bring more data."
         )
     if execution.shard and world() == 1:

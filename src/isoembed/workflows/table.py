@@ -56,6 +56,8 @@ def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
         "negatives": recipe.data.negatives,
         "options": str(recipe.options),
         "learning_rate": recipe.learning_rate,
+        "unique_pairs": recipe.unique,
+        "epochs": recipe.epochs,
         "tokens": None,
         "flop": None,
         "loss": None,
