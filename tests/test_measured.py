@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from isoembed.budget import Budget
-from isoembed.constraints import REPEAT_WORTH, Constraints, effective_tokens
+from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.estimates import memory_bytes
 from isoembed.families import NANO, PYTHIA
@@ -19,6 +19,7 @@ from isoembed.frontier import Frontier
 from isoembed.laws import law_named
 from isoembed.laws.files import LawSet
 from isoembed.laws.intervals import Interval
+from isoembed.laws.repetition import REPEAT_WORTH, effective_tokens
 from isoembed.laws.runs import group_runs
 from isoembed.laws.study import study
 from isoembed.laws.validate import Holdout

@@ -226,7 +226,13 @@ def recipe(
     methods: MethodNames = None,
     max_params: MaxParams = None,
     pairs: Annotated[int | None, typer.Option(help="unique training pairs at hand")] = None,
-    repeats: Annotated[str, typer.Option(help="none: one pass at most; muennighoff: repeat, at less worth")] = "none",
+    repeats: Annotated[
+        str,
+        typer.Option(
+            help="none: one pass at most; muennighoff: repeat, at the worth measured on pretraining; measured: at that "
+            "of the law's own runs"
+        ),
+    ] = "none",
     serving_tokens: ServingTokens = 0.0,
     device_memory: Annotated[
         str | None, typer.Option(help="training must fit: a size, as 24GB, or a device's name")
@@ -472,7 +478,7 @@ def fit(
     )
     laws.save(out)
     if as_json:
-        shown = [each.model_dump(mode="json", exclude={"draws"}) for each in laws.laws]
+        shown = [each.model_dump(mode="json", exclude={"draws": True, "repetition": {"draws"}}) for each in laws.laws]
         terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
     else:
         from isoembed.report.laws import laws_text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -13,20 +12,16 @@ from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, names
 from isoembed.recipe import DataStats
 
-#: R*: passes after which repeated data are worth next to nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 6)
-REPEAT_WORTH = 15.39
-REPEAT_SOURCE = (
-    "repeated pairs count as fewer fresh ones, R* = 15.39: measured on pretraining (Muennighoff et al. 2023), not here"
-)
-
 
 class Constraints(Frozen):
     """Limits on a recommendation; the default limits nothing but the repetition of data."""
 
     device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
     pairs: int | None = Field(None, ge=1, description="unique pairs at hand; default: what the data say")
-    repeats: Literal["none", "muennighoff"] = Field(
-        "none", description="none: at most one pass; muennighoff: repeat, each repetition worth less"
+    repeats: Literal["none", "muennighoff", "measured"] = Field(
+        "none",
+        description="none: at most one pass; else repeat, each repetition worth less: by the R* of pretraining "
+        "(muennighoff), or by the law's own (measured)",
     )
     max_params: int | None = Field(None, ge=1, description="largest model, in non-embedding parameters")
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
@@ -71,11 +66,3 @@ class Constraints(Frozen):
                 f"costs {flop - left:.3g} FLOP of {flop:.3g}; raise it, or lower `--serving-tokens`."
             )
         return left
-
-
-def effective_tokens(tokens: float, unique: float) -> float:
-    """D' = U + U R* (1 - exp(-(D / U - 1) / R*)): fresh tokens that D tokens over U unique ones are worth (Muennighoff
-    et al. 2023, arXiv 2305.16264, equation 5, data term only); D up to one pass."""
-    if tokens <= unique:
-        return tokens
-    return unique + unique * REPEAT_WORTH * -math.expm1(-(tokens / unique - 1.0) / REPEAT_WORTH)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isoembed.constraints import effective_tokens
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
@@ -23,6 +22,7 @@ from isoembed.laws.bootstrap import crossover
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.intervals import Interval, percentile
 from isoembed.laws.points import Floats, Rows
+from isoembed.laws.repetition import REPEAT_WORTH, effective_tokens
 from isoembed.methods import Full, Method
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Lead
@@ -126,7 +126,7 @@ class Frontier:
         self.arms, refused = _arms(laws, request)
         if not self.arms:
             raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
-        self.theta_BP = _aligned_draws(laws)
+        self.theta_BP, self.worth_B = _aligned_draws(laws)
 
     def at(self, flop: float, *, pilot: bool = False) -> Prospects:
         """The prospects of `flop`.  Arms of fewer than 30 steps are left out unless there are no others.
@@ -203,10 +203,11 @@ class Frontier:
             if not of_law:
                 continue
             mine = [arms[k] for k in of_law]
-            worth_K = [t if unique is None else effective_tokens(t, unique) for t in tokens_K[of_law]]
+            worth = self.worth_B[index][:, None] if request.constraints.repeats == "measured" else REPEAT_WORTH
+            fresh = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, worth)
             rows = Rows(
                 np.log([law.settings.size(arm.model) for arm in mine]),
-                np.log(worth_K),
+                np.log(fresh),
                 np.log(tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
                 1.0 - np.array([arm.share for arm in mine]),
             )
@@ -231,6 +232,12 @@ def _arms(laws: LawSet, request: Request) -> tuple[list[Arm], list[str]]:
                 f"A recommendation needs a law with N in it; {law.law} has none. Fit hoffmann or embedding instead."
             )
         law.bootstrap()  # says where draws are missing
+        if request.constraints.repeats == "measured" and law.repetition is None:
+            refused.append(
+                f"`--repeats measured` needs a law whose runs repeated their data: the {law.method or law.law} law has "
+                "no R*. Add such runs with `sweep plan --pairs` and fit again, or say --repeats muennighoff."
+            )
+            continue
         for model in request.models:
             for method in _ways(law, request, model):
                 try:
@@ -262,20 +269,22 @@ def _nothing_allowed(laws: LawSet, request: Request) -> str:
     return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."
 
 
-def _aligned_draws(laws: LawSet) -> list[Floats]:
-    """For each law its fit and as many draws as the law with most has, (1 + B, P): those of different laws are paired
-    by chance, for their fits are independent."""
+def _aligned_draws(laws: LawSet) -> tuple[list[Floats], list[Floats]]:
+    """For each law its fit and as many draws as the law with most has, (1 + B, P), and the R* of each (1 + B,), that of
+    pretraining where none was measured.  Draws of different laws are paired by chance: their fits are independent."""
     boots = [law.bootstrap() for law in laws.laws]
     most = max(len(boot.theta_BP) for boot in boots)
-    aligned = []
-    for index, boot in enumerate(boots):
-        draw_BP = boot.theta_BP
+    theta, worth = [], []
+    for index, (law, boot) in enumerate(zip(laws.laws, boots, strict=True)):
+        draws = len(boot.theta_BP)
+        order = np.arange(draws)
         if len(boots) > 1:
             chance = np.random.default_rng(index)
-            order = np.concatenate([chance.permutation(len(draw_BP)) for _ in range(-(-most // len(draw_BP)))])
-            draw_BP = draw_BP[order[:most]]
-        aligned.append(np.concatenate([boot.law.vector(boot.fit.params)[None], draw_BP]))
-    return aligned
+            order = np.concatenate([chance.permutation(draws) for _ in range(-(-most // draws))])[:most]
+        worth_B = law.repetition.fit_and_draws() if law.repetition else np.full(1 + draws, REPEAT_WORTH)
+        theta.append(np.concatenate([boot.law.vector(boot.fit.params)[None], boot.theta_BP[order]]))
+        worth.append(np.concatenate([worth_B[:1], worth_B[1:][order]]))
+    return theta, worth
 
 
 def _not_served(request: Request) -> Request:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from isoembed.constraints import REPEAT_SOURCE
 from isoembed.core import InputError
 from isoembed.flops import all_in_flop
 from isoembed.frontier import Frontier, Prospects
 from isoembed.laws import law_named
 from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.repetition import REPEAT_SOURCE
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Candidate, Certainty, Lead, NextRun, Reach, Recommendation
 from isoembed.request import MIN_STEPS, Request
@@ -63,8 +63,11 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
             f"serving: {request.constraints.serving_tokens:.3g} tokens cost {serving:.3g} FLOP = 2 N T of the budget "
             "(Sardana et al. 2023); attention and the token lookup are left out"
         )
-    if request.constraints.repeats != "none" and (recipe.epochs or 0) > 1:
-        assumed.append(REPEAT_SOURCE)
+    if (recipe.epochs or 0) > 1:
+        if request.constraints.repeats == "muennighoff":
+            assumed.append(REPEAT_SOURCE)
+        elif arm.law.repetition is not None:
+            known.append(f"repeated pairs count as fewer fresh ones: {arm.law.repetition.says()}")
     return Recommendation(
         budget=request.budget,
         recipe=recipe,
@@ -144,12 +147,29 @@ def _warnings(
         warnings.append("the law was measured under another tokenizer: its tokens are not these")
     if recipe.steps < MIN_STEPS:
         warnings.append(f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up")
+    if request.constraints.repeats == "measured":
+        warnings += _repeat_warnings(laws, arm.law, recipe)
     paid = request.tokens(flop, arm.model, arm.cost, one_pass=False)
     if recipe.train_tokens < 0.99 * paid:
         warnings.append(
             f"the data end first: one pass is {recipe.train_tokens:,} tokens, {1 - recipe.train_tokens / paid:.0%} of "
-            "the training budget stays unspent (--repeats muennighoff would repeat them)"
+            "the training budget stays unspent (--repeats "
+            f"{'muennighoff' if arm.law.repetition is None else 'measured'} would repeat them)"
         )
+    return warnings
+
+
+def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[str]:
+    """Where the measured worth of repeated data says less than it seems to."""
+    unmeasured = [each.method or each.law for each in laws.laws if each.repetition is None]
+    warnings = [f"not considered, for want of a measured R*: {', '.join(unmeasured)}"] if unmeasured else []
+    found, passes = law.repetition, recipe.epochs or 0.0
+    if found is None or passes <= 1:
+        return warnings
+    if not found.identified:
+        warnings.append(f"{found.says()}: the loss forecast may be far too low")
+    if passes > found.passes[1]:
+        warnings.append(f"{passes:.1f} passes over the data, {found.passes[1]:.1f} are the most that were measured")
     return warnings
 
 

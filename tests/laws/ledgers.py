@@ -8,6 +8,7 @@ import numpy as np
 
 from isoembed.families import NANO, ModelSpec
 from isoembed.laws import Points, law_named
+from isoembed.laws.repetition import effective_tokens
 from isoembed.methods import Full, LoRA, Method
 from isoembed.recipe import DataStats, Recipe, solve
 from isoembed.records import RunRecord
@@ -48,6 +49,32 @@ def planned(
         learning_rate=1e-3,
         seed=seed,
     )
+
+
+def scarce(
+    fresh: Sequence[RunRecord],
+    worth: float,
+    noise: float = 0.003,
+    *,
+    passes: Sequence[float] = (3.0, 6.0, 12.0, 24.0),
+    sizes: int = 3,
+    seed: int = 1,
+) -> list[RunRecord]:
+    """The largest budget's best runs of each method in `fresh`, once more on so few pairs that they repeat `passes`
+    times, which are worth R* = `worth`."""
+    chance = np.random.default_rng(seed)
+    top = max(run.recipe.flop for run in fresh) * 0.99
+    found = []
+    for name in dict.fromkeys(run.recipe.method.name for run in fresh):
+        best = [run for run in fresh if run.recipe.method.name == name and run.recipe.flop > top]
+        for run in sorted(best, key=lambda run: run.heldout.loss if run.heldout else np.inf)[:sizes]:
+            for count in passes:
+                pairs = round(run.recipe.pairs / count)
+                recipe = run.recipe.model_copy(update={"unique_pairs": pairs})
+                tokens = effective_tokens(recipe.train_tokens, recipe.train_tokens * pairs / recipe.pairs, worth)
+                exact = true_loss(recipe.method, recipe.model.params, float(tokens))
+                found.append(record(recipe, exact * float(np.exp(noise * chance.normal()))))
+    return found
 
 
 def runs(

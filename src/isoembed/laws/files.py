@@ -16,6 +16,7 @@ from isoembed.laws.bootstrap import Bootstrap
 from isoembed.laws.fit import Fit
 from isoembed.laws.intervals import LEVEL, Interval
 from isoembed.laws.points import Points
+from isoembed.laws.repetition import Repetition
 from isoembed.laws.settings import Settings, Tried
 from isoembed.laws.validate import Holdout
 
@@ -53,6 +54,9 @@ class LawFile(Frozen):
         None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
     )
     rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with and preferred to")
+    repetition: Repetition | None = Field(
+        None, description="what repeated data are worth; None where no run repeated its data beside a fresh one"
+    )
     settings: Settings = Settings()
     tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
     notes: tuple[str, ...] = ()
@@ -69,6 +73,9 @@ class LawFile(Frozen):
             raise ValueError(f"`fit` holds the parameters of the {self.law} law: {', '.join(names)}")
         if self.draws is not None and any(len(row) != len(names) for row in (self.draws.names, *self.draws.values)):
             raise ValueError(f"each draw of the {self.law} law is {len(names)} numbers")
+        drawn = 0 if self.draws is None else len(self.draws.values)
+        if self.repetition is not None and len(self.repetition.draws) != drawn:
+            raise ValueError(f"`repetition` has as many draws as the law: {drawn}")
         ranges = [self.range.get(column, (0.0, 0.0)) for column in ("params", "tokens", "flop")]
         if any(not 0 < low <= high for low, high in ranges):
             raise ValueError("`range` holds positive lowest and highest params, tokens and flop")

@@ -17,7 +17,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rows:
-    """What laws read, in logarithms: ln N, ln D, ln C, and 1 - S, the untrained (or kept) share."""
+    """What laws read, in logarithms: ln N, ln D, ln C, and 1 - S, the untrained (or kept) share.  A forecast may give
+    ln D for each draw (B, R)."""
 
     log_params_R: Floats
     log_tokens_R: Floats

@@ -2,13 +2,15 @@
 
 A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
 held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
-A sweep's variations, runs that differ from one of the others in readout or options alone, are left out.
+A sweep's variations, runs that differ from one of the others in readout or options alone, are left out.  Runs that
+repeat their data are kept apart: their D is no number of fresh tokens (`isoembed.laws.repetition`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +19,13 @@ import numpy as np
 from isoembed.core import InputError
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
+from isoembed.laws.repetition import Repeats
 from isoembed.laws.settings import Group, Settings, Tried, settings_tried
 from isoembed.records import Ledger, RunRecord
 
 Target = Literal["heldout", "training"]
+#: passes above which a run repeats its data; one pass ends with a whole step
+_ONE_PASS = 1.01
 #: what a ledger's columns may be named: the field of a record that is read, the default first
 LEDGER_COLUMNS = {"params": ("params", "total_params"), "flop": ("model_flop", "all_in_flop")}
 
@@ -36,7 +41,7 @@ def read_ledger(
     records = ledger.records()
     groups = group_runs(records, laws, names, target=target, source=path.name)
     notes = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
-    return [Group(g.method, g.points, g.rows, g.tried, g.settings, g.notes + notes) for g in groups]
+    return [replace(group, notes=group.notes + notes) for group in groups]
 
 
 def group_runs(
@@ -50,7 +55,7 @@ def group_runs(
     """Records as one group a method.  N is the model's size, D the tokens seen, S the trained share N_U / N_F.
 
     Where one of `laws` reads S, all hyperparameters of a method are one group; else each is a method of its own.
-    Raises InputError where the runs' settings differ.
+    Raises InputError where the runs' settings differ, or all of them repeat their data.
     """
     columns = _columns(names)
     found = [(row, record) for row, record in enumerate(records, 1) if loss_of(record, target) is not None]
@@ -61,13 +66,20 @@ def group_runs(
         )
     found, others = _alike(found)
     settings = _settings([record for _, record in found], target, columns, source)
-    kept, notes = _best_rates(found, target)
+    fresh = [(row, record) for row, record in found if not _repeats(record)]
+    if not fresh:
+        raise InputError(
+            f"A law needs runs on fresh data: all {len(found)} of {source} repeat theirs; add runs of at most one pass."
+        )
+    kept, notes = _best_rates(fresh, target)
     tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
     together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[tuple[int, RunRecord, Tried]]] = {}
     for (row, record), how in zip(kept, tried, strict=True):
         key = how.method.name if together else how.label
         members.setdefault(key, []).append((row, record, how))
+    scarce = [record for _, record in found if _repeats(record)]
+    notes = (*others, *notes, *_apart([record for _, record in kept], scarce))
     return [
         Group(
             key,
@@ -75,10 +87,45 @@ def group_runs(
             tuple(row for row, _, _ in runs),
             tuple({how.label: how for _, _, how in runs}.values()),
             settings,
-            (*others, *notes),
+            notes,
+            _beside([record for _, record, _ in runs], scarce, target, columns),
         )
         for key, runs in sorted(members.items())
     ]
+
+
+def _repeats(record: RunRecord) -> bool:
+    return (record.recipe.epochs or 0.0) > _ONE_PASS
+
+
+def _beside(
+    fresh: Sequence[RunRecord], scarce: Sequence[RunRecord], target: Target, columns: Mapping[str, str]
+) -> Repeats | None:
+    """The runs of `scarce` that are a recipe of `fresh` on fewer unique pairs; None where there are none."""
+    losses: dict[str, list[float]] = {}
+    for record in fresh:
+        if (loss := loss_of(record, target)) is not None:
+            losses.setdefault(_same(record), []).append(loss)
+    found = [record for record in scarce if _same(record) in losses]
+    if not found:
+        return None
+    return Repeats(
+        replace(_points(found, target, columns), run=np.unique([_same(r) for r in found], return_inverse=True)[1]),
+        np.array([record.pairs / record.recipe.unique for record in found if record.recipe.unique is not None]),
+        np.array([np.exp(np.mean(np.log(losses[_same(record)]))) for record in found]),
+        np.array([float(len(losses[_same(record)])) for record in found]),
+    )
+
+
+def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> list[str]:
+    """A note of how many runs repeat their data, and how many of them teach nothing; none where there are none."""
+    alone = len(scarce) - sum(_same(record) in {_same(each) for each in fresh} for record in scarce)
+    unused = f", {alone} of them without a fresh run of the same recipe" if alone else ""
+    return [f"{len(scarce)} runs that repeat their data kept apart{unused}"] if scarce else []
+
+
+def _same(record: RunRecord) -> str:
+    return record.recipe.key_without("seed", "unique_pairs")
 
 
 def _columns(names: Mapping[str, str] | None) -> dict[str, Any]:

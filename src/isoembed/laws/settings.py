@@ -11,6 +11,7 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError, Some
 from isoembed.families.base import ModelSpec
 from isoembed.laws.points import Points
+from isoembed.laws.repetition import Repeats
 from isoembed.methods import Adapters, Freeze, Method, method_named
 from isoembed.recipe import PLAIN, Options
 
@@ -75,6 +76,8 @@ class Group:
     tried: tuple[Tried, ...] = ()
     settings: Settings = Settings()  # noqa: RUF009 - a frozen value
     notes: tuple[str, ...] = ()
+    repeats: Repeats | None = None
+    """runs that repeat their data, which the law is not fitted to"""
 
 
 def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from isoembed.core import InputError
 from isoembed.laws.base import Law
-from isoembed.laws.bootstrap import bootstrap
+from isoembed.laws.bootstrap import Bootstrap, bootstrap
 from isoembed.laws.files import LawFile, LawSet
-from isoembed.laws.fit import fit, outliers
+from isoembed.laws.fit import Fit, fit, outliers
+from isoembed.laws.repetition import Repeats, Repetition, measure
 from isoembed.laws.runs import Target, read_ledger
 from isoembed.laws.settings import Group
 from isoembed.laws.tables import read_groups
@@ -104,7 +105,7 @@ def study(
             second = fit(best, points[~out_R], delta=delta)
         except InputError:
             second = None  # nothing is left that the law can be fitted to
-    return LawFile.of(
+    law_file = LawFile.of(
         found,
         points,
         source=source,
@@ -117,6 +118,22 @@ def study(
         tried=group.tried,
         notes=group.notes,
     )
+    if group.repeats is None:
+        return law_file
+    if "tokens" not in best.varies:
+        note = f"the {best.name} law reads no D: what repeated data are worth is not measured"
+        return law_file.model_copy(update={"notes": (*law_file.notes, note)})
+    return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
+
+
+def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: Repeats) -> Repetition:
+    """R*, with the scatter between seeds where that is known: the law's residuals hold its misfit too, which cancels
+    between two runs of one recipe."""
+    noise = law_file.fit.noise if law_file.seed_sd is None else law_file.seed_sd
+    theta_BP, tail = law.vector(law_file.fit.params)[None], None
+    if isinstance(found, Bootstrap):
+        theta_BP, tail = np.concatenate([theta_BP, found.theta_BP]), found.tail
+    return measure(law, theta_BP, repeats, noise=noise, tail=tail)
 
 
 def _rank(held: Sequence[Holdout]) -> tuple[int, bool, float]:

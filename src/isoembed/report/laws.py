@@ -50,6 +50,8 @@ def law_text(law: LawFile) -> RenderableType:
         ("fitted range", ", ".join(spans)),
         ("status", law.says()),
     ]
+    if law.repetition is not None:
+        rows.append(("repetition", law.repetition.says()))
     if law.outlier_rows:
         shown = ", ".join(map(str, law.outlier_rows[:12])) + (" ..." if len(law.outlier_rows) > 12 else "")
         rows.append(("outliers", f"rows {shown} lie beyond five times the noise; none was dropped"))

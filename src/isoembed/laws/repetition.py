@@ -1,0 +1,157 @@
+"""What repeated data are worth, measured: R* from runs on few unique pairs beside the same recipes on fresh data.
+
+1. D tokens over U unique ones stand for D' = U + U R* (1 - exp(-(D / U - 1) / R*)) fresh ones (Muennighoff et al. 2023,
+   arXiv 2305.16264, equation 5, data term only).
+2. A run that repeats is set beside the fresh run of the same recipe.  The law alone says what the tokens lost cost:
+   ln L_repeated - ln L_fresh = ln L(N, D') - ln L(N, D).  Where the law stands off this recipe's level, both sides do,
+   and it cancels: the level of every recipe is profiled out.
+3. R* minimises the Huber sum of what is left, on a grid of ln R* with a parabola through its lowest three points.
+4. Doubt: once for every draw of the law, with the scatter of single runs drawn anew for both runs of every pair.
+
+The law itself is fitted to fresh data alone.  Assumed: one R* for all sizes of a method; no term for excess parameters.
+
+Shapes: B draws (row 0: the fit), R runs that repeat, G grid points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+
+from isoembed.core import Frozen, Some
+from isoembed.laws.base import Law
+from isoembed.laws.intervals import Interval, percentile
+from isoembed.laws.minimise import huber_sum
+from isoembed.laws.points import Floats, Points
+
+#: R* of pretraining (Muennighoff et al. 2023, section 6)
+REPEAT_WORTH = 15.39
+REPEAT_SOURCE = (
+    "repeated pairs count as fewer fresh ones, R* = 15.39: measured on pretraining (Muennighoff et al. 2023), not here"
+)
+#: an R* at these ends is none: repeated tokens are worth nothing, or as much as fresh ones
+LEAST, MOST = 1e-2, 1e4
+_GRID_G = np.geomspace(LEAST, MOST, 140)
+#: Huber 1964: 95 % efficient under normal noise
+_EFFICIENT = 1.345
+
+
+def effective_tokens(tokens: ArrayLike, unique: ArrayLike, worth: ArrayLike = REPEAT_WORTH) -> Floats:
+    """D': fresh tokens that D tokens over U unique ones are worth at R* = `worth`; D up to one pass."""
+    tokens, unique, worth = (np.asarray(value, dtype=np.float64) for value in (tokens, unique, worth))
+    again = np.maximum(tokens / unique - 1.0, 0.0)
+    return np.asarray(np.minimum(tokens, unique) * (1.0 - worth * np.expm1(-again / worth)))
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """Runs that repeat their data, each with the fresh runs of the same recipe.  `points.run` numbers the recipes."""
+
+    points: Points
+    passes_R: Floats
+    fresh_loss_R: Floats
+    """geometric mean over the fresh runs"""
+    fresh_runs_R: Floats
+
+
+class Repetition(Frozen):
+    """R* of one method's runs: after so many passes repeated data are worth little more."""
+
+    worth: Interval = Field(description="R*; high None: not identified, the repeats cost no more than scatter hides")
+    runs: Some = Field(description="runs that repeat their data")
+    recipes: Some = Field(description="recipes that they are of, each with a fresh run")
+    passes: tuple[float, float] = Field(description="fewest and most passes over the unique pairs")
+    noise: float = Field(ge=0, description="standard deviation of one run's ln loss, as the draws had it")
+    draws: tuple[float, ...] = Field((), description="R* of each of the law's draws, within 0.01 and 10000")
+
+    @property
+    def identified(self) -> bool:
+        """Whether the runs bound R* from above."""
+        return self.worth.high is not None
+
+    def fit_and_draws(self) -> Floats:
+        """R* of the fit and of each draw (1 + B,)."""
+        return np.array([MOST if self.worth.value is None else self.worth.value, *self.draws])
+
+    def says(self) -> str:
+        """R* with its interval, or that there is none, in words."""
+        low, high = self.passes
+        among = f"{self.runs} runs of {self.recipes} recipes, {low:.1f} to {high:.1f} passes"
+        if not self.draws:
+            value = "no bound" if self.worth.value is None else f"{self.worth.value:.3g}"
+            return f"R* = {value}, without an interval (no bootstrap), from {among}"
+        if not self.identified:
+            least = "" if self.worth.low is None else f", {self.worth.low:.3g} or more"
+            return f"R* is not identified{least}: what {among}, cost is within a scatter of {self.noise:.2g} in ln loss"
+        return f"R* = {self.worth.says()}, from {among}"
+
+
+def measure(
+    law: Law, theta_BP: Floats, repeats: Repeats, *, noise: float, tail: float | None, seed: int = 0
+) -> Repetition:
+    """R* by `law` with parameters `theta_BP` (1 + B, P), the fit first and then its draws, in the user's units.
+
+    noise: standard deviation of one run's ln loss; the runs' own is taken where they scatter more around R*.
+    tail: as `Bootstrap.tail`; None where there are no draws.
+    """
+    points = repeats.points
+    gap_R = np.log(points.loss) - np.log(repeats.fresh_loss_R)
+    _, recipe_R = np.unique(points.run, return_inverse=True)
+    forecast_GBR = _forecast(law, theta_BP, repeats)
+
+    best = _lowest(forecast_GBR[:, :1], gap_R[None], noise)
+    left_R = gap_R - _at(forecast_GBR[:, 0], float(best[0]))
+    if len(left_R) > 1:
+        own = np.sum(left_R**2 / (1.0 + 1.0 / repeats.fresh_runs_R)) / (len(left_R) - 1)
+        noise = max(noise, float(np.sqrt(own)))
+
+    chance, draws = np.random.default_rng(seed), len(theta_BP) - 1
+    own_BR = chance.normal(0.0, noise, (draws, len(points)))
+    fresh_BR = chance.normal(0.0, noise, (draws, recipe_R.max() + 1))[:, recipe_R] / np.sqrt(repeats.fresh_runs_R)
+    draw_B = _lowest(forecast_GBR[:, 1:], gap_R + own_BR - fresh_BR, noise)
+
+    unbounded_B = np.where(draw_B >= MOST, np.inf, draw_B)
+    value = None if best[0] >= MOST else float(best[0])
+    return Repetition(
+        worth=Interval(value=value, low=None, high=None) if tail is None else percentile(value, unbounded_B, tail),
+        runs=len(points),
+        recipes=int(recipe_R.max()) + 1,
+        passes=(float(repeats.passes_R.min()), float(repeats.passes_R.max())),
+        noise=noise,
+        draws=tuple(draw_B.tolist()),
+    )
+
+
+def _forecast(law: Law, theta_BP: Floats, repeats: Repeats) -> Floats:
+    """ln L(N, D') - ln L(N, D) (G, B, R) at each R* of the grid."""
+    rows, tokens_R = repeats.points.rows, repeats.points.tokens
+
+    def log_loss(worth: float | None) -> Floats:
+        worth_R = tokens_R if worth is None else effective_tokens(tokens_R, tokens_R / repeats.passes_R, worth)
+        loss_BR, _ = law.loss_and_gradient(theta_BP, replace(rows, log_tokens_R=np.log(worth_R)))
+        return np.log(np.maximum(loss_BR, 1e-9))
+
+    fresh_BR = log_loss(None)
+    return np.stack([log_loss(worth) - fresh_BR for worth in _GRID_G.tolist()])
+
+
+def _lowest(forecast_GBR: Floats, gap_BR: Floats, noise: float) -> Floats:
+    """R* (B,) of least Huber sum; an end of the grid where that is lowest there."""
+    delta = max(_EFFICIENT * noise, 1e-6)
+    sum_GB = huber_sum(gap_BR - forecast_GBR, np.ones(gap_BR.shape[-1]), delta)
+    at_B = np.argmin(sum_GB, axis=0)
+    inner_B = np.clip(at_B, 1, len(_GRID_G) - 2)
+    before, here, after = (np.take_along_axis(sum_GB, inner_B[None] + step, axis=0)[0] for step in (-1, 0, 1))
+    bend = before - 2.0 * here + after
+    shift_B = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1.0), 0.0)
+    step = np.log(_GRID_G[1] / _GRID_G[0])
+    found_B = np.exp(np.log(_GRID_G[inner_B]) + step * np.clip(shift_B, -1.0, 1.0))
+    return np.where(at_B == inner_B, found_B, _GRID_G[at_B])
+
+
+def _at(forecast_GR: Floats, worth: float) -> Floats:
+    """The forecast (R,) at one R*, linear in ln R* between grid points."""
+    return np.array([np.interp(np.log(worth), np.log(_GRID_G), forecast_G) for forecast_G in forecast_GR.T])
