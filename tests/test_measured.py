@@ -17,7 +17,7 @@ from isoembed.estimates import memory_bytes
 from isoembed.families import NANO, PYTHIA
 from isoembed.frontier import Frontier
 from isoembed.laws import law_named
-from isoembed.laws.files import LawSet
+from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.intervals import Interval
 from isoembed.laws.repetition import REPEAT_WORTH, effective_tokens
 from isoembed.laws.runs import group_runs
@@ -28,9 +28,10 @@ from isoembed.recipe import DataStats, Options
 from isoembed.recommend import recommend, shipped_law
 from isoembed.recommendation import Recommendation
 from isoembed.request import Request
-from tests.laws.ledgers import BUDGETS, DATA, lora, runs, true_loss
+from tests.laws.ledgers import BUDGETS, DATA, lora, runs, scarce, true_loss
 
 T = TypeVar("T")
+HOFFMANN = law_named("hoffmann")
 #: the module, which the function of the same name hides in the package
 MODULE = importlib.import_module("isoembed.recommend")
 TARGET = 10 * BUDGETS[-1]
@@ -179,6 +180,59 @@ def test_scarce_data_cap_the_tokens_and_ask_for_larger_models(laws: LawSet) -> N
     assert abs(again.recipe.flop - TARGET) <= again.recipe.cost.flop_per_token
     assert any("Muennighoff" in line for line in again.assumed)
     assert there(there(again.loss).value) < there(there(scarce.loss).value)
+
+
+@pytest.fixture(scope="module")
+def repeating() -> LawSet:
+    """Laws with R* = 3 for full fine-tuning and LoRA alike."""
+    fresh = runs()
+    groups = group_runs([*fresh, *scarce(fresh, 3.0)], [HOFFMANN])
+    return LawSet(laws=tuple(study([HOFFMANN], group, source="planted", draws=200, by=()) for group in groups))
+
+
+def test_the_laws_own_worth_of_repeats_decides_and_its_doubt_enters(repeating: LawSet) -> None:
+    """At R* = 3 repeats are worth less than at pretraining's 15.39: the loss expected is higher, and near the truth."""
+    own = limited(repeating, pairs=5_000, repeats="measured")
+    other = limited(repeating, pairs=5_000, repeats="muennighoff")
+    assert there(there(own.loss).value) > there(there(other.loss).value)
+    assert any("R* = " in line for line in own.known)
+    assert not any("Muennighoff" in line for line in own.assumed)
+    recipe = own.recipe
+    assert recipe.epochs is not None
+    assert recipe.epochs > 1
+    few = limited(repeating, pairs=300, repeats="measured", max_params=30_000)
+    assert any("24.0 are the most that were measured" in line for line in few.warnings)
+    worth = effective_tokens(recipe.train_tokens, recipe.train_tokens / recipe.epochs, 3.0)
+    low, high = there(own.loss).ends
+    assert low < true_loss(recipe.method, recipe.model.params, float(worth)) < high
+    doubtful = LawSet(laws=tuple(_doubtful(law) for law in repeating.laws))
+    wide = there(limited(doubtful, pairs=5_000, repeats="measured", methods=("full",)).loss)
+    narrow = there(limited(repeating, pairs=5_000, repeats="measured", methods=("full",)).loss)
+    assert wide.ends[1] - wide.ends[0] > 1.5 * (narrow.ends[1] - narrow.ends[0])
+
+
+def _doubtful(law: LawFile) -> LawFile:
+    """`law` with an R* known to a factor of ten alone."""
+    chance = np.random.default_rng(0)
+    found = there(law.repetition)
+    draws = tuple((3.0 * 10 ** chance.uniform(-1, 1, len(found.draws))).tolist())
+    return law.model_copy(update={"repetition": found.model_copy(update={"draws": draws})})
+
+
+def test_a_law_without_a_measured_worth_is_refused_or_not_considered(laws: LawSet, repeating: LawSet) -> None:
+    with pytest.raises(InputError, match="`--repeats measured` needs a law whose runs repeated their data"):
+        limited(laws, pairs=5_000, repeats="measured")
+    half = LawSet(laws=(repeating.laws[0], laws.laws[1]))
+    found = limited(half, pairs=5_000, repeats="measured")
+    assert found.recipe.method.name == "full"
+    assert any("for want of a measured R*: lora" in line for line in found.warnings)
+
+
+def test_an_unidentified_worth_is_warned_of(repeating: LawSet) -> None:
+    unknown = there(repeating.laws[0].repetition).model_copy(update={"worth": Interval(value=None, low=2.0, high=None)})
+    vague = LawSet(laws=(repeating.laws[0].model_copy(update={"repetition": unknown}),))
+    found = limited(vague, pairs=5_000, repeats="measured")
+    assert any("R* is not identified, 2 or more" in line for line in found.warnings)
 
 
 def test_repeated_tokens_are_worth_less_each_pass() -> None:

@@ -68,6 +68,39 @@ def test_resume_is_exact(data: PairData, stop: int) -> None:
     assert [content(batch) for _, batch in rest] == [content(batch) for _, batch in whole[stop:]]
 
 
+def test_the_first_pairs_alone_nest_and_repeat(data: PairData) -> None:
+    """12 of 53 are among the first 30; an epoch of them is one of no others; all of them are the whole."""
+
+    def seen(unique_pairs: int | None, count: int) -> list[list[int]]:
+        stream = batches(data, batch_pairs=6, seed=3, unique_pairs=unique_pairs)
+        return [batch.query_hash_B.tolist() for _, batch in islice(stream, count)]
+
+    few, more = (np.concatenate(seen(pairs, 20)).tolist() for pairs in (12, 30))
+    assert set(few) < set(more)
+    assert len(set(few)) == 12
+    assert all(few.count(pair) == 10 for pair in few)
+    assert not set(more) & {int(value) for value in heldout_batch(data, 0, 7).query_hash_B}
+    assert seen(53, 20) == seen(None, 20)
+    with pytest.raises(InputError, match="54 > 53"):
+        data.first(54)
+
+
+def test_the_first_pairs_do_not_depend_on_the_order_of_the_file(data: PairData, tmp_path: Path) -> None:
+    shuffled = prepare(
+        ListSource(numbered(60)[::-1]), tiny_tokenizer(), context_tokens=8, folder=tmp_path, heldout_pairs=7
+    )
+    for pairs in (7, 20):
+        own, other = (each.store.hashes["query"][each.first(pairs)].tolist() for each in (data, shuffled))
+        assert own == other
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_resume_among_the_first_pairs_is_exact(data: PairData, stop: int) -> None:
+    whole = list(islice(batches(data, batch_pairs=5, seed=3, unique_pairs=12), 9))
+    rest = list(islice(batches(data, batch_pairs=5, seed=3, unique_pairs=12, start=whole[stop - 1][0]), 9 - stop))
+    assert [content(batch) for _, batch in rest] == [content(batch) for _, batch in whole[stop:]]
+
+
 def test_batch(data: PairData) -> None:
     """Sides belong together, tokens are counted on both, and hashes are those of the texts."""
     _, batch = next(batches(data, batch_pairs=53, seed=0))

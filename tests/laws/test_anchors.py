@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from isoembed.laws.bootstrap import bootstrap
 from isoembed.laws.fit import fit, outliers
 from isoembed.laws.isoflop import budgets, curve_minimum, exponent_of
 from isoembed.laws.points import Floats
+from isoembed.laws.repetition import Repeats, Repetition, measure
 from isoembed.laws.validate import holdout
 
 TABLES = Path(__file__).parents[2].parent / "shared" / "scaling"
@@ -110,6 +112,37 @@ def test_repeated_data_leave_a_structured_residual() -> None:
     repeated = points_of(table, epochs > 4)
     residual = np.log(repeated.loss / HOFFMANN.predict(found.params, repeated))
     assert np.mean(residual) > 5 * found.noise
+
+
+def test_the_published_worth_of_repeated_data_lies_in_the_interval_of_their_own_runs() -> None:
+    """R* = 15.39 in the paper.  Beyond some 40 passes these losses rise, which the form cannot follow: R* falls and the
+    scatter around it is said to be larger."""
+    table = read("datablations_c4")
+    epochs, points = table["epochs"].astype(float), points_of(table)
+    recipe = np.array(
+        [f"{params:.3g} {tokens:.2g}" for params, tokens in zip(points.params, points.tokens, strict=True)]
+    )
+    fresh = epochs <= 1.01
+    law = bootstrap(HOFFMANN, points[fresh], draws=200, delta=1e-3)
+    theta_BP = np.concatenate([HOFFMANN.vector(law.fit.params)[None], law.theta_BP])
+
+    def measured(most: float) -> Repetition:
+        rows = np.flatnonzero(~fresh & np.isin(recipe, recipe[fresh]) & (epochs <= most))
+        beside = [np.log(points.loss[fresh & (recipe == name)]) for name in recipe[rows]]
+        repeats = Repeats(
+            replace(points[rows], run=np.unique(recipe[rows], return_inverse=True)[1]),
+            epochs[rows],
+            np.exp([loss.mean() for loss in beside]),
+            np.array([float(len(loss)) for loss in beside]),
+        )
+        return measure(HOFFMANN, theta_BP, repeats, noise=law.fit.noise, tail=law.tail)
+
+    within, beyond = measured(20.0), measured(60.0)
+    low, high = within.worth.ends
+    assert low < 15.39 < high
+    assert within.worth.value == pytest.approx(14.9, abs=0.2)
+    assert beyond.worth.value == pytest.approx(7.5, abs=0.2)
+    assert beyond.noise > 2 * within.noise
 
 
 @pytest.mark.parametrize(

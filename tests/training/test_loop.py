@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,31 @@ def test_hard_negatives_are_counted_and_used(data: PairData, tmp_path: Path) -> 
     assert record.heldout.fingerprint == bare.heldout.fingerprint
     assert record.heldout_before == bare.heldout_before
     assert record.loss_curve[0].loss > bare.loss_curve[0].loss  # more candidates
+
+
+def test_a_recipe_on_few_pairs_sees_no_others_and_resumes_bitwise(data: PairData, tmp_path: Path) -> None:
+    """6 steps of 16 pairs over 40 unique ones; the held-out set and the untrained base's loss stay the same."""
+    planned = recipe(data)
+    scarce_recipe = planned.model_copy(update={"unique_pairs": 40})
+    assert scarce_recipe.key != planned.key
+    trained_on = replace(data, train=data.train[:40])
+    _, whole = run(scarce_recipe, data, tmp_path / "whole")
+    assert (whole.unique_pairs, whole.epochs) == (40, whole.pairs / 40)
+    assert whole.epochs is not None
+    assert whole.epochs > 2
+    _, fewer = run(planned, trained_on, tmp_path / "fewer")
+    assert whole.loss_curve == fewer.loss_curve
+    with pytest.raises(StoppedError):
+        run(scarce_recipe, data, tmp_path / "part", watchers=[StopAfter(3)])
+    _, resumed = run(scarce_recipe, data, tmp_path / "part", execution=Execution(resume=True))
+    assert resumed.loss_curve == whole.loss_curve
+    assert resumed.heldout == whole.heldout
+    _, plain = run(planned, data, tmp_path / "plain")
+    assert (plain.unique_pairs, plain.heldout_before) == (len(data.train), whole.heldout_before)
+    assert plain.loss_curve != whole.loss_curve
+    for pairs, words in ((len(data.train) + 1, "at most the training pairs"), (15, "15 pairs < 16")):
+        with pytest.raises(InputError, match=words):
+            run(planned.model_copy(update={"unique_pairs": pairs}), data, tmp_path / f"{pairs}")
 
 
 def test_golden_trace(data: PairData, tmp_path: Path) -> None:

@@ -90,11 +90,18 @@ class Repetition(Frozen):
 
 
 def measure(
-    law: Law, theta_BP: Floats, repeats: Repeats, *, noise: float, tail: float | None, seed: int = 0
+    law: Law,
+    theta_BP: Floats,
+    repeats: Repeats,
+    *,
+    noise: float,
+    seed_sd: float | None = None,
+    tail: float | None,
+    seed: int = 0,
 ) -> Repetition:
     """R* by `law` with parameters `theta_BP` (1 + B, P), the fit first and then its draws, in the user's units.
 
-    noise: standard deviation of one run's ln loss; the runs' own is taken where they scatter more around R*.
+    noise, seed_sd: standard deviation of ln loss around the law, and between seeds where that is known.
     tail: as `Bootstrap.tail`; None where there are no draws.
     """
     points = repeats.points
@@ -103,10 +110,7 @@ def measure(
     forecast_GBR = _forecast(law, theta_BP, repeats)
 
     best = _lowest(forecast_GBR[:, :1], gap_R[None], noise)
-    left_R = gap_R - _at(forecast_GBR[:, 0], float(best[0]))
-    if len(left_R) > 1:
-        own = np.sum(left_R**2 / (1.0 + 1.0 / repeats.fresh_runs_R)) / (len(left_R) - 1)
-        noise = max(noise, float(np.sqrt(own)))
+    noise = _noise(gap_R - _at(forecast_GBR[:, 0], float(best[0])), repeats.fresh_runs_R, noise, seed_sd)
 
     chance, draws = np.random.default_rng(seed), len(theta_BP) - 1
     own_BR = chance.normal(0.0, noise, (draws, len(points)))
@@ -123,6 +127,22 @@ def measure(
         noise=noise,
         draws=tuple(draw_B.tolist()),
     )
+
+
+def _noise(left_R: Floats, fresh_runs_R: Floats, noise: float, seed_sd: float | None) -> float:
+    """Standard deviation of one run's ln loss: that of what R* leaves of the differences, and at least that between
+    seeds.  Where no seeds were repeated the residuals of the law bound it, which hold its misfit too; below them the
+    runs' own counts, widened by Student's t for their number."""
+    if len(left_R) < 2:
+        return noise if seed_sd is None else seed_sd
+    # imported here so that a recommendation from stored draws starts without scipy
+    from scipy.special import ndtri, stdtrit
+
+    free = len(left_R) - 1
+    own = float(np.sqrt(np.sum(left_R**2 / (1.0 + 1.0 / fresh_runs_R)) / free))
+    if seed_sd is not None:
+        return max(own, seed_sd)
+    return max(own, min(noise, own * float(stdtrit(free, 0.975) / ndtri(0.975))))
 
 
 def _forecast(law: Law, theta_BP: Floats, repeats: Repeats) -> Floats:

@@ -127,13 +127,11 @@ def study(
 
 
 def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: Repeats) -> Repetition:
-    """R*, with the scatter between seeds where that is known: the law's residuals hold its misfit too, which cancels
-    between two runs of one recipe."""
-    noise = law_file.fit.noise if law_file.seed_sd is None else law_file.seed_sd
+    """R* over the draws that there are."""
     theta_BP, tail = law.vector(law_file.fit.params)[None], None
     if isinstance(found, Bootstrap):
         theta_BP, tail = np.concatenate([theta_BP, found.theta_BP]), found.tail
-    return measure(law, theta_BP, repeats, noise=noise, tail=tail)
+    return measure(law, theta_BP, repeats, noise=law_file.fit.noise, seed_sd=law_file.seed_sd, tail=tail)
 
 
 def _rank(held: Sequence[Holdout]) -> tuple[int, bool, float]:
