@@ -12,7 +12,7 @@ from isoembed.laws import Points, law_named
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.records import Ledger
 from tests.laws.ledgers import TRUTH as METHODS
-from tests.laws.ledgers import runs, true_loss
+from tests.laws.ledgers import runs, scarce, true_loss
 from tests.laws.planted import TRUTH, planted
 from tests.test_cli import mistake, ok
 
@@ -150,6 +150,26 @@ def test_limits_reach_the_recipe(law: Path) -> None:
     assert recipe(law, "--pairs", "5000", "--repeats", "muennighoff")["recipe"]["epochs"] > 1
     assert recipe(law, "--device-memory", "t4")["recipe"]["key"] == free["key"]
     assert recipe(law, "--batch-pairs", "32", "--other-settings")["recipe"]["batch_pairs"] == 32
+
+
+def test_the_worth_of_repeats_is_fitted_printed_and_used(law: Path, tmp_path: Path) -> None:
+    ledger, out = Ledger(tmp_path / "ledger"), tmp_path / "law.json"
+    fresh = runs()
+    for run in [*fresh, *scarce(fresh, 4.0)]:
+        ledger.add(run)
+    arguments = ("fit", str(ledger.path), "--bootstrap", "100", "--holdout", "none", "--out", str(out))
+    printed = " ".join(ok(*arguments).split())
+    assert "repetition R* = " in printed
+    assert "24 runs that repeat their data kept apart" in printed
+    for each in json.loads(ok(*arguments, "--json"))["laws"]:
+        assert each["repetition"]["worth"]["low"] < 4.0 < each["repetition"]["worth"]["high"]
+    repeated = recipe(out, "--pairs", "5000", "--repeats", "measured")
+    assert repeated["recipe"]["epochs"] > 1
+    assert any("R* = " in line for line in repeated["known"])
+    assert "needs a law whose runs repeated their data" in mistake(
+        *("recipe", "--budget", "1e13", "--family", "nano", "--law", str(law), "--pairs", "5000"),
+        *("--repeats", "measured"),
+    )
 
 
 def test_a_job_takes_the_law(law: Path, tmp_path: Path) -> None:

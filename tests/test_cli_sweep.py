@@ -55,6 +55,13 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     assert "2 other settings: 4 cells or fewer" in " ".join(printed.split())
     assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
     assert "mask_margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
+    printed = " ".join(ok(*options(place, out), "--dry-run", "--pairs", "120,60", "--max-passes", "9").split())
+    assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
+    assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
+    assert "`--max-passes` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
+    assert "belong to a sweep of --budgets" in mistake(
+        *("sweep", "plan", "--out", str(out), "--adaptive", "--target", "1e10", "--pairs", "60")
+    )
 
 
 def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:
@@ -97,6 +104,38 @@ def test_export_as_a_table_that_fit_reads_and_as_records(finished: Path, tmp_pat
     ok("ledger", "export", str(finished), str(tmp_path / "runs.jsonl.gz"))
     assert Ledger.open(tmp_path / "runs.jsonl.gz").records() == Ledger.open(finished).records()
     assert "must end in" in mistake("ledger", "export", str(finished), str(tmp_path / "runs.xlsx"))
+
+
+def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> None:
+    """The held-out set is that of the runs on fresh data; what is left out is said; the law has an R*."""
+    out = tmp_path / "ledger"
+    asked = [option for option in options(place, out) if option not in ("--task", str(place / "sts" / "tiny"))]
+    asked[asked.index("full,lora")] = "full"
+    asked[asked.index("6e8,2.4e9")] = "6e8,1.2e9,2.4e9"
+    ok(*asked, "--pairs", "40,160,800", "--max-passes", "20")
+    ok("sweep", "run", str(out))
+    status = json.loads(ok("sweep", "status", str(out), "--json"))
+    assert status["stages"][-1]["stage"] == "repetition"
+    assert len(status["repetition"]) == status["stages"][-1]["done"] >= 2
+    printed = ok("sweep", "status", str(out))
+    for words in ("unique pairs", "passes", "fresh data", "repetition"):
+        assert words in printed
+    assert "no fewer pairs than all" in ok("sweep", "plan", "--out", str(out), "--json")
+    records = Ledger.open(out).records()
+    scarce = [record for record in records if record.recipe.unique_pairs is not None]
+    assert {record.unique_pairs for record in scarce} <= {40, 160}
+    for record in scarce:
+        assert record.epochs is not None
+        assert 1 < record.epochs == record.pairs / record.recipe.unique
+    assert len({record.heldout.fingerprint for record in records if record.heldout}) == 1
+    law = str(tmp_path / "law.json")
+    fitted = json.loads(
+        ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law, "--json")
+    )
+    assert fitted["n_points"] == len(records) - len(scarce)
+    assert fitted["repetition"]["runs"] == len(scarce)
+    assert "draws" not in fitted["repetition"]
+    assert "R* " in ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law)
 
 
 def test_budgets_and_allowances() -> None:

@@ -12,8 +12,10 @@ from torch import distributed
 
 from isoembed.data.batches import Batch
 from isoembed.encoder.crew import Crew
+from isoembed.records import RunRecord
 from isoembed.training.distributed import own_share, share_parameters, sum_gradients
 from isoembed.training.gradients import Memory, accumulate_gradients
+from isoembed.training.loop import Execution, run
 from isoembed.training.objective import Objective
 from tests.training.small import (
     assert_same_gradients,
@@ -21,6 +23,8 @@ from tests.training.small import (
     gradients,
     negative_ids,
     on_two_ranks,
+    recipe,
+    small_data,
     small_encoder,
 )
 
@@ -69,6 +73,16 @@ def worker(rank: int, folder: Path) -> None:
     save_file(found, folder / f"gradients{rank}.safetensors")
     save_file(after, folder / f"parameters{rank}.safetensors")
     (folder / f"reduces{rank}").write_text(str(reduces))
+    own = folder / f"data{rank}"
+    own.mkdir()
+    few_pairs(own).save(folder / f"record{rank}.json")
+
+
+def few_pairs(folder: Path) -> RunRecord:
+    """A run of six steps on 40 of the pairs."""
+    data = small_data(folder)
+    planned = recipe(data).model_copy(update={"unique_pairs": 40})
+    return run(planned, data, folder / "checkpoints", execution=Execution(device="cpu"))[1]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +105,15 @@ def test_parameters_are_identical_after_a_step(two_ranks: Path) -> None:
     first, second = (load_file(two_ranks / f"parameters{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cap_on_the_pairs_holds_on_every_rank(two_ranks: Path, tmp_path: Path) -> None:
+    alone = few_pairs(tmp_path)
+    for rank in range(2):
+        record = RunRecord.load(two_ranks / f"record{rank}.json")
+        assert (record.unique_pairs, record.epochs) == (40, alone.epochs)
+        assert [point.tokens for point in record.loss_curve] == [point.tokens for point in alone.loss_curve]
+        assert [p.loss for p in record.loss_curve] == pytest.approx([p.loss for p in alone.loss_curve], rel=1e-3)
 
 
 def test_one_all_reduce_a_step(two_ranks: Path) -> None:

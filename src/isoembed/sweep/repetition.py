@@ -14,7 +14,7 @@ from isoembed.sweep.folder import Cell
 
 #: the stage of a plan that they make up
 STAGE = "repetition"
-#: passes beyond which a cell is not planned, unless told otherwise: past them the published losses of Muennighoff et al.
+#: passes beyond which a cell is not planned, unless told otherwise: past them the losses of Muennighoff et al.'s runs
 #: rise, which no worth of repeated data explains
 MAX_PASSES = 40.0
 
