@@ -126,6 +126,7 @@ def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> N
     assert {record.unique_pairs for record in scarce} <= {40, 160}
     for record in scarce:
         assert record.epochs is not None
+        assert record.recipe.unique is not None
         assert 1 < record.epochs == record.pairs / record.recipe.unique
     assert len({record.heldout.fingerprint for record in records if record.heldout}) == 1
     law = str(tmp_path / "law.json")

@@ -57,6 +57,7 @@ def test_the_best_size_of_each_method_and_those_beside_it_are_run_on_scarce_pair
             same_size = [loss for other, loss in top.items() if other.model == recipe.model]
             assert top[fresh] == min(same_size)
             assert recipe.key != fresh.key
+            assert recipe.epochs is not None
             assert recipe.epochs == pytest.approx(fresh.pairs / (recipe.unique_pairs or 0))
             assert 1 < recipe.epochs <= asked.max_passes
 

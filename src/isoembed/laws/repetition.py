@@ -169,7 +169,7 @@ def _lowest(forecast_GBR: Floats, gap_BR: Floats, noise: float) -> Floats:
     shift_B = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1.0), 0.0)
     step = np.log(_GRID_G[1] / _GRID_G[0])
     found_B = np.exp(np.log(_GRID_G[inner_B]) + step * np.clip(shift_B, -1.0, 1.0))
-    return np.where(at_B == inner_B, found_B, _GRID_G[at_B])
+    return np.asarray(np.where(at_B == inner_B, found_B, _GRID_G[at_B]))
 
 
 def _at(forecast_GR: Floats, worth: float) -> Floats:
