@@ -29,7 +29,7 @@ from isoembed.core import write_atomically
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
-from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model
 from isoembed.methods import method_named
 from isoembed.recipe import PLAIN
@@ -41,7 +41,7 @@ from speed_case import Case, build, surroundings, tokenized
 CPU = torch.device("cpu")
 #: part of an operator's name -> what it is counted as in the profile; the first that fits
 KINDS = {
-    "addmm": "products", "mm": "products", "scaled_dot_product": "attention", "flash": "attention", "gelu": "activation",
+    "mm": "products", "scaled_dot_product": "attention", "flash": "attention", "gelu": "activation",
     "silu": "activation", "norm": "norms", "cat": "copies", "copy": "copies", "clone": "copies", "sum": "sums",
     "add": "sums",
 }  # fmt: skip
@@ -84,7 +84,7 @@ class Runner:
     def __init__(self, variant: Variant, case: Case, folder: Path) -> None:
         self.variant = variant
         model: Any = load_model(str(folder / "model"))
-        base_of(model).set_attn_implementation(variant.attention)
+        model.set_attn_implementation(variant.attention)
         self.encoder = Encoder(case.method.apply(model), "mean")
         self.crew = Crew(self.encoder, variant.memory.members)
         self.objective = Objective(case.temperature, PLAIN)
