@@ -22,6 +22,7 @@ from isoembed.cli_options import (
     Cache,
     Checkpointing,
     CheckpointSeconds,
+    Compile,
     ContextTokens,
     Count,
     DataSpec,
@@ -311,6 +312,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
+        compile_blocks: Compile = False,
         shard: Shard = False,
         checkpoint_seconds: CheckpointSeconds = 120.0,
         resume: Resume = False,
@@ -396,6 +398,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 execution=Execution(
                     memory_bytes=memory_bytes,
                     checkpointing=gradient_checkpointing,
+                    compile=compile_blocks,
                     shard=shard,
                     checkpoint_seconds=checkpoint_seconds,
                     resume=resume,

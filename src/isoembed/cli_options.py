@@ -65,6 +65,7 @@ MemoryText = Annotated[
     str | None, typer.Option("--memory", help="peak of the process (GPU: there), as 4GiB; default: half of free")
 ]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")]
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
 CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]

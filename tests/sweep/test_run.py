@@ -144,3 +144,16 @@ def test_a_whole_sweep_has_replicates_of_the_best_cells(finished: tuple[SweepFol
     best = min((record for record in top if record.heldout), key=lambda record: record.heldout.loss)  # type: ignore[union-attr]
     same = [r for r in top if (r.recipe.model, r.recipe.method) == (best.recipe.model, best.recipe.method)]
     assert sorted(record.recipe.seed for record in same) == [0, 1, 2]
+
+
+def test_a_worker_stays_where_a_rival_has_just_planned_the_stage(tmp_path: Path) -> None:
+    """Both find no open cell and plan the next stage; the second one's plan adds nothing to the first one's."""
+    folder = SweepFolder(tmp_path)
+    stages = [[cell(seed=1)], [cell(seed=2)]]
+
+    def more() -> int:
+        if stages:
+            folder.add_cells(stages.pop())
+        return 0
+
+    assert work(folder, train, more=more) == 2

@@ -51,8 +51,8 @@ def embed_ids(
     `prompt` tokens of each are its prompt.
 
     Texts run sorted by length in chunks of at most `batch_tokens` padded tokens (None: as suits the device), so that
-    little is padding.  A text
-    without tokens gets the zero vector, as in sentence-transformers: it is similar to nothing.
+    little is padding.  A text without tokens gets the zero vector, as in sentence-transformers: it is similar to
+    nothing.
     """
     if not ids:
         return torch.zeros(0, 0)
@@ -70,9 +70,9 @@ def embed_ids(
         nonlocal done
         chunk = chunks[number]
         ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
-        prompt_B = torch.full((len(chunk),), prompt, device=device)
+        prompt_B = torch.full((len(chunk),), prompt)
         with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
-            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device), prompt_B).float().cpu()
+            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompt_B).float().cpu()
         with lock:
             done += len(chunk)
             if progress is not None:

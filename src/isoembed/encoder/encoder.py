@@ -42,19 +42,23 @@ class Encoder(nn.Module):
     ) -> torch.Tensor:
         """Embeddings (B, D) of length 1 in fp32; the same for left padding, right padding and none.
 
-        `mask_BT` is 1 at real tokens.  `prompt_B` says how many of a text's first tokens are its prompt's; where
-        prompts are not pooled, the readout passes over them, but for the last token of a text that is nothing else
-        (a word of one letter may melt into the prompt's last token; sentence-transformers makes a zero vector of it).
+        `mask_BT` is 1 at real tokens.  What is given may lie on the CPU wherever the model is: whether it is padded on
+        the right is then known without waiting for a GPU.  `prompt_B` says how many of a text's first tokens are its
+        prompt's; where prompts are not pooled, the readout passes over them, but for the last token of a text that is
+        nothing else (a word of one letter may melt into the prompt's last token; sentence-transformers makes a zero
+        vector of it).
 
         Positions count real tokens only (architectures without `position_ids`, such as Bloom, derive theirs from the
         mask).  Where attention looks back only, a real token never sees padding on its right, and needs no mask.
         """
-        hidden_BTD = self.model(input_ids=ids_BT, **self._masked(mask_BT)).last_hidden_state
+        device = next(self.parameters()).device
+        told = {name: to_device(value, device) for name, value in self._masked(mask_BT).items()}
+        hidden_BTD = self.model(input_ids=to_device(ids_BT, device), **told).last_hidden_state
         if prompt_B is not None and not self.prompts.pooled:
             count_BT = mask_BT.cumsum(1)
             passed_B1 = torch.minimum(prompt_B, count_BT[:, -1] - 1)[:, None]
             mask_BT = mask_BT * (count_BT > passed_B1)
-        return functional.normalize(self._pool(hidden_BTD, mask_BT), dim=-1)
+        return functional.normalize(self._pool(hidden_BTD, to_device(mask_BT, device)), dim=-1)
 
     def _masked(self, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the model must be told of `mask_BT`."""
@@ -62,6 +66,12 @@ class Encoder(nn.Module):
             return {}
         positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
         return {"attention_mask": mask_BT, **positions}
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; to a GPU through pinned memory, so that nothing waits for the copy."""
+    to_gpu = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if to_gpu else tensor).to(device, non_blocking=to_gpu)
 
 
 def looks_back_only(model: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from torch import nn
 
 from isoembed.encoder.chunks import chunks_of, even_tokens, split_to
 from isoembed.encoder.crew import Crew
-from isoembed.encoder.encoder import Encoder, base_of, pad
+from isoembed.encoder.encoder import Encoder, base_of, pad, to_device
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
 from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
@@ -110,7 +110,7 @@ def accumulate_gradients(
     sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
     texts = [text for side in sides for text in side]
     before, behind = prompt_tokens
-    prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)), device=device)
+    prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)))
     lengths = [len(text) for text in texts]
     chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
@@ -121,7 +121,7 @@ def accumulate_gradients(
         ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
         with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            embedding_BD: torch.Tensor = encoder(ids_BT.to(device), mask_BT.to(device), prompts[chunk])
+            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompts[chunk])
         return embedding_BD
 
     # 1. embed
@@ -141,7 +141,7 @@ def accumulate_gradients(
         stay_below(memory.limit_bytes)
         return output.detach()
 
-    place = torch.from_numpy(np.argsort(np.concatenate(chunks))).to(device)
+    place = to_device(torch.from_numpy(np.argsort(np.concatenate(chunks))), device)
     local_BD = torch.cat(crew.map(embed, range(len(chunks))))[place]
 
     # 2. loss and its gradient with respect to this rank's embeddings
@@ -165,7 +165,7 @@ def accumulate_gradients(
         else:
             assert known is not None
             output = known
-        output.backward(gradient_BD[torch.from_numpy(chunks[number]).to(device)])
+        output.backward(gradient_BD[to_device(torch.from_numpy(chunks[number]), device)])
 
     crew.map(backward, [*range(first_kept, len(chunks)), *range(first_kept)])
     crew.collect_gradients()

@@ -10,7 +10,7 @@ import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from isoembed.flops import all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
+from isoembed.training.compiled import check_compiler, compiled
 from isoembed.training.distributed import largest, own_share, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
@@ -59,6 +60,7 @@ class Execution:
     memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
     chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
+    compile: bool = False  #: torch.compile of the blocks: slow at first, then faster
     shard: bool = False  #: cut the parameters over the processes, for a model too large for one device
     checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step
     keep_checkpoints: int = 2
@@ -109,7 +111,8 @@ def run(
     optimizer = adamw(trainable, recipe)
 
     # 2. how to cut a batch, and where to start
-    alone = device.type != "cpu" or execution.checkpointing or execution.shard  # these keep state between passes
+    # these keep state between passes, or cannot be in two threads
+    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile
     memory = plan_memory(
         encoder,
         batch_pairs=recipe.batch_pairs,
@@ -130,7 +133,7 @@ def run(
 
     # 3. train
     try:
-        with _stop_signals() as stop:
+        with _stop_signals() as stop, compiled(encoder) if execution.compile else nullcontext():
             loop = _Loop(recipe, data, crew, optimizer, trainable, memory, execution, folder, watchers, bf16)
             state = loop.until_spent(state, stop)
     finally:
@@ -368,6 +371,8 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             "`--shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
             "or leave it out."
         )
+    if execution.compile:
+        check_compiler(execution.torch_device())
     if recipe.batch_pairs % world():
         raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
     if not execution.resume and any(folder.glob("step-*")):

@@ -82,11 +82,14 @@ def resumed(frozen: Sequence[nn.Module], known: PrefixOutput, device: torch.devi
         random.restore(device)
         return known.output
 
+    own = [vars(block).get("forward") for block in frozen]  # a compiled one, or the class's
     for block in frozen:
         block.forward = hand_on
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        for block in frozen:
+        for block, forward in zip(frozen, own, strict=True):
             del block.forward
+            if forward is not None:
+                block.forward = forward

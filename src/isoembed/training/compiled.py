@@ -1,0 +1,49 @@
+"""Blocks compiled by torch while a model trains: fewer, larger kernels for whatever is not a matrix product.
+
+A graph serves every text length and chunk size, and blocks that train the same: with and without gradient, that is a
+handful in the first step and none after it.  Meant for a GPU; on a CPU a crew brings more (docs/lab-notes.md,
+2026-11-26), and the two do not go together: torch's compiler is not safe where other threads run the same code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from isoembed.core import InputError
+from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.methods.parts import blocks_of
+
+_COMPILERS = ("g++", "clang++")
+#: graphs of one block's code that torch keeps; beyond them it would run uncompiled
+_GRAPHS = 32
+
+
+@contextmanager
+def compiled(encoder: Encoder, *, backend: str = "inductor") -> Iterator[None]:
+    """The blocks of `encoder` run compiled inside the body.
+
+    Only their `forward` is, so that hooks, checkpointing and the frozen prefix around it work as ever.
+    """
+    blocks = [*blocks_of(base_of(encoder.model))]
+    for block in blocks:
+        block.forward = torch.compile(block.forward, backend=backend, dynamic=True)
+    try:
+        with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+            yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises InputError where a model on `device` cannot be compiled: on a CPU without a C++ compiler."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *_COMPILERS)):
+        raise InputError(
+            f"`--compile` needs a C++ compiler on a CPU; found none of {', '.join(_COMPILERS)}. Install one, or leave "
+            "it out."
+        )
