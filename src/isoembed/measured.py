@@ -168,6 +168,8 @@ def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[str]:
         return warnings
     if not found.identified:
         warnings.append(f"{found.says()}: the loss forecast may be far too low")
+    if found.worthless:
+        warnings.append("repeats were worth nothing or did harm in the law's runs: the loss forecast is likely too low")
     if passes > found.passes[1]:
         warnings.append(f"{passes:.1f} passes over the data, {found.passes[1]:.1f} are the most that were measured")
     return warnings

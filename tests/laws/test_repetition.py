@@ -114,6 +114,8 @@ def test_repeats_worth_nothing_and_worse() -> None:
     worse = repetition(fitted([*FRESH, *(scaled(run, 1.2) for run in scarce(FRESH, 1e-6))])[0])
     assert worse.worth.value == pytest.approx(0.01, rel=0.5)
     assert worse.noise > 10 * nothing.noise
+    assert worse.worthless
+    assert "do harm" in worse.says()
 
 
 def test_without_a_bootstrap_there_is_no_interval() -> None:

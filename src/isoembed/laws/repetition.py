@@ -72,6 +72,11 @@ class Repetition(Frozen):
         """Whether the runs bound R* from above."""
         return self.worth.high is not None
 
+    @property
+    def worthless(self) -> bool:
+        """Whether R* stands at the least there is: repeats are worth nothing, or do harm, which the form cannot say."""
+        return self.worth.value is not None and self.worth.value <= LEAST
+
     def fit_and_draws(self) -> Floats:
         """R* of the fit and of each draw (1 + B,)."""
         return np.array([MOST if self.worth.value is None else self.worth.value, *self.draws])
@@ -86,7 +91,10 @@ class Repetition(Frozen):
         if not self.identified:
             least = "" if self.worth.low is None else f", {self.worth.low:.3g} or more"
             return f"R* is not identified{least}: what {among}, cost is within a scatter of {self.noise:.2g} in ln loss"
-        return f"R* = {self.worth.says()}, from {among}"
+        harm = (
+            "; the least there is: repeats are worth nothing, or do harm, which no R* can say" if self.worthless else ""
+        )
+        return f"R* = {self.worth.says()}, from {among}{harm}"
 
 
 def measure(
