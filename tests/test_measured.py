@@ -19,7 +19,7 @@ from isoembed.frontier import Frontier
 from isoembed.laws import law_named
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.intervals import Interval
-from isoembed.laws.repetition import REPEAT_WORTH, effective_tokens
+from isoembed.laws.repetition import LEAST, REPEAT_WORTH, effective_tokens
 from isoembed.laws.runs import group_runs
 from isoembed.laws.study import study
 from isoembed.laws.validate import Holdout
@@ -233,6 +233,17 @@ def test_an_unidentified_worth_is_warned_of(repeating: LawSet) -> None:
     vague = LawSet(laws=(repeating.laws[0].model_copy(update={"repetition": unknown}),))
     found = limited(vague, pairs=5_000, repeats="measured")
     assert any("R* is not identified, 2 or more" in line for line in found.warnings)
+
+
+def test_where_repeats_did_harm_the_data_are_gone_through_once(repeating: LawSet) -> None:
+    """No R* describes harm: the recipe then leaves budget unspent instead of repeating, and does not ask to repeat."""
+    least = Interval(value=LEAST, low=LEAST, high=2.0)
+    harmed = [there(law.repetition).model_copy(update={"worth": least}) for law in repeating.laws]
+    sets = [law.model_copy(update={"repetition": each}) for law, each in zip(repeating.laws, harmed, strict=True)]
+    found = limited(LawSet(laws=tuple(sets)), pairs=5_000, repeats="measured")
+    assert there(found.recipe.epochs) == pytest.approx(1.0, abs=0.01)
+    assert any("one pass at most: repeats were worth nothing, or did harm" in line for line in found.warnings)
+    assert any(line.endswith("stays unspent") for line in found.warnings)
 
 
 def test_repeated_tokens_are_worth_less_each_pass() -> None:

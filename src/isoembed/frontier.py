@@ -97,8 +97,7 @@ class Prospects:
     def recipe(self, k: int) -> Recipe:
         """Arm `k` as a recipe."""
         arm = self.arms[k]
-        one_pass = self.request.constraints.repeats == "none"
-        return self.request.recipe(self.flop, arm.model, arm.method, one_pass=one_pass)
+        return self.request.recipe(self.flop, arm.model, arm.method, one_pass=_one_pass(self.request, arm))
 
     def _tail(self, k: int) -> float:
         draws = self.arms[k].law.draws
@@ -215,10 +214,16 @@ class Frontier:
         return np.maximum(loss_BK, _LEAST_LOSS)
 
 
+def _one_pass(request: Request, arm: Arm) -> bool:
+    """Whether the arm's data must not repeat: nobody asked for it, or the law's own runs gained nothing by it."""
+    repeats, worth = request.constraints.repeats, arm.law.repetition
+    return repeats == "none" or (repeats == "measured" and worth is not None and worth.worthless)
+
+
 def _tokens(request: Request, flop: float, arm: Arm) -> float:
     """The tokens an arm is trained on; 0 where serving leaves nothing."""
     try:
-        return request.tokens(flop, arm.model, arm.cost, one_pass=request.constraints.repeats == "none")
+        return request.tokens(flop, arm.model, arm.cost, one_pass=_one_pass(request, arm))
     except InputError:
         return 0.0
 

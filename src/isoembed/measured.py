@@ -153,10 +153,16 @@ def _warnings(
     if recipe.train_tokens < 0.99 * paid:
         warnings.append(
             f"the data end first: one pass is {recipe.train_tokens:,} tokens, {1 - recipe.train_tokens / paid:.0%} of "
-            "the training budget stays unspent (--repeats "
-            f"{'muennighoff' if arm.law.repetition is None else 'measured'} would repeat them)"
+            f"the training budget stays unspent{_remedy(arm.law)}"
         )
     return warnings
+
+
+def _remedy(law: LawFile) -> str:
+    """What would repeat the data, where that is not known to be of no use."""
+    if law.repetition is not None and law.repetition.worthless:
+        return ""
+    return f" (--repeats {'muennighoff' if law.repetition is None else 'measured'} would repeat them)"
 
 
 def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[str]:
@@ -164,12 +170,12 @@ def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[str]:
     unmeasured = [each.method or each.law for each in laws.laws if each.repetition is None]
     warnings = [f"not considered, for want of a measured R*: {', '.join(unmeasured)}"] if unmeasured else []
     found, passes = law.repetition, recipe.epochs or 0.0
+    if found is not None and found.worthless:
+        warnings.append("one pass at most: repeats were worth nothing, or did harm, in the law's runs")
     if found is None or passes <= 1:
         return warnings
     if not found.identified:
         warnings.append(f"{found.says()}: the loss forecast may be far too low")
-    if found.worthless:
-        warnings.append("repeats were worth nothing or did harm in the law's runs: the loss forecast is likely too low")
     if passes > found.passes[1]:
         warnings.append(f"{passes:.1f} passes over the data, {found.passes[1]:.1f} are the most that were measured")
     return warnings
