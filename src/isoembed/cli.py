@@ -128,7 +128,7 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
         if given:
             raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
         return None
-    if name in ("lora", "dora", "lora-top") and rank is not None and alpha is None:
+    if name in ("lora", "dora", "lora-top", "qlora") and rank is not None and alpha is None:
         alpha = 2.0 * rank
     return method_named(name, fraction=fraction, rank=rank, alpha=alpha)
 

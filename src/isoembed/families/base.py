@@ -70,7 +70,7 @@ class ModelSpec(Frozen):
 
 
 #: a method without a rule of its own -> the one whose rule stands in for it
-LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora"}
+LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora", "qlora": "lora"}
 
 #: ln peak = WIDTH_RULE[0] + WIDTH_RULE[1] * ln hidden: least squares over the models of `families` whose pretraining
 #: peak is published, the nano suite apart; typically off by a factor of 1.6 (tests/families/test_rates.py refits it)
