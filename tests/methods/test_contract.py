@@ -23,6 +23,7 @@ from isoembed.encoder.shapes import spec_of
 from isoembed.estimates import memory_bytes
 from isoembed.families import Dense
 from isoembed.methods import METHODS, Adapters, Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
+from isoembed.methods.base import BaseMethod
 from isoembed.methods.parts import blocks_of
 from isoembed.methods.qlora import unpacked
 from tests.models import VOCAB, configs, tiny
@@ -101,7 +102,7 @@ def intended(architecture: str, method: Method, model: nn.Module) -> set[str]:
     raise NotImplementedError(method.label)
 
 
-def where_it_runs(method: Method) -> tuple[pytest.MarkDecorator, ...]:
+def where_it_runs(method: BaseMethod) -> tuple[pytest.MarkDecorator, ...]:
     """qlora's library is no part of the development environment."""
     missing = importlib.util.find_spec("bitsandbytes") is None
     return (pytest.mark.skipif(missing, reason="bitsandbytes is not installed"),) if isinstance(method, QLoRA) else ()
