@@ -14,6 +14,7 @@ from isoembed.records import Ledger
 from tests.laws.ledgers import TRUTH as METHODS
 from tests.laws.ledgers import runs, scarce, true_loss
 from tests.laws.planted import TRUTH, planted
+from tests.laws.test_elsewhere import elsewhere, in_steps, in_tokens
 from tests.test_cli import mistake, ok
 
 KEYS = {"law", "params", "objective", "n_points", "starts_agreeing", "status", "range", "holdout"}
@@ -225,3 +226,35 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, ledger: Path, l
     assert words in error
     assert error.startswith("isoembed: ")
     assert error.count("\n") == 1
+
+
+# ---- other batches and contexts ---------------------------------------------------------------------------------
+
+
+def test_a_law_that_holds_at_another_batch_may_be_used_there(law: Path, tmp_path: Path) -> None:
+    for run in elsewhere(in_steps):
+        Ledger(tmp_path / "elsewhere").add(run)
+    there = str(tmp_path / "elsewhere")
+    printed = " ".join(ok("validate", str(law), there).split())
+    for words in ("law of 64 pairs a batch, context 75", "steps", "tokens", "allowed", "holds", "100%"):
+        assert words in printed
+    asked = ["recipe", "--budget", "1e12", "--family", "nano", "--batch-pairs", "256", "--law"]
+    assert "isoembed validate" in mistake(*asked, str(law))
+    proven = tmp_path / "law.json"
+    found = json.loads(ok("validate", str(law), there, "--out", str(proven), "--json"))
+    assert found["out"] == str(proven)
+    assert [each["seen"]["verdict"] for each in found["results"]] == ["holds"]
+    assert found["results"][0]["seen"]["n_runs"] == 6
+    recipe = json.loads(ok(*asked, str(proven), "--json"))
+    assert recipe["recipe"]["batch_pairs"] == 256
+    assert any("D counts steps" in known for known in recipe["known"])
+
+
+def test_a_law_that_fails_at_another_batch_stays_refused(law: Path, tmp_path: Path) -> None:
+    for run in elsewhere(in_tokens):
+        Ledger(tmp_path / "elsewhere").add(run)
+    proven = tmp_path / "law.json"
+    printed = " ".join(ok("validate", str(law), str(tmp_path / "elsewhere"), "--out", str(proven)).split())
+    assert "below the forecast in steps" in printed
+    why = mistake("recipe", "--budget", "1e12", "--family", "nano", "--batch-pairs", "256", "--law", str(proven))
+    assert "checked there, full: biased" in why

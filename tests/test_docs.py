@@ -17,6 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from isoembed.cli import app
+from isoembed.records import Ledger
 from isoembed.workflows import sweep
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +130,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def elsewhere(folder: Path) -> Path:
+    """Runs of the ledger that ships, as if their batch had been another."""
+    for run in Ledger.open(LEDGER).records()[:2]:
+        recipe = run.recipe.model_copy(update={"batch_pairs": 64})
+        Ledger(folder).add(run.model_copy(update={"recipe": recipe, "key": recipe.key}))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def values(place: Path) -> dict[str, Any]:
     """What each command prints."""
@@ -148,6 +157,7 @@ def values(place: Path) -> dict[str, Any]:
             *("fit", str(LEDGER), "--law", "hoffmann", "--bootstrap", "0", "--holdout", "none"),
             *("--out", str(place / "law.json")),
         )["laws"][0],
+        "validate": printed("validate", str(place / "law.json"), str(elsewhere(place / "elsewhere"))),
         "figure": printed("figure", "frontier", str(LEDGER), "--out", str(place / "frontier.html")),
         "report": printed("report", str(LEDGER), "--out", str(place / "report.html")),
         "ledger correlate": printed("ledger", "correlate", str(LEDGER))[0],

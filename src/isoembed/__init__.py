@@ -17,7 +17,7 @@ from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.laws.files import LawFile, LawSet
-from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, RsLoRA
+from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
 from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -70,6 +70,7 @@ __all__ = [
     "Options",
     "PairData",
     "Prompts",
+    "QLoRA",
     "Recipe",
     "Recommendation",
     "RsLoRA",

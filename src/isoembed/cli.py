@@ -129,7 +129,7 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
         if given:
             raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
         return None
-    if name in ("lora", "dora", "lora-top") and rank is not None and alpha is None:
+    if name in ("lora", "dora", "lora-top", "qlora") and rank is not None and alpha is None:
         alpha = 2.0 * rank
     return method_named(name, fraction=fraction, rank=rank, alpha=alpha)
 
@@ -487,6 +487,32 @@ def fit(
         from isoembed.report.laws import laws_text
 
         terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
+
+
+@app.command()
+def validate(
+    law: Annotated[Path, typer.Argument(help="law.json of `isoembed fit` to a ledger")],
+    ledger: Annotated[Path, typer.Argument(help="runs on the same pairs at other batches or contexts")],
+    out: Annotated[
+        Path | None, typer.Option(help="write the law with what was seen; where it holds, recipe, run and train use it")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a law at other batches and contexts: does it forecast runs there where D counts training steps?"""
+    from isoembed.laws.check import check_ledger
+
+    found = check_ledger(LawSet.load(law), ledger)
+    if out is not None:
+        found.laws.save(out)
+    if as_json:
+        shown = found.model_dump(mode="json", exclude={"laws"})
+        terminal.print_json({**shown, "out": None if out is None else str(out)})
+    else:
+        from isoembed.report.laws import check_text
+
+        terminal.console().print(check_text(found))
+        if out is not None:
+            terminal.console().print(f"\nlaw in {out}", markup=False)
 
 
 @app.command("eval")

@@ -20,6 +20,7 @@ class Cost(Frozen):
 
     `table` is the number of token-table parameters updated (0 where the table is frozen), `idle` that of trained
     parameters a token does not run through (experts it is not sent to): in memory, never part of C.
+    `quantised` is the number of frozen weights kept in 4 bits, which changes memory and no FLOP.
     `blocks_backward` is how many transformer blocks the backward pass runs through.
     """
 
@@ -28,6 +29,7 @@ class Cost(Frozen):
     updated: int
     table: int = 0
     idle: int = 0
+    quantised: int = 0
     blocks_backward: int
 
     @property

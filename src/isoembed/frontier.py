@@ -56,6 +56,7 @@ class Prospects:
     arms: list[Arm]
     tokens_K: Floats
     loss_BK: Floats
+    exchange: float = 1.0
 
     @property
     def draws(self) -> Floats:
@@ -81,7 +82,7 @@ class Prospects:
         """Where one run of arm `k` will end: the law's doubt, the scatter of runs around it, and its drift beyond the
         fitted budgets."""
         arm = self.arms[k]
-        scatter = arm.law.scatter(self.tokens_K[k] * arm.cost.flop_per_token)
+        scatter = arm.law.scatter(self.exchange * self.tokens_K[k] * arm.cost.flop_per_token)
         scatter_B = np.random.default_rng([seed, k]).normal(0.0, scatter, len(self.draws))
         return percentile(float(self.loss_BK[0, k]), self.draws[:, k] * np.exp(scatter_B), self._tail(k))
 
@@ -117,11 +118,12 @@ class EnvelopePoint(Frozen):
 class Frontier:
     """All arms that `laws` and `request` leave, ready to be asked at any budget.
 
+    exchange: what a token of the request is in the laws' tokens; other than 1 where D counts steps (`laws.elsewhere`).
     Raises InputError where a law has no size in it or no draws, or no arm is left.
     """
 
-    def __init__(self, laws: LawSet, request: Request) -> None:
-        self.laws, self.request = laws, request
+    def __init__(self, laws: LawSet, request: Request, exchange: float = 1.0) -> None:
+        self.laws, self.request, self.exchange = laws, request, exchange
         self.arms, refused = _arms(laws, request)
         if not self.arms:
             raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
@@ -143,7 +145,8 @@ class Frontier:
             request.recipe(flop, smallest.model, smallest.method)  # says what it lacks
             raise InputError(f"`budget` must pay for one step of a model; {flop:.3g} FLOP do not. Raise it.")
         arms = [arm for arm, enough in zip(self.arms, enough_K, strict=True) if enough]
-        return Prospects(request, flop, arms, tokens_K[enough_K], self._losses(arms, tokens_K[enough_K], request))
+        loss_BK = self._losses(arms, tokens_K[enough_K], request)
+        return Prospects(request, flop, arms, tokens_K[enough_K], loss_BK, self.exchange)
 
     def envelope(self, flop_F: Sequence[float]) -> list[EnvelopePoint]:
         """The best method at each budget, with the probability that each method is."""
@@ -206,8 +209,8 @@ class Frontier:
             fresh = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, worth)
             rows = Rows(
                 np.log([law.settings.size(arm.model) for arm in mine]),
-                np.log(fresh),
-                np.log(tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
+                np.log(fresh) + np.log(self.exchange),
+                np.log(self.exchange * tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
                 1.0 - np.array([arm.share for arm in mine]),
             )
             loss_BK[:, of_law] = law_named(law.law).loss_and_gradient(self.theta_BP[index], rows)[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import numpy as np
 
 from isoembed.core import InputError
 from isoembed.flops import all_in_flop
 from isoembed.frontier import Frontier, Prospects
 from isoembed.laws import law_named
+from isoembed.laws.elsewhere import Elsewhere, exchange
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.repetition import REPEAT_SOURCE
 from isoembed.recipe import Recipe
@@ -26,27 +30,26 @@ _IN_CONTENTION = 0.01
 def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> Recommendation:
     """The recipe of least expected loss over the laws' draws, with runners-up and how sure.
 
+    At a batch or context at which runs have shown that a law holds in steps, it is used, in steps; laws of the set that
+    were not checked there, or failed, are left out.
     Raises InputError where the law is of another family (always) or of other settings (unless `other_settings`).
     """
-    differs = _mismatches(laws, request)
-    if differs and not other_settings:
-        raise InputError(
-            f"A law holds for the settings of its runs: {'; '.join(differs)}. Ask for those, fit a law to runs of "
-            "yours, or say --other-settings."
-        )
+    speaking = _speaking(laws, request, other_settings=other_settings)
+    laws = speaking.laws
     flop, speed = request.budget.flop_at()
-    frontier = Frontier(laws, request)
+    frontier = Frontier(laws, request, speaking.exchange)
     prospects = frontier.at(flop)
     order = prospects.order()
     best, others = order[0], order[1:]
     arm, recipe = prospects.arms[best], prospects.recipe(best)
     sure, chance_K = prospects.methods(), prospects.probabilities()
-    reach = _reach(arm.law, recipe)
+    reach = _reach(arm.law, recipe, speaking.exchange)
 
     known = [
         f"law: {law_named(arm.law.law).about}, fitted to {arm.law.n_points} {arm.law.method or 'unnamed'} runs "
         f"({arm.law.source})",
         "C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",
+        *speaking.known,
     ]
     assumed = [f"speed: {speed}"] if speed else []
     assumed.append(request.rate(arm.model, arm.method, recipe.train_tokens)[1])
@@ -75,7 +78,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
         f"expected loss of {len(prospects.arms)} candidates",
         known=tuple(known),
         assumed=tuple(assumed),
-        warnings=tuple(_warnings(request, laws, prospects, best, recipe, differs, flop)),
+        warnings=(*speaking.warnings, *_warnings(request, laws, prospects, best, recipe, flop)),
         runners_up=tuple(_candidate(prospects, k, best) for k in others[:_RUNNERS_UP]),
         loss=prospects.loss(best),
         certainty=Certainty(
@@ -96,14 +99,71 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
 
 def speaks_of(laws: LawSet, request: Request) -> bool:
     """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
-    if _mismatches(laws, request):
-        return False
-    names = {tried.method.name for law in laws.laws for tried in law.tried}
-    return request.method is None or request.method.name in names
+    differs = _mismatches(laws, request)
+    speaking = _holding(laws, request, differs) if differs else laws.laws
+    names = {tried.method.name for law in speaking for tried in law.tried}
+    return bool(speaking) and (request.method is None or request.method.name in names)
 
 
-def _mismatches(laws: LawSet, request: Request) -> list[str]:
-    """Where the request's settings differ from those of the law's runs; raises InputError for another family."""
+@dataclass(frozen=True)
+class _Speaking:
+    """The laws that may speak of a request, what a token of it is in theirs, and what is to be said about that."""
+
+    laws: LawSet
+    exchange: float = 1.0
+    known: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def _speaking(laws: LawSet, request: Request, *, other_settings: bool) -> _Speaking:
+    """All laws at their own settings; at a batch or context that was checked those that hold there, D counting steps.
+
+    Raises InputError at other settings unless `other_settings`.
+    """
+    differs = _mismatches(laws, request)
+    if not differs:
+        return _Speaking(laws)
+    holding = _holding(laws, request, differs)
+    if not holding:
+        failed = [
+            f"checked there, {law.method or law.law}: {at.verdict.replace('-', ' ')}, {at.why}"
+            for law, at in _seen(laws, request)
+            if at is not None and at.verdict != "holds"
+        ]
+        words = "; ".join([*differs.values(), *failed])
+        if other_settings:
+            return _Speaking(laws, warnings=(f"law used at settings of no run: {words}",))
+        raise InputError(
+            f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
+            "(`isoembed validate`), fit a law to runs of yours, or say --other-settings."
+        )
+    worth = exchange(laws.settings, request.step_tokens)
+    known = [f"D counts steps: a token at this batch and context is {worth:.3g} of the law's (paper, appendix G)"]
+    warnings = []
+    for law, at in _seen(laws, request):
+        name = law.method or law.law
+        if at is not None and at.verdict == "holds":
+            known.append(f"checked at this batch and context, {name} holds: {at.says()}")
+        else:
+            warnings.append(f"{name} left out: {'not checked at this batch and context' if at is None else at.why}")
+    return _Speaking(LawSet(laws=tuple(holding)), worth, tuple(known), tuple(warnings))
+
+
+def _seen(laws: LawSet, request: Request) -> list[tuple[LawFile, Elsewhere | None]]:
+    """Each law with what was seen of it at the request's batch and context."""
+    return [(law, law.at(request.batch_pairs, request.context_tokens)) for law in laws.laws]
+
+
+def _holding(laws: LawSet, request: Request, differs: Collection[str]) -> list[LawFile]:
+    """The laws that were seen to hold at the request's batch and context, where it differs in these alone."""
+    if not set(differs) <= {"batch_pairs", "context_tokens"}:
+        return []
+    return [law for law, at in _seen(laws, request) if at is not None and at.verdict == "holds"]
+
+
+def _mismatches(laws: LawSet, request: Request) -> dict[str, str]:
+    """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
+    family."""
     settings = laws.settings
     if settings.family not in (None, request.family.name):
         raise InputError(
@@ -118,18 +178,18 @@ def _mismatches(laws: LawSet, request: Request) -> list[str]:
         "negatives": round(request.data.negatives),
         "options": request.options,
     }
-    return [
-        f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
+    return {
+        name: f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
         for name in asked
         if (measured := getattr(settings, name)) not in (None, asked[name])
-    ]
+    }
 
 
 def _warnings(
-    request: Request, laws: LawSet, prospects: Prospects, best: int, recipe: Recipe, differs: list[str], flop: float
+    request: Request, laws: LawSet, prospects: Prospects, best: int, recipe: Recipe, flop: float
 ) -> list[str]:
     arm, settings, data = prospects.arms[best], laws.settings, request.data
-    warnings = [f"law used at settings of no run: {'; '.join(differs)}"] if differs else []
+    warnings = []
     chance_K = prospects.probabilities()
     contends: dict[int, float] = {}
     for k, each in enumerate(prospects.arms):
@@ -141,7 +201,8 @@ def _warnings(
     ]
     if settings.batch_pairs is None:
         warnings.append("the law's table does not say at which batch, context and temperature its runs were made")
-    if settings.data is not None and data.fingerprint not in (None, settings.data):
+    there = arm.law.at(request.batch_pairs, request.context_tokens)
+    if settings.data is not None and data.fingerprint not in (None, settings.data, there and there.settings.data):
         warnings.append("the law was measured on other training data")
     if settings.tokenizer is not None and data.tokenizer not in (None, settings.tokenizer):
         warnings.append("the law was measured under another tokenizer: its tokens are not these")
@@ -192,7 +253,8 @@ def _candidate(prospects: Prospects, k: int, best: int) -> Candidate:
     )
 
 
-def _reach(law: LawFile, recipe: Recipe) -> Reach:
+def _reach(law: LawFile, recipe: Recipe, worth: float) -> Reach:
+    """How far `recipe` lies beyond the law's runs, a token of it being `worth` tokens of the law's."""
     flop = recipe.flop
     if law.settings.flop == "all_in_flop":
         flop = all_in_flop(
@@ -204,10 +266,10 @@ def _reach(law: LawFile, recipe: Recipe) -> Reach:
         )
     low, high = law.range["flop"]
     return Reach(
-        flop=flop / high,
+        flop=worth * flop / high,
         params=law.settings.size(recipe.model) / law.range["params"][1],
-        tokens=recipe.train_tokens / law.range["tokens"][1],
-        below=flop / low,
+        tokens=worth * recipe.train_tokens / law.range["tokens"][1],
+        below=worth * flop / low,
     )
 
 
@@ -217,7 +279,8 @@ def _crossover(frontier: Frontier, prospects: Prospects, order: list[int], flop:
     if len(names) < 2:
         return None
     ranges = [law.range["flop"] for law in frontier.laws.laws]
-    low, high = min(low for low, _ in ranges), 10 * max(flop, *(high for _, high in ranges))
+    low = min(low for low, _ in ranges) / frontier.exchange
+    high = 10 * max(flop, *(high / frontier.exchange for _, high in ranges))
     return frontier.crossover(names[0], names[1], np.geomspace(min(low, flop), high, _CROSSOVER_BUDGETS).tolist())
 
 

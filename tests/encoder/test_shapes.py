@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    DeepseekV2Config,
     GraniteMoeConfig,
     MambaConfig,
     MixtralConfig,
@@ -161,3 +162,14 @@ def test_a_configuration_without_a_context_is_refused() -> None:
     delattr(model.config, "seq_length")
     with pytest.raises(InputError, match="must state the longest sequence"):
         spec_of(model, "bloom", "somewhere")
+
+
+def test_latent_attention_goes_by_the_widths_of_queries_and_of_values() -> None:
+    """DeepSeek-V2: 2 heads of 12 + 4 for queries and keys, 8 for values; `head_dim` is the rotated part alone."""
+    config = DeepseekV2Config(
+        vocab_size=16, hidden_size=32, intermediate_size=32, moe_intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=12,
+        qk_rope_head_dim=4, v_head_dim=8, n_routed_experts=4, num_experts_per_tok=2, first_k_dense_replace=0,
+    )  # fmt: skip
+    spec = spec_of(AutoModel.from_config(config), "tiny", "somewhere")
+    assert spec.attention_width == 2 * (12 + 4 + 8) // 2

@@ -17,8 +17,9 @@ from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.load import load_model, weights_hash
 from isoembed.flops import all_in_flop
-from isoembed.methods import Freeze, Full, LoRA, Method
+from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
 from isoembed.recipe import Recipe
 from isoembed.training import loop, objective
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
@@ -163,6 +164,20 @@ def test_gradient_checkpointing_gives_the_same_losses(data: PairData, tmp_path: 
     _, less = run(planned, data, tmp_path / "less", execution=Execution(checkpointing=True))
     assert [point.loss for point in less.loss_curve] == pytest.approx([p.loss for p in plain.loss_curve], rel=1e-5)
     assert less.executed_flop > plain.executed_flop
+
+
+def test_qlora_resumes_bitwise_from_the_unrounded_base(data: PairData, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    planned = recipe(data, QLoRA(rank=4, alpha=8.0))
+    planned = planned.model_copy(update={"base_hash": weights_hash(load_model(planned.model.source))})
+    whole, record = run(planned, data, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        run(planned, data, tmp_path / "stopped", watchers=[StopAfter(2)])
+    resumed, again = run(planned, data, tmp_path / "stopped", execution=Execution(resume=True))
+    assert [point.loss for point in again.loss_curve] == [point.loss for point in record.loss_curve]
+    assert again.heldout == record.heldout
+    others = dict(resumed.named_parameters())
+    assert all(torch.equal(value, others[name]) for name, value in whole.named_parameters())
 
 
 def test_divergence_keeps_the_last_good_weights(

@@ -22,6 +22,7 @@ from isoembed.core import InputError, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
+from isoembed.methods.qlora import unpacked
 from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
 
@@ -146,9 +147,11 @@ def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
 
 
 def _plain(model: nn.Module) -> Any:
-    """The transformers model to save: `model` itself where it is plain fp32, else an fp32 copy with LoRA merged."""
+    """The transformers model to save: `model` itself where it is plain fp32, else an fp32 copy with LoRA merged, 4-bit
+    weights unpacked first (merged into 4 bits, an adapter would be rounded away)."""
     if isinstance(model, PeftModel):
-        model = copy.deepcopy(model).merge_and_unload()
+        merged: Any = unpacked(model)
+        model = merged.merge_and_unload()
     is_fp32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
     return model if is_fp32 else copy.deepcopy(model).float()
 

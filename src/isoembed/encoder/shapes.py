@@ -43,7 +43,7 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
     per_block = tuple(sum(count for _, owner, count in counted if owner in modules) for modules in inside)
     idle_per_block = tuple(sum(count for owner, count in idle if owner in modules) for modules in inside)
     total, everything = sum(count for _, _, count in counted), sum(value.numel() for value in model.parameters())
-    queries = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
+    queries = config.num_attention_heads * _head_width(config)
     return ModelSpec(
         name=name,
         source=source,
@@ -60,6 +60,18 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
         head_width=queries if queries not in (0, config.hidden_size) else None,
         context=_context(config, name),
     )
+
+
+def _head_width(config: Any) -> int:
+    """Width of a head, which the FLOP of attention go by; 0 where it follows from `hidden`.
+
+    Where queries and values differ in it (DeepSeek's latent attention), the mean: QK^T goes by one, the weighted sum
+    by the other.
+    """
+    query, value = (getattr(config, name, None) for name in ("qk_head_dim", "v_head_dim"))
+    if query and value:
+        return int(query + value) // 2
+    return getattr(config, "head_dim", None) or 0
 
 
 def _experts(model: nn.Module, name: str) -> dict[nn.Module, int]:

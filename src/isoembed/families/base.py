@@ -40,7 +40,7 @@ class ModelSpec(Frozen):
     bias_params: Count = Field(description="elements of all bias vectors outside embedding modules")
     norm_params: Count = Field(0, description="elements of all norms, weights and biases; 0 where nobody counted them")
     dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
-    head_width: Some | None = Field(None, description="attention heads x head size where that is not `hidden`")
+    head_width: Some | None = Field(None, description="attention heads x mean head size where that is not `hidden`")
     context: Some = Field(description="longest sequence in tokens")
     pretraining_rate: float | None = Field(None, gt=0, description="published peak learning rate of pretraining")
 
@@ -50,7 +50,7 @@ class ModelSpec(Frozen):
 
     @property
     def attention_width(self) -> int:
-        """Width of queries over all heads, which the FLOP of attention go by."""
+        """Width over all heads, of queries and values on average, which the FLOP of attention go by."""
         return self.head_width or self.hidden
 
     @property
@@ -70,7 +70,7 @@ class ModelSpec(Frozen):
 
 
 #: a method without a rule of its own -> the one whose rule stands in for it
-LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora"}
+LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora", "qlora": "lora"}
 
 #: ln peak = WIDTH_RULE[0] + WIDTH_RULE[1] * ln hidden: least squares over the models of `families` whose pretraining
 #: peak is published, the nano suite apart; typically off by a factor of 1.6 (tests/families/test_rates.py refits it)

@@ -14,7 +14,7 @@ from isoembed.core import expanded, write_atomically
 from isoembed.families.base import ModelSpec
 
 #: raised when counting changes, so that what was counted before is counted again
-_VERSION = 2
+_VERSION = 3
 
 
 def counted(source: str, count: Callable[[str], ModelSpec]) -> ModelSpec:

@@ -11,14 +11,17 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from isoembed.core import Count, Frozen, InputError, Some, write_atomically
+from isoembed.families.base import ModelSpec
 from isoembed.laws import law_named
 from isoembed.laws.bootstrap import Bootstrap
+from isoembed.laws.elsewhere import Elsewhere
 from isoembed.laws.fit import Fit
 from isoembed.laws.intervals import LEVEL, Interval
 from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repetition
 from isoembed.laws.settings import Settings, Tried
 from isoembed.laws.validate import Holdout
+from isoembed.methods import Method
 
 
 class Draws(Frozen):
@@ -60,6 +63,7 @@ class LawFile(Frozen):
     settings: Settings = Settings()
     tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
     notes: tuple[str, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = Field((), description="what `isoembed validate` saw at other batches, contexts")
     draws: Draws | None
     data_fingerprint: str
     source: str
@@ -152,6 +156,22 @@ class LawFile(Frozen):
         biased = [result.why for result in self.holdout.values() if result.verdict == "biased"]
         why = [*self.fit.why, *biased]
         return self.status if not why else f"{self.status}: {'; '.join(why)}"
+
+    def at(self, batch_pairs: int, context_tokens: int) -> Elsewhere | None:
+        """What was seen of the law at that other batch and context; None where it was not checked there."""
+        return next((seen for seen in self.elsewhere if seen.place == (batch_pairs, context_tokens)), None)
+
+    def having(self, seen: Elsewhere) -> LawFile:
+        """The law with `seen` in place of what was known of that batch and context."""
+        others = (known for known in self.elsewhere if known.place != seen.place)
+        return self.model_copy(update={"elsewhere": (*others, seen)})
+
+    def speaks_of(self, method: Method, model: ModelSpec) -> bool:
+        """Whether runs of that setting were behind it, or of the method where it reads the trained share."""
+        reads_share = "fraction" in law_named(self.law).also_reads
+        return any(
+            tried.on(model) == method or (reads_share and tried.method.name == method.name) for tried in self.tried
+        )
 
     def bootstrap(self) -> Bootstrap:
         """The bootstrap that the file holds; raises InputError where it was written without one."""

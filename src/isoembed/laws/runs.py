@@ -189,6 +189,7 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
         tokenizer=one("tokenizer", (recipe.data.tokenizer for recipe in recipes)),
         params=columns["params"],
         flop=columns["flop"],
+        step_tokens=sum(record.tokens for record in records) / sum(record.steps for record in records),
     )
 
 

@@ -35,6 +35,7 @@ class Settings(Frozen):
     tokenizer: str | None = Field(None, description="hash of the tokenizer")
     params: Literal["params", "total_params"] = Field("params", description="what N counts: without or with the table")
     flop: Literal["model_flop", "all_in_flop"] = Field("model_flop", description="what C counts")
+    step_tokens: float | None = Field(None, gt=0, description="mean real tokens a step; None in older laws and tables")
 
     def size(self, model: ModelSpec) -> int:
         """N of `model` as the law counts it."""

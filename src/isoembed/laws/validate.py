@@ -79,10 +79,10 @@ def holdout(
         return Holdout(by=by, law=law.name, verdict="untested", why=why, **counts)
 
     def log_errors(at: Points) -> Floats:
-        return np.log(at.loss) - _log(law.predict(boot.fit.params, at))
+        return np.log(at.loss) - log_loss(law.predict(boot.fit.params, at))
 
     inside_R, outside_R = log_errors(kept), log_errors(left_out)
-    forecast_B = np.mean(_log(boot.loss(left_out)) - _log(law.predict(boot.fit.params, left_out)), axis=1)
+    forecast_B = np.mean(log_loss(boot.loss(left_out)) - log_loss(law.predict(boot.fit.params, left_out)), axis=1)
     free = len(law.parameters) - len(boot.fit.held)
     # residuals of a fit are too small by its degrees of freedom
     scatter_R = inside_R * np.sqrt(len(kept) / max(1, len(kept) - free))
@@ -110,7 +110,7 @@ def holdout(
     )
 
 
-def _log(loss: Floats) -> Floats:
+def log_loss(loss: Floats) -> Floats:
     """ln of a forecast; one at or below zero, which some laws make far out, is as wrong as 1e-9."""
     return np.asarray(np.log(np.maximum(loss, 1e-9)))
 

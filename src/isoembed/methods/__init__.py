@@ -14,12 +14,13 @@ from isoembed.methods.full import Full
 from isoembed.methods.lora import LoRA
 from isoembed.methods.lora_top import LoRATop
 from isoembed.methods.norms import Norms
+from isoembed.methods.qlora import QLoRA
 from isoembed.methods.rslora import RsLoRA
 
 #: any method
-AnyMethod = Full | Freeze | Bias | LoRA | Norms | RsLoRA | DoRA | LoRATop
+AnyMethod = Full | Freeze | Bias | LoRA | Norms | RsLoRA | DoRA | LoRATop | QLoRA
 
-METHODS: tuple[type[AnyMethod], ...] = (Full, Freeze, Bias, LoRA, Norms, RsLoRA, DoRA, LoRATop)
+METHODS: tuple[type[AnyMethod], ...] = (Full, Freeze, Bias, LoRA, Norms, RsLoRA, DoRA, LoRATop, QLoRA)
 
 #: any method, told apart on disk by its `name`
 Method = Annotated[AnyMethod, Field(discriminator="name")]
@@ -36,6 +37,7 @@ __all__ = [
     "LoRATop",
     "Method",
     "Norms",
+    "QLoRA",
     "RsLoRA",
     "method_named",
     "names",

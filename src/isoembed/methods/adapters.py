@@ -65,10 +65,7 @@ class Adapters(BaseMethod):
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        from isoembed.methods.parts import is_experts
-
-        if any(is_experts(module) for module in model.modules()):
-            raise self._experts(type(model).__name__)
+        self.refuse_experts(model)
         layers = self.layers(model)
         config = LoraConfig(
             r=self.rank,
@@ -83,6 +80,13 @@ class Adapters(BaseMethod):
             # peft asks transformers a question under its old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return get_peft_model(model, config)
+
+    def refuse_experts(self, model: nn.Module) -> None:
+        """Raise InputError for a mixture of experts."""
+        from isoembed.methods.parts import is_experts
+
+        if any(is_experts(module) for module in model.modules()):
+            raise self._experts(type(model).__name__)
 
     def _experts(self, name: str) -> InputError:
         return InputError(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from isoembed.laws import law_named
+from isoembed.laws.elsewhere import Forecast
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.intervals import Interval
 from isoembed.laws.validate import Holdout
 from isoembed.recommendation import Candidate, Recommendation
 from isoembed.report.layout import columns_table, pairs_table, si
+
+if TYPE_CHECKING:
+    from isoembed.laws.check import Check
 
 
 def laws_text(laws: LawSet) -> RenderableType:
@@ -108,6 +113,40 @@ def _holdouts(law: LawFile) -> RenderableType:
     header = ("held out", "law", "rows", "in-range error", "held-out error", "bias", "verdict")
     words = [Text(f"{result.law}, {result.by}: {result.why}") for result in held if result.verdict == "untested"]
     return Group(columns_table(header, [row(result) for result in held]), *words)
+
+
+def check_text(found: Check) -> RenderableType:
+    """Everything `isoembed validate` prints."""
+    own = found.laws.settings
+    rows = []
+    for result in found.results:
+        seen = result.seen
+        place = (f"{seen.settings.batch_pairs}", f"{seen.settings.context_tokens}", result.method or result.law)
+        ways = (("steps", seen.steps), ("tokens", seen.tokens))
+        for way, forecast in ways if seen.steps else ways[:1]:
+            decides = way == "steps"
+            rows.append((*place, f"{seen.n_runs}", way, *_forecast(forecast), seen.verdict if decides else ""))
+            place = ("", "", "")
+    heading = (
+        f"law of {own.batch_pairs} pairs a batch, context {own.context_tokens}. D in steps: a run is forecast as one "
+        f"of as many steps there, {own.step_tokens or 0:,.0f} tokens each"
+    )
+    header = ("batch", "context", "law", "runs", "D in", "bias", "error", "inside 95 %", "in order", "verdict")
+    words = [Text(f"{r.method or r.law}: {r.seen.why}") for r in found.results if r.seen.why]
+    words += [Text(note) for note in found.notes]
+    return Group(Text(heading), Text(""), columns_table(header, rows), *([Text(""), *words] if words else []))
+
+
+def _forecast(forecast: Forecast | None) -> tuple[str, str, str, str]:
+    if forecast is None or forecast.bias.value is None:
+        return "-", "-", "-", "-"
+    low, high = forecast.bias.ends
+    return (
+        f"{forecast.bias.value:+.2%} (allowed {low:+.2%} to {high:+.2%})",
+        f"{forecast.error:.2%}",
+        f"{forecast.inside:.0%}",
+        "-" if forecast.ordered is None else f"{forecast.ordered:.0%}",
+    )
 
 
 def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]
     if name == "freeze":
         parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
         return [Freeze(fraction=active / parts) for active in range(1, parts + 1)]
-    if name in ("lora", "dora", "lora-top"):
+    if name in ("lora", "dora", "lora-top", "qlora"):
         return [method_named(name, rank=rank, alpha=alpha_per_rank * rank) for rank in _ranks(model)]
     if name == "rslora":
         return [RsLoRA(rank=rank) for rank in _ranks(model)]

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of, is_sharded
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import largest, world
@@ -31,6 +32,10 @@ def shard(encoder: Encoder, device: torch.device) -> None:
        with a plain sum, because gloo knows no other.
     4. Gathered in fp32, so that a run under bf16 autocast computes what it computes without sharding.
     """
+    if not all(parameter.is_floating_point() for parameter in encoder.parameters()):
+        raise InputError(
+            "`--shard` cuts floating-point parameters; qlora keeps weights in 4 bits. Leave it out, or use lora."
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     mesh = init_device_mesh(device.type, (world(),))
