@@ -81,6 +81,15 @@ def test_states_recipe_budget_cost_and_scores_side_by_side() -> None:
     assert "| bm25 | - |" in card  # no score is no zero
 
 
+def test_the_models_own_scores_are_where_the_hub_looks_for_them() -> None:
+    scores = {"trained": {"held-out pairs": {"ndcg@10": 0.5}, "sts": {"spearman": 0.6}}, "bm25": {"sts": {}}}
+    found: Any = ModelCard(model_card(a_record(), scores)).data
+    results = [(each.dataset_name, each.metric_type, each.metric_value) for each in found.eval_results]
+    assert results == [("held-out pairs", "ndcg@10", 0.5), ("sts", "spearman", 0.6)]
+    assert found.model_name == "pythia-70m"
+    assert "model-index" not in front_matter(model_card(a_record()))
+
+
 def test_nothing_of_the_users_becomes_markup() -> None:
     card = model_card(a_record(data=NASTY), {"trained": {NASTY: {"ndcg@10": 0.5}}}, limits=(NASTY,))
     assert "<script" not in card.replace("\\<script", "")

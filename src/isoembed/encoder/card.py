@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from isoembed.recipe import NO_PROMPTS
 from isoembed.records import RunRecord
 
 #: `organisation/name` as the hub writes it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
+#: what a task's name in the front matter is kept free of
+_SIGNS = re.compile(r"[^\w .,:/@()-]+")
 
 _USE = """\
 from sentence_transformers import SentenceTransformer
@@ -43,11 +44,12 @@ def model_card(
 ) -> str:
     """README.md of a model folder: front matter for the hub, then recipe, cost, data, scores, limits and use.
 
-    `scores` is system -> task -> metric -> value (`Scores.metrics()`); `limits` adds sentences to the general ones.
+    `scores` is system -> task -> metric -> value (`Scores.metrics()`), the model itself first; `limits` adds sentences
+    to the general ones.
     """
     recipe = record.recipe
     sections = [
-        _front_matter(record),
+        _front_matter(record, next(iter(scores.values()), {}) if scores else {}),
         f"# {escape(recipe.model.name)} as an embedding model\n\n"
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
         f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
@@ -69,7 +71,7 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", " ".join(text.split()))
 
 
-def _front_matter(record: RunRecord) -> str:
+def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]]) -> str:
     source = record.recipe.model.source
     # `nano/...` ships with isoembed and a folder is this machine's: neither is a base model that the hub knows
     on_hub = _HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
@@ -78,6 +80,13 @@ def _front_matter(record: RunRecord) -> str:
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "isoembed"],
         base_model=source if on_hub else None,
+        model_name=record.recipe.model.name if scores else None,  # the hub's name for whose results these are
+        eval_results=[
+            EvalResult("sentence-similarity", f"local/{name.replace(' ', '-')}", name, metric, value)
+            for name, found in ((_SIGNS.sub(" ", task), found) for task, found in scores.items())
+            for metric, value in found.items()
+        ]
+        or None,
     )
     return f"---\n{data.to_yaml()}\n---"
 
