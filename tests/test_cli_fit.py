@@ -161,7 +161,7 @@ def test_the_worth_of_repeats_is_fitted_printed_and_used(law: Path, tmp_path: Pa
     arguments = ("fit", str(ledger.path), "--bootstrap", "100", "--holdout", "none", "--out", str(out))
     printed = " ".join(ok(*arguments).split())
     assert "repetition R* = " in printed
-    assert "24 runs that repeat their data kept apart" in printed
+    assert "24 runs with repeated data kept apart" in printed
     for each in json.loads(ok(*arguments, "--json"))["laws"]:
         assert each["repetition"]["worth"]["low"] < 4.0 < each["repetition"]["worth"]["high"]
     repeated = recipe(out, "--pairs", "5000", "--repeats", "measured")

@@ -9,7 +9,7 @@ import typer
 
 from isoembed import terminal
 from isoembed.cli_options import AsJson
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError, number_of, write_atomically
 
 if TYPE_CHECKING:
     from isoembed.report.evidence import Evidence
@@ -46,7 +46,9 @@ def report(
         return
     for note in evidence.notes:
         typer.echo(f"isoembed: {note}", err=True)
-    terminal.console().print(f"{len(evidence.records)} runs, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
+    terminal.console().print(
+        f"{number_of(len(evidence.records), 'run')}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False
+    )
 
 
 @report_app.command("figure")

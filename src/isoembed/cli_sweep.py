@@ -33,7 +33,7 @@ from isoembed.cli_options import (
     QueryPrompt,
     options_of,
 )
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.families import family_named
 from isoembed.methods import names
 from isoembed.recipe import PoolingName, Prompts, dims_named
@@ -349,7 +349,7 @@ def export(
         return
     for place, why in records.damaged.items():
         typer.echo(f"isoembed: passed over {place}: {why}", err=True)
-    typer.echo(f"{len(outcomes):,} runs in {file}")
+    typer.echo(f"{number_of(len(outcomes), 'run')} in {file}")
 
 
 @ledger_app.command("correlate")

@@ -44,6 +44,11 @@ def rejected(error: ValidationError, owner: str = "") -> InputError:
     return InputError(f"`{first['loc'][0]}`{whose}: {first['msg']}; got {first['input']}. Give another value.")
 
 
+def number_of(count: int, noun: str) -> str:
+    """`1 cell`, `1,200 cells`; `noun` is one that takes an s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def fingerprint(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of `value` as canonical JSON (sorted keys, no spaces)."""
     if isinstance(value, BaseModel):

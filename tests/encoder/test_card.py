@@ -82,7 +82,10 @@ def test_states_recipe_budget_cost_and_scores_side_by_side() -> None:
 
 
 def test_the_models_own_scores_are_where_the_hub_looks_for_them() -> None:
-    scores = {"trained": {"held-out pairs": {"ndcg@10": 0.5}, "sts": {"spearman": 0.6}}, "bm25": {"sts": {}}}
+    scores: dict[str, dict[str, dict[str, float]]] = {
+        "trained": {"held-out pairs": {"ndcg@10": 0.5}, "sts": {"spearman": 0.6}},
+        "bm25": {"sts": {}},
+    }
     found: Any = ModelCard(model_card(a_record(), scores)).data
     results = [(each.dataset_name, each.metric_type, each.metric_value) for each in found.eval_results]
     assert results == [("held-out pairs", "ndcg@10", 0.5), ("sts", "spearman", 0.6)]

@@ -90,7 +90,7 @@ def test_the_law_is_that_of_the_fresh_runs_alone() -> None:
     repeated = scarce(FRESH, 1.0)
     for with_them, without in zip(groups([*FRESH, *repeated]), groups(FRESH), strict=True):
         assert with_them.points.fingerprint == without.points.fingerprint
-        assert with_them.notes == (f"{len(repeated)} runs that repeat their data kept apart",)
+        assert with_them.notes == (f"{len(repeated)} runs with repeated data kept apart",)
         assert without.repeats is None
     law, plain = fitted([*FRESH, *repeated])[0], fitted(FRESH)[0]
     assert law.params == plain.params
@@ -133,7 +133,7 @@ def test_runs_without_a_fresh_one_teach_nothing_and_are_counted() -> None:
     assert all(group.repeats is None for group in groups([*FRESH, *lone]))
     (first, _) = groups([*FRESH, *repeated, *lone[:2]])
     (note,) = first.notes
-    assert note.startswith(f"{len(repeated) + 2} runs that repeat their data kept apart, 2 of them without a fresh run")
+    assert note.startswith(f"{len(repeated) + 2} runs with repeated data kept apart, 2 of them without a fresh run")
     with pytest.raises(InputError, match="runs on fresh data: all 24"):
         groups(repeated)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from isoembed.core import InputError, fingerprint
+from isoembed.core import InputError, fingerprint, number_of
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
@@ -107,7 +107,7 @@ def prepare(
     """
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
-    notes = [f"{count} rows skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
+    notes = [f"{number_of(count, 'row')} skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
 
     # 2. one of each pair, in the order of their content
     rows = unique_rows(store)

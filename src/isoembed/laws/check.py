@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Frozen, InputError, number_of
 from isoembed.laws.elsewhere import Elsewhere, Forecast, comparable, exchange, forecast
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.points import Floats, Points
@@ -88,7 +88,7 @@ def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source:
     """The verdict on one law from its runs at `settings`."""
     different = {(run.recipe.model.name, run.recipe.method.label, run.steps) for run in runs}
     if len(different) < LEAST_RUNS:
-        why = f"{len(different)} different run{'' if len(different) == 1 else 's'}, {LEAST_RUNS} say something"
+        why = f"{number_of(len(different), 'different run')}, {LEAST_RUNS} say something"
         return Elsewhere(settings=settings, verdict="too-few-runs", why=why, n_runs=len(runs), source=source)
     boot = law.bootstrap()
     worth_R = np.array([exchange(law.settings, run.tokens / run.steps) for run in runs])

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Frozen, InputError, number_of
 from isoembed.laws.intervals import Interval, percentile
 from isoembed.laws.points import Floats
 from isoembed.laws.settings import Settings
@@ -63,7 +63,7 @@ class Elsewhere(Frozen):
 
     def says(self) -> str:
         """What was seen, in a sentence."""
-        runs = f"{self.n_runs} run{'' if self.n_runs == 1 else 's'} of {self.source}"
+        runs = f"{number_of(self.n_runs, 'run')} of {self.source}"
         if self.steps is None or self.steps.bias.value is None:
             return f"{self.why} ({runs})"
         low, high = self.steps.bias.ends

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from isoembed.core import Frozen, Some
+from isoembed.core import Frozen, Some, number_of
 from isoembed.laws.base import Law
 from isoembed.laws.intervals import Interval, percentile
 from isoembed.laws.minimise import huber_sum
@@ -84,7 +84,7 @@ class Repetition(Frozen):
     def says(self) -> str:
         """R* with its interval, or that there is none, in words."""
         low, high = self.passes
-        among = f"{self.runs} runs of {self.recipes} recipes, {low:.1f} to {high:.1f} passes"
+        among = f"{number_of(self.runs, 'run')} of {number_of(self.recipes, 'recipe')}, {low:.1f} to {high:.1f} passes"
         if not self.draws:
             value = "no bound" if self.worth.value is None else f"{self.worth.value:.3g}"
             return f"R* = {value}, without an interval (no bootstrap), from {among}"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repeats
@@ -121,7 +121,7 @@ def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> list[str]
     """A note of how many runs repeat their data, and how many of them teach nothing; none where there are none."""
     alone = len(scarce) - sum(_same(record) in {_same(each) for each in fresh} for record in scarce)
     unused = f", {alone} of them without a fresh run of the same recipe" if alone else ""
-    return [f"{len(scarce)} runs that repeat their data kept apart{unused}"] if scarce else []
+    return [f"{number_of(len(scarce), 'run')} with repeated data kept apart{unused}"] if scarce else []
 
 
 def _same(record: RunRecord) -> str:
@@ -205,7 +205,7 @@ def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecor
         recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
     }:
         return found, ()
-    note = f"{len(found) - count} runs of other readouts or options left out"
+    note = f"{number_of(len(found) - count, 'run')} of other readouts or options left out"
     return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
 
 
@@ -222,5 +222,5 @@ def _best_rates(
     for rates in cells.values():
         kept += min(rates.values(), key=lambda runs: float(np.mean([loss_of(record, target) for _, record in runs])))
     dropped = len(found) - len(kept)
-    note = f"{dropped} runs at worse learning rates of the same recipe left out" if dropped else ""
+    note = f"{number_of(dropped, 'run')} at worse learning rates of the same recipe left out" if dropped else ""
     return sorted(kept, key=lambda run: run[0]), (note,) if note else ()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from isoembed.core import number_of
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.report.layout import columns_table, pairs_table, si
@@ -45,11 +46,11 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
         ("each cell", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
                       f"more, at most {request.max_epochs:g} passes over the data"),
         ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
-        ("at most", f"{len(most.cells):,} cells, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
+        ("at most", f"{number_of(len(most.cells), 'cell')}, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
         *_variations_row(request),
         *_repetition_row(request),
         ("speed here", speeds or "not measured"),
-        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else f'{new:,} new cells'}"
+        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else number_of(new, 'new cell')}"
                 f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
     ]  # fmt: skip
     stages = columns_table(
@@ -72,8 +73,8 @@ def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
         return []
     count = len(request.methods) * len(request.variations) * len(request.seeds)
     flop = count * request.budgets[-1]
-    return [("variations", f"each method's best cell with {len(request.variations)} other settings: {count} cells or "
-                           f"fewer, {flop:.3g} FLOP more")]  # fmt: skip
+    return [("variations", f"each method's best cell with {number_of(len(request.variations), 'other setting')}: "
+                           f"{number_of(count, 'cell')} or fewer, {flop:.3g} FLOP more")]  # fmt: skip
 
 
 def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
@@ -82,7 +83,7 @@ def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
     count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
     flop = count * request.budgets[-1]
     return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
-                           f"alone, at most {request.max_passes:g} passes: {count} cells or fewer, {flop:.3g} FLOP "
+                           f"alone, at most {request.max_passes:g} passes: {number_of(count, 'cell')} or fewer, {flop:.3g} FLOP "
                            "more")]  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
         ("stops", "when the same candidate was chosen 3 times in a row at a small expected regret, or the allowance "
                   "is spent"),
-        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else f'{new:,} new cells'}"),
+        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new cell')}"),
     ]  # fmt: skip
     if plan.pilot is not None:
         rows.append(("so far", plan.pilot.decision.says()))
