@@ -47,7 +47,8 @@ def report(
     for note in evidence.notes:
         typer.echo(f"isoembed: {note}", err=True)
     terminal.console().print(
-        f"{number_of(len(evidence.records), 'run')}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False
+        runs = number_of(len(evidence.records), "run")
+        terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
     )
 
 

@@ -83,8 +83,8 @@ def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
     count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
     flop = count * request.budgets[-1]
     return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
-                           f"alone, at most {request.max_passes:g} passes: {number_of(count, 'cell')} or fewer, {flop:.3g} FLOP "
-                           "more")]  # fmt: skip
+                           f"alone, at most {request.max_passes:g} passes: {number_of(count, 'cell')} or fewer, "
+                           f"{flop:.3g} FLOP more")]  # fmt: skip
 
 
 def _listed(pairs: Sequence[int]) -> str:
