@@ -46,10 +46,8 @@ def report(
         return
     for note in evidence.notes:
         typer.echo(f"isoembed: {note}", err=True)
-    terminal.console().print(
-        runs = number_of(len(evidence.records), "run")
-        terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
-    )
+    runs = number_of(len(evidence.records), "run")
+    terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
 @report_app.command("figure")
