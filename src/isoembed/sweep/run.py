@@ -75,22 +75,23 @@ def work(
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
-        elif not more() and not _open_cells(folder):  # a rival may have planned the same stage a moment before
+        elif not more() and not open_cells(folder):  # a rival may have planned the same stage a moment before
             break
     return written
 
 
 def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
     """A claimed cell, or None and whether others still work on open ones."""
-    open_cells = _open_cells(folder)
-    for cell in open_cells:
+    waiting = open_cells(folder)
+    for cell in waiting:
         attempt = folder.claim(cell.key, tries=tries)
         if attempt is not None:
             return (cell, attempt), True
-    return None, any(cell.key not in folder.ledger for cell in open_cells)
+    return None, any(cell.key not in folder.ledger for cell in waiting)
 
 
-def _open_cells(folder: SweepFolder) -> list[Cell]:
+def open_cells(folder: SweepFolder) -> list[Cell]:
+    """Planned cells without a record, in the plan's order."""
     ended = folder.ledger.keys()
     return [cell for cell in folder.cells() if cell.key not in ended]
 

@@ -32,7 +32,7 @@ from isoembed.core import InputError
 from isoembed.data.shipment import Shipment
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Attempt, Cell, SweepFolder
-from isoembed.sweep.run import BEAT_SECONDS, STOPPED, Failure, claim_next, inherit, settle
+from isoembed.sweep.run import BEAT_SECONDS, STOPPED, Failure, claim_next, inherit, open_cells, settle
 from isoembed.training.loop import Execution
 from isoembed.workflows.node import Parcel, run_cell
 from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep
@@ -136,7 +136,7 @@ class _Driver:
         if others:
             time.sleep(seconds)
             return True
-        return not stopping and plan_sweep(self.folder.path)[1] > 0
+        return not stopping and (plan_sweep(self.folder.path)[1] > 0 or bool(open_cells(self.folder)))
 
     def abandon(self) -> None:
         """Give back whatever is still in flight."""
@@ -172,7 +172,7 @@ class _Driver:
                 self.ray.cancel(flight)
 
     def _land(self, flight: ObjectRef[Any]) -> None:
-        """Write down how a flight ended; a setup that failed ends the whole run, for it would fail every cell."""
+        """Write down how a flight ended; what would fail every cell, a setup or a full disk, ends the whole run."""
         attempt = self.flights[flight]
         errors = self.ray.exceptions
         outcome: RunRecord | Failure | None
@@ -183,7 +183,7 @@ class _Driver:
         except errors.OutOfMemoryError as error:  # Ray killed the worker before the node ran out
             outcome = Failure(reason="out-of-memory", words=_first_line(error))
         except errors.RayTaskError as error:
-            raise InputError(f"A node could not open the sweep: {error.cause or error}") from error
+            raise InputError(f"A node cannot work on the sweep: {error.cause or error}") from error
         except errors.RayError as error:
             outcome = Failure(reason="lost-worker", words=_first_line(error))
         del self.flights[flight]

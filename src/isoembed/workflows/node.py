@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from isoembed.core import InputError
+from isoembed.core import InputError, no_room
 from isoembed.data.shipment import Shipment, own_folder
 from isoembed.encoder.load import load_tokenizer
 from isoembed.evaluation.tasks import Task
@@ -58,6 +58,8 @@ def run_cell(
     except StoppedError:
         return None
     except Exception as error:  # whatever it is, it must not take the other cells with it
+        if no_room(error):  # no fault of this cell's
+            raise
         return Failure.of(error)
     finally:
         if shared_ledger is None:
