@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from isoembed.sweep.folder import Cell, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training import loop
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import plan_sweep, prepare_request, run_sweep, work_here
+from isoembed.workflows.sweep import load_request, plan_sweep, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
@@ -164,6 +165,18 @@ def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytes
     assert isinstance(options, dict)
     assert options["spec"] == str(tmp_path / "pairs.jsonl")
     assert options["cache"] == str(tmp_path / "tokens")
+
+
+def test_a_ledger_that_moves_takes_its_tokens_along(request_here: SweepRequest, tmp_path: Path) -> None:
+    first, second, elsewhere = (tmp_path / name for name in ("first", "second", "elsewhere"))
+    for cache, there in ((first / "tokens", second / "tokens"), (elsewhere, elsewhere)):
+        asked = request_here.model_copy(update={"data_options": {**request_here.data_options, "cache": str(cache)}})
+        plan_sweep(first, asked)
+        assert load_request(first) == asked
+        first.rename(second)
+        assert load_request(second).data_options["cache"] == str(there)
+        plan_sweep(second)  # still the sweep that was planned
+        shutil.rmtree(second)
 
 
 def test_a_full_disk_stops_the_sweep_and_costs_no_cell_a_try(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,11 +52,26 @@ _RESPAWNS = 20
 def load_request(ledger: Path) -> SweepRequest:
     """What the sweep in `ledger` was asked for."""
     try:
-        return SweepRequest.model_validate_json((ledger / REQUEST).read_bytes())
+        request = SweepRequest.model_validate_json((ledger / REQUEST).read_bytes())
     except OSError:
         raise InputError(f"{ledger} holds no sweep; plan one with `isoembed sweep plan --out {ledger}`.") from None
     except ValidationError as error:
         raise InputError(f"{ledger / REQUEST} is damaged ({error.errors()[0]['msg']}); plan the sweep anew.") from None
+    return _with_cache(request, lambda cache: ledger.resolve() / cache)
+
+
+def _with_cache(request: SweepRequest, place: Callable[[Path], Path]) -> SweepRequest:
+    """The request with its cache of tokens where `place` puts it."""
+    cache = request.data_options.get("cache")
+    if cache is None:
+        return request
+    moved = {**request.data_options, "cache": str(place(Path(str(cache))))}
+    return request.model_copy(update={"data_options": moved})
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """`path` as seen from `folder` where it lies in it: the two may be moved together."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
@@ -66,7 +81,8 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
     stood: a later version of isoembed may know them better.  Another request belongs into another folder.
     """
     if request is not None:
-        write_once(ledger / REQUEST, request.model_dump_json(indent=1) + "\n")
+        kept = _with_cache(request, lambda cache: _inside(cache, ledger.resolve()))
+        write_once(ledger / REQUEST, kept.model_dump_json(indent=1) + "\n")
     first = load_request(ledger)
     if request is not None and not _asks_the_same(request, first):
         raise InputError(f"{ledger} holds another sweep already; give another --out.")
