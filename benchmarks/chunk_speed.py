@@ -36,7 +36,7 @@ from isoembed.recipe import PLAIN
 from isoembed.training.compiled import compiled
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.objective import Objective
-from speed_case import Case, build, surroundings, tokenized
+from speed_case import Case, add_model_options, build, surroundings, tokenized
 
 CPU = torch.device("cpu")
 #: part of an operator's name -> what it is counted as in the profile; the first that fits
@@ -152,10 +152,7 @@ def profile(case: Case, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="nano-1.6m", help="a nano model, or a Pythia's shape with random weights")
-    parser.add_argument("--method", default="full", choices=("full", "freeze", "bias", "lora"))
-    parser.add_argument("--fraction", type=float, help="freeze: active share of the blocks")
-    parser.add_argument("--rank", type=int, help="lora: rank")
+    add_model_options(parser)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

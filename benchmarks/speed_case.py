@@ -7,6 +7,7 @@ occurs twice in it: peers would count the other pairs of such a batch as negativ
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import itertools
@@ -57,6 +58,14 @@ class Case(Frozen):
     @classmethod
     def load(cls, folder: Path) -> Case:
         return cls.model_validate_json((folder / "case.json").read_bytes())
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --method and its hyperparameters, as the benchmarks of training take them."""
+    parser.add_argument("--model", default="nano-1.6m", help="a nano model, or a Pythia's shape with random weights")
+    parser.add_argument("--method", default="full", choices=("full", "freeze", "bias", "lora"))
+    parser.add_argument("--fraction", type=float, help="freeze: active share of the blocks")
+    parser.add_argument("--rank", type=int, help="lora: rank")
 
 
 def build(case: Case, folder: Path) -> None:

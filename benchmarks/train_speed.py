@@ -22,7 +22,7 @@ from typing import Any
 
 from isoembed.core import write_atomically
 from isoembed.methods import method_named
-from speed_case import Case, build, surroundings
+from speed_case import Case, add_model_options, build, surroundings
 
 SIDES = Path(__file__).with_name("speed_sides.py")
 MINI_BATCHES = (8, 16, 32, 64, 128)
@@ -130,10 +130,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="nano-1.6m", help="a nano model, or a Pythia's shape with random weights")
-    parser.add_argument("--method", default="full", choices=("full", "freeze", "bias", "lora"))
-    parser.add_argument("--fraction", type=float, help="freeze: active share of the blocks")
-    parser.add_argument("--rank", type=int, help="lora: rank")
+    add_model_options(parser)
     parser.add_argument("--pairs", default="paper", help="paper (random words in its lengths), docstrings, or a file")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=6)

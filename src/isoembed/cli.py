@@ -73,7 +73,7 @@ from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
-from isoembed.methods import Method, method_named
+from isoembed.methods import Adapters, Method, method_named
 from isoembed.recipe import Prompts, Recipe, dims_named
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
@@ -129,9 +129,10 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
         if given:
             raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
         return None
-    if name in ("lora", "dora", "lora-top", "qlora") and rank is not None and alpha is None:
-        alpha = 2.0 * rank
-    return method_named(name, fraction=fraction, rank=rank, alpha=alpha)
+    method = method_named(name, fraction=fraction, rank=rank, alpha=alpha)
+    if isinstance(method, Adapters) and rank is not None and alpha is None:
+        return method.model_copy(update={"alpha": type(method)().resized(rank).alpha})  # the one that goes with it
+    return method
 
 
 def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:

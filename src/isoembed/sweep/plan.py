@@ -23,7 +23,7 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory_bytes
 from isoembed.families.base import Family, ModelSpec
-from isoembed.methods import Freeze, Method, RsLoRA, method_named
+from isoembed.methods import Adapters, Freeze, Method, method_named
 from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.adaptive import Choice
@@ -115,11 +115,11 @@ def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]
     if name == "freeze":
         parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
         return [Freeze(fraction=active / parts) for active in range(1, parts + 1)]
-    if name in ("lora", "dora", "lora-top", "qlora"):
-        return [method_named(name, rank=rank, alpha=alpha_per_rank * rank) for rank in _ranks(model)]
-    if name == "rslora":
-        return [RsLoRA(rank=rank) for rank in _ranks(model)]
-    return [method_named(name)]
+    default = method_named(name)
+    if isinstance(default, Adapters):
+        alpha = None if default.by_root else alpha_per_rank
+        return [method_named(name, rank=rank, alpha=alpha and alpha * rank) for rank in _ranks(model)]
+    return [default]
 
 
 def _ranks(model: ModelSpec) -> list[int]:
