@@ -4,6 +4,7 @@
     isoembed sweep run LEDGER --workers 2                   days or hours; kill it and run it again at will
     python scripts/nano_study.py export LEDGER              what ships: records, request, laws
     python scripts/nano_study.py restore PAIRS TASKS LEDGER a ledger to go on from, on another machine
+    python scripts/nano_study.py again LEDGER METHOD RATE ...  a method's cells at other learning rates
     python scripts/nano_study.py claim LEDGER OUT           the test at four times the largest budget; once a core
 
 PAIRS holds the sources below as NAME.jsonl.gz, TASKS the evaluation tasks as KIND/NAME.  Sources are weighted by hand,
@@ -13,6 +14,7 @@ not by size: the two largest, templated ones count half.  One thread a worker ma
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,25 @@ def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     print(f"{added} runs restored; stage {planned.stage}, {new} cells of it planned")
 
 
+def again(ledger: Path, method: str, rates: list[float]) -> None:
+    """Plan the first seed of the method's cells in the budgets once more at each of `rates`: for a rule of rates that
+    led astray.  The laws read each cell at its best rate."""
+    folder = SweepFolder(ledger)
+    cells = [
+        cell.model_copy(
+            update={
+                "recipe": cell.recipe.model_copy(update={"learning_rate": rate}),
+                "stage": f"{method} again",
+                "order": round(cell.recipe.flop / BUDGETS[0]),
+            }
+        )
+        for cell in folder.cells()
+        if cell.stage.startswith("budget") and cell.recipe.method.name == method and cell.recipe.seed == 0
+        for rate in rates
+    ]
+    print(f"{folder.add_cells(cells)} new cells, {sum(cell.recipe.flop for cell in cells):.3g} FLOP")
+
+
 def claim(ledger: Path, out: Path) -> None:
     """Forecast `CLAIM_FLOP` from the ledger, write law and cells down, then run the recommended recipe and its rivals.
 
@@ -163,19 +184,28 @@ def claim(ledger: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plan", "export", "restore", "claim"))
-    parser.add_argument(
-        "places", type=Path, nargs="+", help="PAIRS TASKS LEDGER; LEDGER for export; LEDGER OUT for claim"
-    )
-    given = parser.parse_args()
-    if given.what == "export":
-        (ledger,) = given.places
-        export(ledger)
-    elif given.what == "claim":
-        claim(*given.places)
-    else:
-        pairs, tasks, ledger = given.places
-        (plan if given.what == "plan" else restore)(pairs, tasks, ledger)
+    whats = parser.add_subparsers(dest="what", required=True)
+    for what, places in {
+        "plan": ("pairs", "tasks", "ledger"),
+        "restore": ("pairs", "tasks", "ledger"),
+        "export": ("ledger",),
+        "claim": ("ledger", "out"),
+        "again": ("ledger",),
+    }.items():
+        one = whats.add_parser(what)
+        for place in places:
+            one.add_argument(place, type=Path)
+    one.add_argument("method")
+    one.add_argument("rates", type=float, nargs="+")
+    given = vars(parser.parse_args())
+    todo: dict[str, Callable[..., None]] = {
+        "plan": plan,
+        "restore": restore,
+        "export": export,
+        "claim": claim,
+        "again": again,
+    }
+    todo[given.pop("what")](**given)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_the_first_pairs_do_not_depend_on_the_order_of_the_file(data: PairData, 
         ListSource(numbered(60)[::-1]), tiny_tokenizer(), context_tokens=8, folder=tmp_path, heldout_pairs=7
     )
     for pairs in (7, 20):
-        own, other = (each.store.hashes["query"][each.first(pairs)].tolist() for each in (data, shuffled))
+        own, other = (each.store.column("query_hash")[each.first(pairs)].tolist() for each in (data, shuffled))
         assert own == other
 
 
@@ -110,8 +110,8 @@ def test_batch(data: PairData) -> None:
     for query_ids, positive_ids, query, positive in zip(
         batch.query_ids, batch.positive_ids, batch.query_hash_B, batch.positive_hash_B, strict=True
     ):
-        row = int(np.flatnonzero(store.hashes["query"] == query)[0])
-        assert store.hashes["positive"][row] == positive
+        row = int(np.flatnonzero(store.column("query_hash") == query)[0])
+        assert store.column("positive_hash")[row] == positive
         assert (store.ids("query", np.array([row]))[0] == query_ids).all()
         assert (store.ids("positive", np.array([row]))[0] == positive_ids).all()
 
@@ -136,7 +136,7 @@ def test_hard_negatives_come_with_their_pairs(tmp_path: Path) -> None:
     pairs = [replace(pair, negatives=many[number]) for number, pair in enumerate(numbered(2100))]
     data = prepare(ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=tmp_path, heldout_pairs=0)
     for _, batch in islice(batches(data, batch_pairs=70, seed=0), 30):
-        rows = [int(np.flatnonzero(data.store.hashes["query"] == query)[0]) for query in batch.query_hash_B]
+        rows = [int(np.flatnonzero(data.store.column("query_hash") == query)[0]) for query in batch.query_hash_B]
         expected = [text for row in rows for text in many[row]]
         assert [ids.tolist() for ids in batch.negative_ids] == [[2 + int(text[1:]), 1] for text in expected]
         assert batch.negative_hash_M.tolist() == [text_hash(text) for text in expected]

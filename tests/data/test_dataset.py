@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from isoembed.core import InputError
+from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.pair import Pair
 from isoembed.recipe import NO_PROMPTS, Prompts
@@ -276,3 +278,22 @@ def test_prompts_are_counted_tokens_and_change_neither_texts_nor_split(tmp_path:
         prepare(
             ListSource(pairs), tiny_tokenizer(), context_tokens=8, folder=tmp_path, prompts=Prompts(query="w1 " * 5)
         )
+
+
+def test_memory_grows_by_a_few_numbers_a_pair(tmp_path: Path) -> None:
+    """Of a pair's texts nothing is held: what starting again needs grows by less than 80 bytes a pair."""
+
+    class Named(ListSource):
+        def fingerprint(self) -> str:
+            return str(len(self.items))
+
+    peaks = []
+    for count in (5_000, 25_000):
+        source, tokenizer = Named(numbered(count)), tiny_tokenizer()
+        prepare(source, tokenizer, context_tokens=16, folder=tmp_path)
+        tracemalloc.start()
+        data = prepare(source, tokenizer, context_tokens=16, folder=tmp_path)
+        next(batches(data, batch_pairs=32, seed=0))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 20_000 < 80

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,26 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.data import store as store_module
+from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
 from isoembed.data.store import TokenStore, tokenizer_hash
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
+
+
+@pytest.fixture
+def short_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches so short that a few pairs fill several."""
+    for name, rows in (("BATCH_PAIRS", 16), ("PAIRS_ROWS", 12), ("NUMBERS_ROWS", 20)):
+        monkeypatch.setattr(store_module, name, rows)
 
 
 def build(folder: Path, pairs: list[Pair], context_tokens: int = 8) -> TokenStore:
     return TokenStore.build(ListSource(pairs), tiny_tokenizer(), context_tokens=context_tokens, folder=folder)
 
 
-def test_tokens_are_the_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row by row what the tokenizer gives, special tokens included, across batches of the file and in any order."""
-    monkeypatch.setattr(store_module, "BATCH_PAIRS", 16)
+@pytest.mark.usefixtures("short_batches")
+def test_tokens_are_the_tokenizers(tmp_path: Path) -> None:
+    """Row by row what the tokenizer gives, special tokens included, across batches of the files and in any order."""
     pairs, tokenizer = numbered(70), tiny_tokenizer()
     store = build(tmp_path, pairs)
     assert len(store) == 70
@@ -33,6 +42,7 @@ def test_tokens_are_the_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         expected = [tokenizer(text, truncation=True, max_length=8)["input_ids"] for text in texts]
         assert [ids.tolist() for ids in store.ids(side, rows)] == expected
         assert store.kept_tokens(side)[rows].tolist() == [len(ids) for ids in expected]
+        assert store.hashes(side, rows).tolist() == [text_hash(normalized(text)) for text in texts]
         whole = [len(tokenizer(text)["input_ids"]) for text in texts]
         assert store.column(f"{side}_length")[rows].tolist() == whole
     assert store.ids("query", rows)[0].dtype == np.uint16
@@ -45,7 +55,7 @@ def test_equal_texts_have_equal_hashes(tmp_path: Path) -> None:
         tmp_path,
         [Pair(text, "p") for text in ("Straße  x", "strasse X ", "\uff33trasse\tx", "strasse y", "é", "e\u0301")],
     )
-    hashes = store.hashes["query"].tolist()
+    hashes = store.column("query_hash").tolist()
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
     assert hashes[4] == hashes[5]
     assert len(set(store.column("pair_hash").tolist())) == 6
@@ -107,9 +117,9 @@ def test_concurrent_builds(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [stores[0].folder]
 
 
+@pytest.mark.usefixtures("short_batches")
 def test_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches at most are drawn before they are written: what is held does not grow with the source."""
-    monkeypatch.setattr(store_module, "BATCH_PAIRS", 16)
     drawn = written = lead = 0
     rows = store_module._rows
 
@@ -132,14 +142,14 @@ def test_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lead == 32
 
 
-def test_pairs_without_tokens_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_batches")
+def test_pairs_without_tokens_are_left_out(tmp_path: Path) -> None:
     """A text of which the tokenizer leaves nothing has no mean to pool; rows after it keep their places."""
-    monkeypatch.setattr(store_module, "BATCH_PAIRS", 4)
-    pairs = numbered(19)
+    pairs = numbered(59)
     source = ListSource([*pairs[:3], Pair("\u200b \u2028", " "), *pairs[3:], Pair(" ", "p")])
     store = TokenStore.build(source, tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path)
     assert store.facts.skipped == {"no tokens": 1} or store.facts.skipped == {"no tokens": 2}
-    assert store.texts("query", np.arange(len(store)))[-16:] == [pair.query for pair in pairs[3:]]
+    assert store.texts("query", np.arange(len(store)))[-56:] == [pair.query for pair in pairs[3:]]
     with pytest.raises(InputError, match="tokens on both sides"):
         TokenStore.build(ListSource([Pair(" ", "p")]), tiny_tokenizer(end=False), context_tokens=8, folder=tmp_path)
 
@@ -149,3 +159,20 @@ def test_facts(tmp_path: Path) -> None:
     store = build(tmp_path, pairs)
     assert store.facts.negatives == 2
     assert [store.facts.groups[number] for number in store.column("group")] == ["g", None, "h"]
+
+
+@pytest.mark.usefixtures("short_batches")
+def test_hard_negatives_of_any_number(tmp_path: Path) -> None:
+    """Each row's own, in the order asked for, across batches of the file."""
+    pairs = [
+        replace(pair, negatives=tuple(f"n{number} {place}" for place in range(number % 4)))
+        for number, pair in enumerate(numbered(50))
+    ]
+    store, tokenizer = build(tmp_path, pairs), tiny_tokenizer()
+    rows = np.random.default_rng(0).permutation(50)
+    texts = [text for row in rows for text in pairs[row].negatives]
+    ids, hashes = store.negatives(rows)
+    assert [text.tolist() for text in ids] == [tokenizer(text)["input_ids"] for text in texts]
+    assert hashes.tolist() == [text_hash(text) for text in texts]
+    assert store.column("negative_count").tolist() == [number % 4 for number in range(50)]
+    assert store.column("negative_tokens")[rows].sum() == sum(map(len, ids))

@@ -75,9 +75,9 @@ def batches(
     last = pairs // batch_pairs
     position = start
     while True:
-        visited = train[order(seed, position.epoch, pairs)]
+        places = order(seed, position.epoch, pairs)
         for number in range(position.batch, last):
-            rows = visited[number * batch_pairs : (number + 1) * batch_pairs]
+            rows = train[places[number * batch_pairs : (number + 1) * batch_pairs]]
             position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)
             negative_ids, negative_hash_M = data.negatives(rows)
             batch = _batch(data.store, rows)
@@ -94,7 +94,7 @@ def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
     return Batch(
         query_ids=store.ids("query", rows),
         positive_ids=store.ids("positive", rows),
-        query_hash_B=store.hashes["query"][rows],
-        positive_hash_B=store.hashes["positive"][rows],
+        query_hash_B=store.hashes("query", rows),
+        positive_hash_B=store.hashes("positive", rows),
         prompt_tokens=store.facts.prompt_tokens,
     )

@@ -33,6 +33,9 @@ SHARED_PAIRS = 10
 #: no group fills more of the held-out pairs than this where there are others
 GROUP_SHARE = 0.25
 
+#: hashes looked up at a time
+PART = 1 << 20
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -71,16 +74,14 @@ class PairData:
         if not self.store.facts.negatives:
             return [], np.empty(0, np.uint64)
         ids, hashes = self.store.negatives(rows)
-        texts = self._heldout_texts
-        place = np.searchsorted(texts, hashes)
-        heldout = texts.take(place, mode="clip") == hashes if len(texts) else np.zeros(len(hashes), bool)
+        heldout = _among(hashes, self._heldout_texts)
         return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout]
 
     @cached_property
     def _heldout_texts(self) -> npt.NDArray[np.uint64]:
         """Hashes of all texts that are held out, sorted: of an explicit held-out source all, whether chosen or not."""
         shared = self.heldout_store.folder == self.store.folder
-        return np.unique(_texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store))))
+        return _texts(self.heldout_store, self.heldout if shared else np.arange(len(self.heldout_store)))
 
     def heldout_texts(self) -> tuple[list[str], list[str]]:
         """The held-out queries and their positives."""
@@ -125,7 +126,9 @@ def prepare(
 
     # 4. no text on both sides.  All of an explicit held-out source counts, not only the pairs chosen from it.
     seen = _texts(heldout_store, chosen if heldout is None else candidates)
-    shared = np.isin(store.hashes["query"][remaining], seen) | np.isin(store.hashes["positive"][remaining], seen)
+    shared = np.zeros(len(remaining), bool)
+    for side in ("query", "positive"):
+        shared |= _among(store.column(f"{side}_hash")[remaining], seen)
     train = remaining[~shared]
     if shared.any():
         notes.append(f"Overlap: {shared.sum()} training pairs dropped, a text of theirs is held out too.")
@@ -143,12 +146,24 @@ def prepare(
 
 def unique_rows(store: TokenStore) -> Rows:
     """Rows without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
-    query, positive, pair = store.hashes["query"], store.hashes["positive"], store.column("pair_hash")
-    rows = np.lexsort((store.column("negatives_hash"), pair, positive, query))
-    repeats = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
-    rows = rows[np.concatenate([[True], ~repeats])]
+    query, positive, pair = (store.column(f"{what}_hash") for what in ("query", "positive", "pair"))
+    last = (store.column("negatives_hash"),) if store.facts.negatives else ()  # else they are all the same
+    rows = np.lexsort((*last, pair, positive, query))
+    repeats = np.zeros(len(rows), bool)
+    repeats[1:] = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
+    del query, positive
+    rows = rows[~repeats]
     ordered: Rows = rows[np.argsort(pair[rows], kind="stable")]
     return ordered
+
+
+def _among(hashes: npt.NDArray[np.uint64], few: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which of `hashes` are among `few`, which is sorted; a part at a time, in no more memory than the answer."""
+    found = np.zeros(len(hashes), bool)
+    for first in range(0, len(hashes) if len(few) else 0, PART):
+        part = hashes[first : first + PART]
+        found[first : first + PART] = few.take(np.searchsorted(few, part), mode="clip") == part
+    return found
 
 
 def _build(
@@ -182,12 +197,16 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
     return chosen, rows[candidates], remaining[~np.isin(remaining, chosen)]
 
 
-def _pairs_sharing(store: TokenStore, rows: Rows) -> Rows:
+def _pairs_sharing(store: TokenStore, rows: Rows) -> npt.NDArray[np.int32]:
     """Of each row, how many of `rows` have its query or its positive, itself included."""
-    sharing = np.full(len(rows), -1)
+    sharing = np.ones(len(rows), np.int32)
     for side in ("query", "positive"):
-        _, which, counts = np.unique(store.hashes[side][rows], return_inverse=True, return_counts=True)
-        sharing += counts[which]
+        hashes = store.column(f"{side}_hash")[rows]
+        ordered = np.sort(hashes)
+        several, counts = np.unique(ordered[1:][ordered[1:] == ordered[:-1]], return_counts=True)
+        del ordered
+        found = np.flatnonzero(_among(hashes, several))
+        sharing[found] += counts[np.searchsorted(several, hashes[found])].astype(np.int32)  # beside the row itself
     return sharing
 
 
@@ -210,12 +229,19 @@ def _groups_apart(
 def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
     """The first `wanted` of `rows` by a seeded hash of their content, none with a text that an earlier one has on the
     same side, so that no candidate of a held-out block is a false negative; whole blocks where there is one."""
-    rows = rows[np.argsort(_mixed(store.column("pair_hash")[rows], seed), kind="stable")]
-    for side in ("query", "positive"):
-        _, first = np.unique(store.hashes[side][rows], return_index=True)
-        rows = rows[np.sort(first)]
-    count = min(len(rows), wanted)
-    return rows[: count - count % BLOCK_PAIRS if count >= BLOCK_PAIRS else count]
+    mixed = _mixed(store.column("pair_hash")[rows], seed)
+    reach = wanted
+    while True:  # the first few mostly suffice; what they come to does not depend on those behind them
+        reach = min(2 * reach, len(rows))
+        near = np.flatnonzero(mixed <= np.partition(mixed, reach - 1)[reach - 1]) if reach else np.arange(0)
+        chosen = rows[near[np.argsort(mixed[near], kind="stable")]]
+        for side in ("query", "positive"):
+            _, first = np.unique(store.hashes(side, chosen), return_index=True)
+            chosen = chosen[np.sort(first)]
+        if len(chosen) >= wanted or reach == len(rows):
+            break
+    count = min(len(chosen), wanted)
+    return chosen[: count - count % BLOCK_PAIRS if count >= BLOCK_PAIRS else count]
 
 
 def _mixed(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
@@ -227,13 +253,14 @@ def _mixed(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
 
 
 def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
-    """Hashes of the texts of `rows`, both sides."""
-    return np.concatenate([store.hashes["query"][rows], store.hashes["positive"][rows]])
+    """Hashes of the texts of `rows`, both sides, each once, sorted."""
+    return np.unique(np.concatenate([store.column(f"{side}_hash")[rows] for side in ("query", "positive")]))
 
 
 def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
-    query, positive = (store.kept_tokens(side)[train].astype(np.float64) for side in ("query", "positive"))
-    content = hashlib.sha256(store.column("pair_hash")[train].tobytes()).hexdigest()
+    query, positive = (store.kept_tokens(side)[train] for side in ("query", "positive"))
+    squares = sum(int((side.astype(np.uint64) ** 2).sum()) for side in (query, positive))
+    content = hashlib.sha256(store.column("pair_hash")[train].data).hexdigest()
     before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
     return DataStats(
         fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens, *before]),
@@ -243,26 +270,30 @@ def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
         pairs=len(train),
         query_tokens=float(query.mean()),
         positive_tokens=float(positive.mean()),
-        squared_tokens=float((query**2 + positive**2).mean()),
+        squared_tokens=squares / len(train),
     )
 
 
 def _with_negatives(data: PairData) -> PairData:
     """`data` with the hard negatives of its training pairs counted in."""
-    stats, count, (ids, hashes) = data.stats, len(data.train), data.negatives(data.train)
-    brought = int(data.store.negative_counts()[data.train].sum())
-    notes = [f"{len(ids)} hard negatives, {len(ids) / count:.2f} a pair."]
-    if brought > len(ids):
-        notes.append(f"{brought - len(ids)} hard negatives left out: they are texts of held-out pairs.")
-    lengths = np.array([len(text) for text in ids], np.float64)
-    owners = data.store.column("negatives_hash")[data.train]
-    content = hashlib.sha256(owners.tobytes() + hashes.tobytes()).hexdigest()
+    stats, count = data.stats, len(data.train)
+    content = hashlib.sha256(data.store.column("negatives_hash")[data.train].data)
+    kept = tokens = squares = 0
+    for first in range(0, count, BLOCK_PAIRS):
+        ids, hashes = data.negatives(data.train[first : first + BLOCK_PAIRS])
+        lengths = np.array([len(text) for text in ids], np.int64)
+        kept, tokens, squares = kept + len(ids), tokens + int(lengths.sum()), squares + int((lengths**2).sum())
+        content.update(hashes.data)
+    brought = int(data.store.column("negative_count")[data.train].sum())
+    notes = [f"{kept} hard negatives, {kept / count:.2f} a pair."]
+    if brought > kept:
+        notes.append(f"{brought - kept} hard negatives left out: they are texts of held-out pairs.")
     counted = stats.model_copy(
         update={
-            "fingerprint": fingerprint([stats.fingerprint, content]),
-            "negatives": len(ids) / count,
-            "negative_tokens": float(lengths.sum()) / count,
-            "squared_tokens": stats.squared_tokens + float((lengths**2).sum()) / count,
+            "fingerprint": fingerprint([stats.fingerprint, content.hexdigest()]),
+            "negatives": kept / count,
+            "negative_tokens": tokens / count,
+            "squared_tokens": stats.squared_tokens + squares / count,
         }
     )
-    return replace(data, stats=counted if len(ids) else stats, notes=(*data.notes, *notes))
+    return replace(data, stats=counted if kept else stats, notes=(*data.notes, *notes))

@@ -71,7 +71,7 @@ def inspect(
     source = open_source(source) if isinstance(source, str) else source
     store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
     unique = unique_rows(store)
-    kept = store.kept_tokens("query") + store.kept_tokens("positive") + store.negative_tokens()
+    kept = store.kept_tokens("query") + store.kept_tokens("positive") + store.column("negative_tokens")
     epoch_tokens = int(kept[unique].sum())
     return Inspection(
         source=store.facts.source,
@@ -81,7 +81,7 @@ def inspect(
         skipped=store.facts.skipped,
         duplicates=len(store) - len(unique),
         negatives=store.facts.negatives,
-        hard_negatives=int(store.negative_counts().sum()),
+        hard_negatives=int(store.column("negative_count").sum()),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),

@@ -1,12 +1,17 @@
-"""TokenStore: a source's pairs, tokenised once and kept on disk as an Arrow file that is read through memory mapping.
+"""TokenStore: a source's pairs, tokenised once and kept on disk as two Arrow files, read through memory mapping.
+
+    pairs.arrow     token ids and texts: read where a batch needs them
+    numbers.arrow   lengths and hashes: read a column at a time, over all pairs
 
 One row a pair, in the order of the source.  Token ids are exactly those that
 `tokenizer(texts, truncation=True, max_length=context_tokens)` gives, which is how sentence-transformers will tokenise
-for the exported model.  The texts lie in the same file and cost memory only where they are read.
+for the exported model.  Numbers lie apart because whoever reads a column through a mapped file gets the pages around it
+too: among texts that would be the whole file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -36,8 +41,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 3
+STORE_VERSION = 4
+#: pairs tokenised at a time
 BATCH_PAIRS = 1024
+#: rows of one record batch of each file.  Few batches: opening one maps the pages around its head
+PAIRS_ROWS, NUMBERS_ROWS = 8 * 1024, 64 * 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Item = TypeVar("Item")
@@ -101,7 +109,7 @@ class TokenStore:
             folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
             try:
-                facts = _write(source, tokenizer, context_tokens, partial / "pairs.arrow", hashed, read, prompts)
+                facts = _write(source, tokenizer, context_tokens, partial, hashed, read, prompts)
                 (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
                 publish(partial, final)
             finally:
@@ -112,60 +120,49 @@ class TokenStore:
     def open(cls, folder: Path) -> Self:
         """The store in `folder`."""
         facts = StoreFacts.model_validate_json((folder / "facts.json").read_bytes())
-        reader = pa.ipc.open_file(pa.memory_map(str(folder / "pairs.arrow")))
-        return cls(folder, facts, tuple(reader.get_batch(index) for index in range(reader.num_record_batches)))
+        return cls(folder, facts, _mapped(folder / "pairs.arrow"))
 
     def __len__(self) -> int:
         return self.facts.pairs
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """A column of numbers over all rows; see `_schema` for the names."""
-        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+        """A column of numbers over all rows; see `_numbers_schema` for the names.
 
-    def kept_tokens(self, side: str) -> npt.NDArray[np.int64]:
+        A copy, through a mapping of its own: the pages read go with it.
+        """
+        return np.concatenate([batch.column(name).to_numpy() for batch in _mapped(self.folder / "numbers.arrow")])
+
+    def kept_tokens(self, side: str) -> npt.NDArray[np.uint32]:
         """Tokens of each `query` or `positive` after truncation."""
-        return np.concatenate([np.diff(offsets) for _, offsets in self._views[side]]).astype(np.int64)
+        lengths: npt.NDArray[np.uint32] = self.column(f"{side}_length")
+        return np.minimum(lengths, np.uint32(self.facts.context_tokens))
 
     def negatives(self, rows: npt.NDArray[np.int64]) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
         """Token ids of all hard negatives of `rows`, one row's behind the other's, and the hashes of their texts."""
         found: list[Ids] = []
         hashes = []
-        for batch, row in self._locate(rows):
+        for batch, row in _located(rows, PAIRS_ROWS):
             hash_offsets, hash_values, ends, offsets, values = self._negative_views[batch]
             hashes.append(hash_values[hash_offsets[row] : hash_offsets[row + 1]])
             found += [values[offsets[text] : offsets[text + 1]] for text in range(ends[row], ends[row + 1])]
         return found, np.concatenate([np.empty(0, np.uint64), *hashes])
 
-    def negative_counts(self) -> npt.NDArray[np.int64]:
-        """How many hard negatives each row has."""
-        return np.concatenate([np.diff(ends) for _, _, ends, _, _ in self._negative_views]).astype(np.int64)
-
-    def negative_tokens(self) -> npt.NDArray[np.int64]:
-        """Tokens of all of a row's hard negatives, after truncation."""
-        return np.concatenate([np.diff(offsets[ends]) for _, _, ends, offsets, _ in self._negative_views]).astype(
-            np.int64
-        )
-
-    @cached_property
-    def hashes(self) -> dict[str, npt.NDArray[np.uint64]]:
-        """Of each side, the hashes of its normalised texts: equal hash, same text."""
-        return {side: self.column(f"{side}_hash") for side in ("query", "positive")}
+    def hashes(self, side: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Hashes of the normalised texts of `query` or `positive` at `rows`: equal hash, same text."""
+        views = self._hash_views[side]
+        return np.array([views[batch][row] for batch, row in _located(rows, NUMBERS_ROWS)], np.uint64)
 
     def ids(self, side: str, rows: npt.NDArray[np.int64]) -> list[Ids]:
         """Token ids of `query` or `positive` at `rows`: views of the file, not copies."""
         views, found = self._views[side], []
-        for batch, row in self._locate(rows):
+        for batch, row in _located(rows, PAIRS_ROWS):
             values, offsets = views[batch]
             found.append(values[offsets[row] : offsets[row + 1]])
         return found
 
     def texts(self, side: str, rows: npt.NDArray[np.int64]) -> list[str]:
         """Texts of `query` or `positive` at `rows`."""
-        return [self._batches[batch].column(f"{side}_text")[row].as_py() for batch, row in self._locate(rows)]
-
-    def _locate(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """(batch, row within it); every batch but the last is full."""
-        return zip((rows // BATCH_PAIRS).tolist(), (rows % BATCH_PAIRS).tolist(), strict=True)
+        return [self._batches[batch].column(f"{side}_text")[row].as_py() for batch, row in _located(rows, PAIRS_ROWS)]
 
     @cached_property
     def _views(self) -> dict[str, list[tuple[Ids, npt.NDArray[np.int32]]]]:
@@ -175,6 +172,12 @@ class TokenStore:
             columns = [batch.column(f"{side}_ids") for batch in self._batches]
             views[side] = [(column.values.to_numpy(), column.offsets.to_numpy()) for column in columns]
         return views
+
+    @cached_property
+    def _hash_views(self) -> dict[str, list[npt.NDArray[np.uint64]]]:
+        """A side's hashes in each batch of numbers, as numpy views of the mapped file."""
+        batches = _mapped(self.folder / "numbers.arrow")
+        return {side: [batch.column(f"{side}_hash").to_numpy() for batch in batches] for side in ("query", "positive")}
 
     @cached_property
     def _negative_views(self) -> list[tuple[npt.NDArray[Any], ...]]:
@@ -196,54 +199,103 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return fingerprint([rules, tokenizer.truncation_side, tokenizer.split_special_tokens])
 
 
-def _schema(id_type: pa.DataType) -> pa.Schema:
-    sides = ("query", "positive")
+def _located(rows: npt.NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:
+    """(batch, row within it) of each row; every batch but the last has `size` rows."""
+    return zip((rows // size).tolist(), (rows % size).tolist(), strict=True)
+
+
+def _mapped(file: Path) -> tuple[pa.RecordBatch, ...]:
+    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    return tuple(reader.get_batch(index) for index in range(reader.num_record_batches))
+
+
+def _pairs_schema(id_type: pa.DataType) -> pa.Schema:
     return pa.schema(
-        [
-            *((f"{side}_ids", pa.list_(id_type)) for side in sides),
-            *((f"{side}_length", pa.uint32()) for side in sides),  # tokens before truncation
-            *((f"{side}_hash", pa.uint64()) for side in sides),  # of the normalised text
-            ("pair_hash", pa.uint64()),  # of both texts as they are: the row's identity, whatever its place
-            ("group", pa.uint32()),  # index into facts.groups
-            ("negative_ids", pa.list_(pa.list_(id_type))),  # a row's hard negatives, those with tokens
-            ("negative_hash", pa.list_(pa.uint64())),
-            ("negatives_hash", pa.uint64()),  # of all of them together
-            *((f"{side}_text", pa.string()) for side in sides),
-        ]
+        {
+            "query_ids": pa.list_(id_type),
+            "positive_ids": pa.list_(id_type),
+            "negative_ids": pa.list_(pa.list_(id_type)),  # a row's hard negatives, those with tokens
+            "negative_hash": pa.list_(pa.uint64()),
+            "query_text": pa.string(),
+            "positive_text": pa.string(),
+        }
     )
+
+
+def _numbers_schema() -> pa.Schema:
+    return pa.schema(
+        {
+            "query_length": pa.uint32(),  # tokens before truncation
+            "positive_length": pa.uint32(),
+            "query_hash": pa.uint64(),  # of the normalised text
+            "positive_hash": pa.uint64(),
+            "pair_hash": pa.uint64(),  # of both texts as they are: the row's identity, whatever its place
+            "group": pa.uint32(),  # index into facts.groups
+            "negative_count": pa.uint32(),  # hard negatives
+            "negative_tokens": pa.uint32(),  # of all of them, after truncation
+            "negatives_hash": pa.uint64(),  # of all of them together
+        }
+    )
+
+
+class _Rows:
+    """What is on its way into an Arrow file; see `_arrow_file`."""
+
+    def __init__(self, writer: pa.RecordBatchFileWriter, schema: pa.Schema, size: int) -> None:
+        self._writer, self._schema, self._size = writer, schema, size
+        self._held: list[pa.RecordBatch] = []
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Write what fills a batch; keys beyond the schema are left out."""
+        self._held.append(pa.RecordBatch.from_pylist(rows, self._schema))
+        while sum(map(len, self._held)) >= self._size:
+            whole = pa.concat_batches(self._held)
+            self._writer.write_batch(whole.slice(0, self._size))
+            self._held = [whole.slice(self._size)]
+
+    def end(self) -> None:
+        """Write the rest."""
+        if sum(map(len, self._held)):
+            self._writer.write_batch(pa.concat_batches(self._held))
+
+
+@contextlib.contextmanager
+def _arrow_file(file: Path, schema: pa.Schema, size: int) -> Iterator[_Rows]:
+    """Write `file` in batches of `size` rows each, the last one apart: readers find a row by its number."""
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        rows = _Rows(writer, schema, size)
+        yield rows
+        rows.end()
 
 
 def _write(
     source: Source,
     tokenizer: PreTrainedTokenizerBase,
     context_tokens: int,
-    file: Path,
+    folder: Path,
     hashed: str,
     read: str,
     prompts: Prompts,
 ) -> StoreFacts:
-    """Stream the source into `file`."""
-    schema = _schema(pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32())
+    """Stream the source into the two files of `folder`."""
+    id_type = pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32()
     groups: dict[str | None, int] = {}
     pairs = negatives = empty = 0
-    held: list[dict[str, Any]] = []
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        _arrow_file(folder / "pairs.arrow", _pairs_schema(id_type), PAIRS_ROWS) as texts,
+        _arrow_file(folder / "numbers.arrow", _numbers_schema(), NUMBERS_ROWS) as numbers,
+    ):
         encode = _Encode(tokenizer, context_tokens, prompts)
         for batch, encoded in _ahead(encode, _batched(source, BATCH_PAIRS)):
+            rows = []
             for pair, row in zip(batch, _rows(batch, encoded), strict=True):
-                if not (row["query_ids"] and row["positive_ids"]):
-                    empty += 1
-                    continue
-                row["group"] = groups.setdefault(pair.group, len(groups))
-                negatives += bool(row["negative_ids"])
-                held.append(row)
-            if len(held) >= BATCH_PAIRS:  # rows without tokens make ragged batches; `_locate` needs full ones
-                writer.write_batch(pa.RecordBatch.from_pylist(held[:BATCH_PAIRS], schema))
-                pairs += BATCH_PAIRS
-                held = held[BATCH_PAIRS:]
-        if held or not pairs:
-            writer.write_batch(pa.RecordBatch.from_pylist(held, schema))
-            pairs += len(held)
+                if row["query_ids"] and row["positive_ids"]:
+                    row["group"] = groups.setdefault(pair.group, len(groups))
+                    rows.append(row)
+            pairs, empty = pairs + len(rows), empty + len(batch) - len(rows)
+            negatives += sum(row["negative_count"] > 0 for row in rows)
+            texts.add(rows)
+            numbers.add(rows)
     if not pairs:
         raise InputError(f"A pair must have tokens on both sides; none of {source.label} has. Check the tokenizer.")
     return StoreFacts(
@@ -314,6 +366,8 @@ def _rows(pairs: list[Pair], encoded: tuple[list[Tokens], list[Tokens], list[Tok
             "positive_hash": text_hash(normalized(pair.positive)),
             "pair_hash": text_hash(f"{pair.query}\0{pair.positive}"),
             "negative_ids": [ids for _, ids in negatives],
+            "negative_count": len(negatives),
+            "negative_tokens": sum(len(ids) for _, ids in negatives),
             "negatives_hash": text_hash("\0".join(text for text, _ in negatives)),
             "negative_hash": [text_hash(normalized(text)) for text, _ in negatives],
             "query_text": pair.query,
