@@ -11,7 +11,8 @@ planner.  Each cell costs its own flop, checkpoints of one training too (gemston
 checkpoints of a run.
 
 Compared at the same allowance: random, cheapest first, V-optimal (`variance`), `regret`; all choose among the cells
-that the planner may run and decide by `isoembed.sweep.pilot`.  The full grid decides from every cell below the target.
+that the planner may run, of the methods that a tenth of the grid pays for, and decide by `isoembed.sweep.pilot`.  The
+full grid decides from every cell below the target.
 Regret: ln loss of the chosen candidate above the best one's, at the target, as observed (gemstones: on a parabola
 through the target's runs, since N alone cannot tell shapes apart; planted: the truth).  The planner's constants were
 chosen while looking at replays of planted, gemstones and Porian's rw 1, 3, 5 and owt2 4, 5; the window and the drift
@@ -43,10 +44,10 @@ from isoembed.laws import Law, Points, law_named
 from isoembed.laws.runs import group_runs
 from isoembed.methods import Method
 from isoembed.records import Ledger, RunRecord
-from isoembed.sweep.adaptive import TOLERANCE, eligible, plan_next, settled
+from isoembed.sweep.adaptive import TOLERANCE, eligible, methods_paid_for, plan_next, settled
 from isoembed.sweep.criteria import Criterion
 from isoembed.sweep.pilot import Decision, PilotCell, PilotRun, Target, decide
-from isoembed.sweep.pilot_plan import as_pilot_cell, middle
+from isoembed.sweep.pilot_plan import PILOT_METHODS, as_pilot_cell, middle
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planner_replay.json"
@@ -86,6 +87,15 @@ class Table:
     def flop(self) -> float:
         """What the full grid below the target cost."""
         return math.fsum(run.cell.flop for run in self.runs)
+
+    def affordable(self, law: Law) -> Target:
+        """The target with the candidates of those methods whose first runs the allowance pays for: as in a pilot."""
+        present = [method for method in PILOT_METHODS if any(cell.method == method for cell in self.target.cells)]
+        possible = eligible([run.cell for run in self.runs], self.target, law)
+        paid, _ = methods_paid_for(present, possible, ALLOWANCE * self.flop, law)
+        return self.target.model_copy(
+            update={"cells": tuple(cell for cell in self.target.cells if cell.method in paid)}
+        )
 
     def regret_of(self, decision: Decision) -> float | None:
         """Regret of a decision; None where it chose nothing."""
@@ -199,7 +209,8 @@ def read(file: Path) -> list[dict[str, Any]]:
 def ordered(data: Table, planner: str, law: Law, seed: int) -> Iterator[tuple[float, Decision]]:
     """Random or cheapest first: (share spent, decision) at each of BASE_SHARES."""
     chance = np.random.default_rng(seed)
-    allowed = {cell.key for cell in eligible([run.cell for run in data.runs], data.target, law)}
+    target = data.affordable(law)
+    allowed = {cell.key for cell in eligible([run.cell for run in data.runs], target, law)}
     runs = [run for run in data.runs if run.cell.key in allowed]
     runs = [runs[index] for index in chance.permutation(len(runs))]
     if planner == "cheapest":  # ties stay in the random order
@@ -210,18 +221,19 @@ def ordered(data: Table, planner: str, law: Law, seed: int) -> Iterator[tuple[fl
             if run.cell.flop <= left:
                 done.append(run)
                 left -= run.cell.flop
-        yield share, decide(done, data.target, law=law, draws=DRAWS, seed=seed)
+        yield share, decide(done, target, law=law, draws=DRAWS, seed=seed)
 
 
 def planned(data: Table, planner: Criterion, law: Law, seed: int) -> Iterator[tuple[float, Decision]]:
     """The planner, told an allowance of a tenth of the grid: (share spent, decision) after each batch."""
     loss = {run.cell.key: run.loss for run in data.runs}
     cells = [run.cell for run in data.runs]
+    target = data.affordable(law)
     done: list[PilotRun] = []
     while True:
         spent = math.fsum(run.cell.flop for run in done)
         choice = plan_next(
-            done, cells, data.target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), batch=BATCH,
+            done, cells, target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), batch=BATCH,
             criterion=planner, law=law, draws=DRAWS, seed=seed,
         )  # fmt: skip
         if done:

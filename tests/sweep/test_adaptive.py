@@ -10,7 +10,16 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
-from isoembed.sweep.adaptive import BATCH_SHARE, SETTLED, eligible, pilot, plan_next, settled
+from isoembed.sweep.adaptive import (
+    BATCH_SHARE,
+    SETTLED,
+    START_MOST,
+    eligible,
+    methods_paid_for,
+    pilot,
+    plan_next,
+    settled,
+)
 from isoembed.sweep.criteria import Criterion, gain
 from isoembed.sweep.pilot import LEAST_RUNS, Decision, PilotCell, PilotRun, Target, above_envelope, believe, decide
 
@@ -225,3 +234,18 @@ def test_senseless_arguments_are_refused(change: dict[str, float], words: str) -
         plan_next([], grid(), target(), **{"allowance_left": 1e20, **change})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="keys of their own"):
         plan_next([], [*grid(), grid()[0]], target(), allowance_left=1e20)
+
+
+def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
+    """In the order given; the first one always, one without enough cells never, a dear one makes way for a cheap one."""
+    cells = [*cells_at(1e15), *cells_at(3e15, ("lora",)), *cells_at(1e15, ("bias",)), *cells_at(1e15, ("few",))[:6]]
+    order = ("full", "few", "lora", "bias")
+    for allowance, expected in (
+        (0.0, ["full"]),
+        (14e15, ["full", "bias"]),
+        (28e15, ["full", "lora"]),
+        (35e15, ["full", "lora", "bias"]),
+    ):
+        kept, cost = methods_paid_for(order, cells, allowance / START_MOST * (1 + 1e-9))
+        assert kept == expected
+    assert cost == pytest.approx({"full": 7e15, "few": math.inf, "lora": 21e15, "bias": 7e15})

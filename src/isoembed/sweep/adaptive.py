@@ -15,6 +15,7 @@ Shapes: X cells of a pool; 2 coordinates, ln N and ln D.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -138,6 +139,25 @@ def eligible(cells: Sequence[PilotCell], target: Target, law: Law) -> list[Pilot
         alike = [cell for cell in mine if low <= cell.tokens / cell.params <= high]
         kept += alike if len(alike) >= 2 * least_runs(law) else mine
     return kept
+
+
+def methods_paid_for(
+    methods: Sequence[str], cells: Sequence[PilotCell], allowance_flop: float, law: Law = HOFFMANN
+) -> tuple[list[str], dict[str, float]]:
+    """The first of `methods` whose starts the allowance pays for together, and what the start of each costs at least.
+
+    A start is the cheapest runs that the method's law needs; it may cost `START_MOST` of the allowance.  The first
+    method enters whatever it costs: without it there is no pilot.
+    """
+    least = least_runs(law)
+    cost: dict[str, float] = {}
+    kept: list[str] = []
+    for method in methods:
+        flop = sorted(cell.flop for cell in cells if cell.method == method)[:least]
+        cost[method] = math.fsum(flop) if len(flop) == least else math.inf
+        if not kept or math.fsum(cost[each] for each in (*kept, method)) <= START_MOST * allowance_flop:
+            kept.append(method)
+    return kept, cost
 
 
 def settled(decisions: Sequence[Decision], tolerance: float = TOLERANCE) -> bool:

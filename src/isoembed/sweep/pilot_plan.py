@@ -21,7 +21,7 @@ from isoembed.methods import Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.request import MIN_STEPS, Request
-from isoembed.sweep.adaptive import START_MOST, START_SHARE, Choice, eligible, plan_next
+from isoembed.sweep.adaptive import START_MOST, START_SHARE, Choice, eligible, methods_paid_for, plan_next
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.pilot import LEAST_RUNS, LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
 from isoembed.sweep.plan import Planner, SweepRequest, variants
@@ -186,19 +186,15 @@ class PilotPlanner(Planner):
                 f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "
                 "lower --batch-pairs."
             )
-        spent = 0.0
-        kept: list[str] = []
+        kept, cost = methods_paid_for(self.request.methods, possible, self.request.allowance_flop)
         for name in self.request.methods:
-            least = least_runs(HOFFMANN)
-            flop = sorted(each.flop for each in possible if each.method == name)[:least]
-            cost = math.fsum(flop) if len(flop) == least else math.inf
-            if kept and spent + cost > most:
+            if name not in kept:
                 method = next(m for m in pilot_methods(self.request, self.models[0]) if m.name == name)
-                why = f"{least} runs of {name} would cost {cost:.3g} of {self.request.allowance_flop:.3g} FLOP"
+                why = (
+                    f"{least_runs(HOFFMANN)} runs of {name} would cost {cost[name]:.3g} of "
+                    f"{self.request.allowance_flop:.3g} FLOP"
+                )
                 self._skip(self.models[0], method, self.request.budgets[0], f"no allowance for {name}", why)
-                continue
-            spent += cost
-            kept.append(name)
         return {key: cell for key, cell in cells.items() if cell.recipe.method.name in kept}
 
 
