@@ -237,7 +237,7 @@ def test_senseless_arguments_are_refused(change: dict[str, float], words: str) -
 
 
 def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
-    """In the order given; the first one always, one without enough cells never, a dear one makes way for a cheap one."""
+    """In order; the first one always, one of too few cells never; a dear one makes way for a cheap one."""
     cells = [*cells_at(1e15), *cells_at(3e15, ("lora",)), *cells_at(1e15, ("bias",)), *cells_at(1e15, ("few",))[:6]]
     order = ("full", "few", "lora", "bias")
     for allowance, expected in (
