@@ -58,7 +58,7 @@ class Variant:
 
 def variants(threads: int) -> dict[str, Variant]:
     """By name; `shipped` first."""
-    kept = Memory(CPU_CHUNK_TOKENS, 10**9, members=threads)
+    kept = Memory(CPU_CHUNK_TOKENS, 10**9, members=threads, merged=True)
     return {
         "shipped": Variant(kept),
         "threads an operation": Variant(replace(kept, members=1)),
@@ -67,7 +67,9 @@ def variants(threads: int) -> dict[str, Variant]:
         "chunks of 4096": Variant(replace(kept, chunk_tokens=4096)),
         "chunks of 16384": Variant(replace(kept, chunk_tokens=16384)),
         "no graph kept": Variant(replace(kept, kept_tokens=0)),
-        "compiled, threads an operation": Variant(replace(kept, members=1), compiled),
+        "adapters apart": Variant(replace(kept, merged=False)),
+        "adapters merged, all of them": Variant(kept, always_merged),
+        "compiled, threads an operation": Variant(replace(kept, members=1, merged=False), compiled),
     }
 
 
@@ -75,6 +77,13 @@ def variants(threads: int) -> dict[str, Variant]:
 def masked(encoder: Encoder) -> Iterator[None]:
     """The encoder told of its padding, although it looks back only."""
     with patch("isoembed.encoder.encoder.looks_back_only", return_value=False):
+        yield
+
+
+@contextmanager
+def always_merged(encoder: Encoder) -> Iterator[None]:
+    """Adapters run as dense weights however wide the layer is."""
+    with patch("isoembed.training.merged.TRAFFIC", float("inf")):
         yield
 
 

@@ -9,7 +9,8 @@ et al. 2021, arXiv 2101.06983).  Here a chunk's graph is kept while memory allow
 3. Backward through the kept graphs, which frees them; then run each other chunk again, from the lowest trained block
    where its input was kept, with the random state of the first run, so that dropout is the same, and go backward.
 
-On a CPU the members of a crew share the chunks of passes 1 and 3.
+On a CPU the members of a crew share the chunks of passes 1 and 3, and low-rank adapters run as dense weights where
+that is faster (`isoembed.training.merged`).
 
 Shape legend: B pairs of the global batch, T tokens of the longest text of a chunk, D embedding width.
 """
@@ -17,8 +18,9 @@ Shape legend: B pairs of the global batch, T tokens of the longest text of a chu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, base_of, pad, to_device
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
+from isoembed.training.merged import adapters_merged
 from isoembed.training.replay import PrefixOutput, RandomState, recorded, replayed, resumed
 from isoembed.training.resident import stay_below
 from isoembed.training.sharding import in_step
@@ -44,7 +47,8 @@ class Memory:
     `members` chunks at work at once; the process on a CPU is to stay below `limit_bytes`.
 
     The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
-    a token; nothing in these blocks or before them may require a gradient.
+    a token; nothing in these blocks or before them may require a gradient.  `merged`: low-rank adapters may run as the
+    dense weights they amount to.
     """
 
     chunk_tokens: int
@@ -53,6 +57,7 @@ class Memory:
     prefix_share: float = 0.0
     members: int = 1
     limit_bytes: float | None = None
+    merged: bool = False
 
     def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
         """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
@@ -141,20 +146,17 @@ def accumulate_gradients(
         stay_below(memory.limit_bytes)
         return output.detach()
 
-    place = to_device(torch.from_numpy(np.argsort(np.concatenate(chunks))), device)
-    local_BD = torch.cat(crew.map(embed, range(len(chunks))))[place]
-
     # 2. loss and its gradient with respect to this rank's embeddings
-    parts = local_BD.split([len(side) for side in sides])
-    leaves = [gather_rows(part).detach().requires_grad_() for part in parts]
-    loss = loss_of(*leaves)
-    loss.backward()
-    own = [leaf.grad.chunk(world())[rank()] for leaf in leaves if leaf.grad is not None]
-    gradient_BD = torch.cat(own)
-    del leaves, parts, own, local_BD
+    def loss_and_gradient(local_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = local_BD.split([len(side) for side in sides])
+        leaves = [gather_rows(part).detach().requires_grad_() for part in parts]
+        loss = loss_of(*leaves)
+        loss.backward()
+        own = [leaf.grad.chunk(world())[rank()] for leaf in leaves if leaf.grad is not None]
+        return loss, torch.cat(own)
 
     # 3. backward, kept graphs first
-    def backward(encoder: Encoder, number: int) -> None:
+    def backward(encoder: Encoder, number: int, gradient_BD: torch.Tensor) -> None:
         known, first_pass[number] = first_pass[number], None
         if isinstance(known, PrefixOutput):
             with resumed(_frozen(encoder, memory), known, device):
@@ -167,7 +169,10 @@ def accumulate_gradients(
             output = known
         output.backward(gradient_BD[to_device(torch.from_numpy(chunks[number]), device)])
 
-    crew.map(backward, [*range(first_kept, len(chunks)), *range(first_kept)])
+    with adapters_merged(crew.encoders) if memory.merged else nullcontext():
+        place = to_device(torch.from_numpy(np.argsort(np.concatenate(chunks))), device)
+        loss, gradient_BD = loss_and_gradient(torch.cat(crew.map(embed, range(len(chunks))))[place])
+        crew.map(partial(backward, gradient_BD=gradient_BD), [*range(first_kept, len(chunks)), *range(first_kept)])
     crew.collect_gradients()
     return Step(loss.item(), sum(padded), sum(padded[:first_stored]), sum(padded[first_stored:first_kept]))
 

@@ -33,6 +33,7 @@ from isoembed.training.compiled import check_compiler, compiled
 from isoembed.training.distributed import largest, own_share, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
+from isoembed.training.merged import as_run
 from isoembed.training.objective import Objective
 from isoembed.training.schedule import rate_at
 from isoembed.training.sharding import shard, unsharded, whole
@@ -123,6 +124,7 @@ def run(
         chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else CPU_CHUNK_TOKENS),
         threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
+        merged=not alone,
     )
     crew = Crew(encoder, memory.members)
     before = before or heldout_loss(encoder, data, temperature=recipe.temperature, batch_tokens=memory.chunk_tokens)
@@ -249,9 +251,10 @@ class _Loop:
             )
         self.optimizer.step()
         seconds = time.perf_counter() - started
-        once = executed_flop(recipe.cost, processed_tokens=cost.processed_tokens)
+        run_as = as_run(recipe.cost, self.crew.encoders[0]) if self.memory.merged else recipe.cost
+        once = executed_flop(run_as, processed_tokens=cost.processed_tokens)
         executed = executed_flop(
-            recipe.cost,
+            run_as,
             processed_tokens=cost.processed_tokens,
             recomputed_tokens=cost.recomputed_tokens,
             resumed_tokens=cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0),

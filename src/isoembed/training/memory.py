@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import resource
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.methods.parts import blocks_of
 from isoembed.training.gradients import Memory
 from isoembed.training.loss import TILE_LOGITS
+from isoembed.training.merged import adapters_merged, merged_bytes
 from isoembed.training.replay import RandomState
 from isoembed.training.resident import give_back, resident_bytes
 from isoembed.training.sharding import gathered_bytes, held_elements
@@ -56,7 +57,9 @@ class Footprint:
     draws: bool = False
 
 
-def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False) -> Footprint:
+def measure_footprint(
+    encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False, merged: bool = False
+) -> Footprint:
     """The footprint on texts of `length` tokens, measured by autograd on about `tokens` of them."""
     device = next(encoder.parameters()).device
     ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long, device=device)
@@ -66,7 +69,7 @@ def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         # asked each time: a sharded parameter is elsewhere whenever its block runs
-        if tensor.data_ptr() not in {parameter.data_ptr() for parameter in encoder.parameters()}:
+        if tensor.data_ptr() not in {weight.data_ptr() for weight in (*encoder.parameters(), *weights)}:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -79,6 +82,7 @@ def measure_footprint(encoder: Encoder, length: int, *, tokens: int = 1024, bf16
     before = RandomState.now(device)
     try:
         with (
+            adapters_merged([encoder]) if merged else nullcontext(()) as weights,
             saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast(device.type, torch.bfloat16, enabled=bf16),
         ):
@@ -106,20 +110,23 @@ def plan_memory(
     chunk_tokens: int,
     threads: int = 1,
     bf16: bool = False,
+    merged: bool = False,
 ) -> Memory:
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
 
     `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
-    `threads` chunks may be at work at once.
+    `threads` chunks may be at work at once; with `merged`, adapters run merged where that is faster.
 
     Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
     """
     device = next(encoder.parameters()).device
     encoder.train()
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
-        footprint = measure_footprint(encoder, context_tokens, bf16=bf16)
+        footprint = measure_footprint(encoder, context_tokens, bf16=bf16, merged=merged)
     there, free = _there_and_free(device)
+    dense = merged_bytes(encoder) if merged else 0.0  # of merged weights, and as much of their gradients
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives, prefixes)
+    fixed += 2 * dense
     peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
     smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
@@ -134,9 +141,9 @@ def plan_memory(
         chunk_tokens=chunk_tokens,
         context_tokens=context_tokens,
         threads=1 if footprint.draws else threads,
-        member_bytes=gradient_bytes(encoder),
+        member_bytes=gradient_bytes(encoder) + dense,
     )
-    return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None)
+    return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None, merged=merged)
 
 
 def fill(
