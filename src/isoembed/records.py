@@ -56,7 +56,7 @@ class RunRecord(Frozen):
     epochs: float | None = Field(None, description="passes over them: pairs / unique_pairs; None in older records")
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
-    executed_flop: float = Field(description="C with padding and recomputation")
+    executed_flop: float = Field(description="C with padding, recomputation and adapters that ran merged")
     recomputed_flop: float | None = Field(None, description="of them, second forward passes; None in older records")
     all_in_flop: float = Field(description="C with attention and the token table's update")
     final_loss: float | None = Field(description="mean training loss of the last tenth of the steps; None before one")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from isoembed.core import InputError
 from isoembed.methods import LoRA
@@ -111,6 +112,14 @@ def test_an_allowance_for_too_few_runs_is_refused() -> None:
         PilotPlanner(pilot(target=1e12, share=0.01), []).plan()
     with pytest.raises(InputError, match="target budget and an allowance"):
         pilot_budgets(request())
+
+
+def test_a_request_for_a_pilot_has_an_allowance() -> None:
+    """A damaged `sweep.json` is refused when it is read."""
+    asked = pilot().model_dump()
+    for change, match in (({"allowance_flop": None}, "needs an allowance"), ({"target_flop": -1.0}, "greater than 0")):
+        with pytest.raises(ValidationError, match=match):
+            SweepRequest.model_validate({**asked, **change})
 
 
 def test_candidates_stay_within_one_pass_and_the_memory() -> None:

@@ -118,7 +118,7 @@ def spoil(layer: Any) -> None:
         (LoRA(rank=4, alpha=8.0), lambda layer: layer.enable_adapters(enabled=False)),
         (LoRA(rank=4, alpha=8.0), lambda layer: layer.add_module("base_layer", nn.Identity())),
     ],
-    ids=str,
+    ids=["dora", "full", "freeze", "trained", "dropout", "half", "off", "no dense layer"],
 )
 def test_what_is_left_to_peft(method: Method, change: Callable[[Any], None] | None) -> None:
     encoder = small_encoder(method)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from isoembed.budget import FALLBACK_UTILISATION, device_named
 from isoembed.estimates import training_memory_bytes, training_seconds
+from isoembed.methods.adapters import Adapters
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -59,7 +60,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         (
             "executed FLOP",
             f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
-            "(every chunk run twice); padding beside it",
+            f"(every chunk run twice); {_beside(recipe)} beside it",
         ),
     ]
 
@@ -136,7 +137,15 @@ def _executed(record: RunRecord) -> str:
     if record.recomputed_flop is None:
         return f"{ratio} (padding, recomputation)"
     once = record.executed_flop - record.recomputed_flop
-    return f"{ratio} (padding {once / record.model_flop:.2f} x, recomputation {record.executed_flop / once:.2f} x)"
+    return (
+        f"{ratio} ({_beside(record.recipe)} {once / record.model_flop:.2f} x, "
+        f"recomputation {record.executed_flop / once:.2f} x)"
+    )
+
+
+def _beside(recipe: Recipe) -> str:
+    """What a first pass executes beside C: on a CPU, adapters of narrow layers run merged into them."""
+    return "padding and merged adapters" if isinstance(recipe.method, Adapters) else "padding"
 
 
 def spent_text(record: RunRecord) -> RenderableType:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory_bytes
@@ -78,12 +79,20 @@ class SweepRequest(Frozen):
     max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
     thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
     rates: RateSearch | None = None
-    target_flop: float | None = Field(None, description="plan a pilot for this budget (`isoembed.sweep.pilot_plan`)")
+    target_flop: float | None = Field(
+        None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot_plan`); needs `allowance_flop`"
+    )
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
     allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
+
+    @model_validator(mode="after")
+    def _pilot_has_an_allowance(self) -> Self:
+        if self.target_flop is not None and self.allowance_flop is None:
+            raise ValueError("a pilot needs an allowance in FLOP")
+        return self
 
 
 class Skipped(Frozen):
