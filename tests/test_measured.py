@@ -17,7 +17,7 @@ from isoembed.estimates import memory_bytes
 from isoembed.families import NANO, PYTHIA
 from isoembed.frontier import Frontier
 from isoembed.laws import law_named
-from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.files import Form, LawFile, LawSet
 from isoembed.laws.intervals import Interval
 from isoembed.laws.repetition import LEAST, REPEAT_WORTH, effective_tokens
 from isoembed.laws.runs import group_runs
@@ -71,6 +71,54 @@ def request(flop: float = TARGET) -> Request:
         context_tokens=75,
         constraints=Constraints(),
     )
+
+
+def with_form(laws: LawSet, other: LawSet) -> LawSet:
+    """Each law with `other`'s of the same method as a form beside it."""
+    forms = {law.method: Form.of(law.bootstrap(), 0.01) for law in other.laws}
+    return LawSet(laws=tuple(law.model_copy(update={"forms": (forms[law.method],)}) for law in laws.laws))
+
+
+def test_forms_share_the_draws_equally_and_the_fit_stays_the_first_one_s(laws: LawSet) -> None:
+    """Arms of one law are of one form in each draw; methods draw theirs apart."""
+    other = law_set("tied", draws=120)
+    plain, tied, mixed = (Frontier(each, request()).at(2e12) for each in (laws, other, with_form(laws, other)))
+    np.testing.assert_array_equal(mixed.loss_BK[0], plain.loss_BK[0])
+    assert mixed.draws.shape == plain.draws.shape
+    chosen = {}
+    for method in ("full", "lora"):
+        of_method = np.array([arm.method.name == method for arm in mixed.arms])
+        first_Bb, second_Bb = (
+            (mixed.draws[:, None, of_method] == known.draws[None, :, of_method]).all(axis=2) for known in (plain, tied)
+        )
+        assert (first_Bb.any(axis=1) ^ second_Bb.any(axis=1)).all()
+        assert first_Bb.any(axis=1).sum() == len(mixed.draws) / 2
+        chosen[method] = first_Bb.any(axis=1)
+    assert 0.3 < (chosen["full"] == chosen["lora"]).mean() < 0.7
+    assert mixed.probabilities().sum() == pytest.approx(1)
+
+
+def test_a_form_that_says_otherwise_is_doubt(laws: LawSet) -> None:
+    """Where another form would choose another size, the recommendation is about half as sure, and says of which forms
+    its doubt is."""
+
+    def turned(law: LawFile) -> LawFile:
+        """The same law with more weight on size: a larger model is better."""
+        draws = there(law.draws)
+        rows = tuple((E, 1.8 * A, B, alpha, beta) for E, A, B, alpha, beta in draws.values)
+        return law.model_copy(update={"draws": draws.model_copy(update={"values": rows})})
+
+    full = LawSet(laws=tuple(law for law in laws.laws if law.method == "full"))
+    other = LawSet(laws=tuple(map(turned, full.laws)))
+    sure, doubtful, opposite = (asked(each) for each in (full, with_form(full, other), other))
+    assert opposite.recipe.model.params > sure.recipe.model.params
+    assert there(sure.certainty).recipe > 0.9
+
+    assert there(doubtful.certainty).recipe == pytest.approx(0.5, abs=0.1)
+    assert there(doubtful.certainty).regret > there(sure.certainty).regret
+    assert there(doubtful.next_run).removes > 0.3
+    assert any("form too: hoffmann forecasts what was held out about as well" in line for line in doubtful.known)
+    assert not any("form too" in line for line in sure.known)
 
 
 @pytest.mark.parametrize("flop", [1e10, 1e11, 1e12, 1e13, 1e14])

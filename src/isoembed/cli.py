@@ -482,7 +482,12 @@ def fit(
     )
     laws.save(out)
     if as_json:
-        shown = [each.model_dump(mode="json", exclude={"draws": True, "repetition": {"draws"}}) for each in laws.laws]
+        shown = [
+            each.model_dump(
+                mode="json", exclude={"draws": True, "repetition": {"draws"}, "forms": {"__all__": {"draws"}}}
+            )
+            for each in laws.laws
+        ]
         terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
     else:
         from isoembed.report.laws import laws_text

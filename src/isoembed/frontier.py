@@ -2,7 +2,8 @@
 
 Candidates are arms: a law, a hyperparameter setting of which there were runs, a model of the family.  At a budget each
 arm gets the tokens that it pays for, and each bootstrap draw of its law a loss.  Draws of different methods are
-independent fits; arms of one law share theirs, so that what the law does not know cancels where it should.
+independent fits; arms of one law share theirs, so that what the law does not know cancels where it should.  Where runs
+allow other forms of law (`LawFile.forms`), each has an equal share of the draws.
 
 Shapes: B draws (row 0 of a loss: the fits themselves), K arms, F budgets.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
@@ -127,7 +129,7 @@ class Frontier:
         self.arms, refused = _arms(laws, request)
         if not self.arms:
             raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
-        self.theta_BP, self.worth_B = _aligned_draws(laws)
+        self.forms, self.worth_B = _aligned_draws(laws)
 
     def at(self, flop: float, *, pilot: bool = False) -> Prospects:
         """The prospects of `flop`.  Arms of fewer than 30 steps are left out unless there are no others.
@@ -199,7 +201,7 @@ class Frontier:
     def _losses(self, arms: list[Arm], tokens_K: Floats, request: Request) -> Floats:
         """Forecasts (1 + B, K) of `arms` trained on `tokens_K`."""
         unique = request.unique_tokens
-        loss_BK = np.empty((len(self.theta_BP[0]), len(arms)))
+        loss_BK = np.empty((len(self.worth_B[0]), len(arms)))
         for index, law in enumerate(self.laws.laws):
             of_law = [k for k, arm in enumerate(arms) if arm.law is law]
             if not of_law:
@@ -207,13 +209,16 @@ class Frontier:
             mine = [arms[k] for k in of_law]
             worth = self.worth_B[index][:, None] if request.constraints.repeats == "measured" else REPEAT_WORTH
             fresh = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, worth)
-            rows = Rows(
-                np.log([law.settings.size(arm.model) for arm in mine]),
-                np.log(fresh) + np.log(self.exchange),
-                np.log(self.exchange * tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
-                1.0 - np.array([arm.share for arm in mine]),
-            )
-            loss_BK[:, of_law] = law_named(law.law).loss_and_gradient(self.theta_BP[index], rows)[0]
+            log_fresh_BK = np.broadcast_to(np.log(fresh) + np.log(self.exchange), (len(loss_BK), len(mine)))
+            for form in self.forms[index]:
+                rows = Rows(
+                    np.log([law.settings.size(arm.model) for arm in mine]),
+                    log_fresh_BK[form.draws_b],
+                    np.log(self.exchange * tokens_K[of_law] * [arm.cost.flop_per_token for arm in mine]),
+                    1.0 - np.array([arm.share for arm in mine]),
+                )
+                found_bK = law_named(form.law).loss_and_gradient(form.theta_bP, rows)[0]
+                loss_BK[np.ix_(form.draws_b, np.array(of_law))] = found_bK
         return np.maximum(loss_BK, _LEAST_LOSS)
 
 
@@ -277,22 +282,43 @@ def _nothing_allowed(laws: LawSet, request: Request) -> str:
     return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."
 
 
-def _aligned_draws(laws: LawSet) -> tuple[list[Floats], list[Floats]]:
-    """For each law its fit and as many draws as the law with most has, (1 + B, P), and the R* of each (1 + B,), that of
-    pretraining where none was measured.  Draws of different laws are paired by chance: their fits are independent."""
-    boots = [law.bootstrap() for law in laws.laws]
-    most = max(len(boot.theta_BP) for boot in boots)
-    theta, worth = [], []
-    for index, (law, boot) in enumerate(zip(laws.laws, boots, strict=True)):
+@dataclass(frozen=True, eq=False)
+class _FormDraws:
+    """A form of a law, and the draws that it has: their rows of a loss, and its parameters in each."""
+
+    law: str
+    draws_b: npt.NDArray[np.int64]
+    theta_bP: Floats
+
+
+def _aligned_draws(laws: LawSet) -> tuple[list[list[_FormDraws]], list[Floats]]:
+    """For each law as many draws as the law with most has, after its fit (row 0), shared among its forms; and the R* of
+    each (1 + B,), that of pretraining where none was measured.  Draws of different laws are paired by chance: their
+    fits are independent."""
+    most = max(len(law.bootstrap().theta_BP) for law in laws.laws)
+    forms, worth = [], []
+    for index, law in enumerate(laws.laws):
+        boot = law.bootstrap()
         draws = len(boot.theta_BP)
         order = np.arange(draws)
-        if len(boots) > 1:
-            chance = np.random.default_rng(index)
+        chance = np.random.default_rng(index)
+        if len(laws.laws) > 1:
             order = np.concatenate([chance.permutation(draws) for _ in range(-(-most // draws))])[:most]
+        theirs = [(law.law, boot.theta_BP), *((form.law, np.array(form.draws.values)) for form in law.forms)]
+        which_B = np.arange(most) % len(theirs)
+        if len(theirs) > 1:
+            which_B = chance.permutation(which_B)
+        shares = []
+        for form, (name, theta_BP) in enumerate(theirs):
+            mine = np.flatnonzero(which_B == form)
+            drawn_bP = theta_BP[order[mine] % len(theta_BP)]
+            if form == 0:
+                mine, drawn_bP = np.append(-1, mine), np.vstack([boot.law.vector(boot.fit.params), drawn_bP])
+            shares.append(_FormDraws(name, mine + 1, drawn_bP))
         worth_B = law.repetition.fit_and_draws() if law.repetition else np.full(1 + draws, REPEAT_WORTH)
-        theta.append(np.concatenate([boot.law.vector(boot.fit.params)[None], boot.theta_BP[order]]))
+        forms.append(shares)
         worth.append(np.concatenate([worth_B[:1], worth_B[1:][order]]))
-    return theta, worth
+    return forms, worth
 
 
 def _not_served(request: Request) -> Request:

@@ -49,6 +49,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> R
         f"law: {law_named(arm.law.law).about}, fitted to {arm.law.n_points} {arm.law.method or 'unnamed'} runs "
         f"({arm.law.source})",
         "C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",
+        *_forms(arm.law),
         *speaking.known,
     ]
     assumed = [f"speed: {speed}"] if speed else []
@@ -217,6 +218,19 @@ def _warnings(
             f"the training budget stays unspent{_remedy(arm.law)}"
         )
     return warnings
+
+
+def _forms(law: LawFile) -> list[str]:
+    """Which other laws the doubt is of too."""
+    if not law.forms:
+        return []
+    names, one = " and ".join(form.law for form in law.forms), len(law.forms) == 1
+    words = (
+        "forecasts what was held out about as well and has"
+        if one
+        else "forecast what was held out about as well and have"
+    )
+    return [f"doubt is of the law's form too: {names} {words} an equal share of the draws"]
 
 
 def _remedy(law: LawFile) -> str:

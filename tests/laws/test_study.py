@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from isoembed.core import InputError
 from isoembed.laws import COMPARED, Points, law_named
@@ -18,7 +19,9 @@ from tests.laws.ledgers import runs
 from tests.laws.planted import TRUTH, planted
 from tests.laws.test_validate import grid
 
-HOFFMANN, EMBEDDING, MULTIPLICATIVE = (law_named(name) for name in ("hoffmann", "embedding", "multiplicative"))
+HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE = (
+    law_named(name) for name in ("hoffmann", "tied", "embedding", "multiplicative")
+)
 
 
 def group(points: Points) -> Group:
@@ -34,6 +37,37 @@ def test_the_best_forecaster_is_kept_and_its_rivals_are_reported() -> None:
     assert set(found.holdout) == {"largest-budget"}
     with pytest.raises(InputError, match="compared on what is held out"):
         study([EMBEDDING, HOFFMANN], group(points), source="x", by=())
+
+
+def test_forms_that_the_hold_outs_do_not_tell_apart_are_kept_with_draws_of_their_own() -> None:
+    """With alpha = beta in truth Hoffmann's law and its tied form are one; a form that is far off is not kept, and none
+    where there are no draws."""
+    points = grid(HOFFMANN, TRUTH["hoffmann"] | {"alpha": 0.35, "beta": 0.35}, 0.01, seed=1)
+    laws = [MULTIPLICATIVE, TIED, HOFFMANN]
+    found = study(laws, group(points), source="x", draws=40)
+    names = [form.law for form in found.forms]
+    assert {found.law, *names} == {"hoffmann", "tied"}
+    errors = [result.held_error or 0.0 for result in found.rivals if result.law == names[0]]
+    assert found.forms[0].held_error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert len(found.forms[0].draws.values) == 40
+    assert found.forms[0].draws.tail == found.bootstrap().tail
+    assert study(laws, group(points), source="x", draws=0).forms == ()
+    assert LawFile.model_validate_json(found.model_dump_json()) == found
+    damaged = found.model_dump()
+    damaged["forms"][0]["law"] = "multiplicative"
+    with pytest.raises(ValidationError, match="holds the parameters of the multiplicative law"):
+        LawFile.model_validate(damaged)
+
+
+def test_a_wide_doubt_does_not_make_a_better_law() -> None:
+    """Hoffmann's law is the truth here and its forecast of the largest budget .7 % off, more than its narrow doubt
+    allows; the multiplicative law is 5 % off, and its doubt allows that."""
+    points = grid(HOFFMANN, TRUTH["hoffmann"] | {"alpha": 0.3, "beta": 0.3}, 0.003, seed=1)
+    found = study([MULTIPLICATIVE, HOFFMANN], group(points), source="x", draws=40)
+    assert found.holdout["largest-budget"].verdict == "biased"
+    assert {result.verdict for result in found.rivals} == {"good"}
+    assert found.law == "hoffmann"
+    assert found.forms == ()
 
 
 def test_a_biased_forecast_is_not_called_good() -> None:

@@ -35,6 +35,42 @@ class Draws(Frozen):
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...] = Field(min_length=1)
 
+    @classmethod
+    def of(cls, boot: Bootstrap) -> Draws:
+        return cls(
+            seed=boot.seed,
+            runs=boot.runs,
+            tail=boot.tail,
+            names=boot.law.names,
+            values=tuple(tuple(row) for row in boot.theta_BP.tolist()),
+        )
+
+
+class Form(Frozen):
+    """Another law that the same runs allow, with its doubt: nothing that was held out tells it from the first."""
+
+    law: str
+    fit: Fit
+    draws: Draws
+    held_error: float = Field(ge=0, description="root mean square over its hold-outs, in ln loss")
+
+    @model_validator(mode="after")
+    def _of_one_piece(self) -> Self:
+        _check_law(self.law, self.fit, self.draws)
+        return self
+
+    @classmethod
+    def of(cls, boot: Bootstrap, held_error: float) -> Form:
+        return cls(law=boot.law.name, fit=boot.fit, draws=Draws.of(boot), held_error=held_error)
+
+
+def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
+    names = law_named(law).names
+    if fit.law != law or set(fit.params) != set(names):
+        raise ValueError(f"`fit` holds the parameters of the {law} law: {', '.join(names)}")
+    if draws is not None and any(len(row) != len(names) for row in (draws.names, *draws.values)):
+        raise ValueError(f"each draw of the {law} law is {len(names)} numbers")
+
 
 class LawFile(Frozen):
     """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
@@ -57,6 +93,9 @@ class LawFile(Frozen):
         None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
     )
     rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with and preferred to")
+    forms: tuple[Form, ...] = Field(
+        (), description="rivals that forecast what was held out about as well: a recommendation draws from them too"
+    )
     repetition: Repetition | None = Field(
         None, description="what repeated data are worth; None where no run repeated its data beside a fresh one"
     )
@@ -72,11 +111,7 @@ class LawFile(Frozen):
     @model_validator(mode="after")
     def _of_one_piece(self) -> Self:
         """What a damaged or hand-made file may get wrong, so that nothing that reads a law has to look again."""
-        names = law_named(self.law).names
-        if self.fit.law != self.law or set(self.fit.params) != set(names):
-            raise ValueError(f"`fit` holds the parameters of the {self.law} law: {', '.join(names)}")
-        if self.draws is not None and any(len(row) != len(names) for row in (self.draws.names, *self.draws.values)):
-            raise ValueError(f"each draw of the {self.law} law is {len(names)} numbers")
+        _check_law(self.law, self.fit, self.draws)
         drawn = 0 if self.draws is None else len(self.draws.values)
         if self.repetition is not None and len(self.repetition.draws) != drawn:
             raise ValueError(f"`repetition` has as many draws as the law: {drawn}")
@@ -95,6 +130,7 @@ class LawFile(Frozen):
         method: str | None = None,
         holdouts: tuple[Holdout, ...] = (),
         rivals: tuple[Holdout, ...] = (),
+        forms: tuple[Form, ...] = (),
         outlier_rows: tuple[int, ...] = (),
         without_outliers: Fit | None = None,
         settings: Settings | None = None,
@@ -124,15 +160,8 @@ class LawFile(Frozen):
             settings=settings or Settings(),
             tried=tried,
             notes=notes,
-            draws=None
-            if boot is None
-            else Draws(
-                seed=boot.seed,
-                runs=boot.runs,
-                tail=boot.tail,
-                names=boot.law.names,
-                values=tuple(tuple(row) for row in boot.theta_BP.tolist()),
-            ),
+            draws=None if boot is None else Draws.of(boot),
+            forms=forms,
             data_fingerprint=points.fingerprint,
             source=source,
             versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},

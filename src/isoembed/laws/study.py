@@ -6,6 +6,7 @@ One law a method (corrections to the paper's set-up: what full fine-tuning teach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from isoembed.core import InputError
 from isoembed.laws.base import Law
 from isoembed.laws.bootstrap import Bootstrap, bootstrap
-from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.files import Form, LawFile, LawSet
 from isoembed.laws.fit import Fit, fit, outliers
+from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repeats, Repetition, measure
 from isoembed.laws.runs import Target, read_ledger
 from isoembed.laws.settings import Group
@@ -28,6 +30,12 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
     "largest-budget": ("largest-budget",),
     "none": (),
 }
+
+
+#: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
+ALIKE = 1.5
+#: laws kept beside the best one
+MOST_FORMS = 2
 
 
 def study_source(
@@ -76,13 +84,15 @@ def study(
 ) -> LawFile:
     """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them.
 
-    Laws are ranked by the root mean square of their held-out errors, those with a biased forecast after the others;
-    never by the objective.  A single law is taken as it is.  draws: of the bootstrap; 0 for none.
+    Laws are ranked by the root mean square of their held-out errors, never by the objective.  Those that the hold-outs
+    do not tell from the best one (`ALIKE`) stand beside it: one with an unbiased forecast is preferred to the others,
+    which are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
+    draws: of the bootstrap; 0 for none.
     Raises InputError where no law can be fitted.
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a --holdout other than none, or one law.")
-    tested: list[tuple[Law, list[Holdout]]] = []
+    tested: list[_Tested] = []
     reasons: list[InputError] = []
     for law in laws:
         try:
@@ -90,11 +100,11 @@ def study(
         except InputError as error:
             reasons.append(error)
             continue
-        tested.append((law, [holdout(law, group.points, each, delta=delta) for each in by]))
+        tested.append(_Tested(law, [holdout(law, group.points, each, delta=delta) for each in by]))
     if not tested:
         raise reasons[0]
-    tested.sort(key=lambda pair: _rank(pair[1]))
-    (best, held), rivals = tested[0], tested[1:]
+    alike, others = _ranked(tested)
+    best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
     points = group.points
     found = bootstrap(best, points, draws=draws, delta=delta) if draws else fit(best, points, delta=delta)
     fitted = found if not draws else found.fit  # type: ignore[union-attr] # told apart by draws
@@ -105,13 +115,15 @@ def study(
             second = fit(best, points[~out_R], delta=delta)
         except InputError:
             second = None  # nothing is left that the law can be fitted to
+    forms = _forms(best, alike[1:], points, found, delta) if isinstance(found, Bootstrap) else ()
     law_file = LawFile.of(
         found,
         points,
         source=source,
         method=group.method,
         holdouts=tuple(held),
-        rivals=tuple(result for _, results in rivals for result in results),
+        rivals=tuple(result for rival in rivals for result in rival.held),
+        forms=forms,
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
         without_outliers=second,
         settings=group.settings,
@@ -126,16 +138,58 @@ def study(
     return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """A law and how it forecast what was held out."""
+
+    law: Law
+    held: list[Holdout]
+
+    @property
+    def errors(self) -> list[float]:
+        return [result.held_error for result in self.held if result.held_error is not None]
+
+    @property
+    def error(self) -> float:
+        """Root mean square over the hold-outs; 0 where none was tested."""
+        return float(np.sqrt(np.mean(np.square(self.errors)))) if self.errors else 0.0
+
+    @property
+    def biased(self) -> bool:
+        return any(result.verdict == "biased" for result in self.held)
+
+
+def _ranked(tested: Sequence[_Tested]) -> tuple[list[_Tested], list[_Tested]]:
+    """The best law with those that are not told from it, and the others; most hold-outs tested first, then the least
+    error.  Among the alike an unbiased forecast comes first: beyond them it would prefer laws that know nothing."""
+    order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
+    best = order[0]
+    scatter = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
+    allowed = ALIKE * max(best.error, scatter)
+    alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
+    others = [each for each in order if each not in alike]
+    return sorted(alike, key=lambda each: each.biased), others
+
+
+def _forms(
+    best: Law, alike: Sequence[_Tested], points: Points, found: Bootstrap, delta: float | None
+) -> tuple[Form, ...]:
+    """The laws that are not told from the best one, bootstrapped as it was; those of other columns are left out."""
+    forms: list[Form] = []
+    for each in alike:
+        if not each.errors or each.law.varies != best.varies or len(forms) == MOST_FORMS:
+            continue
+        try:
+            drawn = bootstrap(each.law, points, draws=len(found.theta_BP), delta=delta)
+        except InputError:
+            continue  # some resamples allow no fit of so many parameters
+        forms.append(Form.of(drawn, each.error))
+    return tuple(forms)
+
+
 def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: Repeats) -> Repetition:
     """R* over the draws that there are."""
     theta_BP, tail = law.vector(law_file.fit.params)[None], None
     if isinstance(found, Bootstrap):
         theta_BP, tail = np.concatenate([theta_BP, found.theta_BP]), found.tail
     return measure(law, theta_BP, repeats, noise=law_file.fit.noise, seed_sd=law_file.seed_sd, tail=tail)
-
-
-def _rank(held: Sequence[Holdout]) -> tuple[int, bool, float]:
-    """Most hold-outs tested first, then unbiased, then the least error."""
-    errors = [result.held_error for result in held if result.held_error is not None]
-    biased = any(result.verdict == "biased" for result in held)
-    return -len(errors), biased, float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
