@@ -46,6 +46,16 @@ def test_seed_scatter_is_the_pooled_deviation_between_repeats() -> None:
     assert points[np.array([0, 2, 4])].seed_sd() is None
 
 
+def test_seeds_draw_pairs_of_other_lengths() -> None:
+    """Three seeds of a ledger's recipe end within a batch of each other; 1 % more tokens are another recipe."""
+    tokens = np.array([1e6, 1.0001e6, 0.9999e6, 1.01e6])
+    points = Points.of([1e5] * 4, tokens, np.exp([1.0, 1.02, 0.98, 3.0]), flop=6e5 * tokens)
+    assert points.seed_sd() == pytest.approx(0.02)
+    assert Points.of([1e5, 2e5, 1e5, 2e5], tokens, [1.0, 2.0, 3.0, 4.0]).seed_sd() is not None
+    assert Points.of([1e5, 2e5, 3e5, 4e5], tokens, [1.0, 2.0, 3.0, 4.0]).seed_sd() is None
+    assert points[np.array([0])].seed_sd() is None
+
+
 def test_fingerprint_changes_with_any_value() -> None:
     one = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
     same = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])

@@ -14,6 +14,9 @@ from isoembed.core import InputError, fingerprint
 
 Floats = NDArray[np.float64]
 
+#: runs whose ln D and ln C differ by less than this are of one recipe: a batch of another seed has other lengths
+SAME_RUN = 1e-3
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -101,15 +104,24 @@ class Points:
         return len(np.unique(np.array([[f"{value:.10g}" for value in self.column(name)] for name in names]).T, axis=0))
 
     def seed_sd(self) -> float | None:
-        """Standard deviation of ln loss between runs that differ in nothing but their seed; None without repeats."""
-        setting = np.stack([self.params, self.tokens, self.flop, self.fraction])
-        _, group_R, count_G = np.unique(setting, axis=1, return_inverse=True, return_counts=True)
+        """Standard deviation of ln loss between runs that differ in nothing but their seed; None without repeats.
+
+        Their tokens, and so their FLOP, differ by less than a batch: seeds draw pairs of other lengths.
+        """
+        if len(self) < 2:
+            return None
+        setting = np.stack([np.log(self.flop), np.log(self.tokens), self.fraction, np.log(self.params)])
+        order = np.lexsort(setting)
+        apart = np.abs(np.diff(setting[:, order], axis=1)) > [[SAME_RUN], [SAME_RUN], [0.0], [0.0]]
+        group_R = np.empty(len(self), np.int64)
+        group_R[order] = np.concatenate([[0], np.cumsum(apart.any(axis=0))])
+        count_G = np.bincount(group_R)
         free = len(self) - len(count_G)
         if not free:
             return None
         log_R = np.log(self.loss)
-        mean_G = np.bincount(group_R.ravel(), log_R) / count_G
-        return float(np.sqrt(np.sum((log_R - mean_G[group_R.ravel()]) ** 2) / free))
+        mean_G = np.bincount(group_R, log_R) / count_G
+        return float(np.sqrt(np.sum((log_R - mean_G[group_R]) ** 2) / free))
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

@@ -210,19 +210,26 @@ class Evidence:
     def by_budget(
         self, keep: Callable[[Cell], bool] = lambda _: True, *, sizes: int = 1
     ) -> list[tuple[float, list[Cell]]]:
-        """Cells split into budgets, ascending; budgets with fewer than so many `sizes` are left out."""
-        cells = [cell for cell in self.cells if keep(cell)]
-        if not cells:
+        """Cells split into budgets, ascending, each by the mean FLOP of all that the ledger has there, so that figures
+        agree; budgets with fewer than so many `sizes` are left out."""
+        found = []
+        for flop, cells in self._budgets:
+            mine = [cell for cell in cells if keep(cell)]
+            if mine and len({cell.model.name for cell in mine}) >= sizes:
+                found.append((flop, mine))
+        return found
+
+    @cached_property
+    def _budgets(self) -> list[tuple[float, list[Cell]]]:
+        if not self.cells:
             return []
         points = Points.of(
-            [cell.model.params for cell in cells],
-            [cell.record.tokens for cell in cells],
-            [cell.loss for cell in cells],
-            flop=[cell.flop for cell in cells],
+            [cell.model.params for cell in self.cells],
+            [cell.record.tokens for cell in self.cells],
+            [cell.loss for cell in self.cells],
+            flop=[cell.flop for cell in self.cells],
         )
-        found = []
-        for of_budget in budgets(points):
-            mine = [cells[row] for row in of_budget.run]
-            if len({cell.model.name for cell in mine}) >= sizes:
-                found.append((float(np.exp(np.mean(np.log(of_budget.flop)))), mine))
-        return found
+        return [
+            (float(np.exp(np.mean(np.log(of_budget.flop)))), [self.cells[row] for row in of_budget.run])
+            for of_budget in budgets(points)
+        ]
