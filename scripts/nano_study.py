@@ -145,7 +145,9 @@ def again(ledger: Path, method: str, rates: list[float]) -> None:
         if cell.stage.startswith("budget") and cell.recipe.method.name == method and cell.recipe.seed == 0
         for rate in rates
     ]
-    print(f"{folder.add_cells(cells)} new cells, {sum(cell.recipe.flop for cell in cells):.3g} FLOP")
+    known = {cell.key for cell in folder.cells()}
+    new = [cell for cell in cells if cell.key not in known]
+    print(f"{folder.add_cells(new)} new cells, {sum(cell.recipe.flop for cell in new):.3g} FLOP")
 
 
 def claim(ledger: Path, out: Path) -> None:
@@ -192,11 +194,12 @@ def main() -> None:
         "claim": ("ledger", "out"),
         "again": ("ledger",),
     }.items():
-        one = whats.add_parser(what)
+        parser_of = whats.add_parser(what)
         for place in places:
-            one.add_argument(place, type=Path)
-    one.add_argument("method")
-    one.add_argument("rates", type=float, nargs="+")
+            parser_of.add_argument(place, type=Path)
+        if what == "again":
+            parser_of.add_argument("method")
+            parser_of.add_argument("rates", type=float, nargs="+")
     given = vars(parser.parse_args())
     todo: dict[str, Callable[..., None]] = {
         "plan": plan,

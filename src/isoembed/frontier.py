@@ -5,7 +5,7 @@ arm gets the tokens that it pays for, and each bootstrap draw of its law a loss.
 independent fits; arms of one law share theirs, so that what the law does not know cancels where it should.  Where runs
 allow other forms of law (`LawFile.forms`), each has an equal share of the draws.
 
-Shapes: B draws (row 0 of a loss: the fits themselves), K arms, F budgets.
+Shapes: B draws (row 0 of a loss: the fits themselves), b those of one form, K arms, F budgets, P parameters.
 """
 
 from __future__ import annotations
@@ -304,17 +304,17 @@ def _aligned_draws(laws: LawSet) -> tuple[list[list[_FormDraws]], list[Floats]]:
         chance = np.random.default_rng(index)
         if len(laws.laws) > 1:
             order = np.concatenate([chance.permutation(draws) for _ in range(-(-most // draws))])[:most]
-        theirs = [(law.law, boot.theta_BP), *((form.law, np.array(form.draws.values)) for form in law.forms)]
-        which_B = np.arange(most) % len(theirs)
-        if len(theirs) > 1:
-            which_B = chance.permutation(which_B)
+        drawn = [(law.law, boot.theta_BP), *((form.law, np.array(form.draws.values)) for form in law.forms)]
+        form_B = np.arange(most) % len(drawn)
+        if len(drawn) > 1:
+            form_B = chance.permutation(form_B)
         shares = []
-        for form, (name, theta_BP) in enumerate(theirs):
-            mine = np.flatnonzero(which_B == form)
-            drawn_bP = theta_BP[order[mine] % len(theta_BP)]
-            if form == 0:
-                mine, drawn_bP = np.append(-1, mine), np.vstack([boot.law.vector(boot.fit.params), drawn_bP])
-            shares.append(_FormDraws(name, mine + 1, drawn_bP))
+        for number, (name, theta_BP) in enumerate(drawn):
+            draws_b = np.flatnonzero(form_B == number)
+            theta_bP = theta_BP[order[draws_b] % len(theta_BP)]
+            if number == 0:  # row 0: the fit
+                draws_b, theta_bP = np.append(-1, draws_b), np.vstack([boot.law.vector(boot.fit.params), theta_bP])
+            shares.append(_FormDraws(name, draws_b + 1, theta_bP))
         worth_B = law.repetition.fit_and_draws() if law.repetition else np.full(1 + draws, REPEAT_WORTH)
         forms.append(shares)
         worth.append(np.concatenate([worth_B[:1], worth_B[1:][order]]))

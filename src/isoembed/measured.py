@@ -156,10 +156,12 @@ def _seen(laws: LawSet, request: Request) -> list[tuple[LawFile, Elsewhere | Non
 
 
 def _holding(laws: LawSet, request: Request, differs: Collection[str]) -> list[LawFile]:
-    """The laws that were seen to hold at the request's batch and context, where it differs in these alone."""
+    """The laws that were seen to hold at the request's batch and context, where it differs in these alone; without
+    their other forms, which were not checked there."""
     if not set(differs) <= {"batch_pairs", "context_tokens"}:
         return []
-    return [law for law, at in _seen(laws, request) if at is not None and at.verdict == "holds"]
+    holding = [law for law, at in _seen(laws, request) if at is not None and at.verdict == "holds"]
+    return [law.model_copy(update={"forms": ()}) for law in holding]
 
 
 def _mismatches(laws: LawSet, request: Request) -> dict[str, str]:

@@ -56,6 +56,13 @@ def test_seeds_draw_pairs_of_other_lengths() -> None:
     assert points[np.array([0])].seed_sd() is None
 
 
+def test_checkpoints_of_one_run_are_no_seeds() -> None:
+    steps = np.arange(1000.0, 4000.0, 2.0)
+    loss = 3 - steps / 4000
+    runs = Points.of(np.full(len(steps), 1e5), steps, loss, run=["a"] * len(steps))
+    assert runs.seed_sd() is None
+
+
 def test_fingerprint_changes_with_any_value() -> None:
     one = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
     same = Points.of([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])

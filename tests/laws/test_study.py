@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from pydantic import ValidationError
 
 from isoembed.core import InputError
 from isoembed.laws import COMPARED, Points, law_named
+from isoembed.laws.base import Law
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.settings import Group
-from isoembed.laws.study import study, study_source
+from isoembed.laws.study import _ranked, _Tested, study, study_source
 from isoembed.laws.tables import read_groups
+from isoembed.laws.validate import Holdout
 from isoembed.records import Ledger
 from tests.laws.ledgers import runs
 from tests.laws.planted import TRUTH, planted
@@ -57,6 +60,39 @@ def test_forms_that_the_hold_outs_do_not_tell_apart_are_kept_with_draws_of_their
     damaged["forms"][0]["law"] = "multiplicative"
     with pytest.raises(ValidationError, match="holds the parameters of the multiplicative law"):
         LawFile.model_validate(damaged)
+
+
+def test_the_law_of_least_error_is_kept_though_called_biased() -> None:
+    """It gives way to one that is not, of those not told from it, and is the first form beside that one."""
+
+    def tested(law: Law, error: float, *, biased: bool = False) -> _Tested:
+        verdict: Literal["good", "biased"] = "biased" if biased else "good"
+        held = Holdout(by="largest-size", law=law.name, verdict=verdict, n_fitted=9, n_held=3, held_error=error)
+        return _Tested(law, [held])
+
+    given = [
+        tested(MULTIPLICATIVE, 0.014),
+        tested(HOFFMANN, 0.010, biased=True),
+        tested(TIED, 0.012),
+        tested(EMBEDDING, 0.02),
+    ]
+    alike, others = _ranked(given)
+    assert [each.law.name for each in alike] == ["tied", "hoffmann", "multiplicative"]
+    assert [each.law.name for each in others] == ["embedding"]
+
+
+def test_a_form_that_reads_no_share_is_none_where_shares_differ() -> None:
+    """It would forecast hyperparameters that nobody tried as if they were all alike."""
+    one = grid(HOFFMANN, TRUTH["hoffmann"], 0.01, seed=2)
+    shares = np.resize([0.1, 0.2, 0.4], len(one))
+    several = Points.of(one.params, one.tokens, one.loss, flop=one.flop, fraction=shares)
+    counts = [
+        len(study([HOFFMANN, TIED, EMBEDDING], group(points), source="x", draws=40).forms) for points in (one, several)
+    ]
+    found = study([EMBEDDING, HOFFMANN], group(several), source="x", draws=40)
+    assert len(found.rivals) == 2
+    assert found.forms == ()
+    assert counts[0] > counts[1]
 
 
 def test_a_wide_doubt_does_not_make_a_better_law() -> None:

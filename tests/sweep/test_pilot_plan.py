@@ -117,7 +117,10 @@ def test_an_allowance_for_too_few_runs_is_refused() -> None:
 def test_a_request_for_a_pilot_has_an_allowance() -> None:
     """A damaged `sweep.json` is refused when it is read."""
     asked = pilot().model_dump()
-    for change, match in (({"allowance_flop": None}, "needs an allowance"), ({"target_flop": -1.0}, "greater than 0")):
+    for change, match in (
+        ({"allowance_flop": None}, "for 2e\\+13 FLOP needs an allowance"),
+        ({"target_flop": -1.0}, "greater than 0"),
+    ):
         with pytest.raises(ValidationError, match=match):
             SweepRequest.model_validate({**asked, **change})
 

@@ -45,7 +45,7 @@ STORE_VERSION = 4
 #: pairs tokenised at a time
 BATCH_PAIRS = 1024
 #: rows of one record batch of each file.  Few batches: opening one maps the pages around its head
-PAIRS_ROWS, NUMBERS_ROWS = 8 * 1024, 64 * 1024
+PAIRS_ROWS, NUMBERS_ROWS = 2 * 1024, 64 * 1024
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Item = TypeVar("Item")
@@ -87,7 +87,7 @@ class TokenStore:
         """The store of `source` under `folder`, its texts behind `prompts`; made only where there is none of the same
         content.
 
-        Memory stays flat: a few thousand pairs are held at a time, tokenised on all cores, a batch ahead of the one
+        Memory stays flat: some thousands of pairs are held at a time, tokenised on all cores, a batch ahead of the one
         that is written.  A store appears whole or not at all; a killed build leaves a folder `.partial-...` that nobody
         reads.
         """
@@ -251,7 +251,8 @@ class _Rows:
         while sum(map(len, self._held)) >= self._size:
             whole = pa.concat_batches(self._held)
             self._writer.write_batch(whole.slice(0, self._size))
-            self._held = [whole.slice(self._size)]
+            # an empty slice would keep all of it in memory
+            self._held = [whole.slice(self._size)] if len(whole) > self._size else []
 
     def end(self) -> None:
         """Write the rest."""

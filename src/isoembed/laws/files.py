@@ -47,7 +47,8 @@ class Draws(Frozen):
 
 
 class Form(Frozen):
-    """Another law that the same runs allow, with its doubt: nothing that was held out tells it from the first."""
+    """Another law that the same runs allow, with its doubt: its held-out error does not tell it from the first one
+    (`isoembed.laws.study.ALIKE`)."""
 
     law: str
     fit: Fit
@@ -92,7 +93,7 @@ class LawFile(Frozen):
     seed_sd: float | None = Field(
         None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
     )
-    rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with and preferred to")
+    rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with")
     forms: tuple[Form, ...] = Field(
         (), description="rivals that forecast what was held out about as well: a recommendation draws from them too"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,8 +15,8 @@ from isoembed.core import InputError, fingerprint
 
 Floats = NDArray[np.float64]
 
-#: runs whose ln D and ln C differ by less than this are of one recipe: a batch of another seed has other lengths
-SAME_RUN = 1e-3
+#: seeds draw pairs of other lengths: runs of one recipe end up to half a batch apart in D and C, of 100 steps or more
+SAME_RECIPE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -106,22 +107,22 @@ class Points:
     def seed_sd(self) -> float | None:
         """Standard deviation of ln loss between runs that differ in nothing but their seed; None without repeats.
 
-        Their tokens, and so their FLOP, differ by less than a batch: seeds draw pairs of other lengths.
+        Runs of one N and one S whose D and C are within `SAME_RECIPE` count as such; of one run's rows the first.
         """
-        if len(self) < 2:
-            return None
+        log_loss: list[list[float]] = []
+        first, runs = np.full(4, np.inf), set[int]()
         setting = np.stack([np.log(self.flop), np.log(self.tokens), self.fraction, np.log(self.params)])
-        order = np.lexsort(setting)
-        apart = np.abs(np.diff(setting[:, order], axis=1)) > [[SAME_RUN], [SAME_RUN], [0.0], [0.0]]
-        group_R = np.empty(len(self), np.int64)
-        group_R[order] = np.concatenate([[0], np.cumsum(apart.any(axis=0))])
-        count_G = np.bincount(group_R)
-        free = len(self) - len(count_G)
+        for row in np.lexsort(setting):
+            if (np.abs(setting[:, row] - first) > [SAME_RECIPE, SAME_RECIPE, 0.0, 0.0]).any():
+                first, runs = setting[:, row], set()
+                log_loss.append([])
+            if int(self.run[row]) not in runs:
+                runs.add(int(self.run[row]))
+                log_loss[-1].append(math.log(self.loss[row]))
+        free = sum(len(repeats) - 1 for repeats in log_loss)
         if not free:
             return None
-        log_R = np.log(self.loss)
-        mean_G = np.bincount(group_R, log_R) / count_G
-        return float(np.sqrt(np.sum((log_R - mean_G[group_R]) ** 2) / free))
+        return math.sqrt(sum(len(repeats) * float(np.var(repeats)) for repeats in log_loss) / free)
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

@@ -82,11 +82,11 @@ def study(
     delta: float | None = None,
     by: Sequence[By] = HOLDOUTS["largest"],
 ) -> LawFile:
-    """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them.
+    """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
 
-    Laws are ranked by the root mean square of their held-out errors, never by the objective.  Those that the hold-outs
-    do not tell from the best one (`ALIKE`) stand beside it: one with an unbiased forecast is preferred to the others,
-    which are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
+    Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
+    least error, or where its forecast is biased the first that is not, of those within `ALIKE` of it; the others of
+    these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
     draws: of the bootstrap; 0 for none.
     Raises InputError where no law can be fitted.
     """
@@ -168,22 +168,27 @@ def _ranked(tested: Sequence[_Tested]) -> tuple[list[_Tested], list[_Tested]]:
     allowed = ALIKE * max(best.error, scatter)
     alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
     others = [each for each in order if each not in alike]
-    return sorted(alike, key=lambda each: each.biased), others
+    first = min(alike, key=lambda each: each.biased)  # of equals the first: the least error
+    return [first, *(each for each in alike if each is not first)], others
 
 
 def _forms(
     best: Law, alike: Sequence[_Tested], points: Points, found: Bootstrap, delta: float | None
 ) -> tuple[Form, ...]:
-    """The laws that are not told from the best one, bootstrapped as it was; those of other columns are left out."""
+    """The laws that are not told from the best one, bootstrapped as it was; not those of other columns, nor those that
+    would not tell shares apart that it tells apart."""
     forms: list[Form] = []
+    shares = points.distinct("fraction") > 1
     for each in alike:
-        if not each.errors or each.law.varies != best.varies or len(forms) == MOST_FORMS:
+        blind = each.law.varies != best.varies or (shares and each.law.also_reads != best.also_reads)
+        if blind or not each.errors or len(forms) == MOST_FORMS:
             continue
         try:
             drawn = bootstrap(each.law, points, draws=len(found.theta_BP), delta=delta)
         except InputError:
             continue  # some resamples allow no fit of so many parameters
-        forms.append(Form.of(drawn, each.error))
+        if drawn.fit.status not in ("stuck", "too-few-points"):
+            forms.append(Form.of(drawn, each.error))
     return tuple(forms)
 
 

@@ -60,6 +60,9 @@ def law_text(law: LawFile) -> RenderableType:
     if law.outlier_rows:
         shown = ", ".join(map(str, law.outlier_rows[:12])) + (" ..." if len(law.outlier_rows) > 12 else "")
         rows.append(("outliers", f"rows {shown} lie beyond five times the noise; none was dropped"))
+    for form in law.forms:
+        told = f"held-out error {form.held_error:.2%}, {form.fit.status}"
+        rows.append(("form", f"{form.law} is not told from it ({told}): recommendations draw from both"))
     rows += [("note", note) for note in law.notes]
     return Group(pairs_table(rows), Text(""), _parameters(law), *([Text(""), _holdouts(law)] if law.holdout else []))
 

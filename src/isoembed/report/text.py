@@ -11,7 +11,7 @@ from rich.text import Text
 
 from isoembed.budget import FALLBACK_UTILISATION, device_named
 from isoembed.estimates import training_memory_bytes, training_seconds
-from isoembed.methods.adapters import Adapters
+from isoembed.methods import LoRA, LoRATop, RsLoRA
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -144,8 +144,9 @@ def _executed(record: RunRecord) -> str:
 
 
 def _beside(recipe: Recipe) -> str:
-    """What a first pass executes beside C: on a CPU, adapters of narrow layers run merged into them."""
-    return "padding and merged adapters" if isinstance(recipe.method, Adapters) else "padding"
+    """What a first pass executes beside C: adapters of narrow layers may run merged into them."""
+    merge = isinstance(recipe.method, LoRA | RsLoRA | LoRATop)
+    return "padding and, on a CPU, merged adapters" if merge else "padding"
 
 
 def spent_text(record: RunRecord) -> RenderableType:

@@ -144,10 +144,10 @@ def eligible(cells: Sequence[PilotCell], target: Target, law: Law) -> list[Pilot
 def methods_paid_for(
     methods: Sequence[str], cells: Sequence[PilotCell], allowance_flop: float, law: Law = HOFFMANN
 ) -> tuple[list[str], dict[str, float]]:
-    """The first of `methods` whose starts the allowance pays for together, and what the start of each costs at least.
+    """Of `methods`, in this order, those whose starts the allowance still pays for; and what each start costs at least.
 
-    A start is the cheapest runs that the method's law needs; it may cost `START_MOST` of the allowance.  The first
-    method enters whatever it costs: without it there is no pilot.
+    A start is the cheapest runs that the method's law needs, infinitely dear where there are not as many; all together
+    may cost `START_MOST` of the allowance.  The first method enters whatever it costs: without it there is no pilot.
     """
     least = least_runs(law)
     cost: dict[str, float] = {}
@@ -155,7 +155,8 @@ def methods_paid_for(
     for method in methods:
         flop = sorted(cell.flop for cell in cells if cell.method == method)[:least]
         cost[method] = math.fsum(flop) if len(flop) == least else math.inf
-        if not kept or math.fsum(cost[each] for each in (*kept, method)) <= START_MOST * allowance_flop:
+        spent = math.fsum(cost[each] for each in kept if math.isfinite(cost[each]))
+        if not kept or spent + cost[method] <= START_MOST * allowance_flop:
             kept.append(method)
     return kept, cost
 

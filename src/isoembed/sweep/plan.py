@@ -91,7 +91,7 @@ class SweepRequest(Frozen):
     @model_validator(mode="after")
     def _pilot_has_an_allowance(self) -> Self:
         if self.target_flop is not None and self.allowance_flop is None:
-            raise ValueError("a pilot needs an allowance in FLOP")
+            raise ValueError(f"a pilot for {self.target_flop:.3g} FLOP needs an allowance: name `allowance_flop`")
         return self
 
 

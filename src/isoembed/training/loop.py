@@ -251,10 +251,10 @@ class _Loop:
             )
         self.optimizer.step()
         seconds = time.perf_counter() - started
-        run_as = as_run(recipe.cost, self.crew.encoders[0]) if self.memory.merged else recipe.cost
-        once = executed_flop(run_as, processed_tokens=cost.processed_tokens)
+        executed_cost = as_run(recipe.cost, self.crew.encoders[0]) if self.memory.merged else recipe.cost
+        once = executed_flop(executed_cost, processed_tokens=cost.processed_tokens)
         executed = executed_flop(
-            run_as,
+            executed_cost,
             processed_tokens=cost.processed_tokens,
             recomputed_tokens=cost.recomputed_tokens,
             resumed_tokens=cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0),

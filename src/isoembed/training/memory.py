@@ -10,7 +10,8 @@ The peak is the process's resident size on a CPU, the tensors allocated on a GPU
          + one more gradient of the largest trained parameter, before it is added to the sum
 
 with a graph's bytes a token measured by autograd.  A crew of m has m chunks at work, and m - 1 more gradients of
-everything trained.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
+everything trained.  Merged adapters (`isoembed.training.merged`) add their dense weights once and a gradient of these a
+member.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def plan_memory(
     smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
         raise InputError(
-            f"`--memory` must hold the process with its model ({_mib(there)}), gradients, moments and embeddings "
+            f"`--memory` must hold the process with its model ({_mib(there)}), gradients, moments, embeddings "
             f"({_mib(fixed)}) and the work on one text or a checkpoint ({_mib(smallest)}); got {_mib(peak)}. "
             f"Raise it to {_mib(there + fixed + smallest)} or more, or take a smaller model or another method."
         )

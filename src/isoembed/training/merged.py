@@ -22,7 +22,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.flops import Cost
 
 #: FLOP for which the memory traffic of an adapter stands, a token and each input or output of its layer; from
-#: `benchmarks/chunk_speed.py`: 60 to 350 at widths 48 to 512 and ranks 8 to 32
+#: `benchmarks/chunk_speed.py`: 60 to 350 at widths 48 to 512 and ranks 8 to 32; batches of 600 tokens or more
 TRAFFIC = 300
 
 
@@ -37,16 +37,16 @@ def adapters_merged(encoders: Sequence[Encoder]) -> Iterator[list[torch.Tensor]]
     layers = [merged_layers(encoder) for encoder in encoders]
     weights = [layer.base_layer.weight + layer.get_delta_weight(_adapter(layer)) for layer in layers[0]]
     leaves = [[weight.detach().requires_grad_() for weight in weights] for _ in encoders]
-    for twins, own in zip(layers, leaves, strict=True):
-        for layer, leaf in zip(twins, own, strict=True):
+    for its_layers, its_leaves in zip(layers, leaves, strict=True):
+        for layer, leaf in zip(its_layers, its_leaves, strict=True):
             layer.forward = partial(_dense, leaf, layer.base_layer)
     try:
         yield leaves[0]
     finally:
-        for layer in (layer for twins in layers for layer in twins):
+        for layer in (layer for its_layers in layers for layer in its_layers):
             del layer.forward
-    for weight, *twins in zip(weights, *leaves, strict=True):
-        gradients = [leaf.grad for leaf in twins if leaf.grad is not None]
+    for weight, *its_leaves in zip(weights, *leaves, strict=True):
+        gradients = [leaf.grad for leaf in its_leaves if leaf.grad is not None]
         if gradients:
             weight.backward(torch.stack(gradients).sum(dim=0) if len(gradients) > 1 else gradients[0])
 
@@ -58,7 +58,10 @@ def merged_layers(encoder: Encoder) -> list[Any]:
 
 
 def as_run(cost: Cost, encoder: Encoder) -> Cost:
-    """`cost` with its merged layers counted as they run: dense, without their adapters."""
+    """`cost` with its merged layers counted as they run: dense, without their adapters.
+
+    Left out: making M and the factors' gradients, once a batch, which is rank / tokens of the batch.
+    """
     layers = merged_layers(encoder)
     adapters = sum(_adapter_params(layer) for layer in layers)
     dense = sum(_dense_params(layer) for layer in layers)
