@@ -48,7 +48,7 @@ class Draws(Frozen):
 
 class Form(Frozen):
     """Another law that the same runs allow, with its doubt: its held-out error does not tell it from the first one
-    (`isoembed.laws.study.ALIKE`)."""
+    (`isoembed.laws.study.SAME_ERROR`)."""
 
     law: str
     fit: Fit

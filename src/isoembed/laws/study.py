@@ -33,7 +33,7 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
 
 
 #: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
-ALIKE = 1.5
+SAME_ERROR = 1.5
 #: laws kept beside the best one
 MOST_FORMS = 2
 
@@ -85,7 +85,7 @@ def study(
     """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
 
     Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
-    least error, or where its forecast is biased the first that is not, of those within `ALIKE` of it; the others of
+    least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others of
     these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
     draws: of the bootstrap; 0 for none.
     Raises InputError where no law can be fitted.
@@ -165,7 +165,7 @@ def _ranked(tested: Sequence[_Tested]) -> tuple[list[_Tested], list[_Tested]]:
     order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
     best = order[0]
     scatter = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
-    allowed = ALIKE * max(best.error, scatter)
+    allowed = SAME_ERROR * max(best.error, scatter)
     alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
     others = [each for each in order if each not in alike]
     first = min(alike, key=lambda each: each.biased)  # of equals the first: the least error
