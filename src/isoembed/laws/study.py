@@ -85,8 +85,8 @@ def study(
     """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
 
     Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
-    least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others of
-    these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
+    least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others
+    of these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
     draws: of the bootstrap; 0 for none.
     Raises InputError where no law can be fitted.
     """
