@@ -2,8 +2,8 @@
 planted laws on the nano sizes, runs at seven budgets with 1 % noise; asked inside the fitted range and at ten times its
 top.
 
-    python benchmarks/recommend_calibration.py                   about four minutes on one idle core
-    python benchmarks/recommend_calibration.py --forms           laws of a form unknown to the fit: half an hour
+    python benchmarks/recommend_calibration.py                   about a minute and a half on one idle core
+    python benchmarks/recommend_calibration.py --forms           laws of a form unknown to the fit: ten minutes
     python benchmarks/recommend_calibration.py --quick           a tenth of the worlds, printed, nothing written
 
 The first plants Hoffmann's law and fits it, in 200 worlds.  `--forms` plants in each of 100 worlds one of three forms,

@@ -186,29 +186,24 @@ def claim(ledger: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    whats = parser.add_subparsers(dest="what", required=True)
-    for what, places in {
-        "plan": ("pairs", "tasks", "ledger"),
-        "restore": ("pairs", "tasks", "ledger"),
-        "export": ("ledger",),
-        "claim": ("ledger", "out"),
-        "again": ("ledger",),
-    }.items():
-        parser_of = whats.add_parser(what)
-        for place in places:
-            parser_of.add_argument(place, type=Path)
-        if what == "again":
-            parser_of.add_argument("method")
-            parser_of.add_argument("rates", type=float, nargs="+")
-    given = vars(parser.parse_args())
-    todo: dict[str, Callable[..., None]] = {
-        "plan": plan,
-        "restore": restore,
-        "export": export,
-        "claim": claim,
-        "again": again,
+    commands = parser.add_subparsers(required=True)
+    places: dict[Callable[..., None], tuple[str, ...]] = {
+        plan: ("pairs", "tasks", "ledger"),
+        restore: ("pairs", "tasks", "ledger"),
+        export: ("ledger",),
+        claim: ("ledger", "out"),
+        again: ("ledger",),
     }
-    todo[given.pop("what")](**given)
+    for what, names in places.items():
+        command = commands.add_parser(what.__name__)
+        command.set_defaults(what=what)
+        for name in names:
+            command.add_argument(name, type=Path)
+        if what is again:
+            command.add_argument("method")
+            command.add_argument("rates", type=float, nargs="+")
+    given = vars(parser.parse_args())
+    given.pop("what")(**given)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def _numbers_schema() -> pa.Schema:
     )
 
 
-class _Rows:
+class _RowWriter:
     """What is on its way into an Arrow file; see `_arrow_file`."""
 
     def __init__(self, writer: pa.RecordBatchFileWriter, schema: pa.Schema, size: int) -> None:
@@ -261,10 +261,10 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def _arrow_file(file: Path, schema: pa.Schema, size: int) -> Iterator[_Rows]:
+def _arrow_file(file: Path, schema: pa.Schema, size: int) -> Iterator[_RowWriter]:
     """Write `file` in batches of `size` rows each, the last one apart: readers find a row by its number."""
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        rows = _Rows(writer, schema, size)
+        rows = _RowWriter(writer, schema, size)
         yield rows
         rows.end()
 

@@ -47,8 +47,8 @@ class Memory:
     `members` chunks at work at once; the process on a CPU is to stay below `limit_bytes`.
 
     The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
-    a token; nothing in these blocks or before them may require a gradient.  `merged`: low-rank adapters may run as the
-    dense weights they amount to.
+    a token; nothing in these blocks or before them may require a gradient.  `merged`: there are low-rank adapters that
+    run as the dense weights they amount to.
     """
 
     chunk_tokens: int

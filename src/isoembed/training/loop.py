@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.evaluation.heldout import heldout_loss
-from isoembed.flops import all_in_flop, executed_flop
+from isoembed.flops import Cost, all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
@@ -184,6 +185,11 @@ class _Loop:
     watchers: Sequence[Watcher]
     bf16: bool
 
+    @cached_property
+    def executed_cost(self) -> Cost:
+        """The recipe's cost as this machine runs it."""
+        return as_run(self.recipe.cost, self.crew.encoders[0]) if self.memory.merged else self.recipe.cost
+
     def until_spent(self, state: LoopState, stop: list[int]) -> LoopState:
         """Step until the next step would end further from `train_tokens` than the last one did."""
         recipe, saved = self.recipe, time.monotonic()
@@ -251,10 +257,9 @@ class _Loop:
             )
         self.optimizer.step()
         seconds = time.perf_counter() - started
-        executed_cost = as_run(recipe.cost, self.crew.encoders[0]) if self.memory.merged else recipe.cost
-        once = executed_flop(executed_cost, processed_tokens=cost.processed_tokens)
+        once = executed_flop(self.executed_cost, processed_tokens=cost.processed_tokens)
         executed = executed_flop(
-            executed_cost,
+            self.executed_cost,
             processed_tokens=cost.processed_tokens,
             recomputed_tokens=cost.recomputed_tokens,
             resumed_tokens=cost.resumed_tokens + (cost.processed_tokens if self.execution.checkpointing else 0),

@@ -124,8 +124,8 @@ def plan_memory(
     encoder.train()
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
         footprint = measure_footprint(encoder, context_tokens, bf16=bf16, merged=merged)
-    there, free = _there_and_free(device)
     dense = merged_bytes(encoder) if merged else 0.0  # of merged weights, and as much of their gradients
+    there, free = _there_and_free(device)
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives, prefixes)
     fixed += 2 * dense
     peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
@@ -144,7 +144,7 @@ def plan_memory(
         threads=1 if footprint.draws else threads,
         member_bytes=gradient_bytes(encoder) + dense,
     )
-    return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None, merged=merged)
+    return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None, merged=dense > 0)
 
 
 def fill(
