@@ -441,8 +441,8 @@ def fit(
     law: Annotated[
         str,
         typer.Option(
-            help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified; several (a,b) or best are "
-            "compared on what is held out"
+            help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified, interaction; hoffmann-odds, "
+            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on what is held out"
         ),
     ] = "hoffmann",
     params_col: Annotated[str | None, typer.Option(help="column of N; in a ledger params or total_params")] = None,
@@ -453,6 +453,9 @@ def fit(
     run_col: Annotated[str | None, typer.Option(help="column of the run that a row belongs to")] = None,
     weight_col: Annotated[str | None, typer.Option(help="column of weights")] = None,
     method_col: Annotated[str | None, typer.Option(help="column of the method: one law each")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=2, help="texts among which a table's loss finds the right one: for odds laws")
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="refits to resampled runs; 0: no intervals")] = 1000,
     holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest",
@@ -475,6 +478,7 @@ def fit(
         COMPARED if law == "best" else [law_named(name) for name in law.split(",")],
         names={column: name for column, name in columns.items() if name is not None},
         method_column=method_col,
+        candidates=candidates,
         target="training" if target == "training" else "heldout",
         draws=bootstrap,
         delta=delta,

@@ -24,6 +24,29 @@ TRUTH: dict[str, dict[str, float]] = {
     "multiplicative": {"E": 0.3, "A": 600.0, "alpha": 0.12, "beta": 0.25},
     "frantar": {"E": 0.5, "a_s": 8.0, "c_s": 20.0, "B": 400.0, "alpha": 0.3, "beta": 0.4, "b_s": 0.7},
     "rectified": {"E": 0.5, "B": 900.0, "D_l": 300.0, "beta": 0.4},
+    "interaction": {"E": 0.5, "A": 30.0, "B": 2000.0, "a": 0.3, "b": 0.4, "g": 0.1, "s": 0.2, "t": 0.1},
+    "hoffmann-odds": {"E": 0.001, "A": 30.0, "B": 500.0, "alpha": 0.5, "beta": 0.5, "K": 1024.0},
+    "frantar-odds": {
+        "E": 0.001,
+        "a_s": 8.0,
+        "c_s": 20.0,
+        "B": 500.0,
+        "alpha": 0.5,
+        "beta": 0.5,
+        "b_s": 0.7,
+        "K": 1024.0,
+    },
+    "interaction-odds": {
+        "E": 0.001,
+        "A": 30.0,
+        "B": 2000.0,
+        "a": 0.5,
+        "b": 0.5,
+        "g": 0.1,
+        "s": 0.2,
+        "t": 0.1,
+        "K": 1024.0,
+    },
 }
 
 
@@ -41,4 +64,5 @@ def planted(
 
 def table(law: Law, truth: dict[str, float], params: Floats, tokens: Floats, fraction: Floats, error: Floats) -> Points:
     exact = Points.of(params, tokens, np.ones(len(params)), fraction=fraction)
-    return Points.of(params, tokens, law.predict(truth, exact) * np.exp(error), fraction=fraction)
+    loss = law.predict(truth, exact) * np.exp(error)
+    return Points.of(params, tokens, loss, fraction=fraction, candidates=1024)

@@ -17,7 +17,10 @@ each_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 def working_theta(law: Law) -> np.ndarray:
     """A point inside the bounds, of order one."""
     chance = np.random.default_rng(1)
-    return np.clip(chance.uniform(0.3, 1.2, (3, len(law.parameters))), 0.05, 3.0)
+    theta = np.clip(chance.uniform(0.3, 1.2, (3, len(law.parameters))), 0.05, 3.0)
+    if "K" in law.names:
+        theta[:, law.names.index("K")] = 1024.0
+    return theta
 
 
 @each_law
@@ -41,14 +44,14 @@ def test_linear_parameters_multiply_features_that_depend_on_no_linear_parameter(
     linear = [index for index, parameter in enumerate(law.parameters) if parameter.linear]
     other[:, linear] *= 3.0
     np.testing.assert_array_equal(
-        law.loss_and_gradient(theta, rows)[1][:, linear], law.loss_and_gradient(other, rows)[1][:, linear]
+        law.level(theta, rows, points.loss)[1][:, linear], law.level(other, rows, points.loss)[1][:, linear]
     )
 
 
 @each_law
 def test_physical_parameters_predict_what_working_ones_do(law: Law) -> None:
     points = planted(law.name, rows=9)
-    units = Units.of(points)
+    units = Units.of(points, loss=not law.own_units)
     theta = working_theta(law)
     working, _ = law.loss_and_gradient(theta, units.centre(points.rows))
     physical, _ = law.loss_and_gradient(law.physical(theta, units), points.rows)
@@ -90,14 +93,14 @@ def test_a_column_that_does_not_vary_is_an_error_naming_it(law: Law) -> None:
     columns = {name: np.array(points.column(name)) for name in ("params", "tokens", "loss", "flop", "fraction")}
     columns[law.varies[0]][:] = 1e8
     with pytest.raises(InputError, match=f"differ in `{law.varies[0]}`"):
-        law.check(Points.of(**columns))
+        law.check(Points.of(**columns, candidates=1024))
 
 
 @each_law
 def test_equal_losses_are_an_error(law: Law) -> None:
     points = planted(law.name, rows=20)
     with pytest.raises(InputError, match="`loss` must differ"):
-        law.check(Points.of(points.params, points.tokens, np.full(20, 2.0)))
+        law.check(Points.of(points.params, points.tokens, np.full(20, 2.0), candidates=1024))
 
 
 def test_unknown_law_is_an_error_listing_the_known_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ BAD = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(column=st.sampled_from(["params", "tokens", "loss", "flop"]), row=st.integers(0, 4), bad=BAD)
 def test_nan_infinite_zero_and_negative_are_refused_by_row(column: str, row: int, bad: float) -> None:
-    columns = {name: np.arange(1.0, 6.0) for name in ("params", "tokens", "loss", "flop")}
+    columns: dict[str, Any] = {name: np.arange(1.0, 6.0) for name in ("params", "tokens", "loss", "flop")}
     columns[column][row] = bad
     with pytest.raises(InputError, match=rf"`{column}` must be .*row {row + 1} is"):
         Points.of(**columns)

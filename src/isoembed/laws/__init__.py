@@ -5,12 +5,24 @@ from isoembed.laws.base import Law, Parameter
 from isoembed.laws.embedding import EMBEDDING
 from isoembed.laws.frantar import FRANTAR
 from isoembed.laws.hoffmann import HOFFMANN, TIED
+from isoembed.laws.interaction import INTERACTION
 from isoembed.laws.multiplicative import MULTIPLICATIVE
+from isoembed.laws.odds import Odds
 from isoembed.laws.points import Points
 from isoembed.laws.power import POWER
 from isoembed.laws.rectified import RECTIFIED
 
-LAWS: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, POWER, MULTIPLICATIVE, FRANTAR, RECTIFIED)
+LAWS: tuple[Law, ...] = (
+    HOFFMANN,
+    TIED,
+    EMBEDDING,
+    POWER,
+    MULTIPLICATIVE,
+    FRANTAR,
+    RECTIFIED,
+    INTERACTION,
+    *(Odds(form) for form in (HOFFMANN, FRANTAR, INTERACTION)),
+)
 #: laws of N and D that `--law best` lets compete; the others need columns or meanings of their own
 COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE)
 

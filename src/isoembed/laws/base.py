@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoembed.core import InputError
 from isoembed.laws.points import Floats, Points, Rows
@@ -75,13 +75,15 @@ class Units:
 class Law(ABC):
     """A scaling law: its parameters, its loss with an analytic gradient, how it changes units."""
 
-    name: ClassVar[str]
-    about: ClassVar[str]
-    parameters: ClassVar[tuple[Parameter, ...]]
+    name: str
+    about: str
+    parameters: tuple[Parameter, ...]
     #: columns that must differ between rows for the law to mean anything
-    varies: ClassVar[tuple[str, ...]]
+    varies: tuple[str, ...]
     #: columns that the law also reads where the table has them
-    also_reads: ClassVar[tuple[str, ...]] = ()
+    also_reads: tuple[str, ...] = ()
+    #: whether the loss must stay in nats in a fit, for the law is not the same law of a loss in other units
+    own_units: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,6 +97,12 @@ class Law(ABC):
         parameter multiplies.
         """
 
+    def level(self, theta_BP: Floats, rows: Rows, loss_R: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """What the linear parameters add up to (B, R), its derivatives (B, P, R), the observed `loss_R` on that scale
+        (B, R), and the loss's slope by it there (B, R): the loss itself, but for a law behind a link."""
+        loss_BR, gradient_BPR = self.loss_and_gradient(theta_BP, rows)
+        return loss_BR, gradient_BPR, np.broadcast_to(loss_R, loss_BR.shape), np.ones_like(loss_BR)
+
     @abstractmethod
     def physical(self, theta_BP: Floats, units: Units) -> Floats:
         """Parameters in the user's units from those in working units (exact, so that N in millions changes nothing
@@ -107,6 +115,10 @@ class Law(ABC):
     def held(self, points: Points) -> dict[str, float]:
         """Parameters that `points` cannot identify, with the value at which they are held."""
         return {}
+
+    def applies(self, points: Points) -> NDArray[np.bool_]:
+        """Which rows (R,) the law can speak of: all, but where chance bounds the loss."""
+        return np.ones(len(points), dtype=bool)
 
     def check(self, points: Points) -> None:
         """Raise InputError where the law means nothing on `points`."""

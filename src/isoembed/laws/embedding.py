@@ -8,8 +8,6 @@ full fine-tuning (S = 1) reads C + (a_d ln D + b_d) / N^alpha + c_s / D^beta.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns, exponent
@@ -36,11 +34,11 @@ def held_share(points: Points) -> dict[str, float]:
 class Embedding(Law):
     """C + (a_d ln D + b_d) / N^alpha + (a_s (1 - S)^b_s + c_s) / D^beta."""
 
-    name: ClassVar[str] = "embedding"
-    about: ClassVar[str] = "C + (a_d ln D + b_d)/N^alpha + (a_s (1-S)^b_s + c_s)/D^beta"
-    varies: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    also_reads: ClassVar[tuple[str, ...]] = ("fraction",)
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "embedding"
+    about = "C + (a_d ln D + b_d)/N^alpha + (a_s (1-S)^b_s + c_s)/D^beta"
+    varies = ("params", "tokens")
+    also_reads = ("fraction",)
+    parameters = (
         Parameter("C", 0.0),
         Parameter("a_d"),
         Parameter("b_d"),

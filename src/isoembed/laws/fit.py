@@ -67,7 +67,7 @@ class Solver:
     def __init__(self, law: Law, points: Points, *, raw: bool = False) -> None:
         law.check(points)
         self.law, self.points = law, points
-        self.units = Units.of(points, loss=not raw)
+        self.units = Units.of(points, loss=not (raw or law.own_units))
         self.held = law.held(points)
         low_P = np.array([self.held.get(p.name, p.low) for p in law.parameters])
         high_P = np.array([self.held.get(p.name, p.high) for p in law.parameters])
@@ -88,12 +88,13 @@ class Solver:
         linear = [i for i in self.free if parameters[i].linear]
         if not linear:
             return theta_BP
-        loss_BR, gradient_BPR = self.law.loss_and_gradient(theta_BP, problem.rows)
-        relative_R = np.sqrt(weight_R) / (1.0 if problem.raw else problem.loss_R)
-        feature_BRK = (gradient_BPR[:, linear] * relative_R).swapaxes(1, 2)
-        target_BR = (problem.loss_R - loss_BR) * relative_R
-        solved_BK = np.matmul(np.linalg.pinv(feature_BRK, rcond=1e-10), target_BR[..., None])[..., 0]
-        floor_K = problem.low_P[linear] + 1e-3
+        level_BR, feature_BPR, target_BR, slope_BR = self.law.level(theta_BP, problem.rows, problem.loss_R)
+        relative_BR = np.sqrt(weight_R) * slope_BR / (1.0 if problem.raw else problem.loss_R)
+        feature_BRK = (feature_BPR[:, linear] * relative_BR[:, None]).swapaxes(1, 2)
+        missing_BR = (target_BR - level_BR) * relative_BR
+        solved_BK = np.matmul(np.linalg.pinv(feature_BRK, rcond=1e-10), missing_BR[..., None])[..., 0]
+        scale = float(np.exp(np.mean(np.log(target_BR)))) if self.law.own_units else 1.0
+        floor_K = problem.low_P[linear] + 1e-3 * scale
         theta_BP[:, linear] = np.maximum(solved_BK, floor_K)
         return theta_BP
 

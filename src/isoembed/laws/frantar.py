@@ -5,8 +5,6 @@ With S the sparsity and N the non-zero parameters: the form that the paper's own
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns, exponent
@@ -17,11 +15,11 @@ from isoembed.laws.points import Floats, Points, Rows
 class Frantar(Law):
     """E + (a_s (1 - S)^b_s + c_s) / N^alpha + B / D^beta."""
 
-    name: ClassVar[str] = "frantar"
-    about: ClassVar[str] = "E + (a_s (1-S)^b_s + c_s)/N^alpha + B/D^beta"
-    varies: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    also_reads: ClassVar[tuple[str, ...]] = ("fraction",)
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "frantar"
+    about = "E + (a_s (1-S)^b_s + c_s)/N^alpha + B/D^beta"
+    varies = ("params", "tokens")
+    also_reads = ("fraction",)
+    parameters = (
         Parameter("E", 0.0),
         Parameter("a_s"),
         Parameter("c_s"),

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns, exponent
@@ -14,10 +12,10 @@ from isoembed.laws.points import Floats, Rows
 class Hoffmann(Law):
     """E + A / N^alpha + B / D^beta."""
 
-    name: ClassVar[str] = "hoffmann"
-    about: ClassVar[str] = "E + A/N^alpha + B/D^beta"
-    varies: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "hoffmann"
+    about = "E + A/N^alpha + B/D^beta"
+    varies = ("params", "tokens")
+    parameters = (
         Parameter("E", 0.0),
         Parameter("A", 0.0),
         Parameter("B", 0.0),
@@ -51,10 +49,10 @@ class Hoffmann(Law):
 class Tied(Law):
     """E + A / N^alpha + B / D^alpha: four parameters, for tables too small to tell the exponents apart."""
 
-    name: ClassVar[str] = "tied"
-    about: ClassVar[str] = "E + A/N^alpha + B/D^alpha"
-    varies: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "tied"
+    about = "E + A/N^alpha + B/D^alpha"
+    varies = ("params", "tokens")
+    parameters = (
         *Hoffmann.parameters[:3],
         exponent("alpha", 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.0),
     )

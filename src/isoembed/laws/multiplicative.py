@@ -7,8 +7,6 @@ It has no compute optimum: along C = k N D the loss falls to one edge or the oth
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns, exponent
@@ -18,10 +16,10 @@ from isoembed.laws.points import Floats, Rows
 class Multiplicative(Law):
     """E + A / (N^alpha D^beta)."""
 
-    name: ClassVar[str] = "multiplicative"
-    about: ClassVar[str] = "E + A/(N^alpha * D^beta)"
-    varies: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "multiplicative"
+    about = "E + A/(N^alpha * D^beta)"
+    varies = ("params", "tokens")
+    parameters = (
         Parameter("E", 0.0),
         Parameter("A", 0.0),
         exponent("alpha", 0.05, 0.15, 0.3, 0.5, 0.8, 1.3),

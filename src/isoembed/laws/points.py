@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ class Points:
     fraction: Floats
     weight: Floats
     run: NDArray[np.int64]
+    candidates: int | None = None  #: among how many a contrastive loss was taken; None where nobody said
 
     @classmethod
     def of(
@@ -58,6 +59,7 @@ class Points:
         fraction: ArrayLike | None = None,
         weight: ArrayLike | None = None,
         run: Sequence[Any] | NDArray[Any] | None = None,
+        candidates: int | None = None,
     ) -> Points:
         """Check and collect the columns."""
         params_R, tokens_R, loss_R = _positive("params", params), _positive("tokens", tokens), _positive("loss", loss)
@@ -78,14 +80,16 @@ class Points:
             raise InputError(
                 "`weight` must be zero or more and positive somewhere; leave the column out for equal ones."
             )
-        return cls(params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64))
+        if candidates is not None and candidates < 2:
+            raise InputError(f"`candidates` must be at least 2, the positive and another; got {candidates}.")
+        return cls(params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64), candidates)
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def __getitem__(self, keep: NDArray[Any]) -> Points:
         """The rows that a mask or an index array selects."""
-        return Points(*(getattr(self, field.name)[keep] for field in fields(self)))
+        return replace(self, **{name: getattr(self, name)[keep] for name in _ROW_COLUMNS})
 
     @cached_property
     def rows(self) -> Rows:
@@ -94,7 +98,7 @@ class Points:
     @property
     def fingerprint(self) -> str:
         """Identity of the data: the hash of all columns."""
-        return fingerprint({field.name: getattr(self, field.name).tolist() for field in fields(self)})
+        return fingerprint({name: getattr(self, name).tolist() for name in _ROW_COLUMNS})
 
     def column(self, name: str) -> Floats:
         """The column of that name."""
@@ -123,6 +127,9 @@ class Points:
         if not free:
             return None
         return math.sqrt(sum(len(repeats) * float(np.var(repeats)) for repeats in log_loss) / free)
+
+
+_ROW_COLUMNS = tuple(field.name for field in fields(Points) if field.name != "candidates")
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

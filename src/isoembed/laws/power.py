@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns
@@ -13,10 +11,10 @@ from isoembed.laws.points import Floats, Rows
 class Power(Law):
     """exp(a) C^b, for the best loss at each budget."""
 
-    name: ClassVar[str] = "power"
-    about: ClassVar[str] = "ln L = a + b ln C"
-    varies: ClassVar[tuple[str, ...]] = ("flop",)
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "power"
+    about = "ln L = a + b ln C"
+    varies = ("flop",)
+    parameters = (
         Parameter("a", grid=(0.0, 0.2)),
         Parameter("b", -2.0, 2.0, grid=(-0.4, -0.1, 0.0)),
     )

@@ -5,8 +5,6 @@ D_l is what pretraining already knew of the task: below it more data hardly help
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from isoembed.laws.base import Law, Parameter, Units, columns, exponent
@@ -16,10 +14,10 @@ from isoembed.laws.points import Floats, Points, Rows
 class Rectified(Law):
     """E + B / (D_l + D^beta), of one model: N does not enter."""
 
-    name: ClassVar[str] = "rectified"
-    about: ClassVar[str] = "E + B/(D_l + D^beta), one model"
-    varies: ClassVar[tuple[str, ...]] = ("tokens",)
-    parameters: ClassVar[tuple[Parameter, ...]] = (
+    name = "rectified"
+    about = "E + B/(D_l + D^beta), one model"
+    varies = ("tokens",)
+    parameters = (
         Parameter("E", 0.0),
         Parameter("B", 0.0),
         Parameter("D_l", 0.0, 1e6, (0.0, 0.1, 1.0, 10.0)),

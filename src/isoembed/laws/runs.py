@@ -154,7 +154,17 @@ def _points(records: Sequence[RunRecord], target: Target, columns: Mapping[str, 
         [loss for record in records if (loss := loss_of(record, target)) is not None],
         flop=[getattr(record, columns["flop"]) for record in records],
         fraction=[record.recipe.cost.trained_share for record in records],
+        candidates=_candidates(records, target),
     )
+
+
+def _candidates(records: Sequence[RunRecord], target: Target) -> int | None:
+    """Among how many the runs' loss was taken; None where they differ in it."""
+    if target == "training":
+        counts = {record.recipe.batch_pairs + round(record.negatives / record.steps) for record in records}
+    else:
+        counts = {record.heldout.candidates for record in records if record.heldout}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str, Any], source: str) -> Settings:

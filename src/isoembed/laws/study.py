@@ -6,12 +6,12 @@ One law a method (corrections to the paper's set-up: what full fine-tuning teach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.laws.base import Law
 from isoembed.laws.bootstrap import Bootstrap, bootstrap
 from isoembed.laws.files import Form, LawFile, LawSet
@@ -44,6 +44,7 @@ def study_source(
     *,
     names: Mapping[str, str] | None = None,
     method_column: str | None = None,
+    candidates: int | None = None,
     target: Target = "heldout",
     draws: int = 1000,
     delta: float | None = None,
@@ -51,14 +52,19 @@ def study_source(
 ) -> LawSet:
     """A law for every method in `source`, a table (`tables.read_groups`) or a ledger (`runs.read_ledger`).
 
+    candidates: K of a table's contrastive loss, for the laws of the odds; a ledger says it itself.
     A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
     """
     if source.is_dir() or source.name.endswith(".jsonl.gz"):
         if method_column is not None:
             raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
+        if candidates is not None:
+            raise InputError(
+                f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
+            )
         groups = read_ledger(source, laws, names, target=target)
     else:
-        groups = read_groups(source, laws, names, method_column)
+        groups = read_groups(source, laws, names, method_column, candidates)
     found: list[LawFile] = []
     left_out: list[str] = []
     for group in groups:
@@ -92,6 +98,7 @@ def study(
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a --holdout other than none, or one law.")
+    group = _below_chance(laws, group)
     tested: list[_Tested] = []
     reasons: list[InputError] = []
     for law in laws:
@@ -136,6 +143,16 @@ def study(
         note = f"the {best.name} law reads no D: what repeated data are worth is not measured"
         return law_file.model_copy(update={"notes": (*law_file.notes, note)})
     return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
+
+
+def _below_chance(laws: Sequence[Law], group: Group) -> Group:
+    """`group` without the runs that one of `laws` cannot speak of, and how many these are: all laws see the same."""
+    keep_R = np.logical_and.reduce([law.applies(group.points) for law in laws])
+    if keep_R.all():
+        return group
+    note = f"{number_of(int(np.sum(~keep_R)), 'run')} at or above chance, ln {group.points.candidates}, set aside"
+    rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
+    return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
 
 
 @dataclass(frozen=True)

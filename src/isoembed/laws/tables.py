@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,19 @@ def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> 
 
 
 def read_groups(
-    file: Path, laws: Sequence[Law], names: Mapping[str, str] | None = None, method_column: str | None = None
+    file: Path,
+    laws: Sequence[Law],
+    names: Mapping[str, str] | None = None,
+    method_column: str | None = None,
+    candidates: int | None = None,
 ) -> list[Group]:
     """The runs of a table, one group a method where `method_column` names the method of each.
 
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
-    labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.
+    labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
     """
     table = read_columns(file)
-    points = _points(file, table, laws, names)
+    points = replace(_points(file, table, laws, names), candidates=candidates)
     if method_column is None:
         return [Group(None, points, tuple(range(1, len(points) + 1)))]
     if method_column not in table:

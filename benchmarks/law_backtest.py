@@ -1,0 +1,98 @@
+"""How well does each form of law forecast budgets that it has not seen?  Back-tests on a ledger of real runs.
+
+For every method and each of its `--budgets` largest budgets: fit to all cheaper runs, forecast the runs there.
+Errors are of ln loss, observed minus forecast, in %: below zero the forecast was too high.  `cover` is the share of
+runs inside the 95 % interval of one more run (bootstrap and scatter, no allowance for drift).
+
+    python benchmarks/law_backtest.py benchmarks/results/nano_study.jsonl.gz --out benchmarks/results/law_backtest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isoembed.core import InputError
+from isoembed.laws import LAWS, Law, Points, law_named
+from isoembed.laws.bootstrap import bootstrap
+from isoembed.laws.runs import read_ledger
+
+#: budgets of a grid lie at least this far apart in ln C
+_APART = 0.4
+
+
+def by_budget(points: Points) -> list[Points]:
+    """`points` split into the budgets of their grid, ascending."""
+    order = np.argsort(points.flop, kind="stable")
+    breaks = np.flatnonzero(np.diff(np.log(points.flop[order])) > _APART) + 1
+    return [points[rows] for rows in np.split(order, breaks)]
+
+
+def back_tests(law: Law, points: Points, *, budgets: int, draws: int) -> Iterator[dict[str, Any]]:
+    """The forecast of each of the `budgets` largest budgets from all cheaper runs."""
+    groups = by_budget(points[law.applies(points)])
+    for group in groups[-budgets:]:
+        cheaper = points[points.flop < group.flop.min()]
+        try:
+            boot = bootstrap(law, cheaper[law.applies(cheaper)], draws=draws)
+        except InputError as error:
+            yield {"flop": float(group.flop.mean()), "why": str(error)}
+            continue
+        error_R = np.log(group.loss) - np.log(np.maximum(law.predict(boot.fit.params, group), 1e-9))
+        inside = [
+            interval.low is not None and interval.high is not None and interval.low <= loss <= interval.high
+            for loss, interval in zip(group.loss, boot.loss_intervals(group, noise=True), strict=True)
+        ]
+        yield {
+            "flop": float(group.flop.mean()),
+            "beyond": float(group.flop.mean() / cheaper.flop.max()),
+            "runs": len(group),
+            "bias": float(error_R.mean()),
+            "rms": float(np.sqrt(np.mean(error_R**2))),
+            "cover": float(np.mean(inside)),
+            "in_range": float(
+                np.sqrt(np.mean((np.log(cheaper.loss) - np.log(law.predict(boot.fit.params, cheaper))) ** 2))
+            ),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ledger", type=Path)
+    parser.add_argument("--laws", default="hoffmann,tied,embedding,multiplicative,frantar,interaction,hoffmann-odds,"
+                        "frantar-odds,interaction-odds")  # fmt: skip
+    parser.add_argument("--budgets", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    laws = [law_named(name) for name in options.laws.split(",")]
+    groups = read_ledger(options.ledger, LAWS)
+    rows = []
+    print(f"{'law':18}{'bias':>7}{'rms':>6}{'cover':>7}{'too high':>10}   bias by method and budget, %")
+    for law in laws:
+        tests = [
+            {"law": law.name, "method": group.method, **test}
+            for group in groups
+            for test in back_tests(law, group.points, budgets=options.budgets, draws=options.draws)
+        ]
+        rows += tests
+        done = [test for test in tests if "bias" in test]
+        runs = np.array([test["runs"] for test in done])
+        bias = np.average([test["bias"] for test in done], weights=runs)
+        rms = np.sqrt(np.average([test["rms"] ** 2 for test in done], weights=runs))
+        cover = np.average([test["cover"] for test in done], weights=runs)
+        high = sum(test["bias"] < 0 for test in done)
+        each = " ".join(f"{test['method']} {100 * test['bias']:+.1f}" for test in done)
+        line = f"{law.name:18}{100 * bias:+7.1f}{100 * rms:6.1f}{cover:7.2f}{high:6} of {len(done):<2}  {each}"
+        print(line, flush=True)
+    if options.out is not None:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
