@@ -10,7 +10,8 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, Gemma3Config, T5Config
 
 from isoembed.core import InputError
-from isoembed.encoder.load import load_config, load_model, load_tokenizer, resolve, weights_hash
+from isoembed.encoder.config import load_config, resolve
+from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
 from tests.models import configs, tiny, tiny_tokenizer
 
 
@@ -79,7 +80,7 @@ def test_code_from_the_hub_does_not_run_unasked(tmp_path: Path) -> None:
     auto_map = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto_map}))
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(InputError, match="read it, then pass trust_remote_code=True"):
+    with pytest.raises(InputError, match="asks for code of its own"):
         load_model(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from isoembed.core import InputError
+from isoembed.encoder.config import resolve
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer, resolve
+from isoembed.encoder.load import load_model, load_tokenizer
 from isoembed.search import Index
 from isoembed.sweep.folder import SweepFolder
 from isoembed.training.watchers import MetricsFile

@@ -1,6 +1,6 @@
 """Open any decoder-only language model and its tokenizer: hub id, folder, or a nano model that ships with isoembed.
 
-Safetensors only, no pickle, no code from the hub unless the user says so.
+Safetensors only, no pickle, no code from the hub or from a model's folder.
 """
 
 from __future__ import annotations
@@ -9,66 +9,16 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import processors
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
-from isoembed.core import InputError, expanded
-
-
-def resolve(source: str) -> str:
-    """What transformers opens for `source`: `nano/NAME` becomes the folder that ships with isoembed, a folder or a hub
-    id stays.  Raises InputError for a folder that does not exist."""
-    if source.startswith("nano/"):
-        suite = resources.files("isoembed") / "assets" / "nano"
-        there = sorted(f"nano/{entry.name}" for entry in suite.iterdir() if entry.is_dir()) if suite.is_dir() else []
-        if source not in there:  # looked up, never joined: `nano/../..` leads nowhere
-            raise InputError(
-                f"`model` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "
-                f"got {source!r}."
-            )
-        return str(suite / source.removeprefix("nano/"))
-    if expanded(source).is_dir():
-        return str(expanded(source))
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise InputError(f"`model` must be a hub id or an existing folder; there is no folder {source!r}.")
-    return source
-
-
-def load_config(source: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a text-only, decoder-only model; raises InputError for any other or none."""
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(resolve(source), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _unreadable("configuration", source, error) from None
-    if config.get_text_config() is not config:
-        raise InputError(
-            f"`model` must be text-only; {source!r} ({config.model_type}) also reads images or sound. "
-            "Choose the text-only model of that family."
-        )
-    native = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if (
-        config.is_encoder_decoder
-        or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        or not (native or trust_remote_code)
-    ):
-        kind = "encoder-decoder" if config.is_encoder_decoder else "encoder or another kind of"
-        raise InputError(
-            f"`model` must be a decoder-only language model; {source!r} ({config.model_type}) is an {kind} model. "
-            "Choose one such as EleutherAI/pythia-70m or Qwen/Qwen3-0.6B."
-        )
-    config.use_cache = False
-    return config
+from isoembed.core import InputError
+from isoembed.encoder.config import load_config, read_config, resolve, unreadable
 
 
 def load_model(
@@ -77,7 +27,6 @@ def load_model(
     random_init: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    trust_remote_code: bool = False,
     attn_implementation: str | None = None,
 ) -> nn.Module:
     """The base model at `source` without language-modelling head, in evaluation mode, on the CPU.
@@ -85,16 +34,12 @@ def load_model(
     `random_init` takes the configuration alone and draws weights from `seed`, the caller's random state untouched.
     Raises InputError where there are no safetensors weights, or where they leave a parameter unset.
     """
-    config = load_config(source, trust_remote_code=trust_remote_code)
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code,
-        "attn_implementation": attn_implementation,
-    }
+    config = load_config(source)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if random_init:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            drawn: nn.Module = AutoModel.from_config(config, **options)
+            drawn: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **options)
             return drawn.eval()
     return _with_weights(source, config=config, **options).eval()
 
@@ -102,17 +47,21 @@ def load_model(
 def check_weights(source: str) -> None:
     """Raise InputError unless the safetensors weights at `source` can be read and set every parameter, as `load_model`
     would; names and shapes are looked at, no value is loaded."""
-    _with_weights(source, device_map="meta")
+    _with_weights(source, config=read_config(source), device_map="meta")
 
 
 def _with_weights(source: str, **options: Any) -> nn.Module:
     try:
         with _quiet():
             model, report = AutoModel.from_pretrained(
-                resolve(source), use_safetensors=True, output_loading_info=True, **options
+                resolve(source),
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                **options,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unreadable("weights", source, error) from None
+    except Exception as error:  # whatever it raises: weights and architecture do not fit in many ways
+        raise unreadable("weights", source, error) from None
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(
@@ -148,16 +97,16 @@ def attend_both_ways(model: nn.Module) -> nn.Module:
     return model
 
 
-def load_tokenizer(source: str, *, pooling: str = "mean", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str, *, pooling: str = "mean") -> PreTrainedTokenizerFast:
     """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
 
     For `last` pooling every text ends in the end-of-text token, put there after truncation, so that the vector is
     always read at the same token.  The saved tokenizer does the same.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _unreadable("tokenizer", source, error) from None
+        tokenizer = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
+    except Exception as error:  # tokenizers in Rust raise no narrower one
+        raise unreadable("tokenizer", source, error) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -195,20 +144,6 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def _unreadable(what: str, source: str, error: Exception) -> InputError:
-    reason = str(error).strip().split("\n")[0]
-    if "trust_remote_code" in str(error):
-        remedy = "It runs code of its own: read it, then pass trust_remote_code=True if you trust it."
-    elif what == "weights":
-        remedy = (
-            "Weights must be safetensors, pickled ones are not opened: where the folder holds only *.bin files, load "
-            "them where you trust them and call `save_pretrained`, which writes model.safetensors."
-        )
-    else:
-        remedy = "Check the spelling and the network, or give the path of a downloaded folder."
-    return InputError(f"The {what} of {source!r} cannot be read ({reason}). {remedy}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from isoembed.core import InputError
-from isoembed.encoder.load import load_config, resolve
+from isoembed.encoder.config import load_config, resolve, unreadable
 from isoembed.families.base import Dense, ModelSpec
 from isoembed.methods.parts import (
     blocks_of,
@@ -104,11 +104,14 @@ def _check_matrices(model: nn.Module, name: str, experts: dict[nn.Module, int]) 
             )
 
 
-def spec_from_config(source: str, *, trust_remote_code: bool = False) -> ModelSpec:
+def spec_from_config(source: str) -> ModelSpec:
     """Count the model at `source` from its configuration alone: no weights are read or downloaded."""
-    config = load_config(source, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    config = load_config(source)
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever it raises: each architecture builds its layers its own way
+        raise unreadable("configuration", source, error) from None
     return spec_of(model, name=resolve(source).rstrip("/").rsplit("/", 1)[-1], source=source)
 
 
