@@ -85,3 +85,16 @@ def test_only_safetensors_and_json(folder: Path) -> None:
     assert {file.suffix for file in (folder / "index").iterdir()} == {".safetensors", ".jsonl", ".json"}
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_half_characters_are_refused_in_a_file_and_replaced_elsewhere(folder: Path, tmp_path: Path) -> None:
+    """A lone surrogate in a text would end in a tokenizer's TypeError, in a title at every later search."""
+    file = tmp_path / "documents.jsonl"
+    for row in ('{"text": "one \\ud800 two"}', '{"title": "\\udc00", "text": "one"}'):
+        file.write_text('{"text": "fine \\ud83d\\ude00"}\n' + row + "\n")
+        with pytest.raises(InputError, match=r"documents\.jsonl:2: .*lone surrogate"):
+            list(read_documents(file))
+    index = Index.build(folder, [("title \ud800", "a file \udfff"), *DOCUMENTS])
+    hits = [hit for index in (index, Index.load(folder)) for hit in index.search("a file \udce9", k=99)]
+    assert {"title \ufffd"} == {hit.title for hit in hits if hit.text == "a file \ufffd"}
+    "".join(hit.title + hit.text for hit in hits).encode()

@@ -64,7 +64,7 @@ class Index:
         """
         encoder, tokenizer, context_tokens = load_exported(folder)
         model_key = _model_key(encoder, tokenizer, context_tokens)
-        pairs = tuple((title, text) for title, text in documents)
+        pairs = tuple((_encodable(title), _encodable(text)) for title, text in documents)
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
         key = IndexKey(model=model_key, corpus=_corpus_key(pairs), documents=len(pairs))
@@ -96,7 +96,8 @@ class Index:
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The `k` documents nearest to `query`, best first."""
-        query_D = embed(self.encoder, self.tokenizer, [query], context_tokens=self.context_tokens, as_queries=True)[0]
+        texts = [_encodable(query)]
+        query_D = embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=True)[0]
         score_N = self.embedding_ND @ query_D
         best = np.argsort(-score_N, kind="stable")[:k]
         return [Hit(float(score_N[index]), *self.documents[index]) for index in best]
@@ -107,7 +108,7 @@ class Index:
             embedding_ND = load_file(place / "embeddings.safetensors")["embedding"]
             with (place / "documents.jsonl").open(encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
-            documents = tuple((str(row["title"]), str(row["text"])) for row in rows)
+            documents = tuple((_encodable(str(row["title"])), _encodable(str(row["text"]))) for row in rows)
             width = len(embed(encoder, tokenizer, ["a"], context_tokens=context_tokens)[0])
             if embedding_ND.shape != (len(documents), width) or embedding_ND.dtype != np.float32:
                 raise ValueError(
@@ -125,6 +126,12 @@ def read_documents(file: Path) -> Iterator[tuple[str, str]]:
     """(title, text) of each line of a JSONL file, plain or .gz: {"text"} and, where there is one, "title"."""
     for _, row in rows(file, text=str):
         yield str(row.get("title") or ""), row["text"]
+
+
+def _encodable(text: str) -> str:
+    """`text` with a replacement sign for every half character (lone surrogate): no tokenizer and no terminal takes
+    one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _model_key(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> str:

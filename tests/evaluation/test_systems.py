@@ -42,7 +42,7 @@ def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: P
     corpus = {f"d{index}": text for index, text in enumerate(texts(150, seed=0))}
     queries = {f"q{index}": text for index, text in enumerate(texts(40, seed=1))}
     rng = np.random.default_rng(2)
-    relevant = {key: frozenset(rng.choice(list(corpus), size=rng.integers(1, 5))) for key in queries}
+    relevant = {key: dict.fromkeys(rng.choice(list(corpus), size=rng.integers(1, 5)).tolist(), 1) for key in queries}
     evaluator: Any = InformationRetrievalEvaluator(
         dict(queries),
         dict(corpus),
@@ -88,6 +88,31 @@ def test_bm25_ranks_by_rare_words_and_finds_nothing_without_a_common_word() -> N
     assert {index for index, _ in found[1]} == {0, 1}
     assert found[2] == []
     assert found[3] == []
+
+
+@pytest.mark.parametrize(
+    ("documents", "query"),
+    [
+        (["今天编程城市价格旅行电影。", "苹果电影公园机票我们退款。", "旅行苹果散步公园。"], "公园退款"),
+        (["今日は天気がいい", "コーヒーを飲みました", "映画を見る"], "コーヒー"),
+        (["ราคาเท่าไหร่", "ขอคืนเงินได้ไหม", "อากาศดีวันนี้"], "คืนเงิน"),
+        (["한국의 날씨", "환불은 어떻게 하나요", "영화를 봤다"], "환불을"),
+        (["आज मौसम अच्छा है", "क्या मुझे धनवापसी मिल सकती है", "फिल्म देखी"], "धनवापसी"),
+        (["大猫", "犬と猿", "鳥"], "犬"),
+    ],
+)
+def test_bm25_finds_words_of_scripts_without_spaces(documents: list[str], query: str) -> None:
+    """Words cut at spaces alone, or at vowel signs, would find nothing, or another document."""
+    (found,) = BM25().search([query], documents, k=3)
+    assert found[0][0] == 1
+
+
+def test_texts_without_words_have_no_bm25_score() -> None:
+    texts = ["...", "\u200b\u200b", "\x01\x02", "!?"]
+    task = RetrievalTask.from_pairs("signs", texts, texts[::-1])
+    (score,) = evaluate({"BM25": BM25()}, [task]).systems["BM25"].values()
+    assert score.metrics == {}
+    assert score.notes == ("BM25 finds nothing for any query: it has no score",)
 
 
 def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,22 @@ def rows(file: Path, **types: type | tuple[type, ...]) -> Iterator[tuple[str, di
             raise InputError(
                 f"{place}: every line must be one JSON object; got {type(row).__name__}. Mend or remove it."
             )
+        if r"\u" in line:  # the only way in for half a character: no encoder takes it
+            _encodable(place, row)
         for key, kind in types.items():
             if key not in row:
                 raise InputError(f"{place}: a row must have {', '.join(types)}; {key!r} is missing. Add or rename it.")
             if not isinstance(row[key], kind) or isinstance(row[key], bool):
                 raise InputError(f"{place}: {key!r} has the wrong type ({type(row[key]).__name__}). Mend it.")
+            if isinstance(row[key], float) and not math.isfinite(row[key]):
+                raise InputError(f"{place}: {key!r} must be a finite number; got {row[key]}. Mend or remove the row.")
         yield place, row
+
+
+def _encodable(place: str, row: Any) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{place}: every text must be UTF-8, and one has half a character (a lone surrogate, as \\ud800). Mend it."
+        ) from None

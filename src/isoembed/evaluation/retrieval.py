@@ -1,61 +1,66 @@
-"""Retrieval: rank a corpus for each query, score with sentence-transformers' own metrics."""
+"""Retrieval: rank a corpus for each query, score as trec_eval does, which BEIR and MTEB score with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+import numpy as np
 
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.evaluation.files import lines, require, rows
-from isoembed.evaluation.systems import System
+from isoembed.evaluation.systems import Hits, System
 
 #: how deep a ranking is read: Recall@100 is the deepest metric
 DEPTH = 100
+#: grades of relevance seen anywhere are a few; trec_eval allocates as many levels as the largest one says
+_LARGEST_GRADE = 1000
 
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Queries, a corpus, and which documents are relevant to which query; texts and relevance go by id.
+    """Queries, a corpus, and how relevant which document is to which query; texts and grades go by id.
 
-    Relevance is binary: a grade above 0.  Queries without a relevant document are left out of every metric.
+    relevant: the grades above 0.  A document that the corpus lacks counts as one that is never found, as in BEIR.
+    Queries without a relevant document are left out of every metric, as in MTEB.
+    own: queries that are a document of the corpus under the same id, as ArguAna's are: no candidate for themselves.
+    notes: what the files hold that a reader of the scores should know.
     """
 
     name: str
     queries: dict[str, str]
     corpus: dict[str, str]
-    relevant: dict[str, frozenset[str]]
+    relevant: Mapping[str, Mapping[str, int]]
+    own: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
     kind: ClassVar[str] = "retrieval"
 
     @classmethod
     def from_folder(cls, folder: Path) -> RetrievalTask:
         """Read corpus.jsonl and queries.jsonl ({"_id", "text"}, optional "title") and qrels.tsv (query id, corpus id,
-        grade; a header line is skipped), each plain or .gz."""
+        grade; TREC's four columns too; a header line is skipped), each plain or .gz."""
         corpus = _texts(require(folder, "corpus.jsonl"))
-        queries = _texts(require(folder, "queries.jsonl"))
-        relevant: dict[str, set[str]] = {}
-        for number, (place, line) in enumerate(lines(require(folder, "qrels.tsv"))):
-            fields = line.split("\t")
-            if number == 0 and fields[0] == "query-id":
-                continue
-            if len(fields) != 3 or not _is_number(fields[2]):
-                raise InputError(
-                    f"{place}: a line must be query id, corpus id and grade, tab-separated; got {line!r:.80}."
-                )
-            query, document, grade = fields
-            for key, known, file in ((query, queries, "queries"), (document, corpus, "corpus")):
-                if key not in known:
-                    raise InputError(f"{place}: every id must be in {file}.jsonl; {key!r} is not. Add or remove it.")
-            if float(grade) > 0:
-                relevant.setdefault(query, set()).add(document)
+        queries = {key: text for key, (_, text) in _texts(require(folder, "queries.jsonl")).items()}
+        judged = _judgments(require(folder, "qrels.tsv"), queries, corpus)
+        relevant = {
+            query: positive
+            for query in queries
+            if (positive := {document: grade for document, grade in judged.get(query, {}).items() if grade > 0})
+        }
         if not relevant:
             raise InputError(
-                f"{folder} must name at least one relevant document in qrels.tsv (grade above 0); add some."
+                f"{folder} must name at least one relevant document in qrels.tsv (grade above 0, of a query that is in "
+                "queries.jsonl); add some."
             )
-        return cls(folder.name, queries, corpus, {query: frozenset(found) for query, found in relevant.items()})
+        own = frozenset(
+            query
+            for query, grades in relevant.items()
+            if query in corpus and query not in grades and _is_text_of(queries[query], *corpus[query])
+        )
+        texts = {key: f"{title} {text}".strip() for key, (title, text) in corpus.items()}
+        return cls(folder.name, queries, texts, relevant, own, _notes(judged, queries, relevant, texts, own))
 
     @classmethod
     def from_pairs(cls, name: str, queries: Sequence[str], positives: Sequence[str]) -> RetrievalTask:
@@ -69,14 +74,14 @@ class RetrievalTask:
             )
         document_of = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(positives))}
         query_of = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(queries))}
-        relevant: dict[str, set[str]] = {key: set() for key in query_of.values()}
+        relevant: dict[str, dict[str, int]] = {key: {} for key in query_of.values()}
         for query, positive in zip(queries, positives, strict=True):
-            relevant[query_of[query]].add(document_of[positive])
+            relevant[query_of[query]][document_of[positive]] = 1
         return cls(
             name,
             {key: text for text, key in query_of.items()},
             {key: text for text, key in document_of.items()},
-            {key: frozenset(found) for key, found in relevant.items()},
+            relevant,
         )
 
     @property
@@ -84,41 +89,105 @@ class RetrievalTask:
         return {"queries": len(self.relevant), "documents": len(self.corpus)}
 
     def score(self, system: System) -> dict[str, float]:
-        """nDCG@10, MRR@10 and Recall@1, 10, 100, each a fraction."""
-        evaluator: Any = InformationRetrievalEvaluator(
-            dict(self.queries),
-            dict(self.corpus),
-            {query: set(found) for query, found in self.relevant.items()},
-            mrr_at_k=[10],
-            ndcg_at_k=[10],
-            accuracy_at_k=[1],
-            precision_recall_at_k=[1, 10, DEPTH],
-            map_at_k=[DEPTH],
+        """nDCG@10, MRR@10 and Recall@1, 10, 100, each a fraction; empty for a system that finds nothing for any query.
+
+        Of documents with one score the greater id comes first, as in trec_eval.
+        """
+        queries, documents = list(self.relevant), list(self.corpus)
+        found = system.search(
+            [self.queries[query] for query in queries], list(self.corpus.values()), DEPTH + bool(self.own)
         )
-        found = system.search(evaluator.queries, evaluator.corpus, DEPTH)
-        ranked = [
-            [{"corpus_id": evaluator.corpus_ids[index], "score": score} for index, score in hits] for hits in found
+        if not any(found):
+            return {}
+        metrics = [
+            _metrics(self._ranked(query, hits, documents), self.relevant[query])
+            for query, hits in zip(queries, found, strict=True)
         ]
-        metrics = evaluator.compute_metrics(ranked)
-        return {
-            "ndcg@10": float(metrics["ndcg@k"][10]),
-            "mrr@10": float(metrics["mrr@k"][10]),
-            **{f"recall@{k}": float(metrics["recall@k"][k]) for k in (1, 10, DEPTH)},
-        }
+        return {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+
+    def _ranked(self, query: str, hits: Hits, documents: Sequence[str]) -> list[str]:
+        """Ids of the documents found, best first."""
+        by_score = sorted(((score, documents[index]) for index, score in hits), reverse=True)
+        return [key for _, key in by_score if key != query or query not in self.own][:DEPTH]
 
 
-def _texts(file: Path) -> dict[str, str]:
-    texts: dict[str, str] = {}
+def _metrics(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str, float]:
+    """One query's metrics; the gain of nDCG is the grade itself (Jarvelin and Kekalainen 2002), as in trec_eval."""
+    grade = [grades.get(key, 0) for key in ranked]
+    first = next((rank for rank, each in enumerate(grade[:10], 1) if each), None)
+    return {
+        "ndcg@10": _gain(grade) / _gain(sorted(grades.values(), reverse=True)),
+        "mrr@10": 0.0 if first is None else 1.0 / first,
+        **{f"recall@{k}": np.count_nonzero(grade[:k]) / len(grades) for k in (1, 10, DEPTH)},
+    }
+
+
+def _gain(grade: Sequence[int]) -> float:
+    return float(np.sum(np.array(grade[:10]) / np.log2(np.arange(2, 2 + len(grade[:10])))))
+
+
+def _texts(file: Path) -> dict[str, tuple[str, str]]:
+    """Title and text by id."""
+    texts: dict[str, tuple[str, str]] = {}
     for place, row in rows(file, _id=str, text=str):
         if row["_id"] in texts:
             raise InputError(f"{place}: ids must differ; {row['_id']!r} is there twice. Remove one.")
-        texts[row["_id"]] = f"{row.get('title') or ''} {row['text']}".strip()
+        texts[row["_id"]] = str(row.get("title") or ""), row["text"]
     return texts
 
 
-def _is_number(text: str) -> bool:
+def _judgments(file: Path, queries: Container[str], corpus: Container[str]) -> dict[str, dict[str, int]]:
+    """Grade by document by query, as the lines say; of two for one pair the last."""
+    judged: dict[str, dict[str, int]] = {}
+    for number, (place, line) in enumerate(lines(file)):
+        words = line.split()
+        forms = [form for form in (line.split("\t"), words, words[:1] + words[2:]) if len(form) == 3]
+        form = next((form for form in forms if form[0] in queries), forms[0] if forms else None)
+        grade = None if form is None else _grade(form[2])
+        if form is not None and grade is not None:
+            judged.setdefault(form[0], {})[form[1]] = grade
+        elif form is None or number > 0 or form[0] in queries or form[1] in corpus:
+            raise InputError(
+                f"{place}: a line must be query id, corpus id and grade, tab-separated, the grade a whole number of at "
+                f"most {_LARGEST_GRADE}; got {line!r:.80}."
+            )
+    return judged
+
+
+def _grade(text: str) -> int | None:
     try:
-        float(text)
+        value = float(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return int(value) if abs(value) <= _LARGEST_GRADE and value.is_integer() else None
+
+
+def _is_text_of(query: str, title: str, text: str) -> bool:
+    """Whether a query is the document's text, or a part of it, or has it as one: an equal id alone is chance where both
+    are numbered."""
+    query, text, whole = (" ".join(each.split()).casefold() for each in (query, text, f"{title} {text}"))
+    return bool(query and text) and (query in whole or text in query)
+
+
+def _notes(
+    judged: Mapping[str, Mapping[str, int]],
+    queries: Container[str],
+    relevant: Mapping[str, Mapping[str, int]],
+    corpus: Container[str],
+    own: frozenset[str],
+) -> tuple[str, ...]:
+    unknown = [query for query in judged if query not in queries]
+    absent = [document for grades in relevant.values() for document in grades if document not in corpus]
+    notes = []
+    if own:
+        notes.append(f"{len(own):,} of the queries are documents under the same id, and no candidates for themselves")
+    if absent:
+        notes.append(
+            f"{number_of(len(absent), 'relevant document')} of the judgments not in the corpus, as {absent[0]!r}: "
+            "counted as never found"
+        )
+    if unknown:
+        notes.append(
+            f"judgments of {len(unknown):,} queries that are not in queries.jsonl, as {unknown[0]!r}, left out"
+        )
+    return tuple(notes)

@@ -19,6 +19,7 @@ class TaskScore(Frozen):
     metrics: dict[str, float]
     counts: dict[str, int]
     seconds: float = Field(description="wall time of embedding or indexing, and ranking")
+    notes: tuple[str, ...] = Field((), description="what a reader of the score should know")
 
 
 class Scores(Frozen):
@@ -48,5 +49,10 @@ def evaluate(
             started = time.perf_counter()
             metrics = task.score(system)
             seconds = time.perf_counter() - started
-            scores[name][task.name] = TaskScore(kind=task.kind, metrics=metrics, counts=task.counts, seconds=seconds)
+            notes = task.notes
+            if task.kind == "retrieval" and not metrics:
+                notes += (f"{name} finds nothing for any query: it has no score",)
+            scores[name][task.name] = TaskScore(
+                kind=task.kind, metrics=metrics, counts=task.counts, seconds=seconds, notes=notes
+            )
     return Scores(systems=scores)

@@ -23,6 +23,7 @@ class StsTask:
     right: tuple[str, ...]
     scores: tuple[float, ...]
     kind: ClassVar[str] = "sts"
+    notes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_path(cls, path: Path) -> StsTask:

@@ -5,13 +5,17 @@ Shape legend: N texts, Q queries, D embedding width, V vocabulary.
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import bm25s
 import numpy as np
+import regex
 import torch
+from bm25s.stopwords import STOPWORDS_EN
 from sentence_transformers.util import dot_score, semantic_search
 from sentence_transformers.util.quantization import quantize_embeddings
 from torch import nn
@@ -122,12 +126,19 @@ class Static(EmbeddingSystem):
 
 
 class BM25(System):
-    """Okapi BM25 (Lucene's variant) over lower-cased words without English stop words, nothing stemmed."""
+    """Okapi BM25 (Lucene's variant) over lower-cased words without English stop words, nothing stemmed.
+
+    Scripts that put no spaces between words are cut into overlapping pairs of characters, and single ones, as Lucene's
+    CJK filter cuts them.
+    """
 
     def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
+        corpus = [_words(document) for document in documents]
+        if not any(corpus):
+            return [[] for _ in queries]
         index = bm25s.BM25()
-        index.index(_words(documents), show_progress=False)
-        found, scores = index.retrieve(_words(queries), k=min(k, len(documents)), show_progress=False)
+        index.index(corpus, show_progress=False)
+        found, scores = index.retrieve([_words(q) for q in queries], k=min(k, len(documents)), show_progress=False)
         # a document that shares no word with the query is not found, rather than found in arbitrary order
         return [
             [(int(document), float(score)) for document, score in zip(*row, strict=True) if score > 0]
@@ -135,6 +146,21 @@ class BM25(System):
         ]
 
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
-    words: list[list[str]] = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+#: scripts without spaces between words, and Korean, whose words carry endings
+_UNSPACED = (
+    r"[\p{Line_Break=Complex_Context}\p{Han}\p{Script_Extensions=Hiragana}\p{Script_Extensions=Katakana}\p{Bopomofo}"
+    r"\p{Hangul}\p{Yi}&&\w]"
+)
+#: a run of such a script, or a word: letters with their marks, digits, underscores
+_RUN = regex.compile(rf"(?V1)(?P<unspaced>{_UNSPACED}+)|[\w--{_UNSPACED}]{{2,}}")
+_STOP_WORDS = frozenset(STOPWORDS_EN)
+
+
+def _words(text: str) -> list[str]:
+    words: list[str] = []
+    for run in _RUN.finditer(unicodedata.normalize("NFKC", text).lower()):
+        if run["unspaced"]:
+            words += [*run[0], *map("".join, pairwise(run[0]))]
+        elif run[0] not in _STOP_WORDS:
+            words.append(run[0])
     return words

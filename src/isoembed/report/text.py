@@ -196,6 +196,10 @@ def scores_text(scores: Scores) -> RenderableType:
                     for system, score in found.items()
                 ],
             ),
+            *(
+                Text(f"note: {note}")
+                for note in dict.fromkeys(note for score in found.values() for note in score.notes)
+            ),
         ]
     return Group(*parts)
 

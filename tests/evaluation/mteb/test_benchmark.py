@@ -75,6 +75,26 @@ def test_local_tasks_score_as_our_evaluators_and_by_hand(tmp_path: Path) -> None
     assert scores["local-reranking-r"] == pytest.approx(float(np.mean(precision)), abs=1e-4)
 
 
+def test_the_library_agrees_on_grades_own_ids_and_absent_documents(tmp_path: Path) -> None:
+    """Binary grades, a query found as itself, or an id that is equal by chance left out would each tell them apart."""
+    from isoembed.evaluation.mteb.local import local_task
+    from isoembed.evaluation.mteb.model import SystemEncoder
+    from isoembed.evaluation.mteb.run import run_tasks
+
+    _, ours = exported(tmp_path)
+    folder, rng = tmp_path / "retrieval/g", np.random.default_rng(0)
+    documents = texts(60, seed=1)
+    queries = [*documents[:10], *texts(10, seed=5)]  # the first ten are documents, the others have a document's id
+    for name, some in (("corpus", documents), ("queries", queries)):
+        write_rows(folder / f"{name}.jsonl", [{"_id": f"{n}", "text": text} for n, text in enumerate(some)])
+    judged = [(n, m, rng.integers(-1, 4)) for n in range(22) for m in rng.choice(65, 8, replace=False) if m != n]
+    (folder / "qrels.tsv").write_text("".join(f"{n}\t{m}\t{grade}\n" for n, m, grade in judged))
+    task = RetrievalTask.from_folder(folder)
+    assert len(task.own) == 10
+    (found,) = run_tasks(SystemEncoder(ours), [local_task("retrieval", folder)], None)
+    assert found.score == pytest.approx(task.score(ours)["ndcg@10"], abs=1e-5)  # the library rounds to five digits
+
+
 def test_our_systems_are_scored_through_the_librarys_classes_too(tmp_path: Path) -> None:
     model, ours = exported(tmp_path)
     data = write_tasks(tmp_path / "tasks")

@@ -4,7 +4,7 @@ A task is a folder KIND/NAME whose files hold JSON lines, plain or .gz:
 
 | kind | files |
 |---|---|
-| retrieval | as for `RetrievalTask`: corpus.jsonl, queries.jsonl, qrels.tsv; relevance is binary |
+| retrieval | as for `RetrievalTask`: corpus.jsonl, queries.jsonl, qrels.tsv |
 | reranking | test.jsonl {"query", "positive": [texts], "negative": [texts]} |
 | sts | test.jsonl {"s1", "s2", "score"} |
 | pairclassification | test.jsonl {"s1", "s2", "label"}, the label 0 or 1 |
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,11 +75,13 @@ class LocalRetrieval(Local, AbsTaskRetrieval):
 
     task_type, score_name = "Retrieval", "ndcg_at_10"
     files = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
+    ignore_identical_ids = True
 
     def read(self, folder: Path) -> dict[str, Any]:
         task = RetrievalTask.from_folder(folder)
-        relevant = {query: dict.fromkeys(sorted(found), 1) for query, found in task.relevant.items()}
-        return _ranking(task.queries, task.corpus, relevant, None)
+        key = dict(zip(task.relevant, _library_ids(task), strict=True))
+        queries = {key[query]: task.queries[query] for query in task.relevant}
+        return _ranking(queries, task.corpus, {key[query]: dict(found) for query, found in task.relevant.items()}, None)
 
 
 class LocalReranking(Local, AbsTaskRetrieval):
@@ -213,6 +215,17 @@ def local_tasks(folder: Path, names: Sequence[str] = ()) -> list[Local]:
             raise InputError(f"`--mteb` with --data must name tasks in {folder}, as {', '.join(places)}; got {name!r}.")
         chosen |= found
     return [local_task(kind, path) for kind, path in (chosen or places).values()]
+
+
+def _library_ids(task: RetrievalTask) -> Iterator[str]:
+    """An id for each query that is a document's only where the query is that document, which the library leaves out."""
+    taken = task.corpus.keys() | task.relevant.keys()
+    for query in task.relevant:
+        key = query
+        while key in taken and query not in task.own and query in task.corpus:
+            key = f"query {key}"
+        taken.add(key)
+        yield key
 
 
 def _labelled(file: Path) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from isoembed.core import InputError
 from isoembed.evaluation.files import lines, require
@@ -20,6 +21,7 @@ class LibraryTask:
 
     kind: str
     folder: Path
+    notes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_folder(cls, kind: str, folder: Path) -> LibraryTask:
