@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from isoembed import cli_boundary as boundary
 from isoembed import cli_pilot, terminal
 from isoembed.budget import DEVICES, Budget
 from isoembed.cli_options import (
@@ -68,7 +69,7 @@ from isoembed.cli_options import (
 from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, size_in_bytes, sweep_app
 from isoembed.constraints import Constraints
-from isoembed.core import InputError, expanded, refused, rejected, system_error
+from isoembed.core import InputError, expanded, rejected
 from isoembed.families import FAMILIES, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from isoembed.evaluation.run import Scores
 
 app = typer.Typer(
+    cls=boundary.Bounded,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -577,7 +579,7 @@ def evaluate(
             kind=task,
             prompts=_prompts(prompt),
             results=results,
-            progress=lambda score: typer.echo(f"{score.task}: {times_100(score.score)} {score.metric}", err=True),
+            progress=lambda score: terminal.say(f"{score.task}: {times_100(score.score)} {score.metric}", err=True),
         )
         text = benchmark_text(scores)
     else:
@@ -704,7 +706,7 @@ def mine(
     if as_json:
         terminal.print_json(mined.model_dump(mode="json"))
     else:
-        typer.echo(
+        terminal.say(
             f"{mined.negatives:,} hard negatives for {mined.queries:,} queries ({mined.bare:,} have none) in {out}"
         )
 
@@ -743,14 +745,17 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    terminal.guard()
     try:
         app()
     except Exception as error:
-        system = system_error(error)
-        if debug or not (system or isinstance(error, InputError)):
+        line = None if debug else boundary.line_of(error)
+        if line is None:
+            sys.excepthook = terminal.print_traceback
             raise
-        typer.echo(f"isoembed: {error if system is None else refused(system)}", err=True)
-        sys.exit(error.exit_code if isinstance(error, InputError) else 1)
+        if line:
+            terminal.complain(line)
+        sys.exit(boundary.status_of(error))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def report(
         )
         return
     for note in evidence.notes:
-        typer.echo(f"isoembed: {note}", err=True)
+        terminal.complain(note)
     runs = number_of(len(evidence.records), "run")
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 

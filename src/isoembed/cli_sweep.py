@@ -266,7 +266,7 @@ def run(
     if as_json:
         terminal.print_json(ended.model_dump(mode="json"))
     if ended.count("left"):
-        typer.echo("isoembed: stopped before the end; the same command goes on.", err=True)
+        terminal.complain("stopped before the end; the same command goes on.")
         raise typer.Exit(130)
 
 
@@ -348,8 +348,8 @@ def export(
         terminal.print_json({"out": str(file), "runs": len(outcomes), "damaged": records.damaged})
         return
     for place, why in records.damaged.items():
-        typer.echo(f"isoembed: passed over {place}: {why}", err=True)
-    typer.echo(f"{number_of(len(outcomes), 'run')} in {file}")
+        terminal.complain(f"passed over {place}: {why}")
+    terminal.say(f"{number_of(len(outcomes), 'run')} in {file}")
 
 
 @ledger_app.command("correlate")

@@ -1,17 +1,36 @@
-"""How the command line writes: text to a terminal or a pipe, or JSON."""
+"""How the command line writes: text to a terminal or a pipe, or JSON.
+
+What a user gave (texts, names, keys, messages about them) may hold characters that command a terminal: everything goes
+through here, and they are shown as `\\x1b`.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import re
 import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+#: what commands a terminal or turns a line around: C0 but for tab and newline, DEL, C1, separators of lines, overrides
+#: of direction; and halves of surrogate pairs, which no encoding takes
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: characters of a complaint: more are no help
+_LONGEST_COMPLAINT = 2000
 
 
 def no_library_bars() -> None:
@@ -21,9 +40,72 @@ def no_library_bars() -> None:
     logging.disable_progress_bar()
 
 
+def visible(text: str) -> str:
+    """`text` with what commands a terminal written out, as `\\x1b`."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """One line or more on standard output, or on standard error."""
+    typer.echo(visible(text), err=err)
+
+
+def complain(text: object) -> None:
+    """What went wrong, in one line on standard error."""
+    line = re.sub(r"\s*[\r\n]\s*", " ", str(text)).strip()
+    cut = "" if len(line) <= _LONGEST_COMPLAINT else " ..."
+    say(f"isoembed: {line[:_LONGEST_COMPLAINT]}{cut}", err=True)
+
+
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    is_unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
+    text = json.dumps(value, indent=1, ensure_ascii=not is_unicode)
+    typer.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def guard() -> None:
+    """Let this process write nothing else that commands a terminal either: warnings, log lines and tracebacks of
+    whatever library; and let no character stop it that the output's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_log_record)
+    warnings.formatwarning = _warning
+
+
+def _log_record(*args: Any, **options: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **options)
+    with suppress(TypeError, ValueError):  # arguments that do not fit: logging says so itself
+        record.msg, record.args = visible(record.getMessage()), ()
+    return record
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{visible(filename)}:{lineno}: {category.__name__}: {visible(str(message))}\n"
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
+    """As Python does it, for what no rule of ours says in a line."""
+    say("".join(traceback.format_exception(kind, error, place)).rstrip("\n"), err=True)
+
+
+@cache
+def _console_class() -> type[Console]:
+    # rich is imported late, so that commands that say little start fast
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class VisibleConsole(Console):
+        """A console whose only commands to the terminal are its own."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    return VisibleConsole
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -31,19 +113,18 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
     Tables are never cut at the edge: a line too long is the terminal's to wrap.
     """
-    from rich.console import Console
-
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
-        return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        return _console_class()(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
     columns = os.environ.get("COLUMNS", "")
-    return Console(
+    width = int(columns) if re.fullmatch("[0-9]{1,4}", columns) else 0
+    return _console_class()(
         file=_Trimmed(stream),  # type: ignore[arg-type]
         quiet=quiet,
         highlight=False,
         soft_wrap=True,
         force_terminal=False,
-        width=int(columns) if columns.isdigit() and int(columns) else _UNWRAPPED,
+        width=width or _UNWRAPPED,
     )
 
 

@@ -67,9 +67,9 @@ class ProgressBar:
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[spent]}  loss {task.fields[loss]}  {task.fields[speed]}"),
+            TextColumn("{task.fields[spent]}  loss {task.fields[loss]}  {task.fields[speed]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

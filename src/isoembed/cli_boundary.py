@@ -1,0 +1,92 @@
+"""Where a user's values come in, and what goes wrong with them goes out as one line."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from isoembed.core import LARGEST, InputError, refused, rejected, system_error
+
+
+class Bounded(TyperGroup):
+    """The commands, each option and argument of theirs held to `_within`; complaints of Typer's are raised, not
+    printed."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        _hold(self)
+        status = super().main(*args, **{**options, "standalone_mode": False})
+        if status:
+            sys.exit(status)
+
+
+def _hold(command: Any) -> None:
+    for parameter in command.params:
+        if parameter.callback is None:
+            parameter.callback = _within
+    for below in getattr(command, "commands", {}).values():
+        _hold(below)
+
+
+def _within(_: Any, parameter: Any, value: Any) -> Any:
+    """`value`, where each number is finite and counts exactly and each text can be written to a file; else
+    InputError."""
+    name = f"`{max(parameter.opts, key=len)}`"
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, float) and not math.isfinite(each):
+            raise InputError(f"{name} must be a finite number; got {each}. Give another value.")
+        if isinstance(each, int) and abs(each) > LARGEST:
+            raise InputError(f"{name} must lie within 2^53, the whole numbers that a float holds; got {each:.3g}.")
+        if isinstance(each, (str, Path)) and not _is_text(str(each)):
+            raise InputError(f"{name} must be UTF-8 without null bytes, also where it names a file; got {str(each)!r}.")
+    return value
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 arrive as halves of surrogate pairs
+        return False
+
+
+def line_of(error: Exception) -> str | None:
+    """What `error` says to a user: nothing where it has shown itself, None where no rule says it, which is a
+    defect."""
+    if isinstance(error, InputError):
+        return str(error)
+    if system := system_error(error):
+        return refused(system)
+    if isinstance(error, ValidationError):
+        return str(rejected(error))
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return (
+            "File names and texts must be UTF-8; one found on the way is not "
+            f"({os.fsencode(error.object[error.start : error.end])!r}). Rename or remove it."
+        )
+    if isinstance(error, RecursionError):
+        return "A file must not nest its parts hundreds deep; one that was read does. Flatten it."
+    if isinstance(error, MemoryError):
+        return "This machine has too little memory for it. Lower --memory, the batch or the model."
+    if type(error).__name__ == "NoArgsIsHelpError":  # Typer's: it holds the help
+        error.show()  # type: ignore[attr-defined]
+        return ""
+    if isinstance(error, typer.Abort):
+        return "Stopped."
+    if hasattr(error, "format_message"):  # Typer's and Click's complaints have only this in common
+        context = getattr(error, "ctx", None)
+        help_at = f" See `{context.command_path} --help`." if context else ""
+        return f"{error.format_message()}{help_at}"
+    return None
+
+
+def status_of(error: Exception) -> int:
+    """The exit status that goes with `line_of`: 2 for what was given, 1 for what the machine refused."""
+    if isinstance(error, (MemoryError, typer.Abort)) or (system_error(error) and not isinstance(error, InputError)):
+        return 1
+    return int(getattr(error, "exit_code", 2))
