@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "cli": FOUNDATION
     | DECIDE
     | EXECUTE
-    | {"report", "workflows", "cli_options", "cli_pilot", "cli_report", "cli_sweep", "terminal"},
+    | {"report", "workflows", "cli_boundary", "cli_options", "cli_pilot", "cli_report", "cli_sweep", "terminal"},
+    "cli_boundary": FOUNDATION,
     "cli_options": FOUNDATION,
     "cli_pilot": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep", "terminal"},
     "cli_report": FOUNDATION | DECIDE | {"report", "cli_options", "terminal"},

@@ -88,6 +88,16 @@ def refused(error: OSError) -> str:
     )
 
 
+#: a dataset on the hub, as it stands in the name of data
+_ON_HUB = re.compile(r"hub:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][^/]*$")
+
+
+def placeless(data: str) -> str:
+    """The name of `data` as it may be published: of a path its last part alone, which says nothing of the machine or
+    of who uses it."""
+    return ",".join(part if _ON_HUB.match(part) else part.rpartition("/")[2] for part in data.split(","))
+
+
 def expanded(path: str) -> Path:
     """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
     return Path(os.path.expanduser(path))

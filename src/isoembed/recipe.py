@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
-from isoembed.core import LARGEST, Count, Frozen, InputError, Some, fingerprint, rejected
+from isoembed.core import LARGEST, Count, Frozen, InputError, Some, fingerprint, placeless, rejected
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
@@ -217,6 +217,15 @@ class Recipe(Frozen):
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
         data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
+
+    def published(self) -> Recipe:
+        """The recipe as it may leave this machine: a base model's folder and the data by their names alone."""
+        source = self.model.source
+        if source.startswith(("/", "~", ".")):  # `./` again, so that no hub id is read into it
+            source = f"./{source.rstrip('/').rpartition('/')[2]}"
+        model = self.model.model_copy(update={"source": source})
+        data = self.data.model_copy(update={"source": placeless(self.data.source)})
+        return self.model_copy(update={"model": model, "data": data})
 
     def key_without(self, *fields: str) -> str:
         """16 hex digits, equal where all fields but these are: which runs are of one cell, or vary one."""

@@ -30,7 +30,7 @@ import pyarrow as pa
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from isoembed.core import Frozen, InputError, fingerprint
+from isoembed.core import Frozen, InputError, fingerprint, placeless
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
 from isoembed.data.prompts import prompt_tokens
@@ -300,7 +300,7 @@ def _write(
     if not pairs:
         raise InputError(f"A pair must have tokens on both sides; none of {source.label} has. Check the tokenizer.")
     return StoreFacts(
-        source=source.label,
+        source=placeless(source.label),
         source_fingerprint=read,
         tokenizer=hashed,
         context_tokens=context_tokens,

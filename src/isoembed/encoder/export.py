@@ -108,9 +108,20 @@ def export(
         if record is not None:
             record.save(stage / "record.json")
         if keep_adapter:
-            adapted: Any = encoder.model
-            adapted.save_pretrained(str(stage / "adapter"), save_embedding_layers=False)
+            _save_adapter(encoder.model, stage / "adapter")
         _publish(stage, folder)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """The adapter alone, with its base by name: a path of this machine leads nobody to it."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's form of a card, empty but for that path
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    base = settings["base_model_name_or_path"]
+    if base is not None and Path(base).is_absolute():
+        settings["base_model_name_or_path"] = Path(base).name
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _sentence_transformer(

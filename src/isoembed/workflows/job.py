@@ -170,7 +170,7 @@ def train_job(
     record_file, training = out / RECORD, out / "training"
     if execution.resume and record_file.exists() and (out / MODULES).exists():
         record = RunRecord.load(record_file)
-        if record.key != job.recipe.key:
+        if record.key not in (job.recipe.key, job.recipe.published().key):
             raise InputError(f"{out} holds a model of another recipe ({record.key}); give another --out.")
         return record
     if not execution.resume and record_file.exists():
@@ -182,11 +182,13 @@ def train_job(
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
     with sole_writer(training) if rank() == 0 else nullcontext():
         if rank() == 0:
-            write_atomically(out / "recipe.json", job.recipe.model_dump_json(indent=1) + "\n")
+            write_atomically(out / "recipe.json", job.recipe.published().model_dump_json(indent=1) + "\n")
             watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
         else:
             watchers = ()
         encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
+        shown = record.recipe.published()  # what may leave this machine
+        record = record.model_copy(update={"recipe": shown, "key": shown.key})
         if rank() == 0:
             export(
                 encoder,
@@ -243,7 +245,7 @@ def evaluate_folder(
                 trained,
                 tokenizer,
                 context_tokens,
-                base=record.recipe if record is not None else None,
+                base=None if record is None else _at_hand(record.recipe, folder),
                 dims=dims,
                 quantized=quantized,
             ),
@@ -260,6 +262,19 @@ def evaluate_folder(
     return evaluate(systems | (_smaller("base, untrained", untrained) if quantized else {}), tasks)
 
 
+def _at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
+    """The recipe of the model in `folder`, with its base where it lies; None where that was a folder which is neither
+    here nor beside `folder`: a record names no places."""
+    source = recipe.model.source
+    if not source.startswith("./"):
+        return recipe
+    places = (Path(source), folder.absolute().parent / source)
+    found = next((str(place.absolute()) for place in places if place.is_dir()), None)
+    if found is None:
+        return None
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": found})})
+
+
 def systems_beside(
     trained: Encoder,
     tokenizer: PreTrainedTokenizerBase,
@@ -274,6 +289,8 @@ def systems_beside(
     systems: dict[str, System] = {}
     if base is not None:
         model = load_model(base.model.source)
+        if base.base_hash not in (None, weights_hash(model)):
+            raise InputError(f"The weights of {base.model.source} are not those that the model was trained from.")
         untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
         systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)

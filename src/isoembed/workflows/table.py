@@ -25,7 +25,8 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
     if not rows:
         raise InputError("A table needs runs; the ledger holds none. Run the sweep first.")
     names = dict.fromkeys(name for row in rows for name in row)
-    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    shown = _no_formula if file.suffix == ".csv" else _as_it_stands
+    table = pa.table({shown(name): [shown(row.get(name)) for row in rows] for name in names})
     content = io.BytesIO()
     if file.suffix == ".parquet":
         pyarrow.parquet.write_table(table, content)
@@ -34,6 +35,16 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
     else:
         raise InputError(f"A table must end in .parquet, .csv or .jsonl.gz; got {file.name}. Rename it.")
     write_atomically(file, content.getvalue())
+
+
+def _no_formula(cell: Any) -> Any:
+    """`cell` with a quote before a text that a spreadsheet would run as a formula, as spreadsheets themselves write
+    it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _as_it_stands(cell: Any) -> Any:
+    return cell
 
 
 def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""What a run leaves behind may be published: it names no place, no machine and nobody."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from isoembed.core import placeless
+from isoembed.records import RunRecord
+from tests.data.helpers import write_jsonl
+from tests.evaluation.tiny import write_model
+from tests.reliability.fuzz import command
+
+MARK = "somebodys-private-folder"
+
+
+def _told(folder: Path, words: set[bytes]) -> dict[str, list[bytes]]:
+    """File -> which of `words` its bytes or its name hold."""
+    found = {
+        str(file.relative_to(folder)): [word for word in words if word in file.read_bytes() + file.name.encode()]
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_runs_folder_names_no_place_and_nobody(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / MARK
+    monkeypatch.setenv("XDG_CACHE_HOME", str(inside / "cache"))
+    base = write_model(inside / "mymodel")
+    rows = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} coins"} for n in range(60)]
+    pairs = write_jsonl(inside / "pairs.jsonl", rows)
+    out = inside / "out"
+    asked = ["run", "--budget=3e8", f"--model={base}", f"--method={method}", f"--data={pairs},{pairs}:2",
+             "--batch-pairs=8", "--context-tokens=16", f"--out={out}"]  # fmt: skip
+    asked += ["--keep-adapter"] if method == "lora" else []
+    done = command(*asked, inside=inside)
+    assert not done.status, done.err
+    words = {MARK, str(tmp_path), str(Path.home()), os.getcwd(), socket.gethostname(), getpass.getuser()}
+    # a word of a few letters is found in tokens and weights by chance
+    assert _told(out, {word.encode() for word in words if len(word) > 6}) == {}
+    record = RunRecord.load(out / "record.json")
+    assert record.key == record.recipe.key
+    assert record.recipe.model.source == "./mymodel"
+    assert record.recipe.data.source == "pairs.jsonl:1,pairs.jsonl:2"
+
+    # what it needs of the place it still finds: the base beside the model, and a finished run by its key
+    assert not command(*asked, "--resume", inside=inside).status
+    task = inside / "task"
+    task.mkdir()
+    for name, lines in {
+        "queries": [{"_id": "q", "text": "item 1"}],
+        "corpus": [{"_id": "d", "text": "item one costs coins"}],
+    }.items():
+        (task / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (task / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\tc\t1\n")
+    scored = command("eval", "out", "--data=task", "--task=retrieval", inside=inside)
+    assert "base, untrained" in scored.out, scored.err
+    shutil.rmtree(base)
+    scored = command("eval", "out", "--data=task", "--task=retrieval", inside=inside)
+    assert not scored.status
+    assert "base, untrained" not in scored.out
+    assert "trained" in scored.out
+
+
+def test_data_are_named_without_their_place() -> None:
+    kept = ["docstrings", "hub:org/name:train", "pairs.jsonl", "a.csv:3,hub:org/name:train:1"]
+    assert [placeless(name) for name in kept] == kept
+    assert placeless("/home/me/a.csv:3,../b.jsonl:1,hub:/home/me/set:train:2") == "a.csv:3,b.jsonl:1,set:train:2"
