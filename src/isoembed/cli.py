@@ -41,6 +41,7 @@ from isoembed.cli_options import (
     MaskMargin,
     Matryoshka,
     MaxParams,
+    MaxRowBytes,
     MemoryText,
     MethodName,
     MethodNames,
@@ -291,6 +292,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         negative_key: NegativeKey = None,
         negatives: Negatives = None,
         on_bad_rows: OnBadRows = "error",
+        max_row_bytes: MaxRowBytes = 1 << 24,
         method: MethodName = None,
         fraction: Fraction = None,
         rank: Rank = None,
@@ -356,7 +358,9 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         with process_group():
             if process_rank():
                 console.quiet = True
-            pairs = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
+            pairs = DataOptions(
+                data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives, max_row_bytes
+            )
             tokens = cache or out / "tokens"
             piloted, whole = None, spend.flop_at()[0]
             if pilot is not None:
@@ -654,6 +658,9 @@ def inspect(
     negative_key: NegativeKey = None,
     negatives: Negatives = None,
     on_bad_rows: OnBadRows = "error",
+    max_row_bytes: MaxRowBytes = 1 << 24,
+    query_prompt: QueryPrompt = "",
+    positive_prompt: PositivePrompt = "",
     context_tokens: ContextTokens = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data; default: a temporary one")] = None,
     as_json: AsJson = False,
@@ -667,14 +674,17 @@ def inspect(
     from isoembed.workflows.job import DataOptions
 
     chosen, _ = _family(family, model)
+    options = DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives, max_row_bytes)
+    prompts = Prompts.of(query_prompt, positive_prompt, pooled=True)
     with tempfile.TemporaryDirectory() as scratch:
         inspection = inspect_source(
-            DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives).source(source),
+            options.source(source, prompts.query),
             load_tokenizer(chosen.models[0].source),
             context_tokens=context_tokens or chosen.context_tokens,
             folder=cache or Path(scratch),
             family=chosen,
             method=_method(method, fraction, rank, alpha) or method_named("full"),
+            prompts=prompts,
         )
     if as_json:
         terminal.print_json(inspection.model_dump(mode="json"))
@@ -694,6 +704,7 @@ def mine(
     query_key: QueryKey = None,
     positive_key: PositiveKey = None,
     on_bad_rows: OnBadRows = "error",
+    max_row_bytes: MaxRowBytes = 1 << 24,
     as_json: AsJson = False,
 ) -> None:
     """Find hard negatives with a model: other queries' positives that it finds near, but not too near."""
@@ -701,7 +712,8 @@ def mine(
     from isoembed.workflows.mine import mine as mine_negatives
 
     terminal.no_library_bars()
-    pairs = DataOptions(source, None, query_key, positive_key, on_bad_rows).source(source)
+    options = DataOptions(source, None, query_key, positive_key, on_bad_rows, max_row_bytes=max_row_bytes)
+    pairs = options.source(source)
     mined = mine_negatives(model, pairs, out, negatives=negatives, margin=margin)
     if as_json:
         terminal.print_json(mined.model_dump(mode="json"))

@@ -57,6 +57,7 @@ PositiveKey = Annotated[str | None, typer.Option(help="name of the positive fiel
 NegativeKey = Annotated[str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")]
 Negatives = Annotated[int | None, typer.Option(help="hard negatives of a row to use at most; 0: none [default: all]")]
 HeldoutSpec = Annotated[str | None, typer.Option("--heldout", help="held-out pairs; default: split off the data")]
+MaxRowBytes = Annotated[int, typer.Option(min=1, max=1 << 30, help="longest row of the data, in bytes")]
 OnBadRows = Annotated[str, typer.Option(help="error or skip")]
 Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reused between runs [default: in --out]")]
 Out = Annotated[Path, typer.Option("--out", help="folder for the model, its record and checkpoints")]

@@ -22,6 +22,7 @@ from isoembed.cli_options import (
     HeldoutSpec,
     MaskMargin,
     Matryoshka,
+    MaxRowBytes,
     NegativeKey,
     Negatives,
     OnBadRows,
@@ -66,6 +67,7 @@ def plan(
     negative_key: NegativeKey = None,
     negatives: Negatives = None,
     on_bad_rows: OnBadRows = "error",
+    max_row_bytes: MaxRowBytes = 1 << 24,
     allowance: Annotated[
         str | None, typer.Option(help="what all cells may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
     ] = None,
@@ -143,7 +145,9 @@ def plan(
             middle = names[:: max(1, (len(names) - 1) // 2)][:3]
             steps = tuple(int(_number(each, "--rate-steps")) for each in horizons.split(","))
             rates = RateSearch(models=middle, steps=steps)
-        options = DataOptions(data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives)
+        options = DataOptions(
+            data, heldout, query_key, positive_key, on_bad_rows, negative_key, negatives, max_row_bytes
+        )
         batch = chosen.batch_pairs if batch_pairs is None else batch_pairs
         context = chosen.context_tokens if context_tokens is None else context_tokens
         recipe_options = options_of(

@@ -54,7 +54,8 @@ def fingerprint(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # names of files may hold bytes that are no UTF-8, as lone surrogates
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 #: what the system says where nothing can be written, whatever is tried: full, over quota, read-only, over a limit
@@ -103,10 +104,21 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def synced(path: Path) -> None:
+    """Wait until the file, or the list of the folder's files, is on the disk: a power cut then leaves it as it is."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader, or a kill at any moment, sees the old file or the new one, never half."""
+    """Write `content` so that a reader, a kill or a power cut at any moment sees the old file or the new one, never
+    half."""
     with _partial(file, content) as partial:
         partial.replace(file)
+    synced(file.parent)
 
 
 def write_once(file: Path, content: str | bytes) -> bool:
@@ -116,6 +128,7 @@ def write_once(file: Path, content: str | bytes) -> bool:
             os.link(partial, file)  # unlike a rename this never replaces what another process wrote
         except FileExistsError:
             return False
+    synced(file.parent)
     return True
 
 
@@ -148,6 +161,7 @@ def _partial(file: Path, content: str | bytes) -> Iterator[Path]:
     partial = file.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        synced(partial)
         yield partial
     finally:
         partial.unlink(missing_ok=True)

@@ -33,6 +33,9 @@ SHARED_PAIRS = 10
 #: no group fills more of the held-out pairs than this where there are others
 GROUP_SHARE = 0.25
 
+#: a warning is due where a pair shares a text with more of the others than this
+SHARED_SHARE = 0.01
+
 #: hashes looked up at a time
 PART = 1 << 20
 
@@ -108,7 +111,8 @@ def prepare(
     """
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
-    notes = [f"{number_of(count, 'row')} skipped: {reason}." for reason, count in sorted(store.facts.skipped.items())]
+    skipped = sorted(store.facts.skipped.items())
+    notes = [*remarks(store), *(f"{number_of(count, 'row')} skipped: {reason}." for reason, count in skipped)]
 
     # 2. one of each pair, in the order of their content
     rows = unique_rows(store)
@@ -138,10 +142,65 @@ def prepare(
             "Bring more data, or a held-out source without them."
         )
 
+    if few := sameness(store, train):
+        notes.insert(0, few)
+    if heldout is not None and len(chosen) < 2 <= heldout_pairs:
+        raise InputError(
+            f"Held-out pairs must be two at least that share no text; {heldout_store.facts.source} has none such. "
+            "Bring others."
+        )
     if len(chosen) < heldout_pairs:
         notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
     data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(notes))
     return _with_negatives(data) if store.facts.negatives else data
+
+
+def remarks(store: TokenStore) -> list[str]:
+    """What a reader should know of what was read, beside the rows that were skipped."""
+    notes = [f"Damaged, and made again: {store.damage}"] if store.damage else []
+    for fields in store.facts.fields:
+        if fields.in_order:
+            notes.append(
+                f"Fields of {fields.source} taken in their order: query {fields.query}, positive {fields.positive}."
+            )
+        if fields.unexpected:
+            notes.append(f"Fields of {fields.source} not read: {', '.join(fields.unexpected)}.")
+    if store.facts.wordless:
+        notes.append(
+            f"Warning: {store.facts.wordless:,} of {len(store):,} pairs have a text without a letter or digit; a "
+            "search by words (BM25) finds none of these."
+        )
+    return notes
+
+
+def sameness(store: TokenStore, rows: Rows) -> str:
+    """A warning where many pairs of a batch share a text and so are no negatives of each other, or "".
+
+    Raises InputError where all do: without negatives the loss is 0 from the first step.
+    """
+    if len(rows) < 2:
+        return ""
+    shares = []
+    for side in ("query", "positive"):
+        _, counts = np.unique(store.column(f"{side}_hash")[rows], return_counts=True)
+        shares.append(float((counts * (counts - 1.0)).sum() / (len(rows) * (len(rows) - 1.0))))
+    if max(shares) == 1.0 and not store.facts.negatives:
+        raise InputError(
+            f"Training needs texts to tell apart; all {len(rows):,} pairs of {store.facts.source} have the same "
+            f"{'query' if shares[0] == 1.0 else 'positive'}. Bring other pairs."
+        )
+    if max(shares) < SHARED_SHARE:
+        return ""
+    return (
+        f"Warning: few different texts ({_variety(store, rows)} in {len(rows):,} pairs): a pair shares one with "
+        f"{max(shares):.0%} of the others of a batch, which then are no negatives of it."
+    )
+
+
+def _variety(store: TokenStore, rows: Rows) -> str:
+    """How many different texts there are on each side."""
+    query, positive = (len(np.unique(store.column(f"{side}_hash")[rows])) for side in ("query", "positive"))
+    return f"different queries: {query:,}, different positives: {positive:,}"
 
 
 def unique_rows(store: TokenStore) -> Rows:
@@ -189,6 +248,12 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
     candidates &= cost <= SHARED_PAIRS
     if candidates.any():
         wanted = min(wanted, int(limit / cost[candidates].mean()))
+    elif wanted:
+        raise InputError(
+            f"Held-out pairs must not share their texts with many others; each pair of {store.facts.source} shares one "
+            f"with {SHARED_PAIRS} or more of the {len(rows):,} ({_variety(store, rows)}). These are labels rather than "
+            "pairs: bring pairs of a text of its own, or held-out pairs (--heldout)."
+        )
     chosen = _choose(store, rows[candidates], wanted, seed)
     remaining = rows[~np.isin(group, apart)]
     unused = np.isin(group, apart).sum() - np.isin(chosen, rows[np.isin(group, apart)]).sum()

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from isoembed.core import Frozen
-from isoembed.data.dataset import unique_rows
+from isoembed.core import Frozen, InputError
+from isoembed.data.dataset import Rows, remarks, sameness, unique_rows
 from isoembed.data.sources import Source, open_source
+from isoembed.data.sources.names import Fields
 from isoembed.data.store import TokenStore
 from isoembed.families import Family
 from isoembed.methods import Method
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +51,9 @@ class Inspection(Frozen):
     duplicates: int = Field(description="pairs that repeat another one, once normalised")
     negatives: int = Field(description="pairs that bring hard negatives")
     hard_negatives: int = Field(description="hard negatives of all pairs")
+    fields: tuple[Fields, ...] = Field(description="which fields of the rows are read and which are not")
+    wordless: int = Field(description="pairs of which a text has no letter and no digit")
+    remarks: tuple[str, ...] = Field(description="what to look at before training")
     groups: int = Field(description="groups that must not straddle a split; 0 where the source has none")
     query: Side
     positive: Side
@@ -66,10 +71,11 @@ def inspect(
     folder: Path,
     family: Family,
     method: Method,
+    prompts: Prompts = NO_PROMPTS,
 ) -> Inspection:
-    """Tokenise `source` into `folder` (or find it there) and count."""
+    """Tokenise `source` behind `prompts` into `folder` (or find it there) and count."""
     source = open_source(source) if isinstance(source, str) else source
-    store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder)
+    store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
     unique = unique_rows(store)
     kept = store.kept_tokens("query") + store.kept_tokens("positive") + store.column("negative_tokens")
     epoch_tokens = int(kept[unique].sum())
@@ -82,6 +88,9 @@ def inspect(
         duplicates=len(store) - len(unique),
         negatives=store.facts.negatives,
         hard_negatives=int(store.column("negative_count").sum()),
+        fields=store.facts.fields,
+        wordless=store.facts.wordless,
+        remarks=(*_sameness(store, unique), *remarks(store)),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),
@@ -95,6 +104,14 @@ def inspect(
             for model in family.models
         ),
     )
+
+
+def _sameness(store: TokenStore, unique: Rows) -> list[str]:
+    try:
+        warning = sameness(store, unique)
+    except InputError as error:
+        warning = str(error)
+    return [warning] if warning else []
 
 
 def _side(store: TokenStore, side: str) -> Side:

@@ -7,7 +7,6 @@ again on arrival, so that both ends train on the same pairs in the same order.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, Rows
-from isoembed.data.store import TokenStore, publish
+from isoembed.data.store import TokenStore
 from isoembed.recipe import DataStats
 
 
@@ -43,16 +42,12 @@ class ShippedStore:
                     "Mount it there, or have the pairs shipped."
                 )
             return TokenStore.open(self.folder)
-        final = own_folder() / self.folder.name
-        if not final.is_dir():
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=final.parent))
-            try:
-                for name, content in self.files.items():
-                    content.tofile(partial / name)
-                publish(partial, final)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return TokenStore.open(final)
+
+        def unpack(partial: Path) -> None:
+            for name, content in self.files.items():
+                content.tofile(partial / name)
+
+        return TokenStore.kept(own_folder() / self.folder.name, unpack)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
     pairs.arrow     token ids and texts: read where a batch needs them
     numbers.arrow   lengths and hashes: read a column at a time, over all pairs
+    facts.json      what else there is to know, with the checksums of the two and of itself
 
 One row a pair, in the order of the source.  Token ids are exactly those that
 `tokenizer(texts, truncation=True, max_length=context_tokens)` gives, which is how sentence-transformers will tokenise
@@ -12,14 +13,16 @@ too: among texts that would be the whole file.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
+import os
 import shutil
-import tempfile
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -27,29 +30,45 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from isoembed.core import Frozen, InputError, fingerprint, placeless
+from isoembed.core import Frozen, InputError, fingerprint, placeless, synced
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
 from isoembed.data.prompts import prompt_tokens
 from isoembed.data.sources.base import Source
+from isoembed.data.sources.files import label_of
+from isoembed.data.sources.names import Fields
 from isoembed.recipe import NO_PROMPTS, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 4
+STORE_VERSION = 5
 #: pairs tokenised at a time
 BATCH_PAIRS = 1024
 #: rows of one record batch of each file.  Few batches: opening one maps the pages around its head
 PAIRS_ROWS, NUMBERS_ROWS = 2 * 1024, 64 * 1024
 
+#: of a store: its two Arrow files, and what is known of them
+FILES, FACTS = ("pairs.arrow", "numbers.arrow"), "facts.json"
+
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+
+class DamagedStoreError(InputError):
+    """A store is not what was written: the disk lost some of it, or somebody changed it."""
+
+    def __init__(self, folder: Path, file: str) -> None:
+        super().__init__(
+            f"A store of tokens must be as it was written; {file} in {label_of(folder)} is missing or damaged. "
+            "Delete that folder; it is made again from the data."
+        )
 
 
 class StoreFacts(Frozen):
@@ -64,6 +83,16 @@ class StoreFacts(Frozen):
     skipped: dict[str, int]
     prompt_tokens: tuple[int, int] = Field((0, 0), description="of the prompt of queries, of all others")
     groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
+    fields: tuple[Fields, ...] = Field((), description="which fields of the source's rows were read")
+    wordless: int = Field(0, description="pairs of which a text has no letter and no digit")
+    files: dict[str, str] = Field({}, description="checksums of the other files, by name")
+    seal: str = Field("", description="checksum of all of the above")
+
+    def sealed(self, folder: Path) -> Self:
+        """With the checksums of the files in `folder`."""
+        files = {name: checksum(folder / name) for name in FILES}
+        facts = self.model_copy(update={"files": files, "seal": ""})
+        return facts.model_copy(update={"seal": fingerprint(facts)})
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,7 @@ class TokenStore:
     folder: Path
     facts: StoreFacts
     _batches: tuple[pa.RecordBatch, ...] = field(repr=False, compare=False)
+    damage: str = field(default="", compare=False)  #: what was wrong with an earlier one that this one stands for
 
     @classmethod
     def build(
@@ -89,7 +119,7 @@ class TokenStore:
 
         Memory stays flat: some thousands of pairs are held at a time, tokenised on all cores, a batch ahead of the one
         that is written.  A store appears whole or not at all; a killed build leaves a folder `.partial-...` that nobody
-        reads.
+        reads.  A store that is damaged is made again, and says so (`damage`).
         """
         if not tokenizer.is_fast:
             raise InputError(
@@ -105,21 +135,49 @@ class TokenStore:
         hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
         before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
         final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens, *before])}"
-        if not final.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+
+        def make(partial: Path) -> None:
+            facts = _write(source, tokenizer, context_tokens, partial, hashed, read, prompts).sealed(partial)
+            (partial / FACTS).write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+        return cls.kept(final, make)
+
+    @classmethod
+    def kept(cls, final: Path, make: Callable[[Path], None]) -> Self:
+        """The store at `final`; where there is none, or a damaged one, `make` fills a folder that takes its place."""
+        damage = ""
+        if final.exists():
             try:
-                facts = _write(source, tokenizer, context_tokens, partial, hashed, read, prompts)
-                (partial / "facts.json").write_text(facts.model_dump_json(indent=1) + "\n", encoding="utf-8")
-                publish(partial, final)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return cls.open(final)
+                return cls.open(final)
+            except DamagedStoreError as error:
+                damage = str(error)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = _scratch(final.parent)
+        try:
+            make(partial)
+            if damage:
+                _move_away(final)
+            publish(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return replace(cls.open(final), damage=damage)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The store in `folder`."""
-        facts = StoreFacts.model_validate_json((folder / "facts.json").read_bytes())
+        """The store in `folder`.  Raises DamagedStoreError where it is not, byte for byte, what was written."""
+        try:
+            facts = StoreFacts.model_validate_json((folder / FACTS).read_bytes())
+        except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+            raise DamagedStoreError(folder, FACTS) from error
+        if facts.seal != fingerprint(facts.model_copy(update={"seal": ""})):
+            raise DamagedStoreError(folder, FACTS)
+        for name in FILES:
+            try:
+                whole = facts.files.get(name) == checksum(folder / name)
+            except FileNotFoundError:
+                whole = False
+            if not whole:
+                raise DamagedStoreError(folder, name)
         return cls(folder, facts, _mapped(folder / "pairs.arrow"))
 
     def __len__(self) -> int:
@@ -205,7 +263,7 @@ def _located(rows: npt.NDArray[np.int64], size: int) -> Iterator[tuple[int, int]
 
 
 def _mapped(file: Path) -> tuple[pa.RecordBatch, ...]:
-    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    reader = pa.ipc.open_file(pa.memory_map(os.fsencode(file)))
     return tuple(reader.get_batch(index) for index in range(reader.num_record_batches))
 
 
@@ -263,7 +321,7 @@ class _RowWriter:
 @contextlib.contextmanager
 def _arrow_file(file: Path, schema: pa.Schema, size: int) -> Iterator[_RowWriter]:
     """Write `file` in batches of `size` rows each, the last one apart: readers find a row by its number."""
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with pa.OSFile(os.fsencode(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         rows = _RowWriter(writer, schema, size)
         yield rows
         rows.end()
@@ -281,7 +339,7 @@ def _write(
     """Stream the source into the two files of `folder`."""
     id_type = pa.uint16() if len(tokenizer) <= 1 << 16 else pa.uint32()
     groups: dict[str | None, int] = {}
-    pairs = negatives = empty = 0
+    pairs = negatives = empty = wordless = 0
     with (
         _arrow_file(folder / "pairs.arrow", _pairs_schema(id_type), PAIRS_ROWS) as texts,
         _arrow_file(folder / "numbers.arrow", _numbers_schema(), NUMBERS_ROWS) as numbers,
@@ -295,6 +353,7 @@ def _write(
                     rows.append(row)
             pairs, empty = pairs + len(rows), empty + len(batch) - len(rows)
             negatives += sum(row["negative_count"] > 0 for row in rows)
+            wordless += sum(not (_has_words(row["query_text"]) and _has_words(row["positive_text"])) for row in rows)
             texts.add(rows)
             numbers.add(rows)
     if not pairs:
@@ -309,7 +368,14 @@ def _write(
         skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
         prompt_tokens=(prompt_tokens(tokenizer, prompts.query), prompt_tokens(tokenizer, prompts.positive)),
         groups=tuple(groups),
+        fields=source.fields,
+        wordless=wordless,
     )
+
+
+def _has_words(text: str) -> bool:
+    """Whether `text` has a letter or a digit of any script."""
+    return any(map(str.isalnum, text))
 
 
 #: (ids, tokens before truncation)
@@ -396,9 +462,42 @@ def _batched(source: Source, size: int) -> Iterator[list[Pair]]:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give the finished store its name; where somebody else was faster, theirs stands (it has the same content)."""
+    """Give the finished store its name, once its files are on the disk; where somebody else was faster, theirs stands
+    (it has the same content)."""
+    for file in partial.iterdir():
+        synced(file)
+    synced(partial)
     try:
         partial.rename(final)
     except OSError:
         if not final.is_dir():
             raise
+    synced(final.parent)
+
+
+def _move_away(final: Path) -> None:
+    """Delete the damaged store at `final`; a good one that somebody else has put there meanwhile stays."""
+    aside = _scratch(final.parent) / final.name
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(aside)
+            TokenStore.open(aside)
+            aside.rename(final)
+    except DamagedStoreError:
+        pass
+    finally:
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _scratch(parent: Path) -> Path:
+    """A new folder in `parent` that nobody else uses, with the rights that folders have there."""
+    folder = parent / f".partial-{uuid.uuid4().hex}"
+    folder.mkdir()
+    return folder
+
+
+def checksum(file: Path) -> str:
+    """XXH3 of the file's bytes, which are read and not mapped: no memory is kept.  It guards against disks, not against
+    people, and reads 3 GB/s where BLAKE2b reads .2."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

@@ -242,6 +242,12 @@ def inspection_text(inspection: Inspection) -> RenderableType:
         ("tokens a pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
         ("one epoch", f"{inspection.epoch_tokens:,} tokens of unique pairs"),
     ]
+    for fields in inspection.fields:
+        negatives = f", negatives {', '.join(fields.negatives)}" if fields.negatives else ""
+        rows.append(("fields read", f"query {fields.query}, positive {fields.positive}{negatives}"))
+        if fields.ignored:
+            rows.append(("not read", ", ".join(fields.ignored)))
+    rows += [("note", remark) for remark in inspection.remarks]
     if inspection.groups:
         rows.insert(3, ("groups", f"{inspection.groups:,}, never split between training and held-out"))
     percentiles = list(inspection.query.percentiles)

@@ -17,7 +17,7 @@ from isoembed.budget import Budget
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.sources import Source, absolute, open_source
+from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
 from isoembed.encoder.card import model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
@@ -54,9 +54,10 @@ class DataOptions:
     on_bad_rows: str = "error"
     negative_key: str | None = None
     negatives: int | None = None  #: hard negatives of a row at most; None: all
+    max_row_bytes: int = MAX_ROW_BYTES
 
-    def source(self, spec: str) -> Source:
-        """`spec` opened with these names and this patience."""
+    def source(self, spec: str, query_prompt: str = "") -> Source:
+        """`spec` opened with these names and this patience; `query_prompt` goes before every query."""
         if self.on_bad_rows not in ("error", "skip"):
             raise InputError(f"`--on-bad-rows` must be error or skip; got {self.on_bad_rows!r}.")
         return open_source(
@@ -66,6 +67,8 @@ class DataOptions:
             negatives_key=self.negative_key,
             max_negatives=self.negatives,
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
+            query_prompt=query_prompt,
+            max_row_bytes=self.max_row_bytes,
         )
 
     def absolute(self) -> DataOptions:
@@ -83,11 +86,11 @@ class DataOptions:
     ) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         return prepare(
-            self.source(self.spec),
+            self.source(self.spec, prompts.query),
             tokenizer,
             context_tokens=context_tokens,
             folder=cache,
-            heldout=None if self.heldout is None else self.source(self.heldout),
+            heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
             prompts=prompts,
         )
 

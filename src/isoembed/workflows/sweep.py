@@ -127,6 +127,8 @@ def prepare_request(
         if any(each.bidirectional for each in (recipe_options, *(each.options for each in variations))):
             attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
+    if options.max_row_bytes == DataOptions.max_row_bytes:
+        del fields["max_row_bytes"]  # as in requests of before there was such a field, which are to stay the same
     return {
         "pooling": pooling,
         "options": recipe_options,

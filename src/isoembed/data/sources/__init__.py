@@ -6,25 +6,28 @@ import re
 from pathlib import Path
 
 from isoembed.core import InputError, expanded
-from isoembed.data.sources.base import OnBadRows, RowOptions, Source
+from isoembed.data.sources.base import MAX_ROW_BYTES, OnBadRows, RowOptions, Source
 from isoembed.data.sources.csv import Csv
 from isoembed.data.sources.docstrings import Docstrings
-from isoembed.data.sources.files import existing
+from isoembed.data.sources.files import existing, label_of
+from isoembed.data.sources.formats import TABLES, TEXT, reader_of
 from isoembed.data.sources.hub import Hub
 from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
 
-__all__ = ["Csv", "Docstrings", "Hub", "JsonLines", "Mixture", "Parquet", "Source", "absolute", "open_source"]
-
-#: file endings, without .gz or .zst, and what reads them
-READERS: dict[str, type[JsonLines | Csv | Parquet]] = {
-    ".jsonl": JsonLines,
-    ".ndjson": JsonLines,
-    ".csv": Csv,
-    ".parquet": Parquet,
-}
-
+__all__ = [
+    "MAX_ROW_BYTES",
+    "Csv",
+    "Docstrings",
+    "Hub",
+    "JsonLines",
+    "Mixture",
+    "Parquet",
+    "Source",
+    "absolute",
+    "open_source",
+]
 
 #: a part of a mixture with its weight
 WEIGHTED = r"(.+):([0-9.]+(?:e[0-9]+)?)"
@@ -38,10 +41,14 @@ def open_source(
     negatives_key: str | None = None,
     on_bad_rows: OnBadRows = "error",
     max_negatives: int | None = None,
+    query_prompt: str = "",
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Source:
     """The source that `spec` names: `docstrings`, a file, `hub:org/name[:split]`, or a mixture of them with weights,
     `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
-    options = RowOptions(query_key, positive_key, negatives_key, on_bad_rows, max_negatives)
+    options = RowOptions(
+        query_key, positive_key, negatives_key, on_bad_rows, max_negatives, query_prompt, max_row_bytes
+    )
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) == 1 or Path(spec).is_file():
         return _open(spec.strip(), options)
@@ -86,11 +93,11 @@ def _open(name: str, options: RowOptions) -> Source:
     if name.startswith("hub:"):
         dataset, _, split = name.removeprefix("hub:").partition(":")
         return Hub(dataset, split or "train", options)
-    lower = name.lower().removesuffix(".gz").removesuffix(".zst")
-    for ending, reader in READERS.items():
-        if lower.endswith(ending):
-            return reader(existing(name), options)
-    raise InputError(
-        f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {', '.join(READERS)} (the text ones also .gz or "
-        f".zst); got {name!r}. Rename or convert it."
-    )
+    reader = reader_of(expanded(name), options)
+    if reader is None:
+        raise InputError(
+            f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {', '.join(TEXT)} (these also .gz or .zst) "
+            f"or {', '.join(TABLES)}; got {label_of(Path(name))!r}. Rename or convert it."
+        )
+    existing(name)
+    return reader

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 from isoembed.core import InputError, fingerprint
 from isoembed.data.pair import Pair
+from isoembed.data.sources.names import BadRow, Fields, Keys, Names
 
 OnBadRows = Literal["error", "skip"]
+#: the longest row that is read unless the user says otherwise: 16 MiB
+MAX_ROW_BYTES = 1 << 24
 
 
 class Source(ABC):
@@ -19,14 +22,20 @@ class Source(ABC):
 
     `label` names it for people.  `fingerprint()` is a hash of everything the pairs depend on (contents and options,
     never names or dates), found without making the pairs.  `skipped` counts, by reason, the rows that the last
-    iteration left out.  Iteration raises InputError at the first bad row (or counts and skips it, as the source was
-    told), and at the end where there was no good pair at all.
+    iteration left out; `fields` says what it read of rows.  Iteration raises InputError at the first bad row (or counts
+    and skips it, as the source was told), and at the end where there was no good pair at all.  A bad row is one whose
+    content is at fault: what the system could not read (OSError) always ends the iteration.
     """
 
     label: str
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
+
+    @property
+    def fields(self) -> tuple[Fields, ...]:
+        """Which fields the last iteration read; nothing where the source is not made of rows."""
+        return ()
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -50,42 +59,19 @@ class Source(ABC):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that gives no pair: `reason` is counted, `detail` (rule, value, remedy) is what the user reads."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The names under which a row keeps its texts."""
-
-    query: str
-    positive: str
-    negatives: str | None
-
-
-#: query, positive, negatives as others name them: FlagEmbedding's (BGE) format, its long form, sentence-transformers'
-#: (negatives also numbered: `negative_1`, `negative_2`, …)
-CONVENTIONS = (
-    Keys("query", "pos", "neg"),
-    Keys("query", "positive", "negative"),
-    Keys("anchor", "positive", "negative"),
-)
-
-
 @dataclass(frozen=True)
 class RowOptions:
     """How to read rows: keys by name (None: by convention), how many of a row's hard negatives to take, the first ones
-    (None: all), and what to do about a bad row."""
+    (None: all), what to do about a bad row, the prompt that goes before every query (a row's own must be the same), and
+    the longest row."""
 
     query_key: str | None = None
     positive_key: str | None = None
     negatives_key: str | None = None
     on_bad_rows: OnBadRows = "error"
     max_negatives: int | None = None
+    query_prompt: str = ""
+    max_row_bytes: int = MAX_ROW_BYTES
 
     def __post_init__(self) -> None:
         if (self.query_key is None) != (self.positive_key is None):
@@ -98,32 +84,39 @@ class RowOptions:
                 f"`negatives` must be how many hard negatives a row to take at most, 0 for none; got "
                 f"{self.max_negatives}. Give another number."
             )
+        if self.max_row_bytes < 1:
+            raise InputError(f"`max_row_bytes` must be at least 1; got {self.max_row_bytes}. Give another number.")
 
-    def keys(self, found: list[str]) -> Keys | BadRow:
-        """The keys to read among those `found` in a row."""
-        if self.query_key is not None and self.positive_key is not None:
-            return Keys(self.query_key, self.positive_key, self.negatives_key)
-        for keys in CONVENTIONS:
-            if keys.query in found and keys.positive in found:
-                return Keys(keys.query, keys.positive, self.negatives_key or keys.negatives)
-        return BadRow(
-            "missing key",
-            f"a row must hold query/pos, query/positive or anchor/positive; found {', '.join(found) or 'no keys'}. "
-            "Name the keys with --query-key and --positive-key (and --negative-key)",
-        )
+    def names(self) -> Names:
+        """The rule of names for one pass over a source."""
+        return Names(Keys(self.query_key, self.positive_key, self.negatives_key, self.query_prompt))
+
+    def fingerprint_of(self, content: str) -> str:
+        """The fingerprint of a source with that content, read in this way."""
+        limit = [] if self.max_negatives is None else [self.max_negatives]
+        # defaults add nothing: fingerprints made before there were these options stay what they were
+        others = {"query_prompt": self.query_prompt, "max_row_bytes": self.max_row_bytes}
+        changed = {name: value for name, value in others.items() if value != getattr(RowOptions, name)}
+        names = [self.query_key, self.positive_key, self.negatives_key]
+        return fingerprint([content, *names, self.on_bad_rows, *limit, *([changed] if changed else [])])
 
 
 class RowSource(Source):
     """A source made of rows that map keys to texts or lists of texts.
 
-    A list of positives gives one pair per positive, each with all the row's negatives.  The keys are settled by the
-    first row that has them.  Texts are stripped of white space at both ends.
+    A list of positives gives one pair per positive, each with all the row's negatives.  Which fields are read, `Names`
+    settles.  Texts are stripped of white space at both ends.
     """
 
     def __init__(self, label: str, options: RowOptions) -> None:
         super().__init__()
         self.label = label
         self.options = options
+        self.names = options.names()
+
+    @property
+    def fields(self) -> tuple[Fields, ...]:
+        return self.names.fields(self.label)
 
     @abstractmethod
     def content_hash(self) -> str:
@@ -131,97 +124,105 @@ class RowSource(Source):
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-        """Each row with its place (`line 7`), or why there is none at that place."""
+        """Each row with its place (`line 7`), or why there is none at that place.  Raises InputError where a table's
+        header is at fault."""
 
     def fingerprint(self) -> str:
-        options = self.options
-        names = [options.query_key, options.positive_key, options.negatives_key]
-        limit = [] if options.max_negatives is None else [options.max_negatives]
-        return fingerprint([self.content_hash(), *names, options.on_bad_rows, *limit])
+        return self.options.fingerprint_of(self.content_hash())
 
     def pairs(self) -> Iterator[Pair]:
-        keys: Keys | None = None
-        named, held = self.options.negatives_key, False
+        self.names = self.options.names()
         for place, row in self.rows():
-            outcome: list[Pair] | BadRow
-            if isinstance(row, BadRow):
-                outcome = row
-            else:
-                held = held or (named is not None and bool(_negative_names(row, named)))
-                found = keys or self.options.keys([str(key) for key in row])
-                if isinstance(found, Keys):
-                    keys = found
-                    outcome = _read(row, found, self.options.max_negatives)
-                else:
-                    outcome = found
+            outcome = row if isinstance(row, BadRow) else self._pairs_of(row)
             if not isinstance(outcome, BadRow):
                 yield from outcome
             elif self.options.on_bad_rows == "skip":
-                self.skipped[outcome.reason] += 1
+                self.skipped[outcome.reason] += outcome.rows
             else:
                 raise InputError(
                     f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
                 )
-        if named is not None and not held:
+        named = self.options.negatives_key
+        if named is not None and not self.names.held_negatives:
             raise InputError(f"`--negative-key` must name a field of the rows; no row of {self.label} holds {named!r}.")
 
-
-def _read(row: dict[str, Any], keys: Keys, max_negatives: int | None) -> list[Pair] | BadRow:
-    """The pairs of one row."""
-    for key in (keys.query, keys.positive):
-        if key not in row:
-            found = ", ".join(map(str, row))
-            return BadRow("missing key", f"every row must hold `{key}`; found {found or 'no keys'}. Add it")
-    query = _texts(row[keys.query], keys.query)
-    positives = _texts(row[keys.positive], keys.positive)
-    negatives = _negatives(row, keys.negatives) if keys.negatives else []
-    for texts in (query, positives, negatives):
-        if isinstance(texts, BadRow):
-            return texts
-    assert isinstance(query, list)
-    assert isinstance(positives, list)
-    assert isinstance(negatives, list)
-    if len(query) != 1 or not positives:
-        key, count = (keys.query, len(query)) if len(query) != 1 else (keys.positive, len(positives))
-        rule = "hold exactly one text" if len(query) != 1 else "hold at least one text"
-        return BadRow("wrong number of texts", f"`{key}` must {rule}; got {count}. Correct the row")
-    return [Pair(query[0], positive, tuple(negatives[:max_negatives])) for positive in positives]
+    def _pairs_of(self, row: dict[str, Any]) -> list[Pair] | BadRow:
+        """The pairs of one row."""
+        layout = self.names.layout(row)
+        if isinstance(layout, BadRow):
+            return layout
+        try:
+            query, positives = (_texts(row[name], name) for name in (layout.query, layout.positive))
+            negatives = [text for name in layout.negatives for text in _negatives(row[name], name)]
+            if layout.prompt is not None:
+                _check_prompt(row[layout.prompt], layout.prompt, self.options.query_prompt)
+        except _BadTextError as error:
+            return error.row
+        if len(query) != 1 or not positives:
+            key, count = (layout.query, len(query)) if len(query) != 1 else (layout.positive, len(positives))
+            rule = "hold exactly one text" if len(query) != 1 else "hold at least one text"
+            return BadRow("wrong number of texts", f"`{key}` must {rule}; got {count}. Correct the row")
+        if sum(map(len, (*query, *positives, *negatives))) > self.options.max_row_bytes:
+            return too_long(self.options.max_row_bytes)
+        return [Pair(query[0], positive, tuple(negatives[: self.options.max_negatives])) for positive in positives]
 
 
-def _negative_names(row: dict[str, Any], key: str) -> list[str]:
-    """`key`, and `key_1`, `key_2`, … as sentence-transformers' miner writes negatives to tables, where the row has
-    them, in the order of their numbers."""
-    numbers = {name: name.removeprefix(f"{key}_") for name in map(str, row) if name.startswith(f"{key}_")}
-    counted = {int(number): name for name, number in numbers.items() if number.isdecimal() and len(number) < 10}
-    numbered = [counted[number] for number in sorted(counted)]
-    return [key, *numbered] if key in row else numbered
+def too_long(limit: int) -> BadRow:
+    """The complaint about a row that is longer than `limit` bytes."""
+    return BadRow(
+        "row too long",
+        f"a row must have at most {limit:,} bytes; this one has more. Shorten it, or raise --max-row-bytes",
+    )
 
 
-def _negatives(row: dict[str, Any], key: str) -> list[str] | BadRow:
-    """The row's hard negatives; there may be none."""
-    found: list[str] = []
-    for name in _negative_names(row, key):
-        texts = _texts(row[name] or [], name)
-        if isinstance(texts, BadRow):
-            return texts
-        found += texts
-    return found
+class _BadTextError(Exception):
+    """A text that is none; `row` says why."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.row = BadRow(reason, detail)
 
 
-def _texts(value: Any, key: str) -> list[str] | BadRow:
-    """A string or a list of strings as a list of stripped, non-empty, valid texts."""
+def _check_prompt(prompt: Any, name: str, given: str) -> None:
+    """A row's own prompt must be the one before every query: a model has one."""
+    own = prompt.strip() if isinstance(prompt, str) else prompt
+    if own and own != given.strip():
+        raise _BadTextError(
+            "another prompt",
+            f"`{name}` goes before the row's query, and a model has one prompt for all queries, --query-prompt; this "
+            f"row has {prompt!r}, --query-prompt is {given!r}. Give --query-prompt that text, or read the rows without "
+            "theirs by naming the fields with --query-key and --positive-key",
+        )
+
+
+def _negatives(value: Any, key: str) -> list[str]:
+    """Hard negatives; one that is null or has no text is none."""
+    texts = value if isinstance(value, list) else [value]
+    return _texts(
+        [text for text in texts if text is not None and not (isinstance(text, str) and not text.strip())], key
+    )
+
+
+def _texts(value: Any, key: str) -> list[str]:
+    """A text or a list of texts, stripped, none empty, all valid.  A passage (tevatron's `{"title": …, "text": …}`) is
+    one text.  Raises _BadTextError."""
     texts = value if isinstance(value, list) else [value]
     stripped = []
     for text in texts:
+        if isinstance(text, dict):
+            title, body = text.get("title") or "", text.get("text")
+            text = f"{title} {body}".strip() if isinstance(title, str) and isinstance(body, str) else text
         if not isinstance(text, str):
-            return BadRow(
+            raise _BadTextError(
                 "wrong type", f"`{key}` must be a text or a list of texts; got {type(text).__name__}. Make it a string"
             )
         try:
             text.encode()  # a byte that is no UTF-8 arrives here as a lone surrogate, as does a broken \ud800 escape
         except UnicodeEncodeError:
-            return BadRow("not UTF-8", f"`{key}` must be UTF-8 text; it holds bytes that are not. Save it as UTF-8")
+            raise _BadTextError(
+                "not UTF-8", f"`{key}` must be UTF-8 text; it holds bytes that are not. Save it as UTF-8"
+            ) from None
         if not (text := text.strip()):
-            return BadRow("empty text", f"`{key}` must hold text; it is empty. Fill it in")
+            raise _BadTextError("empty text", f"`{key}` must hold text; it is empty. Fill it in")
         stripped.append(text)
     return stripped

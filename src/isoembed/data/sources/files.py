@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from isoembed.core import InputError, expanded
+
+#: endings of packed text files, and pyarrow's names for them
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+#: marks at the beginning of a file, the longer first, and its encoding
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+#: bytes read at a time: what was read of a piece that is then found damaged is lost
+PIECE = 1 << 16
 
 
 def file_hash(file: Path) -> str:
@@ -19,23 +34,75 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def label_of(file: Path) -> str:
+    """The file's name as valid text: bytes in it that are no UTF-8 are escaped."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
+def open_file(file: Path) -> pa.NativeFile:
+    """The file, whatever bytes its name is made of."""
+    return pa.OSFile(os.fsencode(file))
+
+
 @contextmanager
 def open_text(file: Path) -> Iterator[io.TextIOWrapper]:
     """The file's lines, line ends kept.  Bytes that are no UTF-8 become lone surrogates, so that one bad row does not
-    hide the good ones after it; whoever reads a text checks for them.  A truncated or corrupt archive raises OSError
-    while reading (gzip's own reader in Python would do, but zstandard's ends silently)."""
-    packing = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
+    hide the good ones after it; whoever reads a text checks for them.  With a mark of UTF-16 or UTF-32 at its beginning
+    the file is read as that.  A truncated or corrupt archive raises OSError while reading (gzip's own reader in Python
+    would do, but zstandard's ends silently); see `damage`."""
     with (
-        pa.input_stream(str(file), compression=packing) as stream,
-        io.BufferedReader(stream, 1 << 20) as buffered,
-        io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
+        open_file(file) as native,
+        pa.input_stream(native, compression=PACKINGS.get(file.suffix.lower())) as stream,
+        io.BufferedReader(stream, PIECE) as buffered,
     ):
-        yield text
+        head = buffered.peek(4)[:4]
+        encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+        if len(head) == 4 and encoding == "utf-8-sig" and (head[1] == head[3] == 0 or head[0] == head[2] == 0):
+            raise InputError(
+                "A text file must be UTF-8, or say by a byte order mark that it is UTF-16; "
+                f"{label_of(file)} looks like UTF-16 without one. Save it as UTF-8."
+            )
+        errors = "surrogateescape" if encoding == "utf-8-sig" else "surrogatepass"
+        with io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="") as text:
+            yield text
+
+
+def damage(error: OSError | UnicodeDecodeError | pa.ArrowException) -> str:
+    """What is wrong with a file's content, where `error` says so.
+
+    Raises the error itself where the system could not read: that is no fault of the file's, and what was read of it is
+    not what its fingerprint stands for.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    return f"the file must be whole; {error}. Fetch it again"
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """A line that is longer than allowed, left out; `quotes` is how many double quotes it has."""
+
+    quotes: int
+
+
+def lines_of(text: io.TextIOWrapper, limit: int) -> Iterator[str | LongLine]:
+    """The lines of `text`, line ends kept; of one longer than `limit` bytes no more than that is ever held."""
+    while line := text.readline(limit + 1):
+        if 4 * len(line) <= limit or len(line.encode("utf-8", "surrogatepass")) <= limit:
+            yield line
+            continue
+        quotes = line.count('"')
+        while line and not line.endswith(("\n", "\r")):
+            line = text.readline(PIECE)
+            quotes += line.count('"')
+        yield LongLine(quotes)
 
 
 def existing(path: str) -> Path:
     """The file at `path`; raises InputError where there is none."""
     file = expanded(path)
     if not file.is_file():
-        raise InputError(f"`data` must name a file that exists; there is none at {path}. Check the path.")
+        raise InputError(
+            f"`data` must name a file that exists; there is none at {label_of(Path(path))}. Check the path."
+        )
     return file

@@ -5,25 +5,37 @@ Also a local folder of data files, under the same kind of id.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from isoembed.core import InputError, expanded, fingerprint
-from isoembed.data.sources.base import BadRow, RowOptions, RowSource
-from isoembed.data.sources.files import file_hash
+from isoembed.data.sources.base import RowOptions, RowSource
+from isoembed.data.sources.files import file_hash, label_of
+from isoembed.data.sources.formats import reader_of
+from isoembed.data.sources.names import BadRow, twice
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
 
 #: what a dataset may be made of; among what `datasets` would also read are pickles, which run code
 SAFE_BUILDERS = ("json", "csv", "parquet", "arrow", "text")
+#: what a folder may say of its data files without changing how they are read
+PLAIN_CONFIG = {"config_name", "data_files", "data_dir", "default", "description"}
 
 
 class Hub(RowSource):
     """`hub:org/name[:split]`, split `train` by default.
 
-    The hub's current commit is looked up once and read throughout, so that the pairs are those of the fingerprint.
+    The hub's current commit is looked up once and read throughout, so that the pairs are those of the fingerprint.  Of
+    a folder, which files are in the split is for `datasets` to say, by their names or the folder's README.md; they are
+    read as they are alone.  Nothing outside the folder is read.
     """
 
     def __init__(self, name: str, split: str, options: RowOptions) -> None:
-        super().__init__(f"hub:{name}:{split}", options)
+        super().__init__(f"hub:{label_of(Path(name)) if expanded(name).is_dir() else name}:{split}", options)
         self.name, self.split = name, split
         self.folder = expanded(name) if expanded(name).is_dir() else None
         self._commit: str | None = None
@@ -48,6 +60,12 @@ class Hub(RowSource):
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         import datasets
 
+        plain = True
+        if self.folder is not None:
+            configs = _configs(self.folder)
+            plain = all(set(config) <= PLAIN_CONFIG for config in configs)
+            for pattern in _patterns(configs):
+                self._require_inside(pattern)
         revision = None if self.folder else self.commit()
         try:
             builder = datasets.load_dataset_builder(str(self.folder or self.name), revision=revision)
@@ -56,20 +74,88 @@ class Hub(RowSource):
             stream = builder.as_streaming_dataset(split=self.split)
         except Exception as error:  # datasets, fsspec and the hub client raise errors of many kinds
             raise self._refusal(error) from error
+        readers = [] if self.folder is None else [reader_of(file, self.options) for file in self._files(builder)]
+        if plain and readers and None not in readers:
+            for reader in readers:
+                assert reader is not None
+                reader.names = self.names
+                for place, row in reader.rows():
+                    yield f"{Path(reader.label).name}, {place}", row
+        else:
+            yield from self._streamed(stream, of_csv=builder.__module__.endswith(".csv"))
+
+    def _streamed(self, stream: Any, *, of_csv: bool) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+        """The rows as `datasets` reads them; after an error it has no more, so that one is the end."""
         number, rows = 0, iter(stream)
         while True:
             try:
                 row = next(rows, None)
             except Exception as error:
-                yield f"row {number + 1}", BadRow("unreadable", f"rows must be readable; {error}. Check the dataset")
-                return
+                raise InputError(
+                    f"{self.label}: all rows must be readable; after row {number}: {error}. Check the dataset and the "
+                    "network."
+                ) from error
             if row is None:
                 return
             number += 1
+            if of_csv and number == 1:
+                for name in row:  # pandas numbers columns of one name
+                    if (match := re.fullmatch(r"(.+)\.\d+", name)) and match[1] in row:
+                        raise InputError(f"{self.label}: {twice(match[1]).detail}.")
             yield f"row {number}", row
+
+    def _files(self, builder: DatasetBuilder) -> list[Path]:
+        """The files of the split in the folder; raises InputError for one that is not in it."""
+        found = (builder.config.data_files or {}).values()
+        for file in (file for files in found for file in files):
+            self._require_inside(file)
+        return [Path(file) for file in (builder.config.data_files or {}).get(self.split, [])]
+
+    def _require_inside(self, named: str) -> None:
+        """Raise InputError unless the file or pattern `named` lies in the folder, links followed."""
+        assert self.folder is not None
+        root = self.folder.resolve()
+        if root.parent.name == "snapshots":  # a dataset in the hub's cache: its files are links into it
+            root = root.parent.parent
+        place = Path(os.path.normpath(self.folder.absolute() / named))
+        inside = place.is_relative_to(self.folder.absolute()) or place.is_relative_to(self.folder.resolve())
+        if "::" in named or "://" in named or not (inside and place.resolve().is_relative_to(root)):
+            raise InputError(
+                f"A folder of data must hold all its files; {self.label} names {label_of(Path(named))}, which lies "
+                "outside. Copy it in, or give the file itself as --data."
+            )
 
     def _refusal(self, error: Exception) -> InputError:
         return InputError(
             f"`{self.label}` must be a dataset on the hub, or a folder, with that split: {error}. "
             "Check the name, the split and the network (a gated dataset also needs `hf auth login`)."
         )
+
+
+def _configs(folder: Path) -> list[dict[str, Any]]:
+    """What the folder says of its data files, in its README.md."""
+    from huggingface_hub import metadata_load
+
+    if (folder / ".huggingface.yaml").exists():
+        raise InputError(
+            f"A folder must say in README.md what its data files are; {label_of(folder)} has .huggingface.yaml."
+        )
+    readme = folder / "README.md"
+    try:
+        said = metadata_load(readme) if readme.is_file() else None
+    except Exception as error:  # of YAML's parser, which is not ours to import
+        raise InputError(f"README.md of {label_of(folder)} must begin with valid YAML: {error}. Mend it.") from None
+    found = (said or {}).get("configs") or []
+    return [config for config in found if isinstance(config, dict)]
+
+
+def _patterns(value: Any, *, named: bool = False) -> Iterator[str]:
+    """Every pattern of files in what a folder says, at any depth under `data_files` or `data_dir`."""
+    if isinstance(value, str) and named:
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _patterns(inner, named=(named and key != "split") or key in ("data_files", "data_dir"))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _patterns(inner, named=named)

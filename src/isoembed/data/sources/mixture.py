@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from isoembed.core import InputError, fingerprint
 from isoembed.data.pair import Pair
 from isoembed.data.sources.base import Source
+from isoembed.data.sources.names import Fields
 
 
 class Mixture(Source):
@@ -25,6 +26,10 @@ class Mixture(Source):
                 raise InputError(f"A weight must be above 0; {source.label} has {weight:g}. Leave it out or raise it.")
         self.parts = parts
         self.label = ",".join(f"{source.label}:{weight:g}" for source, weight in parts)
+
+    @property
+    def fields(self) -> tuple[Fields, ...]:
+        return tuple(fields for source, _ in self.parts for fields in source.fields)
 
     def fingerprint(self) -> str:
         return fingerprint(["mixture", *([source.fingerprint(), weight] for source, weight in self.parts)])

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isoembed.data.sources.base import BadRow, Keys, RowOptions, RowSource
-from isoembed.data.sources.files import file_hash
+from isoembed.core import InputError
+from isoembed.data.sources.base import RowOptions, RowSource
+from isoembed.data.sources.files import damage, file_hash, label_of, open_file
+from isoembed.data.sources.names import BadRow, repeated, required, twice
 
 BATCH_ROWS = 4096
 
@@ -19,7 +21,7 @@ class Parquet(RowSource):
     """A .parquet file; only the columns that hold the texts are read."""
 
     def __init__(self, file: Path, options: RowOptions) -> None:
-        super().__init__(str(file), options)
+        super().__init__(label_of(file), options)
         self.file = file
 
     def content_hash(self) -> str:
@@ -28,17 +30,27 @@ class Parquet(RowSource):
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         number = 0
         try:
-            with pq.ParquetFile(self.file) as table:
-                found = table.schema_arrow.names
-                keys = self.options.keys(found)
-                wanted = (keys.query, keys.positive, keys.negatives) if isinstance(keys, Keys) else found
-                columns = [name for name in found if name in wanted]
+            with open_file(self.file) as stream, pq.ParquetFile(stream) as table:
+                columns = self._columns(table.schema_arrow)
                 for batch in table.iter_batches(BATCH_ROWS, columns=columns):
                     for row in _to_dicts(batch):
                         number += 1
                         yield f"row {number}", row
         except (pa.ArrowException, OSError) as error:
-            yield f"row {number + 1}", BadRow("truncated file", f"the file must be whole; {error}. Fetch it again")
+            yield f"row {number + 1}", BadRow("truncated file", damage(error))
+
+    def _columns(self, schema: pa.Schema) -> list[str]:
+        """The columns to read; raises InputError where the names do not say which."""
+        if (name := repeated(schema.names)) is not None:
+            raise InputError(f"{self.label}: {twice(name).detail}.")
+        header = {field.name: "" if _is_text(field.type) else None for field in schema}
+        wanted = required(self.names.layout(header), self.label).read
+        return [name for name in schema.names if name in wanted]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _to_dicts(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
