@@ -297,3 +297,51 @@ def test_memory_grows_by_a_few_numbers_a_pair(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 20_000 < 80
+
+
+@pytest.mark.parametrize("side", ["query", "positive"])
+def test_one_text_on_a_side_is_refused(tmp_path: Path, side: str) -> None:
+    """All pairs share it, so that none is a negative of another: the loss would be 0 from the first step, and the whole
+    budget spent.  Hard negatives are something to tell apart."""
+    same = {"query": lambda pair: replace(pair, query="w1"), "positive": lambda pair: replace(pair, positive="w1")}
+    pairs = [same[side](pair) for pair in numbered(40)]
+    with pytest.raises(InputError, match=f"all 40 pairs of list have the same {side}"):
+        split(tmp_path, pairs, heldout=ListSource(numbered(40, first=100)))
+    hard = [replace(pair, negatives=(f"n{number}",)) for number, pair in enumerate(pairs)]
+    assert len(split(tmp_path, hard, heldout=ListSource(numbered(40, first=100))).train) == 40
+
+
+def test_one_text_left_to_training_is_refused(tmp_path: Path) -> None:
+    """The others being held out."""
+    pairs = [*(replace(pair, query="w1") for pair in numbered(40)), *numbered(8, first=100)]
+    with pytest.raises(InputError, match="the same query"):
+        split(tmp_path, pairs, heldout_pairs=8)
+
+
+def test_labels_are_no_pairs(tmp_path: Path) -> None:
+    """Where nothing can be held out it is said, not only counted; with held-out pairs of one's own it is a warning."""
+    labels = [Pair(f"text {n}", f"label {n % 4}") for n in range(400)]
+    with pytest.raises(InputError, match=r"shares one with.*different queries: 400, different positives: 4.*--heldout"):
+        split(tmp_path, labels)
+    data = split(tmp_path, labels, heldout=ListSource(numbered(40)))
+    assert data.notes[0].startswith("Warning: few different texts (different queries: 400, different positives: 4")
+    assert "25%" in data.notes[0]
+    assert not any(note.startswith("Warning") for note in split(tmp_path, numbered(400)).notes)
+
+
+def test_heldout_pairs_must_be_two_to_tell_apart(tmp_path: Path) -> None:
+    """One candidate alone has a loss of 0, whatever the model."""
+    same = ListSource([replace(pair, query="w1") for pair in numbered(40, first=100)])
+    with pytest.raises(InputError, match="two at least that share no text"):
+        split(tmp_path, numbered(40), heldout=same)
+
+
+def test_what_was_read_otherwise_than_one_may_think_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("title,body,id\n" + "".join(f"q{n},{'!!' if n else '?'}{'!' * n},{n}\n" for n in range(30)))
+    data = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
+    assert f"Fields of {file} taken in their order: query title, positive body." in data.notes
+    assert any(note.startswith("Warning: 30 of 30 pairs have a text without a letter or digit") for note in data.notes)
+    (data.store.folder / "pairs.arrow").write_bytes(b"")
+    again = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
+    assert again.notes[0].startswith("Damaged, and made again: ")

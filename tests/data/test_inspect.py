@@ -48,3 +48,15 @@ def test_inspection_counts_skipped(tmp_path: Path) -> None:
     found = inspect(source, tiny_tokenizer(), context_tokens=4, folder=tmp_path, family=NANO, method=Full())
     assert found.skipped == {"empty text": 1}
     assert found.pairs == pytest.approx(1)
+
+
+def test_inspection_says_what_is_read_and_what_is_odd(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(f'{{"query": "?", "pos": "b{n}", "topic": "x", "id": {n}}}\n' for n in range(3)))
+    found = inspect(str(file), tiny_tokenizer(), context_tokens=4, folder=tmp_path, family=NANO, method=Full())
+    assert [(each.query, each.positive, each.ignored) for each in found.fields] == [("query", "pos", ("topic", "id"))]
+    assert found.wordless == 3
+    same, fields, wordless = found.remarks
+    assert "the same query" in same
+    assert fields.endswith("not read: topic.")
+    assert wordless.startswith("Warning: 3 of 3 pairs")

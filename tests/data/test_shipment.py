@@ -49,6 +49,12 @@ def test_a_store_is_unpacked_once(tmp_path: Path) -> None:
     assert [entry.name for entry in own_folder().iterdir()] == [file.parent.name]
 
 
+def test_a_damaged_store_is_unpacked_again(tmp_path: Path) -> None:
+    shipment = Shipment.of(pairs(tmp_path / "sender", heldout=False), files=True)
+    (shipment.open().store.folder / "pairs.arrow").write_bytes(b"")
+    assert len(shipment.open().heldout_texts()[0]) == 40
+
+
 def test_a_shared_folder_is_read_where_it_lies_or_missed_by_name(tmp_path: Path) -> None:
     sent = pairs(tmp_path / "sender", heldout=False)
     shipment = Shipment.of(sent, files=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from isoembed.core import InputError
 from isoembed.data import store as store_module
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
-from isoembed.data.store import TokenStore, tokenizer_hash
+from isoembed.data.sources import open_source
+from isoembed.data.store import DamagedStoreError, TokenStore, tokenizer_hash
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
 
@@ -176,3 +179,97 @@ def test_hard_negatives_of_any_number(tmp_path: Path) -> None:
     assert hashes.tolist() == [text_hash(text) for text in texts]
     assert store.column("negative_count").tolist() == [number % 4 for number in range(50)]
     assert store.column("negative_tokens")[rows].sum() == sum(map(len, ids))
+
+
+def damaged(folder: Path, spoil: Callable[[Path], object]) -> TokenStore:
+    """The store that is found where another one was spoilt."""
+    pairs = numbered(300)
+    spoil(build(folder, pairs).folder)
+    store = build(folder, pairs)
+    assert store.texts("positive", np.arange(300)) == [pair.positive for pair in pairs]
+    assert len(store.column("query_hash")) == 300
+    assert [entry.name for entry in folder.iterdir()] == [store.folder.name]
+    return store
+
+
+def cut(file: Path, share: float) -> None:
+    os.truncate(file, int(file.stat().st_size * share))
+
+
+@pytest.mark.parametrize("name", ["pairs.arrow", "numbers.arrow", "facts.json"])
+@pytest.mark.parametrize("how", ["missing", "empty", "halved", "zeroed"])
+def test_a_damaged_store_is_made_again(tmp_path: Path, name: str, how: str) -> None:
+    """As a power cut leaves it."""
+    spoil: dict[str, Callable[[Path], object]] = {
+        "missing": Path.unlink,
+        "empty": lambda file: cut(file, 0),
+        "halved": lambda file: cut(file, 0.5),
+        "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    }
+    store = damaged(tmp_path, lambda folder: spoil[how](folder / name))
+    assert name in store.damage
+    assert build(tmp_path, numbered(300)).damage == ""
+
+
+def test_every_flipped_byte_is_seen(tmp_path: Path) -> None:
+    """Also among hashes and ids, where every value is a valid one."""
+    random = np.random.default_rng(0)
+    whole = build(tmp_path, numbered(300)).folder
+    for name in ("pairs.arrow", "numbers.arrow", "facts.json"):
+        content = (whole / name).read_bytes()
+        for place in random.integers(0, len(content), 15):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << random.integers(8)
+            (whole / name).write_bytes(flipped)
+            if name != "facts.json" or flipped.split() != content.split():
+                with pytest.raises(DamagedStoreError, match="Delete that folder"):
+                    TokenStore.open(whole)
+        (whole / name).write_bytes(content)
+    TokenStore.open(whole)
+
+
+def test_a_file_in_its_place_is_no_store(tmp_path: Path) -> None:
+    def replaced(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.touch()
+
+    assert damaged(tmp_path, replaced).damage
+
+
+def test_files_are_on_the_disk_before_the_store_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut leaves the name with empty files behind it."""
+    done: list[str] = []
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(store_module, "synced", lambda path: done.append(path.name))
+    monkeypatch.setattr(Path, "rename", renamed)
+    store = build(tmp_path, numbered(30))
+    before = set(done[: done.index("rename")])
+    assert before > {"pairs.arrow", "numbers.arrow", "facts.json"}
+    assert any(name.startswith(".partial-") for name in before)
+    assert done[-1] == store.folder.parent.name
+
+
+def test_others_may_read_a_store_as_far_as_the_folder_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        assert build(tmp_path, numbered(3)).folder.stat().st_mode & 0o777 == 0o775
+    finally:
+        os.umask(before)
+
+
+def test_facts_say_which_fields_were_read_and_count_texts_without_words(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"query": "!?", "pos": "a", "topic": "b"}\n{"query": "猫", "pos": "1"}\n')
+    store = TokenStore.build(open_source(str(file)), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens")
+    assert store.facts.wordless == 1
+    assert [(each.query, each.positive, each.ignored) for each in store.facts.fields] == [("query", "pos", ("topic",))]
+
+
+def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"c\xff")
+    assert build(folder, numbered(3)).texts("query", np.arange(1)) == [numbered(1)[0].query]

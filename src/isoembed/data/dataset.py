@@ -182,8 +182,8 @@ def sameness(store: TokenStore, rows: Rows) -> str:
         return ""
     shares = []
     for side in ("query", "positive"):
-        _, counts = np.unique(store.column(f"{side}_hash")[rows], return_counts=True)
-        shares.append(float((counts * (counts - 1.0)).sum() / (len(rows) * (len(rows) - 1.0))))
+        _, others = _repeated(store.column(f"{side}_hash")[rows])
+        shares.append(float((others * (others + 1.0)).sum() / (len(rows) * (len(rows) - 1.0))))
     if max(shares) == 1.0 and not store.facts.negatives:
         raise InputError(
             f"Training needs texts to tell apart; all {len(rows):,} pairs of {store.facts.source} have the same "
@@ -267,12 +267,16 @@ def _pairs_sharing(store: TokenStore, rows: Rows) -> npt.NDArray[np.int32]:
     sharing = np.ones(len(rows), np.int32)
     for side in ("query", "positive"):
         hashes = store.column(f"{side}_hash")[rows]
-        ordered = np.sort(hashes)
-        several, counts = np.unique(ordered[1:][ordered[1:] == ordered[:-1]], return_counts=True)
-        del ordered
+        several, others = _repeated(hashes)
         found = np.flatnonzero(_among(hashes, several))
-        sharing[found] += counts[np.searchsorted(several, hashes[found])].astype(np.int32)  # beside the row itself
+        sharing[found] += others[np.searchsorted(several, hashes[found])].astype(np.int32)
     return sharing
+
+
+def _repeated(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
+    """The hashes that occur more than once, sorted, and how often beside the first time."""
+    ordered = np.sort(hashes)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]], return_counts=True)
 
 
 def _groups_apart(

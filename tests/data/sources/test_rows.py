@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
+import io
 import json
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
-from isoembed.data.sources import absolute, open_source
+from isoembed.data.sources import absolute, files, open_source, parquet
+from isoembed.data.sources.csv import records
+from isoembed.data.sources.files import lines_of
 from tests.data.helpers import write_jsonl
 
 ROWS = [{"query": f"question {n}", "pos": f"answer {n}"} for n in range(5)]
@@ -103,8 +111,8 @@ def test_so_many_negatives_at_most(tmp_path: Path) -> None:
 
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:
-    file = write_jsonl(tmp_path / "a.jsonl", [{"title": "t", "text": "x"}])
-    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*found title, text.*--query-key") as caught:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"title": "t", "text": "x", "more": "y"}])
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*found title, text, more.*--query-key") as caught:
         list(open_source(str(file)))
     assert "--on-bad-rows skip" in str(caught.value)
 
@@ -306,3 +314,200 @@ def test_hub_names_the_commit_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     Builder.__module__ = "datasets.packaged_modules.webdataset.webdataset"
     with pytest.raises(InputError, match="not one of json"):
         list(source)
+
+
+def many(count: int, first: int = 0) -> bytes:
+    return b"".join(b"q %d,p %d\n" % (n, n) for n in range(first, first + count))
+
+
+def read_csv(file: Path, content: bytes, **options: Any) -> tuple[list[Pair], dict[str, int]]:
+    """(pairs, what was left out) with bad rows skipped."""
+    file.write_bytes(content)
+    source = open_source(str(file), on_bad_rows="skip", **options)
+    return list(source), dict(source.skipped)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_csv_fields_of_any_length(tmp_path: Path, name: str) -> None:
+    """Python's csv stops at 131,072 characters a field; the pieces of a longer one came out as pairs."""
+    text = "this sentence, of the same long text\n" * 8000
+    content = b"query,positive\n" + many(20) + f'long,"{text}"\n'.encode() + many(20, 20)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    pairs = list(open_source(str(tmp_path / name)))
+    assert len(pairs) == 41
+    assert pairs[20] == Pair("long", text.strip())
+
+
+def test_csv_a_row_beyond_the_limit_gives_no_pairs(tmp_path: Path) -> None:
+    """Nor do its lines, though each could be a row; what is behind it is read."""
+    text = "one sentence,of the text\n" * 50
+    content = b"query,positive\n" + many(20) + f'long,"{text}"\n'.encode() + many(20, 20)
+    pairs, skipped = read_csv(tmp_path / "a.csv", content, max_row_bytes=500)
+    assert [pair.query for pair in pairs] == [f"q {n}" for n in range(40)]
+    assert skipped["row too long"] == 1
+    with pytest.raises(InputError, match=r"line 22: .*at most 500 bytes.*--max-row-bytes"):
+        list(open_source(str(tmp_path / "a.csv"), max_row_bytes=500))
+
+
+@pytest.mark.parametrize("end", [b"", b'q,"two\nlines"\n'], ids=["to the end", "to the next quote"])
+def test_csv_an_unclosed_quote_takes_no_good_rows_with_it(tmp_path: Path, end: bytes) -> None:
+    content = b"query,positive\n" + many(5) + b'"never closed,p\n' + many(50, 5) + end
+    pairs, skipped = read_csv(tmp_path / "a.csv", content)
+    assert len(pairs) == 55 + bool(end)
+    assert skipped == {"malformed line": 1}
+    with pytest.raises(InputError, match=r"line 7: .*stays open over 5\d further lines"):
+        list(open_source(str(tmp_path / "a.csv")))
+
+
+def test_csv_no_pairs_are_made_of_a_broken_text(tmp_path: Path) -> None:
+    """A quote inside a text of several lines: its other lines look like rows, but for the space behind the comma."""
+    broken = b'long,"first line\nsays "hello", friend\nand more, of it\nend"\n'
+    pairs, skipped = read_csv(tmp_path / "a.csv", b"query,positive\n" + many(5) + broken + many(5, 5))
+    assert [pair.query for pair in pairs] == [f"q {n}" for n in range(10)]
+    assert sum(skipped.values()) == 4
+    cut = b'long,"first line\nsecond line, of it\nthird li'  # a cut file ends in the midst of a line
+    pairs, skipped = read_csv(tmp_path / "a.csv", b"query,positive\n" + many(5) + cut)
+    assert len(pairs) == 5
+    assert skipped == {"malformed line": 1, "lines taken in by the bad row before them": 2}
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=8))
+def test_csv_is_read_as_it_was_written(rows: list[tuple[str, str]]) -> None:
+    """Whatever a text holds: quotes, line ends, delimiters."""
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([("query", "positive"), *rows])
+    content = io.BytesIO(stream.getvalue().encode("utf-8", "surrogatepass"))
+    with io.TextIOWrapper(content, encoding="utf-8", errors="surrogatepass", newline="") as text:
+        found = [cells for _, cells in records(lines_of(text, 1 << 20), lambda _: ",", 1 << 20)]
+    assert found == [["query", "positive"], *map(list, rows)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"query;positive\nq,1;p\n"),
+        ("a.csv", b"query\tpositive\nq,1\tp\n"),
+        ("a.tsv", b"query\tpositive\nq,1\tp\n"),
+        ("a.CSV", 'query;positive\n"q,1";p\n'.encode("utf-16")),
+        ("a.csv", 'query,positive\n"q,1",p\n'.encode("utf-32")),
+        ("a.csv", b'query, positive,,\n"q,1",p,,\n'),
+        ("a.jsonl", '{"query": "q,1", "pos": "p"}\n'.encode("utf-16")),
+        ("a.ndjson", b'\xef\xbb\xbf{"query": "q,1", "pos": "p"}\r\n'),
+    ],
+)
+def test_tables_and_encodings(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert list(open_source(str(tmp_path / name))) == [Pair("q,1", "p")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.csv", "query,positive\nq,p\n".encode("utf-16-le"), "looks like UTF-16 without one"),
+        ("a.jsonl", '{"query": "q", "pos": "p"}\n'.encode("utf-16-be"), "looks like UTF-16 without one"),
+        ("a.csv", "query,positive\nq,p\n".encode("utf-16")[:-1], "the file must be whole"),
+        ("a.csv", b"query,positive\nq,caf\xe9\n", "must be UTF-8"),
+        ("a.parquet.gz", b"", "a file ending in"),
+        ("a.csv.gz.zst", b"", "a file ending in"),
+    ],
+)
+def test_refused_for_what_is_wrong(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=fault):
+        list(open_source(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.csv.zst"])
+def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
+    """30 MB of one line, packed into some kilobytes; the lines behind it are read."""
+    line = b"x" * 30_000_000 + b"\n"
+    content = b"query,pos\nq,a\n" + line + b"q,a\n" if "csv" in name else GOOD + line + GOOD
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(zstandard.compress(content) if name.endswith(".zst") else content)
+    tracemalloc.start()
+    source = open_source(str(tmp_path / name), on_bad_rows="skip", max_row_bytes=1 << 20)
+    assert len(list(source)) == 2
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert source.skipped == {"row too long": 1}
+
+
+class _Failing:
+    """A disk that fails at the second read."""
+
+    def __init__(self, file: Path) -> None:
+        self.stream, self.mode, self.closed = file.open("rb"), "rb", False
+        self.seekable = self.readable = lambda: True
+        self.seek, self.tell = self.stream.seek, self.stream.tell
+        self.left = 1
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return self.stream.read(size)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
+def test_what_the_system_cannot_read_is_no_bad_row(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk's failure, passed over with the bad rows, would publish half of the pairs as all of them."""
+    file = write(tmp_path / name, [{"query": f"q {n * 7919}", "pos": f"p {n * 104729}"} for n in range(20_000)])
+    for module in (files, parquet):
+        monkeypatch.setattr(module, "open_file", lambda file: pa.PythonFile(_Failing(file), "r"))
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(open_source(str(file), on_bad_rows="skip"))
+    assert caught.value.errno == errno.EIO
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    for name in (b"bad\xff.jsonl", b"bad\xff.csv", b"bad\xff.parquet"):
+        written = write(tmp_path / f"a{Path(os.fsdecode(name)).suffix}", ROWS)
+        source = open_source(str(written.rename(tmp_path / os.fsdecode(name))))
+        assert list(source) == PAIRS
+        assert "bad\\xff" in source.label
+        source.fingerprint()
+    with pytest.raises(InputError, match=r"none at .*bad\\xfe"):
+        open_source(str(tmp_path / os.fsdecode(b"bad\xfe.jsonl")))
+
+
+def hub_folder(folder: Path, *patterns: str) -> str:
+    """A folder whose README.md says that these are its files."""
+    folder.mkdir(exist_ok=True)
+    said = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": list(patterns)}]}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(said)}\n---\n")
+    return f"hub:{folder}"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["../out/*.jsonl", "/{tmp}/out/a.jsonl", "data/../../out/a.jsonl", "https://127.0.0.1/a.jsonl", "link.jsonl"],
+)
+def test_hub_folder_reads_nothing_outside(tmp_path: Path, pattern: str) -> None:
+    """What lies outside is not in its fingerprint, and nobody asked for it."""
+    (tmp_path / "out").mkdir()
+    target = write_jsonl(tmp_path / "out" / "a.jsonl", ROWS)
+    name = hub_folder(tmp_path / "in", pattern.replace("{tmp}", str(tmp_path)[1:]))
+    (tmp_path / "in" / "link.jsonl").symlink_to(target)
+    with pytest.raises(InputError, match="lies outside"):
+        list(open_source(name))
+
+
+def test_hub_folder_reads_what_its_readme_names(tmp_path: Path) -> None:
+    name = hub_folder(tmp_path / "in", "data/one.jsonl", "data/two.jsonl.gz")
+    (tmp_path / "in" / "data").mkdir()
+    for file in ("one.jsonl", "two.jsonl.gz", "three.jsonl"):
+        write_jsonl(tmp_path / "in" / "data" / file, ROWS)
+    assert list(open_source(name)) == PAIRS * 2
+
+
+def test_hub_cache_keeps_its_files_by_links(tmp_path: Path) -> None:
+    """As the hub's client lays a dataset out: files are links into `blobs`, two folders up."""
+    snapshot = tmp_path / "datasets--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    blobs = snapshot.parent.parent / "blobs"
+    blobs.mkdir()
+    (snapshot / "train.jsonl").symlink_to(write_jsonl(blobs / "123", ROWS))
+    assert list(open_source(f"hub:{snapshot}")) == PAIRS
