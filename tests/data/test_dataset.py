@@ -340,8 +340,8 @@ def test_what_was_read_otherwise_than_one_may_think_is_noted(tmp_path: Path) -> 
     file = tmp_path / "a.csv"
     file.write_text("title,body,id\n" + "".join(f"q{n},{'!!' if n else '?'}{'!' * n},{n}\n" for n in range(30)))
     data = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
-    assert f"Fields of {file} taken in their order: query title, positive body." in data.notes
+    assert "Fields of a.csv taken in their order: query title, positive body." in data.notes
     assert any(note.startswith("Warning: 30 of 30 pairs have a text without a letter or digit") for note in data.notes)
     (data.store.folder / "pairs.arrow").write_bytes(b"")
     again = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
-    assert again.notes[0].startswith("Damaged, and made again: ")
+    assert again.notes[0].startswith("The tokens of an earlier run were damaged (pairs.arrow)")

@@ -157,7 +157,9 @@ def prepare(
 
 def remarks(store: TokenStore) -> list[str]:
     """What a reader should know of what was read, beside the rows that were skipped."""
-    notes = [f"Damaged, and made again: {store.damage}"] if store.damage else []
+    notes = (
+        [f"The tokens of an earlier run were damaged ({store.damage}); they were made again."] if store.damage else []
+    )
     for fields in store.facts.fields:
         if fields.in_order:
             notes.append(

@@ -65,6 +65,7 @@ class DamagedStoreError(InputError):
     """A store is not what was written: the disk lost some of it, or somebody changed it."""
 
     def __init__(self, folder: Path, file: str) -> None:
+        self.file = file
         super().__init__(
             f"A store of tokens must be as it was written; {file} in {label_of(folder)} is missing or damaged. "
             "Delete that folder; it is made again from the data."
@@ -102,7 +103,9 @@ class TokenStore:
     folder: Path
     facts: StoreFacts
     _batches: tuple[pa.RecordBatch, ...] = field(repr=False, compare=False)
-    damage: str = field(default="", compare=False)  #: what was wrong with an earlier one that this one stands for
+    damage: str = field(
+        default="", compare=False
+    )  #: the file of an earlier one that was damaged, so that this one was made
 
     @classmethod
     def build(
@@ -150,7 +153,7 @@ class TokenStore:
             try:
                 return cls.open(final)
             except DamagedStoreError as error:
-                damage = str(error)
+                damage = error.file
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = _scratch(final.parent)
         try:

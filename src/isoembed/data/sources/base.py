@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from isoembed.core import InputError, fingerprint
+from isoembed.core import InputError, fingerprint, placeless
 from isoembed.data.pair import Pair
 from isoembed.data.sources.names import BadRow, Fields, Keys, Names
 
@@ -116,7 +116,7 @@ class RowSource(Source):
 
     @property
     def fields(self) -> tuple[Fields, ...]:
-        return self.names.fields(self.label)
+        return self.names.fields(placeless(self.label))
 
     @abstractmethod
     def content_hash(self) -> str:
