@@ -16,12 +16,11 @@ from isoembed.laws.study import study
 from tests.laws.ledgers import runs
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
-FOUNDATION = {"core", "budget", "flops", "families", "methods", "recipe", "records"}
+FOUNDATION = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records"}
 DECIDE = {
     "laws",
     "catalogue",
     "constraints",
-    "estimates",
     "request",
     "recommendation",
     "rules",
@@ -85,7 +84,7 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> str:
     hoffmann = law_named("hoffmann")
     groups = group_runs(runs(), [hoffmann])
     file = tmp_path_factory.mktemp("law") / "law.json"
-    LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=50, by=()) for group in groups)).save(file)
+    LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=200, by=()) for group in groups)).save(file)
     return str(file)
 
 

@@ -40,7 +40,7 @@ def mistake(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("cli") / "pairs.jsonl"
-    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(400)]
+    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(1600)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -120,8 +120,8 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
 ) -> None:
     mined, out = tmp_path / "mined.jsonl", tmp_path / "x"
     found = json.loads(ok("data", "mine", str(trained[0]), str(pairs), "--out", str(mined), "--margin", "0", "--json"))
-    assert found["queries"] == 400
-    assert found["negatives"] > 400
+    assert found["queries"] == 1600
+    assert found["negatives"] > 1600
     asked = ["train", "--budget", "3e9", "--model", "nano-28k", "--method", "full", "--data", str(mined)]
     asked += ["--batch-pairs", "16", "--out", str(out), "--json", "--matryoshka", "8,16", "--mask-margin", "0.1"]
     asked += ["--bidirectional", "--query-prompt", "question: ", "--positive-prompt", "answer: "]
@@ -152,7 +152,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
 
 def test_inspect(pairs: Path) -> None:
     found = json.loads(ok("data", "inspect", str(pairs), "--json"))
-    assert (found["pairs"], found["duplicates"]) == (400, 0)
+    assert (found["pairs"], found["duplicates"]) == (1600, 0)
     assert found["epoch_flop"][0]["flop"] == pytest.approx(6 * 28944 * found["epoch_tokens"])
 
 
@@ -176,7 +176,11 @@ def test_recipe_json() -> None:
         (["recipe", "--budget", "1e12", "--learning-rate=-1"], "greater than 0"),
         (["recipe", "--budget", "1e12", "--pooling", "cls"], "weighted-mean"),
         (["run", "--budget", "1e12", "--out", "x", "--pooling", "cls"], "must be one of mean, weighted-mean"),
-        (["recipe", "--hours", "0"], "must be a positive number"),
+        (["recipe", "--hours", "0", "--device", "h100"], "must be a positive number"),
+        (["recipe", "--hours", "3", "--family", "pythia"], "must come with --device"),
+        (["recipe", "--hours", "3", "--device", "h100", "--count", "8"], "needs a named family"),
+        (["recipe", "--budget", "1e17"], "needs a named family"),
+        (["recipe", "--budget", "1e12", "--count", "0"], "must be a positive number"),
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl"),
         (["search", "nowhere", "query"], "modules.json"),
         (["run", "--budget", "1e12", "--out", "x", "--memory", "much"], "must be a size"),

@@ -100,7 +100,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def law(ledger: Path) -> Path:
     out = ledger.parent / "law.json"
-    found = json.loads(ok("fit", str(ledger), "--bootstrap", "100", "--out", str(out), "--json"))
+    found = json.loads(ok("fit", str(ledger), "--bootstrap", "200", "--out", str(out), "--json"))
     assert [each["method"] for each in found["laws"]] == ["full", "lora r=d/8"]
     assert all(set(each) >= KEYS and "draws" not in each for each in found["laws"])
     return out
@@ -158,7 +158,7 @@ def test_the_worth_of_repeats_is_fitted_printed_and_used(law: Path, tmp_path: Pa
     fresh = runs()
     for run in [*fresh, *scarce(fresh, 4.0)]:
         ledger.add(run)
-    arguments = ("fit", str(ledger.path), "--bootstrap", "100", "--holdout", "none", "--out", str(out))
+    arguments = ("fit", str(ledger.path), "--bootstrap", "200", "--holdout", "none", "--out", str(out))
     printed = " ".join(ok(*arguments).split())
     assert "repetition R* = " in printed
     assert "24 runs with repeated data kept apart" in printed

@@ -13,7 +13,7 @@ import pytest
 from isoembed.budget import Budget
 from isoembed.constraints import Constraints
 from isoembed.core import InputError
-from isoembed.estimates import memory_bytes
+from isoembed.estimates import recipe_memory
 from isoembed.families import NANO, PYTHIA
 from isoembed.frontier import Frontier
 from isoembed.laws import law_named
@@ -79,21 +79,24 @@ def with_form(laws: LawSet, other: LawSet) -> LawSet:
     return LawSet(laws=tuple(law.model_copy(update={"forms": (forms[law.method],)}) for law in laws.laws))
 
 
-def test_forms_share_the_draws_equally_and_the_fit_stays_the_first_one_s(laws: LawSet) -> None:
-    """Arms of one law are of one form in each draw; methods draw theirs apart."""
-    other = law_set("tied", draws=120)
+def test_forms_share_the_draws_equally(laws: LawSet) -> None:
+    """Arms of one law are of one form in each draw; methods draw theirs apart; what is expected is the mean of all."""
+    other = law_set("tied", draws=220)
     plain, tied, mixed = (Frontier(each, request()).at(2e12) for each in (laws, other, with_form(laws, other)))
-    np.testing.assert_array_equal(mixed.loss_BK[0], plain.loss_BK[0])
+    np.testing.assert_allclose(mixed.loss_BK[0], mixed.draws.mean(axis=0))
     assert mixed.draws.shape == plain.draws.shape
     chosen = {}
     for method in ("full", "lora"):
         of_method = np.array([arm.method.name == method for arm in mixed.arms])
-        first_Bb, second_Bb = (
-            (mixed.draws[:, None, of_method] == known.draws[None, :, of_method]).all(axis=2) for known in (plain, tied)
+        first_B, second_B = (
+            np.array([np.isclose(draw, known.draws[:, of_method], rtol=1e-12).all(1).any() for draw in mine])
+            for mine in (mixed.draws[:, of_method],)
+            for known in (plain, tied)
         )
-        assert (first_Bb.any(axis=1) ^ second_Bb.any(axis=1)).all()
-        assert first_Bb.any(axis=1).sum() == len(mixed.draws) / 2
-        chosen[method] = first_Bb.any(axis=1)
+        # draws that are outliers of their own form alone, or of both together, are moved
+        assert (first_B ^ second_B).mean() > 0.8
+        assert first_B.sum() == pytest.approx(len(mixed.draws) / 2, rel=0.2)
+        chosen[method] = first_B
     assert 0.3 < (chosen["full"] == chosen["lora"]).mean() < 0.7
     assert mixed.probabilities().sum() == pytest.approx(1)
 
@@ -115,13 +118,13 @@ def test_a_form_that_says_otherwise_is_doubt(laws: LawSet) -> None:
     assert there(sure.certainty).recipe > 0.9
 
     assert there(doubtful.certainty).recipe == pytest.approx(0.5, abs=0.1)
-    assert there(doubtful.certainty).regret > there(sure.certainty).regret
+    assert there(there(doubtful.certainty).regret) > there(there(sure.certainty).regret)
     assert there(doubtful.next_run).removes > 0.3
     assert any("form too: hoffmann forecasts what was held out about as well" in line for line in doubtful.known)
     assert not any("form too" in line for line in sure.known)
 
 
-@pytest.mark.parametrize("flop", [1e10, 1e11, 1e12, 1e13, 1e14])
+@pytest.mark.parametrize("flop", [1e10, 1e11, 1e12, 1e13, 2.5e13])
 def test_the_recipe_is_the_planted_best_or_as_good(laws: LawSet, flop: float) -> None:
     def loss(method: Any, model: Any) -> float:
         return true_loss(method, model.params, flop / method.cost(model).flop_per_token)
@@ -133,7 +136,7 @@ def test_the_recipe_is_the_planted_best_or_as_good(laws: LawSet, flop: float) ->
 
 
 def test_the_method_follows_the_planted_crossover(laws: LawSet) -> None:
-    low, high = asked(laws, 1e10), asked(laws, 1e15)
+    low, high = asked(laws, 1e10), asked(laws, 2.5e13)
     assert (low.recipe.method.name, high.recipe.method.name) == ("full", "lora")
     assert low.certainty is not None
     assert low.certainty.method > 0.9
@@ -181,11 +184,11 @@ def test_a_runs_interval_is_wider_than_the_laws_and_holds_the_planted_loss(laws:
 
 def test_more_noise_is_less_sure_of_the_method(laws: LawSet) -> None:
     noisy = law_set(noise=0.03)
-    unsure, sure = asked(noisy, 1e15).certainty, asked(laws, 1e15).certainty
+    unsure, sure = asked(noisy, 5e12).certainty, asked(laws, 5e12).certainty
     assert unsure is not None
     assert sure is not None
     assert unsure.method < sure.method
-    assert unsure.regret > sure.regret
+    assert there(unsure.regret) > there(sure.regret)
 
 
 def test_limits_bite_in_the_right_direction(laws: LawSet) -> None:
@@ -194,9 +197,9 @@ def test_limits_bite_in_the_right_direction(laws: LawSet) -> None:
     assert limited(laws, max_params=size - 1).recipe.model.params < size
     assert limited(laws, methods=("full",)).recipe.method == Full()
     assert list(there(limited(laws, methods=("full",)).certainty).methods) == ["full"]
-    tight = memory_bytes(free.recipe.model, free.recipe.cost, 64) - 1
+    tight = recipe_memory(free.recipe).least - 1
     fits = limited(laws, device_memory=tight).recipe
-    assert memory_bytes(fits.model, fits.cost, 64) <= tight
+    assert recipe_memory(fits).least <= tight
     assert limited(laws, device_memory="t4").recipe == free.recipe
 
 
@@ -309,7 +312,7 @@ def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
     assert reach.flop == pytest.approx(8, rel=0.01)
     assert "8x beyond the largest fitted budget" in reach.says()
     assert there(asked(laws, 1e11).reach).says() == "within the fitted budgets, sizes and tokens"
-    assert "below the smallest fitted budget" in there(asked(laws, 1e9).reach).says()
+    assert "below the smallest fitted budget" in there(asked(laws, 1e10).reach).says()
 
 
 def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_out(laws: LawSet) -> None:
@@ -392,7 +395,7 @@ def test_a_method_of_no_run_is_refused_and_a_rank_of_no_run_only_by_a_law_withou
         asked(laws, method=Bias())
     with pytest.raises(InputError, match=r"got lora r=7"):
         asked(laws, method=LoRA(rank=7, alpha=14.0))
-    shares = law_set("embedding", draws=60, methods={"lora": None}, shares=(1 / 16, 1 / 8, 1 / 2))
+    shares = law_set("embedding", draws=200, methods={"lora": None}, shares=(1 / 16, 1 / 8, 1 / 2))
     assert asked(shares, 1e12, method=LoRA(rank=3, alpha=6.0)).recipe.method == LoRA(rank=3, alpha=6.0)
 
 
@@ -440,7 +443,7 @@ def test_the_law_that_ships_speaks_where_it_holds_and_the_rule_elsewhere(
 
 
 def test_the_envelope_names_the_best_method_at_each_budget(laws: LawSet) -> None:
-    points = Frontier(laws, request()).envelope([1e10, 1e11, 1e15])
+    points = Frontier(laws, request()).envelope([1e10, 1e11, 2.5e13])
     assert [point.method for point in points] == ["full", "full", "lora"]
     for point in points:
         assert sum(point.probability.values()) == pytest.approx(1.0)
@@ -452,9 +455,9 @@ def test_the_envelope_names_the_best_method_at_each_budget(laws: LawSet) -> None
 def test_no_crossover_in_sight_is_said_to_be_unbounded(laws: LawSet) -> None:
     """In the lowest budgets full is ahead throughout; asked either way round, that is what is said."""
     frontier = Frontier(laws, request())
-    found = [frontier.crossover(*pair, [1e9, 3e9, 1e10]) for pair in (("full", "lora"), ("lora", "full"))]
+    found = [frontier.crossover(*pair, [3e9, 6e9, 1e10]) for pair in (("full", "lora"), ("lora", "full"))]
     assert found[0] == found[1]
-    assert there(found[0]).says() == "full is ahead of lora at every budget from 1e+09 to 1e+10 FLOP"
+    assert there(found[0]).says() == "full is ahead of lora at every budget from 3e+09 to 1e+10 FLOP"
     close = frontier.crossover("full", "lora", np.geomspace(1e11, 1e13, 9).tolist())
     noisy = Frontier(law_set(noise=0.03), request()).crossover("full", "lora", np.geomspace(1e11, 1e13, 9).tolist())
     assert there(close).never < 0.1

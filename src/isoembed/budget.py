@@ -7,10 +7,13 @@ from typing import Self
 
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import LARGEST, Frozen, InputError
 
 #: share of a device's peak assumed where nothing was measured; a labelled fallback, never a fact
 FALLBACK_UTILISATION = 0.4
+
+#: more devices, hours or money than there are
+_MOST = 1e12
 
 
 class Device(Frozen):
@@ -58,27 +61,28 @@ class Budget(Frozen):
     stated: str = Field(description="the budget as the user gave it")
     flop: float | None = None
     device: str | None = None
-    count: int = 1
+    count: int = Field(1, ge=1, le=LARGEST)
     seconds: float | None = None
     utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """A budget in FLOP, as `1.5e18` or `2e12`."""
+    def parse(cls, text: str, *, count: int = 1, utilisation: float | None = None) -> Self:
+        """A budget in FLOP, as `1.5e18` or `2e12`; `count` and `utilisation` say what it is spent on, for its time."""
         try:
             flop = float(text)
         except ValueError:
             flop = math.nan
         if not (math.isfinite(flop) and flop > 0):
             raise InputError(f"`budget` must be a positive number of FLOP, as 1.5e18; got {text!r}.")
-        return cls(stated=f"{flop:.3g} FLOP", flop=flop)
+        _positive(count=count)
+        _share(utilisation)
+        return cls(stated=f"{flop:.3g} FLOP", flop=flop, count=count, utilisation=utilisation)
 
     @classmethod
     def from_devices(cls, device: str, *, count: int = 1, hours: float, utilisation: float | None = None) -> Self:
         """`count` devices for `hours`; `utilisation` is the share of their peak that your training reaches."""
         _positive(count=count, hours=hours)
-        if utilisation is not None and not 0 < utilisation <= 1:
-            raise InputError(f"`utilisation` must be above 0 and at most 1; got {utilisation}. 0.4 is usual.")
+        _share(utilisation)
         name = device_named(device).name
         return cls(
             stated=f"{count} x {name} for {hours:g} h",
@@ -122,7 +126,12 @@ class Budget(Frozen):
         return flop, f"{share:.0%} of the {self.device}'s peak ({origin})"
 
 
+def _share(utilisation: float | None) -> None:
+    if utilisation is not None and not 0 < utilisation <= 1:
+        raise InputError(f"`utilisation` must be above 0 and at most 1; got {utilisation}. 0.4 is usual.")
+
+
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"`{name}` must be a positive number; got {value}.")
+        if not (math.isfinite(value) and 0 < value <= _MOST):
+            raise InputError(f"`{name}` must be a positive number up to {_MOST:.0e}; got {value}.")

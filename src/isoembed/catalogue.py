@@ -5,9 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from isoembed.core import Frozen, InputError
-from isoembed.estimates import memory_bytes
+from isoembed.estimates import training_memory
 from isoembed.families import Family, ModelSpec
 from isoembed.methods import METHODS, BaseMethod
+from isoembed.recipe import DataStats
 
 
 class MethodFacts(Frozen):
@@ -17,7 +18,9 @@ class MethodFacts(Frozen):
     label: str
     flop_per_token: int | None = Field(None, description="model FLOP of one training token; None where it cannot train")
     updated_params: int | None = None
-    memory_bytes: float | None = Field(None, description="estimate of what training needs at least")
+    memory_bytes: float | None = Field(
+        None, description="estimate of what training needs at least, with the smallest mini-batch"
+    )
     why_not: str | None = Field(None, description="why the method cannot train this model")
 
 
@@ -45,13 +48,13 @@ def facts(family: Family) -> tuple[ModelFacts, ...]:
     return tuple(
         ModelFacts(
             **{name: getattr(model, name) for name in ModelFacts.model_fields if name != "methods"},
-            methods=tuple(_method_facts(model, method(), family.batch_pairs) for method in METHODS),
+            methods=tuple(_method_facts(model, method(), family) for method in METHODS),
         )
         for model in family.models
     )
 
 
-def _method_facts(model: ModelSpec, method: BaseMethod, batch_pairs: int) -> MethodFacts:
+def _method_facts(model: ModelSpec, method: BaseMethod, family: Family) -> MethodFacts:
     name = type(method).model_fields["name"].default
     try:
         cost = method.cost(model)
@@ -62,5 +65,11 @@ def _method_facts(model: ModelSpec, method: BaseMethod, batch_pairs: int) -> Met
         label=method.label,
         flop_per_token=cost.flop_per_token,
         updated_params=cost.trained,
-        memory_bytes=memory_bytes(model, cost, batch_pairs),
+        memory_bytes=training_memory(
+            model,
+            cost,
+            batch_tokens=family.batch_pairs * DataStats().tokens_per_pair,
+            batch_pairs=family.batch_pairs,
+            context_tokens=family.context_tokens,
+        ).least,
     )

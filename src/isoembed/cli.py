@@ -71,13 +71,13 @@ from isoembed.cli_report import report_app
 from isoembed.cli_sweep import ledger_app, size_in_bytes, sweep_app
 from isoembed.constraints import Constraints
 from isoembed.core import InputError, expanded, rejected
-from isoembed.families import FAMILIES, Family, ModelSpec, family_named
+from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.laws.files import LawSet
 from isoembed.methods import Adapters, Method, method_named
 from isoembed.recipe import Prompts, Recipe, dims_named
-from isoembed.recommend import recommend
+from isoembed.recommend import default_family, recommend
 from isoembed.recommendation import Recommendation
 
 if TYPE_CHECKING:
@@ -118,12 +118,16 @@ def _budget(
             f"Exactly one of --budget, --hours and --dollars must be given; got {' and '.join(given) or 'none'}."
         )
     if budget is not None:
-        return Budget.parse(budget).model_copy(update={"count": count, "utilisation": utilisation})
+        return Budget.parse(budget, count=count, utilisation=utilisation)
+    if device is None:
+        raise InputError(
+            f"`{given[0]}` must come with --device: FLOP follow from its speed. Give one, as --device h100."
+        )
     if hours is not None:
-        return Budget.from_devices(device or "h100", count=count, hours=hours, utilisation=utilisation)
+        return Budget.from_devices(device, count=count, hours=hours, utilisation=utilisation)
     if dollars_per_hour is None or dollars is None:
         raise InputError("`--dollars` must come with `--dollars-per-hour`, the price of one device for an hour.")
-    return Budget.from_dollars(dollars, dollars_per_hour, device=device or "h100", count=count, utilisation=utilisation)
+    return Budget.from_dollars(dollars, dollars_per_hour, device=device, count=count, utilisation=utilisation)
 
 
 def _method(name: str | None, fraction: float | None, rank: int | None, alpha: float | None) -> Method | None:
@@ -138,14 +142,17 @@ def _method(name: str | None, fraction: float | None, rank: int | None, alpha: f
     return method
 
 
-def _family(family: str | None, model: str | None) -> tuple[Family, str | None]:
-    """The family, and the model's name where one was asked for.  A hub id or folder is counted from its config."""
+def _family(family: str | None, model: str | None, budget: Budget | None = None) -> tuple[Family, str | None]:
+    """The family, and the model's name where one was asked for.  A hub id or folder is counted from its config; with
+    neither named the family that ships, if it is one for the `budget`."""
     for known in FAMILIES:
         for spec in known.models:
-            if model in (spec.name, spec.source) and family in (None, known.name):
+            if model in (spec.name, spec.source) and (family is None or known.is_called(family)):
                 return known, spec.name
-    if model is None or family is not None:
-        return family_named(family or "nano"), model
+    if family is not None:
+        return family_named(family), model
+    if model is None:
+        return default_family(budget) if budget is not None else NANO, None
     if expanded(model).is_dir():
         model = str(expanded(model).resolve())  # the same folder from any working directory
     spec = counted(model, _count)
@@ -245,10 +252,11 @@ def recipe(
     as_json: AsJson = False,
 ) -> None:
     """Name the best recipe for a budget, with what is known and what is assumed."""
-    chosen, name = _family(family, model)
+    spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
+    chosen, name = _family(family, model, spend)
     a_device = device_memory in [known.name for known in DEVICES]
     recommendation = recommend(
-        _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour),
+        spend,
         chosen,
         method=_method(method, fraction, rank, alpha),
         model=name,
@@ -332,8 +340,8 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         dry_run: DryRun = False,
         as_json: AsJson = False,
     ) -> None:
-        chosen, name = _family(family, model)
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
+        chosen, name = _family(family, model, spend)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
         options = options_of(
@@ -388,6 +396,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 law=measured,
                 other_settings=other_settings,
                 constraints=limits,
+                far=piloted is not None,
             )
             if piloted is not None:
                 noted = cli_pilot.noted(job.recommendation, piloted, whole)
@@ -415,7 +424,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
             )
             if process_rank():
                 return
-            console.print(spent_text(record))
+            console.print(spent_text(record, whole))
             if piloted is not None:
                 console.print(achieved_text(job.recommendation, record), markup=False)
             scores = None
@@ -462,6 +471,13 @@ def fit(
     candidates: Annotated[
         int | None, typer.Option(min=2, help="texts among which a table's loss finds the right one: for odds laws")
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="family of the models in a table whose losses are contrastive; without it the law serves fits and "
+            "figures, and no recipe"
+        ),
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="refits to resampled runs; 0: no intervals")] = 1000,
     holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest",
@@ -484,6 +500,7 @@ def fit(
         COMPARED if law == "best" else [law_named(name) for name in law.split(",")],
         names={column: name for column, name in columns.items() if name is not None},
         method_column=method_col,
+        family=family,
         candidates=candidates,
         target="training" if target == "training" else "heldout",
         draws=bootstrap,

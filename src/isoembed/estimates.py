@@ -1,6 +1,12 @@
-"""What a run will need, estimated before it is run.  Measured figures come with every record."""
+"""What a run will need, estimated before it is run.  Measured figures come with every record.
+
+The model of memory is that by which training plans its own (`isoembed.training.memory`), with a graph's bytes a token
+counted here and measured by autograd there.  `benchmarks/memory_estimates.py` sets it beside measured peaks.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from isoembed.budget import Device
 from isoembed.families.base import ModelSpec
@@ -9,46 +15,100 @@ from isoembed.recipe import Recipe
 
 #: of a weight as NF4 under double quantisation: 4 bits, 8 for each 64 weights, 32 for each 256 * 64
 QUANTISED_BYTES = (4 + 8 / 64 + 32 / (256 * 64)) / 8
+#: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
+FRAGMENTATION = 1.1
+#: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
+EMBEDDING_COPIES = 7
+#: values alive a logit of a tile: the logits, two exponentials, masks, and logits masked by score for each direction
+TILE_VALUES = 6
+#: logits of one tile of the loss at most: 4 MiB in fp32, so that a batch of 1,024 is one tile
+TILE_LOGITS = 1 << 20
+#: the process itself: torch, transformers and peft, the data's index, what was freed and not given back (CPU); or the
+#: context of a GPU, which is on the device and in no tensor
+PROCESS_BYTES = 0.8e9
+#: freed pieces that stand on a CPU where no `--memory` bounds them: median over the nano study, up to three times that
+FREED_BYTES = 0.5e9
+#: of a graph kept under autocast to bf16, a value: its inputs are halved, norms and residuals stay in fp32
+_BF16_BYTES = 3.0
+#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 and 16,384 take 1.2 times as
+#: long: `benchmarks/encode_speed.py`)
+CPU_CHUNK_TOKENS = 1024
 
 
-def training_memory_bytes(recipe: Recipe, *, chunk_tokens: int = 16384, bytes_per_value: int = 2) -> float:
-    """Estimate of what training `recipe` needs at least, as `memory_bytes`."""
-    return memory_bytes(
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a run needs on one device: training cuts its batches into mini-batches that fit."""
+
+    least: float
+    """with the smallest mini-batch, one text: what decides whether a recipe fits"""
+    whole: float
+    """with the graph of the whole batch kept, so that nothing runs twice, and on a CPU what stands freed"""
+
+
+def recipe_memory(recipe: Recipe, *, bf16: bool = False) -> TrainingMemory:
+    """What training `recipe` needs, as `training_memory`."""
+    return training_memory(
         recipe.model,
         recipe.cost,
-        recipe.batch_pairs,
+        batch_tokens=recipe.batch_pairs * recipe.data.tokens_per_pair,
+        batch_pairs=recipe.batch_pairs,
+        context_tokens=recipe.context_tokens,
         negatives=recipe.data.negatives,
-        chunk_tokens=chunk_tokens,
-        bytes_per_value=bytes_per_value,
+        prefixes=len(recipe.options.matryoshka),
+        bf16=bf16,
     )
 
 
-def memory_bytes(
+def training_memory(
     model: ModelSpec,
     cost: Cost,
-    batch_pairs: int,
     *,
+    batch_tokens: float,
+    batch_pairs: int,
+    context_tokens: int,
     negatives: float = 0.0,
-    chunk_tokens: int = 16384,
-    bytes_per_value: int = 2,
-) -> float:
-    """Estimate of what training needs at least, for any length: state, one chunk's activations in the blocks that
-    train, and the batch's embeddings, `negatives` hard negatives a pair among them.
+    prefixes: int = 0,
+    bf16: bool = False,
+) -> TrainingMemory:
+    """Estimate of a run's peak; in fp32, or under autocast to bf16 as on a GPU.
 
-    State, in fp32: 4 bytes a weight (0.516 one that is kept in 4 bits, once it is: the base is read in fp32), and 12
-    more (gradient, two AdamW moments) a trained parameter.  Activations: 34 bytes a token and hidden unit a block in
-    16-bit values (Korthikanti et al. 2022, arXiv 2205.05198, equation 1, without the attention matrix, which fused
-    attention does not keep).  Embeddings: eight copies in fp32, and six values a logit of a tile
-    (`isoembed.training.loss`), never all logits.
+    1. There: the process, and weights in fp32 (0.516 bytes one kept in 4 bits).
+    2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter; one gradient more of the largest.
+    3. The batch's embeddings and a tile of logits (`batch_bytes`), never all logits.
+    4. The larger of a checkpoint being written and the graphs kept, with as much again for the chunk at work.
+
+    Left out: sharding, several chunks at work at once, dense weights of merged adapters.
     """
     weights = model.total_params + cost.forward - model.params - cost.quantised
-    state = 4.0 * weights + QUANTISED_BYTES * cost.quantised + 12.0 * cost.trained
-    activations = 17.0 * bytes_per_value * chunk_tokens * model.hidden * cost.blocks_backward
-    candidates = (1 + negatives) * batch_pairs
-    embeddings = 4.0 * (
-        8 * (batch_pairs + candidates) * model.hidden + 6 * min(max(1 << 20, candidates), candidates**2)
+    there = PROCESS_BYTES + 4.0 * weights + QUANTISED_BYTES * cost.quantised
+    largest = max((layer.inputs * layer.outputs for layer in model.dense), default=0)
+    state = 12.0 * cost.trained + 4.0 * min(cost.trained, max(cost.table, largest))
+    fixed = there + state + batch_bytes(model.hidden, batch_pairs, negatives, prefixes)
+    token = FRAGMENTATION * graph_bytes(model, cost, bf16=bf16)
+    checkpoint, chunk = 8.0 * cost.trained, min(CPU_CHUNK_TOKENS, batch_tokens)
+    return TrainingMemory(
+        least=fixed + max(checkpoint, 2 * min(context_tokens, batch_tokens) * token),
+        whole=fixed
+        + (0.0 if bf16 else FREED_BYTES)
+        + max(checkpoint, (batch_tokens + max(chunk, context_tokens)) * token),
     )
-    return state + activations + embeddings
+
+
+def graph_bytes(model: ModelSpec, cost: Cost, *, bf16: bool = False) -> float:
+    """Bytes of graph a token: what each dense layer of the blocks that train reads and gives, and four values a hidden
+    unit for norms and residuals.  Measured by autograd on seven architectures: within a quarter, but OPT's a half less.
+    """
+    dense = sum((layer.inputs + layer.outputs) * layer.count for layer in model.dense) / max(1, model.blocks)
+    return (_BF16_BYTES if bf16 else 4.0) * (dense + 4 * model.hidden) * cost.blocks_backward
+
+
+def batch_bytes(hidden: int, batch_pairs: int, negatives: float, prefixes: int) -> float:
+    """Embeddings, their gradients and a tile of logits; of every prefix two more copies of unit length at most."""
+    texts, candidates = (2 + negatives) * batch_pairs, (1 + negatives) * batch_pairs
+    return 4.0 * (
+        (EMBEDDING_COPIES + 2 * prefixes) * texts * hidden
+        + TILE_VALUES * min(max(TILE_LOGITS, candidates), candidates**2)
+    )
 
 
 def training_seconds(recipe: Recipe, device: Device, *, count: int, utilisation: float) -> float:

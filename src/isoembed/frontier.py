@@ -5,7 +5,13 @@ arm gets the tokens that it pays for, and each bootstrap draw of its law a loss.
 independent fits; arms of one law share theirs, so that what the law does not know cancels where it should.  Where runs
 allow other forms of law (`LawFile.forms`), each has an equal share of the draws.
 
-Shapes: B draws (row 0 of a loss: the fits themselves), b those of one form, K arms, F budgets, P parameters.
+What is expected of an arm is the mean over its draws, from which order, loss, gaps and regret are read alike.  A draw
+that is an outlier among an arm's draws counts as the outermost that is none (`isoembed.laws.intervals.tamed`).
+
+A law is not read where its runs do not reach: an arm more than `FARTHEST` times beyond them in C, N or D, at either
+end, is left out, and one of which the draws forecast next to no loss.
+
+Shapes: B draws (row 0 of a loss: their mean), b those of one form, K arms, F budgets, P parameters.
 """
 
 from __future__ import annotations
@@ -18,20 +24,28 @@ import numpy.typing as npt
 
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
-from isoembed.flops import Cost
+from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
 from isoembed.laws.bootstrap import crossover
 from isoembed.laws.files import LawFile, LawSet
-from isoembed.laws.intervals import Interval, percentile
+from isoembed.laws.intervals import Interval, percentile, tamed
 from isoembed.laws.points import Floats, Rows
 from isoembed.laws.repetition import REPEAT_WORTH, effective_tokens
 from isoembed.methods import Full, Method
-from isoembed.recipe import Recipe
-from isoembed.recommendation import Lead
+from isoembed.recipe import DataStats, Recipe
+from isoembed.recommendation import Lead, Reach
 from isoembed.request import MIN_STEPS, Request
 
-#: a forecast at or below zero, which some laws make far out, stands for a loss of nothing
-_LEAST_LOSS = 1e-6
+#: a law says nothing of recipes so many times beyond its runs in C, N or D, at either end
+FARTHEST = 30.0
+#: fewer draws tell no probabilities
+LEAST_DRAWS = 200
+#: nats: no contrastive loss on held-out pairs was seen below; a law that forecasts less is out of its reach
+_LEAST_LOSS = 0.01
+
+
+class OutOfReachError(InputError):
+    """What is asked lies where the law's runs do not reach."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +62,12 @@ class Arm:
         """S: the trained share of the parameters, as a ledger's runs count it."""
         return self.cost.updated / self.cost.forward
 
+    @property
+    def tail(self) -> float:
+        """Probability that an interval of its draws leaves out on each side."""
+        assert self.law.draws is not None
+        return self.law.draws.tail
+
 
 @dataclass(frozen=True, eq=False)
 class Prospects:
@@ -59,6 +79,8 @@ class Prospects:
     tokens_K: Floats
     loss_BK: Floats
     exchange: float = 1.0
+    left_out: tuple[str, ...] = ()
+    """arms out of the law's reach, in words"""
 
     @property
     def draws(self) -> Floats:
@@ -78,7 +100,7 @@ class Prospects:
 
     def order(self) -> list[int]:
         """Arms by their mean loss over the draws: the first has the least expected regret."""
-        return [int(k) for k in np.argsort(self.draws.mean(axis=0), kind="stable")]
+        return [int(k) for k in np.argsort(self.loss_BK[0], kind="stable")]
 
     def loss(self, k: int, seed: int = 0) -> Interval:
         """Where one run of arm `k` will end: the law's doubt, the scatter of runs around it, and its drift beyond the
@@ -86,26 +108,26 @@ class Prospects:
         arm = self.arms[k]
         scatter = arm.law.scatter(self.exchange * self.tokens_K[k] * arm.cost.flop_per_token)
         scatter_B = np.random.default_rng([seed, k]).normal(0.0, scatter, len(self.draws))
-        return percentile(float(self.loss_BK[0, k]), self.draws[:, k] * np.exp(scatter_B), self._tail(k))
+        return percentile(float(self.loss_BK[0, k]), self.draws[:, k] * np.exp(scatter_B), arm.tail)
 
     def behind(self, k: int, best: int) -> Interval:
         """Expected loss of arm `k` above that of arm `best`, of the laws' doubt alone."""
         gap_B = self.draws[:, k] - self.draws[:, best]
-        return percentile(float(gap_B.mean()), gap_B, min(self._tail(k), self._tail(best)))
+        gap = float(self.loss_BK[0, k] - self.loss_BK[0, best])
+        return percentile(gap, gap_B, min(self.arms[k].tail, self.arms[best].tail))
 
     def regret(self, k: int) -> float:
         """Mean over draws of arm `k`'s loss above the draw's best arm."""
         return float(np.mean(self.draws[:, k] - self.draws.min(axis=1)))
 
+    def reach(self, k: int) -> Reach:
+        """Where arm `k` lies beside the runs of its law."""
+        return _reach(self.arms[k], float(self.tokens_K[k]), self.request.data, self.exchange)
+
     def recipe(self, k: int) -> Recipe:
         """Arm `k` as a recipe."""
         arm = self.arms[k]
         return self.request.recipe(self.flop, arm.model, arm.method, one_pass=_one_pass(self.request, arm))
-
-    def _tail(self, k: int) -> float:
-        draws = self.arms[k].law.draws
-        assert draws is not None
-        return draws.tail
 
 
 class EnvelopePoint(Frozen):
@@ -131,11 +153,12 @@ class Frontier:
             raise InputError(refused[0] if refused else _nothing_allowed(laws, request))
         self.forms, self.worth_B = _aligned_draws(laws)
 
-    def at(self, flop: float, *, pilot: bool = False) -> Prospects:
+    def at(self, flop: float, *, pilot: bool = False, far: bool = False) -> Prospects:
         """The prospects of `flop`.  Arms of fewer than 30 steps are left out unless there are no others.
 
         pilot: a run made to learn from, which is not served and never has fewer than 30 steps.
-        Raises InputError where no arm is left.
+        far: leave nothing out for its reach; the order is then a guess, and no loss a forecast.
+        Raises InputError where no arm is left, OutOfReachError where the reach of the laws is why.
         """
         request = _not_served(self.request) if pilot else self.request
         tokens_K = np.array([_tokens(request, flop, arm) for arm in self.arms])
@@ -146,9 +169,20 @@ class Frontier:
             smallest = min(self.arms, key=lambda arm: arm.cost.flop_per_token)
             request.recipe(flop, smallest.model, smallest.method)  # says what it lacks
             raise InputError(f"`budget` must pay for one step of a model; {flop:.3g} FLOP do not. Raise it.")
-        arms = [arm for arm, enough in zip(self.arms, enough_K, strict=True) if enough]
-        loss_BK = self._losses(arms, tokens_K[enough_K], request)
-        return Prospects(request, flop, arms, tokens_K[enough_K], loss_BK, self.exchange)
+        enough = [k for k in range(len(self.arms)) if enough_K[k]]
+        reach = {k: _reach(self.arms[k], float(tokens_K[k]), request.data, self.exchange) for k in enough}
+        within = [k for k in enough if far or reach[k].farthest <= FARTHEST]
+        loss_BK = self._losses([self.arms[k] for k in within], tokens_K[within], request)
+        # with more draws than an interval leaves out there is no low end to name
+        low_K = np.mean(loss_BK[1:] < _LEAST_LOSS, axis=0) >= [self.arms[k].tail for k in within]
+        kept = [k for k, low in zip(within, low_K, strict=True) if far or not low]
+        if not kept:
+            nearest = min(reach.values(), key=lambda each: each.farthest)
+            raise OutOfReachError(_out_of_reach(self.laws, flop, nearest))
+        loss_BK = loss_BK[:, [far or not low for low in low_K]]
+        left_out = tuple(dict.fromkeys(_named(self.arms[k]) for k in enough if k not in kept))
+        arms = [self.arms[k] for k in kept]
+        return Prospects(request, flop, arms, tokens_K[kept], loss_BK, self.exchange, left_out)
 
     def envelope(self, flop_F: Sequence[float]) -> list[EnvelopePoint]:
         """The best method at each budget, with the probability that each method is."""
@@ -199,7 +233,7 @@ class Frontier:
         )
 
     def _losses(self, arms: list[Arm], tokens_K: Floats, request: Request) -> Floats:
-        """Forecasts (1 + B, K) of `arms` trained on `tokens_K`."""
+        """Forecasts (1 + B, K) of `arms` trained on `tokens_K`, their mean first."""
         unique = request.unique_tokens
         loss_BK = np.empty((len(self.worth_B[0]), len(arms)))
         for index, law in enumerate(self.laws.laws):
@@ -219,7 +253,45 @@ class Frontier:
                 )
                 found_bK = law_named(form.law).loss_and_gradient(form.theta_bP, rows)[0]
                 loss_BK[np.ix_(form.draws_b, np.array(of_law))] = found_bK
-        return np.maximum(loss_BK, _LEAST_LOSS)
+        draw_BK = tamed(loss_BK)
+        return np.concatenate([draw_BK.mean(axis=0, keepdims=True), draw_BK])
+
+
+def _reach(arm: Arm, tokens: float, data: DataStats, worth: float) -> Reach:
+    """How far `arm`, trained on `tokens`, lies beyond its law's runs, a token of it being `worth` of the law's."""
+    law, flop = arm.law, tokens * arm.cost.flop_per_token
+    if law.settings.flop == "all_in_flop":
+        flop = all_in_flop(
+            arm.cost,
+            tokens=tokens,
+            squared_lengths=tokens / data.tokens_per_pair * data.squared_tokens,
+            hidden=arm.model.attention_width,
+            blocks=arm.model.blocks,
+        )
+    size = law.settings.size(arm.model)
+    (least_C, most_C), (least_N, most_N), (least_D, most_D) = (law.range[c] for c in ("flop", "params", "tokens"))
+    return Reach(
+        flop=worth * flop / most_C,
+        params=size / most_N,
+        tokens=worth * tokens / most_D,
+        below=worth * flop / least_C,
+        params_below=size / least_N,
+        tokens_below=worth * tokens / least_D,
+    )
+
+
+def _named(arm: Arm) -> str:
+    return f"{arm.method.label} on {arm.model.name}"
+
+
+def _out_of_reach(laws: LawSet, flop: float, nearest: Reach) -> str:
+    low, high = (f"{end(law.range['flop'][i] for law in laws.laws):.2g}" for i, end in ((0, min), (1, max)))
+    how = nearest.says() if nearest.outside else "the law forecasts next to no loss"
+    return (
+        f"A law holds to {FARTHEST:g} times beyond its runs in C, N and D: these go from {low} to {high} FLOP, and at "
+        f"{flop:.3g} the nearest candidate is {how}. Run a pilot (`isoembed run --pilot`), add runs nearer to it, or "
+        "leave --law out for a guess by rule."
+    )
 
 
 def _one_pass(request: Request, arm: Arm) -> bool:
@@ -244,7 +316,12 @@ def _arms(laws: LawSet, request: Request) -> tuple[list[Arm], list[str]]:
             raise InputError(
                 f"A recommendation needs a law with N in it; {law.law} has none. Fit hoffmann or embedding instead."
             )
-        law.bootstrap()  # says where draws are missing
+        drawn = [len(law.bootstrap().theta_BP), *(len(form.draws.values) for form in law.forms)]
+        if (fewest := min(drawn)) < LEAST_DRAWS:
+            raise InputError(
+                f"Probabilities need {LEAST_DRAWS} bootstrap draws; the {law.method or law.law} law has {fewest}. Fit "
+                "again with --bootstrap 1000."
+            )
         if request.constraints.repeats == "measured" and law.repetition is None:
             refused.append(
                 f"`--repeats measured` needs a law whose runs repeated their data: the {law.method or law.law} law has "
@@ -292,9 +369,8 @@ class _FormDraws:
 
 
 def _aligned_draws(laws: LawSet) -> tuple[list[list[_FormDraws]], list[Floats]]:
-    """For each law as many draws as the law with most has, after its fit (row 0), shared among its forms; and the R* of
-    each (1 + B,), that of pretraining where none was measured.  Draws of different laws are paired by chance: their
-    fits are independent."""
+    """For each law as many draws as the law with most has, shared among its forms; and the R* of each (B,), that of
+    pretraining where none was measured.  Draws of different laws are paired by chance: their fits are independent."""
     most = max(len(law.bootstrap().theta_BP) for law in laws.laws)
     forms, worth = [], []
     for index, law in enumerate(laws.laws):
@@ -311,13 +387,10 @@ def _aligned_draws(laws: LawSet) -> tuple[list[list[_FormDraws]], list[Floats]]:
         shares = []
         for number, (name, theta_BP) in enumerate(drawn):
             draws_b = np.flatnonzero(form_B == number)
-            theta_bP = theta_BP[order[draws_b] % len(theta_BP)]
-            if number == 0:  # row 0: the fit
-                draws_b, theta_bP = np.append(-1, draws_b), np.vstack([boot.law.vector(boot.fit.params), theta_bP])
-            shares.append(_FormDraws(name, draws_b + 1, theta_bP))
-        worth_B = law.repetition.fit_and_draws() if law.repetition else np.full(1 + draws, REPEAT_WORTH)
+            shares.append(_FormDraws(name, draws_b, theta_BP[order[draws_b] % len(theta_BP)]))
+        worth_B = law.repetition.fit_and_draws()[1:] if law.repetition else np.full(draws, REPEAT_WORTH)
         forms.append(shares)
-        worth.append(np.concatenate([worth_B[:1], worth_B[1:][order]]))
+        worth.append(worth_B[order])
     return forms, worth
 
 

@@ -7,95 +7,142 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isoembed.core import InputError
-from isoembed.flops import all_in_flop
-from isoembed.frontier import Frontier, Prospects
+from isoembed.core import InputError, number_of
+from isoembed.frontier import FARTHEST, Frontier, OutOfReachError, Prospects
 from isoembed.laws import law_named
 from isoembed.laws.elsewhere import Elsewhere, exchange
-from isoembed.laws.files import LawFile, LawSet
+from isoembed.laws.files import UNSEALED, LawFile, LawSet
 from isoembed.laws.repetition import REPEAT_SOURCE
 from isoembed.recipe import Recipe
-from isoembed.recommendation import Candidate, Certainty, Lead, NextRun, Reach, Recommendation
+from isoembed.recommendation import Candidate, Certainty, Lead, NextRun, Recommendation
 from isoembed.request import MIN_STEPS, Request
 
-#: budgets looked at for a crossover, from the smallest fitted one to ten times the larger of target and largest
+#: budgets looked at for a crossover, from the smallest fitted one to ten times the largest, or the target
 _CROSSOVER_BUDGETS = 16
 #: a run made to learn from costs at most this share of the target budget, and is sought at so many budgets
 _PILOT_SHARE, _PILOT_BUDGETS = 0.1, 5
 _RUNNERS_UP = 4
+#: a run that would remove less of the variance tells nothing
+_TELLS = 0.01
+#: of what is left out so many are named
+_NAMED = 6
 #: below this probability of being the best a method is out of contention, and what its law lacks changes no decision
 _IN_CONTENTION = 0.01
 
 
-def by_law(request: Request, laws: LawSet, *, other_settings: bool = False) -> Recommendation:
+def by_law(request: Request, laws: LawSet, *, other_settings: bool = False, far: bool = False) -> Recommendation:
     """The recipe of least expected loss over the laws' draws, with runners-up and how sure.
 
     At a batch or context at which runs have shown that a law holds in steps, it is used, in steps; laws of the set that
     were not checked there, or failed, are left out.
-    Raises InputError where the law is of another family (always) or of other settings (unless `other_settings`).
+    On other data than the law's, another held-out set or settings of no run, the order is given and no loss.
+    far: where all candidates lie out of the laws' reach, guess by their order, with no loss and no probability.
+    Raises InputError where the law is of another family (always) or of other settings (unless `other_settings`), and
+    OutOfReachError where all candidates lie out of its reach (unless `far`).
     """
     speaking = _speaking(laws, request, other_settings=other_settings)
     laws = speaking.laws
-    flop, speed = request.budget.flop_at()
+    flop, _ = request.budget.flop_at()
     frontier = Frontier(laws, request, speaking.exchange)
-    prospects = frontier.at(flop)
+    try:
+        prospects, guess = frontier.at(flop), None
+    except OutOfReachError as error:
+        if not far:
+            raise
+        prospects, guess = frontier.at(flop, far=True), f"a guess by the law's order, no forecast: {error}"
+    no_forecast = guess or _elsewhere(laws, request) or (speaking.warnings[0] if speaking.warnings else None)
     order = prospects.order()
     best, others = order[0], order[1:]
     arm, recipe = prospects.arms[best], prospects.recipe(best)
     sure, chance_K = prospects.methods(), prospects.probabilities()
-    reach = _reach(arm.law, recipe, speaking.exchange)
 
+    def candidate(k: int) -> Candidate:
+        made = prospects.recipe(k)
+        return Candidate(
+            recipe=made,
+            tokens_per_param=made.train_tokens / made.model.params,
+            loss=None if no_forecast else prospects.loss(k),
+            behind=None if no_forecast else prospects.behind(k, best),
+            best=None if guess else float(chance_K[k]),
+        )
+
+    known, assumed = _rests_on(request, prospects, best, recipe, flop)
+    found = Recommendation(
+        budget=request.budget,
+        recipe=recipe,
+        basis=f"the {arm.law.law} law measured on {laws.settings.family}: least expected loss of "
+        f"{number_of(len(prospects.arms), 'candidate')}",
+        known=(*known, *speaking.known),
+        assumed=tuple(assumed),
+        warnings=(*speaking.warnings, *_warnings(request, laws, prospects, best, recipe, flop)),
+        runners_up=tuple(candidate(k) for k in others[:_RUNNERS_UP]),
+        no_forecast=no_forecast,
+        reach=prospects.reach(best),
+        methods=tuple(
+            candidate(next(k for k in order if prospects.arms[k].method.name == name))
+            for name in dict.fromkeys(prospects.arms[k].method.name for k in order)
+        ),
+    )
+    if guess:
+        return found
+    return found.model_copy(
+        update={
+            "loss": None if no_forecast else prospects.loss(best),
+            "certainty": Certainty(
+                methods=sure,
+                method=sure[arm.method.name],
+                recipe=float(chance_K[best]),
+                regret=None if no_forecast else prospects.regret(best),
+            ),
+            "crossover": _crossover(frontier, prospects, order, flop),
+            "next_run": _next_run(frontier, prospects, best, others[0], flop) if others else None,
+        }
+    )
+
+
+def _rests_on(
+    request: Request, prospects: Prospects, best: int, recipe: Recipe, flop: float
+) -> tuple[list[str], list[str]]:
+    """What is known and what is assumed."""
+    arm, data = prospects.arms[best], request.data
     known = [
         f"law: {law_named(arm.law.law).about}, fitted to {arm.law.n_points} {arm.law.method or 'unnamed'} runs "
         f"({arm.law.source})",
         "C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",
         *_forms(arm.law),
-        *speaking.known,
+        *(note for note in arm.law.notes if note == UNSEALED),
     ]
+    _, speed = request.budget.flop_at()
     assumed = [f"speed: {speed}"] if speed else []
     assumed.append(request.rate(arm.model, arm.method, recipe.train_tokens)[1])
-    data = request.data
     if data.fingerprint is None:
         assumed.append(f"data: {data.source}")
     else:
         known.append(f"data: {data.pairs:,} unique pairs, {data.tokens_per_pair:.1f} tokens a pair ({data.source})")
     if arm.law.method is None:
         assumed.append(f"the law's table names no method: taken for {arm.method.label}")
-    if request.constraints.serving_tokens:
-        serving = flop - request.constraints.training_flop(flop, arm.model)
-        known.append(
-            f"serving: {request.constraints.serving_tokens:.3g} tokens cost {serving:.3g} FLOP = 2 N T of the budget "
-            "(Sardana et al. 2023); attention and the token lookup are left out"
-        )
+    if (serving := request.serving(flop, arm.model)) is not None:
+        known.append(serving)
     if (recipe.epochs or 0) > 1:
         if request.constraints.repeats == "muennighoff":
             assumed.append(REPEAT_SOURCE)
         elif arm.law.repetition is not None:
             known.append(f"repeated pairs count as fewer fresh ones: {arm.law.repetition.says()}")
-    return Recommendation(
-        budget=request.budget,
-        recipe=recipe,
-        basis=f"the {arm.law.law} law measured on {laws.settings.family or 'a table that names no family'}: least "
-        f"expected loss of {len(prospects.arms)} candidates",
-        known=tuple(known),
-        assumed=tuple(assumed),
-        warnings=(*speaking.warnings, *_warnings(request, laws, prospects, best, recipe, flop)),
-        runners_up=tuple(_candidate(prospects, k, best) for k in others[:_RUNNERS_UP]),
-        loss=prospects.loss(best),
-        certainty=Certainty(
-            methods=sure,
-            method=sure[arm.method.name],
-            recipe=float(chance_K[best]),
-            regret=prospects.regret(best),
-        ),
-        reach=reach,
-        methods=tuple(
-            _candidate(prospects, next(k for k in order if prospects.arms[k].method.name == name), best)
-            for name in dict.fromkeys(prospects.arms[k].method.name for k in order)
-        ),
-        crossover=_crossover(frontier, prospects, order, flop),
-        next_run=_next_run(frontier, prospects, best, others[0], flop) if others else None,
-    )
+    return known, assumed
+
+
+def _elsewhere(laws: LawSet, request: Request) -> str | None:
+    """Why the law's losses are not those that the request's runs will have; None where they are.  The order of recipes
+    carries over to other pairs, the level of the loss does not."""
+    settings, data = laws.settings, request.data
+    known = {settings.data, *(at.settings.data for _, at in _seen(laws, request) if at is not None)}
+    if data.fingerprint is not None and data.fingerprint not in known:
+        return "ranking only: the law was measured on other training data"
+    if data.tokenizer is not None and settings.tokenizer not in (None, data.tokenizer):
+        return "ranking only: the law was measured under another tokenizer"
+    if request.heldout is not None and settings.heldout != request.heldout:
+        return "ranking only: the law's losses are on another held-out set"
+    return None
 
 
 def speaks_of(laws: LawSet, request: Request) -> bool:
@@ -168,7 +215,12 @@ def _mismatches(laws: LawSet, request: Request) -> dict[str, str]:
     """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
     family."""
     settings = laws.settings
-    if settings.family not in (None, request.family.name):
+    if settings.family is None:
+        raise InputError(
+            "A law speaks for one family, and this one's table named none: it serves fits and figures. Fit it again "
+            f"with `isoembed fit --family NAME`, if its losses are contrastive ones of {request.family.name} models."
+        )
+    if not request.family.is_called(settings.family):
         raise InputError(
             f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
             "No family's rule follows from another's exponents: run a pilot, or leave the law out."
@@ -193,6 +245,11 @@ def _warnings(
 ) -> list[str]:
     arm, settings, data = prospects.arms[best], laws.settings, request.data
     warnings = []
+    if prospects.left_out:
+        few = ", ".join(prospects.left_out[:_NAMED]) + (" ..." if len(prospects.left_out) > _NAMED else "")
+        warnings.append(
+            f"not considered, more than {FARTHEST:g}x beyond the law's runs in C, N or D, or without a forecast: {few}"
+        )
     chance_K = prospects.probabilities()
     contends: dict[int, float] = {}
     for k, each in enumerate(prospects.arms):
@@ -213,12 +270,8 @@ def _warnings(
         warnings.append(f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up")
     if request.constraints.repeats == "measured":
         warnings += _repeat_warnings(laws, arm.law, recipe)
-    paid = request.tokens(flop, arm.model, arm.cost, one_pass=False)
-    if recipe.train_tokens < 0.99 * paid:
-        warnings.append(
-            f"the data end first: one pass is {recipe.train_tokens:,} tokens, {1 - recipe.train_tokens / paid:.0%} of "
-            f"the training budget stays unspent{_remedy(arm.law)}"
-        )
+    if (unspent := request.unspent(flop, arm.model, recipe)) is not None:
+        warnings.append(f"{unspent}{_remedy(arm.law)}")
     return warnings
 
 
@@ -258,37 +311,6 @@ def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[str]:
     return warnings
 
 
-def _candidate(prospects: Prospects, k: int, best: int) -> Candidate:
-    recipe = prospects.recipe(k)
-    return Candidate(
-        recipe=recipe,
-        tokens_per_param=recipe.train_tokens / recipe.model.params,
-        loss=prospects.loss(k),
-        behind=prospects.behind(k, best),
-        best=float(prospects.probabilities()[k]),
-    )
-
-
-def _reach(law: LawFile, recipe: Recipe, worth: float) -> Reach:
-    """How far `recipe` lies beyond the law's runs, a token of it being `worth` tokens of the law's."""
-    flop = recipe.flop
-    if law.settings.flop == "all_in_flop":
-        flop = all_in_flop(
-            recipe.cost,
-            tokens=recipe.train_tokens,
-            squared_lengths=recipe.pairs * recipe.data.squared_tokens,
-            hidden=recipe.model.attention_width,
-            blocks=recipe.model.blocks,
-        )
-    low, high = law.range["flop"]
-    return Reach(
-        flop=worth * flop / high,
-        params=law.settings.size(recipe.model) / law.range["params"][1],
-        tokens=worth * recipe.train_tokens / law.range["tokens"][1],
-        below=worth * flop / low,
-    )
-
-
 def _crossover(frontier: Frontier, prospects: Prospects, order: list[int], flop: float) -> Lead | None:
     """The crossover between the two leading methods; None with one method."""
     names = list(dict.fromkeys(prospects.arms[k].method.name for k in order))
@@ -296,7 +318,7 @@ def _crossover(frontier: Frontier, prospects: Prospects, order: list[int], flop:
         return None
     ranges = [law.range["flop"] for law in frontier.laws.laws]
     low = min(low for low, _ in ranges) / frontier.exchange
-    high = 10 * max(flop, *(high / frontier.exchange for _, high in ranges))
+    high = max(flop, *(10 * high / frontier.exchange for _, high in ranges))
     return frontier.crossover(names[0], names[1], np.geomspace(min(low, flop), high, _CROSSOVER_BUDGETS).tolist())
 
 
@@ -325,5 +347,7 @@ def _next_run(frontier: Frontier, prospects: Prospects, best: int, second: int, 
     if not found:
         return None
     most = max(removes for removes, _, _, _ in found)
+    if most < _TELLS:
+        return None
     removes, _, pilots, k = max((run for run in found if run[0] >= most / 2), key=lambda run: run[1])
     return NextRun(recipe=pilots.recipe(k), removes=removes)

@@ -14,6 +14,11 @@ from isoembed.methods import Method
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
 
+#: a pair and one negative
+LEAST_BATCH = 2
+#: a text cut to fewer tokens says next to nothing
+LEAST_CONTEXT = 4
+
 #: the readouts of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
@@ -113,8 +118,7 @@ class DataStats(Frozen):
     @classmethod
     def assumed(cls, context_tokens: int) -> DataStats:
         """What stands in for data nobody named, cut at the context."""
-        if context_tokens < 4:
-            raise InputError(f"`context_tokens` must be at least 4; got {context_tokens}. Raise `--context-tokens`.")
+        check_context(context_tokens)
         query, positive = min(14.0, context_tokens), min(64.0, context_tokens)
         return cls(
             source=f"assumed: {query:g} + {positive:g} tokens a pair, as in the paper's corpus",
@@ -144,8 +148,10 @@ class Recipe(Frozen):
     )
     seed: Count = 0
     train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
-    batch_pairs: Some = Field(ge=2)
-    context_tokens: Some = Field(ge=4, description="longest query or positive in tokens; longer ones are cut")
+    batch_pairs: int = Field(ge=LEAST_BATCH, le=LARGEST)
+    context_tokens: int = Field(
+        ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
+    )
     temperature: float = Field(0.025, gt=0)
     pooling: PoolingName = "mean"
     options: Options = PLAIN
@@ -232,9 +238,17 @@ class Recipe(Frozen):
         return fingerprint(self.model_dump(mode="json", exclude=set(fields)))
 
 
+def check_context(context_tokens: int) -> None:
+    """Raise InputError where a text would be cut to next to nothing."""
+    if context_tokens < LEAST_CONTEXT:
+        raise InputError(
+            f"`context_tokens` must be at least {LEAST_CONTEXT}; got {context_tokens}. Raise `--context-tokens`."
+        )
+
+
 def check_batch(batch_pairs: int) -> None:
     """Raise InputError where a batch is too small to hold a negative."""
-    if batch_pairs < 2:
+    if batch_pairs < LEAST_BATCH:
         raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from isoembed.budget import Budget
 from isoembed.constraints import Constraints
-from isoembed.families import PYTHIA, Family, family_named
+from isoembed.core import InputError
+from isoembed.families import FAMILIES, NANO, Family, family_named
+from isoembed.frontier import OutOfReachError
 from isoembed.laws.files import LawSet
 from isoembed.laws.settings import Settings
 from isoembed.measured import by_law, speaks_of
@@ -25,10 +27,13 @@ __all__ = ["Recommendation", "recommend", "shipped_law"]
 #: laws measured on built-in families, FAMILY.json each
 LAWS_FOLDER = Path(str(files("isoembed"))) / "assets" / "laws"
 
+#: the largest budget for which no family need be named: as far as the law that ships for nano reaches
+DEFAULT_MOST_FLOP = 1.5e14
+
 
 def recommend(
     budget: Budget,
-    family: Family | str = PYTHIA,
+    family: Family | str | None = None,
     *,
     law: LawSet | None = None,
     constraints: Constraints | None = None,
@@ -42,14 +47,22 @@ def recommend(
     seed: int = 0,
     pooling: str = "mean",
     options: Options = PLAIN,
+    heldout: str | None = None,
+    far: bool = False,
 ) -> Recommendation:
     """The recipe for `budget` on `family`.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
 
-    law: measured on this family; default: the one that ships for it, where one does and it speaks of what is asked.
+    family: default: `default_family`, for small budgets in FLOP alone.
+    law: measured on this family; default: the one that ships for it, where one does, it speaks of what is asked and its
+        runs reach so far.
     other_settings: use `law` although batch, context, temperature, pooling or options differ from those of its runs.
-    Raises InputError where a law is of another family or of other settings, where the paper's rule would have to be
-    extrapolated, or where no model of the family is affordable.
+    heldout: fingerprint of the held-out set that the losses will be on, where that is known.
+    far: where all lies beyond the reach of `law`, guess by its order instead of refusing.
+    Raises InputError where a law is of another family or of other settings or does not reach so far, where the paper's
+    rule would have to be extrapolated, or where no model of the family is affordable.
     """
+    if family is None:
+        family = default_family(budget)
     family = family_named(family) if isinstance(family, str) else family
     limits = constraints or Constraints()
 
@@ -69,14 +82,31 @@ def recommend(
             seed=seed,
             pooling=pooling,
             options=options,
+            heldout=heldout,
         )
 
     if law is not None:
-        return by_law(request(law.settings), law, other_settings=other_settings)
+        return by_law(request(law.settings), law, other_settings=other_settings, far=far)
     shipped = shipped_law(family.name)
-    if shipped is not None and speaks_of(shipped, request(shipped.settings)):
+    if shipped is None or not speaks_of(shipped, request(shipped.settings)):
+        return by_rule(request(Settings()))
+    try:
         return by_law(request(shipped.settings), shipped)
-    return by_rule(request(Settings()))
+    except OutOfReachError as error:
+        guess = by_rule(request(shipped.settings))
+        basis = f"a guess by rule, where the law that ships does not reach: {guess.basis}"
+        return guess.model_copy(update={"basis": basis, "warnings": (str(error), *guess.warnings)})
+
+
+def default_family(budget: Budget) -> Family:
+    """The family that ships, for a budget in FLOP that its law reaches; raises InputError for any other."""
+    if budget.flop is None or budget.flop > DEFAULT_MOST_FLOP:
+        named = ", ".join(family.name for family in FAMILIES if family is not NANO)
+        raise InputError(
+            f"A budget in time or money, or above {DEFAULT_MOST_FLOP:.2g} FLOP, needs a named family; got "
+            f"{budget.stated}. Give --family ({named}), or --model with a hub id or folder."
+        )
+    return NANO
 
 
 def shipped_law(family: str) -> LawSet | None:

@@ -16,8 +16,10 @@ class Candidate(Frozen):
     recipe: Recipe
     tokens_per_param: float
     remarks: tuple[str, ...] = ()
-    loss: Interval | None = Field(None, description="predicted loss of one run: the law's doubt and the runs' scatter")
-    behind: Interval | None = Field(None, description="expected loss above the chosen recipe's, in nats")
+    loss: Interval | None = Field(
+        None, description="predicted loss of one run: mean over the law's draws, their doubt and the runs' scatter"
+    )
+    behind: Interval | None = Field(None, description="the loss less the chosen recipe's, in nats")
     best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
 
 
@@ -27,26 +29,41 @@ class Certainty(Frozen):
     methods: dict[str, float] = Field(description="probability that each method is the best one; they add up to 1")
     method: float = Field(description="that of the method chosen")
     recipe: float = Field(description="probability that this very recipe is the best candidate")
-    regret: float = Field(description="expected loss above that of the best candidate, in nats")
+    regret: float | None = Field(
+        description="expected loss above that of the best candidate, in nats; None where no loss is forecast"
+    )
 
 
 class Reach(Frozen):
-    """How far a recipe lies beyond the runs that its law was fitted to: ratios to the largest fitted values."""
+    """Where a recipe lies beside the runs that its law was fitted to: ratios to the largest and the smallest values."""
 
-    flop: float
+    flop: float = Field(description="the budget over the largest fitted one")
     params: float
     tokens: float
     below: float = Field(description="the budget over the smallest fitted one; under 1 it lies below all runs")
+    params_below: float
+    tokens_below: float
+
+    @property
+    def farthest(self) -> float:
+        """By what factor the recipe lies outside the runs in that of C, N and D in which it is most; 1 or less:
+        inside."""
+        return max(self.flop, self.params, self.tokens, 1 / self.below, 1 / self.params_below, 1 / self.tokens_below)
+
+    @property
+    def outside(self) -> bool:
+        """Whether it lies beyond the runs at either end."""
+        return self.farthest > 1.01
 
     def says(self) -> str:
         """`8x beyond the largest fitted budget`, or that all lies within."""
-        beyond = [
-            f"{ratio:.2g}x beyond the largest fitted {name}"
-            for name, ratio in (("budget", self.flop), ("model", self.params), ("number of tokens", self.tokens))
-            if ratio > 1.01
-        ]
-        if self.below < 0.99:
-            beyond.append(f"{1 / self.below:.2g}x below the smallest fitted budget")
+        ends = (
+            ("budget", self.flop, self.below),
+            ("model", self.params, self.params_below),
+            ("number of tokens", self.tokens, self.tokens_below),
+        )
+        beyond = [f"{ratio:.2g}x beyond the largest fitted {name}" for name, ratio, _ in ends if ratio > 1.01]
+        beyond += [f"{1 / ratio:.2g}x below the smallest fitted {name}" for name, _, ratio in ends if ratio < 0.99]
         return ", ".join(beyond) or "within the fitted budgets, sizes and tokens"
 
 
@@ -92,7 +109,8 @@ class Recommendation(Frozen):
     warnings: tuple[str, ...]
     bracket: tuple[str, ...] = Field((), description="models that the rule cannot tell apart")
     runners_up: tuple[Candidate, ...]
-    loss: Interval | None = Field(None, description="predicted loss of one run; None without a law")
+    loss: Interval | None = Field(None, description="predicted loss of one run; None without a law, or a forecast")
+    no_forecast: str | None = Field(None, description="why a law gives an order and no loss; None where it gives one")
     certainty: Certainty | None = None
     reach: Reach | None = None
     methods: tuple[Candidate, ...] = Field((), description="the best candidate of each method, best first")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from isoembed.budget import Budget
 from isoembed.constraints import Constraints
 from isoembed.core import InputError
-from isoembed.estimates import memory_bytes
+from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import Family, ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
-from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, solve
+from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, check_context, solve
 
 #: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
 MIN_STEPS = 30
@@ -33,9 +33,12 @@ class Request:
     seed: int = 0
     pooling: str = "mean"
     options: Options = PLAIN
+    heldout: str | None = None
+    """fingerprint of the held-out set on which losses will be taken; None: not known, or a law's own"""
 
     def __post_init__(self) -> None:
         check_batch(self.batch_pairs)
+        check_context(self.context_tokens)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -60,14 +63,30 @@ class Request:
         """Expected real tokens of one step."""
         return self.batch_pairs * self.data.tokens_per_pair
 
+    def memory(self, model: ModelSpec, method: Method) -> TrainingMemory:
+        """Estimate of what training needs, in bf16 where the device that it must fit is named."""
+        return training_memory(
+            model,
+            method.cost(model),
+            batch_tokens=self.step_tokens,
+            batch_pairs=self.batch_pairs,
+            context_tokens=self.context_tokens,
+            negatives=self.data.negatives,
+            prefixes=len(self.options.matryoshka),
+            bf16=isinstance(self.constraints.device_memory, str),
+        )
+
     def check_memory(self, model: ModelSpec, method: Method) -> None:
-        """Raise InputError where training would not fit the device."""
+        """Raise InputError where training would not fit the device with its smallest mini-batch."""
         limit = self.constraints.memory_bytes
-        needed = memory_bytes(model, method.cost(model), self.batch_pairs, negatives=self.data.negatives)
-        if limit is not None and needed > limit:
+        if limit is None:
+            return
+        needed = self.memory(model, method).least
+        if needed > limit:
             raise InputError(
-                f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB of "
-                f"{limit / 1e9:.3g}; lower `--batch-pairs`, or allow a method that trains less."
+                f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB at "
+                f"least, with mini-batches of one text, of {limit / 1e9:.3g}; take a smaller model or a method that "
+                "trains less."
             )
 
     def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, one_pass: bool) -> float:
@@ -92,6 +111,28 @@ class Request:
             seed=self.seed,
             pooling=self.pooling,
             options=self.options,
+        )
+
+    def unspent(self, flop: float, model: ModelSpec, recipe: Recipe) -> str | None:
+        """That the data end before the budget, in words; None where they do not."""
+        paid = self.tokens(flop, model, recipe.cost, one_pass=False)
+        if recipe.train_tokens >= 0.99 * paid:
+            return None
+        left = 100 * (1 - recipe.train_tokens / paid)
+        return (
+            f"the data end first: one pass is {recipe.train_tokens:,} tokens, {left:.3g}% of the training budget stays "
+            "unspent"
+        )
+
+    def serving(self, flop: float, model: ModelSpec) -> str | None:
+        """What serving costs of `flop`, in words; None where none was asked for."""
+        tokens = self.constraints.serving_tokens
+        if not tokens:
+            return None
+        cost = flop - self.constraints.training_flop(flop, model)
+        return (
+            f"serving: {tokens:.3g} tokens cost {cost:.3g} FLOP = 2 N T, {cost / flop:.1%} of the budget (Sardana et "
+            "al. 2023); attention and the token lookup are left out"
         )
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:

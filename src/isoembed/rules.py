@@ -5,6 +5,8 @@
    are not used: they cross at exp(54), about 3e23 FLOP, six orders of magnitude from the stated threshold.
 2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens a
    parameter as the family says, within a bracket.  Labelled so; a pilot on three sizes would tell.
+3. At most one pass over the unique pairs.  Where they end before the tokens that rule 2 asks for, the largest model of
+   those that the budget pays a whole pass for: at equal data the largest is best (paper, appendix D).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from isoembed.request import MIN_STEPS, Request
 PAPER_THRESHOLD_FLOP = 9.06e16
 #: the budgets that the paper ran (section 4.1)
 PAPER_RANGE_FLOP = (1.5e15, 1.5e18)
+#: of the unique tokens, from which on a recipe goes through all of them
+_WHOLE = 0.99
 #: LoRA's rank: 32 or 128 was nearly always best (figure 5)
 PAPER_RANKS = (32, 128)
 
@@ -46,7 +50,7 @@ def by_rule(request: Request) -> Recommendation:
         method, basis, why = _choose_method(request)
         (known if family is PYTHIA else assumed).append(why)
 
-    # 2. one candidate a model, at the FLOP that the budget buys for it
+    # 2. one candidate a model, at the FLOP that the budget buys for it, one pass at most
     candidates, refused, speed = _candidates(request, method)
     if not candidates:
         raise InputError(refused[0])
@@ -54,20 +58,26 @@ def by_rule(request: Request) -> Recommendation:
 
     # 3. the size
     target, low, high = family.tokens_per_param, family.tokens_per_param / 10, family.tokens_per_param * 10
-    fresh = [candidate for candidate in candidates if (candidate.recipe.epochs or 0) <= 1]
-    if not fresh:
-        # more budget than data: at equal data the largest model is best (paper, appendix D)
-        ranked = sorted(candidates, key=lambda candidate: -candidate.recipe.model.params)
-        if request.model is None:
-            known.append("fewer unique pairs than the budget pays for: the largest model (paper, appendix D)")
-    else:
-        ranked = sorted(fresh, key=lambda candidate: abs(math.log(candidate.tokens_per_param / target)))
+    ranked, scarce = _ranked(request, candidates, target)
     best, others = ranked[0], ranked[1:]
-    judged = request.model is None and bool(fresh)
-    if judged:
+    bracket: tuple[str, ...] = ()
+    if request.model is None and scarce:
+        basis += "; size by the data: at equal data the largest model is best (paper, appendix D)"
+        assumed.append(
+            f"size: one pass over the {family.name} data ends before {target:g} tokens a parameter; the largest model "
+            "whose whole pass the budget pays for, unmeasured here"
+        )
+    elif request.model is None and not low <= best.tokens_per_param <= high:
+        end = "smallest" if best.tokens_per_param < low else "largest"
+        basis += f"; size: the {end} affordable, {best.tokens_per_param:.2g} tokens a parameter"
+        assumed.append(
+            f"size, a guess: the provisional rule of {target:g} tokens a parameter asks for a "
+            f"{'smaller' if end == 'smallest' else 'larger'} model than there is; take another family"
+        )
+    elif request.model is None:
         basis += f"; size by the provisional rule of {target:g} tokens a parameter"
-        assumed.append(f"size: {family.size_rule}; unmeasured between {low:g} and {high:g} tokens a parameter")
-    in_bracket = [c.recipe.model.name for c in fresh if low <= c.tokens_per_param <= high]
+        assumed.append(f"size, a guess: {family.size_rule}; unmeasured between {low:g} and {high:g} tokens a parameter")
+        bracket = tuple(c.recipe.model.name for c in candidates if low <= c.tokens_per_param <= high)
 
     # 4. the rest of the recipe
     assumed.append(request.rate(best.recipe.model, method, best.recipe.train_tokens)[1])
@@ -81,6 +91,8 @@ def by_rule(request: Request) -> Recommendation:
             f"batch {best.recipe.batch_pairs} and context {best.recipe.context_tokens}: losses and rules measured at "
             "1024 pairs and 75 tokens do not carry over"
         )
+    if (serving := request.serving(request.budget.flop_at()[0], best.recipe.model)) is not None:
+        known.append(serving)
     if isinstance(method, LoRA) and family is PYTHIA:
         known.append(f"LoRA rank {PAPER_RANKS[0]} or {PAPER_RANKS[1]} nearly always best (figure 5)")
         assumed.append(f"LoRA alpha {method.alpha:g}: the paper states none")
@@ -91,7 +103,7 @@ def by_rule(request: Request) -> Recommendation:
         known=tuple(known),
         assumed=tuple(assumed),
         warnings=best.remarks,
-        bracket=tuple(in_bracket) if request.model is None else (),
+        bracket=bracket,
         runners_up=tuple(others[:2]),
     )
 
@@ -129,22 +141,48 @@ def _choose_method(request: Request) -> tuple[Method, str, str]:
 
 
 def _candidates(request: Request, method: Method) -> tuple[list[Candidate], list[str], str | None]:
-    """Every affordable candidate, the refusals (largest step cost last), and the assumption about speed."""
+    """Every affordable candidate, smallest first, the refusals, and the assumption about speed."""
     flop, speed = request.budget.flop_at()
     candidates, refused = [], []
     for spec in request.models:
         try:
-            recipe = request.recipe(flop, spec, method)
+            recipe = request.recipe(flop, spec, method, one_pass=True)
         except InputError as error:
             refused.append(str(error))
             continue
         remarks = []
         if recipe.steps < MIN_STEPS:
-            remarks.append(f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up")
-        if recipe.epochs is not None and recipe.epochs > 1:
-            remarks.append(f"the data repeat {recipe.epochs:.1f} times; no rule here was measured on repeated data")
+            remarks.append(
+                f"only {recipe.steps} steps; under {MIN_STEPS} the schedule is mostly warm-up; lower --batch-pairs"
+            )
+        if (left := request.unspent(flop, spec, recipe)) is not None:
+            remarks.append(left)
         candidates.append(
             Candidate(recipe=recipe, tokens_per_param=recipe.train_tokens / spec.params, remarks=tuple(remarks))
         )
     long = [candidate for candidate in candidates if candidate.recipe.steps >= MIN_STEPS]
-    return long or candidates[:1], refused, speed
+    # where the data are why no size has the steps, larger ones have no fewer
+    ended = [candidate for candidate in candidates if _ends(request, candidate)]
+    return long or ended or candidates[:1], refused, speed
+
+
+def _ranked(request: Request, candidates: list[Candidate], target: float) -> tuple[list[Candidate], bool]:
+    """Candidates, best first, and whether the data decide: the size that the rule names would repeat them."""
+    flop, _ = request.budget.flop_at()
+
+    def off(candidate: Candidate) -> float:
+        recipe = candidate.recipe
+        paid = request.tokens(flop, recipe.model, recipe.cost, one_pass=False)
+        return abs(math.log(paid / recipe.model.params / target))
+
+    by_rule = sorted(candidates, key=off)
+    if not _ends(request, by_rule[0]):
+        return by_rule, False
+    ended = [candidate for candidate in candidates if _ends(request, candidate)]
+    return [*reversed(ended), *(candidate for candidate in by_rule if candidate not in ended)], True
+
+
+def _ends(request: Request, candidate: Candidate) -> bool:
+    """Whether the budget pays for all unique pairs, or more."""
+    unique = request.unique_tokens
+    return unique is not None and candidate.recipe.train_tokens >= _WHOLE * unique

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaModel
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of, enable_checkpointing
 from isoembed.encoder.shapes import spec_of
-from isoembed.estimates import memory_bytes
+from isoembed.estimates import training_memory
 from isoembed.families import Dense
 from isoembed.methods import METHODS, Adapters, Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
 from isoembed.methods.base import BaseMethod
@@ -324,7 +324,11 @@ def test_qlora_costs_the_flop_of_lora_and_less_memory() -> None:
     assert rounded.flop_per_token == plain.flop_per_token
     weights = 3 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
     assert rounded.quantised == weights
-    saved = memory_bytes(spec, plain, 64) - memory_bytes(spec, rounded, 64)
+    needed = [
+        training_memory(spec, cost, batch_tokens=1024, batch_pairs=64, context_tokens=32).least
+        for cost in (plain, rounded)
+    ]
+    saved = needed[0] - needed[1]
     assert saved == pytest.approx(weights * (4 - 4.127 / 8), rel=1e-4)
 
 

@@ -59,11 +59,11 @@ def hostile() -> RunRecord:
 
 
 def law_file(records: list[RunRecord], place: Path) -> Path:
-    """Hoffmann laws of the full and LoRA runs, fitted as `isoembed fit` does, with few draws."""
+    """Hoffmann laws of the full and LoRA runs, fitted as `isoembed fit` does, with as few draws as decide."""
     hoffmann = law_named("hoffmann")
     records = sorted(records, key=lambda run: run.key)  # as a ledger has them
     groups = [group for group in group_runs(records, [hoffmann]) if not str(group.method).startswith("freeze")]
-    LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=50, by=()) for group in groups)).save(place)
+    LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=200, by=()) for group in groups)).save(place)
     return place
 
 

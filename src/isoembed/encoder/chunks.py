@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 and 16,384 take 1.2 times as
-#: long: `benchmarks/encode_speed.py`)
-CPU_CHUNK_TOKENS = 1024
+from isoembed.estimates import CPU_CHUNK_TOKENS as CPU_CHUNK_TOKENS
 
 
 def chunks_of(lengths: Sequence[int] | np.ndarray, chunk_tokens: int) -> list[np.ndarray]:

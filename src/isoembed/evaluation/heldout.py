@@ -6,6 +6,7 @@ Shape legend: B pairs of a block, D embedding width.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -34,23 +35,45 @@ def heldout_loss(
        value does not depend on `batch_tokens`, which bounds memory.
     3. The fingerprint covers the texts used, the blocks and the temperature: losses compare where it is equal.
     """
-    held_out = len(data.heldout)
-    if held_out < 2:
-        return None
-    candidates = min(candidates, held_out)
-    blocks = held_out // candidates
-    digest = hashlib.sha256(f"{candidates} {temperature!r}\n".encode())
-    total = 0.0
-    for block in range(blocks):
-        batch = heldout_batch(data, block * candidates, (block + 1) * candidates)
-        digest.update(batch.query_hash_B.tobytes() + batch.positive_hash_B.tobytes())
+    total, blocks, candidates = 0.0, 0, min(candidates, len(data.heldout))
+    digest = _digest(candidates, temperature)
+    for batch in _blocks(data, candidates):
+        digest.update(_hashes(batch))
         total += _block_loss(encoder, batch, temperature, batch_tokens)
+        blocks += 1
+    if not blocks:
+        return None
     return Heldout(
         loss=total / blocks,
         pairs=blocks * candidates,
         candidates=candidates,
         fingerprint=digest.hexdigest()[:16],
     )
+
+
+def heldout_fingerprint(data: PairData, *, temperature: float, candidates: int = BLOCK_PAIRS) -> str | None:
+    """Of the losses that `heldout_loss` gives; None where it gives none."""
+    if len(data.heldout) < 2:
+        return None
+    candidates = min(candidates, len(data.heldout))
+    digest = _digest(candidates, temperature)
+    for batch in _blocks(data, candidates):
+        digest.update(_hashes(batch))
+    return digest.hexdigest()[:16]
+
+
+def _blocks(data: PairData, candidates: int) -> Iterator[Batch]:
+    """The held-out pairs in blocks of `candidates`, the last ones that fill none left out; none of a single pair."""
+    for first in range(0, len(data.heldout) - candidates + 1 if candidates > 1 else 0, candidates):
+        yield heldout_batch(data, first, first + candidates)
+
+
+def _digest(candidates: int, temperature: float) -> hashlib._Hash:
+    return hashlib.sha256(f"{candidates} {temperature!r}\n".encode())
+
+
+def _hashes(batch: Batch) -> bytes:
+    return batch.query_hash_B.tobytes() + batch.positive_hash_B.tobytes()
 
 
 def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int | None) -> float:

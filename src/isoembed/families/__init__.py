@@ -19,9 +19,9 @@ __all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "RateRu
 
 
 def family_named(name: str) -> Family:
-    """The built-in family called `name`."""
+    """The built-in family called `name`, in capitals or not."""
     for family in FAMILIES:
-        if family.name == name:
+        if family.is_called(name):
             return family
     known = ", ".join(family.name for family in FAMILIES)
     raise InputError(f"`family` must be one of {known}; got {name!r}. For another model give its hub id or folder.")

@@ -138,6 +138,10 @@ class Family(Frozen):
     )
     rates: tuple[RateRule, ...] = ()
 
+    def is_called(self, name: str) -> bool:
+        """Whether `name` is the family's; capitals make no difference."""
+        return self.name.casefold() == name.casefold()
+
     def model(self, name: str) -> ModelSpec:
         """The model called `name`; raises InputError naming the ones there are."""
         for model in self.models:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from isoembed.core import Count, Frozen, InputError, Some, write_atomically
+from isoembed.core import Count, Frozen, InputError, Some, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.laws import law_named
 from isoembed.laws.bootstrap import Bootstrap
@@ -20,8 +20,12 @@ from isoembed.laws.intervals import LEVEL, Interval
 from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repetition
 from isoembed.laws.settings import Settings, Tried
+from isoembed.laws.sound import unsound
 from isoembed.laws.validate import Holdout
 from isoembed.methods import Method
+
+#: the note that a law gets whose file has no digest
+UNSEALED = "the law's file is of before files had digests: that it was changed by hand would not be noticed"
 
 
 class Draws(Frozen):
@@ -30,7 +34,9 @@ class Draws(Frozen):
     seed: Count
     runs: Some = Field(description="independent runs drawn from")
     tail: float = Field(
-        gt=0, lt=0.5, description="probability that an interval at `level` leaves out on each side, for so many runs"
+        gt=0,
+        le=(1 - LEVEL) / 2,
+        description="probability that an interval at `level` leaves out on each side, for so many runs",
     )
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...] = Field(min_length=1)
@@ -69,6 +75,8 @@ def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
     names = law_named(law).names
     if fit.law != law or set(fit.params) != set(names):
         raise ValueError(f"`fit` holds the parameters of the {law} law: {', '.join(names)}")
+    if draws is not None and draws.names != names:
+        raise ValueError(f"`draws` are of the parameters of the {law} law, in its order: {', '.join(names)}")
     if draws is not None and any(len(row) != len(names) for row in (draws.names, *draws.values)):
         raise ValueError(f"each draw of the {law} law is {len(names)} numbers")
 
@@ -108,6 +116,9 @@ class LawFile(Frozen):
     data_fingerprint: str
     source: str
     versions: dict[str, str]
+    digest: str | None = Field(
+        None, description="hash of all the rest as it was written, checked and then left out on reading"
+    )
 
     @model_validator(mode="after")
     def _of_one_piece(self) -> Self:
@@ -210,15 +221,35 @@ class LawFile(Frozen):
         values = np.array(self.draws.values)
         return Bootstrap(law_named(self.law), self.fit, values, self.draws.seed, self.draws.runs, self.draws.tail)
 
+    @property
+    def content_digest(self) -> str:
+        """Hash of all that the law holds.  Fields at their defaults are left out, so that one added later changes no
+        digest written before."""
+        return fingerprint(self.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True))
+
+    def sealed(self) -> LawFile:
+        """The law with its digest, as it is written."""
+        return self.model_copy(update={"digest": self.content_digest})
+
+    def trusted(self, file: Path) -> LawFile:
+        """The law as it was before it was written; raises InputError where it was changed since, or cannot be what a
+        fit gives (`isoembed.laws.sound`).  A file of before there were digests gets a note."""
+        changed = "it was changed after it was written"
+        why = changed if self.digest not in (None, self.content_digest) else unsound(self)
+        if why is not None:
+            raise InputError(f"{file} is not a law of any runs: {why}. Fit it again.")
+        notes = self.notes if self.digest or UNSEALED in self.notes else (*self.notes, UNSEALED)
+        return self.model_copy(update={"digest": None, "notes": notes})
+
     def save(self, file: Path) -> None:
-        """Write the law as JSON in full precision, atomically."""
-        write_atomically(file, self.model_dump_json(indent=1) + "\n")
+        """Write the law with its digest as JSON in full precision, atomically."""
+        write_atomically(file, self.sealed().model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> LawFile:
         """Read a law; raises InputError naming the file where it is damaged."""
         try:
-            return cls.model_validate_json(_bytes(file))
+            return cls.model_validate_json(_bytes(file)).trusted(file)
         except ValidationError as error:
             raise _damaged(file, error) from None
 
@@ -248,14 +279,16 @@ class LawSet(Frozen):
         if len(self.laws) == 1:
             self.laws[0].save(file)
         else:
-            write_atomically(file, self.model_dump_json(indent=1) + "\n")
+            sealed = LawSet(laws=tuple(law.sealed() for law in self.laws))
+            write_atomically(file, sealed.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> LawSet:
         """Read a set, or one law as a set of one; raises InputError naming the file where it is damaged."""
         text = _bytes(file)
         try:
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text)
+            return cls(laws=tuple(law.trusted(file) for law in found.laws))
         except ValidationError as error:
             if any(
                 complaint["loc"][:1] == ("laws",) and complaint["type"] != "missing" for complaint in error.errors()

@@ -54,3 +54,12 @@ def percentile(value: float | None, draw_B: Floats, tail: float) -> Interval:
 def finite(value: float) -> float | None:
     """`value`, or None where it is infinite or not a number."""
     return float(value) if np.isfinite(value) else None
+
+
+def tamed(loss_BK: Floats) -> Floats:
+    """Draws of a loss (B, K) with the outliers of each column at four robust standard deviations of ln loss: those of a
+    few runs can be wild, and a mean must not go by them."""
+    log_BK = np.log(np.maximum(loss_BK, 1e-9))
+    middle_K = np.median(log_BK, axis=0)
+    reach_K = 4 * 1.4826 * np.median(np.abs(log_BK - middle_K), axis=0)
+    return np.asarray(np.exp(np.clip(log_BK, middle_K - reach_K, middle_K + reach_K)))

@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError, Some
+from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repeats
 from isoembed.methods import Adapters, Freeze, Method, method_named
-from isoembed.recipe import PLAIN, Options
+from isoembed.recipe import LEAST_BATCH, LEAST_CONTEXT, PLAIN, Options
 
 #: a positive share, as str(Fraction) writes it
 _SHARE = r"^[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?$"
@@ -23,8 +23,8 @@ class Settings(Frozen):
     """One value each for all runs behind a law; None where the table did not say."""
 
     family: str | None = None
-    batch_pairs: Some | None = Field(None, ge=2)
-    context_tokens: Some | None = Field(None, ge=4)
+    batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST)
+    context_tokens: int | None = Field(None, ge=LEAST_CONTEXT, le=LARGEST)
     temperature: float | None = Field(None, gt=0)
     pooling: str | None = None
     negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")

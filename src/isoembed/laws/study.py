@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from isoembed.core import InputError, number_of
+from isoembed.families import family_named
 from isoembed.laws.base import Law
 from isoembed.laws.bootstrap import Bootstrap, bootstrap
 from isoembed.laws.files import Form, LawFile, LawSet
@@ -19,7 +20,7 @@ from isoembed.laws.fit import Fit, fit, outliers
 from isoembed.laws.points import Points
 from isoembed.laws.repetition import Repeats, Repetition, measure
 from isoembed.laws.runs import Target, read_ledger
-from isoembed.laws.settings import Group
+from isoembed.laws.settings import Group, Settings
 from isoembed.laws.tables import read_groups
 from isoembed.laws.validate import By, Holdout, holdout
 
@@ -45,6 +46,7 @@ def study_source(
     names: Mapping[str, str] | None = None,
     method_column: str | None = None,
     candidates: int | None = None,
+    family: str | None = None,
     target: Target = "heldout",
     draws: int = 1000,
     delta: float | None = None,
@@ -53,6 +55,7 @@ def study_source(
     """A law for every method in `source`, a table (`tables.read_groups`) or a ledger (`runs.read_ledger`).
 
     candidates: K of a table's contrastive loss, for the laws of the odds; a ledger says it itself.
+    family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
     A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
     """
     if source.is_dir() or source.name.endswith(".jsonl.gz"):
@@ -62,9 +65,14 @@ def study_source(
             raise InputError(
                 f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
             )
+        if family is not None:
+            raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
         groups = read_ledger(source, laws, names, target=target)
     else:
-        groups = read_groups(source, laws, names, method_column, candidates)
+        settings = Settings(family=None if family is None else family_named(family).name)
+        groups = [
+            replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)
+        ]
     found: list[LawFile] = []
     left_out: list[str] = []
     for group in groups:

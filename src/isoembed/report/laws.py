@@ -13,7 +13,7 @@ from isoembed.laws.elsewhere import Forecast
 from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.intervals import Interval
 from isoembed.laws.validate import Holdout
-from isoembed.recommendation import Candidate, Recommendation
+from isoembed.recommendation import Candidate, Reach, Recommendation
 from isoembed.report.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
@@ -152,21 +152,39 @@ def _forecast(forecast: Forecast | None) -> tuple[str, str, str, str]:
     )
 
 
+#: from so many times beyond its runs on, what a law says of a recipe is little more than a direction
+_FAR = 10.0
+
+
+def beyond_text(reach: Reach) -> str:
+    """How far a recipe lies beyond the law's runs, in words."""
+    far = ": an extrapolation, of which the interval and the probabilities know only a part"
+    return reach.says() + (far if reach.farthest > _FAR else "")
+
+
 def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
     """What the law says of the recipe chosen; empty where none spoke."""
     sure, reach, following = recommendation.certainty, recommendation.reach, recommendation.next_run
-    if sure is None or reach is None or recommendation.loss is None:
+    if reach is None:
         return []
-    rows = [
-        ("predicted loss", f"{recommendation.loss.says()} for one run, 95 %"),
-        (
-            "how sure",
-            f"{recommendation.recipe.method.name} is the best method with probability {sure.method:.2f} "
-            f"({', '.join(f'{name} {share:.2f}' for name, share in sure.methods.items())}); this very recipe is the "
-            f"best candidate with {sure.recipe:.2f}; expected regret {sure.regret:.2g} nats",
-        ),
-        ("beyond the data", reach.says()),
-    ]
+    rows = []
+    if recommendation.no_forecast is not None:
+        rows.append(("predicted loss", f"none: {recommendation.no_forecast}"))
+    elif recommendation.loss is not None:
+        own = "" if recommendation.recipe.data.fingerprint else ", on the pairs and held-out set of the law's runs"
+        rows.append(("predicted loss", f"{recommendation.loss.says()} for one run, 95 %{own}"))
+    if sure is not None:
+        regret = "" if sure.regret is None else f"; expected regret {sure.regret:.2g} nats"
+        methods = ", ".join(f"{name} {share:.2f}" for name, share in sure.methods.items())
+        rows.append(
+            (
+                "how sure",
+                f"{recommendation.recipe.method.name} is the best method with probability {sure.method:.2f} "
+                f"({methods}); this very recipe is the best candidate with {sure.recipe:.2f}{regret}",
+            )
+        )
+    if not reach.outside:
+        rows.append(("beyond the data", reach.says()))
     if recommendation.crossover is not None:
         rows.append(("crossover", recommendation.crossover.says()))
     if following is not None:
@@ -204,6 +222,6 @@ def candidates_table(title: str, candidates: Iterable[Candidate]) -> RenderableT
 
 def _gap(behind: Interval | None) -> tuple[str, str]:
     if behind is None or not behind.value:
-        return "-", "-"  # the chosen recipe itself
+        return "-", "-"  # the chosen recipe itself, or no forecast
     low, high = behind.ends
     return f"{behind.value:+.3g}", f"{low:+.2g} to {high:+.2g}"

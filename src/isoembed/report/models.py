@@ -62,8 +62,8 @@ def models_text(family: Family, models: Sequence[ModelFacts]) -> RenderableType:
         Text("\nmodel FLOP a training token (2 x forward + 2 x backward + 2 x updated parameters)", style="bold"),
         columns_table(("model", *labels), flop),
         Text(
-            f"\nmemory to train, at least (estimate: fp32 weights, gradients, AdamW; batches of {family.batch_pairs} "
-            "pairs, 16,384 tokens a chunk)",
+            f"\nmemory to train, at least (estimate: the process, fp32 weights, gradients, AdamW, batches of "
+            f"{family.batch_pairs} pairs in mini-batches of one text; more is faster)",
             style="bold",
         ),
         columns_table(("model", *labels), memory),

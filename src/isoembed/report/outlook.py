@@ -70,7 +70,7 @@ class Outlook:
         return found
 
     def best(self, method: str) -> list[Forecast]:
-        """A method's best candidate at each budget of the grid; the minimum is taken within each draw."""
+        """A method's best candidate at each budget of the grid."""
         return [
             _least(prospects, mine)
             for prospects in self.grid
@@ -101,16 +101,15 @@ class Outlook:
 
 
 def _least(prospects: Prospects, mine: list[int]) -> Forecast:
-    """The least loss of the candidates `mine`, taken within each draw."""
-    least_B = prospects.loss_BK[:, mine].min(axis=1)
+    """The candidate of `mine` of least expected loss."""
     k = mine[int(np.argmin(prospects.loss_BK[0, mine]))]
     return Forecast(
         prospects.flop,
         prospects.arms[k].model.params,
         float(prospects.tokens_K[k]),
-        percentile(float(least_B[0]), least_B[1:], _tail(prospects, mine)),
+        percentile(float(prospects.loss_BK[0, k]), prospects.draws[:, k], prospects.arms[k].tail),
     )
 
 
 def _tail(prospects: Prospects, mine: list[int]) -> float:
-    return min(draws.tail for k in mine if (draws := prospects.arms[k].law.draws) is not None)
+    return min(prospects.arms[k].tail for k in mine)

@@ -51,9 +51,8 @@ def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
     """One stop: numbers as they are, and the words of `isoembed recipe`."""
     recipe, sure = recommendation.recipe, recommendation.certainty
     assert sure is not None
-    assert recommendation.loss is not None
     assert recommendation.reach is not None
-    reach = recommendation.reach
+    loss, reach = recommendation.loss, recommendation.reach
     return {
         "flop": recommendation.budget.flop,
         "budget": recommendation.budget.stated,
@@ -62,10 +61,10 @@ def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
         "params": recipe.model.params,
         "tokens": recipe.train_tokens,
         "rate": recipe.learning_rate,
-        "loss": [recommendation.loss.value, recommendation.loss.low, recommendation.loss.high],
+        "loss": None if loss is None else [loss.value, loss.low, loss.high],
         "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
-        "predicted": f"{recommendation.loss.says()}",
-        "beyond": max(reach.flop, reach.params, reach.tokens, 1 / reach.below) > 1.01,
+        "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.says(),
+        "beyond": reach.outside,
         "reach": reach.says(),
         "sure": [[name, share] for name, share in sure.methods.items()],
         "details": [

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from isoembed.budget import FALLBACK_UTILISATION, device_named
-from isoembed.estimates import training_memory_bytes, training_seconds
+from isoembed.estimates import recipe_memory, training_seconds
 from isoembed.methods import LoRA, LoRATop, RsLoRA
 from isoembed.recipe import Recipe
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
-from isoembed.report.laws import candidates_table, law_rows
+from isoembed.report.laws import beyond_text, candidates_table, law_rows
 from isoembed.report.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
@@ -68,21 +68,22 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 def device_rows(recommendation: Recommendation, device: str | None) -> list[tuple[str, str]]:
     """Memory and time, estimated, on the device named or that of the budget."""
     recipe, budget = recommendation.recipe, recommendation.budget
-    device, memory = device or budget.device, training_memory_bytes(recipe)
+    device = device or budget.device
+    memory = recipe_memory(recipe, bf16=device is not None)
+    words = f"at least {si(memory.least, 'B')}, and {si(memory.whole, 'B')} to keep a whole batch's graph (estimates)"
     if device is None:
-        return [("memory", f"about {si(memory, 'B')} (estimate); name a --device for the time")]
+        return [("memory", f"{words}, in fp32 on a CPU; name a --device for its own and for the time")]
     chosen = device_named(device)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
     origin = "assumed" if budget.utilisation is None else "as given"
     seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
     fits = (
-        "fits" if memory <= chosen.memory_bytes else "does not fit: take a smaller model or a method that trains less"
+        "fits"
+        if memory.least <= chosen.memory_bytes
+        else "does not fit: take a smaller model or a method that trains less"
     )
     return [
-        (
-            "memory",
-            f"about {si(memory, 'B')} (estimate) of the {chosen.name}'s {si(chosen.memory_bytes, 'B')}: {fits}",
-        ),
+        ("memory", f"{words} of the {chosen.name}'s {si(chosen.memory_bytes, 'B')}: {fits}"),
         (
             "time",
             f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak ({origin})",
@@ -92,7 +93,9 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
 
 def recommendation_text(recommendation: Recommendation, device: str | None = None) -> RenderableType:
     """Everything `isoembed recipe` prints."""
-    rows = [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
+    reach = recommendation.reach
+    rows = [("beyond the data", beyond_text(reach))] if reach is not None and reach.outside else []
+    rows += [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
     rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
     rows += law_rows(recommendation)
     rows += [("known", line) for line in recommendation.known]
@@ -149,11 +152,12 @@ def _beside(recipe: Recipe) -> str:
     return "padding and, on a CPU, merged adapters" if merge else "padding"
 
 
-def spent_text(record: RunRecord) -> RenderableType:
-    """What a run cost and how far its loss fell, name and value."""
-    share = record.model_flop / record.recipe.flop
+def spent_text(record: RunRecord, budget_flop: float | None = None) -> RenderableType:
+    """What a run cost, of the budget that the user stated or else of what its recipe meant to spend, and how far its
+    loss fell; name and value."""
+    whole, name = (record.recipe.flop, "recipe") if budget_flop is None else (budget_flop, "budget")
     rows = [
-        ("model FLOP", f"{record.model_flop:.4g}, {share:.2%} of the budget"),
+        ("model FLOP", f"{record.model_flop:.4g}, {record.model_flop / whole:.2%} of the {name}"),
         ("executed FLOP", _executed(record)),
         ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),

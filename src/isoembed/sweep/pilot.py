@@ -30,6 +30,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.laws.base import Law
 from isoembed.laws.bootstrap import Bootstrap, bootstrap
 from isoembed.laws.hoffmann import HOFFMANN
+from isoembed.laws.intervals import tamed
 from isoembed.laws.isoflop import SAME_BUDGET
 from isoembed.laws.points import Floats, Points
 
@@ -115,18 +116,16 @@ class Belief:
     def log_loss(self, cells: Sequence[PilotCell]) -> Floats:
         """Predicted ln loss (B, J) of cells that it knows, draw by draw.
 
-        Draws of a few runs have wild outliers: each cell's are clipped to four robust standard deviations.
+        Draws of a few runs have wild outliers, which are clipped.
         """
         draws = len(next(iter(self.laws.values())).theta_BP)
-        log_BJ = np.empty((draws, len(cells)))
+        loss_BJ = np.empty((draws, len(cells)))
         for method, boot in self.laws.items():
             mine = [index for index, cell in enumerate(cells) if cell.method == method]
             if mine:
                 rows = points_of([cells[index] for index in mine]).rows
-                log_BJ[:, mine] = np.log(np.maximum(boot.loss(rows), 1e-9))
-        middle_J = np.median(log_BJ, axis=0)
-        reach_J = 4 * 1.4826 * np.median(np.abs(log_BJ - middle_J), axis=0)
-        return np.clip(log_BJ, middle_J - reach_J, middle_J + reach_J)
+                loss_BJ[:, mine] = boot.loss(rows)
+        return np.log(tamed(loss_BJ))
 
     def noise(self, cells: Sequence[PilotCell]) -> Floats:
         """Standard deviation (J,) of one more run's ln loss around the law that holds at the target."""

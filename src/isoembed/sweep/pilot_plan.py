@@ -180,7 +180,9 @@ class PilotPlanner(Planner):
         possible = eligible([as_pilot_cell(key, cell.recipe) for key, cell in cells.items()], target, HOFFMANN)
         first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
         if len(first) < LEAST_RUNS or math.fsum(first) > most:
-            needed = math.fsum(first) / START_MOST / len(first) * LEAST_RUNS if first else math.nan
+            # where no run at all is possible, the cheapest one of enough steps says what is needed
+            cheapest = math.fsum(first) / len(first) if first else self.request.budgets[0]
+            needed = cheapest * LEAST_RUNS / START_MOST
             raise PilotTooSmallError(
                 f"A pilot needs {LEAST_RUNS} runs of {LEAST_STEPS} steps or more, and something left for others: about "
                 f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "

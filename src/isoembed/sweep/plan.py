@@ -22,7 +22,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from isoembed.core import Frozen, InputError
-from isoembed.estimates import training_memory_bytes
+from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Adapters, Freeze, Method, method_named
 from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
@@ -428,7 +428,7 @@ class Planner:
             return "too few steps", f"{recipe.steps} steps, {request.min_steps} are the least"
         if recipe.epochs is not None and recipe.epochs > request.max_epochs:
             return "the data would repeat", f"the data would repeat {recipe.epochs:.1f} times"
-        need = training_memory_bytes(recipe, chunk_tokens=1024, bytes_per_value=4)
+        need = recipe_memory(recipe).least
         if request.max_bytes is not None and need > request.max_bytes:
             return "does not fit in memory", f"needs {need / 2**30:.1f} GiB of memory"
         return None

@@ -18,8 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-#: logits of one tile at most: 4 MiB in fp32, so that a batch of 1,024 is one tile
-TILE_LOGITS = 1 << 20
+from isoembed.estimates import TILE_LOGITS
 
 
 def contrastive_loss(

@@ -29,22 +29,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.estimates import FRAGMENTATION, batch_bytes
 from isoembed.methods.parts import blocks_of
 from isoembed.training.gradients import Memory
-from isoembed.training.loss import TILE_LOGITS
 from isoembed.training.merged import adapters_merged, merged_bytes
 from isoembed.training.replay import RandomState
 from isoembed.training.resident import give_back, resident_bytes
 from isoembed.training.sharding import gathered_bytes, held_elements
 
-#: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
-FRAGMENTATION = 1.1
 #: how far above the stated peak freed pieces may stand before they are given back, which costs time (LoRA: a fifth)
 SLACK = 1.1
-#: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
-EMBEDDING_COPIES = 7
-#: values alive a logit of a tile: the logits, two exponentials, masks, and logits masked by score for each direction
-TILE_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,9 @@ def plan_memory(
         footprint = measure_footprint(encoder, context_tokens, bf16=bf16, merged=merged)
     dense = merged_bytes(encoder) if merged else 0.0  # of merged weights, and as much of their gradients
     there, free = _there_and_free(device)
-    fixed = state_bytes(encoder) + gathered_bytes(encoder) + batch_bytes(encoder, batch_pairs, negatives, prefixes)
+    config: Any = base_of(encoder.model).config
+    embeddings = batch_bytes(config.hidden_size, batch_pairs, negatives, prefixes)
+    fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
     peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
     smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
@@ -189,14 +185,6 @@ def state_bytes(encoder: Encoder) -> float:
 def checkpoint_bytes(encoder: Encoder) -> float:
     """What safetensors copies while it writes the moments."""
     return 2 * gradient_bytes(encoder)
-
-
-def batch_bytes(encoder: Encoder, batch_pairs: int, negatives: float, prefixes: int) -> float:
-    """Embeddings, their gradients and a tile of logits; of every prefix two more copies of unit length at most."""
-    config: Any = base_of(encoder.model).config
-    width: int = config.hidden_size
-    texts, candidates = (2 + negatives) * batch_pairs, (1 + negatives) * batch_pairs
-    return 4.0 * ((EMBEDDING_COPIES + 2 * prefixes) * texts * width + TILE_VALUES * max(TILE_LOGITS, candidates))
 
 
 def forget_peak(device: torch.device) -> None:

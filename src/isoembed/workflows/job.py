@@ -24,6 +24,7 @@ from isoembed.encoder.export import MARKER, MODULES, export, load_exported
 from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
+from isoembed.evaluation.heldout import heldout_fingerprint
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
@@ -31,7 +32,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.laws.files import LawSet
 from isoembed.methods import Adapters, Method
-from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe
+from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_context
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
@@ -125,14 +126,16 @@ def plan_job(
     other_settings: bool = False,
     pooling: str = "mean",
     recipe_options: Options = PLAIN,
+    far: bool = False,
 ) -> Job:
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
     `pooling` by the last token every text ends in the end-of-text token.
 
-    `law`, `constraints` and `other_settings` as for `recommend`; a law brings the context of its runs.
+    `law`, `constraints`, `other_settings` and `far` as for `recommend`; a law brings the context of its runs.
     """
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
+    check_context(context_tokens)
     some_model = family.models[0] if model is None else family.model(model)
     pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
     tokenizer = load_tokenizer(some_model.source, pooling=pooling)
@@ -152,6 +155,8 @@ def plan_job(
         other_settings=other_settings,
         pooling=pooling,
         options=recipe_options,
+        heldout=heldout_fingerprint(data, temperature=Recipe.model_fields["temperature"].default),
+        far=far,
     )
     recipe = recommendation.recipe
     base = load_model(recipe.model.source)
