@@ -7,13 +7,18 @@ import json
 import shutil
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from isoembed.core import InputError
+from isoembed.laws import law_named
+from isoembed.laws.columns import Table
+from isoembed.laws.tables import read_groups
 from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, Ledger, LossPoint
+from isoembed.workflows.table import write_table
 from tests.sweep.fake import recipe, record
 
 
@@ -83,6 +88,52 @@ def test_a_shipped_ledger_is_the_same_runs_and_always_the_same_bytes(tmp_path: P
     found = Ledger.open(cut)
     found.outcomes()
     assert str(cut) in found.damaged
+
+
+def test_little_that_unpacks_to_much_is_read_as_a_stream_and_not_to_its_end(tmp_path: Path) -> None:
+    """100 kB of newlines were 4 GB of places to complain of; one endless line would be held whole."""
+    line = record(recipe()).model_dump_json().encode() + b"\n"
+    for name, rest, lines in (
+        ("a", b"\n" * 3_000_000, 1002),
+        ("b", b"x\n" * 2_000_000, 1002),
+        ("c", b"x" * 40_000_000, 2),
+    ):
+        file = tmp_path / f"{name}.jsonl.gz"
+        file.write_bytes(gzip.compress(line + rest, 1))
+        tracemalloc.start()
+        ledger = Ledger.open(file)
+        assert len(ledger.records()) == 1
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+        tracemalloc.stop()
+        assert f"{file}, line {lines + (name == 'b')} and all after it" in ledger.damaged
+    file.write_bytes(gzip.compress(line + b"\n \n" + line))
+    assert len(ledger.records()) == 1  # two records of one run are one run
+    assert ledger.damaged == {}
+    folder = Ledger(tmp_path / "folder")
+    folder.add(record(recipe()))
+    (tmp_path / "folder" / "records" / "big.json").write_bytes(b"x" * (1 << 25))
+    assert len(folder.records()) == 1
+    assert len(folder.damaged) == 1
+
+
+def test_a_table_keeps_the_loss_where_a_score_has_its_name_and_fit_reads_it_with_failed_runs(tmp_path: Path) -> None:
+    runs = [
+        record(recipe(seed=seed), loss=2.0 + seed).model_copy(
+            update={"scores": {"loss": 0.5, "key": 1.0, "t/ndcg": 0.1}}
+        )
+        for seed in range(3)
+    ]
+    failed = recipe(seed=9)
+    gone = FailedRun(recipe=failed, key=failed.key, reason="diverged", failures=("x",), created="now")
+    for name in ("runs.csv", "runs.parquet"):
+        write_table([gone, *runs], tmp_path / name)
+        read = Table(tmp_path / name).read(["loss", "score loss", "t/ndcg"], ["key"])
+        assert read.numbers["loss"].tolist()[1:] == [2.0, 3.0, 4.0]
+        assert read.numbers["score loss"].tolist()[1:] == [0.5] * 3
+        assert read.texts["key"][1:] == [run.key for run in runs]
+        (group,) = read_groups(tmp_path / name, [law_named("hoffmann")])
+        assert group.rows == (2, 3, 4)
+        assert "1 row of failed runs or without a loss set aside" in group.notes
 
 
 def test_a_ledger_must_be_there(tmp_path: Path) -> None:

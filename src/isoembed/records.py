@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,6 +101,12 @@ Outcome = Annotated[RunRecord | FailedRun, Field(discriminator="status")]
 _OUTCOME: TypeAdapter[RunRecord | FailedRun] = TypeAdapter(Outcome)
 
 
+#: lines of a ledger's file that are no records, before it is taken for something else
+MOST_DAMAGED = 1000
+#: bytes of one record: the largest seen have a hundredth
+MOST_BYTES = 1 << 24
+
+
 class Ledger:
     """A folder of runs, one file each, named by the recipe's key: `records/KEY.json`, its losses step by step in
     `curves/KEY.json`.  A record is written once and whole.  Two ledgers are merged by copying one's files into the
@@ -107,6 +114,8 @@ class Ledger:
     ship.
 
     What cannot be read is left out and named in `damaged` (file, or file and line -> why); nothing is ever deleted.
+    Empty lines are passed over.  Reading a file ends after `MOST_DAMAGED` lines that are no records, or at one of more
+    than `MOST_BYTES`: it is no ledger.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,10 +145,15 @@ class Ledger:
         return write_once(self._record(outcome.key), outcome.model_dump_json() + "\n")
 
     def outcomes(self) -> list[RunRecord | FailedRun]:
-        """Every run that ended, ordered by key."""
+        """Every run that ended, ordered by key; of two records of one run in a file the one that ended well, or the
+        first."""
         self.damaged = {}
-        found = [self._outcome(place, text) for place, text in self._texts()]
-        return sorted((outcome for outcome in found if outcome is not None), key=lambda outcome: outcome.key)
+        found: dict[str, RunRecord | FailedRun] = {}
+        for place, text in self._texts():
+            outcome = self._outcome(place, text)
+            if outcome is not None and not isinstance(found.get(outcome.key), RunRecord):
+                found[outcome.key] = outcome
+        return [found[key] for key in sorted(found)]
 
     def outcome(self, key: str) -> RunRecord | FailedRun | None:
         """How one run of a folder ended; None where it has not, or its record cannot be read."""
@@ -195,17 +209,31 @@ class Ledger:
 
     def _texts(self) -> Iterator[tuple[str, bytes]]:
         """Where each record lies, and its JSON."""
-        if self.path.is_dir():
-            for file in (self.path / "records").glob("*.json"):
-                try:
-                    yield str(file), file.read_bytes()
-                except OSError as error:
-                    self.damaged[str(file)] = str(error)
+        if self.path.is_file():
+            yield from self._lines()
             return
+        for file in (self.path / "records").glob("*.json"):
+            try:
+                if file.stat().st_size > MOST_BYTES:
+                    self.damaged[str(file)] = "it has more bytes than any record"
+                else:
+                    yield str(file), file.read_bytes()
+            except OSError as error:
+                self.damaged[str(file)] = str(error)
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """As `_texts`, of a file; it is read as a stream, for little of it may be much when unpacked."""
+        empty = 0
         try:
             with gzip.open(self.path) as lines:
-                for number, line in enumerate(lines, 1):
-                    yield f"{self.path}, line {number}", line
+                for number, line in enumerate(iter(partial(lines.readline, MOST_BYTES + 1), b""), 1):
+                    empty += line.isspace()
+                    if len(line) > MOST_BYTES or empty + len(self.damaged) > MOST_DAMAGED:
+                        why = "it is longer than any record" if len(line) > MOST_BYTES else "too few are records"
+                        self.damaged[f"{self.path}, line {number} and all after it"] = f"not read: {why}"
+                        return
+                    if not line.isspace():
+                        yield f"{self.path}, line {number}", line
         except (OSError, EOFError, zlib.error) as error:
             self.damaged[str(self.path)] = str(error)
 

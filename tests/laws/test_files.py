@@ -69,9 +69,9 @@ def test_the_power_law_needs_no_sizes_and_takes_six_n_d_without_c(tmp_path: Path
         ("N,D,loss\n1,2,3\n1,2,-3\n", "`loss` must be positive in every row: row 2 is -3"),
         ("N,D,loss\n0,2,3\n", "`params` must be positive in every row: row 1 is 0"),
         ("N,D,loss\n1,2,3\n1,2,three\n", "Column loss of runs.csv must hold numbers: row 2 is 'three'"),
-        ("N,D,loss\n1,2,3\n1,2\n", "not a readable CSV"),
+        ("N,D,loss\n1,2,3\n1,2\n", "must have 3 cells in a row, as its header has: row 2 has 2"),
         ("N,D,loss\n", "none"),
-        ("", "not a readable CSV"),
+        ("", "it has no named one"),
     ],
 )
 def test_a_table_that_cannot_be_fitted_is_refused_by_name(tmp_path: Path, text: str, match: str) -> None:

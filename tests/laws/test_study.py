@@ -205,3 +205,19 @@ def test_an_exact_fit_has_no_outliers_to_leave_out() -> None:
     found = study([HOFFMANN], group(points), source="x", draws=0, by=())
     assert found.status == "too-few-points"
     assert not found.outlier_rows
+
+
+def test_many_rows_are_thinned_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million rows took gigabytes and minutes; few of them, both ends among them, tell the same law."""
+    monkeypatch.setattr("isoembed.laws.study.MOST_ROWS", 200)
+    points = planted("hoffmann", rows=2000, noise=0.003)
+    group = Group(None, points, tuple(range(1, 2001)))
+    found = study([law_named("hoffmann")], group, source="planted", draws=100, by=())
+    assert 190 <= found.n_points <= 200
+    for name in ("params", "tokens", "flop", "loss"):
+        assert found.range[name] == (points.column(name).min(), points.column(name).max())
+    (note,) = found.notes
+    assert "of 2,000 rows, spread evenly over N and C" in note
+    for name, value in TRUTH["hoffmann"].items():
+        low, high = found.params[name].ends
+        assert low - (high - low) < value < high + (high - low)

@@ -24,6 +24,8 @@ from isoembed.laws.points import Floats, Rows
 
 #: problems worked on together: few enough that their Jacobians stay in the cache
 _CHUNK = 64
+#: rows of all of them together at most, for the same reason
+_MOST_ROWS = 1 << 17
 #: a predicted relative gain below which a problem is done
 _DONE = 1e-12
 #: damping above which no step helps any more
@@ -70,9 +72,10 @@ def huber_sum(residual_BR: Floats, weight_BR: Floats, delta: Floats | float) -> 
 
 def minimise(problem: Problem, theta_BP: Floats, weight_BR: Floats, delta: float) -> Minimum:
     """Take every row of `theta_BP` to a local minimum under its own row weights."""
+    size = max(1, min(_CHUNK, _MOST_ROWS // len(problem.loss_R)))
     chunks = [
-        _anneal(problem, theta_BP[at : at + _CHUNK], weight_BR[at : at + _CHUNK], delta)
-        for at in range(0, len(theta_BP), _CHUNK)
+        _anneal(problem, theta_BP[at : at + size], weight_BR[at : at + size], delta)
+        for at in range(0, len(theta_BP), size)
     ]
     return Minimum(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 #: seeds draw pairs of other lengths: runs of one recipe end up to half a batch apart in D and C, of 100 steps or more
 SAME_RECIPE = 5e-3
+#: N, D and losses are within it and one over it, C within its square: beyond, powers of them are no numbers
+LARGEST_SIZE = 1e30
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,26 @@ class Points:
         weight: ArrayLike | None = None,
         run: Sequence[Any] | NDArray[Any] | None = None,
         candidates: int | None = None,
+        rows: ArrayLike | None = None,
     ) -> Points:
-        """Check and collect the columns."""
-        params_R, tokens_R, loss_R = _positive("params", params), _positive("tokens", tokens), _positive("loss", loss)
-        rows = len(loss_R)
-        flop_R = 6.0 * params_R * tokens_R if flop is None else _positive("flop", flop)
-        fraction_R = np.ones(rows) if fraction is None else _finite("fraction", fraction)
-        weight_R = np.ones(rows) if weight is None else _finite("weight", weight)
-        run_R = np.arange(rows) if run is None else np.unique(np.asarray(run), return_inverse=True)[1]
+        """Check and collect the columns.  rows: what an error calls the rows; 1, 2, ... where not given."""
+        check = _Check(rows)
+        params_R, tokens_R, loss_R = check("params", params), check("tokens", tokens), check("loss", loss)
+        count = len(loss_R)
+        flop_R = 6.0 * params_R * tokens_R if flop is None else check("flop", flop, most=LARGEST_SIZE**2)
+        fraction_R = np.ones(count) if fraction is None else check("fraction", fraction, positive=False)
+        weight_R = np.ones(count) if weight is None else check("weight", weight, positive=False)
+        run_R = np.arange(count) if run is None else np.unique(np.asarray(run), return_inverse=True)[1]
         for name, column in (("params", params_R), ("tokens", tokens_R), ("flop", flop_R), ("fraction", fraction_R),
                              ("weight", weight_R), ("run", run_R)):  # fmt: skip
-            if len(column) != rows:
-                raise InputError(f"Columns must be equally long: `{name}` has {len(column)} rows, `loss` {rows}.")
-        if rows == 0:
+            if len(column) != count:
+                raise InputError(f"Columns must be equally long: `{name}` has {len(column)} rows, `loss` {count}.")
+        if count == 0:
             raise InputError("A fit needs runs; the table has none. Check the file and its columns.")
         if bad := np.flatnonzero((fraction_R < 0) | (fraction_R > 1)).tolist():
-            raise InputError(f"`fraction` must lie in 0..1: row {bad[0] + 1} is {fraction_R[bad[0]]:g}; give a share.")
+            raise InputError(
+                f"`fraction` must lie in 0..1: row {check.row(bad[0])} is {fraction_R[bad[0]]:g}; give a share."
+            )
         if np.any(weight_R < 0) or not np.any(weight_R > 0):
             raise InputError(
                 "`weight` must be zero or more and positive somewhere; leave the column out for equal ones."
@@ -132,21 +138,38 @@ class Points:
 _ROW_COLUMNS = tuple(field.name for field in fields(Points) if field.name != "candidates")
 
 
-def _finite(name: str, values: ArrayLike) -> Floats:
-    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    if bad := np.flatnonzero(~np.isfinite(array)).tolist():
-        raise InputError(
-            f"`{name}` must be a finite number in every row: row {bad[0] + 1} is {array[bad[0]]} "
-            f"({len(bad)} such rows); remove them or mend the table."
-        )
-    return array
+class _Check:
+    """A column as an array of finite numbers within bounds that no power of them leaves the floats' range from."""
+
+    def __init__(self, rows: ArrayLike | None) -> None:
+        self.rows = None if rows is None else np.asarray(rows)
+
+    def row(self, index: int) -> int:
+        return index + 1 if self.rows is None else int(self.rows[index])
+
+    def __call__(self, name: str, values: ArrayLike, *, positive: bool = True, most: float = LARGEST_SIZE) -> Floats:
+        try:
+            array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+        except OverflowError:
+            array = np.array([_float(value) for value in np.atleast_1d(np.asarray(values, dtype=object))])
+        self._refuse(name, "a finite number", array, ~np.isfinite(array))
+        if positive:
+            self._refuse(name, "positive", array, array <= 0)
+            self._refuse(name, f"within {1 / most:g} and {most:g}", array, (array < 1 / most) | (array > most))
+        else:
+            self._refuse(name, f"at most {most:g}", array, np.abs(array) > most)
+        return array
+
+    def _refuse(self, name: str, rule: str, array: Floats, bad_R: NDArray[np.bool_]) -> None:
+        if bad := np.flatnonzero(bad_R).tolist():
+            raise InputError(
+                f"`{name}` must be {rule} in every row: row {self.row(bad[0])} is {array[bad[0]]:g} "
+                f"({len(bad)} such rows); remove them or mend the table."
+            )
 
 
-def _positive(name: str, values: ArrayLike) -> Floats:
-    array = _finite(name, values)
-    if bad := np.flatnonzero(array <= 0).tolist():
-        raise InputError(
-            f"`{name}` must be positive in every row: row {bad[0] + 1} is {array[bad[0]]:g} "
-            f"({len(bad)} such rows); remove them or mend the table."
-        )
-    return array
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from isoembed.core import Frozen, Some, number_of
@@ -32,6 +32,8 @@ REPEAT_WORTH = 15.39
 REPEAT_SOURCE = (
     "repeated pairs count as fewer fresh ones, R* = 15.39: measured on pretraining (Muennighoff et al. 2023), not here"
 )
+#: passes above which a run repeats its data; one pass ends with a whole step
+ONE_PASS = 1.01
 #: an R* at these ends is none: repeated tokens are worth nothing, or as much as fresh ones
 LEAST, MOST = 1e-2, 1e4
 _GRID_G = np.geomspace(LEAST, MOST, 140)
@@ -55,6 +57,31 @@ class Repeats:
     fresh_loss_R: Floats
     """geometric mean over the fresh runs"""
     fresh_runs_R: Floats
+
+    def __getitem__(self, keep: NDArray[np.int64]) -> Repeats:
+        """The rows that an index array selects."""
+        columns = (self.passes_R, self.fresh_loss_R, self.fresh_runs_R)
+        return Repeats(self.points[keep], *(column[keep] for column in columns))
+
+
+def beside(points: Points, recipe_R: ArrayLike, repeated_R: NDArray[np.bool_], passes_R: Floats) -> Repeats | None:
+    """The rows that repeat their data, `passes_R` times, for whose recipe (any label) there is a row that does not;
+    None where there are none."""
+    recipe_R = np.unique(np.asarray(recipe_R), return_inverse=True)[1]
+    count = np.bincount(recipe_R[~repeated_R], minlength=len(points))
+    total = np.bincount(recipe_R[~repeated_R], np.log(points.loss[~repeated_R]), minlength=len(points))
+    found_R = repeated_R & (count[recipe_R] > 0)
+    if not found_R.any():
+        return None
+    at_R = recipe_R[found_R]
+    found = replace(points[found_R], run=np.unique(at_R, return_inverse=True)[1])
+    return Repeats(found, passes_R[found_R], np.exp(total[at_R] / count[at_R]), count[at_R].astype(np.float64))
+
+
+def kept_apart(repeated: int, alone: int) -> tuple[str, ...]:
+    """A note of how many runs repeat their data, and how many of them teach nothing; none where there are none."""
+    unused = f", {alone} of them without a fresh run of the same recipe" if alone else ""
+    return (f"{number_of(repeated, 'run')} with repeated data kept apart{unused}",) if repeated else ()
 
 
 class Repetition(Frozen):

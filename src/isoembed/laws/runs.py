@@ -19,13 +19,11 @@ import numpy as np
 from isoembed.core import InputError, number_of
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
-from isoembed.laws.repetition import Repeats
+from isoembed.laws.repetition import ONE_PASS, Repeats, beside, kept_apart
 from isoembed.laws.settings import Group, Settings, Tried, settings_tried
 from isoembed.records import Ledger, RunRecord
 
 Target = Literal["heldout", "training"]
-#: passes above which a run repeats its data; one pass ends with a whole step
-_ONE_PASS = 1.01
 #: what a ledger's columns may be named: the field of a record that is read, the default first
 LEDGER_COLUMNS = {"params": ("params", "total_params"), "flop": ("model_flop", "all_in_flop")}
 
@@ -95,33 +93,25 @@ def group_runs(
 
 
 def _repeats(record: RunRecord) -> bool:
-    return (record.recipe.epochs or 0.0) > _ONE_PASS
+    return (record.recipe.epochs or 0.0) > ONE_PASS
 
 
 def _beside(
     fresh: Sequence[RunRecord], scarce: Sequence[RunRecord], target: Target, columns: Mapping[str, str]
 ) -> Repeats | None:
     """The runs of `scarce` that are a recipe of `fresh` on fewer unique pairs; None where there are none."""
-    losses: dict[str, list[float]] = {}
-    for record in fresh:
-        if (loss := loss_of(record, target)) is not None:
-            losses.setdefault(_same(record), []).append(loss)
-    found = [record for record in scarce if _same(record) in losses]
-    if not found:
-        return None
-    return Repeats(
-        replace(_points(found, target, columns), run=np.unique([_same(r) for r in found], return_inverse=True)[1]),
-        np.array([record.pairs / record.recipe.unique for record in found if record.recipe.unique is not None]),
-        np.array([np.exp(np.mean(np.log(losses[_same(record)]))) for record in found]),
-        np.array([float(len(losses[_same(record)])) for record in found]),
+    records = [*fresh, *scarce]
+    return beside(
+        _points(records, target, columns),
+        [_same(record) for record in records],
+        np.arange(len(records)) >= len(fresh),
+        np.array([record.pairs / (record.recipe.unique or record.pairs) for record in records]),
     )
 
 
-def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> list[str]:
-    """A note of how many runs repeat their data, and how many of them teach nothing; none where there are none."""
-    alone = len(scarce) - sum(_same(record) in {_same(each) for each in fresh} for record in scarce)
-    unused = f", {alone} of them without a fresh run of the same recipe" if alone else ""
-    return [f"{number_of(len(scarce), 'run')} with repeated data kept apart{unused}"] if scarce else []
+def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> tuple[str, ...]:
+    recipes = {_same(record) for record in fresh}
+    return kept_apart(len(scarce), sum(_same(record) not in recipes for record in scarce))
 
 
 def _same(record: RunRecord) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoembed.core import InputError, number_of
 from isoembed.families import family_named
@@ -35,6 +36,8 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
 
 #: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
 SAME_ERROR = 1.5
+#: rows that a law is fitted to at most, and rows that R* is measured on
+MOST_ROWS, MOST_REPEATED = 10_000, 256
 #: laws kept beside the best one
 MOST_FORMS = 2
 
@@ -106,7 +109,7 @@ def study(
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a --holdout other than none, or one law.")
-    group = _below_chance(laws, group)
+    group = _thinned(_below_chance(laws, group))
     tested: list[_Tested] = []
     reasons: list[InputError] = []
     for law in laws:
@@ -161,6 +164,37 @@ def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     note = f"{number_of(int(np.sum(~keep_R)), 'run')} at or above chance, ln {group.points.candidates}, set aside"
     rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
     return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
+
+
+def _thinned(group: Group) -> Group:
+    """`group` with `MOST_ROWS` of its rows, and `MOST_REPEATED` of those that repeat, spread evenly over sizes, budgets
+    and passes, both ends of each kept: a law of a few parameters learns next to nothing from more."""
+    points, repeats, notes = group.points, group.repeats, list(group.notes)
+    if len(points) > MOST_ROWS:
+        ends = [
+            at(column)
+            for column in (points.params, points.tokens, points.flop, points.loss)
+            for at in (np.argmin, np.argmax)
+        ]
+        keep = np.unique(
+            [*ends, *np.lexsort((points.flop, points.params))[_spread(len(points), MOST_ROWS - len(ends))]]
+        )
+        notes.append(
+            f"fitted to {len(keep):,} of {len(points):,} rows, spread evenly over N and C; intervals are of these"
+        )
+        group = replace(group, points=points[keep], rows=tuple(np.array(group.rows)[keep].tolist()))
+    if repeats is not None and len(repeats.points) > MOST_REPEATED:
+        keep = np.argsort(repeats.passes_R)[_spread(len(repeats.points), MOST_REPEATED)]
+        notes.append(
+            f"R* from {MOST_REPEATED:,} of {len(repeats.points):,} rows that repeat, spread evenly over passes"
+        )
+        group = replace(group, repeats=repeats[keep])
+    return replace(group, notes=tuple(notes))
+
+
+def _spread(rows: int, most: int) -> NDArray[np.int64]:
+    """`most` of `rows` indices at equal distances, the first and the last among them."""
+    return np.linspace(0, rows - 1, most).round().astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.laws.base import Law
-from isoembed.laws.points import Points
+from isoembed.laws.columns import Columns, Table
+from isoembed.laws.points import SAME_RECIPE, Floats, Points
+from isoembed.laws.repetition import ONE_PASS, beside, kept_apart
 from isoembed.laws.settings import Group, Tried, method_labelled
+from isoembed.laws.units import Measured, check_flop, odd_sizes
 
 #: names under which a column is found when the user names none
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -24,15 +28,35 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "weight": ("weight",),
     "run": ("run",),
 }
+#: columns that are read wherever they are: passes over the data and unique tokens, and how a run ended
+_EPOCHS, _UNIQUE, _STATUS = "epochs", "unique_tokens", "status"
+#: columns not read that a note names
+_NAMED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The rows of a table that a law can be fitted to, and what was seen on the way."""
+
+    points: Points
+    rows: NDArray[np.int64]
+    """row of the table behind each point, counted from 1"""
+    passes_R: Floats
+    methods: list[str | None] | None
+    notes: tuple[str, ...]
+
+    def __getitem__(self, keep: NDArray[np.int64]) -> _Read:
+        methods = None if self.methods is None else [self.methods[row] for row in keep]
+        return _Read(self.points[keep], self.rows[keep], self.passes_R[keep], methods, self.notes)
 
 
 def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> Points:
-    """The runs in a CSV or Parquet file that `law` can be fitted to.
+    """The runs in a CSV or Parquet file that `law` can be fitted to, those that repeat their data too.
 
     names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
     is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
     """
-    return _points(file, read_columns(file), (law,), names)
+    return _read(file, (law,), names, None).points
 
 
 def read_groups(
@@ -46,87 +70,166 @@ def read_groups(
 
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
+
+    Rows whose `status` is failed are set aside.  Where the columns `epochs` or `unique_tokens` say that a row repeats
+    its data, it is kept apart, beside the row of the same N, D and S that does not.
     """
-    table = read_columns(file)
-    points = replace(_points(file, table, laws, names), candidates=candidates)
-    if method_column is None:
-        return [Group(None, points, tuple(range(1, len(points) + 1)))]
-    if method_column not in table:
-        raise InputError(
-            f"{file.name} needs a method column named {method_column}; it has {', '.join(table)}. Name one of them."
-        )
+    read = _read(file, laws, names, method_column)
+    read = replace(read, points=replace(read.points, candidates=candidates))
+    if read.methods is None:
+        return [_group(file, None, read, ())]
     together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[int]] = {}
     tried: dict[str, dict[str, Tried]] = {}
-    for row, value in enumerate(table[method_column]):
-        method = method_labelled(str(value))
-        key = method.name if method is not None and together else str(value)
+    for row, value in enumerate(read.methods):
+        if value is None:
+            continue
+        method = method_labelled(value)
+        key = method.name if method is not None and together else value
         members.setdefault(key, []).append(row)
         if method is not None:
             tried.setdefault(key, {})[method.label] = Tried(method=method)
+    if not members:
+        raise InputError(f"{method_column} of {file.name} must name the methods of the runs; it is empty.")
+    if without := read.methods.count(None):
+        note = f"{number_of(without, 'run')} without a {method_column} left out"
+        read = replace(read, notes=(*read.notes, note))
     return [
-        Group(key, points[np.array(rows)], tuple(row + 1 for row in rows), tuple(tried.get(key, {}).values()))
-        for key, rows in members.items()
+        _group(file, key, read[np.array(rows)], tuple(tried.get(key, {}).values())) for key, rows in members.items()
     ]
 
 
-def _points(file: Path, table: dict[str, list[Any]], laws: Sequence[Law], names: Mapping[str, str] | None) -> Points:
-    names = dict(names or {})
+def _group(file: Path, method: str | None, read: _Read, tried: tuple[Tried, ...]) -> Group:
+    repeated_R = read.passes_R > ONE_PASS
+    if repeated_R.all():
+        raise InputError(
+            f"A law needs runs on fresh data: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
+            f"{_EPOCHS} or {_UNIQUE} says; add runs of at most one pass, or rename these columns to fit what there is."
+        )
+    repeats = beside(read.points, _recipes(read.points), repeated_R, read.passes_R) if repeated_R.any() else None
+    repeated = int(repeated_R.sum())
+    notes = kept_apart(repeated, repeated - (0 if repeats is None else len(repeats.points)))
+    fresh_R = ~repeated_R
+    rows = tuple(read.rows[fresh_R].tolist())
+    return Group(method, read.points[fresh_R], rows, tried, notes=(*notes, *read.notes), repeats=repeats)
+
+
+def _recipes(points: Points) -> NDArray[np.int64]:
+    """A number for each row, the same where N, S and, within `SAME_RECIPE`, D are."""
+    setting = np.stack([np.log(points.tokens), points.fraction, np.log(points.params)])
+    order = np.lexsort(setting)
+    apart = np.abs(np.diff(setting[:, order], axis=1, prepend=np.nan)) > [[SAME_RECIPE], [0.0], [0.0]]
+    labels = np.empty(len(points), dtype=np.int64)
+    labels[order] = np.cumsum(apart.any(axis=0))
+    return labels
+
+
+def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, method_column: str | None) -> _Read:
+    table = Table(file)
+    if method_column is not None and method_column not in table.names:
+        raise InputError(
+            f"{file.name} needs a method column named {method_column}; it has {', '.join(table.names)}. Name one of "
+            "them."
+        )
+    found = _places(table, laws, dict(names or {}))
+    numbers = [name for column, name in found.items() if column != "run"]
+    numbers += [name for name in (_EPOCHS, _UNIQUE) if name in table.names]
+    texts = [name for name in (found.get("run"), method_column, _STATUS) if name in table.names and name is not None]
+    measured = {column: name for column in ("params", "tokens", "flop") if (name := _place(table, column)) is not None}
+    read = table.read(_once(numbers), _once(texts), _once(name for name in measured.values() if name not in numbers))
+    kept, notes = _ended_well(file, read, found["loss"])
+    values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
+    run = _runs([read.texts[found["run"]][row] for row in kept]) if "run" in found else None
+    # a law without N (or D) reads none: ones stand in
+    ones = np.ones(len(kept))
+    points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, rows=kept + 1)
+    notes += odd_sizes(values.get("params"), values.get("tokens"), points.loss)
+    if {"params", "tokens", "flop"} <= (measured := measured | found).keys():
+        notes += _against_flop(file, read, kept, measured)
+    if unread := [name for name in table.names if name not in numbers and name not in texts]:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
+    methods = None if method_column is None else [read.texts[method_column][row] for row in kept]
+    unique = read.numbers.get(_UNIQUE) if "tokens" in found else None
+    passes_R = _passes(file, points, kept, read.numbers.get(_EPOCHS), unique)
+    return _Read(points, kept + 1, passes_R, methods, notes)
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _place(table: Table, column: str) -> str | None:
+    """Where the table has a column that no user named."""
+    return next((name for name in COLUMNS[column] if name in table.names), None)
+
+
+def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict[str, str]:
+    """Names in the table of the columns that `laws` read or the user named; raises InputError where one is missing."""
     if foreign := sorted(set(names) - set(COLUMNS)):
         raise InputError(f"Columns can be named for {', '.join(COLUMNS)}; got {', '.join(foreign)}.")
-
-    def find(column: str, *, needed: bool) -> str | None:
-        candidates = (names[column],) if column in names else COLUMNS[column]
-        for name in candidates:
-            if name in table:
-                return name
-        if needed or column in names:
-            raise InputError(
-                f"{file.name} needs a `{column}` column named {' or '.join(candidates)}; it has "
-                f"{', '.join(table)}. Say which one it is with --{column}-col."
-            )
-        return None
-
     needed = {"loss", *(column for law in laws for column in law.varies)}
-    also_read = {column for law in laws for column in law.also_reads}
-    if "flop" in needed and find("flop", needed=False) is None:
+    if "flop" in needed and (names.get("flop") or _place(table, "flop")) not in table.names:
         needed = needed - {"flop"} | {"params", "tokens"}
-    values: dict[str, Any] = {}
+    found = {}
     for column in COLUMNS:
-        if column in needed or column in names or column in also_read:
-            name = find(column, needed=column in needed)
-            if name is not None:
-                values[column] = table[name] if column == "run" else numbers_of(file, name, table[name])
-    rows = len(values["loss"])
-    # a law without N (or D) reads none: ones stand in
-    return Points.of(**{"params": np.ones(rows), "tokens": np.ones(rows), **values})
-
-
-def read_columns(file: Path) -> dict[str, list[Any]]:
-    """The columns of a CSV or Parquet file as they stand; raises InputError where it is neither."""
-    # imported here so that commands that read no table start fast
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if not file.is_file():
-        raise InputError(f"A table must be a file: {file} is not there. Check the path.")
-    try:
-        table = pyarrow.parquet.read_table(file) if file.suffix == ".parquet" else pyarrow.csv.read_csv(file)
-        return {name: table[name].to_pylist() for name in table.column_names}
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{file} is not a readable CSV or Parquet table ({str(error)[:200]}); check the file."
-        ) from None
-
-
-def numbers_of(file: Path, name: str, values: list[Any]) -> list[float]:
-    """The values as numbers, not-a-number where one is missing; raises InputError naming the row that holds none."""
-    numbers = []
-    for row, value in enumerate(values, 1):
-        try:
-            numbers.append(float("nan") if value is None else float(value))
-        except (TypeError, ValueError):
+        if column not in needed and column not in names and all(column not in law.also_reads for law in laws):
+            continue
+        name = names.get(column) or _place(table, column)
+        if name in table.names:
+            found[column] = name
+        elif column in needed or column in names:
             raise InputError(
-                f"Column {name} of {file.name} must hold numbers: row {row} is {value!r}; mend or remove the row."
-            ) from None
-    return numbers
+                f"{table.file.name} needs a `{column}` column named {name or ' or '.join(COLUMNS[column])}; it has "
+                f"{', '.join(table.names) or 'no named one'}. Say which one it is with --{column}-col."
+            )
+    return found
+
+
+def _ended_well(file: Path, read: Columns, loss: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Rows to fit to, and a note of the others: where a table says how runs ended, not those that failed or have no
+    loss."""
+    loss_R = read.numbers[loss]
+    if _STATUS not in read.texts:
+        return np.arange(len(loss_R)), ()
+    failed_R = np.array([status == "failed" for status in read.texts[_STATUS]], dtype=bool) | np.isnan(loss_R)
+    if failed_R.all() and len(failed_R):
+        raise InputError(
+            f"A fit needs runs that ended well: all {len(failed_R)} of {file.name} failed or have no loss."
+        )
+    note = f"{number_of(int(failed_R.sum()), 'row')} of failed runs or without a loss set aside"
+    return np.flatnonzero(~failed_R), (note,) if failed_R.any() else ()
+
+
+def _against_flop(file: Path, read: Columns, kept: NDArray[np.int64], names: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on the table's C against its N and D, whatever the law reads of them."""
+    params, tokens, flop = (names[column] for column in ("params", "tokens", "flop"))
+    column = {name: read.numbers[name][kept] for name in (params, tokens, flop)}
+    found = Measured((params, tokens, flop), column[params], column[tokens], column[flop], kept + 1)
+    return check_flop(file.name, found)
+
+
+def _runs(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """A number for each row, the same for rows of one run; a row without a name is a run of its own."""
+    numbers: dict[str, int] = {}
+    keys = (f"row {row}" if name is None else f"run {name}" for row, name in enumerate(names))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _passes(
+    file: Path, points: Points, kept: NDArray[np.int64], epochs: Floats | None, unique: Floats | None
+) -> Floats:
+    """Passes over the data of each row, one where the table does not say.  Raises InputError where its two ways of
+    saying it contradict."""
+    nothing_R = np.full(len(kept), np.nan)
+    said_R = nothing_R if epochs is None else epochs[kept]
+    counted_R = nothing_R if unique is None else points.tokens / np.where(unique[kept] > 0, unique[kept], np.nan)
+    passes_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
+    wrong_R = ~((passes_R > 0) & (passes_R < 1e9)) | (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1)
+    if wrong_R.any():
+        at = int(np.argmax(wrong_R))
+        raise InputError(
+            f"`{_EPOCHS}` and D over `{_UNIQUE}` must be the same passes over the data, D the tokens of all: row "
+            f"{kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these columns."
+        )
+    return passes_R

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoembed.core import InputError
+from isoembed.laws.columns import Table
 from isoembed.laws.correlation import Choice, choose
-from isoembed.laws.tables import numbers_of, read_columns
 
 
 def choose_tasks(table: Path, categories: Path | None = None) -> tuple[Choice, ...]:
@@ -17,20 +17,22 @@ def choose_tasks(table: Path, categories: Path | None = None) -> tuple[Choice, .
 
     Raises InputError where no column is a task, or too few models have scores.
     """
-    columns = read_columns(table)
-    chosen = _library_types(list(columns)) if categories is None else _named(categories, table, list(columns))
+    columns = Table(table)
+    names = columns.names
+    chosen = _library_types(names) if categories is None else _named(categories, table, names)
     if not chosen:
         raise InputError(
             f"A score table must have columns named as tasks of the mteb library; {table.name} has "
-            f"{', '.join(columns)}. Rename them, or say which is what with --categories."
+            f"{', '.join(names)}. Rename them, or say which is what with --categories."
         )
-    return choose({name: numbers_of(table, name, columns[name]) for name in chosen}, chosen)
+    return choose({name: column.tolist() for name, column in columns.read(list(chosen)).numbers.items()}, chosen)
 
 
 def _named(file: Path, table: Path, names: list[str]) -> dict[str, str]:
-    read = read_columns(file)
-    if missing := [name for name in ("task", "category") if name not in read]:
+    columns = Table(file)
+    if missing := [name for name in ("task", "category") if name not in columns.names]:
         raise InputError(f"{file.name} must have the columns task and category; {missing[0]} is missing. Add it.")
+    read = columns.read([], ["task", "category"]).texts
     named = {str(task): str(category) for task, category in zip(read["task"], read["category"], strict=True)}
     if unknown := [task for task in named if task not in names]:
         raise InputError(

@@ -19,7 +19,8 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
     """Write the runs as `file`, .parquet or .csv.
 
     Columns `params` (N, non-embedding), `total_params`, `tokens` (D), `flop` (C), `fraction` (S, trained share of the
-    forward pass's parameters), `loss` (held-out) and `method` are the ones that `isoembed fit` looks for.
+    forward pass's parameters), `loss` (held-out) and `method` are the ones that `isoembed fit` looks for.  A score of
+    the name of another column is `score NAME`.
     """
     rows = [row_of(outcome) for outcome in outcomes]
     if not rows:
@@ -77,7 +78,7 @@ def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
     if isinstance(outcome, FailedRun):
         return row | {"failure": outcome.failures[-1] if outcome.failures else outcome.reason}
     heldout = outcome.heldout
-    return row | {
+    row |= {
         "tokens": outcome.tokens,
         "flop": outcome.model_flop,
         "loss": None if heldout is None else heldout.loss,
@@ -88,5 +89,5 @@ def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
         "all_in_flop": outcome.all_in_flop,
         "wall_seconds": outcome.wall_seconds,
         "peak_memory_bytes": outcome.peak_memory_bytes,
-        **outcome.scores,
     }
+    return row | {f"score {name}" if name in row else name: score for name, score in outcome.scores.items()}
