@@ -45,6 +45,8 @@ def _within(_: Any, parameter: Any, value: Any) -> Any:
             raise InputError(f"{name} must lie within 2^53, the whole numbers that a float holds; got {each:.3g}.")
         if isinstance(each, (str, Path)) and not _is_text(str(each)):
             raise InputError(f"{name} must be UTF-8 without null bytes, also where it names a file; got {str(each)!r}.")
+        if isinstance(each, Path) and each.exists() and not (each.is_file() or each.is_dir()):
+            raise InputError(f"{name} must be a file or a folder; {each} is a pipe or a device. Name another place.")
     return value
 
 

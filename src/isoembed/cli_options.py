@@ -18,7 +18,7 @@ BudgetText = Annotated[str | None, typer.Option("--budget", help="training budge
 DeviceName = Annotated[
     str | None, typer.Option("--device", help=f"one of {', '.join(device.name for device in DEVICES)}")
 ]
-Count = Annotated[int, typer.Option(help="number of devices")]
+Count = Annotated[int, typer.Option(min=1, help="number of devices")]
 Hours = Annotated[float | None, typer.Option(help="budget as hours on --count devices")]
 Utilisation = Annotated[float | None, typer.Option(help="share of peak that your training reaches")]
 Dollars = Annotated[float | None, typer.Option(help="budget as money")]
@@ -30,7 +30,7 @@ Fraction = Annotated[float | None, typer.Option(help="freeze, lora-top: active s
 Rank = Annotated[int | None, typer.Option(help="lora and its variants: rank")]
 Alpha = Annotated[float | None, typer.Option(help="lora and its variants: alpha")]
 BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")]
-ContextTokens = Annotated[int | None, typer.Option(help="longest query or positive in tokens")]
+ContextTokens = Annotated[int | None, typer.Option(max=2**31 - 1, help="longest query or positive in tokens")]
 LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
 Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
 PoolingChoice = Annotated[
@@ -68,7 +68,7 @@ MemoryText = Annotated[
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")]
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
-CheckpointSeconds = Annotated[float, typer.Option(help="seconds between checkpoints")]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="seconds between checkpoints")]
 Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
 KeepAdapter = Annotated[bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")]
 LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]

@@ -449,7 +449,7 @@ def size_in_bytes(text: str, option: str = "--memory") -> float:
             value = float(text.removesuffix(unit)) * scale
         except ValueError:
             break
-        if value > 0:
+        if 0 < value < math.inf:
             return value
     raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
 

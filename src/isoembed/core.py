@@ -40,8 +40,10 @@ class Frozen(BaseModel):
 def rejected(error: ValidationError, owner: str = "") -> InputError:
     """The first complaint of pydantic's about a value a user gave, as an InputError; `owner` says whose field it is."""
     first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or error.title
     whose = f" of {owner}" if owner else ""
-    return InputError(f"`{first['loc'][0]}`{whose}: {first['msg']}; got {first['input']}. Give another value.")
+    got = str(first["input"])[:200]
+    return InputError(f"`{field}`{whose}: {first['msg']}; got {got}. Give another value.")
 
 
 def number_of(count: int, noun: str) -> str:
@@ -157,6 +159,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
 @contextmanager
 def _partial(file: Path, content: str | bytes) -> Iterator[Path]:
     """`content` in a file beside `file` that no other writer shares, gone afterwards, also where the disk is full."""
+    if not file.name:
+        raise InputError(f"A file to write must have a name; got {str(file)!r}. Name one.")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{uuid.uuid4().hex}.partial")
     try:
