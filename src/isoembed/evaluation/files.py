@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from isoembed.core import InputError
-from isoembed.data.sources.files import open_text
+from isoembed.data.sources.base import MAX_ROW_BYTES
+from isoembed.data.sources.files import LongLine, lines_of, open_text
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -32,13 +33,15 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with open_text(file) as text:
-            for number, line in enumerate(text, start=1):
+            for number, line in enumerate(lines_of(text, MAX_ROW_BYTES), start=1):
+                if isinstance(line, LongLine):
+                    raise InputError(f"{file}:{number}: a line must have at most {MAX_ROW_BYTES:,} bytes. Shorten it.")
                 if not line.isspace():
                     line.encode()
                     yield f"{file}:{number}", line.rstrip("\r\n")
     except UnicodeEncodeError:  # `open_text` makes lone surrogates of bytes that are no UTF-8
         raise InputError(f"{file}:{number}: every line must be UTF-8 text, and this one is not. Convert it.") from None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} must be a whole file: {error} after line {number}. Fetch it again.") from None
 
 

@@ -511,3 +511,11 @@ def test_hub_cache_keeps_its_files_by_links(tmp_path: Path) -> None:
     blobs.mkdir()
     (snapshot / "train.jsonl").symlink_to(write_jsonl(blobs / "123", ROWS))
     assert list(open_source(f"hub:{snapshot}")) == PAIRS
+
+
+def test_a_line_without_end_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten gigabytes of one line need not be unpacked to know that they are too many."""
+    (tmp_path / "a.jsonl").write_bytes(b"x" * 3_000_000)
+    monkeypatch.setattr(files.LongLine, "pass_over", None)
+    with pytest.raises(InputError, match="line 1: a row must have at most 1,000 bytes"):
+        list(open_source(str(tmp_path / "a.jsonl"), max_row_bytes=1000))

@@ -82,7 +82,7 @@ class _Lines:
         self._bytes = 0
         self.number = 0  #: of the line that was handed out last
         self.held: list[str] = []  #: lines of the record
-        self.quotes = 0  #: double quotes of a record that is too long
+        self._last: str | LongLine = ""  #: the line that was too much
         self.ended = False  #: whether the reader asked for more than there is
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +94,7 @@ class _Lines:
             self.ended = True
             raise StopIteration
         if isinstance(line, LongLine) or self._bytes + len(line) > self._limit:
-            self.quotes = sum(held.count('"') for held in self.held) + _quotes(line)
+            self._last = line
             raise _TooLongError
         self.held.append(line)
         self._bytes += len(line)
@@ -118,14 +118,14 @@ class _Lines:
     def pass_over(self) -> int:
         """Leave out the rest of a record that is too long, up to the line where its last quote closes; how many lines
         that is."""
-        count = 0
-        while self.quotes % 2 and (line := self.take()) is not None:
-            count, self.quotes = count + 1, self.quotes + _quotes(line)
+        count, quotes = 0, sum(map(_quotes, (*self.held, self._last)))
+        while quotes % 2 and (line := self.take()) is not None:
+            count, quotes = count + 1, quotes + _quotes(line)
         return count
 
 
 def _quotes(line: str | LongLine) -> int:
-    return line.quotes if isinstance(line, LongLine) else line.count('"')
+    return line.pass_over() if isinstance(line, LongLine) else line.count('"')
 
 
 class _Shape:

@@ -8,7 +8,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,24 +77,31 @@ def damage(error: OSError | UnicodeDecodeError | pa.ArrowException) -> str:
     return f"the file must be whole; {error}. Fetch it again"
 
 
-@dataclass(frozen=True, slots=True)
 class LongLine:
-    """A line that is longer than allowed, left out; `quotes` is how many double quotes it has."""
+    """A line that is longer than allowed, of which only the beginning was read."""
 
-    quotes: int
+    def __init__(self, text: io.TextIOWrapper, beginning: str) -> None:
+        self._text, self._piece = text, beginning
+        self._quotes = beginning.count('"')
+
+    def pass_over(self) -> int:
+        """Read on to its end, keeping nothing; how many double quotes the line has."""
+        while self._piece and not self._piece.endswith(("\n", "\r")):
+            self._piece = self._text.readline(PIECE)
+            self._quotes += self._piece.count('"')
+        return self._quotes
 
 
 def lines_of(text: io.TextIOWrapper, limit: int) -> Iterator[str | LongLine]:
-    """The lines of `text`, line ends kept; of one longer than `limit` bytes no more than that is ever held."""
+    """The lines of `text`, line ends kept; of one longer than `limit` bytes no more than that is ever held, nor read
+    before the next line is asked for."""
     while line := text.readline(limit + 1):
         if 4 * len(line) <= limit or len(line.encode("utf-8", "surrogatepass")) <= limit:
             yield line
-            continue
-        quotes = line.count('"')
-        while line and not line.endswith(("\n", "\r")):
-            line = text.readline(PIECE)
-            quotes += line.count('"')
-        yield LongLine(quotes)
+        else:
+            long = LongLine(text, line)
+            yield long
+            long.pass_over()
 
 
 def existing(path: str) -> Path:
