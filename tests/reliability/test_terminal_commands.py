@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import logging
@@ -11,14 +12,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from isoembed import terminal
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model, load_tokenizer
-from isoembed.records import Ledger
+from isoembed.records import FailedRun, Ledger
 from isoembed.workflows.sweep import plan_sweep
+from isoembed.workflows.table import write_table
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command
@@ -182,3 +185,18 @@ def test_a_complaint_is_one_line_of_bounded_length(capsys: pytest.CaptureFixture
     assert said.startswith("isoembed: a rule broken by xxx")
     assert said.count("\n") == 1
     assert len(said) < 2100
+
+
+def test_a_spreadsheet_runs_nothing_of_an_exported_table(tmp_path: Path) -> None:
+    """Texts get a quote; numbers, also negative ones, stay numbers; Parquet, which nothing runs, stays as it is."""
+    outcome = record(recipe()).model_copy(update={"scores": {"=cmd()/ndcg": -0.5, "plain/ndcg": 0.25}})
+    write_table([outcome], tmp_path / "runs.csv")
+    (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
+    assert (row["'=cmd()/ndcg"], row["plain/ndcg"]) == ("-0.5", "0.25")
+    failed = FailedRun(recipe=outcome.recipe, key=outcome.key, reason="diverged", failures=("@SUM(A1)",), created="now")
+    for cell in ("=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx"):
+        write_table([failed.model_copy(update={"failures": (cell,)})], tmp_path / "runs.csv")
+        (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
+        assert row["failure"] == f"'{cell}"
+    write_table([failed], tmp_path / "runs.parquet")
+    assert pq.read_table(tmp_path / "runs.parquet")["failure"].to_pylist() == ["@SUM(A1)"]
