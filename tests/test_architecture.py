@@ -16,7 +16,7 @@ from isoembed.laws.study import study
 from tests.laws.ledgers import runs
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
-FOUNDATION = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records"}
+FOUNDATION = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
 DECIDE = {
     "laws",
     "catalogue",

@@ -683,22 +683,21 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Count pairs, tokens, duplicates and truncation, and say how many FLOP one epoch buys on each model."""
-    import tempfile
-
     from isoembed.data.inspect import inspect as inspect_source
     from isoembed.encoder.load import load_tokenizer
     from isoembed.report.text import inspection_text
+    from isoembed.scratch import own_folder, scratch
     from isoembed.workflows.job import DataOptions
 
     chosen, _ = _family(family, model)
     options = DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives, max_row_bytes)
     prompts = Prompts.of(query_prompt, positive_prompt, pooled=True)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch(own_folder(), "inspect-") as place:
         inspection = inspect_source(
             options.source(source, prompts.query),
             load_tokenizer(chosen.models[0].source),
             context_tokens=context_tokens or chosen.context_tokens,
-            folder=cache or Path(scratch),
+            folder=cache or place,
             family=chosen,
             method=_method(method, fraction, rank, alpha) or method_named("full"),
             prompts=prompts,

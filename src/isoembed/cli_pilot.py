@@ -63,7 +63,7 @@ def pilot_first(
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.pilot_plan import PILOT_METHODS, PilotTooSmallError
     from isoembed.workflows.pilot import Pilot, memory_here, prepare_pilot, run_pilot
-    from isoembed.workflows.sweep import REQUEST, explain, measure_speeds
+    from isoembed.workflows.sweep import REQUEST, explain, measure_pace
 
     folder = out / "pilot"
     if (folder / REQUEST).is_file() and not (resume or dry_run):
@@ -96,7 +96,7 @@ def pilot_first(
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
         console.print(found_text(pilot, flop), markup=False)
         return spend, None, pilot
-    request = request.model_copy(update={"speeds": measure_speeds(request)})
+    request = request.model_copy(update=measure_pace(request))
     console.print(pilot_text(request, plan, None))
     if dry_run:
         if as_json:

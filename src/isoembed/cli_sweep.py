@@ -127,7 +127,7 @@ def plan(
     from isoembed.sweep.variations import variation_named
     from isoembed.workflows.job import DataOptions
     from isoembed.workflows.pilot import memory_here, prepare_pilot
-    from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_speeds, plan_sweep, prepare_request
+    from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_pace, plan_sweep, prepare_request
 
     terminal.no_library_bars()
     if budgets is None and target is None and (out / REQUEST).is_file():
@@ -214,7 +214,7 @@ def plan(
                     ),
                 }
             )
-        request = request.model_copy(update={"speeds": measure_speeds(request)})
+        request = request.model_copy(update=measure_pace(request))
     if dry_run:
         planned, new = explain(SweepFolder(out), request), None
     else:
@@ -269,9 +269,17 @@ def run(
     ended = StatusReader(SweepFolder(ledger)).read()
     if as_json:
         terminal.print_json(ended.model_dump(mode="json"))
+    if failed := ended.count("failed"):
+        typer.echo(
+            f"isoembed: {number_of(failed, 'cell')} failed and will not be tried again; "
+            f"`isoembed sweep retry {ledger}` has them tried anew.",
+            err=True,
+        )
     if ended.count("left"):
         terminal.complain("stopped before the end; the same command goes on.")
         raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager
@@ -304,6 +312,33 @@ def status(ledger: Ledger, as_json: AsJson = False) -> None:
         terminal.print_json(found.model_dump(mode="json"))
     else:
         terminal.console().print(status_text(found))
+
+
+@sweep_app.command("retry")
+def retry(
+    ledger: Ledger,
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="cells, or their beginnings [default: all that failed]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have cells that failed for good tried again by the next `sweep run`, from their newest checkpoints."""
+    from isoembed.records import FailedRun
+    from isoembed.sweep.folder import SweepFolder
+
+    _existing(ledger)
+    folder = SweepFolder(ledger)
+    failed = [outcome.key for outcome in folder.ledger.outcomes() if isinstance(outcome, FailedRun)]
+    for key in keys or ():
+        if not any(each.startswith(key) for each in failed):
+            raise InputError(f"`key` must name a failed cell; none begins with {key!r}. See `sweep status`.")
+    chosen = [each for each in failed if not keys or each.startswith(tuple(keys))]
+    folder.retry(chosen)
+    if as_json:
+        terminal.print_json({"retried": chosen})
+    else:
+        typer.echo(f"{number_of(len(chosen), 'cell')} to be tried again; `isoembed sweep run {ledger}` does it.")
 
 
 @sweep_app.command("show")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from isoembed.core import Frozen, InputError, write_atomically, write_once
 from isoembed.recipe import Recipe
+from isoembed.scratch import clear_files
 
 
 class Heldout(Frozen):
@@ -65,6 +69,9 @@ class RunRecord(Frozen):
     heldout: Heldout | None = None
     scores: dict[str, float] = Field({}, description="task/metric -> score of the trained model, where scored")
     wall_seconds: float
+    overhead_seconds: float | None = Field(
+        None, description="beside the steps: loading, held-out evaluation, scoring; None where it was not measured"
+    )
     peak_memory_bytes: int
     tokens_per_second: float
     loss_curve: tuple[LossPoint, ...]
@@ -137,12 +144,40 @@ class Ledger:
         return {file.stem for file in (self.path / "records").glob("*.json")}
 
     def add(self, outcome: RunRecord | FailedRun) -> bool:
-        """Write what came of a run; False where the ledger holds its outcome already, which then stands."""
+        """Write what came of a run; False where the ledger holds its outcome already, which then stands.
+
+        A run that ended well takes the place of one that was given up, or cannot be read; the first such one stays.
+        """
         if isinstance(outcome, RunRecord):
+            if isinstance(self.outcome(outcome.key), RunRecord):
+                return False
             curve = {name: [getattr(p, name) for p in outcome.loss_curve] for name in LossPoint.model_fields}
             write_atomically(self._curve(outcome.key), json.dumps(curve, separators=(",", ":")) + "\n")
             outcome = outcome.model_copy(update={"loss_curve": ()})
-        return write_once(self._record(outcome.key), outcome.model_dump_json() + "\n")
+        file, text = self._record(outcome.key), outcome.model_dump_json() + "\n"
+        while not write_once(file, text):
+            if isinstance(outcome, FailedRun) or not self.remove_failed(outcome.key):
+                return False
+        return True
+
+    def remove_failed(self, key: str) -> bool:
+        """Forget that a run was given up; False where it ended well meanwhile, whose record stays."""
+        file, aside = self._record(key), self._record(key).with_name(f".{uuid.uuid4().hex}.partial")
+        try:
+            file.rename(aside)  # looked at where nobody can put another one in its place
+        except FileNotFoundError:
+            return True
+        done = isinstance(self._outcome(str(file), aside.read_bytes()), RunRecord)
+        if done:
+            with suppress(FileExistsError):
+                os.link(aside, file)
+        aside.unlink()
+        return not done
+
+    def clear(self, folders: Iterable[str] = ("records", "curves")) -> None:
+        """Remove what killed writers left in these folders of the ledger."""
+        for name in folders:
+            clear_files(self.path / name)
 
     def outcomes(self) -> list[RunRecord | FailedRun]:
         """Every run that ended, ordered by key; of two records of one run in a file the one that ended well, or the

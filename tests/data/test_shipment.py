@@ -11,7 +11,8 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.shipment import Shipment, own_folder
+from isoembed.data.shipment import Shipment
+from isoembed.scratch import own_folder
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
 
@@ -46,7 +47,9 @@ def test_a_store_is_unpacked_once(tmp_path: Path) -> None:
     before = file.stat().st_mtime_ns
     shipment.open()
     assert file.stat().st_mtime_ns == before
-    assert [entry.name for entry in own_folder().iterdir()] == [file.parent.name]
+    assert [entry.name for entry in own_folder().glob("*/*")] == [file.parent.name]
+    shipment.forget()
+    assert not list(own_folder().iterdir())
 
 
 def test_a_damaged_store_is_unpacked_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.core import InputError
 from isoembed.records import FailedRun
 from isoembed.sweep.folder import Attempt, Cell, End, SweepFolder, Worker
 from tests.sweep.fake import cell, record
@@ -21,11 +22,32 @@ def folder_with(tmp_path: Path, *cells: Cell) -> SweepFolder:
     return folder
 
 
-def abandon(folder: SweepFolder, attempt: Attempt, worker: Worker, *, age: float) -> None:
-    """Make it look as if `worker` had claimed the attempt and beaten last `age` seconds ago."""
-    file = folder.path / "attempts" / f"{attempt.key}.{attempt.number}"
-    file.write_text(worker.model_dump_json())
-    os.utime(file, (time.time() - age,) * 2)
+def elsewhere(folder: SweepFolder, attempt: Attempt, **changes: object) -> None:
+    """Make it look as if another worker had claimed the attempt: in another container, where nothing else is said."""
+    worker = Worker.this().model_copy(update={"namespace": "pid:[1]"} | changes)
+    (folder.path / "attempts" / f"{attempt.key}.{attempt.number}").write_text(worker.model_dump_json())
+
+
+class Watch:
+    """A clock that no one sets, and the waiting for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("isoembed.sweep.folder.time.monotonic", lambda: self.now)
+
+    def over(self, folder: SweepFolder, key: str, seconds: float, *, every: float = 2.0) -> Attempt | None:
+        """Try to claim the cell for so long."""
+        end = self.now + seconds
+        while self.now < end:
+            if (claimed := folder.claim(key, tries=3)) is not None:
+                return claimed
+            self.now += every
+        return None
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
 
 
 def test_a_claimed_cell_is_nobody_elses(tmp_path: Path) -> None:
@@ -40,8 +62,9 @@ def test_many_processes_share_the_cells_without_overlap(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from isoembed.sweep.folder import SweepFolder\n"
         "folder = SweepFolder(Path(sys.argv[1]))\n"
-        "[print(c.key) for c in folder.cells() if folder.claim(c.key, tries=1)]\n"
-        "sys.stdout.flush(); sys.stdin.read()\n"  # stay alive: a dead worker's claims are free again
+        "claims = [folder.claim(c.key, tries=1) for c in folder.cells()]\n"
+        "print(*(claim.key for claim in claims if claim and claim.number == 1), flush=True)\n"
+        "sys.stdin.read()\n"  # stay alive: a dead worker's claims are free again
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -56,31 +79,143 @@ def test_a_worker_dead_on_this_machine_is_lost_at_once(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, planned := cell())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
-    abandon(folder, attempt, Worker.this().model_copy(update={"started": 1.0}), age=0)  # its process number was reused
+    elsewhere(folder, attempt, namespace=Worker.this().namespace, started=1.0)  # its process number was reused
     assert folder.claim(planned.key, tries=3) == Attempt(key=planned.key, number=2)
     lost = folder.end_of(planned.key, 1)
     assert lost is not None
     assert lost.reason == "lost-worker"
 
 
-@pytest.mark.parametrize(("age", "free"), [(5.0, False), (500.0, True)])
-def test_a_worker_elsewhere_is_lost_when_its_heartbeat_stops(tmp_path: Path, age: float, free: bool) -> None:
+@pytest.mark.parametrize("changes", [{"boot": "another"}, {"namespace": "pid:[1]"}, {"namespace": ""}])
+def test_process_numbers_of_other_systems_and_containers_say_nothing(changes: dict[str, object]) -> None:
+    """Process 2 ** 22 + 1 is nowhere here: were its number asked after, it would be gone."""
+    dead = Worker.this().model_copy(update={"process": 2**22 + 1})
+    assert dead.is_gone()
+    assert not dead.model_copy(update=changes).is_gone()
+
+
+def test_this_worker_is_there_and_another_users_is_not_gone() -> None:
+    assert not Worker.this().is_gone()
+    assert Worker.this().model_copy(update={"process": 1}).is_gone()  # there, but it started at another time
+
+
+def test_a_worker_elsewhere_is_lost_when_its_heart_is_seen_to_stand_still(tmp_path: Path, watch: Watch) -> None:
     folder = folder_with(tmp_path, planned := cell())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
-    abandon(folder, attempt, Worker.this().model_copy(update={"host": "elsewhere"}), age=age)
-    assert (folder.claim(planned.key, tries=3) is not None) is free
+    elsewhere(folder, attempt)
+    for _ in range(5):
+        folder.beat(attempt)
+        assert watch.over(folder, planned.key, 80) is None
+    assert watch.over(folder, planned.key, 20) == Attempt(key=planned.key, number=2)
 
 
-def test_a_claim_without_a_name_counts_by_its_age(tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [-200.0, 200.0, 1e6])
+def test_the_time_of_day_of_a_heartbeat_says_nothing(tmp_path: Path, age: float, watch: Watch) -> None:
+    """Clocks of two machines, or of one before and after it was set."""
+    folder = folder_with(tmp_path, planned := cell())
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    elsewhere(folder, attempt)
+    folder.beat(attempt)
+    for file in (tmp_path / "attempts").iterdir():
+        os.utime(file, (time.time() - age,) * 2)
+    assert watch.over(folder, planned.key, 60) is None
+
+
+def test_who_was_suspended_together_with_the_worker_waits_on(tmp_path: Path, watch: Watch) -> None:
+    folder = folder_with(tmp_path, planned := cell())
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    elsewhere(folder, attempt)
+    assert folder.claim(planned.key, tries=3) is None
+    watch.now += 3600
+    assert folder.claim(planned.key, tries=3) is None
+    folder.beat(attempt)
+    assert watch.over(folder, planned.key, 80) is None
+
+
+def test_a_claim_without_a_name_is_watched_too(tmp_path: Path, watch: Watch) -> None:
     """Killed between creating the file and writing to it."""
     folder = folder_with(tmp_path, planned := cell())
     (tmp_path / "attempts").mkdir()
-    file = tmp_path / "attempts" / f"{planned.key}.1"
-    file.touch()
-    assert folder.claim(planned.key, tries=3) is None
-    os.utime(file, (time.time() - 500,) * 2)
-    assert folder.claim(planned.key, tries=3) == Attempt(key=planned.key, number=2)
+    (tmp_path / "attempts" / f"{planned.key}.1").touch()
+    assert watch.over(folder, planned.key, 80) is None
+    assert watch.over(folder, planned.key, 20) == Attempt(key=planned.key, number=2)
+
+
+def test_workers_that_went_away_fail_no_cell(tmp_path: Path) -> None:
+    """Three kills of everything before the first checkpoint."""
+    folder = folder_with(tmp_path, planned := cell())
+    for number in range(1, 6):
+        attempt = folder.claim(planned.key, tries=3)
+        assert attempt == Attempt(key=planned.key, number=number)
+        elsewhere(folder, attempt, namespace=Worker.this().namespace, started=1.0)
+    assert not folder.failures(planned.key)
+    assert folder.vain(planned.key) == 4
+
+
+def test_a_crash_seen_counts_unless_the_run_came_further(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := cell())
+    crash = End(reason="lost-worker", words="its process ended with signal SIGSEGV")
+    for steps in (5, 9, 9, 9):
+        attempt = folder.claim(planned.key, tries=2)
+        assert attempt is not None
+        (folder.work(attempt) / f"step-{steps:08d}").mkdir(parents=True)
+        folder.end(attempt, crash)
+    assert len(folder.failures(planned.key)) == 2
+    assert folder.claim(planned.key, tries=2) is None
+    assert isinstance(folder.ledger.outcome(planned.key), FailedRun)
+
+
+def test_a_retry_forgets_the_failures_and_keeps_the_checkpoints(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := cell())
+    attempt = folder.claim(planned.key, tries=1)
+    assert attempt is not None
+    (folder.work(attempt) / "step-00000005").mkdir(parents=True)
+    folder.end(attempt, End(reason="error", words="no"))
+    assert folder.claim(planned.key, tries=1) is None
+    folder.retry([planned.key])
+    assert planned.key not in folder.ledger
+    assert folder.claim(planned.key, tries=1) == Attempt(key=planned.key, number=2)
+    assert (folder.work(attempt) / "step-00000005").is_dir()
+
+
+def test_a_cell_under_another_name_is_set_aside_and_planned_anew(tmp_path: Path) -> None:
+    folder_with(tmp_path, planned := cell())
+    file = tmp_path / "cells" / f"{planned.key}.json"
+    file.rename(file.with_name("0123456789abcdef.json"))
+    again = SweepFolder(tmp_path)
+    assert not again.cells()
+    (why,) = again.ledger.damaged.values()
+    assert planned.key in why
+    assert again.add_cells([planned]) == 1
+    assert [found.key for found in again.cells()] == [planned.key]
+
+
+def test_working_folders_that_are_links_are_refused(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "ledger", planned := cell())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "ledger" / "work").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="is a link"):
+        folder.work(Attempt(key=planned.key, number=1))
+
+
+def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := cell())
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    (folder.work(attempt) / "step-00000005").mkdir(parents=True)
+    old, new = (tmp_path / "attempts" / f".{name}.partial" for name in ("old", "new"))
+    for file in (old, new):
+        file.touch()
+    os.utime(old, (1.0, 1.0))
+    folder.clear()
+    assert folder.work(attempt).is_dir()  # a cell under way
+    assert (old.exists(), new.exists()) == (False, True)
+    folder.ledger.add(record(planned.recipe))
+    folder.clear()
+    assert not folder.work(attempt).exists()
 
 
 def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) -> None:

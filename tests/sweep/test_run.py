@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import Attempt, Cell, SweepFolder
+from isoembed.sweep.folder import LOST, Attempt, Cell, End, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner, SweepRequest
-from isoembed.sweep.run import Failure, StopRequestedError, work
+from isoembed.sweep.run import Failure, Heart, StopRequestedError, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, cell, record, request, train
 
 
@@ -79,6 +80,80 @@ def test_the_second_record_of_a_cell_is_dropped(tmp_path: Path) -> None:
     (kept,) = folder.ledger.records()
     assert kept.heldout is not None
     assert kept.heldout.loss == 1.0
+
+
+def test_a_run_that_ends_well_after_it_was_given_up_has_its_record(tmp_path: Path) -> None:
+    """Others thought its worker lost, and failed; the next one to end well comes too late."""
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([planned := cell()])
+
+    def given_up(planned: Cell, place: Path) -> RunRecord:
+        assert folder.ledger.add(failed_run(planned.recipe, [End(reason="error", words="no")]))
+        return record(planned.recipe, loss=1.0)
+
+    assert work(folder, given_up) == 1
+    assert not folder.ledger.add(record(planned.recipe, loss=2.0))
+    assert not folder.ledger.add(failed_run(planned.recipe, [End(reason="error", words="no")]))
+    (kept,) = folder.ledger.records()
+    assert kept.heldout is not None
+    assert kept.heldout.loss == 1.0
+    assert [file.name for file in (tmp_path / "records").iterdir()] == [f"{planned.key}.json"]
+
+
+def test_the_heart_survives_what_the_file_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([planned := cell()])
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    clock, beats = iter([0.0, 10.0, 31.0, 45.0, 60.0]), 0
+
+    def beat(_: Attempt) -> None:
+        nonlocal beats
+        beats += 1
+        if beats < 5:
+            raise OSError((errno.ESTALE, errno.ENOSPC, errno.EIO, errno.EACCES)[beats - 1], "no")
+
+    monkeypatch.setattr(folder, "beat", beat)
+    monkeypatch.setattr("isoembed.sweep.run.time.monotonic", lambda: next(clock))
+    heart = Heart(folder)
+    for _ in range(5):
+        heart.beat([attempt])
+    assert beats == 5
+    assert heart.failing_since is None
+    assert capsys.readouterr().err.count("\n") == 1  # said once, after a while
+
+
+def test_a_worker_thought_lost_hears_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([planned := cell()])
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    heart = Heart(folder)
+    heart.beat([attempt])
+    assert not capsys.readouterr().err
+    folder.end(attempt, LOST)
+    heart.beat([attempt])
+    heart.beat([attempt])
+    assert capsys.readouterr().err.count("given to another worker") == 1
+
+
+def test_an_error_that_passes_does_not_cost_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add_cells([cell()])
+    monkeypatch.setattr("isoembed.sweep.run._PAUSES", (0.0, 0.0))
+    add, tries = folder.ledger.add, 0
+
+    def stale_once(outcome: RunRecord) -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return add(outcome)
+
+    monkeypatch.setattr(folder.ledger, "add", stale_once)
+    assert work(folder, train) == 1
 
 
 def test_a_copied_checkpoint_is_whole(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,7 @@ from isoembed.records import FailedRun
 from isoembed.sweep.folder import Attempt, Cell, SweepFolder
 from isoembed.sweep.run import Failure
 from isoembed.workflows import cluster
-from isoembed.workflows.cluster import _Driver, _fitting, run_on_ray
+from isoembed.workflows.cluster import LostClusterError, _Driver, _fitting, run_on_ray
 from isoembed.workflows.sweep import plan_sweep
 from tests.sweep.fake import record, request
 
@@ -40,6 +38,14 @@ class RayTaskError(RayError):
         self.cause = cause
 
 
+class NodeDiedError(RayError):
+    pass
+
+
+class LocalRayletDiedError(RayError):
+    pass
+
+
 class MadeUpRay:
     """Tasks end when they are asked after, in the order of submission, with what `result` says of them."""
 
@@ -48,6 +54,8 @@ class MadeUpRay:
         TaskCancelledError=TaskCancelledError,
         OutOfMemoryError=OutOfMemoryError,
         RayTaskError=RayTaskError,
+        NodeDiedError=NodeDiedError,
+        LocalRayletDiedError=LocalRayletDiedError,
     )
 
     def __init__(self, result: Callable[[Cell, Attempt], Any]) -> None:
@@ -100,7 +108,7 @@ def test_every_cell_ends_in_one_record(folder: SweepFolder) -> None:
     ("result", "reason"),
     [
         (OutOfMemoryError("node low on memory"), "out-of-memory"),
-        (RayError("node died"), "lost-worker"),
+        (RayError("the worker crashed"), "lost-worker"),
         (Failure(reason="diverged", words="not finite"), "diverged"),
     ],
 )
@@ -112,6 +120,16 @@ def test_failures_are_attempts_until_the_tries_are_spent(folder: SweepFolder, re
     assert (failed.key, failed.reason, len(failed.failures)) == (bad, reason, 2)
     assert [attempt.number for planned, attempt in ray.tasks if planned.key == bad] == [1, 2]
     assert len(folder.ledger.records()) == len(folder.cells()) - 1
+
+
+def test_nodes_that_die_fail_no_cell(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOST_PAUSE_SECONDS", 0.0)
+    unlucky = folder.cells()[1].key
+    dies = [NodeDiedError("gone"), LocalRayletDiedError("gone"), NodeDiedError("gone"), NodeDiedError("gone")]
+    ray = MadeUpRay(lambda planned, attempt: dies.pop() if planned.key == unlucky and dies else record(planned.recipe))
+    drive(folder, ray)
+    assert not dies
+    assert len(folder.ledger.records()) == len(folder.cells())
 
 
 def test_the_next_attempt_inherits_the_checkpoint(folder: SweepFolder) -> None:
@@ -156,14 +174,24 @@ def test_cells_in_flight_have_a_heartbeat(folder: SweepFolder, monkeypatch: pyte
     made = driver(folder, MadeUpRay(lambda planned, attempt: record(planned.recipe)))
     made.step(False, 0.0)
     monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.0)
-    old = time.time() - 80
-    files = {attempt: folder.path / "attempts" / f"{attempt.key}.{attempt.number}" for attempt in made.flights.values()}
-    for file in files.values():
-        os.utime(file, (old, old))
+    files = {
+        attempt: folder.path / "attempts" / f"{attempt.key}.{attempt.number}.beat" for attempt in made.flights.values()
+    }
+    for attempt in files:
+        folder.beat(attempt)
+    before = {attempt: file.read_bytes() for attempt, file in files.items()}
     made.step(False, 0.0)
-    still = [files[attempt] for attempt in made.flights.values() if attempt in files]
+    still = [attempt for attempt in made.flights.values() if attempt in files]
     assert still
-    assert all(file.stat().st_mtime > old + 60 for file in still)
+    assert all(files[attempt].read_bytes() != before[attempt] for attempt in still)
+
+
+def test_a_node_that_is_lost_under_the_driver_ends_it(folder: SweepFolder) -> None:
+    """Ray would wait for it for ever."""
+    ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
+    made = _Driver(ray, folder, tries=2, submit=ray.submit, slots=lambda: 1, lost=lambda: True)  # type: ignore[arg-type]
+    with pytest.raises(LostClusterError):
+        made.step(False, 0.0)
 
 
 def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:

@@ -6,9 +6,9 @@ again on arrival, so that both ends train on the same pairs in the same order.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from isoembed.core import InputError
 from isoembed.data.dataset import PairData, Rows
 from isoembed.data.store import TokenStore
 from isoembed.recipe import DataStats
+from isoembed.scratch import own_folder, remove, shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,8 @@ class ShippedStore:
         names = sorted(file.name for file in store.folder.iterdir()) if files else []
         return cls(store.folder.resolve(), {name: np.fromfile(store.folder / name, np.uint8) for name in names})
 
-    def open(self) -> TokenStore:
-        """The store where it lies, or else unpacked on this machine, once for all processes and runs."""
+    def open(self, place: Callable[[], Path]) -> TokenStore:
+        """The store where it lies, or else unpacked in `place` on this machine, once for all processes and runs."""
         if not self.files:
             if not self.folder.is_dir():
                 raise InputError(
@@ -47,7 +48,7 @@ class ShippedStore:
             for name, content in self.files.items():
                 content.tofile(partial / name)
 
-        return TokenStore.kept(own_folder() / self.folder.name, unpack)
+        return TokenStore.kept(place() / self.folder.name, unpack)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ class Shipment:
     heldout: Rows
     stats: DataStats
     notes: tuple[str, ...]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def of(cls, data: PairData, *, files: bool) -> Self:
@@ -75,17 +77,16 @@ class Shipment:
         )
 
     def open(self) -> PairData:
-        """The pairs on this machine."""
-        store = self.store.open()
-        heldout_store = store if self.heldout_store is None else self.heldout_store.open()
+        """The pairs on this machine; what is unpacked stays until `forget`, or until all processes that opened it have
+        ended and another one comes."""
+        store = self.store.open(self._place)
+        heldout_store = store if self.heldout_store is None else self.heldout_store.open(self._place)
         train, heldout = self.train.copy(), self.heldout.copy()  # views would keep what they arrived in
         return PairData(store, train, heldout_store, heldout, self.stats, self.notes)
 
+    def forget(self) -> None:
+        """Remove what was unpacked on this machine; the pairs are not to be opened again."""
+        remove(self._place())
 
-def own_folder() -> Path:
-    """This user's folder among the machine's temporary ones; nobody else can have put anything there."""
-    folder = Path(tempfile.gettempdir()) / f"isoembed-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise InputError(f"{folder} must belong to the user who runs this; it does not. Set TMPDIR to another folder.")
-    return folder
+    def _place(self) -> Path:
+        return shared(own_folder(), "pairs-", self.name)

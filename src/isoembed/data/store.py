@@ -17,8 +17,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +40,7 @@ from isoembed.data.sources.base import Source
 from isoembed.data.sources.files import label_of
 from isoembed.data.sources.names import Fields
 from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.scratch import scratch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,8 +120,8 @@ class TokenStore:
         content.
 
         Memory stays flat: some thousands of pairs are held at a time, tokenised on all cores, a batch ahead of the one
-        that is written.  A store appears whole or not at all; a killed build leaves a folder `.partial-...` that nobody
-        reads.  A store that is damaged is made again, and says so (`damage`).
+        that is written.  A store appears whole or not at all; a killed build leaves a folder `.partial-...` that the
+        next one removes.  A store that is damaged is made again, and says so (`damage`).
         """
         if not tokenizer.is_fast:
             raise InputError(
@@ -154,15 +153,11 @@ class TokenStore:
                 return cls.open(final)
             except DamagedStoreError as error:
                 damage = error.file
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = _scratch(final.parent)
-        try:
+        with scratch(final.parent) as partial:
             make(partial)
             if damage:
                 _move_away(final)
             publish(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return replace(cls.open(final), damage=damage)
 
     @classmethod
@@ -480,23 +475,11 @@ def publish(partial: Path, final: Path) -> None:
 
 def _move_away(final: Path) -> None:
     """Delete the damaged store at `final`; a good one that somebody else has put there meanwhile stays."""
-    aside = _scratch(final.parent) / final.name
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            final.rename(aside)
-            TokenStore.open(aside)
-            aside.rename(final)
-    except DamagedStoreError:
-        pass
-    finally:
-        shutil.rmtree(aside.parent, ignore_errors=True)
-
-
-def _scratch(parent: Path) -> Path:
-    """A new folder in `parent` that nobody else uses, with the rights that folders have there."""
-    folder = parent / f".partial-{uuid.uuid4().hex}"
-    folder.mkdir()
-    return folder
+    with scratch(final.parent) as place, contextlib.suppress(FileNotFoundError, DamagedStoreError):
+        aside = place / final.name
+        final.rename(aside)
+        TokenStore.open(aside)
+        aside.rename(final)
 
 
 def checksum(file: Path) -> str:

@@ -2,13 +2,16 @@
 
     LEDGER/sweep.json           what was asked for
     LEDGER/cells/KEY.json       one planned cell
-    LEDGER/attempts/KEY.N       attempt N at a cell: who made it; its file's time is the worker's heartbeat
+    LEDGER/attempts/KEY.N       attempt N at a cell: who made it
+    LEDGER/attempts/KEY.N.beat  its worker's heartbeat: other bytes every few seconds
     LEDGER/attempts/KEY.N.end   how attempt N ended, where it did not end in a record
     LEDGER/work/KEY.N/          checkpoints of attempt N, removed with the record
     LEDGER/records, curves      the ledger itself (`isoembed.records`)
 
 An attempt is claimed by creating its file, which succeeds for one worker only, on a shared file system too.  A worker
-whose heartbeat stopped is lost, and the next attempt is free to claim; nobody ever takes over a file.
+is lost when whoever waits for it has watched its heartbeat stand still for `STALE_SECONDS`: clocks of two machines are
+never compared, nor one clock with itself before it was set.  The next attempt is then free to claim; nobody ever takes
+over a file, and a worker thought lost that finishes after all still writes the record.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ import os
 import platform
 import socket
 import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Literal
@@ -28,11 +34,15 @@ from pydantic import Field, ValidationError
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
+from isoembed.scratch import STEPS, boot_id, own_place, remove
 
 Reason = Literal["out-of-memory", "diverged", "lost-worker", "error"]
 
-#: a heartbeat older than this means a lost worker
+#: a heartbeat that was watched for so long without a change means a lost worker
 STALE_SECONDS = 90.0
+#: the most that the time between two looks at a heartbeat counts: whoever looks may have been suspended meanwhile,
+#: together with whom it watches
+LOOK_SECONDS = 10.0
 
 
 class Cell(Frozen):
@@ -49,32 +59,83 @@ class Cell(Frozen):
 
 
 class Worker(Frozen):
-    """Who made an attempt: enough to see on its own machine that it is gone."""
+    """Who made an attempt: enough to see, where its process can be seen, that it is gone."""
 
     host: str
     process: int
-    started: float = Field(description="when the process started, seconds since the epoch")
+    started: float = Field(description="when the process started: on Linux clock ticks since the system did")
+    boot: str = Field("", description="which run of which system's kernel; empty in older attempts")
+    namespace: str = Field("", description="in which its process numbers count; empty where that is not known")
 
     @classmethod
     def this(cls) -> Worker:
-        process = psutil.Process()
-        return cls(host=socket.gethostname(), process=process.pid, started=process.create_time())
+        process = os.getpid()
+        started = _process_start(process) or 0.0
+        return cls(host=socket.gethostname(), process=process, started=started, boot=boot_id(), namespace=_namespace())
 
     def is_gone(self) -> bool:
-        """True where this machine knows that the worker is dead; False where it lives or is elsewhere."""
-        if self.host != socket.gethostname():
+        """True where this process can see that the worker is dead; False where it lives or cannot be seen from here."""
+        if not self.is_here():
             return False
         try:
-            return abs(psutil.Process(self.process).create_time() - self.started) > 1.0
-        except psutil.NoSuchProcess:
+            return _process_start(self.process) not in (self.started, None)
+        except ProcessLookupError:
             return True
+
+    def is_here(self) -> bool:
+        """Whether the worker's process number is one of those that this process can ask after."""
+        return bool(self.namespace) and (self.boot, self.namespace) == (boot_id(), _namespace())
+
+
+def _namespace() -> str:
+    """Names the set of process numbers that this process sees itself in; empty where /proc shows another one's."""
+    if not Path("/proc/self").exists():
+        return socket.gethostname()  # no Linux, which alone has several on one system
+    return os.readlink("/proc/self/ns/pid") if os.readlink("/proc/self") == str(os.getpid()) else ""
+
+
+def _process_start(process: int) -> float | None:
+    """When a process of this machine started, by a clock that is never set; None where this user may not know.
+
+    Raises ProcessLookupError where there is none, or no more than its unburied remains.
+    """
+    with suppress(PermissionError):  # somebody else's, and there
+        os.kill(process, 0)
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        if Path("/proc/self").exists():
+            return None
+        try:
+            return psutil.Process(process).create_time()
+        except psutil.Error:
+            return None
+    state, *rest = stat.rpartition(")")[2].split()
+    if state in "ZX":
+        raise ProcessLookupError
+    return float(rest[18])
 
 
 class End(Frozen):
-    """How an attempt ended without a record.  `stopped` is nobody's fault and does not count as a try."""
+    """How an attempt ended without a record."""
 
     reason: Reason | Literal["stopped"]
     words: str
+    counts: bool = Field(True, description="as a failure of the run itself; what was merely stopped never does")
+    steps: int = Field(0, description="of the newest checkpoint that the attempt had when it ended")
+
+
+#: of an attempt whose worker went away, nobody knows why: killed, with its machine or its sweep as a whole
+LOST = End(reason="lost-worker", words="the worker is gone", counts=False)
+
+
+@dataclass
+class _Watched:
+    """A heartbeat, and for how long it was seen to stand still."""
+
+    beat: bytes
+    looked: float
+    still_seconds: float = 0.0
 
 
 class Attempt(Frozen):
@@ -91,25 +152,32 @@ class SweepFolder:
         self.path, self.stale_seconds = path, stale_seconds
         self.ledger = Ledger(path)
         self._known: dict[str, Cell] = {}
+        self._watched: dict[Attempt, _Watched] = {}
 
     # ---- cells ----
 
     def add_cells(self, cells: list[Cell]) -> int:
-        """Write the cells that are not there yet; returns how many those were."""
-        new = [cell for cell in cells if not self._cell(cell.key).exists()]
+        """Write the cells that are not there yet, or cannot be read; returns how many those were."""
+        there = {cell.key for cell in self.cells()}
+        new = [cell for cell in cells if cell.key not in there]
         for cell in new:
             write_atomically(self._cell(cell.key), cell.model_dump_json() + "\n")
         return len(new)
 
     def cells(self) -> list[Cell]:
-        """Every planned cell that can be read, in the plan's order."""
+        """Every planned cell that can be read and is what its file's name says, in the plan's order."""
         for file in (self.path / "cells").glob("*.json"):
             if file.stem in self._known:  # a cell never changes
                 continue
             try:
-                self._known[file.stem] = Cell.model_validate_json(file.read_bytes())
+                cell = Cell.model_validate_json(file.read_bytes())
             except (OSError, ValidationError) as error:
                 self.ledger.damaged[str(file)] = str(error).splitlines()[0]
+                continue
+            if cell.key == file.stem:
+                self._known[cell.key] = cell
+            else:
+                self.ledger.damaged[str(file)] = f"it holds the cell {cell.key}: it was changed or renamed"
         return sorted(self._known.values(), key=lambda cell: (cell.order, cell.key))
 
     # ---- attempts ----
@@ -118,7 +186,7 @@ class SweepFolder:
         """The next attempt at a cell, this worker's from now on; None where the cell is done, given up or taken.
 
         A lost attempt is ended here in its worker's name.  Where `tries` attempts have failed, the cell's failed record
-        is the ledger's last word on it.
+        is the ledger's last word on it, until somebody finishes it after all or `retry` is asked for.
         """
         if key in self.ledger:
             return None
@@ -127,7 +195,7 @@ class SweepFolder:
         if last and self.end_of(key, last) is None:
             if self.is_alive(key, last):
                 return None
-            self.end(Attempt(key=key, number=last), End(reason="lost-worker", words="the worker's heartbeat stopped"))
+            self.end(Attempt(key=key, number=last), LOST)
         if len(failures := self.failures(key)) >= max(1, tries):
             self._give_up(key, failures)
             return None
@@ -150,16 +218,24 @@ class SweepFolder:
         return list(made)  # without a gap: number n + 1 is claimed only after n
 
     def is_alive(self, key: str, number: int) -> bool:
-        """Whether the attempt's worker still beats."""
-        file = self._attempt(Attempt(key=key, number=number))
-        try:
-            beat = file.stat().st_mtime
-        except FileNotFoundError:
+        """Whether the attempt's worker may be at it: it was not seen to be dead, nor its heart to stand still."""
+        attempt = Attempt(key=key, number=number)
+        if not self._attempt(attempt).exists():
             return False
         worker = self.worker(key, number)
         if worker is not None and worker.is_gone():
             return False
-        return time.time() - beat < self.stale_seconds
+        try:
+            beat = self._beat(attempt).read_bytes()
+        except FileNotFoundError:  # not yet
+            beat = b""
+        now, watched = time.monotonic(), self._watched.get(attempt)
+        if watched is None or watched.beat != beat:
+            self._watched[attempt] = _Watched(beat, now)
+            return True
+        watched.still_seconds += min(now - watched.looked, LOOK_SECONDS)
+        watched.looked = now
+        return watched.still_seconds < self.stale_seconds
 
     def worker(self, key: str, number: int) -> Worker | None:
         """Who made the attempt; None where it was claimed, and killed before it wrote its name."""
@@ -169,11 +245,19 @@ class SweepFolder:
             return None
 
     def beat(self, attempt: Attempt) -> None:
-        """Tell that this attempt is being worked on."""
-        os.utime(self._attempt(attempt))
+        """Tell that this attempt is being worked on.  In place, so that a disk that has become full does not matter."""
+        handle = os.open(self._beat(attempt), os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, uuid.uuid4().hex.encode())
+        finally:
+            os.close(handle)
 
     def end(self, attempt: Attempt, end: End) -> None:
-        """Say how an attempt ended that left no record."""
+        """Say how an attempt ended that left no record.  A lost worker's counts as a failure of the run only where it
+        took the run no further than the attempts before it."""
+        steps = max((int(place.name.removeprefix("step-")) for place in self.checkpoints(attempt)), default=0)
+        counts = end.counts and not (end.reason == "lost-worker" and steps > self._steps_before(attempt))
+        end = end.model_copy(update={"steps": steps, "counts": counts})
         write_atomically(self._end(attempt), end.model_dump_json() + "\n")
 
     def end_of(self, key: str, number: int) -> End | None:
@@ -183,14 +267,56 @@ class SweepFolder:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def failures(self, key: str) -> list[End]:
-        """How the attempts at a cell failed, first to last; those that were merely stopped are left out."""
+    def ends(self, key: str) -> list[End]:
+        """How the attempts at a cell ended that left no record, first to last."""
         ends = [self.end_of(key, number) for number in self.attempts(key)]
-        return [end for end in ends if end is not None and end.reason != "stopped"]
+        return [end for end in ends if end is not None]
+
+    def failures(self, key: str) -> list[End]:
+        """How the attempts at a cell failed, first to last; those that nothing was wrong with are left out."""
+        return [end for end in self.ends(key) if end.counts and end.reason != "stopped"]
+
+    def vain(self, key: str) -> int:
+        """How many workers went away, nobody knows why, before they had taken the run further."""
+        ends = self.ends(key)
+        before = [max((end.steps for end in ends[:number]), default=0) for number in range(len(ends))]
+        return sum(end.reason == "lost-worker" and end.steps <= steps for end, steps in zip(ends, before, strict=True))
+
+    def retry(self, keys: list[str]) -> None:
+        """Have given up cells tried again, from their newest checkpoints, as if they had never failed."""
+        for key in keys:
+            for number in self.attempts(key):
+                if (end := self.end_of(key, number)) is not None and end.counts:
+                    file = self._end(Attempt(key=key, number=number))
+                    write_atomically(file, end.model_copy(update={"counts": False}).model_dump_json() + "\n")
+            self.ledger.remove_failed(key)
+
+    # ---- checkpoints ----
 
     def work(self, attempt: Attempt) -> Path:
         """The folder for an attempt's checkpoints."""
-        return self.path / "work" / f"{attempt.key}.{attempt.number}"
+        return own_place(self.path / "work") / f"{attempt.key}.{attempt.number}"
+
+    def checkpoints(self, attempt: Attempt) -> list[Path]:
+        """The whole checkpoints of an attempt, oldest first."""
+        return sorted(self.work(attempt).glob(STEPS))
+
+    def remove_work(self, attempt: Attempt) -> None:
+        """Remove what an attempt left to go on from."""
+        with suppress(OSError):  # a worker thought lost still writes there; the next start clears it
+            remove(self.work(attempt))
+
+    def clear(self) -> None:
+        """Remove what killed workers left: checkpoints of cells that are done, files that were being written."""
+        done = {outcome.key for outcome in self.ledger.records()}
+        for cell in self.cells():
+            for number in self.attempts(cell.key) if cell.key in done else ():
+                self.remove_work(Attempt(key=cell.key, number=number))
+        self.ledger.clear(("cells", "attempts", "records", "curves"))
+
+    def _steps_before(self, attempt: Attempt) -> int:
+        ends = [self.end_of(attempt.key, number) for number in range(1, attempt.number)]
+        return max((end.steps for end in ends if end is not None), default=0)
 
     def _give_up(self, key: str, failures: list[End]) -> None:
         cell = Cell.model_validate_json(self._cell(key).read_bytes())
@@ -201,6 +327,9 @@ class SweepFolder:
 
     def _attempt(self, attempt: Attempt) -> Path:
         return self.path / "attempts" / f"{attempt.key}.{attempt.number}"
+
+    def _beat(self, attempt: Attempt) -> Path:
+        return self.path / "attempts" / f"{attempt.key}.{attempt.number}.beat"
 
     def _end(self, attempt: Attempt) -> Path:
         return self.path / "attempts" / f"{attempt.key}.{attempt.number}.end"

@@ -83,8 +83,10 @@ class SweepRequest(Frozen):
         None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot_plan`); needs `allowance_flop`"
     )
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
-    allowance_seconds: float | None = Field(None, description="how long all cells together may take, by `speeds`")
+    allowance_seconds: float | None = Field(None, description="how long all cells together may take here")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
+    run_seconds: dict[str, float] = Field({}, description="model -> seconds of a run here beside its steps")
+    startup_seconds: float = Field(0.0, description="from the start of a worker here to its first run")
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
 
@@ -112,7 +114,7 @@ class Plan(Frozen):
     skipped: tuple[Skipped, ...]
     rates: dict[str, RateFit] = Field({}, description="the learning rate's rule by method, once measured")
     flop: float = Field(description="of all cells")
-    seconds: float | None = Field(description="of all cells at the measured speeds; None where none were measured")
+    seconds: float | None = Field(description="of all cells here, one after another; None where no speed was measured")
     stage: str = Field(description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
     pilot: Choice | None = Field(None, description="of a pilot: what its runs say so far, and why it stopped")
@@ -457,9 +459,12 @@ class Planner:
         return True
 
     def _seconds(self, recipe: Recipe) -> float:
-        """Time the run takes here; 0 where nothing was measured."""
-        speed = self.request.speeds.get(recipe.model.name)
-        return recipe.flop / speed if speed else 0.0
+        """Time the run takes here, the first one with what comes before it; 0 where nothing was measured."""
+        request, name = self.request, recipe.model.name
+        if not (speed := request.speeds.get(name)):
+            return 0.0
+        before = 0.0 if self.cells else request.startup_seconds
+        return before + request.run_seconds.get(name, 0.0) + recipe.flop / speed
 
     def _skip(self, model: ModelSpec, method: Method, budget: float, reason: str, why: str) -> None:
         self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, reason=reason, why=why))

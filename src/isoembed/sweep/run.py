@@ -5,13 +5,15 @@ Training is handed in, so that this file needs no torch and is tested with a tra
 
 from __future__ import annotations
 
+import errno
 import shutil
-import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -23,6 +25,14 @@ from isoembed.sweep.folder import Attempt, Cell, End, Reason, SweepFolder
 BEAT_SECONDS = 10.0
 #: seconds to wait where every open cell is being worked on by others
 _POLL_SECONDS = 2.0
+#: heartbeats that fail for so long are spoken of
+_TROUBLE_SECONDS = 30.0
+#: what a file system says that may be itself again in a moment: a server that restarts, a handle that became stale
+_PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.ENOLCK)
+#: seconds between tries at what such an error may be passing for
+_PAUSES = (0.5, 2.0, 5.0, 10.0)
+
+Result = TypeVar("Result")
 
 
 class Failure(Frozen):
@@ -66,7 +76,7 @@ def work(
     """
     written = 0
     while not stopping():
-        claimed, others = claim_next(folder, tries)
+        claimed, others = patiently(lambda: claim_next(folder, tries))
         if claimed is not None:
             cell, attempt = claimed
             try:
@@ -81,8 +91,12 @@ def work(
 
 
 def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
-    """A claimed cell, or None and whether others still work on open ones."""
-    waiting = open_cells(folder)
+    """A claimed cell, or None and whether others still work on open ones.
+
+    A cell whose workers went away again and again may be what takes them, or their machine, away: it waits behind the
+    others.
+    """
+    waiting = sorted(open_cells(folder), key=lambda cell: folder.vain(cell.key) >= tries)
     for cell in waiting:
         attempt = folder.claim(cell.key, tries=tries)
         if attempt is not None:
@@ -96,16 +110,28 @@ def open_cells(folder: SweepFolder) -> list[Cell]:
     return [cell for cell in folder.cells() if cell.key not in ended]
 
 
+def patiently(action: Callable[[], Result]) -> Result:
+    """What `action` returns, tried again after errors of the file system that may pass."""
+    for pause in _PAUSES:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            time.sleep(pause)
+    return action()
+
+
 def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) -> bool:
     """Make one attempt; True where it wrote the cell's record."""
     over = threading.Event()
-    heart = threading.Thread(target=_beat, args=(folder, attempt, over), daemon=True)
+    heart = threading.Thread(target=Heart(folder).beat_until, args=(over, attempt), daemon=True)
     heart.start()
     try:
         inherit(folder, attempt)  # may fail too: its source is removed when a worker thought lost ends well after all
         outcome = train(cell, folder.work(attempt))
     except (StopRequestedError, KeyboardInterrupt):  # asked once, or pressed by somebody who would not wait
-        folder.end(attempt, STOPPED)
+        patiently(lambda: folder.end(attempt, STOPPED))
         raise
     except Exception as error:  # whatever it is, it must not take the other cells with it
         if no_room(error):  # it would be the same for every cell, and is no fault of this one
@@ -116,7 +142,7 @@ def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) 
     finally:
         over.set()
         heart.join()
-    return settle(folder, attempt, outcome)
+    return patiently(lambda: settle(folder, attempt, outcome))
 
 
 def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) -> bool:
@@ -126,34 +152,76 @@ def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) 
         return False
     written = folder.ledger.add(outcome)
     for number in folder.attempts(attempt.key):
-        shutil.rmtree(folder.work(Attempt(key=attempt.key, number=number)), ignore_errors=True)
+        folder.remove_work(Attempt(key=attempt.key, number=number))
     return written
 
 
-def end_for(folder: SweepFolder, processes: Collection[int]) -> None:
-    """End as stopped, in their name, what these processes of this machine were at when they were killed on request."""
-    host = socket.gethostname()
-    for cell in folder.cells():
+def end_for(folder: SweepFolder, processes: Collection[int], end: End = STOPPED) -> list[Attempt]:
+    """End, in their name, the attempts that these dead processes of this machine were at; returns those."""
+    ended = []
+    for cell in open_cells(folder) if processes else ():
         last = max(folder.attempts(cell.key), default=0)
-        if cell.key in folder.ledger or not last or folder.end_of(cell.key, last) is not None:
+        if not last or folder.end_of(cell.key, last) is not None:
             continue
         worker = folder.worker(cell.key, last)
-        if worker is not None and worker.host == host and worker.process in processes:
-            folder.end(Attempt(key=cell.key, number=last), STOPPED)
+        if worker is not None and worker.is_here() and worker.process in processes:
+            ended.append(Attempt(key=cell.key, number=last))
+            folder.end(ended[-1], end)
+    return ended
 
 
 def inherit(folder: SweepFolder, attempt: Attempt) -> None:
-    """Copy the newest checkpoint of the attempt before, which may still be written to by a worker thought lost."""
+    """Take over the newest checkpoint of the attempt before: a copy, where that may still be written to by a worker
+    thought lost; what nobody can need any more is removed."""
     place = folder.work(attempt)
     for number in range(attempt.number - 1, 0, -1):
-        steps = sorted(folder.work(Attempt(key=attempt.key, number=number)).glob("step-*"))
-        if steps:
+        before = Attempt(key=attempt.key, number=number)
+        steps = folder.checkpoints(before)
+        if steps and not folder.checkpoints(attempt):
             place.mkdir(parents=True, exist_ok=True)
             shutil.copytree(steps[-1], place / ".inherited")
             (place / ".inherited").rename(place / steps[-1].name)
-            return
+        worker, end = folder.worker(attempt.key, number), folder.end_of(attempt.key, number)
+        if (worker is not None and worker.is_gone()) or (end is not None and end.reason != "lost-worker"):
+            folder.remove_work(before)
 
 
-def _beat(folder: SweepFolder, attempt: Attempt, over: threading.Event) -> None:
-    while not over.wait(BEAT_SECONDS):
-        folder.beat(attempt)
+class Heart:
+    """Beats for attempts, whatever the file system says, and speaks up where it keeps refusing or a rival came."""
+
+    def __init__(self, folder: SweepFolder, say: Callable[[str], None] | None = None) -> None:
+        self.folder, self.say = folder, say or _say
+        self.failing_since: float | None = None
+        self.said: set[str] = set()
+
+    def beat_until(self, over: threading.Event, attempt: Attempt) -> None:
+        """Beat every `BEAT_SECONDS` until `over`."""
+        while not over.wait(BEAT_SECONDS):
+            self.beat([attempt])
+
+    def beat(self, attempts: Collection[Attempt]) -> None:
+        """One beat for each of them."""
+        try:
+            for attempt in attempts:
+                self.folder.beat(attempt)
+                if (end := self.folder.end_of(attempt.key, attempt.number)) and end.reason == "lost-worker":
+                    self._say(
+                        f"{attempt.key} was given to another worker while nothing was heard of this one, which goes "
+                        "on: whoever ends first writes the record"
+                    )
+        except OSError as error:
+            now = time.monotonic()
+            self.failing_since = self.failing_since or now
+            if now - self.failing_since >= _TROUBLE_SECONDS:
+                self._say(f"no heartbeat can be written for {_TROUBLE_SECONDS:.0f} s ({error}); it is tried on")
+        else:
+            self.failing_since = None
+
+    def _say(self, words: str) -> None:
+        if words not in self.said:
+            self.said.add(words)
+            self.say(f"isoembed: {words}")
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

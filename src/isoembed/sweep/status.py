@@ -51,7 +51,7 @@ class SweepStatus(Frozen):
 
 
 class StatusReader:
-    """Reads a sweep's status again and again, each record once: they never change."""
+    """Reads a sweep's status again and again, the record of a run that ended well once: it never changes."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self.folder = folder
@@ -60,6 +60,7 @@ class StatusReader:
     def read(self) -> SweepStatus:
         """The status now."""
         folder, ledger = self.folder, self.folder.ledger
+        self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if isinstance(outcome, RunRecord)}
         for key in ledger.keys() - self.outcomes.keys():
             if (outcome := ledger.outcome(key)) is not None:
                 self.outcomes[key] = outcome
@@ -97,19 +98,25 @@ class StatusReader:
         return "running" if open_attempt and self.folder.is_alive(cell.key, last) else "left"
 
     def _seconds_left(self, cells: list[Cell]) -> float | None:
-        """Seconds of one worker for these cells, each at its model's mean speed so far, or else at that of all."""
+        """Seconds of one worker for these cells: each at its model's mean speed so far, or else at that of all, with
+        what a run took beside its steps."""
         done = [outcome for outcome in self.outcomes.values() if isinstance(outcome, RunRecord)]
         if not done:
             return None
-
-        def pace(runs: list[RunRecord]) -> float:
-            return sum(run.wall_seconds for run in runs) / sum(run.model_flop for run in runs)
-
         by_model = {
-            name: pace([run for run in done if run.recipe.model.name == name])
+            name: _pace([run for run in done if run.recipe.model.name == name])
             for name in {run.recipe.model.name for run in done}
         }
-        return sum(cell.recipe.flop * by_model.get(cell.recipe.model.name, pace(done)) for cell in cells)
+        every = _pace(done)
+        paces = [by_model.get(cell.recipe.model.name, every) for cell in cells]
+        return sum(beside + cell.recipe.flop * pace for cell, (pace, beside) in zip(cells, paces, strict=True))
+
+
+def _pace(runs: list[RunRecord]) -> tuple[float, float]:
+    """Seconds a FLOP, and mean seconds beside the steps, of these runs."""
+    beside = [run.overhead_seconds for run in runs if run.overhead_seconds is not None]
+    pace = sum(run.wall_seconds for run in runs) / sum(run.model_flop for run in runs)
+    return pace, sum(beside) / max(1, len(beside))
 
 
 def stage_costs(plan: Plan) -> dict[str, tuple[int, float]]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from isoembed.core import Count, Frozen, InputError
 from isoembed.records import LossPoint
+from isoembed.scratch import STEPS, own_place, remove
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
@@ -61,8 +62,8 @@ def save_checkpoint(
     )
     if rank() != 0 or target.is_dir():  # the same step again: what is there is whole, and stays
         return target
-    partial = folder / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = own_place(folder) / ".partial"
+    remove(partial)
     partial.mkdir(parents=True)
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -77,13 +78,13 @@ def save_checkpoint(
         raise
     partial.replace(target)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old)
     return target
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return sorted(folder.glob(STEPS)) if folder.is_dir() else []
 
 
 def load_checkpoint(

@@ -17,13 +17,17 @@ Arguments and results are pickled by Ray in transit; nothing of ours is pickled 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import multiprocessing
 import os
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,17 +35,34 @@ from typing import TYPE_CHECKING, Any
 from isoembed.core import InputError
 from isoembed.data.shipment import Shipment
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Attempt, Cell, SweepFolder
-from isoembed.sweep.run import BEAT_SECONDS, STOPPED, Failure, claim_next, inherit, open_cells, settle
+from isoembed.sweep.folder import LOST, Attempt, Cell, SweepFolder
+from isoembed.sweep.run import (
+    BEAT_SECONDS,
+    STOPPED,
+    Failure,
+    Heart,
+    claim_next,
+    end_for,
+    inherit,
+    open_cells,
+    patiently,
+    settle,
+)
 from isoembed.training.loop import Execution
-from isoembed.workflows.node import Parcel, run_cell
-from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep
+from isoembed.workflows.node import Parcel, forget, run_cell
+from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep, stop_with_parent
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     from ray import ObjectRef
 
 #: how long cells in flight may take to save their checkpoints after a signal
 STOP_SECONDS = 60.0
+#: between the loss of a node and the next task, which Ray would hand to it too until it has noticed
+LOST_PAUSE_SECONDS = 1.0
+#: how long nodes may take at the end to remove what was unpacked there
+FORGET_SECONDS = 20.0
 
 
 def run_on_ray(
@@ -69,37 +90,141 @@ def run_on_ray(
     The first ctrl-C or SIGTERM stops the cells with a checkpoint each, the second one ends the driver at once.
     Raises InputError where Ray, the cluster, resources for one cell, or a node's means to open the sweep are missing.
     """
-    folder, request = SweepFolder(ledger.resolve()), load_request(ledger)
-    if execution.device is None:
-        execution = replace(execution, device="cuda" if gpus_per_cell else "cpu")
-    with _connected(address) as ray, Stopping() as stopping:
-        bench = open_bench(request, execution)
-        parcel = ray.put(Parcel(request, Shipment.of(bench.data, files=not shared), tuple(bench.tasks), execution))
-        task = ray.remote(run_cell).options(
-            num_cpus=cpus_per_cell, num_gpus=gpus_per_cell, max_retries=0, scheduling_strategy="SPREAD"
+    load_request(ledger)
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "A sweep on a cluster needs the library ray, which is not installed; `pip install 'isoembed[ray]'`."
         )
-        shared_ledger = folder.path if shared else None
+    _reach(address)
+    how = _How(address, cpus_per_cell, gpus_per_cell, shared, tries, every_seconds, execution)
+    context = multiprocessing.get_context("spawn")
+    news: SimpleQueue[tuple[str, Any]] = context.SimpleQueue()
+    driver = context.Process(target=_drive_or_say, args=(news, ledger.resolve(), how))
+    folder, written, problem, passed_on = SweepFolder(ledger), None, None, 0
+    with Stopping() as stopping:
+        driver.start()
+        while True:
+            over = not driver.is_alive()
+            while not news.empty():
+                kind, value = news.get()
+                if kind == "words":
+                    print(value, file=sys.stderr, flush=True)
+                elif kind == "written":
+                    written = value
+                else:
+                    problem = value
+            watch(folder)
+            if over:
+                break
+            if stopping.requests > passed_on:
+                passed_on += 1
+                driver.terminate()
+            driver.join(every_seconds)
+    if problem is not None:
+        raise problem
+    if written is None:
+        end_for(folder, {driver.pid or 0})
+        raise LostClusterError(
+            "The Ray cluster must last as long as the sweep; its head, or the part of it on this machine, is gone. "
+            "Start it again; the same command goes on."
+        )
+    return int(written)
+
+
+class LostClusterError(InputError):
+    """Ray ended under the sweep."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class _How:
+    """What `run_on_ray` was asked for, on its way to the driver's process."""
+
+    address: str | None
+    cpus_per_cell: int
+    gpus_per_cell: float
+    shared: bool
+    tries: int
+    every_seconds: float
+    execution: Execution
+
+
+def _drive_or_say(news: SimpleQueue[tuple[str, Any]], ledger: Path, how: _How) -> None:
+    """The driver's process.  Where its cluster dies Ray ends it from C++, with pages of its own on standard error and
+    output: those are closed to it, and what is to be said goes to the parent."""
+    os.setsid()  # ctrl-C comes from the parent alone
+    stop_with_parent()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    try:
+        news.put(("written", _drive(ledger, how, say=lambda words: news.put(("words", words)))))
+    except InputError as error:
+        news.put(("problem", error))
+    except OSError as error:
+        news.put(("problem", OSError(error.errno, error.strerror, error.filename)))
+    except Exception:
+        news.put(("problem", RuntimeError(traceback.format_exc())))
+
+
+def _drive(ledger: Path, how: _How, say: Callable[[str], None]) -> int:
+    """Hand cells to Ray until none is left; returns how many records were written."""
+    folder, request = SweepFolder(ledger), load_request(ledger)
+    execution = how.execution
+    if execution.device is None:
+        execution = replace(execution, device="cuda" if how.gpus_per_cell else "cpu")
+    cpus, gpus = how.cpus_per_cell, how.gpus_per_cell
+    with _connected(how.address) as ray, Stopping() as stopping:
+        folder.clear()
+        bench = open_bench(request, execution)
+        shipment = Shipment.of(bench.data, files=not how.shared)
+        parcel = ray.put(Parcel(request, shipment, tuple(bench.tasks), execution))
+        task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
+        shared_ledger = folder.path if how.shared else None
         driver = _Driver(
             ray,
             folder,
-            tries=tries,
-            submit=lambda cell, attempt: task.remote(cell, attempt, shared_ledger, [parcel], cpus_per_cell),
-            slots=lambda: sum(
-                _fitting(node["Resources"], cpus_per_cell, gpus_per_cell) for node in ray.nodes() if node["Alive"]
-            ),
+            tries=how.tries,
+            submit=lambda cell, attempt: task.remote(cell, attempt, shared_ledger, [parcel], cpus),
+            slots=lambda: sum(_fitting(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"]),
+            heart=Heart(folder, say),
+            lost=_loss_of_this_node(ray),
         )
         if not driver.slots():
             raise InputError(
-                f"A node of the cluster must have room for one cell ({cpus_per_cell} CPUs, {gpus_per_cell:g} GPUs); "
+                f"A node of the cluster must have room for one cell ({cpus} CPUs, {gpus:g} GPUs); "
                 "none has. Ask for less a cell, or add nodes."
             )
         try:
-            while stopping.requests < 2 and driver.step(stopping.requests > 0, every_seconds):
-                watch(folder)
+            while stopping.requests < 2 and driver.step(stopping.requests > 0, how.every_seconds):
+                pass
         finally:
             driver.abandon()
-    watch(folder)
+        if not how.shared:
+            _forget(ray, parcel)
     return driver.written
+
+
+def _loss_of_this_node(ray: ModuleType) -> Callable[[], bool]:
+    """Whether the node that the driver goes through is lost: Ray would wait for it for ever."""
+    here = ray.get_runtime_context().get_node_id()
+    return lambda: not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
+
+
+def _forget(ray: ModuleType, parcel: ObjectRef[Any]) -> None:
+    """Have every node remove the pairs that were unpacked there."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(forget)
+    tasks = [
+        task.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote([parcel])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    ray.wait(tasks, num_returns=len(tasks), timeout=FORGET_SECONDS)
 
 
 class _Driver:
@@ -113,7 +238,10 @@ class _Driver:
         tries: int,
         submit: Callable[[Cell, Attempt], ObjectRef[Any]],
         slots: Callable[[], int],
+        heart: Heart | None = None,
+        lost: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.heart, self.lost = heart or Heart(folder), lost
         self.ray, self.folder, self.tries, self.submit, self.slots = ray, folder, tries, submit, slots
         self.flights: dict[ObjectRef[Any], Attempt] = {}
         self.written = 0
@@ -127,7 +255,7 @@ class _Driver:
             others = False
             self._cancel()
         else:
-            others = self._fill()
+            others = patiently(self._fill)
         if self.flights:
             landed, _ = self.ray.wait(list(self.flights), num_returns=1, timeout=seconds)
             for flight in landed:
@@ -147,8 +275,9 @@ class _Driver:
 
     def _beat(self) -> None:
         if time.monotonic() - self.beaten >= BEAT_SECONDS:
-            for attempt in self.flights.values():
-                self.folder.beat(attempt)
+            if self.lost():
+                raise LostClusterError("The node of the Ray cluster that the sweep goes through is lost.")
+            self.heart.beat(self.flights.values())
             self.beaten = time.monotonic()
 
     def _fill(self) -> bool:
@@ -184,48 +313,59 @@ class _Driver:
             outcome = Failure(reason="out-of-memory", words=_first_line(error))
         except errors.RayTaskError as error:
             raise InputError(f"A node cannot work on the sweep: {error.cause or error}") from error
+        except (errors.NodeDiedError, errors.LocalRayletDiedError) as error:
+            del self.flights[flight]
+            self.folder.end(attempt, LOST.model_copy(update={"words": _first_line(error)}))
+            self.beaten = 0.0  # look at once whether it was the node that the driver goes through
+            time.sleep(LOST_PAUSE_SECONDS)
+            return
         except errors.RayError as error:
             outcome = Failure(reason="lost-worker", words=_first_line(error))
         del self.flights[flight]
         if outcome is None:
             self.folder.end(attempt, STOPPED)
         else:
-            self.written += settle(self.folder, attempt, outcome)
+            self.written += patiently(lambda: settle(self.folder, attempt, outcome))
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[ModuleType]:
-    """Ray, connected; a cluster started here has no dashboard and reports no usage."""
+    """Ray, connected; a cluster started here has no dashboard, reports no usage, and listens on this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "A sweep on a cluster needs the library ray, which is not installed; `pip install 'isoembed[ray]'`."
-        ) from None
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray puts the outer address for 127.0.0.1
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **options)
         else:
-            _reach(address)
             ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"`address` must be that of a running Ray cluster with this Ray and Python; {address!r} is not ({error}). "
-            "Start one with `ray start --head`."
-        ) from None
+        raise _no_cluster(address, error) from None
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Raises OSError or ValueError where nothing listens at HOST:PORT, which Ray would try for many minutes."""
-    if address != "auto":
+def _reach(address: str | None) -> None:
+    """Raises InputError where nothing listens at HOST:PORT, which Ray would try for many minutes."""
+    if address in (None, "auto"):
+        return
+    try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"`address` must be that of a running Ray cluster with this Ray and Python; {address!r} is not ({error}). "
+        "Start one with `ray start --head`."
+    )
 
 
 def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:

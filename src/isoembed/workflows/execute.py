@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from isoembed.evaluation.tasks import Task
 from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.run import Failure
+from isoembed.training.checkpoint import checkpoints
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
 
 
@@ -39,6 +41,7 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     Returns the record, or a Failure for what this recipe cannot do here: memory that runs out, a loss that diverges,
     data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in `workdir`.
     """
+    began, begun_before = time.perf_counter(), bool(checkpoints(workdir))
     base = (recipe.model.source, recipe.temperature, recipe.pooling, recipe.options)
     try:
         encoder, record = run(recipe, bench.data, workdir, execution=bench.execution, before=bench.untrained.get(base))
@@ -59,6 +62,9 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
         if "can't allocate memory" in str(error):  # what torch's CPU allocator says
             return Failure(reason="out-of-memory", words=str(error))
         raise
+    if not begun_before:  # of an earlier attempt's steps the record counts the seconds too
+        beside = max(0.0, time.perf_counter() - began - record.wall_seconds)
+        record = record.model_copy(update={"overhead_seconds": beside})
     return record
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
 from isoembed.core import InputError, no_room
-from isoembed.data.shipment import Shipment, own_folder
+from isoembed.data.shipment import Shipment
 from isoembed.encoder.load import load_tokenizer
 from isoembed.evaluation.tasks import Task
 from isoembed.records import RunRecord
+from isoembed.scratch import own_folder, scratch
 from isoembed.sweep.folder import Attempt, Cell, SweepFolder
 from isoembed.sweep.plan import SweepRequest
 from isoembed.sweep.run import Failure
@@ -44,26 +43,31 @@ def run_cell(
     """The task: one attempt at a cell; None where it was interrupted.  Raises only what stands in every cell's way."""
     torch.set_num_threads(threads)
     bench = _open(parcels[0])
-    if shared_ledger is None:
-        place = _own_workdir()
-    elif (shared_ledger / REQUEST).is_file():
-        place = SweepFolder(shared_ledger).work(attempt)
-    else:
+    if shared_ledger is not None and not (shared_ledger / REQUEST).is_file():
         raise InputError(
             f"A shared ledger must lie under the same path on every node; {shared_ledger} does not. "
             "Mount it there, or run without sharing."
         )
     try:
-        return execute(cell.recipe, place, bench, scored=cell.scored)
+        with (
+            scratch(own_folder(), "work-")
+            if shared_ledger is None
+            else nullcontext(SweepFolder(shared_ledger).work(attempt)) as place
+        ):
+            return execute(cell.recipe, place, bench, scored=cell.scored)
     except StoppedError:
         return None
     except Exception as error:  # whatever it is, it must not take the other cells with it
         if no_room(error):  # no fault of this cell's
             raise
         return Failure.of(error)
-    finally:
-        if shared_ledger is None:
-            shutil.rmtree(place, ignore_errors=True)
+
+
+def forget(parcels: list[ObjectRef[Parcel]]) -> None:
+    """The last task on a node: what was unpacked there is not left in its temporary folder."""
+    import ray
+
+    ray.get(parcels[0]).data.forget()
 
 
 @lru_cache(maxsize=1)
@@ -76,12 +80,3 @@ def _open(parcel: ObjectRef[Parcel]) -> Bench:
         opened.request.family.model(opened.request.models[0]).source, pooling=opened.request.pooling
     )
     return Bench(opened.data.open(), tokenizer, opened.tasks, opened.execution)
-
-
-def _own_workdir() -> Path:
-    """An empty folder for this process's checkpoints; those that killed processes left behind are removed."""
-    for left in own_folder().glob("work-*"):
-        process = int(left.name.removeprefix("work-"))
-        if process == os.getpid() or not psutil.pid_exists(process):
-            shutil.rmtree(left, ignore_errors=True)
-    return own_folder() / f"work-{os.getpid()}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,17 +20,19 @@ from pydantic import ValidationError
 
 from isoembed.core import InputError, refused, system_error, write_once
 from isoembed.data.batches import batches
+from isoembed.data.dataset import PairData
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
 from isoembed.encoder.pooling import pool
+from isoembed.evaluation.heldout import heldout_loss
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
 from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.folder import Cell, End, SweepFolder
 from isoembed.sweep.pilot_plan import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
@@ -40,13 +45,18 @@ from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
 REQUEST = "sweep.json"
+#: held-out pairs on which their evaluation is timed
+HELDOUT_TIMED = 512
 #: how cells run unless told otherwise
 SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
-#: a worker process that dies is replaced this often
+#: a worker process that dies without having claimed a cell is replaced this often
 _RESPAWNS = 20
+#: how long a worker may take to save its checkpoint once its parent is dead
+_ORPHAN_SECONDS = 120.0
 
 
 def load_request(ledger: Path) -> SweepRequest:
@@ -92,7 +102,8 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
 
 
 def _asks_the_same(request: SweepRequest, first: SweepRequest) -> bool:
-    known = {"speeds": first.speeds, "max_bytes": first.max_bytes, "family": first.family}
+    measured = ("speeds", "run_seconds", "startup_seconds", "max_bytes", "family")
+    known = {name: getattr(first, name) for name in measured}
     return request.family.name == first.family.name and request.model_copy(update=known) == first
 
 
@@ -138,14 +149,20 @@ def prepare_request(
     }
 
 
-def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, float]:
-    """Model FLOP/s of full fine-tuning on each model, on this machine with all its cores: a few batches forward and
-    backward, the first one not counted."""
+def measure_pace(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, object]:
+    """The fields of a request that say how fast its runs would be on this machine with all its cores: a few steps on
+    each model, the first one not counted, and what a run, and a worker, take beside steps."""
+    began = time.perf_counter()
     bench = open_bench(request, Execution())
-    speeds = {}
+    subprocess.run([sys.executable, "-c", f"import {__name__}"], check=False)
+    startup = time.perf_counter() - began
+    speeds, beside = {}, {}
     for name in request.models:
         spec = request.family.model(name)
-        encoder = Encoder(Full().apply(load_model(spec.source)), request.pooling, request.options.prompts)
+        began = time.perf_counter()
+        weights_hash(base := load_model(spec.source))
+        encoder = Encoder(Full().apply(base), request.pooling, request.options.prompts)
+        loading = time.perf_counter() - began
         memory = plan_memory(
             encoder,
             batch_pairs=request.batch_pairs,
@@ -157,9 +174,11 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
             threads=torch.get_num_threads(),
         )
         crew, tokens, seconds = Crew(encoder, memory.members), 0, 0.0
+        optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, fused=True)
         stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
         for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
             started = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
             accumulate_gradients(
                 crew,
                 batch.query_ids,
@@ -169,10 +188,22 @@ def measure_speeds(request: SweepRequest, *, batches_timed: int = 3) -> dict[str
                 negative_ids=batch.negative_ids,
                 prompt_tokens=batch.prompt_tokens,
             )
+            optimizer.step()
             if number:
                 tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
         speeds[name] = Full().cost(spec).flop_per_token * tokens / seconds
-    return speeds
+        evaluating = _heldout_seconds(encoder, bench.data, memory.chunk_tokens)
+        beside[name] = loading + evaluating
+        startup += evaluating  # of the untrained model, once a worker
+    return {"speeds": speeds, "run_seconds": beside, "startup_seconds": startup}
+
+
+def _heldout_seconds(encoder: Encoder, data: PairData, batch_tokens: int) -> float:
+    """What the held-out evaluation of a run takes, by that of some of the pairs."""
+    some = replace(data, heldout=data.heldout[:HELDOUT_TIMED])
+    began = time.perf_counter()
+    heldout_loss(encoder, some, temperature=1.0, batch_tokens=batch_tokens)
+    return (time.perf_counter() - began) * len(data.heldout) / max(1, len(some.heldout))
 
 
 def open_bench(request: SweepRequest, execution: Execution) -> Bench:
@@ -203,6 +234,7 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
     torch.set_num_threads(threads)
     folder, request = SweepFolder(ledger), load_request(ledger)
     with Stopping() as stopping:
+        folder.clear()
         try:
             with stopping.at_once():
                 bench = open_bench(request, execution)
@@ -280,10 +312,9 @@ def run_sweep(
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
     how = {"threads": max(1, (os.cpu_count() or 1) // workers), "tries": tries, "execution": execution}
-
     obstacles: SimpleQueue[str] = context.SimpleQueue()
 
-    def start() -> multiprocessing.process.BaseProcess:
+    def start() -> BaseProcess:
         process = context.Process(target=_work_or_say, args=(obstacles, ledger), kwargs=how)
         process.start()
         return process
@@ -308,7 +339,7 @@ def run_sweep(
             for process in [process for process in running if not process.is_alive()]:
                 running.remove(process)
                 if process.exitcode and not asked and obstacles.empty() and respawns:
-                    respawns -= 1
+                    respawns -= not _end_of_crashed(folder, process)
                     running.append(start())
         end_for(folder, killed)
     watch(folder)
@@ -318,8 +349,32 @@ def run_sweep(
         raise InputError(obstacle)
 
 
+def _end_of_crashed(folder: SweepFolder, process: BaseProcess) -> bool:
+    """End in its name what a worker was at that died under our eyes; False where that was nothing."""
+    code = process.exitcode or 0
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    end = End(reason="lost-worker", words=f"its process ended with {how}")
+    return bool(process.pid and end_for(folder, [process.pid], end))
+
+
+def stop_with_parent() -> None:
+    """Have this process stop, as by SIGTERM, when the one that started it is dead, however that died."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()  # a pipe that closes with the parent
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ORPHAN_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _work_or_say(obstacles: SimpleQueue[str], ledger: Path, **how: Any) -> None:
     """A worker process; what no other one could get past either is said to the parent, not printed by each."""
+    stop_with_parent()
     try:
         work_here(ledger, **how)
     except Exception as error:
