@@ -161,3 +161,14 @@ def test_a_state_that_lies_is_refused(tmp_path: Path, change: dict[str, Any]) ->
     place.write_text(json.dumps(json.loads(place.read_text()) | change))
     with pytest.raises(InputError, match="damaged"):
         restored(tmp_path)
+
+
+def test_a_link_for_the_folder_of_checkpoints_is_refused(tmp_path: Path) -> None:
+    """Old ones are deleted there, and what lies where it leads may be somebody else's."""
+    (tmp_path / "mine" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "mine")
+    model = torch.nn.Linear(2, 2)
+    state = LoopState(recipe_key="r", data_fingerprint="d", step=2)
+    with pytest.raises(InputError, match="is a link"):
+        save_checkpoint(tmp_path / "checkpoints", state, model, torch.optim.AdamW(model.parameters()), keep=1)
+    assert (tmp_path / "mine" / "step-00000001").is_dir()

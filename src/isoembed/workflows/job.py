@@ -36,6 +36,7 @@ from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_c
 from isoembed.recommend import recommend
 from isoembed.recommendation import Recommendation
 from isoembed.records import RunRecord
+from isoembed.scratch import own_place
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.loop import Execution, run
 from isoembed.training.watchers import MetricsFile, Watcher
@@ -175,7 +176,7 @@ def train_job(
     keep_adapter: bool = False,
 ) -> RunRecord:
     """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
-    record_file, training = out / RECORD, out / "training"
+    record_file, training = out / RECORD, own_place(out / "training")
     if execution.resume and record_file.exists() and (out / MODULES).exists():
         record = RunRecord.load(record_file)
         if record.key not in (job.recipe.key, job.recipe.published().key):
