@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,9 @@ def test_labels_of_tables_name_methods() -> None:
     assert method_labelled("freeze 0.5") == Freeze(fraction=0.5)
     assert (method_labelled("full"), method_labelled("bias")) == (Full(), Bias())
     assert [method_labelled(label) for label in ("lora r=x", "freeze 7", "adapter", "full 3", "")] == [None] * 5
+
+
+def test_a_ledger_of_damage_alone_says_what_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"\n" * 5000))
+    with pytest.raises(InputError, match=r"no record of x\.jsonl\.gz can be read: .*line 1001 .*too few are records"):
+        read_ledger(tmp_path / "x.jsonl.gz", [law_named("hoffmann")])

@@ -37,6 +37,9 @@ def read_ledger(
     """
     ledger = Ledger.open(path)
     records = ledger.records()
+    if not records and ledger.damaged:
+        place, why = next(iter(ledger.damaged.items()))
+        raise InputError(f"A fit needs runs, and no record of {path.name} can be read: {place}: {why}. Restore it.")
     groups = group_runs(records, laws, names, target=target, source=path.name)
     notes = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
     return [replace(group, notes=group.notes + notes) for group in groups]
