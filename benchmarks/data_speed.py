@@ -26,7 +26,7 @@ import torch
 from isoembed.core import write_atomically
 from isoembed.data.batches import batches
 from isoembed.data.dataset import prepare
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.training.memory import peak_bytes
 from speed_case import TOKENIZER, paper_pairs, surroundings
 

@@ -26,7 +26,8 @@ from isoembed.core import write_atomically
 from isoembed.encoder.embed import embed
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Full
 from speed_case import Case, build, ordered, surroundings
 

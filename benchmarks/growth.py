@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 
 from data_speed import in_process, write_pairs
 from isoembed.core import write_atomically
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.flops import all_in_flop
 from isoembed.methods import Full
 from isoembed.report.theme import template

@@ -21,7 +21,8 @@ import torch
 
 from isoembed.budget import Budget
 from isoembed.core import fingerprint
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.training.loop import Execution, run

@@ -27,8 +27,9 @@ from isoembed.data.batches import order
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.normalize import normalized
 from isoembed.data.sources import open_source
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import PYTHIA
 from isoembed.methods import Method
 from isoembed.recipe import Recipe

@@ -19,7 +19,8 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import Recipe
 from isoembed.training.loop import adamw
 from isoembed.training.loss import contrastive_loss

@@ -684,7 +684,7 @@ def inspect(
 ) -> None:
     """Count pairs, tokens, duplicates and truncation, and say how many FLOP one epoch buys on each model."""
     from isoembed.data.inspect import inspect as inspect_source
-    from isoembed.encoder.load import load_tokenizer
+    from isoembed.encoder.tokenizer import load_tokenizer
     from isoembed.report.text import inspection_text
     from isoembed.scratch import own_folder, scratch
     from isoembed.workflows.job import DataOptions

@@ -101,6 +101,19 @@ def placeless(data: str) -> str:
     return ",".join(part if _ON_HUB.match(part) else part.rpartition("/")[2] for part in data.split(","))
 
 
+@contextmanager
+def no_panic(whose: str) -> Iterator[None]:
+    """Turn a panic of the tokenizer's Rust (a pattern that backtracks without end) into an InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's, which is no Exception and has no name to import
+            raise
+        raise InputError(
+            f"{whose} fails on a text ({error}). Correct the pattern in its tokenizer.json, or choose another model."
+        ) from None
+
+
 def expanded(path: str) -> Path:
     """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
     return Path(os.path.expanduser(path))

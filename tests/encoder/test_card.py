@@ -82,15 +82,24 @@ def test_states_recipe_budget_cost_and_scores_side_by_side() -> None:
 
 
 def test_the_models_own_scores_are_where_the_hub_looks_for_them() -> None:
+    """In the order in which an evaluation has them: the untrained base comes first, and its scores stood in the card
+    as the model's."""
     scores: dict[str, dict[str, dict[str, float]]] = {
+        "base, untrained": {"held-out pairs": {"ndcg@10": 0.1}, "sts": {"spearman": 0.2}},
+        "BM25": {"held-out pairs": {"ndcg@10": 0.3}, "sts": {}},
         "trained": {"held-out pairs": {"ndcg@10": 0.5}, "sts": {"spearman": 0.6}},
-        "bm25": {"sts": {}},
+        "trained, int8": {"held-out pairs": {"ndcg@10": 0.4}, "sts": {"spearman": 0.5}},
     }
-    found: Any = ModelCard(model_card(a_record(), scores)).data
-    results = [(each.dataset_name, each.metric_type, each.metric_value) for each in found.eval_results]
-    assert results == [("held-out pairs", "ndcg@10", 0.5), ("sts", "spearman", 0.6)]
+    kinds = {"held-out pairs": "retrieval", "sts": "sts"}
+    found: Any = ModelCard(model_card(a_record(), scores, kinds=kinds)).data
+    results = [(each.task_type, each.dataset_name, each.metric_type, each.metric_value) for each in found.eval_results]
+    assert results == [
+        ("information-retrieval", "held-out pairs", "ndcg@10", 0.5),
+        ("semantic-similarity", "sts", "spearman", 0.6),
+    ]
     assert found.model_name == "pythia-70m"
-    assert "model-index" not in front_matter(model_card(a_record()))
+    for nothing in (None, {"BM25": {"sts": {"spearman": 0.2}}}):
+        assert "model-index" not in front_matter(model_card(a_record(), nothing))
 
 
 def test_nothing_of_the_users_becomes_markup() -> None:

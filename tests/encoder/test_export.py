@@ -15,8 +15,9 @@ from isoembed.core import InputError
 from isoembed.encoder.embed import embed
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import POOLING_MODES, export, load_exported
-from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer
+from isoembed.encoder.load import attend_both_ways, load_model
 from isoembed.encoder.pooling import POOLINGS
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, QLoRA
 from isoembed.methods.base import BaseMethod
 from isoembed.recipe import PoolingName, Prompts

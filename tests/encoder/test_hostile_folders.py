@@ -15,8 +15,9 @@ from isoembed.core import InputError
 from isoembed.encoder.config import load_config, read_config
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import KNOWN_MODULES, export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.mteb.model import open_model
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, Gemma3Config, T5Config
+from transformers import AutoModelForCausalLM, BertConfig, Gemma3Config, T5Config
 
 from isoembed.core import InputError
 from isoembed.encoder.config import load_config, resolve
-from isoembed.encoder.load import load_model, load_tokenizer, weights_hash
-from tests.models import configs, tiny, tiny_tokenizer
+from isoembed.encoder.load import load_model, weights_hash
+from isoembed.encoder.tokenizer import load_tokenizer
+from tests.models import configs, tiny
 
 
 @pytest.fixture
@@ -158,51 +158,6 @@ def test_the_hash_sees_every_weight_and_its_place(folder: Path) -> None:
         seen.add(weights_hash(model))
     seen.add(weights_hash(model.bfloat16()))
     assert len(seen) == 4
-
-
-# ---- tokenizer --------------------------------------------------------------------------------------------------
-
-LONG = " ".join(f"w{index}" for index in range(4, 40))
-
-
-def test_pads_on_the_right_with_a_token_of_its_own_or_the_end(tmp_path: Path) -> None:
-    tiny_tokenizer(pad_token=None, padding_side="left", truncation_side="left").save_pretrained(tmp_path)
-    tokenizer = load_tokenizer(str(tmp_path))
-    batch = tokenizer(["w4 w5 w6", "w7"], padding=True, truncation=True, max_length=2)
-    assert batch.input_ids == [[4, 5], [7, 0]]
-    tiny_tokenizer().save_pretrained(tmp_path)
-    assert load_tokenizer(str(tmp_path)).pad_token_id == 1
-
-
-@pytest.mark.parametrize("begins", [False, True])
-def test_for_last_pooling_even_an_overlong_text_ends_in_end_of_text(begins: bool, tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer(bos_token="<begin>")
-    if begins:
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="<begin> $A", special_tokens=[("<begin>", 2)]
-        )
-    tokenizer.save_pretrained(tmp_path / "base")
-    tokenizer = load_tokenizer(str(tmp_path / "base"), pooling="last")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    again = load_tokenizer(str(tmp_path / "saved"), pooling="last")
-    plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    begin = [2] if begins else []
-    for each in (tokenizer, again, plain):
-        assert each("w4 w5").input_ids == [*begin, 4, 5, 0]
-        cut = each(LONG, truncation=True, max_length=8).input_ids
-        assert cut == [*begin, *range(4, 4 + 7 - len(begin)), 0]
-
-
-def test_mean_pooling_adds_nothing(tmp_path: Path) -> None:
-    tiny_tokenizer().save_pretrained(tmp_path)
-    assert load_tokenizer(str(tmp_path), pooling="mean")("w4 w5").input_ids == [4, 5]
-
-
-def test_a_tokenizer_without_an_end_is_refused_where_one_is_needed(tmp_path: Path) -> None:
-    tiny_tokenizer(eos_token=None).save_pretrained(tmp_path)
-    assert load_tokenizer(str(tmp_path)).pad_token_id == 1
-    with pytest.raises(InputError, match="must have an end-of-text token"):
-        load_tokenizer(str(tmp_path), pooling="last")
 
 
 def test_an_attention_implementation_may_be_chosen(folder: Path) -> None:

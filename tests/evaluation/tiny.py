@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXModel, PreTrainedTokenizerFast
 
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import PoolingName
 
 TEXTS = (

@@ -9,8 +9,9 @@ import transformers as hf
 from transformers import AutoModel
 
 from isoembed.core import InputError
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_of
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import FAMILIES, NANO, PYTHIA, Family, ModelSpec, family_named
 
 #: parameters without the token table and the head, as the model cards and Ziarko et al. 2024, section 3.5, list them

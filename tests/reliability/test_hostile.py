@@ -15,7 +15,8 @@ from isoembed.core import InputError
 from isoembed.encoder.config import resolve
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.search import Index
 from isoembed.sweep.folder import SweepFolder
 from isoembed.training.watchers import MetricsFile

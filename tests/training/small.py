@@ -19,7 +19,7 @@ from transformers import GPTNeoXConfig, GPTNeoXModel
 
 from isoembed.data.dataset import PairData, prepare
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe, solve

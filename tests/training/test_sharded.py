@@ -23,7 +23,7 @@ from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder, is_sharded
 from isoembed.encoder.export import export, load_exported
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord

@@ -32,7 +32,7 @@ import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from isoembed.core import Frozen, InputError, fingerprint, placeless, synced
+from isoembed.core import Frozen, InputError, fingerprint, no_panic, placeless, synced
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
 from isoembed.data.prompts import prompt_tokens
@@ -406,7 +406,9 @@ class _Encode:
     def _tokens(self, texts: list[str]) -> list[Tokens]:
         """What truncation cut off is kept beside as further encodings, each with its own special tokens."""
         found = []
-        for encoding in self._tokenizer.encode_batch_fast(texts):
+        with no_panic("The tokenizer"):
+            encodings = self._tokenizer.encode_batch_fast(texts)
+        for encoding in encodings:
             ids = encoding.ids
             length = len(ids)
             if length >= self._context_tokens:

@@ -12,6 +12,10 @@ from isoembed.records import RunRecord
 
 #: `organisation/name` as the hub writes it
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: the system in a table of scores that is the model itself: its scores alone are the card's claim to the hub
+TRAINED = "trained"
+#: kinds of task -> the hub's task types, as sentence-transformers' own cards have them
+_TASK_TYPES = {"retrieval": "information-retrieval", "sts": "semantic-similarity"}
 #: what a task's name in the front matter is kept free of
 _SIGNS = re.compile(r"[^\w .,:/@()-]+")
 
@@ -39,17 +43,18 @@ def model_card(
     record: RunRecord,
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
     *,
+    kinds: Mapping[str, str] | None = None,
     budget_flop: float | None = None,
     limits: tuple[str, ...] = (),
 ) -> str:
     """README.md of a model folder: front matter for the hub, then recipe, cost, data, scores, limits and use.
 
-    `scores` is system -> task -> metric -> value (`Scores.metrics()`), the model itself first; `limits` adds sentences
-    to the general ones.
+    `scores` is system -> task -> metric -> value (`Scores.metrics()`), the model itself called `TRAINED`; `kinds` is
+    task -> kind; `limits` adds sentences to the general ones.
     """
     recipe = record.recipe
     sections = [
-        _front_matter(record, next(iter(scores.values()), {}) if scores else {}),
+        _front_matter(record, (scores or {}).get(TRAINED, {}), kinds or {}),
         f"# {escape(recipe.model.name)} as an embedding model\n\n"
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
         f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
@@ -71,7 +76,7 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", " ".join(text.split()))
 
 
-def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]]) -> str:
+def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> str:
     source = record.recipe.model.source
     # `nano/...` ships with isoembed and a folder is this machine's: neither is a base model that the hub knows
     on_hub = _HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
@@ -82,8 +87,14 @@ def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]]) 
         base_model=source if on_hub else None,
         model_name=record.recipe.model.name if scores else None,  # the hub's name for whose results these are
         eval_results=[
-            EvalResult("sentence-similarity", f"local/{name.replace(' ', '-')}", name, metric, value)
-            for name, found in ((_SIGNS.sub(" ", task), found) for task, found in scores.items())
+            EvalResult(
+                _TASK_TYPES.get(kinds.get(task, ""), "sentence-similarity"),
+                f"local/{_SIGNS.sub(' ', task).replace(' ', '-')}",
+                _SIGNS.sub(" ", task),
+                metric,
+                value,
+            )
+            for task, found in scores.items()
             for metric, value in found.items()
         ]
         or None,

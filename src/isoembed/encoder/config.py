@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from isoembed.core import LARGEST, InputError, expanded
+from isoembed.encoder.checks import adapter_error, check_unquantised
 
 #: entries of any architecture's config.json by a pattern of their names -> least and greatest value; the first that
 #: fits.  Looked at before the configuration is built: a list of ten million layers takes a minute.
@@ -62,18 +63,16 @@ def resolve(source: str) -> str:
 
 def read_config(source: str) -> PreTrainedConfig:
     """The configuration at `source`, of whatever architecture; raises InputError for one that cannot be read, asks for
-    code of its own, points to another model, or has a size that no model has.
+    code of its own, points to another model, is of quantised weights, or has a size that no model has.
 
     Which implementation of attention it names is left aside: it could name one to be fetched from the hub.
     """
     place = resolve(source)
     if (Path(place) / "adapter_config.json").is_file():  # transformers would open the model that it names
-        raise InputError(
-            f"A model folder must hold a whole model; {source!r} holds an adapter to another one. Merge the two "
-            "(`merge_and_unload` of peft) and save that, or take adapter_config.json away."
-        )
+        raise adapter_error(source)
     try:
         written, _ = PreTrainedConfig.get_config_dict(place)
+        check_unquantised(source, written)
         _check_entries(written, source)
         config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except InputError:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from isoembed.core import no_panic
 from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, chunks_of, even_tokens
 from isoembed.encoder.crew import Crew
@@ -27,14 +28,15 @@ def tokenize(
     """Token ids of each text with the tokenizer's own special tokens, cut to `context_tokens` (None: not cut)."""
     if not texts:
         return []
-    rows = tokenizer(
-        list(texts),
-        truncation=context_tokens is not None,
-        max_length=context_tokens,
-        padding=False,
-        return_attention_mask=False,
-        verbose=False,  # without a limit, transformers would warn of every text beyond the model's
-    )["input_ids"]
+    with no_panic("The tokenizer"):
+        rows = tokenizer(
+            list(texts),
+            truncation=context_tokens is not None,
+            max_length=context_tokens,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,  # without a limit, transformers would warn of every text beyond the model's
+        )["input_ids"]
     return [np.asarray(row, dtype=np.int64) for row in rows]
 
 

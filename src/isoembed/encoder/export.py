@@ -22,6 +22,8 @@ from isoembed.core import InputError, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
+from isoembed.encoder.tokenizer import plain
+from isoembed.encoder.verify import check_written, digests
 from isoembed.methods.qlora import unpacked
 from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
@@ -87,10 +89,12 @@ def export(
     Weights are fp32 safetensors with LoRA merged into them (on a copy: `encoder` stays as it is); `card` becomes
     README.md, `record` record.json; with `keep_adapter` the LoRA adapter alone is kept under `adapter/`.
 
-    Replaces an earlier export and leaves everything else in `folder` alone.  The model is written whole before the
-    earlier one is touched; a kill while files move leaves a folder that is no model, never a mixture of two.
+    Replaces an earlier export and leaves everything else in `folder` alone.  The model is written whole, read again and
+    compared with `encoder` before the earlier one is touched; a kill while files move leaves a folder that is no model,
+    never a mixture of two.
 
-    Raises InputError where a file of that name is there and no export wrote it, or there is no adapter to keep.
+    Raises ExportError where tensors, token ids or vectors of the two differ, and InputError where a file of that name
+    is there and no export wrote it, or there is no adapter to keep.
     """
     if keep_adapter and not isinstance(encoder.model, PeftModel):
         raise InputError("`keep_adapter` needs a model trained with LoRA, and this one has no adapter; leave it out.")
@@ -99,11 +103,17 @@ def export(
     with scratch_folder(folder / ".export.partial") as stage:
         # 1. Transformer + Pooling + Normalize
         with scratch_folder(stage / ".source") as source:
-            _sentence_transformer(encoder, tokenizer, source, context_tokens).save(str(stage), create_model_card=False)
+            weights = _save_source(encoder, tokenizer, source)
+            _sentence_transformer(encoder, source, context_tokens).save(str(stage), create_model_card=False)
 
         _speak_to_servers(stage, POOLING_MODES[encoder.pooling], context_tokens)
 
-        # 2. what belongs beside it
+        # 2. is it what was trained?
+        written = open_sentence_transformer(stage, device="cpu")
+        check_written(written, encoder, tokenizer, weights=weights, context_tokens=context_tokens)
+        del written
+
+        # 3. what belongs beside it
         (stage / "README.md").write_text(card, encoding="utf-8")
         if record is not None:
             record.save(stage / "record.json")
@@ -124,14 +134,18 @@ def _save_adapter(model: Any, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _sentence_transformer(
-    encoder: Encoder, tokenizer: PreTrainedTokenizerBase, source: Path, context_tokens: int
-) -> SentenceTransformer:
-    """The model as sentence-transformers builds it, by way of a transformers folder written to `source`."""
-    _plain(encoder.model).save_pretrained(source)
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(source)
+def _save_source(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, source: Path) -> dict[str, str]:
+    """Write model and tokenizer to `source` as transformers' own folder; the digests of the tensors."""
+    model = _plain(encoder.model)
+    model.save_pretrained(source)
+    saved = plain(tokenizer)
+    saved.padding_side = "right"
+    saved.save_pretrained(source)
+    return digests(model)
+
+
+def _sentence_transformer(encoder: Encoder, source: Path, context_tokens: int) -> SentenceTransformer:
+    """The model in `source` as sentence-transformers builds it."""
     transformer = Transformer(
         str(source),
         max_seq_length=context_tokens,
@@ -152,7 +166,8 @@ def _sentence_transformer(
 
 
 def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
-    """Say where readout and context lie in the words of sentence-transformers before 5.4 too, which it still reads.
+    """Say where readout and context lie in the words of sentence-transformers before 5.4 too, which it still reads, and
+    what the tokenizer is in those of transformers before 5.
 
     Servers that look for those words alone (vLLM before its pull request 54533, text-embeddings-inference) would else
     take the last token of a decoder, without a warning, whatever it was trained with.
@@ -160,6 +175,10 @@ def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
     modules = json.loads((stage / MODULES).read_text(encoding="utf-8"))
     for module in modules:
         module["type"] = f"sentence_transformers.models.{module['type'].rpartition('.')[2]}"
+    tokenizer_file = stage / modules[0]["path"] / "tokenizer_config.json"
+    tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    if tokenizer["tokenizer_class"] == "TokenizersBackend":  # its name in transformers before 5, and since
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
     pooling_file = stage / modules[1]["path"] / "config.json"
     pooling = json.loads(pooling_file.read_text(encoding="utf-8"))
     pooling |= {key: theirs == mode for theirs, key in EARLIER_POOLING_KEYS.items()}
@@ -168,7 +187,12 @@ def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
         "max_seq_length": context_tokens,
         "do_lower_case": False,
     }
-    for file, content in ((stage / MODULES, modules), (pooling_file, pooling), (settings_file, settings)):
+    for file, content in (
+        (stage / MODULES, modules),
+        (tokenizer_file, tokenizer),
+        (pooling_file, pooling),
+        (settings_file, settings),
+    ):
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

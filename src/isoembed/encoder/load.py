@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tokenizers import processors
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel
 from transformers.utils import logging as hf_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from isoembed.core import InputError
+from isoembed.encoder.checks import adapter_error, check_finite, check_places
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
 
 
@@ -41,7 +42,9 @@ def load_model(
             torch.manual_seed(seed)
             drawn: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **options)
             return drawn.eval()
-    return _with_weights(source, config=config, **options).eval()
+    model = _with_weights(source, config=config, **options).eval()
+    check_finite(source, model)
+    return model
 
 
 def check_weights(source: str) -> None:
@@ -51,6 +54,8 @@ def check_weights(source: str) -> None:
 
 
 def _with_weights(source: str, **options: Any) -> nn.Module:
+    if find_adapter_config_file(resolve(source)) is not None:  # on the hub too, where the base it names would be opened
+        raise adapter_error(source)
     try:
         with _quiet():
             model, report = AutoModel.from_pretrained(
@@ -62,12 +67,7 @@ def _with_weights(source: str, **options: Any) -> nn.Module:
             )
     except Exception as error:  # whatever it raises: weights and architecture do not fit in many ways
         raise unreadable("weights", source, error) from None
-    if report["missing_keys"]:
-        some = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(
-            f"The weights of {source!r} must set every parameter; {len(report['missing_keys'])} are missing ({some}). "
-            "Fetch the model again, or correct the architecture in its config.json."
-        )
+    check_places(source, report, model.config)
     loaded: nn.Module = model
     return loaded
 
@@ -87,54 +87,18 @@ def attend_both_ways(model: nn.Module) -> nn.Module:
     ids_BT = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 0]], device=next(model.parameters()).device) % config.vocab_size
     for length, mask in ((3, [1, 1, 1]), (4, [1, 1, 1, 0])):
         mask_BT = torch.tensor([mask, mask], device=ids_BT.device)
-        with torch.no_grad():
-            hidden_BTD = model(input_ids=ids_BT[:, :length], attention_mask=mask_BT).last_hidden_state
-        if torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0]):
+        try:
+            with torch.no_grad():
+                hidden_BTD = model(input_ids=ids_BT[:, :length], attention_mask=mask_BT).last_hidden_state
+            looks_ahead = not torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0])
+        except Exception:  # an architecture that takes its mask for granted (MPT) fails in its own way without one
+            looks_ahead = False
+        if not looks_ahead:
             raise InputError(
                 f"`--bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
                 "not. Leave it out, or choose another model."
             )
     return model
-
-
-def load_tokenizer(source: str, *, pooling: str = "mean") -> PreTrainedTokenizerFast:
-    """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
-
-    For `last` pooling every text ends in the end-of-text token, put there after truncation, so that the vector is
-    always read at the same token.  The saved tokenizer does the same.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
-    except Exception as error:  # tokenizers in Rust raise no narrower one
-        raise unreadable("tokenizer", source, error) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    if tokenizer.eos_token is None and (pooling == "last" or tokenizer.pad_token is None):
-        raise InputError(
-            f"The tokenizer of {source!r} must have an end-of-text token; set `eos_token` in its tokenizer_config.json."
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if pooling == "last":
-        _end_every_text(tokenizer)
-    return tokenizer
-
-
-def _end_every_text(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Let the tokenizer's template, which is filled in after truncation, end in the end-of-text token.
-
-    One new template with what the old one put around a text: two in sequence do not compose.
-    """
-    ids, text = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
-    if ids[-1] == tokenizer.eos_token_id:
-        return
-    start = next(index for index in range(len(ids)) if ids[index : index + len(text)] == text)
-    around = [*ids[:start], *ids[start + len(text) :], tokenizer.eos_token_id]
-    names = tokenizer.convert_ids_to_tokens(around)
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*names[:start], "$A", *names[start:]], special_tokens=sorted(set(zip(names, around, strict=True)))
-    )
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -33,6 +33,10 @@ class Scores(Frozen):
             system: {task: score.metrics for task, score in tasks.items()} for system, tasks in self.systems.items()
         }
 
+    def kinds(self) -> dict[str, str]:
+        """Task -> its kind."""
+        return {task: score.kind for tasks in self.systems.values() for task, score in tasks.items()}
+
 
 def evaluate(
     systems: Mapping[str, System],

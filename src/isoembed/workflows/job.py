@@ -18,12 +18,13 @@ from isoembed.constraints import Constraints
 from isoembed.core import InputError, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
-from isoembed.encoder.card import model_card
+from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, export, load_exported
-from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.heldout import heldout_fingerprint
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.run import Scores, evaluate
@@ -234,6 +235,7 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
     return model_card(
         record,
         None if scores is None else scores.metrics(),
+        kinds=None if scores is None else scores.kinds(),
         budget_flop=recommendation.budget.flop,
         limits=tuple(limits),
     )
@@ -305,7 +307,7 @@ def systems_beside(
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
     systems["BM25"] = BM25()
     dense = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
-    return systems | {"trained": dense} | (_smaller("trained", dense) if quantized else {})
+    return systems | {TRAINED: dense} | (_smaller(TRAINED, dense) if quantized else {})
 
 
 def _smaller(name: str, system: EmbeddingSystem) -> dict[str, System]:

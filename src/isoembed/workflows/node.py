@@ -12,7 +12,7 @@ import torch
 
 from isoembed.core import InputError, no_room
 from isoembed.data.shipment import Shipment
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import Task
 from isoembed.records import RunRecord
 from isoembed.scratch import own_folder, scratch

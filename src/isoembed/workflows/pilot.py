@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from isoembed.core import InputError
-from isoembed.encoder.load import load_tokenizer
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import Family
 from isoembed.laws import law_named
 from isoembed.laws.files import LawFile, LawSet

@@ -24,8 +24,9 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import attend_both_ways, load_model, load_tokenizer, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.heldout import heldout_loss
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families import Family
