@@ -13,7 +13,8 @@ import pytest
 
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.search import Index
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command

@@ -18,7 +18,8 @@ import pytest
 from isoembed import terminal
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export
-from isoembed.encoder.load import load_model, load_tokenizer
+from isoembed.encoder.load import load_model
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.records import FailedRun, Ledger
 from isoembed.workflows.sweep import plan_sweep
 from isoembed.workflows.table import write_table
