@@ -113,6 +113,19 @@ def test_a_tokenizer_that_pads_left_is_saved_padding_right(tmp_path: Path) -> No
     np.testing.assert_allclose(model.encode(texts), embed(encoder, tokenizer, texts, context_tokens=CONTEXT), atol=1e-5)
 
 
+def test_a_tokenizer_is_written_in_words_that_earlier_versions_of_transformers_read(tmp_path: Path) -> None:
+    """Version 4 knows no TokenizersBackend, and fails on a list, be it empty, as `extra_special_tokens`."""
+    for name, extra in (("none", []), ("some", ["w5", "w6"])):
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"extra_special_tokens": extra})
+        export(Encoder(tiny("gpt_neox"), "mean"), tokenizer, tmp_path / name, context_tokens=CONTEXT, card="")
+        settings = json.loads((tmp_path / name / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert "extra_special_tokens" not in settings
+        assert settings.get("additional_special_tokens", []) == extra
+        assert load_exported(tmp_path / name)[1].extra_special_tokens == extra
+
+
 def test_half_precision_weights_are_written_as_fp32(tmp_path: Path) -> None:
     source = write_model(tmp_path / "base")
     encoder, tokenizer = load(source)

@@ -177,8 +177,10 @@ def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
         module["type"] = f"sentence_transformers.models.{module['type'].rpartition('.')[2]}"
     tokenizer_file = stage / modules[0]["path"] / "tokenizer_config.json"
     tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-    if tokenizer["tokenizer_class"] == "TokenizersBackend":  # its name in transformers before 5, and since
+    if tokenizer["tokenizer_class"] == "TokenizersBackend":  # names in transformers before 5, which 5 still reads
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if extra := tokenizer.pop("extra_special_tokens", None):
+        tokenizer["additional_special_tokens"] = extra
     pooling_file = stage / modules[1]["path"] / "config.json"
     pooling = json.loads(pooling_file.read_text(encoding="utf-8"))
     pooling |= {key: theirs == mode for theirs, key in EARLIER_POOLING_KEYS.items()}
