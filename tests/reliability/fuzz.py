@@ -160,7 +160,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _allowed(path: Path) -> bool:
     scratch = Path(tempfile.gettempdir()).resolve()
-    own = path.is_relative_to(scratch) and path.relative_to(scratch).parts[0].startswith("tmp")  # tempfile's own names
+    # tempfile's own names, and the user's folder of isoembed.scratch
+    own = path.is_relative_to(scratch) and path.relative_to(scratch).parts[0].startswith(("tmp", "isoembed-"))
     system = str(path).startswith(("/dev/", "/proc"))  # no folders of anybody's
     return own or system or path.is_relative_to(_WATCHED[-1]) or path.suffix == ".pyc"
 
