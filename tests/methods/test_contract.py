@@ -203,7 +203,8 @@ def test_backward_stops_below_the_lowest_trained_block(checkpointing: bool, meth
     for block in blocks_of(base_of(encoder.model)):
         block.register_forward_pre_hook(lambda _, args: needed.append(args[0].requires_grad))
     loss_of(encoder).backward()
-    assert needed == [False, False, False]  # the input of the last block, the trained one, needs no gradient either
+    # the input of the last block, the trained one, needs no gradient either; recomputed, it may come by once more
+    assert needed in ([False] * 3, [False] * (3 + checkpointing))
 
 
 @pytest.mark.parametrize("architecture", UNBIASED)

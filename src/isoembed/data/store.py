@@ -392,7 +392,6 @@ class _Encode:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(context_tokens, direction=tokenizer.truncation_side)
         self._tokenizer.encode_special_tokens = tokenizer.split_special_tokens
-        self._special = tokenizer.num_special_tokens_to_add()
         self._context_tokens, self._prompts = context_tokens, prompts
 
     def __call__(self, pairs: list[Pair]) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
@@ -404,7 +403,8 @@ class _Encode:
         )
 
     def _tokens(self, texts: list[str]) -> list[Tokens]:
-        """What truncation cut off is kept beside as further encodings, each with its own special tokens."""
+        """What truncation cut off is kept beside as further encodings, each with special tokens of its own (since
+        tokenizers 0.23.3; before, with none)."""
         found = []
         with no_panic("The tokenizer"):
             encodings = self._tokenizer.encode_batch_fast(texts)
@@ -412,7 +412,7 @@ class _Encode:
             ids = encoding.ids
             length = len(ids)
             if length >= self._context_tokens:
-                length += sum(len(rest) - self._special for rest in encoding.overflowing)
+                length += sum(rest.special_tokens_mask.count(0) for rest in encoding.overflowing)
             found.append((ids, length))
         return found
 
