@@ -56,6 +56,7 @@ from isoembed.cli_options import (
     PoolPrompt,
     PositiveKey,
     PositivePrompt,
+    PrecisionName,
     QueryKey,
     QueryPrompt,
     Rank,
@@ -325,6 +326,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         cache: Cache = None,
         memory: MemoryText = None,
         gradient_checkpointing: Checkpointing = False,
+        precision: PrecisionName = "auto",
         compile_blocks: Compile = False,
         shard: Shard = False,
         checkpoint_seconds: CheckpointSeconds = 120.0,
@@ -357,10 +359,11 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         from isoembed.report.text import achieved_text, recommendation_text, scores_text, section, spent_text
         from isoembed.training.distributed import process_group
         from isoembed.training.distributed import rank as process_rank
-        from isoembed.training.loop import Execution
+        from isoembed.training.loop import Execution, precision_named
         from isoembed.training.watchers import ProgressBar, tracker_named
         from isoembed.workflows.job import DataOptions, evaluate_job, plan_job, train_job
 
+        products = precision_named(precision)
         terminal.no_library_bars()
         console = terminal.console(quiet=as_json)
         with process_group():
@@ -414,6 +417,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
                 execution=Execution(
                     memory_bytes=memory_bytes,
                     checkpointing=gradient_checkpointing,
+                    precision=products,
                     compile=compile_blocks,
                     shard=shard,
                     checkpoint_seconds=checkpoint_seconds,

@@ -66,6 +66,12 @@ MemoryText = Annotated[
     str | None, typer.Option("--memory", help="peak of the process (GPU: there), as 4GiB; default: half of free")
 ]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="of the products: fp32, bf16 (sums and weights stay fp32), or auto: bf16 on a GPU"
+    ),
+]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")]
 Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="seconds between checkpoints")]

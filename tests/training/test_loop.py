@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -23,6 +24,7 @@ from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
 from isoembed.recipe import Recipe
 from isoembed.training import loop, objective
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
+from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import DivergedError, Execution, StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.watchers import MetricsFile
@@ -291,3 +293,75 @@ def test_golden_trace(data: PairData, tmp_path: Path) -> None:
 
 
 GOLDEN = [2.01308, 1.11184, 0.86261, 0.62407, 0.61454, 0.33181]
+
+
+def gradients_that_fail(times: int, error: Exception) -> tuple[Any, list[Memory]]:
+    """`accumulate_gradients`, out of memory after half its work the first `times` times; and how each batch was cut."""
+    cuts: list[Memory] = []
+
+    def attempt(crew: Crew, queries: Any, positives: Any, loss_of: Any, memory: Memory, **how: Any) -> Any:
+        cuts.append(memory)
+        found = accumulate_gradients(crew, queries, positives, loss_of, memory, **how)
+        if len(cuts) <= times:
+            raise error
+        return found
+
+    return attempt, cuts
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation"), MemoryError()]
+)
+def test_a_batch_that_does_not_fit_is_cut_smaller(
+    error: Exception, data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients of the failed attempts must not be added to; later steps keep the smaller cut."""
+    planned = recipe(data, steps=3)
+    _, whole = run(planned, data, tmp_path / "whole")
+    attempt, cuts = gradients_that_fail(3, error)
+    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    _, record = run(planned, data, tmp_path / "cut")
+    assert [point.loss for point in record.loss_curve] == pytest.approx([p.loss for p in whole.loss_curve], rel=1e-5)
+    kept = [memory.kept_tokens for memory in cuts]
+    assert kept[1:4] == [kept[0] // 2, kept[0] // 4, kept[0] // 8]
+    assert set(cuts[3:]) == {cuts[3]}
+
+
+def test_one_that_never_fits_is_one_line(data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, cuts = gradients_that_fail(10**9, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nmore"))
+    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    with pytest.raises(
+        loop.OutOfMemoryError, match=r"hold 32 tokens at work; it did not \(CUDA out of memory. Tried 2"
+    ):
+        run(recipe(data, steps=3), data, tmp_path)
+    assert (cuts[-1].chunk_tokens, cuts[-1].kept_tokens) == (32, 0)
+
+
+def test_any_other_error_is_not_taken_for_memory(
+    data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, cuts = gradients_that_fail(1, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run(recipe(data, steps=3), data, tmp_path)
+    assert len(cuts) == 1
+
+
+def test_bf16_and_packed_train_alike(data: PairData, tmp_path: Path) -> None:
+    planned = recipe(data)
+    _, plain = run(planned, data, tmp_path / "plain", execution=Execution(device="cpu"))
+    for name, how, near in (
+        ("bf16", Execution(device="cpu", precision="bf16"), 3e-2),
+        ("packed", Execution(device="cpu", packed=True), 1e-4),
+    ):
+        _, record = run(planned, data, tmp_path / name, execution=how)
+        losses = [point.loss for point in record.loss_curve]
+        assert losses == pytest.approx([point.loss for point in plain.loss_curve], abs=near)
+        assert record.machine["precision"] == ("bf16 autocast" if name == "bf16" else "fp32")
+        if name == "packed":
+            assert record.executed_flop == record.model_flop < plain.executed_flop
+
+
+def test_without_checkpoints_nothing_is_written(data: PairData, tmp_path: Path) -> None:
+    run(recipe(data, steps=2), data, tmp_path / "none", execution=Execution(checkpoint_seconds=math.inf))
+    assert not (tmp_path / "none").exists()

@@ -158,7 +158,7 @@ def worker(rank: int, folder: Path) -> None:
             facts[name] = norms
     less = replace(SHARDED, checkpointing=True)
     facts["checkpointing"] = losses(train(recipe(data, RESUMED[1]), data, folder / "checkpointing", less)[1])
-    facts["bf16"] = losses(train(recipe(data), data, folder / "bf16", replace(SHARDED, bf16=True))[1])
+    facts["bf16"] = losses(train(recipe(data), data, folder / "bf16", replace(SHARDED, precision="bf16"))[1])
 
     # 3. stopped, by a signal to one rank only, and resumed here and elsewhere
     for method in RESUMED:
@@ -290,7 +290,7 @@ def test_block_recomputation_and_bf16_work_with_it(ranks: Path, data: PairData, 
     found = facts_of(ranks, 0)
     _, less, _ = train(recipe(data, RESUMED[1]), data, tmp_path / "less", Execution(checkpointing=True))
     assert found["checkpointing"] == pytest.approx(losses(less), abs=1e-5)
-    _, half, _ = train(recipe(data), data, tmp_path / "half", Execution(bf16=True))
+    _, half, _ = train(recipe(data), data, tmp_path / "half", Execution(precision="bf16"))
     assert found["bf16"] == pytest.approx(losses(half), abs=2e-2)
 
 

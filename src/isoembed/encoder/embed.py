@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import no_panic
 from isoembed.data.prompts import prompt_tokens
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, chunks_of, even_tokens
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS, chunks_of, even_tokens
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, is_sharded, pad
 
@@ -63,7 +63,7 @@ def embed_ids(
     stand_in = np.array([pad_id])
     lengths = [len(row) for row in ids]
     members = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
-    batch_tokens = batch_tokens or (CPU_CHUNK_TOKENS if device.type == "cpu" else 16384)
+    batch_tokens = batch_tokens or (CPU_CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS)
     chunks = chunks_of(lengths, even_tokens(lengths, batch_tokens, members))
     crew = Crew(encoder, min(members, len(chunks)))
     done, training, lock = 0, encoder.training, Lock()

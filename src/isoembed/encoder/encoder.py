@@ -35,7 +35,8 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.prompts = prompts
         self._pool = pool(pooling, prompts)
-        self._takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+        self.takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+        self.packed = False  #: texts run one behind the other, without padding (`isoembed.encoder.attention`)
 
     def forward(
         self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, prompt_B: torch.Tensor | None = None
@@ -52,19 +53,40 @@ class Encoder(nn.Module):
         mask).  Where attention looks back only, a real token never sees padding on its right, and needs no mask.
         """
         device = next(self.parameters()).device
-        told = {name: to_device(value, device) for name, value in self._masked(mask_BT).items()}
-        hidden_BTD = self.model(input_ids=to_device(ids_BT, device), **told).last_hidden_state
+        hidden_BTD = self.hidden(ids_BT, mask_BT, device)
         if prompt_B is not None and not self.prompts.pooled:
             count_BT = mask_BT.cumsum(1)
             passed_B1 = torch.minimum(prompt_B, count_BT[:, -1] - 1)[:, None]
             mask_BT = mask_BT * (count_BT > passed_B1)
         return functional.normalize(self._pool(hidden_BTD, to_device(mask_BT, device)), dim=-1)
 
+    def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """The last hidden states (B, T, D); what stands at padding means nothing."""
+        if self.packed:
+            return self._hidden_packed(ids_BT, mask_BT.bool(), device)
+        told = {name: to_device(value, device) for name, value in self._masked(mask_BT).items()}
+        hidden_BTD: torch.Tensor = self.model(input_ids=to_device(ids_BT, device), **told).last_hidden_state
+        return hidden_BTD
+
+    def _hidden_packed(self, ids_BT: torch.Tensor, real_BT: torch.Tensor, device: torch.device) -> torch.Tensor:
+        bounds = functional.pad(real_BT.sum(1).cumsum(0), (1, 0)).int()
+        position_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
+        place_N, ids_1N, position_1N, bounds = (
+            to_device(value, device)
+            for value in (real_BT.flatten().nonzero()[:, 0], ids_BT[real_BT][None], position_BT[real_BT][None], bounds)
+        )
+        texts = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+        longest = {"max_length_q": ids_BT.shape[1], "max_length_k": ids_BT.shape[1]}
+        found = self.model(input_ids=ids_1N, position_ids=position_1N, **texts, **longest)
+        hidden_ND: torch.Tensor = found.last_hidden_state[0]
+        hidden_BTD = hidden_ND.new_zeros(ids_BT.numel(), hidden_ND.shape[-1]).index_copy(0, place_N, hidden_ND)
+        return hidden_BTD.view(*ids_BT.shape, -1)
+
     def _masked(self, mask_BT: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the model must be told of `mask_BT`."""
         if looks_back_only(self.model) and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all()):
             return {}
-        positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
+        positions = {"position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)} if self.takes_positions else {}
         return {"attention_mask": mask_BT, **positions}
 
 
@@ -109,16 +131,16 @@ def enable_checkpointing(model: nn.Module) -> None:
     base: Any = base_of(model)
     if not base.supports_gradient_checkpointing:
         raise InputError(f"{type(base).__name__} cannot recompute its blocks; leave gradient checkpointing off.")
-    base.activation_checkpointing_enable({"use_reentrant": False})
+    # under its name since transformers 5.23, or the one before
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     base.disable_input_require_grads()
 
 
 def pad(rows: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of unequal length as (ids_BT, mask_BT), padded on the right with `pad_id`; mask 1 at real tokens."""
-    longest = max(len(row) for row in rows)
-    ids_BT = torch.full((len(rows), longest), pad_id, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids_BT[index, : len(row)] = torch.from_numpy(np.asarray(row, dtype=np.int64))
-        mask_BT[index, : len(row)] = 1
-    return ids_BT, mask_BT
+    length_B = np.array([len(row) for row in rows])
+    real_BT = np.arange(length_B.max()) < length_B[:, None]
+    ids_BT = np.full(real_BT.shape, pad_id, np.int64)
+    ids_BT[real_BT] = np.concatenate(rows)  # a loop over the rows takes as long as a small model's step on a GPU
+    return torch.from_numpy(ids_BT), torch.from_numpy(real_BT.astype(np.int64))

@@ -85,7 +85,8 @@ def entry_modules(model: Any) -> set[nn.Module]:
     """The modules that run before the first block (embeddings, OPT's input projection, Bloom's first norm).
 
     Found by running two tokens up to the first block, for the order in which modules are registered says nothing.
-    Works on the meta device: given embeddings and a cache, transformers looks at no values of ids and positions.
+    Works on the meta device: given embeddings and a cache, transformers looks at no values of ids and positions, and
+    for attention of a name that it does not know it makes no mask.
     """
     called: set[nn.Module] = set()
 
@@ -95,6 +96,7 @@ def entry_modules(model: Any) -> set[nn.Module]:
         called.add(module)
 
     first = blocks_of(model)[0]
+    own, model.config._attn_implementation = model.config._attn_implementation, "none"
     hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
         with torch.no_grad():
@@ -103,6 +105,7 @@ def entry_modules(model: Any) -> set[nn.Module]:
     except _FirstBlockReached:
         return called
     finally:
+        model.config._attn_implementation = own
         for hook in hooks:
             hook.remove()
     raise InputError(f"{type(model).__name__} never ran its first block; choose a plain decoder-only language model.")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -58,6 +58,14 @@ class Memory:
     members: int = 1
     limit_bytes: float | None = None
     merged: bool = False
+
+    def smaller(self, least: int) -> Memory | None:
+        """The next smaller cut, down to chunks of `least` tokens; None where this is the smallest."""
+        if self.kept_tokens >= self.chunk_tokens:
+            return replace(self, kept_tokens=self.kept_tokens // 2)
+        if self.chunk_tokens > least or self.kept_tokens:
+            return replace(self, kept_tokens=0, chunk_tokens=max(least, self.chunk_tokens // 2))
+        return None
 
     def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
         """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
@@ -119,7 +127,8 @@ def accumulate_gradients(
     lengths = [len(text) for text in texts]
     chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
     chunks = split_to(chunks, in_step(encoder, len(chunks)))
-    padded = [len(chunk) * max(len(texts[index]) for index in chunk) for chunk in chunks]
+    each = (np.array([len(texts[index]) for index in chunk]) for chunk in chunks)
+    padded = [int(lengths_B.sum() if encoder.packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
     first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
 
     def run(encoder: Encoder, chunk: np.ndarray) -> torch.Tensor:

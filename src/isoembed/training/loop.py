@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib.metadata
 import math
 import os
@@ -10,10 +11,11 @@ import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -21,7 +23,8 @@ from torch import nn
 from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.data.dataset import PairData
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
+from isoembed.encoder.attention import unmasked
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
@@ -32,10 +35,11 @@ from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkpoint
 from isoembed.training.compiled import check_compiler, compiled
 from isoembed.training.distributed import largest, own_share, rank, share_parameters, sum_gradients, total, world
-from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.memory import forget_peak, peak_bytes, plan_memory
+from isoembed.training.gradients import Memory, Step, accumulate_gradients
+from isoembed.training.memory import first_line, forget_peak, is_out_of_memory, peak_bytes, plan_memory
 from isoembed.training.merged import as_run
 from isoembed.training.objective import Objective
+from isoembed.training.replay import RandomState
 from isoembed.training.schedule import rate_at
 from isoembed.training.sharding import shard, unsharded, whole
 from isoembed.training.watchers import StepFacts, Watcher
@@ -53,18 +57,35 @@ class StoppedError(InputError):
     exit_code = 130
 
 
+class OutOfMemoryError(InputError):
+    """Not even the smallest piece of a batch fits."""
+
+    exit_code = 1
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def precision_named(name: str) -> Precision:
+    """`name` as a precision; raises InputError where it is none."""
+    if name not in get_args(Precision):
+        raise InputError(f"`--precision` must be one of {', '.join(get_args(Precision))}; got {name!r}.")
+    return cast(Precision, name)
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a recipe runs on this machine.  Nothing here changes the result beyond rounding."""
 
     device: str | None = None  #: None: the GPU where there is one
-    bf16: bool | None = None  #: autocast to bfloat16; None: on a GPU
+    precision: Precision = "auto"  #: of products: fp32, or bf16 by autocast; auto: bf16 on a GPU that has it
     memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
     chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
+    packed: bool = False  #: texts one behind the other in place of padding, where the architecture allows it
     compile: bool = False  #: torch.compile of the blocks: slow at first, then faster
     shard: bool = False  #: cut the parameters over the processes, for a model too large for one device
-    checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step
+    checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step, inf never
     keep_checkpoints: int = 2
     resume: bool = False
 
@@ -75,6 +96,12 @@ class Execution:
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
+
+    def uses_bf16(self, device: torch.device) -> bool:
+        """Whether products on `device` run in bfloat16."""
+        if self.precision == "auto":
+            return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return self.precision == "bf16"
 
 
 def run(
@@ -96,7 +123,7 @@ def run(
     execution = execution or Execution()
     _check(recipe, data, folder, execution)
     device = execution.torch_device()
-    bf16 = execution.bf16 if execution.bf16 is not None else device.type == "cuda"
+    bf16 = execution.uses_bf16(device)
     forget_peak(device)
 
     # 1. model: base weights, method, readout
@@ -114,7 +141,7 @@ def run(
 
     # 2. how to cut a batch, and where to start
     # these keep state between passes, or cannot be in two threads
-    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile
+    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile or execution.packed
     memory = plan_memory(
         encoder,
         batch_pairs=recipe.batch_pairs,
@@ -122,7 +149,7 @@ def run(
         prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
-        chunk_tokens=execution.chunk_tokens or (65536 if device.type == "cuda" else CPU_CHUNK_TOKENS),
+        chunk_tokens=execution.chunk_tokens or (GPU_CHUNK_TOKENS if device.type == "cuda" else CPU_CHUNK_TOKENS),
         threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
         merged=not alone,
@@ -136,7 +163,13 @@ def run(
 
     # 3. train
     try:
-        with _stop_signals() as stop, compiled(encoder) if execution.compile else nullcontext():
+        with ExitStack() as around:
+            stop = around.enter_context(_stop_signals())
+            if device.type == "cuda" or execution.packed:
+                how = {"bf16": bf16, "packed": execution.packed}
+                around.enter_context(unmasked(encoder, context_tokens=recipe.context_tokens, **how))
+            if execution.compile:
+                around.enter_context(compiled(encoder))
             loop = _Loop(recipe, data, crew, optimizer, trainable, memory, execution, folder, watchers, bf16)
             state = loop.until_spent(state, stop)
     finally:
@@ -215,7 +248,8 @@ class _Loop:
                 raise StoppedError(
                     f"Stopped by a signal after step {state.step}; the same command with --resume goes on."
                 )
-        self.save(state)
+        if self.execution.checkpoint_seconds < math.inf:
+            self.save(state)
         return state
 
     def step(self, state: LoopState, batch: Batch, after: Position) -> LoopState:
@@ -232,19 +266,12 @@ class _Loop:
         device = self.trainable[0].device
         share = batch.pairs // world()
         own = slice(rank() * share, (rank() + 1) * share)
-        self.optimizer.zero_grad(set_to_none=True)
         for encoder in self.crew.encoders:
             encoder.train()
-        cost = accumulate_gradients(
-            self.crew,
-            batch.query_ids[own],
-            batch.positive_ids[own],
-            Objective(recipe.temperature, recipe.options).of(batch, device),
-            self.memory,
-            prompt_tokens=batch.prompt_tokens,
-            negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
-            bf16=self.bf16,
-        )
+        cost = None
+        while cost is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            cost = self.gradients(batch, own, device)
         if not self.execution.shard:  # there the backward pass has summed them
             sum_gradients(self.trainable)
         grad_norm = whole(nn.utils.clip_grad_norm_(self.trainable, recipe.max_grad_norm)).item()
@@ -301,6 +328,38 @@ class _Loop:
         for watcher in self.watchers:
             watcher.step(facts)
         return state
+
+    def gradients(self, batch: Batch, own: slice, device: torch.device) -> Step | None:
+        """The gradient of `batch`; None where memory ran out: the batch is then to be cut smaller, as `memory` says
+        from then on."""
+        random = RandomState.now(device)
+        try:
+            return accumulate_gradients(
+                self.crew,
+                batch.query_ids[own],
+                batch.positive_ids[own],
+                Objective(self.recipe.temperature, self.recipe.options).of(batch, device),
+                self.memory,
+                prompt_tokens=batch.prompt_tokens,
+                negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
+                bf16=self.bf16,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if world() > 1 or not is_out_of_memory(error):  # the other ranks would wait for this one
+                raise
+            smaller = self.memory.smaller(self.recipe.context_tokens)
+            if smaller is None:
+                raise OutOfMemoryError(
+                    f"Memory must hold {self.recipe.context_tokens} tokens at work; it did not ({first_line(error)}). "
+                    "Free some, or take a smaller model, another method or --gradient-checkpointing."
+                ) from None
+        # here, where nothing of the failed attempt is held any more
+        self.memory = smaller
+        random.restore(device)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def save(self, state: LoopState) -> None:
         """Checkpoint; every rank calls it."""

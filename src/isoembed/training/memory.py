@@ -39,25 +39,41 @@ from isoembed.training.sharding import gathered_bytes, held_elements
 
 #: how far above the stated peak freed pieces may stand before they are given back, which costs time (LoRA: a fifth)
 SLACK = 1.1
+#: share of what is free that a run plans for where no peak is stated: a GPU is mostly there for it alone
+FREE_SHARE = {"cuda": 0.85, "cpu": 0.5}
 
 
 @dataclass(frozen=True)
 class Footprint:
     """What an encoder keeps for the backward pass: bytes of graph a padded token; how many blocks in front are frozen,
-    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers."""
+    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers; bytes a chunk,
+    however large: weights in bf16."""
 
     graph_bytes: float
     frozen_blocks: int = 0
     prefix_bytes: float = 0.0
     draws: bool = False
+    chunk_bytes: float = 0.0
 
 
 def measure_footprint(
     encoder: Encoder, length: int, *, tokens: int = 1024, bf16: bool = False, merged: bool = False
 ) -> Footprint:
-    """The footprint on texts of `length` tokens, measured by autograd on about `tokens` of them."""
+    """The footprint on texts of `length` tokens, measured by autograd on about `tokens` of them; under autocast on
+    twice as many too, for what grows with them."""
+    found = _footprint(encoder, length, tokens, bf16, merged)
+    if not bf16:
+        return found
+    texts = max(1, tokens // length)
+    small, large = (each * length for each in (texts, 2 * texts))
+    kept, more = found.graph_bytes * small, _footprint(encoder, length, 2 * small, bf16, merged).graph_bytes * large
+    slope = (more - kept) / (large - small)
+    return replace(found, graph_bytes=slope, chunk_bytes=max(0.0, kept - slope * small))
+
+
+def _footprint(encoder: Encoder, length: int, tokens: int, bf16: bool, merged: bool) -> Footprint:
     device = next(encoder.parameters()).device
-    ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long, device=device)
+    ids_BT = torch.zeros(max(1, tokens // length), length, dtype=torch.long)
     storages: dict[int, int] = {}
     frozen: list[float] = []
 
@@ -79,7 +95,7 @@ def measure_footprint(
         with (
             adapters_merged([encoder]) if merged else nullcontext(()) as weights,
             saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+            torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False),
         ):
             output = encoder(ids_BT, torch.ones_like(ids_BT))
     finally:
@@ -107,7 +123,7 @@ def plan_memory(
     bf16: bool = False,
     merged: bool = False,
 ) -> Memory:
-    """Keep as much of a batch as a peak of `memory_bytes` allows; None: as half of what is free now allows.
+    """Keep as much of a batch as a peak of `memory_bytes` allows; None: as a share of what is free now allows.
 
     `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
     `threads` chunks may be at work at once; with `merged`, adapters run merged where that is faster.
@@ -124,8 +140,9 @@ def plan_memory(
     embeddings = batch_bytes(config.hidden_size, batch_pairs, negatives, prefixes)
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
-    peak = memory_bytes if memory_bytes is not None else there + 0.5 * free
-    smallest = max(2 * context_tokens * footprint.graph_bytes * FRAGMENTATION, checkpoint_bytes(encoder))
+    peak = memory_bytes if memory_bytes is not None else there + FREE_SHARE[device.type] * free
+    text = footprint.chunk_bytes + context_tokens * footprint.graph_bytes
+    smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
         raise InputError(
             f"`--memory` must hold the process with its model ({_mib(there)}), gradients, moments, embeddings "
@@ -158,7 +175,7 @@ def fill(
     As many of the `threads` as leave half of the room to graphs work on a chunk each, every one but the first at
     `member_bytes` more.
     """
-    token_bytes = FRAGMENTATION * footprint.graph_bytes
+    token_bytes = FRAGMENTATION * (footprint.graph_bytes + footprint.chunk_bytes / chunk_tokens)
     members = max(1, min(threads, int(room_bytes / 2 / (member_bytes + 2 * chunk_tokens * token_bytes))))
     fit = int(max(0.0, room_bytes - (members - 1) * member_bytes) / token_bytes)
     chunk = max(context_tokens, min(chunk_tokens, fit // 2))
@@ -185,6 +202,16 @@ def state_bytes(encoder: Encoder) -> float:
 def checkpoint_bytes(encoder: Encoder) -> float:
     """What safetensors copies while it writes the moments."""
     return 2 * gradient_bytes(encoder)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory has run out, in the words of Python, of a GPU's allocator or of the CPU's."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows in further lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def forget_peak(device: torch.device) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from isoembed.data.batches import Batch
+from isoembed.encoder.encoder import to_device
 from isoembed.recipe import PLAIN, Options
 from isoembed.training.gradients import LossOf
 from isoembed.training.loss import contrastive_loss
@@ -31,7 +32,7 @@ class Objective:
         Rows of negatives behind the batch's own (`distributed.own_share`) are nobody's and left out.
         """
         query_hash_B, positive_hash_B, negative_hash_M = (
-            torch.from_numpy(hashes.view(np.int64)).to(device)
+            to_device(torch.from_numpy(hashes.view(np.int64)), device)
             for hashes in (batch.query_hash_B, batch.positive_hash_B, batch.negative_hash_M)
         )
 

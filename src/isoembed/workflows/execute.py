@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from isoembed.core import InputError
@@ -18,7 +17,8 @@ from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.run import Failure
 from isoembed.training.checkpoint import checkpoints
-from isoembed.training.loop import DivergedError, Execution, StoppedError, run
+from isoembed.training.loop import DivergedError, Execution, OutOfMemoryError, StoppedError, run
+from isoembed.training.memory import is_out_of_memory
 
 
 @dataclass
@@ -54,12 +54,12 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
         raise
     except DivergedError as error:
         return Failure(reason="diverged", words=str(error))
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except OutOfMemoryError as error:
         return Failure(reason="out-of-memory", words=str(error))
     except InputError as error:
         return Failure(reason="error", words=str(error))
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # what torch's CPU allocator says
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             return Failure(reason="out-of-memory", words=str(error))
         raise
     if not begun_before:  # of an earlier attempt's steps the record counts the seconds too
