@@ -14,6 +14,8 @@ import itertools
 import json
 import os
 import platform
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,18 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import PYTHIA
 from isoembed.methods import Method
 from isoembed.recipe import Recipe
+from isoembed.training.loop import Precision
 
 #: attention heads of the Pythia sizes, from their published configurations
-HEADS = {"pythia-14m": 4, "pythia-31m": 8, "pythia-70m": 8, "pythia-160m": 12, "pythia-410m": 16}
+HEADS = {
+    "pythia-14m": 4,
+    "pythia-31m": 8,
+    "pythia-70m": 8,
+    "pythia-160m": 12,
+    "pythia-410m": 16,
+    "pythia-1b": 8,
+    "pythia-1.4b": 16,
+}
 PACKAGES = ("isoembed", "torch", "transformers", "sentence-transformers")
 TOKENIZER = "nano/nano-28k"
 
@@ -55,6 +66,13 @@ class Case(Frozen):
     seed: int = 0
     threads: int = 1
     memory_bytes: float | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+
+    @property
+    def tolerance(self) -> float:
+        """Nats that two loss curves may differ by at any step: rounding, which bf16 has more of."""
+        return 3e-2 if self.precision == "bf16" else 1e-3
 
     @classmethod
     def load(cls, folder: Path) -> Case:
@@ -75,6 +93,8 @@ def build(case: Case, folder: Path) -> None:
     model = folder / "model"
     if case.model in HEADS:
         save_random(case.model, model)
+    elif Path(case.model).is_dir():
+        shutil.copytree(case.model, model)
     else:
         base: Any = load_model(f"nano/{case.model}")
         base.save_pretrained(model)
@@ -97,6 +117,13 @@ def build(case: Case, folder: Path) -> None:
             lines.write(json.dumps({"query": query, "positive": positive}) + "\n")
 
 
+def clock(device: str) -> float:
+    """Seconds, when what was asked of `device` is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def ordered(folder: Path) -> list[dict[str, str]]:
     """The case's pairs in isoembed's order."""
     return [json.loads(line) for line in (folder / "ordered.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -105,7 +132,12 @@ def ordered(folder: Path) -> list[dict[str, str]]:
 def surroundings() -> dict[str, Any]:
     """Machine, versions and date, for a result."""
     return {
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "processor": platform.processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        },
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

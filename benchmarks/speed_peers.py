@@ -24,7 +24,7 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import Recipe
 from isoembed.training.loop import adamw
 from isoembed.training.loss import contrastive_loss
-from speed_case import Case, ordered
+from speed_case import Case, clock, ordered
 
 
 @dataclass
@@ -59,14 +59,14 @@ def _in_order(data: Dataset, batch_size: int, drop_last: bool, **_: Any) -> Defa
 
 
 class _Clock(TrainerCallback):
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, device: str) -> None:
+        self.trace, self.device = trace, device
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.trace.clock.append(time.perf_counter())
+        self.trace.clock.append(clock(self.device))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.trace.clock.append(time.perf_counter())
+        self.trace.clock.append(clock(self.device))
 
 
 def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: str, size: int) -> Trace:
@@ -83,7 +83,7 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
     trace, encoder = Trace(), initial(recipe)
     transformer = Transformer(str(folder / "model"), max_seq_length=case.context_tokens)
     transformer.model = encoder.model
-    model = SentenceTransformer(modules=[transformer, Pooling(recipe.model.hidden, "mean")], device="cpu")
+    model = SentenceTransformer(modules=[transformer, Pooling(recipe.model.hidden, "mean")], device=case.device)
     # its two symmetric losses under their present names
     symmetric: dict[str, Any] = {
         "scale": 1 / case.temperature,
@@ -111,7 +111,8 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=case.device == "cpu",
+        bf16=case.precision == "bf16",
         seed=case.seed,
     )
     trainer = SentenceTransformerTrainer(
@@ -119,7 +120,7 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
         args=arguments,
         train_dataset=Dataset.from_list(ordered(folder)),
         loss=_Recorded(loss, trace),
-        callbacks=[_Clock(trace)],
+        callbacks=[_Clock(trace, case.device)],
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

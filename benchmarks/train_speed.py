@@ -26,8 +26,6 @@ from speed_case import Case, add_model_options, build, surroundings
 
 SIDES = Path(__file__).with_name("speed_sides.py")
 MINI_BATCHES = (8, 16, 32, 64, 128)
-#: nats that two loss curves may differ by at any step
-TOLERANCE = 1e-3
 
 
 def default_sides() -> list[str]:
@@ -91,7 +89,7 @@ def compare(case: Case, sides: list[dict[str, Any]]) -> dict[str, Any]:
         if "losses" in side:
             away = [abs(a - b) for a, b in zip(side["losses"], ours["losses"], strict=True)]
             side["loss_difference"] = max(away)
-            side["valid"] = len(away) == case.steps and max(away) <= TOLERANCE
+            side["valid"] = len(away) == case.steps and max(away) <= case.tolerance
             side["speed_ratio"] = ours["tokens_per_second"] / side["tokens_per_second"]
             side["memory_ratio"] = ours["peak_bytes"] / side["peak_bytes"]
     peers = [side for side in sides if side["side"].startswith("st-") and side.get("valid")]
