@@ -64,8 +64,9 @@ def heldout_fingerprint(data: PairData, *, temperature: float, candidates: int =
 
 def _blocks(data: PairData, candidates: int) -> Iterator[Batch]:
     """The held-out pairs in blocks of `candidates`, the last ones that fill none left out; none of a single pair."""
-    for first in range(0, len(data.heldout) - candidates + 1 if candidates > 1 else 0, candidates):
-        yield heldout_batch(data, first, first + candidates)
+    if candidates > 1:
+        for first in range(0, len(data.heldout) - candidates + 1, candidates):
+            yield heldout_batch(data, first, first + candidates)
 
 
 def _digest(candidates: int, temperature: float) -> hashlib._Hash:
