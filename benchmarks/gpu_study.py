@@ -4,8 +4,8 @@
 
 PAYLOAD is what `scripts/gpu_pack.py` packed.  Depths are folders with the model's first blocks and its final norm.
 First two learning rates a method, on one depth; then every method at the better of its two, cells near the expected
-optimum first, so that an early end still gives a law.  Cells of fewer than `MIN_STEPS` steps or of more than one pass over the
-pairs are left out.  Started again, it goes on from what the ledger holds.
+optimum first, so that an early end still gives a law.  Cells of fewer than `MIN_STEPS` steps or of more than one pass
+over the pairs are left out.  Started again, it goes on from what the ledger holds.
 """
 
 from __future__ import annotations

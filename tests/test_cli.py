@@ -180,7 +180,7 @@ def test_recipe_json() -> None:
         (["recipe", "--hours", "3", "--family", "pythia"], "must come with --device"),
         (["recipe", "--hours", "3", "--device", "h100", "--count", "8"], "needs a named family"),
         (["recipe", "--budget", "1e17"], "needs a named family"),
-        (["recipe", "--budget", "1e12", "--count", "0"], "must be a positive number"),
+        (["recipe", "--budget", "1e12", "--count", "0"], "greater than or equal to 1"),
         (["data", "inspect", "nowhere.jsonl"], "nowhere.jsonl"),
         (["search", "nowhere", "query"], "modules.json"),
         (["run", "--budget", "1e12", "--out", "x", "--memory", "much"], "must be a size"),

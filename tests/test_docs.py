@@ -173,6 +173,7 @@ def values(place: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "run_sweep", lambda *_, **__: None)  # as if stopped at once
         found["sweep run"] = printed("sweep", "run", ledger, status=130)
+    found["sweep retry"] = printed("sweep", "retry", ledger)
     return found
 
 

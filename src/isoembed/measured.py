@@ -50,7 +50,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False, far:
         if not far:
             raise
         prospects, guess = frontier.at(flop, far=True), f"a guess by the law's order, no forecast: {error}"
-    no_forecast = guess or _elsewhere(laws, request) or (speaking.warnings[0] if speaking.warnings else None)
+    no_forecast = guess or _elsewhere(laws, request) or speaking.no_forecast
     order = prospects.order()
     best, others = order[0], order[1:]
     arm, recipe = prospects.arms[best], prospects.recipe(best)
@@ -161,6 +161,7 @@ class _Speaking:
     exchange: float = 1.0
     known: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    no_forecast: str | None = None
 
 
 def _speaking(laws: LawSet, request: Request, *, other_settings: bool) -> _Speaking:
@@ -180,7 +181,8 @@ def _speaking(laws: LawSet, request: Request, *, other_settings: bool) -> _Speak
         ]
         words = "; ".join([*differs.values(), *failed])
         if other_settings:
-            return _Speaking(laws, warnings=(f"law used at settings of no run: {words}",))
+            warning = f"law used at settings of no run: {words}"
+            return _Speaking(laws, warnings=(warning,), no_forecast=warning)
         raise InputError(
             f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
             "(`isoembed validate`), fit a law to runs of yours, or say --other-settings."

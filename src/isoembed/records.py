@@ -156,7 +156,9 @@ class Ledger:
             outcome = outcome.model_copy(update={"loss_curve": ()})
         file, text = self._record(outcome.key), outcome.model_dump_json() + "\n"
         while not write_once(file, text):
-            if isinstance(outcome, FailedRun) or not self.remove_failed(outcome.key):
+            # a finished record is not moved: in its absence another rival could put its own there
+            rival_ended_well = isinstance(self.outcome(outcome.key), RunRecord)
+            if isinstance(outcome, FailedRun) or rival_ended_well or not self.remove_failed(outcome.key):
                 return False
         return True
 

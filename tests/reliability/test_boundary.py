@@ -91,7 +91,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "runs.csv").write_text("N,D,loss,C\n" + runs)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr("isoembed.workflows.sweep.measure_speeds", lambda *_, **__: {})
+    monkeypatch.setattr("isoembed.workflows.sweep.measure_pace", lambda *_, **__: {})
     return folder
 
 

@@ -44,7 +44,7 @@ def law() -> dict[str, Any]:
     """Two methods' laws with few draws, as a file has them."""
     hoffmann = law_named("hoffmann")
     groups = group_runs(runs(), [hoffmann])
-    found = LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=30, by=()) for group in groups))
+    found = LawSet(laws=tuple(study([hoffmann], group, source="planted", draws=200, by=()) for group in groups))
     value: dict[str, Any] = json.loads(found.model_dump_json())
     return value
 
