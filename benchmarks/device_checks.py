@@ -121,10 +121,15 @@ def check_switches(case: Case, folder: Path, device: str) -> Found:
     plain = losses(recipe, data, folder, execution(device, "fp32"))
     half = losses(recipe, data, folder, execution(device, "bf16"))
     found.note(f"bf16 away from fp32 over {len(plain)} steps, nats", furthest(half, plain), 1e-2)
-    variants = {"packed": {"packed": True}, "blocks recomputed": {"checkpointing": True}, "compiled": {"compile": True}}
-    for name, switch in variants.items():
+    how = execution(device, "bf16")
+    variants = {
+        "packed": replace(how, packed=True),
+        "blocks recomputed": replace(how, checkpointing=True),
+        "compiled": replace(how, compile=True),
+    }
+    for name, switched in variants.items():
         try:
-            own = losses(recipe, data, folder, replace(execution(device, "bf16"), **switch))
+            own = losses(recipe, data, folder, switched)
         except Exception as error:
             found.figures[name] = {"failed": f"{type(error).__name__}: {str(error)[:300]}", "ok": False}
             continue

@@ -27,7 +27,7 @@ from speed_case import Case, build, surroundings
 from speed_sides import facts_of
 from train_speed import compare, summary
 
-METHODS = {"full": {}, "lora": {"rank": 32}, "freeze": {"fraction": 0.5}, "bias": {}}
+METHODS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"rank": 32}, "freeze": {"fraction": 0.5}, "bias": {}}
 SIDES = ("isoembed", "st-cached:64", "st-cached:256")
 
 
@@ -35,7 +35,7 @@ def peak_flop() -> float | None:
     """The GPU's dense bf16 peak by its data sheet; None where it is not known."""
     name = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
     known = [device for device in DEVICES if device.name in name.replace(" ", "")]
-    return known[-1].peak_flop_per_second if known else None
+    return float(known[-1].peak_flop_per_second) if known else None
 
 
 def measured(case: Case, folder: Path, side: str) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def ways(spec: ModelSpec) -> list[Method]:
     found: list[Method] = []
     for name, settings in METHODS.items():
         for setting in settings if name != "bias" or spec.bias_params else ():
-            method = method_named(name, **setting)  # type: ignore[arg-type]
+            method = method_named(name, **setting)
             found.append(method.resized(method.rank) if isinstance(method, Adapters) else method)
     return found
 
@@ -167,7 +167,7 @@ def study(given: argparse.Namespace) -> None:
 
     def add(recipes: Iterator[tuple[Recipe, str]]) -> int:
         known = {cell.recipe.key for cell in folder.cells()}
-        cells = []
+        cells: list[Cell] = []
         for recipe, stage in recipes:
             name = recipe.model.name
             if name not in hashes:

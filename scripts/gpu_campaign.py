@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 from isoembed.core import write_atomically  # noqa: E402
-from isoembed.families import PYTHIA, SMOLLM2  # noqa: E402
+from isoembed.families import family_named  # noqa: E402
 
 BENCHMARKS = ROOT / "benchmarks"
 STAGES = ("right", "fast", "study", "pretrain")
@@ -103,13 +103,13 @@ def parts(given: argparse.Namespace) -> Iterator[Part]:
 
 def speed_part(given: argparse.Namespace, model: str, *, first: bool) -> Part:
     """Speed on one model: all methods and sides; of the first model a profile too."""
-    source, needs = model, ()
+    source, needs = model, tuple[Path, ...]()
     if model == REAL:
         source = str(given.out / "study" / "models" / model)
         needs = (Path(source),)
-        params = SMOLLM2.model(model).params
+        params = family_named("smollm2").model(model).params
     else:
-        params = next((spec.params for spec in PYTHIA.models if spec.name == model), 30_000)
+        params = next((spec.params for spec in family_named("pythia").models if spec.name == model), 30_000)
     methods, sides = (SPEED_METHODS[:2], ("isoembed", "isoembed+packed", "st-cached:16")) if given.tiny else (
         SPEED_METHODS, SPEED_SIDES)  # fmt: skip
     size = ("--batch", "16", "--steps", "2", "--warm", "1", "--precision", "fp32") if given.tiny else (
