@@ -74,7 +74,7 @@ def mfu(case: Case, facts: dict[str, Any], peak: float | None) -> float | None:
         return None
     timed = facts["step_seconds"][case.warm_steps :]
     flop: float = facts["tokens"] * len(timed) / case.steps * facts["model_flop_per_token"]
-    return flop / sum(timed) / peak
+    return float(flop / sum(timed) / peak)
 
 
 def main() -> None:
