@@ -403,8 +403,7 @@ class _Encode:
         )
 
     def _tokens(self, texts: list[str]) -> list[Tokens]:
-        """What truncation cut off is kept beside as further encodings, each with special tokens of its own (since
-        tokenizers 0.23.3; before, with none)."""
+        """What truncation cut off is kept beside as further encodings, each with its own special tokens."""
         found = []
         with no_panic("The tokenizer"):
             encodings = self._tokenizer.encode_batch_fast(texts)
