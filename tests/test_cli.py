@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,12 @@ def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
 def test_every_public_name_is_there() -> None:
     for name in isoembed.__all__:
         assert getattr(isoembed, name) is not None
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0", "1 2"])
+def test_a_closed_output_is_no_fault(closed: str, tmp_path: Path) -> None:
+    """A daemon starts commands without standard streams: Python then has None for them."""
+    shut = " ".join(f"{number}>&-" if number != "0" else "0<&-" for number in closed.split())
+    command = f"exec {shlex.quote(sys.executable)} -m isoembed models --family nano {shut}"
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -92,7 +92,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,  # no boxes into a pipe
+    rich_markup_mode="rich" if terminal.is_one() else None,  # no boxes into a pipe
     help="Name a compute budget; get the best recipe for a text embedding model, trained and proven.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")

@@ -40,6 +40,11 @@ def no_library_bars() -> None:
     logging.disable_progress_bar()
 
 
+def is_one() -> bool:
+    """Whether both standard output and standard error are a terminal; a process may have been started with neither."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+
+
 def visible(text: str) -> str:
     """`text` with what commands a terminal written out, as `\\x1b`."""
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
@@ -66,7 +71,9 @@ def print_json(value: Any) -> None:
 
 def guard() -> None:
     """Let this process write nothing else that commands a terminal either: warnings, log lines and tracebacks of
-    whatever library; and let no character stop it that the output's encoding lacks."""
+    whatever library; and let no character stop it that the output's encoding lacks, nor an output that is closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -210,3 +210,16 @@ def test_forms_of_judgments(tmp_path: Path, qrels: str) -> None:
     task = RetrievalTask.from_folder(task_folder(tmp_path / "toy", qrels=qrels))
     assert task.relevant == {"q1": {"d1": 1}, "q2": {"d2": 2}}
     assert task.notes == ()
+
+
+@pytest.mark.parametrize("name", ["qrels/test.tsv", "qrels/test.tsv.gz"])
+def test_a_folder_laid_out_as_beir_lays_it_out_is_read(tmp_path: Path, name: str) -> None:
+    """BEIR keeps its judgments a split a file; qrels.tsv alone was looked for."""
+    import gzip
+
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "title": "", "text": "a river"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "river"}\n')
+    (tmp_path / "qrels").mkdir()
+    content = b"query-id\tcorpus-id\tscore\nq1\td1\t2\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert RetrievalTask.from_folder(tmp_path).relevant == {"q1": {"d1": 2}}

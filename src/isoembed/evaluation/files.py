@@ -12,10 +12,15 @@ from isoembed.core import InputError
 from isoembed.data.sources.base import MAX_ROW_BYTES
 from isoembed.data.sources.files import LongLine, lines_of, open_text
 
+#: files that BEIR's folders keep elsewhere
+_BEIR = {"qrels.tsv": "qrels/test.tsv"}
+
 
 def find(folder: Path, name: str) -> Path | None:
-    """`folder/name` or `folder/name.gz`, whichever there is."""
-    return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
+    """`folder/name` or `folder/name.gz`, whichever there is; qrels also where BEIR has those of its test split."""
+    places = [folder / each for each in (name, _BEIR.get(name, name))]
+    files = [file for place in places for file in (place, place.with_name(f"{place.name}.gz"))]
+    return next((file for file in files if file.is_file()), None)
 
 
 def require(folder: Path, name: str) -> Path:
