@@ -14,8 +14,9 @@ import argparse
 import itertools
 import math
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from isoembed.evaluation.tasks import open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Adapters, Method, method_named
 from isoembed.recipe import DataStats, Recipe, solve
-from isoembed.records import Ledger, RunRecord
+from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.run import work
 from isoembed.training.loop import Execution
@@ -38,6 +39,8 @@ from travel import expand_model, expand_pairs
 DEPTHS = (4, 8, 15, 22, 30)
 BUDGETS = (6e14, 2.4e15, 1.5e14, 9.6e15)
 BATCH, MIN_STEPS = 1024, 20
+#: so many runs that fail before any has ended well end the study: the rest of the time is for what is mended
+HOPELESS = 3
 #: tokens a parameter of the expected optimum: the paper's fall from about 11 to about 1 over its budgets
 OPTIMUM = 4.0
 #: the rates are tried at this budget on the depth in this place
@@ -178,24 +181,37 @@ def study(given: argparse.Namespace) -> None:
                 cells.append(Cell(recipe=full, stage=stage, order=order, scored=True))
         return folder.add_cells(cells)
 
+    # what failed is tried again by a study that is started again: it may have been mended meanwhile
+    well = {record.key for record in folder.ledger.records()}
+    folder.retry([cell.key for cell in folder.cells() if cell.key not in well])
     add(plan.rates())
     work(
         folder,
         lambda cell, where: execute(cell.recipe, where, bench, scored=cell.scored),
+        tries=1,
         more=lambda: add(plan.cells(best_rates(folder.ledger.records()))),
-        stopping=lambda: time.monotonic() > end,
+        stopping=lambda: time.monotonic() > end or hopeless(folder.ledger.outcomes()) is not None,
     )
+    if (why := hopeless(folder.ledger.outcomes())) is not None:
+        sys.exit(f"no run has ended well: {why}")
 
 
-def compact(ledger: Path, file: Path) -> int:
-    """Write the ledger's runs as one file, without paths; returns how many there are."""
+def hopeless(outcomes: Sequence[RunRecord | FailedRun]) -> str | None:
+    """Why nothing will come of further runs, where all of the first ones have failed; None where something may."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedRun)]
+    return failed[-1].failures[-1] if len(failed) == len(outcomes) >= HOPELESS else None
+
+
+def compact(ledger: Path, file: Path) -> tuple[int, int]:
+    """Write the ledger's runs as one file, without paths; returns how many ended well, and how many failed."""
     source = Ledger.open(ledger)
     outcomes = [
         outcome.model_copy(update={"recipe": (recipe := outcome.recipe.published()), "key": recipe.key})
         for outcome in source.outcomes()
     ]
     source.export(file, outcomes)
-    return len(outcomes)
+    well = sum(isinstance(outcome, RunRecord) for outcome in outcomes)
+    return well, len(outcomes) - well
 
 
 def main() -> None:

@@ -184,13 +184,29 @@ def stop(process: subprocess.Popen[Any]) -> None:
             return
 
 
+def verdict(found: dict[str, Any]) -> str:
+    """How a part ended, and what of it wants looking at, in a line."""
+    result, words = found.get("result", {}), [f"{found['status']}, {found.get('seconds', 0)} s"]
+    if "runs" in found:
+        words.append(f"{found['runs']} runs, {found['failed']} failed")
+    if bad := result.get("out_of_bounds"):
+        words.append(f"OUT OF BOUNDS: {', '.join(bad)}")
+    words += [
+        f"{row['method']} {row['side']}: {row.get('failed', 'other losses than ours')}"
+        for row in result.get("rows", [])
+        if "failed" in row or not row.get("valid", True)
+    ]
+    return "; ".join([*words, *([found["why"]] if "why" in found else [])]).replace("\n", " ")
+
+
 def keep(given: argparse.Namespace, stage: str, results: dict[str, Any]) -> None:
     """Write what a stage has found so far; the study's ledger as one file."""
     write_atomically(given.out / f"{stage}.json", json.dumps(results, indent=1) + "\n")
     if stage == "study" and (given.out / "study" / "records").is_dir():
         from gpu_study import compact  # here, so that a dry run needs no torch
 
-        results["slice"]["runs"] = compact(given.out / "study", given.out / "study.jsonl.gz")
+        well, failed = compact(given.out / "study", given.out / "study.jsonl.gz")
+        results["slice"] |= {"runs": well, "failed": failed}
         write_atomically(given.out / f"{stage}.json", json.dumps(results, indent=1) + "\n")
 
 
@@ -217,11 +233,8 @@ def campaign(given: argparse.Namespace) -> None:
             else:
                 print(f"{stage:9}{part.name:14}{part.about} (at most {left:.0f} s)", flush=True)
                 results[part.name] = run(part, left, given)
-            found = results[part.name]
-            print(
-                f"{'':9}{'':14}{found['status']}, {found.get('seconds', 0)} s {found.get('why', '')}"[:400], flush=True
-            )
             keep(given, stage, results)
+            print(f"{'':9}{'':14}{verdict(results[part.name])}"[:400], flush=True)
 
 
 def unpack(given: argparse.Namespace) -> None:

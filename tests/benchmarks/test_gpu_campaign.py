@@ -76,6 +76,16 @@ def test_a_part_that_takes_too_long_or_fails_says_why_and_the_next_one_starts(tm
     assert "pack with scripts/gpu_pack.py" in json.loads((tmp_path / "study.json").read_text())["slice"]["why"]
 
 
+def test_a_study_in_which_nothing_works_ends_soon_and_is_done_once_it_does(tmp_path: Path) -> None:
+    """Failed runs counted as done would waste the stretch and stand for good: here the device is not there."""
+    said = campaign(tmp_path, "--stages", "study", "--device", "cuda:99")
+    broken = json.loads((tmp_path / "study.json").read_text())["slice"]
+    assert (broken["status"], broken["runs"]) == ("failed", 0)
+    assert 3 <= broken["failed"] <= 4
+    assert "no run has ended well" in said
+    assert "17 runs, 0 failed" in campaign(tmp_path, "--stages", "study")
+
+
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     import gzip
