@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 5
+STORE_VERSION = 6
 #: pairs tokenised at a time
 BATCH_PAIRS = 1024
 #: rows of one record batch of each file.  Few batches: opening one maps the pages around its head

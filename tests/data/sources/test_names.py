@@ -50,6 +50,9 @@ FLAT: list[tuple[Row, Pair]] = [
     ({"sentence1": "q", "sentence2": "p"}, Pair("q", "p")),
     ({"text1": "q", "text2": "p"}, Pair("q", "p")),
     ({"query": "q", "document": "p", "negative": "n"}, Pair("q", "p", ("n",))),
+    ({"query": "q", "positives": "p", "negatives": "n"}, Pair("q", "p", ("n",))),
+    ({"query": "q", "response": "p", "rejected_response": "n"}, Pair("q", "p", ("n",))),
+    ({"query": "q", "positive": "p", "hard_negative-0": "n", "hard_negative-1": "m"}, Pair("q", "p", ("n", "m"))),
     ({"id": "3", "title": "q", "body": "p"}, Pair("q", "p")),
 ]
 
@@ -68,6 +71,8 @@ def test_every_source_reads_the_same_fields(tmp_path: Path, kind: str) -> None:
         ({"a": "x", "b": "y", "c": "z"}, "found a, b, c"),
         ({"sentence1": "q", "sentence2": "p", "label": "0"}, "`label` says how far"),
         ({"a": "x", "b": "y", "score": "0.2"}, "`score` says how far"),
+        ({"question1": "q", "question2": "p", "is_duplicate": "0"}, "`is_duplicate` says how far"),
+        ({"query": "q", "passage": "p", "label": "0"}, "`label` says how far"),
         ({"query": "q", "pos": "p", "prompt": "Represent: "}, "--query-prompt"),
     ],
 )

@@ -252,6 +252,8 @@ def test_mixture(tmp_path: Path) -> None:
     assert len(list(open_source(f"{a},{b}"))) in (18, 19)  # no weight: 1 each
     with pytest.raises(InputError, match="above 0"):
         open_source(f"{a}:0,{b}:1")
+    with pytest.raises(InputError, match="finite"):  # the other file was never read
+        open_source(f"{a}:1e400,{b}:1")
     with pytest.raises(InputError, match="must be a number"):
         open_source(f"{a}:1.2.3,{b}:1")
 
@@ -409,12 +411,39 @@ def test_tables_and_encodings(tmp_path: Path, name: str, content: bytes) -> None
         ("a.csv", b"query,positive\nq,caf\xe9\n", "must be UTF-8"),
         ("a.parquet.gz", b"", "a file ending in"),
         ("a.csv.gz.zst", b"", "a file ending in"),
+        ("a.jsonl", gzip.compress(GOOD), "holds a gzip archive"),
+        ("a.csv", b"PK\x03\x04\x14\0\0\0a.csvquery,positive\nq,p\n", "zip archive or a spreadsheet"),
+        ("a.csv", b"PAR1\x15\x04\nquery,positive\nq,p\n", "holds Parquet"),
+        # the last line of such a file is an object of its own: with bad rows skipped it was all that was read
+        ("a.jsonl", b"[\n" + GOOD.strip() + b",\n" + GOOD + b"]\n", "JSON value over all"),
+        ("a.jsonl", b"\n[" + GOOD.strip() + b"," + GOOD.strip() + b"]\n", "JSON value over all"),
+        ("a.jsonl", b"{\n" + GOOD[1:] + GOOD, "JSON value over all"),
     ],
 )
 def test_refused_for_what_is_wrong(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=fault):
         list(open_source(str(tmp_path / name)))
+    if "all" in fault or "holds" in fault:
+        with pytest.raises(InputError, match=fault):
+            list(open_source(str(tmp_path / name), on_bad_rows="skip"))
+
+
+def test_a_table_without_a_header_is_not_cut_in_the_midst_of_its_texts(tmp_path: Path) -> None:
+    """Commas in the texts of three columns apart by tabs: read as two columns they gave pairs that nobody wrote."""
+    (tmp_path / "a.tsv").write_text("what, now?\tthis\tno\n" * 3)
+    with pytest.raises(InputError, match="two fields of text"):
+        list(open_source(str(tmp_path / "a.tsv")))
+
+
+def test_a_folder_of_two_kinds_of_files_is_not_half_read(tmp_path: Path) -> None:
+    """`datasets` takes the files of one kind and says nothing."""
+    write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "b.csv").write_text("query,positive\nq,p\n")
+    with pytest.raises(InputError, match=r"leave out (a\.jsonl|b\.csv)"):
+        list(open_source(f"hub:{tmp_path}"))
+    with pytest.raises(InputError, match="hub:FOLDER"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.csv.zst"])

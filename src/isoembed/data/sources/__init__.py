@@ -94,6 +94,8 @@ def _open(name: str, options: RowOptions) -> Source:
         dataset, _, split = name.removeprefix("hub:").partition(":")
         return Hub(dataset, split or "train", options)
     reader = reader_of(expanded(name), options)
+    if expanded(name).is_dir():
+        raise InputError(f"`data` must be files; {label_of(Path(name))} is a folder. Give it as hub:FOLDER.")
     if reader is None:
         raise InputError(
             f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {', '.join(TEXT)} (these also .gz or .zst) "

@@ -48,17 +48,15 @@ class Csv(RowSource):
             yield f"line {line + 1}", BadRow("truncated file", damage(error))
 
     def _delimiter(self, header: str) -> str:
-        """What separates the cells, by which names the header then has: known ones first, else two of any kind."""
+        """What separates the cells: what the header has known names by, else what cuts it into most."""
         own = "\t" if ".tsv" in map(str.lower, self.file.suffixes[-2:]) else ","
-        chosen = None
-        for delimiter in (own, *DELIMITERS):
-            cells = next(csv.reader([header], delimiter=delimiter), [])
+        cut = {each: next(csv.reader([header], delimiter=each), []) for each in (own, *DELIMITERS)}
+        for delimiter, cells in cut.items():
             trial = self.options.names()
-            if not isinstance(trial.layout(dict.fromkeys(map(str.strip, cells), "")), BadRow):
-                if not trial.in_order:
-                    return delimiter
-                chosen = chosen or delimiter
-        return chosen or own
+            found = trial.layout(dict.fromkeys(map(str.strip, cells), ""))
+            if not isinstance(found, BadRow) and not trial.in_order:
+                return delimiter
+        return max(cut, key=lambda delimiter: len(cut[delimiter]))
 
     def _names(self, cells: list[str]) -> list[str]:
         """The columns' names, those without one empty; raises InputError where they do not say which to read."""

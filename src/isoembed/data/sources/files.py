@@ -23,6 +23,16 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+#: first bytes of files that are no text, and what they are
+_SIGNS = (
+    (b"\x1f\x8b", "a gzip archive", "Name it as one, FILE.gz"),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", "Name it as one, FILE.zst"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "Unpack it, or save the sheet as CSV"),
+    (b"BZh91AY&SY", "a bzip2 archive", "Unpack it"),
+    (b"\xfd7zXZ\0", "an xz archive", "Unpack it"),
+    (b"PAR1\x15", "Parquet", "Name it as that, FILE.parquet"),
+    (b"ARROW1\0", "an Arrow file", "Save it as Parquet"),
+)
 #: bytes read at a time: what was read of a piece that is then found damaged is lost
 PIECE = 1 << 16
 
@@ -61,6 +71,12 @@ def open_text(file: Path) -> Iterator[io.TextIOWrapper]:
                 "A text file must be UTF-8, or say by a byte order mark that it is UTF-16; "
                 f"{label_of(file)} looks like UTF-16 without one. Save it as UTF-8."
             )
+        first = buffered.peek(16)
+        for sign, kind, remedy in _SIGNS:
+            if first.startswith(sign):
+                raise InputError(
+                    f"A file must be what its name says; {label_of(file)} holds {kind}, not text. {remedy}."
+                )
         errors = "surrogateescape" if encoding == "utf-8-sig" else "surrogatepass"
         with io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="") as text:
             yield text

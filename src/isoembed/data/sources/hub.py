@@ -60,7 +60,7 @@ class Hub(RowSource):
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         import datasets
 
-        plain = True
+        plain, configs = True, list[dict[str, Any]]()
         if self.folder is not None:
             configs = _configs(self.folder)
             plain = all(set(config) <= PLAIN_CONFIG for config in configs)
@@ -75,6 +75,8 @@ class Hub(RowSource):
         except Exception as error:  # datasets, fsspec and the hub client raise errors of many kinds
             raise self._refusal(error) from error
         readers = [] if self.folder is None else [reader_of(file, self.options) for file in self._files(builder)]
+        if self.folder is not None and not configs:
+            self._require_whole(builder)
         if plain and readers and None not in readers:
             for reader in readers:
                 assert reader is not None
@@ -110,6 +112,19 @@ class Hub(RowSource):
         for file in (file for files in found for file in files):
             self._require_inside(file)
         return [Path(file) for file in (builder.config.data_files or {}).get(self.split, [])]
+
+    def _require_whole(self, builder: DatasetBuilder) -> None:
+        """Raise InputError where the folder holds data that are in no split: of files of two kinds `datasets` takes one
+        kind, without a word."""
+        assert self.folder is not None
+        taken = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
+        found = (file for file in sorted(self.folder.rglob("*")) if reader_of(file, self.options) is not None)
+        if left := [label_of(file.relative_to(self.folder)) for file in found if file.resolve() not in taken]:
+            raise InputError(
+                f"All data files of a folder must be in a split; {self.label} would leave out {left[0]}"
+                f"{f' and {len(left) - 1} more' if left[1:] else ''}. Name the splits under `configs` in its README.md, "
+                "or give the files themselves as --data."
+            )
 
     def _require_inside(self, named: str) -> None:
         """Raise InputError unless the file or pattern `named` lies in the folder, links followed."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isoembed.core import InputError
 from isoembed.data.sources.base import RowOptions, RowSource, too_long
 from isoembed.data.sources.files import LongLine, damage, file_hash, label_of, lines_of, open_text
 from isoembed.data.sources.names import BadRow, repeated, twice
@@ -24,16 +26,30 @@ class JsonLines(RowSource):
         return file_hash(self.file)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-        number = 0
+        number, begun = 0, False
         try:
             with open_text(self.file) as text:
                 for number, line in enumerate(lines_of(text, self.options.max_row_bytes), start=1):
                     if isinstance(line, LongLine):
                         yield f"line {number}", too_long(self.options.max_row_bytes)
                     elif not line.isspace():
-                        yield f"line {number}", _parse(line)
+                        row = _parse(line)
+                        if not begun and isinstance(row, BadRow):
+                            self._refuse_one_value(line)
+                        begun = True
+                        yield f"line {number}", row
         except (OSError, UnicodeDecodeError) as error:
             yield f"line {number + 1}", BadRow("truncated file", damage(error))
+
+    def _refuse_one_value(self, first: str) -> None:
+        """Raise InputError where the first line begins a value that is the whole file: one of its lines might pass for
+        a row."""
+        opened = first.strip()
+        if opened == "{" or re.match(r"\[\s*(\{|\[|$)", opened):
+            raise InputError(
+                f"{self.label} must be JSON Lines, one object a line; it is a JSON value over all of the file. Write "
+                "its objects one a line, as `jq -c '.[]'` does of a list."
+            )
 
 
 class _TwiceError(ValueError):

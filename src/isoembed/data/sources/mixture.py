@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -22,8 +23,10 @@ class Mixture(Source):
     def __init__(self, parts: list[tuple[Source, float]]) -> None:
         super().__init__()
         for source, weight in parts:
-            if not weight > 0:
-                raise InputError(f"A weight must be above 0; {source.label} has {weight:g}. Leave it out or raise it.")
+            if not 0 < weight < math.inf:
+                raise InputError(
+                    f"A weight must be above 0 and finite; {source.label} has {weight:g}. Leave it out or change it."
+                )
         self.parts = parts
         self.label = ",".join(f"{source.label}:{weight:g}" for source, weight in parts)
 

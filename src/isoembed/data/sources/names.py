@@ -12,13 +12,16 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 
 #: (query, positive, hard negatives) as others name them, the first that fits: FlagEmbedding's (BGE) format, its long
-#: form, sentence-transformers', tevatron's, and the names in well-known collections of pairs; last a line that is an
-#: array, as `embedding-training-data` keeps them
+#: form, sentence-transformers', tevatron's, DPR's, ms-swift's, and the names in well-known collections of pairs; last a
+#: line that is an array, as `embedding-training-data` keeps them
 CONVENTIONS = (
     ("query", "pos", "neg"),
     ("query", "positive", "negative"),
     ("anchor", "positive", "negative"),
+    ("query", "positives", "negatives"),
     ("query", "positive_passages", "negative_passages"),
+    ("question", "positive_ctxs", "hard_negative_ctxs"),
+    ("query", "response", "rejected_response"),
     ("query", "document", "negatives"),
     ("query", "passage", "negatives"),
     ("query", "answer", "negative"),
@@ -27,14 +30,19 @@ CONVENTIONS = (
     ("text1", "text2", "negative"),
     ("[0]", "[1]", "[2]"),
 )
-#: names of hard negatives with any convention, and behind an underscore or none their numbers: `negative_1`, `neg2`
-NEGATIVES = ("neg", "negative", "negatives", "hard_negatives", "negative_passages", "[2]")
+#: names of hard negatives with any convention, and behind a mark or none their numbers: `negative_1`, `negative-1`,
+#: `neg2`
+NEGATIVES = ("neg", "negative", "negatives", "hard_negative", "hard_negatives", "negative_passages", "[2]")
 #: a prompt that a row brings for its query (FlagEmbedding's `prompt`)
 PROMPTS = ("prompt", "instruction")
-#: the first names of conventions that do not say that the two texts belong together; a field of this kind says how far
-#: they do, so that its rows are no positive pairs
+#: fields that say whether the two texts belong together, so that their rows are no positive pairs, where no name says
+#: so (`positive` does, `passage` does not); and one that says how far, unless the texts are known to be an answer's
+JUDGED = re.compile(
+    r"(?:.*_)?(?:labels?|similarity|relatedness|relevan(?:ce|t)|duplicate|is_(?:correct|match|paraphrase|positive|selected))"
+)
+SCORED = re.compile(r"(?:.*_)?scores?")
 ALIKE_PAIRS = ("sentence1", "text1")
-ALIKE = re.compile(r"(?:.*_)?(?:labels?|scores?|similarity)")
+ANSWERS = ("document", "passage", "answer", "response")
 #: fields about a row, which hold none of its texts
 METADATA = re.compile(
     r"|(?:.*_)?(?:ids?|idx|index|labels?|scores?|similarity|types?|lang|language|source|dataset|split|metadata|url)"
@@ -165,16 +173,16 @@ class Names:
             texts = [
                 name
                 for name, value in row.items()
-                if isinstance(value, str) and not METADATA.fullmatch(name.strip().casefold())
+                if isinstance(value, str)
+                and not any(kind.fullmatch(name.strip().casefold()) for kind in (METADATA, JUDGED))
             ]
             if len(texts) != 2:
                 return _no_names(row)
             self._pair, self.in_order = (texts[0], texts[1]), True
-        if self.in_order or query in ALIKE_PAIRS:
-            judged = [name for name in row if ALIKE.fullmatch(name.strip().casefold())]
-            if judged:
-                self._pair, self.in_order = None, False
-                return _judged(judged[0], row)
+        kinds = [JUDGED, SCORED] if self.in_order or query in ALIKE_PAIRS else [JUDGED] if positive in ANSWERS else []
+        if judged := [name for name in row for kind in kinds if kind.fullmatch(name.strip().casefold())]:
+            self._pair, self.in_order = None, False
+            return _judged(judged[0], row)
         return None
 
     def _of(self, names: tuple[str, ...], query: str, positive: str) -> Layout:
@@ -191,7 +199,7 @@ class Names:
 
 def _numbered(base: str, names: Iterable[str]) -> tuple[str, ...]:
     """`base` itself, and with its numbers, in their order."""
-    pattern = re.compile(re.escape(base) + r"(?:_?(\d{1,9}))?", re.IGNORECASE)
+    pattern = re.compile(re.escape(base) + r"(?:[_ .-]?(\d{1,9}))?", re.IGNORECASE)
     found = [(int(match[1] or -1), name) for name in names if (match := pattern.fullmatch(name.strip()))]
     return tuple(name for _, name in sorted(found))
 
