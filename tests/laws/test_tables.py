@@ -175,6 +175,30 @@ def test_one_row_in_another_unit_is_named(tmp_path: Path) -> None:
         read_groups(file, [HOFFMANN])
 
 
+def test_columns_as_trackers_export_them(tmp_path: Path) -> None:
+    """Crashed runs were fitted, runs of several passes were fresh data, and no recipe names a method `LoRA`."""
+    file = tmp_path / "runs.csv"
+    rows = [f"{n}e7,{d}e9,{3 + 1 / n + 1 / d},finished,1,LoRA" for n in (1, 2, 4) for d in (1, 2)]
+    rows += ["1e7,1e9,9,Crashed,1,lora", "1e7,1e9,9,running,1,lora", "4e7,2e9,2,Finished,8,lora"]
+    file.write_text("N,D,loss,State,Num_Epochs,method\n" + "\n".join(rows))
+    (group,) = read_groups(file, [HOFFMANN], method_column="method")
+    assert group.method == "lora"
+    assert [tried.label for tried in group.tried] == ["lora r=32"]
+    assert group.rows == (1, 2, 3, 4, 5, 6)
+    assert group.repeats is not None
+    assert group.repeats.passes_R.tolist() == [8.0]
+
+
+def test_rows_that_are_copies_are_said(tmp_path: Path) -> None:
+    """Two exports in one file: twice the runs, and intervals too narrow by the root of two."""
+    file = tmp_path / "runs.csv"
+    rows = [f"{n}e7,{d}e9,{3 + 1 / n + 1 / d}" for n in (1, 2) for d in (1, 2)]
+    file.write_text("N,D,loss\n" + "\n".join([*rows, *rows[:3]]))
+    assert any("3 rows with the N, D, C and loss of another" in note for note in read_groups(file, [HOFFMANN])[0].notes)
+    file.write_text("N,D,loss\n" + "\n".join([*rows, rows[0] + "1"]))
+    assert read_groups(file, [HOFFMANN])[0].notes == ()
+
+
 def test_odd_sizes_and_losses_are_said(tmp_path: Path) -> None:
     rows = "".join(f"{n},{d},{40 + 100 / n + 10 / d}\n" for n in (1, 2, 4) for d in (1, 2, 4))
     (tmp_path / "runs.csv").write_text("N,D,loss\n" + rows)
@@ -183,6 +207,8 @@ def test_odd_sizes_and_losses_are_said(tmp_path: Path) -> None:
     assert "N of 1 to 4 is few parameters" in few_N
     assert "D of 1 to 4 is few tokens" in few_D
     assert "perplexity" in perplexity
+    (group,) = read_groups(tmp_path / "runs.csv", [law_named("power")], {"flop": "D"})
+    assert "C of 1 to 4 is few FLOP" in group.notes[0]
     rows = "".join(f"{n}e7,{d}e9,{n * d}\n" for n in (1, 2, 4) for d in (1, 2, 4))
     (tmp_path / "runs.csv").write_text("N,D,loss\n" + rows)
     assert "the loss rises with N D: is the column a score?" in read_groups(tmp_path / "runs.csv", [HOFFMANN])[0].notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -38,9 +39,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV or Parquet file.  CSV: UTF-8 or UTF-16, plain or compressed, cells apart by commas, semicolons, tabs or
-    bars, the first line naming the columns; lines that are empty or begin with `#` are passed over, and so are empty
-    cells beyond the header's.  Where no comma separates, it may be the decimal point."""
+    """A CSV or Parquet file.  CSV: UTF-8, UTF-16 or UTF-32, plain or compressed, cells apart by commas, semicolons,
+    tabs or bars, the first line naming the columns; lines that are empty or begin with `#` are passed over, and so are
+    empty cells beyond the header's.  Where no comma separates, it may be the decimal point."""
 
     file: Path
 
@@ -152,13 +153,15 @@ class Table:
 
         with pa.input_stream(str(self.file), compression="detect") as stream:
             start = stream.read(64)
-        wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
-        if not wide and b"\0" in start:
+        marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # before UTF-16's, which begins one
+        marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+        encoding = next((name for mark, name in marks.items() if start.startswith(mark)), "utf-8-sig")
+        if encoding == "utf-8-sig" and b"\0" in start:
             raise InputError(f"{self.file} must be UTF-8 text, or Parquet, and is neither; check the file.")
         with (
             pa.input_stream(str(self.file), compression="detect") as stream,
             io.BufferedReader(stream, 1 << 20) as buffered,
-            io.TextIOWrapper(buffered, encoding="utf-16" if wide else "utf-8-sig", newline="") as text,
+            io.TextIOWrapper(buffered, encoding=encoding, newline="") as text,
         ):
             yield text
 

@@ -98,11 +98,12 @@ def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
 
 
 def method_labelled(label: str) -> Method | None:
-    """The method that a table's label names: `full`, `bias`, `lora`, `dora r=32`, `freeze`, `freeze 0.5`; else None.
+    """The method that a table's label names: `full`, `bias`, `lora`, `dora r=32`, `freeze`, `freeze 0.5`, in any
+    capitals; else None.
 
     alpha, which a label does not say, is the default's at that rank: twice the rank for LoRA.
     """
-    name, _, rest = label.strip().partition(" ")
+    name, _, rest = label.strip().casefold().partition(" ")
     try:
         if name == "freeze" and rest:
             return Freeze(fraction=float(rest))

@@ -28,8 +28,26 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "weight": ("weight",),
     "run": ("run",),
 }
-#: columns that are read wherever they are: passes over the data and unique tokens, and how a run ended
-_EPOCHS, _UNIQUE, _STATUS = "epochs", "unique_tokens", "status"
+#: columns that are read wherever they are, by these names in any capitals: passes over the data and unique tokens, and
+#: how a run ended
+_EPOCHS, _UNIQUE = ("epochs", "num_epochs", "n_epochs", "passes"), ("unique_tokens", "tokens_unique", "d_unique")
+_STATUS = ("status", "state")
+#: what stands there for runs that did not end well, or not yet
+_FAILED = frozenset(
+    (
+        "failed",
+        "failure",
+        "crashed",
+        "killed",
+        "error",
+        "diverged",
+        "oom",
+        "timeout",
+        "canceled",
+        "cancelled",
+        "running",
+    )
+)
 #: columns not read that a note names
 _NAMED = 12
 
@@ -85,7 +103,7 @@ def read_groups(
         if value is None:
             continue
         method = method_labelled(value)
-        key = method.name if method is not None and together else value
+        key = value if method is None else method.name if together else value.casefold()
         members.setdefault(key, []).append(row)
         if method is not None:
             tried.setdefault(key, {})[method.label] = Tried(method=method)
@@ -104,7 +122,8 @@ def _group(file: Path, method: str | None, read: _Read, tried: tuple[Tried, ...]
     if repeated_R.all():
         raise InputError(
             f"A law needs runs on fresh data: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
-            f"{_EPOCHS} or {_UNIQUE} says; add runs of at most one pass, or rename these columns to fit what there is."
+            "its column of epochs or unique tokens says; add runs of at most one pass, or rename the column to fit what "
+            "there is."
         )
     repeats = beside(read.points, _recipes(read.points), repeated_R, read.passes_R) if repeated_R.any() else None
     repeated = int(repeated_R.sum())
@@ -133,25 +152,26 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         )
     found = _places(table, laws, dict(names or {}))
     numbers = [name for column, name in found.items() if column != "run"]
-    numbers += [name for name in (_EPOCHS, _UNIQUE) if name in table.names]
-    texts = [name for name in (found.get("run"), method_column, _STATUS) if name in table.names and name is not None]
+    epochs, unique, status = (_anywhere(table, names) for names in (_EPOCHS, _UNIQUE, _STATUS))
+    numbers += [name for name in (epochs, unique) if name is not None]
+    texts = [name for name in (found.get("run"), method_column, status) if name is not None]
     measured = {column: name for column in ("params", "tokens", "flop") if (name := _place(table, column)) is not None}
     read = table.read(_once(numbers), _once(texts), _once(name for name in measured.values() if name not in numbers))
-    kept, notes = _ended_well(file, read, found["loss"])
+    kept, notes = _ended_well(file, read, found["loss"], status)
     values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
     run = _runs([read.texts[found["run"]][row] for row in kept]) if "run" in found else None
     # a law without N (or D) reads none: ones stand in
     ones = np.ones(len(kept))
     points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, rows=kept + 1)
-    notes += odd_sizes(values.get("params"), values.get("tokens"), points.loss)
+    notes += odd_sizes(values.get("params"), values.get("tokens"), values.get("flop"), points.loss)
     if {"params", "tokens", "flop"} <= (measured := measured | found).keys():
         notes += _against_flop(file, read, kept, measured)
     if unread := [name for name in table.names if name not in numbers and name not in texts]:
         more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
         notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
     methods = None if method_column is None else [read.texts[method_column][row] for row in kept]
-    unique = read.numbers.get(_UNIQUE) if "tokens" in found else None
-    passes_R = _passes(file, points, kept, read.numbers.get(_EPOCHS), unique)
+    notes += _copies(points, methods)
+    passes_R = _passes(file, points, kept, read, epochs, unique if "tokens" in found else None)
     return _Read(points, kept + 1, passes_R, methods, notes)
 
 
@@ -162,6 +182,11 @@ def _once(names: Iterable[str]) -> list[str]:
 def _place(table: Table, column: str) -> str | None:
     """Where the table has a column that no user named."""
     return next((name for name in COLUMNS[column] if name in table.names), None)
+
+
+def _anywhere(table: Table, names: Sequence[str]) -> str | None:
+    """The table's column of one of `names`, whose capitals do not matter."""
+    return next((name for name in table.names if name.casefold() in names), None)
 
 
 def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict[str, str]:
@@ -186,13 +211,13 @@ def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict
     return found
 
 
-def _ended_well(file: Path, read: Columns, loss: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _ended_well(file: Path, read: Columns, loss: str, status: str | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Rows to fit to, and a note of the others: where a table says how runs ended, not those that failed or have no
     loss."""
     loss_R = read.numbers[loss]
-    if _STATUS not in read.texts:
+    if status is None:
         return np.arange(len(loss_R)), ()
-    failed_R = np.array([status == "failed" for status in read.texts[_STATUS]], dtype=bool) | np.isnan(loss_R)
+    failed_R = np.array([(said or "").casefold() in _FAILED for said in read.texts[status]]) | np.isnan(loss_R)
     if failed_R.all() and len(failed_R):
         raise InputError(
             f"A fit needs runs that ended well: all {len(failed_R)} of {file.name} failed or have no loss."
@@ -216,20 +241,33 @@ def _runs(names: Sequence[str | None]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, ...]:
+    """A note of rows that are others again: seeds differ in the last digits of the loss, copies do not."""
+    method_R = np.zeros(len(points)) if methods is None else np.unique([str(each) for each in methods], False, True)[1]
+    columns = (points.params, points.tokens, points.flop, points.fraction, points.loss, method_R)
+    copies = len(points) - len(np.unique(np.stack(columns), axis=1).T)
+    note = (
+        f"{number_of(copies, 'row')} with the N, D, C and loss of another to the last digit: counted as runs of their "
+        "own, which makes intervals too narrow if they are copies"
+    )
+    return (note,) if copies else ()
+
+
 def _passes(
-    file: Path, points: Points, kept: NDArray[np.int64], epochs: Floats | None, unique: Floats | None
+    file: Path, points: Points, kept: NDArray[np.int64], read: Columns, epochs: str | None, unique: str | None
 ) -> Floats:
     """Passes over the data of each row, one where the table does not say.  Raises InputError where its two ways of
-    saying it contradict."""
+    saying it, the columns `epochs` and `unique`, contradict."""
     nothing_R = np.full(len(kept), np.nan)
-    said_R = nothing_R if epochs is None else epochs[kept]
-    counted_R = nothing_R if unique is None else points.tokens / np.where(unique[kept] > 0, unique[kept], np.nan)
+    said_R = nothing_R if epochs is None else read.numbers[epochs][kept]
+    unique_R = nothing_R if unique is None else read.numbers[unique][kept]
+    counted_R = points.tokens / np.where(unique_R > 0, unique_R, np.nan)
     passes_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
     wrong_R = ~((passes_R > 0) & (passes_R < 1e9)) | (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1)
     if wrong_R.any():
         at = int(np.argmax(wrong_R))
         raise InputError(
-            f"`{_EPOCHS}` and D over `{_UNIQUE}` must be the same passes over the data, D the tokens of all: row "
-            f"{kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these columns."
+            f"Passes by `{epochs or _EPOCHS[0]}` and by D over `{unique or _UNIQUE[0]}` must be the same, D the tokens "
+            f"of all: row {kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these columns."
         )
     return passes_R

@@ -78,11 +78,12 @@ def _likely(found: Measured, ratio: float) -> str:
     return "; ".join(likely) or "Mend the columns"
 
 
-def odd_sizes(params: Floats | None, tokens: Floats | None, loss: Floats) -> tuple[str, ...]:
+def odd_sizes(params: Floats | None, tokens: Floats | None, flop: Floats | None, loss: Floats) -> tuple[str, ...]:
     """Notes on sizes in units that a law should not be asked in, and on a loss that looks like something else."""
     notes = []
-    for letter, column, unit in (("N", params, "parameters"), ("D", tokens, "tokens")):
-        if column is not None and column.max() < 1e4:
+    sizes = (("N", params, "parameters", 1e4), ("D", tokens, "tokens", 1e4), ("C", flop, "FLOP", 1e9))
+    for letter, column, unit, few in sizes:
+        if column is not None and column.max() < few:
             notes.append(
                 f"{letter} of {column.min():g} to {column.max():g} is few {unit}: the law is in the table's own unit, "
                 f"recipes count {unit}"

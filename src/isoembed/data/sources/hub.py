@@ -122,8 +122,8 @@ class Hub(RowSource):
         if left := [label_of(file.relative_to(self.folder)) for file in found if file.resolve() not in taken]:
             raise InputError(
                 f"All data files of a folder must be in a split; {self.label} would leave out {left[0]}"
-                f"{f' and {len(left) - 1} more' if left[1:] else ''}. Name the splits under `configs` in its README.md, "
-                "or give the files themselves as --data."
+                f"{f' and {len(left) - 1} more' if left[1:] else ''}. Name the splits under `configs` in its "
+                "README.md, or give the files themselves as --data."
             )
 
     def _require_inside(self, named: str) -> None:
