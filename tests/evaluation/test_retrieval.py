@@ -10,6 +10,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.systems import Hits, System
+from isoembed.evaluation.tasks import open_tasks
 
 
 class Fixed(System):
@@ -90,14 +91,33 @@ def test_reads_a_folder(tmp_path: Path, zipped: bool) -> None:
     assert (task.own, task.notes) == (frozenset(), ())
 
 
+def test_reads_a_folder_as_beir_ships_it(tmp_path: Path) -> None:
+    """Judgments in qrels/test.tsv, beside those of other splits; ids may be whole numbers."""
+    folder = task_folder(
+        tmp_path / "toy",
+        corpus='{"_id": 7, "text": "one"}\n{"_id": 8, "text": "two"}\n',
+        queries='{"_id": 1, "text": "uno"}\n{"_id": "2", "text": "dos"}\n',
+    )
+    (folder / "qrels.tsv").unlink()
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n2\t8\t1\n")
+    with pytest.raises(InputError, match=r"qrels\.tsv \(or .*, qrels/test\.tsv\)"):
+        RetrievalTask.from_folder(folder)
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n")
+    assert RetrievalTask.from_folder(folder).relevant == {"1": {"7": 1}}
+    with pytest.raises(InputError, match="--task retrieval"):
+        open_tasks(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("corpus", '{"_id": "d1", "text": "one"}\n{"_id": ', r"corpus\.jsonl:2: .*JSON"),
         ("corpus", '{"_id": "d1"}\n', r"corpus\.jsonl:1: .*'text' is missing"),
-        ("corpus", '{"_id": 1, "text": "one"}\n', r"corpus\.jsonl:1: '_id' has the wrong type"),
+        ("corpus", '{"_id": 1.5, "text": "one"}\n', r"corpus\.jsonl:1: '_id' has the wrong type"),
         ("corpus", '["d1", "one"]\n', r"corpus\.jsonl:1: .*got list"),
         ("corpus", '{"_id": "d1", "text": "one"}\n' * 2, r"corpus\.jsonl:2: .*twice"),
+        ("corpus", "\n", "a document at least"),
         ("qrels", "q1\td1\n", r"qrels\.tsv:1: .*tab-separated"),
         ("qrels", "q1\td1\tyes\n", r"qrels\.tsv:1: .*tab-separated"),
         ("qrels", "q1\td1\t1.5\n", r"qrels\.tsv:1: .*whole number"),

@@ -39,9 +39,11 @@ class RetrievalTask:
 
     @classmethod
     def from_folder(cls, folder: Path) -> RetrievalTask:
-        """Read corpus.jsonl and queries.jsonl ({"_id", "text"}, optional "title") and qrels.tsv (query id, corpus id,
-        grade; TREC's four columns too; a header line is skipped), each plain or .gz."""
+        """Read corpus.jsonl and queries.jsonl ({"_id", "text"}, optional "title") and qrels.tsv or qrels/test.tsv
+        (query id, corpus id, grade; TREC's four columns too; a header line is skipped), each plain or .gz."""
         corpus = _texts(require(folder, "corpus.jsonl"))
+        if not corpus:
+            raise InputError(f"{folder} must hold a document at least; its corpus.jsonl has none. Add some.")
         queries = {key: text for key, (_, text) in _texts(require(folder, "queries.jsonl")).items()}
         judged = _judgments(require(folder, "qrels.tsv"), queries, corpus)
         relevant = {
@@ -51,7 +53,7 @@ class RetrievalTask:
         }
         if not relevant:
             raise InputError(
-                f"{folder} must name at least one relevant document in qrels.tsv (grade above 0, of a query that is in "
+                f"{folder} must name at least one relevant document in its qrels (grade above 0, of a query that is in "
                 "queries.jsonl); add some."
             )
         own = frozenset(
@@ -129,10 +131,11 @@ def _gain(grade: Sequence[int]) -> float:
 def _texts(file: Path) -> dict[str, tuple[str, str]]:
     """Title and text by id."""
     texts: dict[str, tuple[str, str]] = {}
-    for place, row in rows(file, _id=str, text=str):
-        if row["_id"] in texts:
-            raise InputError(f"{place}: ids must differ; {row['_id']!r} is there twice. Remove one.")
-        texts[row["_id"]] = str(row.get("title") or ""), row["text"]
+    for place, row in rows(file, _id=(str, int), text=str):
+        key = str(row["_id"])
+        if key in texts:
+            raise InputError(f"{place}: ids must differ; {key!r} is there twice. Remove one.")
+        texts[key] = str(row.get("title") or ""), row["text"]
     return texts
 
 

@@ -31,6 +31,8 @@ def open_task(kind: str, path: Path) -> Task:
 def open_tasks(folder: Path) -> tuple[Task, ...]:
     """Every task of a folder with retrieval/NAME and sts/NAME in it, by kind and name; other kinds are passed over."""
     tasks = tuple(open_task(kind, path) for kind, path in task_folders(folder, READERS))
+    if not tasks and (folder / "corpus.jsonl").is_file():
+        raise InputError(f"{folder} is one retrieval task: say so with --task retrieval.")
     if not tasks:
         raise InputError(
             f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."

@@ -122,8 +122,8 @@ def _group(file: Path, method: str | None, read: _Read, tried: tuple[Tried, ...]
     if repeated_R.all():
         raise InputError(
             f"A law needs runs on fresh data: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
-            "its column of epochs or unique tokens says; add runs of at most one pass, or rename the column to fit what "
-            "there is."
+            "its column of epochs or unique tokens says; add runs of at most one pass, or rename the column to fit "
+            "what there is."
         )
     repeats = beside(read.points, _recipes(read.points), repeated_R, read.passes_R) if repeated_R.any() else None
     repeated = int(repeated_R.sum())
@@ -268,6 +268,7 @@ def _passes(
         at = int(np.argmax(wrong_R))
         raise InputError(
             f"Passes by `{epochs or _EPOCHS[0]}` and by D over `{unique or _UNIQUE[0]}` must be the same, D the tokens "
-            f"of all: row {kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these columns."
+            f"of all: row {kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these "
+            "columns."
         )
     return passes_R
