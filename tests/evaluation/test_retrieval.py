@@ -101,7 +101,7 @@ def test_reads_a_folder_as_beir_ships_it(tmp_path: Path) -> None:
     (folder / "qrels.tsv").unlink()
     (folder / "qrels").mkdir()
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n2\t8\t1\n")
-    with pytest.raises(InputError, match=r"qrels\.tsv \(or .*, qrels/test\.tsv\)"):
+    with pytest.raises(InputError, match=r"must hold qrels\.tsv"):
         RetrievalTask.from_folder(folder)
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n")
     assert RetrievalTask.from_folder(folder).relevant == {"1": {"7": 1}}
