@@ -13,7 +13,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
 from isoembed.laws.bootstrap import bootstrap
-from isoembed.laws.files import LawFile
+from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.fit import fit
 from isoembed.laws.tables import read_table
 from isoembed.laws.validate import holdout
@@ -129,3 +129,25 @@ def test_a_law_without_draws_and_a_damaged_file_are_refused(tmp_path: Path) -> N
         LawFile.load(tmp_path / "law.json")
     with pytest.raises(InputError, match="cannot be read"):
         LawFile.load(tmp_path / "none.json")
+
+
+def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path: Path) -> None:
+    """Hand-made, without a digest: a future format was read as this one, and draws without spread were certainty."""
+    points = planted("hoffmann", rows=40, noise=0.03)
+    boot = bootstrap(HOFFMANN, points, draws=30)
+    LawFile.of(boot, points, source="runs.csv", method="full").save(tmp_path / "law.json")
+    raw = json.loads((tmp_path / "law.json").read_text()) | {"digest": None}
+    fitted = [boot.fit.params[name] for name in raw["draws"]["names"]]
+    for change, why in (
+        ({"format": 2}, "of format 2"),
+        ({"n_points": -1}, "n_points"),
+        ({"level": 2.0}, "level"),
+        ({"seed_sd": 900.0}, "off by 900"),
+        ({"draws": raw["draws"] | {"values": [fitted] * 30}}, "draws are all the same"),
+    ):
+        (tmp_path / "law.json").write_text(json.dumps(raw | change))
+        with pytest.raises(InputError, match=why):
+            LawSet.load(tmp_path / "law.json")
+    (tmp_path / "law.json").write_text(json.dumps({"laws": [raw, raw]}))
+    with pytest.raises(InputError, match="one law a method"):
+        LawSet.load(tmp_path / "law.json")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -84,17 +85,17 @@ def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
 class LawFile(Frozen):
     """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
 
-    format: int = 1
+    format: Literal[1] = 1
     law: str
     method: str | None = Field(None, description="the fine-tuning method that the runs share")
     params: dict[str, Interval]
     objective: float
-    n_points: int
-    starts_agreeing: float
+    n_points: Some
+    starts_agreeing: float = Field(ge=0, le=1)
     status: str
     range: dict[str, tuple[float, float]]
     holdout: dict[str, Holdout]
-    level: float = LEVEL
+    level: float = Field(LEVEL, gt=0, lt=1)
     fit: Fit
     outlier_rows: tuple[int, ...] = Field((), description="rows (from 1) beyond five times the noise; none was dropped")
     without_outliers: Fit | None = Field(None, description="second fit where runs lie beyond five times the noise")
@@ -257,7 +258,7 @@ class LawFile(Frozen):
 class LawSet(Frozen):
     """Laws of several methods, fitted one by one to runs of the same settings."""
 
-    format: int = 1
+    format: Literal[1] = 1
     laws: tuple[LawFile, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -290,9 +291,7 @@ class LawSet(Frozen):
             found = cls.model_validate_json(text)
             return cls(laws=tuple(law.trusted(file) for law in found.laws))
         except ValidationError as error:
-            if any(
-                complaint["loc"][:1] == ("laws",) and complaint["type"] != "missing" for complaint in error.errors()
-            ):
+            if "laws" in _keys(text):
                 raise _damaged(file, error) from None
         return cls(laws=(LawFile.load(file),))
 
@@ -304,7 +303,19 @@ def _bytes(file: Path) -> bytes:
         raise InputError(f"A law must be a file: {file} cannot be read. Write one with `isoembed fit`.") from None
 
 
+def _keys(text: bytes) -> set[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return set()
+    return set(found) if isinstance(found, dict) else set()
+
+
 def _damaged(file: Path, error: ValidationError) -> InputError:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
+    if first["loc"][-1:] == ("format",):
+        return InputError(
+            f"{file} is of format {first['input']}, another than this version's 1: fit it again, or upgrade."
+        )
     return InputError(f"{file} is not a law ({where or 'JSON'}: {first['msg']}); fit it again.")

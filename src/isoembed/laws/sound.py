@@ -27,6 +27,8 @@ _OFF = 2.0
 _FEW = 20
 #: share of the draws that may be no loss (zero, negative, infinite) inside the runs
 _NO_LOSS = 0.25
+#: of ln loss: no law leaves runs a factor of 20 apart
+_NOISE = 3.0
 #: relative: rounding, and draws of runs without noise
 _ROUNDING = 0.01
 
@@ -45,10 +47,14 @@ def _complaints(law: LawFile) -> Iterator[str]:
     spans = [law.range[name] for name in ("params", "tokens", "flop")]
     if any(high / low > _WIDEST for low, high in spans):
         yield "its range is wider than runs are"
+    if law.run_noise > _NOISE:
+        yield f"one run's ln loss would be off by {law.run_noise:.3g}"
     rows = _places(law.range)
     draws = [] if law.draws is None else [(law.fit, law.draws)]
     for fit, drawn in [*draws, *((form.fit, form.draws) for form in law.forms)]:
         yield from _out_of_bounds(fit.law, np.array(drawn.values))
+        if len(drawn.values) >= _FEW and fit.noise > _ROUNDING and len(set(drawn.values)) == 1:
+            yield "its draws are all the same, although its runs scatter"
         loss_R, loss_BR = (
             law_named(fit.law).loss_and_gradient(theta_BP, rows)[0]
             for theta_BP in (law_named(fit.law).vector(fit.params)[None], np.array(drawn.values))

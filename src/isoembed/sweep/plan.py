@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,7 +57,7 @@ class RateSearch(Frozen):
 class SweepRequest(Frozen):
     """What a sweep was asked for; `sweep.json`."""
 
-    format: int = 1
+    format: Literal[1] = 1
     family: Family
     models: tuple[str, ...]
     base_hashes: dict[str, str] = Field({}, description="model -> hash of its weights")
