@@ -111,6 +111,9 @@ def test_nothing_of_the_users_becomes_markup() -> None:
     row = next(line for line in card.splitlines() if line.startswith("| data |"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 3  # one row, two cells
     assert card.count("\n---\n") == 1  # front matter closed once, no rule from the data
+    hostile = "\x1b]0;title\x07\x9b2J\u202e\x7f"
+    card = model_card(a_record(data=hostile), {"trained": {hostile: {"ndcg@10": 0.5}}}, limits=(hostile,))
+    assert card.replace("\n", "").isprintable()  # nothing commands the terminal that shows the file
 
 
 def test_escape_keeps_plain_words() -> None:

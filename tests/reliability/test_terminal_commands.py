@@ -195,7 +195,7 @@ def test_a_spreadsheet_runs_nothing_of_an_exported_table(tmp_path: Path) -> None
     (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
     assert (row["'=cmd()/ndcg"], row["plain/ndcg"]) == ("-0.5", "0.25")
     failed = FailedRun(recipe=outcome.recipe, key=outcome.key, reason="diverged", failures=("@SUM(A1)",), created="now")
-    for cell in ("=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx"):
+    for cell in ("=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx", "\n=1", "\uff1d1+1"):
         write_table([failed.model_copy(update={"failures": (cell,)})], tmp_path / "runs.csv")
         (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
         assert row["failure"] == f"'{cell}"

@@ -72,8 +72,10 @@ def model_card(
 
 
 def escape(text: str) -> str:
-    """`text` as plain words in Markdown: one line, no markup, no HTML, no table cell's end."""
-    return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", " ".join(text.split()))
+    """`text` as plain words in Markdown: one line, no markup, no HTML, no table cell's end, nothing that commands a
+    terminal."""
+    words = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", words)
 
 
 def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> str:

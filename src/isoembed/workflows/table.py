@@ -15,6 +15,10 @@ from isoembed.core import InputError, write_atomically
 from isoembed.records import FailedRun, RunRecord
 
 
+#: what a spreadsheet takes for the beginning of a formula, or passes over before one; those of full width in Asia
+_FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+
+
 def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
     """Write the runs as `file`, .parquet or .csv.
 
@@ -41,7 +45,7 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
 def _no_formula(cell: Any) -> Any:
     """`cell` with a quote before a text that a spreadsheet would run as a formula, as spreadsheets themselves write
     it."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(tuple(_FORMULA)) else cell
 
 
 def _as_it_stands(cell: Any) -> Any:
