@@ -14,7 +14,6 @@ import pyarrow.parquet
 from isoembed.core import InputError, write_atomically
 from isoembed.records import FailedRun, RunRecord
 
-
 #: what a spreadsheet takes for the beginning of a formula, or passes over before one; those of full width in Asia
 _FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 
