@@ -74,6 +74,8 @@ def test_budget_must_pay_for_one_step() -> None:
 def test_batch_must_not_exceed_the_pairs() -> None:
     with pytest.raises(InputError, match="more pairs than there are"):
         recommend(Budget.parse("1e12"), NANO, data=DataStats(pairs=10))
+    with pytest.raises(InputError, match="more pairs than there are: 1024 > 10"):  # not that 1e16 FLOP pay for no step
+        recommend(Budget.parse("1e16"), "pythia", data=DataStats(pairs=10))
 
 
 @pytest.mark.parametrize(

@@ -271,16 +271,16 @@ def solve(
     Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
     """
     check_batch(batch_pairs)
+    if data.pairs is not None and data.pairs < batch_pairs:
+        raise InputError(
+            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `--batch-pairs`."
+        )
     cost = method.cost(model)
     step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
     if flop < step_flop:
         raise InputError(
             f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
             f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `--batch-pairs` or take a smaller model."
-        )
-    if data.pairs is not None and data.pairs < batch_pairs:
-        raise InputError(
-            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `--batch-pairs`."
         )
     if context_tokens > model.context:
         raise InputError(
