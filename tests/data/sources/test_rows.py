@@ -436,6 +436,17 @@ def test_a_table_without_a_header_is_not_cut_in_the_midst_of_its_texts(tmp_path:
         list(open_source(str(tmp_path / "a.tsv")))
 
 
+def test_tsv_quotes_of_two_rows_make_no_pair_of_all_between(tmp_path: Path) -> None:
+    """Texts apart by tabs are seldom quoted, as MS MARCO's: rows 2 to 4 were one pair of three queries."""
+    rows = ["query\tpositive", "q1\tp1", '"Open q2\tp2', "q3\tp3", 'q4 closes"\tp4', '"a\nb"\tp5']
+    (tmp_path / "a.tsv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=r"line 3: a quote that one row opens.*stays open over 2 further lines"):
+        list(open_source(str(tmp_path / "a.tsv")))
+    source = open_source(str(tmp_path / "a.tsv"), on_bad_rows="skip")
+    assert [pair.query for pair in source] == ["q1", "q3", 'q4 closes"', "a\nb"]
+    assert source.skipped == {"malformed line": 1}
+
+
 def test_a_folder_of_two_kinds_of_files_is_not_half_read(tmp_path: Path) -> None:
     """`datasets` takes the files of one kind and says nothing."""
     write_jsonl(tmp_path / "a.jsonl", ROWS)

@@ -142,6 +142,11 @@ class _Shape:
         self.width, self._spaced = len(cells), self._spaced or spaced
         return True
 
+    def are_rows(self, lines: list[str]) -> bool:
+        """Whether the lines of one record are rows of tabs themselves, so that its quote is no more than a character:
+        texts hold line ends and commas, but a tab for every line end hardly."""
+        return self._delimiter == "\t" and len(lines) > 1 and {line.count("\t") + 1 for line in lines} == {self.width}
+
     def fit(self, lines: list[str]) -> bool:
         """Whether each of `lines` is a record by itself, the last one whole."""
         if lines and not lines[-1].endswith(("\n", "\r")):
@@ -191,6 +196,8 @@ def records(
                 yield start, BadRow(SWALLOWED, "", lost)
             behind_fault = True
             continue
+        if not fault and shape.are_rows(source.held):
+            fault = "a quote that one row opens and another one closes"
         if not fault and (not cells or shape.fits(cells, strictly=behind_fault)):
             if cells:
                 behind_fault = False
