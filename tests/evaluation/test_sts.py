@@ -47,6 +47,12 @@ def test_bad_files(tmp_path: Path) -> None:
     file.write_text('{"s1": "a", "s2": "b", "score": "high"}')
     with pytest.raises(InputError, match=r"test\.jsonl:1: 'score' has the wrong type"):
         StsTask.from_path(tmp_path)
+    rows = [{"s1": "0", "s2": "1", "score": 1}, {"s1": "0", "s2": "1", "score": 10**400}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        InputError, match=r"test\.jsonl:2: 'score' must be a finite number"
+    ):  # was a traceback of scipy's
+        StsTask.from_path(tmp_path)
     file.write_text('{"s1": "a", "s2": "b", "score": 1}\n' * 3)
     with pytest.raises(InputError, match="two different scores"):
         StsTask.from_path(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,11 @@ def rows(file: Path, **types: type | tuple[type, ...]) -> Iterator[tuple[str, di
                 raise InputError(f"{place}: a row must have {', '.join(types)}; {key!r} is missing. Add or rename it.")
             if not isinstance(row[key], kind) or isinstance(row[key], bool):
                 raise InputError(f"{place}: {key!r} has the wrong type ({type(row[key]).__name__}). Mend it.")
-            if isinstance(row[key], float) and not math.isfinite(row[key]):
-                raise InputError(f"{place}: {key!r} must be a finite number; got {row[key]}. Mend or remove the row.")
+            if (
+                isinstance(row[key], (int, float)) and not abs(row[key]) <= sys.float_info.max
+            ):  # nor a whole number beyond
+                got = f"{row[key]}"[:20]
+                raise InputError(f"{place}: {key!r} must be a finite number; got {got}. Mend or remove the row.")
         yield place, row
 
 
