@@ -345,3 +345,9 @@ def test_what_was_read_otherwise_than_one_may_think_is_noted(tmp_path: Path) -> 
     (data.store.folder / "pairs.arrow").write_bytes(b"")
     again = prepare(str(file), tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=5)
     assert again.notes[0].startswith("The tokens of an earlier run were damaged (pairs.arrow)")
+
+
+def test_fewer_held_out_pairs_than_none_are_refused(tmp_path: Path) -> None:
+    """Fails where -1 is a slice's end: all pairs but a few were held out, and nothing said so."""
+    with pytest.raises(InputError, match=r"`heldout_pairs` must be at least 0, for none; got -1"):
+        split(tmp_path, numbered(50), heldout_pairs=-1)

@@ -365,3 +365,24 @@ def test_bf16_and_packed_train_alike(data: PairData, tmp_path: Path) -> None:
 def test_without_checkpoints_nothing_is_written(data: PairData, tmp_path: Path) -> None:
     run(recipe(data, steps=2), data, tmp_path / "none", execution=Execution(checkpoint_seconds=math.inf))
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"precision": "bfloat16"}, "must be one of auto, fp32, bf16; got 'bfloat16'"),
+        ({"chunk_tokens": 0}, "`chunk_tokens` must be at least 1; got 0"),
+        ({"keep_checkpoints": 0}, "`keep_checkpoints` must be at least 1; got 0"),
+    ],
+)
+def test_wrong_execution_is_refused(wrong: dict[str, Any], says: str) -> None:
+    """Fails where it is taken for something else without a word: fp32, a default, all checkpoints."""
+    with pytest.raises(InputError, match=says):
+        Execution(**wrong)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    """Fails where torch's own error reaches the user."""
+    with pytest.raises(InputError, match=f"`device` must be one that torch can use here; got '{device}'"):
+        Execution(device=device).torch_device()

@@ -107,8 +107,10 @@ def prepare(
 
     Held-out pairs come from `heldout`, or else from the source itself: whole groups where it has groups (packages, for
     docstrings), single pairs otherwise, at most a fifth of all.  A training pair with a text that also occurs on the
-    held-out side is dropped.  Raises InputError where no training pair is left.
+    held-out side is dropped.  Raises InputError where no training pair is left, or `heldout_pairs` is negative.
     """
+    if heldout_pairs < 0:
+        raise InputError(f"`heldout_pairs` must be at least 0, for none; got {heldout_pairs}. Give another number.")
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
     skipped = sorted(store.facts.skipped.items())

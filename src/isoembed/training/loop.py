@@ -89,10 +89,25 @@ class Execution:
     keep_checkpoints: int = 2
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        precision_named(self.precision)
+        for name in ("chunk_tokens", "keep_checkpoints"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"`{name}` must be at least 1; got {number}. Give another number.")
+
     def torch_device(self) -> torch.device:
-        """The device to run on; under torchrun each rank takes the GPU of its local number."""
+        """The device to run on; under torchrun each rank takes the GPU of its local number.
+
+        Raises InputError where `device` names none, or this torch or machine has none such.
+        """
         if self.device is not None:
-            return torch.device(self.device)
+            try:
+                return torch.empty(0, device=self.device).device
+            except (RuntimeError, AssertionError) as error:  # the latter: a torch built without CUDA
+                why = str(error).splitlines()[0]
+                raise InputError(
+                    f"`device` must be one that torch can use here; got {self.device!r} ({why})."
+                ) from None
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
