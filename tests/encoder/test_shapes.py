@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModel,
@@ -173,3 +174,12 @@ def test_latent_attention_goes_by_the_widths_of_queries_and_of_values() -> None:
     )  # fmt: skip
     spec = spec_of(AutoModel.from_config(config), "tiny", "somewhere")
     assert spec.attention_width == 2 * (12 + 4 + 8) // 2
+
+
+def test_an_architecture_without_sdpa_is_counted() -> None:
+    """MPT knows eager attention alone: told of another kind, it got no mask and raised AttributeError."""
+    config = transformers.MptConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, max_seq_len=64)
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config)
+    assert spec_of(model, "mpt", "somewhere").blocks == 2
+    assert model.config._attn_implementation == "eager"

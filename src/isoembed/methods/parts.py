@@ -96,7 +96,9 @@ def entry_modules(model: Any) -> set[nn.Module]:
         called.add(module)
 
     first = blocks_of(model)[0]
-    own, model.config._attn_implementation = model.config._attn_implementation, "none"
+    own = model.config._attn_implementation
+    if own == "sdpa":  # architectures without it, such as MPT, need the mask that they get for `eager`
+        model.config._attn_implementation = "none"
     hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
     try:
         with torch.no_grad():
