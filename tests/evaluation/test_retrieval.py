@@ -109,6 +109,15 @@ def test_reads_a_folder_as_beir_ships_it(tmp_path: Path) -> None:
         open_tasks(folder)
 
 
+@pytest.mark.parametrize("header", ["corpus-id\tquery-id\tscore", "score\tquery-id\tcorpus-id", "doc_id qid grade"])
+def test_judgments_whose_header_names_another_order_are_refused(tmp_path: Path, header: str) -> None:
+    """Ids that are numbers on both sides fit either way: the judgments were read backwards without a word."""
+    texts = "".join(f'{{"_id": {number}, "text": "text {number}"}}\n' for number in range(3))
+    folder = task_folder(tmp_path / "toy", corpus=texts, queries=texts, qrels=f"{header}\n1\t2\t1\n2\t1\t1\n")
+    with pytest.raises(InputError, match=r"qrels\.tsv:1: .*query id, corpus id and grade"):
+        RetrievalTask.from_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

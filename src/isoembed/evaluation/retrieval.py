@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from isoembed.evaluation.systems import Hits, System
 
 #: how deep a ranking is read: Recall@100 is the deepest metric
 DEPTH = 100
+#: what the first column of judgments is not called, but for files that have their columns in another order
+_NOT_QUERIES = re.compile(r"corpus|doc|passage|pid|score|grade|rel", re.IGNORECASE)
 #: grades of relevance seen anywhere are a few; trec_eval allocates as many levels as the largest one says
 _LARGEST_GRADE = 1000
 
@@ -149,7 +152,9 @@ def _judgments(file: Path, queries: Container[str], corpus: Container[str]) -> d
         grade = None if form is None else _grade(form[2])
         if form is not None and grade is not None:
             judged.setdefault(form[0], {})[form[1]] = grade
-        elif form is None or number > 0 or form[0] in queries or form[1] in corpus:
+        elif (
+            form is None or number > 0 or form[0] in queries or form[1] in corpus or _NOT_QUERIES.match(form[0].strip())
+        ):
             raise InputError(
                 f"{place}: a line must be query id, corpus id and grade, tab-separated, the grade a whole number of at "
                 f"most {_LARGEST_GRADE}; got {line!r:.80}."
