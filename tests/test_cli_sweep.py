@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet
@@ -10,8 +11,10 @@ import pytest
 
 from isoembed.cli_sweep import _allowance, _budgets
 from isoembed.core import InputError
-from isoembed.records import Ledger
-from tests.test_cli import mistake, ok
+from isoembed.records import Ledger, RunRecord
+from isoembed.sweep.folder import End, failed_run
+from isoembed.workflows.sweep import load_request
+from tests.test_cli import isoembed_command, mistake, ok
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +50,15 @@ def finished(place: Path) -> Path:
 
 def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     out = place / "dry"
-    printed = ok(*options(place, out), "--dry-run")
+    more = ("--vary", "pooling=max", "--vary", "bidirectional", "--pairs", "120,60", "--max-passes", "9")
+    printed = " ".join(ok(*options(place, out), "--dry-run", *more).split())
     for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
         assert words in printed
     assert not out.exists()
-    printed = ok(*options(place, out), "--dry-run", "--vary", "pooling=max", "--vary", "bidirectional")
-    assert "2 other settings: 4 cells or fewer" in " ".join(printed.split())
+    assert "2 other settings: 4 cells or fewer" in printed
+    assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
     assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
     assert "mask_margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
-    printed = " ".join(ok(*options(place, out), "--dry-run", "--pairs", "120,60", "--max-passes", "9").split())
-    assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
     assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
     assert "`--max-passes` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
     assert "belong to a sweep of --budgets" in mistake(
@@ -74,6 +76,34 @@ def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:
         assert abs(record.model_flop - record.recipe.flop) < 0.2 * record.recipe.flop
     assert {record.recipe.model.name for record in records} == {"nano-28k", "nano-51k"}
     assert not list((finished / "work").iterdir())
+
+
+def test_the_plan_measured_what_runs_take_beside_steps(finished: Path) -> None:
+    request = load_request(finished)
+    assert request.run_seconds.keys() == request.speeds.keys() == {"nano-28k", "nano-51k"}
+    assert min(request.run_seconds.values()) > 0
+    assert request.startup_seconds > 0
+    assert all(record.overhead_seconds for record in Ledger.open(finished).records())
+
+
+def test_a_failed_cell_is_status_1_until_it_is_retried(finished: Path, tmp_path: Path) -> None:
+    """It was status 0, and no command tried the cell again."""
+    shutil.copytree(finished, ledger := tmp_path / "ledger")
+    lost = Ledger.open(ledger).records()[0]
+    (ledger / "records" / f"{lost.key}.json").unlink()
+    assert Ledger(ledger).add(failed_run(lost.recipe, [End(reason="error", words="no")] * 3))
+    done = isoembed_command("sweep", "run", str(ledger))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "1 cell failed" in line
+    assert f"`isoembed sweep retry {ledger}`" in line
+    assert "none begins with 'zz'" in mistake("sweep", "retry", str(ledger), "zz")
+    assert json.loads(ok("sweep", "retry", str(ledger), lost.key[:8], "--json")) == {"retried": [lost.key]}
+    ok("sweep", "run", str(ledger))
+    again = Ledger.open(ledger).outcome(lost.key)
+    assert isinstance(again, RunRecord)
+    assert again.heldout == lost.heldout
+    assert "0 cells" in ok("sweep", "retry", str(ledger))
 
 
 def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:

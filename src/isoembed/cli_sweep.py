@@ -214,11 +214,13 @@ def plan(
                     ),
                 }
             )
-        request = request.model_copy(update=measure_pace(request))
+        if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
+            request = request.model_copy(update=measure_pace(request))
     if dry_run:
         planned, new = explain(SweepFolder(out), request), None
     else:
         planned, new = plan_sweep(out, request)
+        request = load_request(out)
     if as_json:
         terminal.print_json(plan_json(request, planned, new))
     elif request.target_flop is not None:

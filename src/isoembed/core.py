@@ -81,6 +81,18 @@ def no_room(error: BaseException) -> bool:
     return system is not None and system.errno in _NO_ROOM
 
 
+def portable(error: Exception) -> Exception | None:
+    """What another process is told of `error`, in types that pickle whole: the system's complaint, or the rule that was
+    broken with its exit status; None where it is neither, which is a defect."""
+    if (system := system_error(error)) is not None:
+        return OSError(system.errno, system.strerror, system.filename) if system.errno else OSError(str(system))
+    if isinstance(error, InputError):
+        plain = InputError(str(error))
+        plain.exit_code = error.exit_code
+        return plain
+    return None
+
+
 def refused(error: OSError) -> str:
     """What the operating system refused (a full disk, a folder without permission, a name too long), in one line."""
     where = f" at {error.filename}" if error.filename else ""

@@ -81,14 +81,23 @@ def clear_files(folder: Path) -> None:
     """Remove the files that `write_atomically` was at in `folder` when its process was killed: those of some time ago,
     by the clock that stamps new files there."""
     left = list(folder.glob(".*.partial"))
-    if not left:
+    now = clock(folder) if left else None
+    if now is None:
         return
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as new:
-        now = os.fstat(new.fileno()).st_mtime
-        for file in left:
-            with contextlib.suppress(OSError):
-                if now - file.lstat().st_mtime > OLD_FILE_SECONDS:
-                    file.unlink()
+    for file in left:
+        with contextlib.suppress(OSError):
+            if now - file.lstat().st_mtime > OLD_FILE_SECONDS:
+                file.unlink()
+
+
+def clock(folder: Path) -> float | None:
+    """Now, by the clock that stamps new files in `folder`, which may be another machine's; None where none can be
+    made."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as new:
+            return os.fstat(new.fileno()).st_mtime
+    except OSError:
+        return None
 
 
 def clear(parent: Path, prefix: str, *, now: float) -> None:

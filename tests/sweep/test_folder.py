@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from isoembed.core import InputError
 from isoembed.records import FailedRun
+from isoembed.report.sweep_text import status_text
 from isoembed.sweep.folder import Attempt, Cell, End, SweepFolder, Worker
+from isoembed.sweep.status import StatusReader
 from tests.sweep.fake import cell, record
 
 
@@ -135,6 +138,28 @@ def test_who_was_suspended_together_with_the_worker_waits_on(tmp_path: Path, wat
     assert watch.over(folder, planned.key, 80) is None
 
 
+def test_how_long_a_worker_elsewhere_is_silent_is_told_by_the_ledgers_own_clock(tmp_path: Path) -> None:
+    """By the time of day here, 200 s ahead of the file system's, a beat of now would be 200 s old."""
+    folder = folder_with(tmp_path, planned := cell())
+    attempt = folder.claim(planned.key, tries=3)
+    assert attempt is not None
+    assert StatusReader(folder).read().silent == {}  # it is here, and there
+    elsewhere(folder, attempt)
+    folder.beat(attempt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.time", lambda: os.stat(tmp_path).st_mtime + 200)
+        assert StatusReader(folder).read().silent == {}
+    beat = tmp_path / "attempts" / f"{planned.key}.1.beat"
+    os.utime(beat, (beat.stat().st_mtime - 500,) * 2)
+    found = StatusReader(folder).read()
+    assert found.count("running") == 1
+    assert 500 <= found.silent[planned.key] < 600
+    printed = Console(width=200)
+    with printed.capture() as shown:
+        printed.print(status_text(found))
+    assert f"running {planned.key}: no sign of life" in shown.get()
+
+
 def test_a_claim_without_a_name_is_watched_too(tmp_path: Path, watch: Watch) -> None:
     """Killed between creating the file and writing to it."""
     folder = folder_with(tmp_path, planned := cell())
@@ -216,6 +241,14 @@ def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
     folder.ledger.add(record(planned.recipe))
     folder.clear()
     assert not folder.work(attempt).exists()
+
+
+def test_the_time_left_counts_what_runs_take_beside_their_steps(tmp_path: Path) -> None:
+    """Two runs of a second each took 5 s more to load and evaluate: a third one takes 6 s, not one."""
+    folder = folder_with(tmp_path, *(cell(seed=seed) for seed in range(3)))
+    for seed, beside in ((0, 4.0), (1, 6.0)):
+        folder.ledger.add(record(cell(seed=seed).recipe).model_copy(update={"overhead_seconds": beside}))
+    assert StatusReader(folder).read().seconds_left == pytest.approx(6.0)
 
 
 def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) -> None:

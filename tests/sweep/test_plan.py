@@ -100,6 +100,18 @@ def test_the_allowance_is_never_exceeded() -> None:
         assert any(skip.why == "the allowance is spent" for skip in plan.skipped)
 
 
+def test_the_promised_time_contains_what_runs_and_workers_take_beside_steps() -> None:
+    """27 s were promised and 104 s taken: an allowance of time would be overspent too."""
+    names = [model.name for model in NANO.models[:6]]
+    pace = {"speeds": dict.fromkeys(names, 1e12), "run_seconds": dict.fromkeys(names, 3.0), "startup_seconds": 20.0}
+    plan = Planner(request(**pace), []).plan()
+    assert plan.seconds == pytest.approx(20.0 + 3.0 * len(plan.cells) + plan.flop / 1e12)
+    allowed = Planner(request(**pace, allowance_seconds=30.0), []).plan()
+    assert len(allowed.cells) == 3
+    assert allowed.seconds is not None
+    assert allowed.seconds <= 30.0
+
+
 def test_cells_that_need_more_memory_are_named() -> None:
     plan = Planner(request(max_bytes=1.0), []).plan()
     assert not plan.cells

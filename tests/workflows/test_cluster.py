@@ -95,6 +95,7 @@ def test_a_node_killed_mid_cell_changes_nothing(
     assert losses(ledger) == expected
     assert reasons(ledger) == ["lost-worker"]
     assert not list(under_way.glob("**/step-*"))
+    assert not list(node_temp.glob("isoembed-*/*"))  # neither unpacked pairs nor folders of the killed node
 
 
 def test_ctrl_c_stops_the_cells_and_local_workers_go_on_from_their_checkpoints(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pickle
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +13,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
-from isoembed.core import InputError
+from isoembed.cli_boundary import line_of, status_of
+from isoembed.core import InputError, portable
+from isoembed.data.store import DamagedStoreError
 from isoembed.records import FailedRun
 from isoembed.sweep.folder import Attempt, Cell, SweepFolder
 from isoembed.sweep.run import Failure
 from isoembed.workflows import cluster
-from isoembed.workflows.cluster import LostClusterError, _Driver, _fitting, run_on_ray
+from isoembed.workflows.cluster import LostClusterError, _connected, _Driver, _fitting, run_on_ray
 from isoembed.workflows.sweep import plan_sweep
 from tests.sweep.fake import record, request
+from tests.workflows.small import reasons
 
 
 class RayError(Exception):
@@ -219,6 +227,77 @@ def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
 )
 def test_room_on_a_node(resources: dict[str, float], cpus: int, gpus: float, cells: int) -> None:
     assert _fitting(resources, cpus, gpus) == cells
+
+
+def test_a_cluster_that_is_started_here_is_closed_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listened on all interfaces, and whoever reaches its ports can run code."""
+    asked: list[tuple[dict[str, Any], str | None]] = []
+    switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    monkeypatch.delenv(switch, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = SimpleNamespace(
+        init=lambda **options: asked.append((options, os.environ.get(switch))), shutdown=lambda: asked.clear()
+    )
+    monkeypatch.setitem(sys.modules, "ray", made)
+    with _connected(None):
+        ((options, closed),) = asked
+        assert (options["address"], options["include_dashboard"], closed) == ("local", False, "0")
+    assert not asked
+    monkeypatch.delenv(switch)
+    with _connected("10.0.0.1:6379"):
+        ((options, closed),) = asked
+        assert (options["address"], closed) == ("10.0.0.1:6379", None)
+
+
+def test_a_driver_that_its_cluster_takes_along_is_one_line(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A killed GCS or raylet ends the process of Ray's client from C++; its cells were left to be found lost."""
+    pytest.importorskip("ray", reason="ray is not installed; it comes with isoembed[ray]")
+    monkeypatch.setattr(cluster, "_drive_or_say", dies_at_a_cell)
+    monkeypatch.setattr(cluster, "load_request", lambda ledger: None)
+    with pytest.raises(LostClusterError, match="same command goes on") as caught:
+        run_on_ray(folder.path, every_seconds=0.1)
+    assert status_of(caught.value) == 1
+    assert capfd.readouterr() == ("", "")
+    assert reasons(folder.path) == ["stopped"]
+
+
+def dies_at_a_cell(news: Any, ledger: Path, how: Any) -> None:
+    """A driver's process."""
+    folder = SweepFolder(ledger)
+    assert folder.claim(folder.cells()[0].key, tries=1) is not None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DamagedStoreError(Path("tokens"), "ids.npy"), 2),
+        (LostClusterError("gone"), 1),
+        (OSError(errno.ENOSPC, "full", "record"), 1),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1),
+        (KeyError("a defect"), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_driver_or_worker_ends_by_reaches_the_user(error: Exception, status: int | None) -> None:
+    """An error whose class takes other arguments than its words could not be unpickled: a traceback in its place."""
+    said = portable(error)
+    if status is None:
+        assert said is None
+    else:
+        arrived = pickle.loads(pickle.dumps(said))
+        assert (line_of(arrived), status_of(arrived)) == (line_of(error), status_of(error))
+        assert status_of(arrived) == status
+
+
+@pytest.mark.parametrize(("cause", "status"), [(OSError(errno.ENOSPC, "full"), 1), (InputError("moved"), 2)])
+def test_a_full_disk_of_a_node_is_the_machines_fault(folder: SweepFolder, cause: Exception, status: int) -> None:
+    made = driver(folder, MadeUpRay(lambda planned, attempt: RayTaskError(cause)))
+    with pytest.raises(InputError, match="cannot work on the sweep") as caught:
+        made.step(False, 0.0)
+    assert status_of(caught.value) == status
 
 
 def test_without_ray_the_remedy_is_named(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from isoembed.data.dataset import prepare
+from isoembed.data.shipment import Shipment
 from isoembed.sweep.folder import Attempt
 from isoembed.sweep.run import Failure
 from isoembed.workflows import node
+from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 from tests.sweep.fake import cell
 
 
@@ -27,6 +32,21 @@ def attempted(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -
     planned = cell()
     parcels: Any = [object()]
     return node.run_cell(planned, Attempt(key=planned.key, number=1), None, parcels, 1)
+
+
+def test_unpacked_pairs_are_removed_from_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts stayed in the temporary folder after a normal end."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    data = prepare(ListSource(numbered(50)), tiny_tokenizer(), context_tokens=16, folder=tmp_path / "cache")
+    shipment = Shipment.of(data, files=True)
+    shutil.rmtree(tmp_path / "cache")  # as on another machine
+    shipment.open()
+    assert list((tmp_path / "temp").glob("isoembed-*/pairs-*"))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda parcel: SimpleNamespace(data=shipment)))
+    parcels: Any = [object()]
+    node.forget(parcels)
+    assert not list((tmp_path / "temp").glob("isoembed-*/*"))
 
 
 def test_a_full_disk_costs_no_cell_a_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

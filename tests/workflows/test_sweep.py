@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from isoembed.cli_boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.families import NANO
@@ -23,6 +24,7 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training import loop
+from isoembed.workflows import sweep
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import load_request, plan_sweep, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
@@ -196,6 +198,35 @@ def test_sigterm_to_the_parent_alone_stops_the_workers_too(ledger: Path, running
     running.communicate(timeout=60)  # returns when the last worker has closed the pipe
     assert running.returncode == 0
     assert set(reasons(ledger)) == {"stopped"}
+
+
+def test_workers_whose_parent_is_killed_save_and_end(ledger: Path, running: subprocess.Popen[str]) -> None:
+    """They went on, and the next `sweep run` had rivals on the same cores."""
+    wait_until(lambda: len(under_way(ledger)) > 0)
+    running.kill()
+    running.communicate(timeout=PATIENCE_SECONDS)  # returns when the last worker has closed the pipe
+    assert set(reasons(ledger)) == {"stopped"}
+    assert list(ledger.glob("work/*/step-*"))
+
+
+def test_a_disk_that_no_worker_can_write_to_is_the_machines_fault(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An OSError ends the command with status 1 and one line; it was an InputError, with status 2."""
+    monkeypatch.setattr("isoembed.workflows.sweep._work_or_say", finds_no_room)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_sweep(ledger, every_seconds=0.1)
+    assert status_of(caught.value) == 1
+
+
+def finds_no_room(obstacles: Any, ledger: Path, **how: Any) -> None:
+    """A worker process on a full disk."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    sweep.work_here = full  # type: ignore[assignment]
+    sweep._work_or_say(obstacles, ledger, **how)
 
 
 def test_a_signal_before_the_first_step_does_not_wait_for_the_last(

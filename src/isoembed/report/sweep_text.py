@@ -185,6 +185,13 @@ def status_text(status: SweepStatus) -> RenderableType:
         parts += [Text(""), variations_text(status.variations)]
     if status.repetition:
         parts += [Text(""), repetition_text(status.repetition)]
+    parts += [
+        Text(
+            f"running {key}: no sign of life from its worker, on another machine or in another container, for "
+            f"{seconds:.0f} s; a `sweep run` takes it over after watching it"
+        )
+        for key, seconds in status.silent.items()
+    ]
     parts += [Text(f"failed {key}: {why}") for key, why in status.failures.items()]
     parts += [Text(f"passed over {file}: {why}") for file, why in status.damaged.items()]
     return Group(*parts)

@@ -22,6 +22,7 @@ import platform
 import socket
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, takewhile
@@ -34,7 +35,7 @@ from pydantic import Field, ValidationError
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
-from isoembed.scratch import STEPS, boot_id, own_place, remove
+from isoembed.scratch import STEPS, boot_id, clock, own_place, remove
 
 Reason = Literal["out-of-memory", "diverged", "lost-worker", "error"]
 
@@ -236,6 +237,25 @@ class SweepFolder:
         watched.still_seconds += min(now - watched.looked, LOOK_SECONDS)
         watched.looked = now
         return watched.still_seconds < self.stale_seconds
+
+    def silences(self, keys: Collection[str]) -> dict[str, float]:
+        """Seconds without a sign of life from the newest worker of each of these cells, of those that cannot be asked
+        after from here: its last beat beside a file of now, both by the clock that stamps files there.  Nothing where
+        no file can be made."""
+        silences, now = {}, None
+        for key in keys:
+            attempt = Attempt(key=key, number=max(self.attempts(key), default=0))
+            worker = self.worker(key, attempt.number)
+            last = None if worker is not None and worker.is_here() else self._last_sign(attempt)
+            if last is not None and (now := now or clock(self.path / "attempts")) is not None:
+                silences[key] = max(0.0, now - last)
+        return silences
+
+    def _last_sign(self, attempt: Attempt) -> float | None:
+        for file in (self._beat(attempt), self._attempt(attempt)):
+            with suppress(OSError), file.open("rb") as opened:  # opened, so that a network's file system looks anew
+                return os.fstat(opened.fileno()).st_mtime
+        return None
 
     def worker(self, key: str, number: int) -> Worker | None:
         """Who made the attempt; None where it was claimed, and killed before it wrote its name."""

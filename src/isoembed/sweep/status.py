@@ -34,6 +34,9 @@ class SweepStatus(Frozen):
     seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
     failures: dict[str, str] = Field(description="key -> why the cell was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
+    silent: dict[str, float] = Field(
+        {}, description="key of a running cell -> seconds without a sign of life from a worker elsewhere"
+    )
     variations: tuple[Varied, ...] = Field((), description="readouts and options beside the sweep's own")
     repetition: tuple[Repeated, ...] = Field((), description="scarce pairs beside data that do not repeat")
 
@@ -65,10 +68,12 @@ class StatusReader:
             if (outcome := ledger.outcome(key)) is not None:
                 self.outcomes[key] = outcome
         cells = folder.cells()
+        states = {cell.key: self._state(cell) for cell in cells}
+        silences = folder.silences([key for key, state in states.items() if state == "running"])
         stages = []
         for stage in dict.fromkeys(cell.stage for cell in cells):
             own = [cell for cell in cells if cell.stage == stage]
-            counts = Counter(self._state(cell) for cell in own)
+            counts = Counter(states[cell.key] for cell in own)
             stages.append(
                 StageStatus(
                     stage=stage,
@@ -85,6 +90,7 @@ class StatusReader:
             seconds_left=self._seconds_left([cell for cell in cells if cell.key not in self.outcomes]),
             failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
             damaged=ledger.damaged,
+            silent={key: seconds for key, seconds in silences.items() if seconds > folder.stale_seconds},
             variations=variations.compare(cells, self.outcomes),
             repetition=repetition.compare(cells, self.outcomes),
         )

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from isoembed.core import InputError
+from isoembed.core import InputError, portable, system_error
 from isoembed.data.shipment import Shipment
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import LOST, Attempt, Cell, SweepFolder
@@ -53,6 +53,7 @@ from isoembed.workflows.node import Parcel, forget, run_cell
 from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep, stop_with_parent
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
     from ray import ObjectRef
@@ -100,7 +101,25 @@ def run_on_ray(
     context = multiprocessing.get_context("spawn")
     news: SimpleQueue[tuple[str, Any]] = context.SimpleQueue()
     driver = context.Process(target=_drive_or_say, args=(news, ledger.resolve(), how))
-    folder, written, problem, passed_on = SweepFolder(ledger), None, None, 0
+    folder = SweepFolder(ledger)
+    said = _followed(driver, news, lambda: watch(folder), every_seconds)
+    if "problem" in said:
+        raise said["problem"]
+    if "written" not in said:
+        end_for(folder, {driver.pid or 0})
+        raise LostClusterError(
+            "The Ray cluster must last as long as the sweep; its head, or the part of it on this machine, is gone. "
+            "Start it again; the same command goes on."
+        )
+    return int(said["written"])
+
+
+def _followed(
+    driver: BaseProcess, news: SimpleQueue[tuple[str, Any]], watch: Callable[[], None], every_seconds: float
+) -> dict[str, Any]:
+    """Run the driver to its end, passing on its words, and to it what this process is asked to stop by; what it said
+    of that end: `written` or `problem`, or nothing."""
+    said, passed_on = dict[str, Any](), 0
     with Stopping() as stopping:
         driver.start()
         while True:
@@ -109,26 +128,15 @@ def run_on_ray(
                 kind, value = news.get()
                 if kind == "words":
                     print(value, file=sys.stderr, flush=True)
-                elif kind == "written":
-                    written = value
                 else:
-                    problem = value
-            watch(folder)
+                    said[kind] = value
+            watch()
             if over:
-                break
+                return said
             if stopping.requests > passed_on:
                 passed_on += 1
                 driver.terminate()
             driver.join(every_seconds)
-    if problem is not None:
-        raise problem
-    if written is None:
-        end_for(folder, {driver.pid or 0})
-        raise LostClusterError(
-            "The Ray cluster must last as long as the sweep; its head, or the part of it on this machine, is gone. "
-            "Start it again; the same command goes on."
-        )
-    return int(written)
 
 
 class LostClusterError(InputError):
@@ -160,12 +168,8 @@ def _drive_or_say(news: SimpleQueue[tuple[str, Any]], ledger: Path, how: _How) -
         os.dup2(nowhere, stream)
     try:
         news.put(("written", _drive(ledger, how, say=lambda words: news.put(("words", words)))))
-    except InputError as error:
-        news.put(("problem", error))
-    except OSError as error:
-        news.put(("problem", OSError(error.errno, error.strerror, error.filename)))
-    except Exception:
-        news.put(("problem", RuntimeError(traceback.format_exc())))
+    except Exception as error:
+        news.put(("problem", portable(error) or RuntimeError(traceback.format_exc())))
 
 
 def _drive(ledger: Path, how: _How, say: Callable[[str], None]) -> int:
@@ -312,7 +316,10 @@ class _Driver:
         except errors.OutOfMemoryError as error:  # Ray killed the worker before the node ran out
             outcome = Failure(reason="out-of-memory", words=_first_line(error))
         except errors.RayTaskError as error:
-            raise InputError(f"A node cannot work on the sweep: {error.cause or error}") from error
+            problem = InputError(f"A node cannot work on the sweep: {error.cause or error}")
+            if error.cause is not None and system_error(error.cause) is not None:
+                problem.exit_code = 1
+            raise problem from error
         except (errors.NodeDiedError, errors.LocalRayletDiedError) as error:
             del self.flights[flight]
             self.folder.end(attempt, LOST.model_copy(update={"words": _first_line(error)}))

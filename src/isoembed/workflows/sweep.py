@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from pydantic import ValidationError
 
-from isoembed.core import InputError, refused, system_error, write_once
+from isoembed.core import InputError, portable, write_once
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
@@ -307,13 +307,13 @@ def run_sweep(
     Ctrl-C or SIGTERM is passed on to the workers, which save a checkpoint and end; a second one kills them, which costs
     the work since their last checkpoints and none of the cells' tries.
 
-    Raises InputError, after the other workers have stopped, where one met what no worker can get past: data that cannot
-    be opened, a full disk.
+    Raises, after the other workers have stopped, what one of them met that no worker can get past: InputError for data
+    that cannot be opened, OSError for a full disk.
     """
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
     how = {"threads": max(1, (os.cpu_count() or 1) // workers), "tries": tries, "execution": execution}
-    obstacles: SimpleQueue[str] = context.SimpleQueue()
+    obstacles: SimpleQueue[Exception] = context.SimpleQueue()
 
     def start() -> BaseProcess:
         process = context.Process(target=_work_or_say, args=(obstacles, ledger), kwargs=how)
@@ -323,7 +323,7 @@ def run_sweep(
     folder = SweepFolder(ledger)
     respawns = _RESPAWNS
     asked, killed = 0, set[int]()
-    obstacle: str | None = None
+    obstacle: Exception | None = None
     with Stopping() as stopping:
         running = [start() for _ in range(workers)]
         while running:
@@ -347,7 +347,7 @@ def run_sweep(
     if obstacle is None and not obstacles.empty():
         obstacle = obstacles.get()
     if obstacle is not None:
-        raise InputError(obstacle)
+        raise obstacle
 
 
 def _end_of_crashed(folder: SweepFolder, process: BaseProcess) -> bool:
@@ -373,14 +373,13 @@ def stop_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _work_or_say(obstacles: SimpleQueue[str], ledger: Path, **how: Any) -> None:
+def _work_or_say(obstacles: SimpleQueue[Exception], ledger: Path, **how: Any) -> None:
     """A worker process; what no other one could get past either is said to the parent, not printed by each."""
     stop_with_parent()
     try:
         work_here(ledger, **how)
     except Exception as error:
-        system = system_error(error)
-        if system is None and not isinstance(error, InputError):
+        if (said := portable(error)) is None:
             raise
-        obstacles.put(str(error) if system is None else refused(system))
+        obstacles.put(said)
         sys.exit(1)
