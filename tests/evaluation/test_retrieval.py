@@ -101,7 +101,8 @@ def test_reads_a_folder_as_beir_ships_it(tmp_path: Path) -> None:
     (folder / "qrels.tsv").unlink()
     (folder / "qrels").mkdir()
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n2\t8\t1\n")
-    with pytest.raises(InputError, match=r"must hold qrels\.tsv"):
+    missing = r"must hold qrels\.tsv or qrels/test\.tsv \(or either as \.gz\); .*only test\.tsv is read, not train\.tsv"
+    with pytest.raises(InputError, match=missing):
         RetrievalTask.from_folder(folder)
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n")
     assert RetrievalTask.from_folder(folder).relevant == {"1": {"7": 1}}
@@ -126,6 +127,11 @@ def test_judgments_whose_header_names_another_order_are_refused(tmp_path: Path, 
         ("corpus", '{"_id": 1.5, "text": "one"}\n', r"corpus\.jsonl:1: '_id' has the wrong type"),
         ("corpus", '["d1", "one"]\n', r"corpus\.jsonl:1: .*got list"),
         ("corpus", '{"_id": "d1", "text": "one"}\n' * 2, r"corpus\.jsonl:2: .*twice"),
+        ("corpus", '{"_id": "", "text": "one"}\n', r"corpus\.jsonl:1: '_id' must be an id"),
+        ("queries", '{"_id": "q\\t1", "text": "one"}\n', r"queries\.jsonl:1: '_id' must be an id"),
+        ("queries", '{"_id": " ", "text": "one"}\n', r"queries\.jsonl:1: '_id' must be an id"),
+        ("qrels", "q1\t\t1\n", r"qrels\.tsv:1: .*tab-separated"),
+        ("qrels", "q1\td1\t1\n\td1\t1\n", r"qrels\.tsv:2: .*tab-separated"),
         ("corpus", "\n", "a document at least"),
         ("qrels", "q1\td1\n", r"qrels\.tsv:1: .*tab-separated"),
         ("qrels", "q1\td1\tyes\n", r"qrels\.tsv:1: .*tab-separated"),

@@ -27,9 +27,11 @@ def require(folder: Path, name: str) -> Path:
     """As `find`; raises InputError where there is neither."""
     file = find(folder, name)
     if file is None:
-        raise InputError(
-            f"A task folder must hold {name} (or {name}.gz); {folder} does not. Add it or name another folder."
-        )
+        beir = _BEIR.get(name)
+        places = f"{name} (or {name}.gz)" if beir is None else f"{name} or {beir} (or either as .gz)"
+        others = sorted(each.name for each in (folder / beir).parent.glob("*.tsv*")) if beir is not None else []
+        splits = f"; of its qrels/ only test.tsv is read, not {', '.join(others)}" if others else ""
+        raise InputError(f"A task folder must hold {places}; {folder} does not{splits}. Add it or name another folder.")
     return file
 
 

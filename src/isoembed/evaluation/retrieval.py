@@ -136,6 +136,10 @@ def _texts(file: Path) -> dict[str, tuple[str, str]]:
     texts: dict[str, tuple[str, str]] = {}
     for place, row in rows(file, _id=(str, int), text=str):
         key = str(row["_id"])
+        if not key.strip() or "\t" in key:
+            raise InputError(
+                f"{place}: '_id' must be an id, without tabs, that judgments can name; got {key!r}. Mend it."
+            )
         if key in texts:
             raise InputError(f"{place}: ids must differ; {key!r} is there twice. Remove one.")
         texts[key] = str(row.get("title") or ""), row["text"]
@@ -147,7 +151,8 @@ def _judgments(file: Path, queries: Container[str], corpus: Container[str]) -> d
     judged: dict[str, dict[str, int]] = {}
     for number, (place, line) in enumerate(lines(file)):
         words = line.split()
-        forms = [form for form in (line.split("\t"), words, words[:1] + words[2:]) if len(form) == 3]
+        cut = (line.split("\t"), words, words[:1] + words[2:])
+        forms = [form for form in cut if len(form) == 3 and all(map(str.strip, form))]
         form = next((form for form in forms if form[0] in queries), forms[0] if forms else None)
         grade = None if form is None else _grade(form[2])
         if form is not None and grade is not None:
