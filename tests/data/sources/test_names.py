@@ -81,6 +81,22 @@ def test_refused_for_the_same_reason(tmp_path: Path, kind: str, row: Row, fault:
         list(open_source(as_file(tmp_path, kind, [row])))
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"set": ["a", "b", "c"]}, "does not say which is the query"),
+        ({"texts": ["a", "b"]}, "does not say which is the query"),
+        ({"messages": [{"role": "user", "content": "q"}], "id": "1"}, "what is asked as `query`"),
+        ({"conversations": [{"from": "human", "value": "q"}]}, "what is asked as `query`"),
+        ({"data": [{"query": "q", "pos": "p"}]}, "one a line"),
+    ],
+)
+def test_formats_of_other_tasks_are_refused_with_their_remedy(tmp_path: Path, kind: str, row: Row, fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        list(open_source(as_file(tmp_path, kind, [row])))
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "hub jsonl"])
 def test_nested_fields(tmp_path: Path, kind: str) -> None:
     """tevatron's passages, a title before its text; lists; negatives that are null or empty are none."""

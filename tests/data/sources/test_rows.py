@@ -414,17 +414,25 @@ def test_tables_and_encodings(tmp_path: Path, name: str, content: bytes) -> None
         ("a.jsonl", gzip.compress(GOOD, mtime=0), "holds a gzip archive"),
         ("a.csv", b"PK\x03\x04\x14\0\0\0a.csvquery,positive\nq,p\n", "zip archive or a spreadsheet"),
         ("a.csv", b"PAR1\x15\x04\nquery,positive\nq,p\n", "holds Parquet"),
-        # the last line of such a file is an object of its own: with bad rows skipped it was all that was read
-        ("a.jsonl", b"[\n" + GOOD.strip() + b",\n" + GOOD + b"]\n", "JSON value over all"),
-        ("a.jsonl", b"\n[" + GOOD.strip() + b"," + GOOD.strip() + b"]\n", "JSON value over all"),
-        ("a.jsonl", b"{\n" + GOOD[1:] + GOOD, "JSON value over all"),
+        # one of the lines of such a file may be an object of its own: with bad rows skipped it was all that was read
+        ("a.jsonl", b"{\n" + GOOD[1:] + GOOD, "object over all"),
+        (
+            "a.json",
+            b"[" + GOOD + b"," + GOOD + b" 4]",
+            "must be one list of rows, or have one row a line; behind row 2",
+        ),
+        ("a.json", b"[" + GOOD + GOOD + b"]", "behind row 1: a comma must stand between two rows"),
+        ("a.json", b"[" + GOOD + b",\n" + GOOD, "behind row 2: it does not end"),
+        ("a.json", b"[" + GOOD + b"]\n[" + GOOD + b"]", "behind row 1: more stands behind its end"),
+        ("a.json", b'[{"query": "a", "pos": ["b' + b"x" * 99 + b'"]', "behind row 0: Expecting ',' delimiter"),
+        ("a.json", b"[" + b"[" * 99_999 + b"]" * 99_999 + b"]", "behind row 0"),
     ],
 )
 def test_refused_for_what_is_wrong(tmp_path: Path, name: str, content: bytes, fault: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=fault):
         list(open_source(str(tmp_path / name)))
-    if "all" in fault or "holds" in fault:
+    if any(word in fault for word in ("all", "holds", "behind")):
         with pytest.raises(InputError, match=fault):
             list(open_source(str(tmp_path / name), on_bad_rows="skip"))
 
@@ -559,3 +567,34 @@ def test_a_line_without_end_is_refused_before_it_is_read(tmp_path: Path, monkeyp
     monkeypatch.setattr(files.LongLine, "pass_over", None)
     with pytest.raises(InputError, match="line 1: a row must have at most 1,000 bytes"):
         list(open_source(str(tmp_path / "a.jsonl"), max_row_bytes=1000))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "a.json.zst"])
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_list_over_all_of_a_file_is_read_row_by_row(tmp_path: Path, name: str, indent: int | None) -> None:
+    """Refused once, or, under `--on-bad-rows skip`, read as its last line alone."""
+    content = ("\n" + json.dumps(ROWS, indent=indent) + "\n").encode()
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    (tmp_path / name).write_bytes(zstandard.compress(content) if name.endswith(".zst") else content)
+    assert list(open_source(str(tmp_path / name))) == PAIRS
+
+
+def test_rows_of_a_list_have_numbers_faults_and_a_bound(tmp_path: Path) -> None:
+    rows = ['{"query": "q", "pos": "p"}', '["a", "b"]', '{"query": "q", "pos": ""}', '{"pos": "p", "pos": "r"}', "7"]
+    file = tmp_path / "a.json"
+    file.write_text(f"[{','.join(rows[:1] + rows[2:] + rows[:1])}]")
+    with pytest.raises(InputError, match="row 2: `pos` must hold text"):
+        list(open_source(str(file)))
+    source = open_source(str(file), on_bad_rows="skip")
+    assert list(source) == [Pair("q", "p")] * 2
+    assert source.skipped == {"empty text": 1, "duplicate key": 1, "malformed line": 1}
+    file.write_text(f'[["a", "b"], {rows[1]}]')
+    assert list(open_source(str(file))) == [Pair("a", "b")] * 2
+    tracemalloc.start()
+    file.write_text("[" + ",".join([rows[0]] * 9_000 + ['{"query": "' + "x" * 5_000_000 + '", "pos": "p"}']) + "]")
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    with pytest.raises(InputError, match="behind row 9000: a row must have at most 100,000 bytes"):
+        assert sum(1 for _ in open_source(str(file), on_bad_rows="skip", max_row_bytes=100_000)) == 0
+    assert tracemalloc.get_traced_memory()[1] - before < 2_000_000
+    tracemalloc.stop()

@@ -97,6 +97,7 @@ class LongLine:
     """A line that is longer than allowed, of which only the beginning was read."""
 
     def __init__(self, text: io.TextIOWrapper, beginning: str) -> None:
+        self.beginning = beginning
         self._text, self._piece = text, beginning
         self._quotes = beginning.count('"')
 

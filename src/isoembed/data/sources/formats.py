@@ -11,7 +11,13 @@ from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.parquet import Parquet
 
 #: file endings and what reads them; the text ones also packed
-TEXT: dict[str, type[JsonLines | Csv]] = {".jsonl": JsonLines, ".ndjson": JsonLines, ".csv": Csv, ".tsv": Csv}
+TEXT: dict[str, type[JsonLines | Csv]] = {
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".json": JsonLines,
+    ".csv": Csv,
+    ".tsv": Csv,
+}
 TABLES: dict[str, type[Parquet]] = {".parquet": Parquet, ".pq": Parquet}
 
 

@@ -48,6 +48,21 @@ METADATA = re.compile(
     r"|(?:.*_)?(?:ids?|idx|index|labels?|scores?|similarity|types?|lang|language|source|dataset|split|metadata|url)"
     r"|docid|qid|pid|unnamed: \d+|__index_level_\d+__"
 )
+#: formats of other tasks, by the fields of theirs that hold the texts, and what is to be done with their rows
+_OTHER_FORMATS = {
+    ("set", "texts"): (
+        "a list of texts that mean the same does not say which is the query: write each two of them as a row of "
+        "`anchor` and `positive`"
+    ),
+    ("messages", "conversations", "conversation"): (
+        "a chat is no pair of texts: write what is asked as `query` and what is answered as `positive`, a row each"
+    ),
+    (
+        "data",
+        "rows",
+        "examples",
+    ): "rows within a row are not looked for: write them one a line, as `jq -c '.data[]'` does",
+}
 #: fields named in a message at most, and how much of a name
 SHOWN, SHOWN_LENGTH = 20, 60
 #: kinds of row (by their fields) whose layout is kept
@@ -205,6 +220,10 @@ def _numbered(base: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _no_names(names: Iterable[str]) -> BadRow:
+    spelled = {name.strip().casefold() for name in names}
+    for fields, remedy in _OTHER_FORMATS.items():
+        if not spelled.isdisjoint(fields):
+            return BadRow("missing key", f"{remedy} (found {shown(names)})")
     known = ", ".join(f"{query}/{positive}" for query, positive, _ in CONVENTIONS[:-1])
     return BadRow(
         "missing key",
