@@ -10,6 +10,7 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -281,8 +282,41 @@ def test_hub_folder(tmp_path: Path) -> None:
     with (folder / "test.jsonl").open("a") as stream:
         stream.write(json.dumps(ROWS[4]) + "\n")
     assert test.fingerprint() != before
-    with pytest.raises(InputError, match="with that split"):
+    with pytest.raises(InputError, match="configurations are default; the splits of default are train, test"):
         list(open_source(f"hub:{folder}:nosuch"))
+
+
+def test_hub_configuration_and_split(tmp_path: Path) -> None:
+    """A dataset of several configurations could not be named at all."""
+    files = {"en": {"train": ROWS}, "de": {"train": ROWS[1:], "dev": ROWS[2:]}}
+    said = []
+    for config, splits in files.items():
+        (tmp_path / config).mkdir()
+        for split, rows in splits.items():
+            write_jsonl(tmp_path / config / f"{split}.jsonl", rows)
+        paths = [{"split": split, "path": f"{config}/{split}.jsonl"} for split in splits]
+        said.append({"config_name": config, "data_files": paths})
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': said})}\n---\n")
+    for spec, pairs in {"en": PAIRS, "en:train": PAIRS, "de": PAIRS[1:], "de:": PAIRS[1:], "de:dev": PAIRS[2:]}.items():
+        assert list(open_source(f"hub:{tmp_path}:{spec}")) == pairs, spec
+    assert PAIRS[0] in list(open_source(f"hub:{tmp_path}:de:dev:2,hub:{tmp_path}:en:1"))
+    assert open_source(f"hub:{tmp_path}:de:dev").fingerprint() != open_source(f"hub:{tmp_path}:de").fingerprint()
+    for spec, fault in {"": "its configurations are en, de. Name", ":dev": "are en, de. Name",
+                        ":de:test": "the splits of de are train, dev", ":fr:dev": "are en, de. Name",
+                        ":de:dev:3": r"must be hub:ORG/NAME\[:CONFIG\]\[:SPLIT\]"}.items():  # fmt: skip
+        with pytest.raises(InputError, match=fault):
+            list(open_source(f"hub:{tmp_path}{spec}"))
+    said[1]["default"] = True
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'configs': said})}\n---\n")
+    for spec, pairs in {"": PAIRS[1:], ":dev": PAIRS[2:], "::dev": PAIRS[2:], ":en": PAIRS}.items():
+        assert list(open_source(f"hub:{tmp_path}{spec}")) == pairs, spec
+
+
+def test_hub_folder_with_files_about_its_data(tmp_path: Path) -> None:
+    """They end in .json, as data may."""
+    write_jsonl(tmp_path / "train.jsonl", ROWS)
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert list(open_source(f"hub:{tmp_path}")) == PAIRS
 
 
 def test_hub_names_the_commit_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,23 +330,27 @@ def test_hub_names_the_commit_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         sha = "abc"
 
     class Builder:
+        config = SimpleNamespace(data_files={"validation": []})
+
         def as_streaming_dataset(self, split: str) -> list[dict[str, str]]:
             asked["split"] = split
             return [{"anchor": "q", "positive": "p"}]
 
     Builder.__module__ = "datasets.packaged_modules.parquet.parquet"
 
-    def builder(name: str, revision: str | None) -> Builder:
-        asked.update(name=name, revision=revision)
+    def builder(name: str, config: str, revision: str | None) -> Builder:
+        asked.update(name=name, config=config, revision=revision)
         return Builder()
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: Info())
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision: ["default"])
+    monkeypatch.setattr(datasets, "get_dataset_default_config_name", lambda name, revision: "default")
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
     source = open_source("hub:org/name:validation")
     source.fingerprint()
     Info.sha = "def"
     assert list(source) == [Pair("q", "p")]
-    assert asked == {"name": "org/name", "revision": "abc", "split": "validation"}
+    assert asked == {"name": "org/name", "config": "default", "revision": "abc", "split": "validation"}
     Builder.__module__ = "datasets.packaged_modules.webdataset.webdataset"
     with pytest.raises(InputError, match="not one of json"):
         list(source)

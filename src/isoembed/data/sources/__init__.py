@@ -44,8 +44,8 @@ def open_source(
     query_prompt: str = "",
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Source:
-    """The source that `spec` names: `docstrings`, a file, `hub:org/name[:split]`, or a mixture of them with weights,
-    `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
+    """The source that `spec` names: `docstrings`, a file, `hub:org/name[:config][:split]`, or a mixture of them with
+    weights, `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
     options = RowOptions(
         query_key, positive_key, negatives_key, on_bad_rows, max_negatives, query_prompt, max_row_bytes
     )
@@ -91,8 +91,11 @@ def _open(name: str, options: RowOptions) -> Source:
     if name == "docstrings":
         return Docstrings()
     if name.startswith("hub:"):
-        dataset, _, split = name.removeprefix("hub:").partition(":")
-        return Hub(dataset, split or "train", options)
+        dataset, *named = name.removeprefix("hub:").split(":")
+        if len(named) > 2:
+            raise InputError(f"A dataset must be hub:ORG/NAME[:CONFIG][:SPLIT]; got {label_of(Path(name))!r}. Mend it.")
+        config, split = ["", "", *named][-2:]
+        return Hub(dataset, options, config=config or None, split=split or None)
     reader = reader_of(expanded(name), options)
     if expanded(name).is_dir():
         raise InputError(f"`data` must be files; {label_of(Path(name))} is a folder. Give it as hub:FOLDER.")

@@ -15,30 +15,39 @@ from isoembed.core import InputError, expanded, fingerprint
 from isoembed.data.sources.base import RowOptions, RowSource
 from isoembed.data.sources.files import file_hash, label_of
 from isoembed.data.sources.formats import reader_of
-from isoembed.data.sources.names import BadRow, twice
+from isoembed.data.sources.names import BadRow, shown, twice
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 #: what a dataset may be made of; among what `datasets` would also read are pickles, which run code
 SAFE_BUILDERS = ("json", "csv", "parquet", "arrow", "text")
+DEFAULT_SPLIT = "train"
+#: files about data, which no dataset is made of
+ABOUT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 #: what a folder may say of its data files without changing how they are read
 PLAIN_CONFIG = {"config_name", "data_files", "data_dir", "default", "description"}
 
 
 class Hub(RowSource):
-    """`hub:org/name[:split]`, split `train` by default.
+    """`hub:org/name[:config][:split]`: the default configuration and its split `train`, unless named.  One name is a
+    split of the default configuration, or else a configuration.
 
     The hub's current commit is looked up once and read throughout, so that the pairs are those of the fingerprint.  Of
     a folder, which files are in the split is for `datasets` to say, by their names or the folder's README.md; they are
     read as they are alone.  Nothing outside the folder is read.
     """
 
-    def __init__(self, name: str, split: str, options: RowOptions) -> None:
-        super().__init__(f"hub:{label_of(Path(name)) if expanded(name).is_dir() else name}:{split}", options)
-        self.name, self.split = name, split
+    def __init__(self, name: str, options: RowOptions, *, config: str | None = None, split: str | None = None) -> None:
+        self.name, self.config, self.split = name, config, split
         self.folder = expanded(name) if expanded(name).is_dir() else None
+        place = name if self.folder is None else label_of(Path(name))
+        super().__init__(":".join(["hub", place, *self._chosen]), options)
         self._commit: str | None = None
+
+    @property
+    def _chosen(self) -> list[str]:
+        return [*([self.config] if self.config else []), self.split or DEFAULT_SPLIT]
 
     def commit(self) -> str:
         """The commit of the dataset on the hub."""
@@ -53,28 +62,27 @@ class Hub(RowSource):
 
     def content_hash(self) -> str:
         if self.folder is None:
-            return fingerprint([self.name, self.split, self.commit()])
+            return fingerprint([self.name, *self._chosen, self.commit()])
         files = sorted(file for file in self.folder.rglob("*") if file.is_file())
-        return fingerprint([self.split, *([str(file.relative_to(self.folder)), file_hash(file)] for file in files)])
+        return fingerprint([*self._chosen, *([str(file.relative_to(self.folder)), file_hash(file)] for file in files)])
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
-        import datasets
-
         plain, configs = True, list[dict[str, Any]]()
         if self.folder is not None:
             configs = _configs(self.folder)
             plain = all(set(config) <= PLAIN_CONFIG for config in configs)
             for pattern in _patterns(configs):
                 self._require_inside(pattern)
-        revision = None if self.folder else self.commit()
         try:
-            builder = datasets.load_dataset_builder(str(self.folder or self.name), revision=revision)
+            builder, split = self._builder()
             if builder.__module__.split(".")[-1] not in SAFE_BUILDERS:
                 raise ValueError(f"its files are read by {builder.__module__}, not one of {', '.join(SAFE_BUILDERS)}")
-            stream = builder.as_streaming_dataset(split=self.split)
+            stream = builder.as_streaming_dataset(split=split)
+        except InputError:
+            raise
         except Exception as error:  # datasets, fsspec and the hub client raise errors of many kinds
             raise self._refusal(error) from error
-        readers = [] if self.folder is None else [reader_of(file, self.options) for file in self._files(builder)]
+        readers = [] if self.folder is None else [reader_of(file, self.options) for file in self._files(builder, split)]
         if self.folder is not None and not configs:
             self._require_whole(builder)
         if plain and readers and None not in readers:
@@ -106,19 +114,48 @@ class Hub(RowSource):
                         raise InputError(f"{self.label}: {twice(match[1]).detail}.")
             yield f"row {number}", row
 
-    def _files(self, builder: DatasetBuilder) -> list[Path]:
+    def _builder(self) -> tuple[DatasetBuilder, str]:
+        """What reads the configuration, and the split; raises InputError, with those that there are, where they are not
+        named."""
+        import datasets
+
+        place, revision = str(self.folder or self.name), None if self.folder else self.commit()
+        names = datasets.get_dataset_config_names(place, revision=revision)
+        default = datasets.get_dataset_default_config_name(place, revision=revision)
+        if self.config is not None:
+            asked: list[tuple[str | None, str]] = [(self.config, self.split or DEFAULT_SPLIT)]
+        else:
+            asked = [(default, self.split or DEFAULT_SPLIT), (self.split, DEFAULT_SPLIT)]
+        splits: dict[str, list[str]] = {}
+        for config, split in asked:
+            if config is not None and config in names:
+                builder = datasets.load_dataset_builder(place, config, revision=revision)
+                splits[config] = list(map(str, builder.config.data_files or {}))
+                if split in splits[config]:
+                    return builder, split
+        there = "; ".join(f"the splits of {config} are {shown(found)}" for config, found in splits.items())
+        raise InputError(
+            f"`{self.label}` must be a dataset with that configuration and split: its configurations are "
+            f"{shown(names)}{f'; {there}' if there else ''}. Name one of each, as hub:ORG/NAME:{names[0]}:SPLIT."
+        )
+
+    def _files(self, builder: DatasetBuilder, split: str) -> list[Path]:
         """The files of the split in the folder; raises InputError for one that is not in it."""
         found = (builder.config.data_files or {}).values()
         for file in (file for files in found for file in files):
             self._require_inside(file)
-        return [Path(file) for file in (builder.config.data_files or {}).get(self.split, [])]
+        return [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
 
     def _require_whole(self, builder: DatasetBuilder) -> None:
         """Raise InputError where the folder holds data that are in no split: of files of two kinds `datasets` takes one
         kind, without a word."""
         assert self.folder is not None
         taken = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
-        found = (file for file in sorted(self.folder.rglob("*")) if reader_of(file, self.options) is not None)
+        found = (
+            file
+            for file in sorted(self.folder.rglob("*"))
+            if reader_of(file, self.options) is not None and file.name not in ABOUT_DATA
+        )
         if left := [label_of(file.relative_to(self.folder)) for file in found if file.resolve() not in taken]:
             raise InputError(
                 f"All data files of a folder must be in a split; {self.label} would leave out {left[0]}"
