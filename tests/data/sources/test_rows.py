@@ -289,7 +289,7 @@ def test_hub_folder(tmp_path: Path) -> None:
 def test_hub_configuration_and_split(tmp_path: Path) -> None:
     """A dataset of several configurations could not be named at all."""
     files = {"en": {"train": ROWS}, "de": {"train": ROWS[1:], "dev": ROWS[2:]}}
-    said = []
+    said: list[dict[str, Any]] = []
     for config, splits in files.items():
         (tmp_path / config).mkdir()
         for split, rows in splits.items():
