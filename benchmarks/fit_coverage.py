@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from isoembed.core import write_atomically
+from isoembed.fitting.bootstrap import Bootstrap, bootstrap
+from isoembed.fitting.isoflop import surface_optimum
 from isoembed.laws import Points, law_named
-from isoembed.laws.bootstrap import Bootstrap, bootstrap
-from isoembed.laws.isoflop import surface_optimum
 from isoembed.laws.points import Floats
 
 RESULTS = Path(__file__).parent / "results" / "fit_coverage.json"

@@ -24,9 +24,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from isoembed.core import write_atomically
+from isoembed.fitting.bootstrap import bootstrap
+from isoembed.fitting.fit import fit
 from isoembed.laws import Law, Points, law_named
-from isoembed.laws.bootstrap import bootstrap
-from isoembed.laws.fit import fit
 from isoembed.laws.points import Floats
 
 RESULTS = Path(__file__).parent / "results" / "fit_speed.json"

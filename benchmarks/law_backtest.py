@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from isoembed.core import InputError
+from isoembed.fitting.bootstrap import bootstrap
+from isoembed.fitting.io.ledger import read_ledger
 from isoembed.laws import LAWS, Law, Points, law_named
-from isoembed.laws.bootstrap import bootstrap
-from isoembed.laws.runs import read_ledger
 
 #: budgets of a grid lie at least this far apart in ln C
 _APART = 0.4

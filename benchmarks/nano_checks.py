@@ -25,11 +25,11 @@ import pyarrow.csv
 from isoembed.core import InputError, write_atomically
 from isoembed.families import NANO
 from isoembed.families.base import ModelSpec
+from isoembed.fitting.fit import fit
+from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.flops import all_in_flop
 from isoembed.laws import COMPARED, law_named
-from isoembed.laws.fit import fit
 from isoembed.laws.points import Rows
-from isoembed.laws.runs import Target, group_runs
 from isoembed.methods import Method
 from isoembed.recipe import DataStats
 from isoembed.records import Ledger, RunRecord

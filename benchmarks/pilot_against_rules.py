@@ -24,8 +24,8 @@ from isoembed.core import write_atomically
 from isoembed.families import NANO
 from isoembed.flops import tokens_for
 from isoembed.methods import Full
+from isoembed.recommendation.request import MIN_STEPS
 from isoembed.records import Ledger
-from isoembed.request import MIN_STEPS
 
 RESULTS = Path(__file__).parent / "results" / "pilot_against_rules.json"
 

@@ -11,7 +11,7 @@ planner.  Each cell costs its own flop, checkpoints of one training too (gemston
 checkpoints of a run.
 
 Compared at the same allowance: random, cheapest first, V-optimal (`variance`), `regret`; all choose among the cells
-that the planner may run, of the methods that a tenth of the grid pays for, and decide by `isoembed.sweep.pilot`.  The
+that the planner may run, of the methods that a tenth of the grid pays for, and decide by `isoembed.pilot.decide`.  The
 full grid decides from every cell below the target.
 Regret: ln loss of the chosen candidate above the best one's, at the target, as observed (gemstones: on a parabola
 through the target's runs, since N alone cannot tell shapes apart; planted: the truth).  The planner's constants were
@@ -40,14 +40,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from isoembed.core import write_atomically
+from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import Law, Points, law_named
-from isoembed.laws.runs import group_runs
 from isoembed.methods import Method
+from isoembed.pilot.choose import TOLERANCE, eligible, methods_paid_for, plan_next, settled
+from isoembed.pilot.criteria import Criterion
+from isoembed.pilot.decide import Decision, PilotCell, PilotRun, Target, decide
 from isoembed.records import Ledger, RunRecord
-from isoembed.sweep.adaptive import TOLERANCE, eligible, methods_paid_for, plan_next, settled
-from isoembed.sweep.criteria import Criterion
-from isoembed.sweep.pilot import Decision, PilotCell, PilotRun, Target, decide
-from isoembed.sweep.pilot_plan import PILOT_METHODS, as_pilot_cell, middle
+from isoembed.sweep.pilot import PILOT_METHODS, as_pilot_cell, middle
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planner_replay.json"

@@ -40,13 +40,13 @@ import psutil
 import torch
 
 from isoembed.budget import Budget
+from isoembed.cli.terminal import no_library_bars
 from isoembed.core import write_atomically
 from isoembed.families import NANO
 from isoembed.methods import Full
 from isoembed.recipe import Recipe
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.plan import SweepRequest
-from isoembed.terminal import no_library_bars
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.loop import Execution
 from isoembed.training.watchers import StepFacts

@@ -28,14 +28,14 @@ import numpy as np
 from isoembed.budget import Budget
 from isoembed.core import write_atomically
 from isoembed.families import NANO, ModelSpec
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.settings import Group, Settings, Tried
+from isoembed.fitting.study import HOLDOUTS, study
 from isoembed.laws import COMPARED, Law, Points, law_named
-from isoembed.laws.files import LawSet
 from isoembed.laws.points import Floats
-from isoembed.laws.settings import Group, Settings, Tried
-from isoembed.laws.study import HOLDOUTS, study
 from isoembed.methods import Freeze, Full, LoRA
 from isoembed.recipe import DataStats
-from isoembed.recommend import recommend
+from isoembed.recommendation.recommend import recommend
 
 RESULTS = Path(__file__).parent / "results" / "recommend_calibration.json"
 WORLDS, FORM_WORLDS, DRAWS, NOISE = 200, 100, 200, 0.01

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from isoembed.budget import Budget
-from isoembed.constraints import Constraints
 from isoembed.core import InputError, write_atomically
 from isoembed.families import NANO
+from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
-from isoembed.laws.study import study_source
-from isoembed.recommend import LAWS_FOLDER, Recommendation, recommend
+from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.recommend import LAWS_FOLDER, Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import RateSearch, SweepRequest

@@ -1,53 +1,44 @@
-"""Who imports whom (docs: two towers, one hinge), and what must start in a blink."""
+"""Who imports whom (two towers, one hinge; nothing in a circle), and what must start in a blink."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.laws.files import LawSet
-from isoembed.laws.runs import group_runs
-from isoembed.laws.study import study
-from tests.laws.ledgers import runs
+from tests.fitting.ledgers import runs
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
-FOUNDATION = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
-DECIDE = {
-    "laws",
-    "catalogue",
-    "constraints",
-    "request",
-    "recommendation",
-    "rules",
-    "frontier",
-    "measured",
-    "recommend",
-    "sweep",
-}
-EXECUTE = {"data", "encoder", "training", "evaluation", "search"}
+GROUND = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
+DECIDE = {"laws", "fitting", "recommendation", "sweep", "pilot"}
+EXECUTE = {"data", "encoder", "training", "evaluation"}
+BOTH = GROUND | DECIDE | EXECUTE
+#: what each room may import beside itself
 MAY_IMPORT = {
-    **dict.fromkeys(FOUNDATION, FOUNDATION),
-    **dict.fromkeys(DECIDE, FOUNDATION | DECIDE),
-    **dict.fromkeys(EXECUTE, FOUNDATION | EXECUTE),
-    "report": FOUNDATION | DECIDE | {"report"},
-    "workflows": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows"},
-    "cli": FOUNDATION
-    | DECIDE
-    | EXECUTE
-    | {"report", "workflows", "cli_boundary", "cli_options", "cli_pilot", "cli_report", "cli_sweep", "terminal"},
-    "cli_boundary": FOUNDATION,
-    "cli_options": FOUNDATION,
-    "cli_pilot": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_sweep", "terminal"},
-    "cli_report": FOUNDATION | DECIDE | {"report", "cli_options", "terminal"},
-    "cli_sweep": FOUNDATION | DECIDE | EXECUTE | {"report", "workflows", "cli_options", "terminal"},
-    "terminal": set(),
+    **dict.fromkeys(GROUND, GROUND),
+    "laws": GROUND,
+    "fitting": GROUND | {"laws"},
+    "recommendation": GROUND | {"laws", "fitting"},
+    "pilot": GROUND | {"laws", "fitting"},
+    "sweep": GROUND | {"laws", "fitting", "recommendation", "pilot"},
+    "data": GROUND,
+    "encoder": GROUND | {"data"},
+    "training": GROUND | {"data", "encoder"},
+    "evaluation": GROUND | {"data", "encoder", "training"},
+    "workflows": BOTH,
+    "report": GROUND | DECIDE,
+    "cli": BOTH | {"workflows", "report"},
     "__main__": {"cli"},
-    "__init__": FOUNDATION | DECIDE | EXECUTE | {"workflows"},
+    "__init__": BOTH | {"workflows"},
 }
 
 
@@ -61,21 +52,45 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(node: ast.AST) -> set[str]:
-    """Parts of isoembed that the code below `node` imports, types alone left out."""
+    """What the code below `node` imports of isoembed, as dotted names, inside functions too; types alone left out."""
     found: set[str] = set()
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ImportFrom) and child.module and child.module.startswith("isoembed."):
-            found.add(child.module.split(".")[1])
-        elif isinstance(child, ast.ImportFrom) and child.module == "isoembed":
-            found |= {name.name for name in child.names}
+        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "isoembed":
+            found |= {f"{child.module}.{name.name}" for name in child.names}
+        elif isinstance(child, ast.Import):
+            found |= {name.name for name in child.names if name.name.startswith("isoembed.")}
         elif not is_type_checking(child):
             found |= imports(child)
     return found
 
 
-@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
+def rooms(names: set[str]) -> set[str]:
+    """`isoembed.training.loop.run` -> `training`."""
+    return {name.split(".")[1] for name in names}
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+NAMES = {file: ".".join(("isoembed", *file.relative_to(SOURCE).with_suffix("").parts)) for file in FILES}
+IMPORTS = {file: imports(ast.parse(file.read_text(encoding="utf-8"))) for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
 def test_imports_point_the_right_way(file: Path) -> None:
-    assert imports(ast.parse(file.read_text(encoding="utf-8"))) <= MAY_IMPORT[part(file)]
+    assert rooms(IMPORTS[file]) <= MAY_IMPORT[part(file)] | {part(file)}
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Neither modules nor rooms, lazily or not; a `CycleError` names the circle."""
+    by_name = {NAMES[file].removesuffix(".__init__"): IMPORTS[file] for file in FILES}
+    modules = {
+        name: {found if found in by_name else found.rpartition(".")[0] for found in names} & by_name.keys() - {name}
+        for name, names in by_name.items()
+    }
+    tuple(TopologicalSorter(modules).static_order())
+    by_room: dict[str, set[str]] = defaultdict(set)
+    for file in FILES:
+        by_room[part(file)] |= rooms(IMPORTS[file]) - {part(file)}
+    tuple(TopologicalSorter(by_room).static_order())
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from isoembed.core import InputError
+from isoembed.fitting.io.columns import Table
+from isoembed.fitting.io.tables import read_groups
 from isoembed.laws import law_named
-from isoembed.laws.columns import Table
-from isoembed.laws.tables import read_groups
 from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, Ledger, LossPoint
 from isoembed.workflows.table import write_table

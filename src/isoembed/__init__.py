@@ -13,14 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from isoembed.budget import Budget
-from isoembed.constraints import Constraints
 from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
-from isoembed.laws.files import LawFile, LawSet
+from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
 from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
-from isoembed.recommend import recommend
-from isoembed.recommendation import Recommendation
+from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 
 if TYPE_CHECKING:

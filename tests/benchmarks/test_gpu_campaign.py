@@ -14,10 +14,10 @@ import pytest
 from isoembed.data.dataset import prepare
 from isoembed.encoder.load import load_model, weights_hash
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.evaluation.heldout import heldout_fingerprint
+from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import law_named
-from isoembed.laws.runs import group_runs
 from isoembed.records import Ledger
+from isoembed.training.heldout import heldout_fingerprint
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "src" / "isoembed" / "assets" / "nano" / "nano-28k"

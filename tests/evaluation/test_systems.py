@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 
 from isoembed.encoder.export import export
 from isoembed.evaluation.retrieval import RetrievalTask
-from isoembed.evaluation.run import evaluate
+from isoembed.evaluation.score import evaluate
 from isoembed.evaluation.sts import StsTask
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static
 from isoembed.evaluation.tasks import Task

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from isoembed.core import InputError
+from isoembed.fitting.fit import fit
+from isoembed.fitting.io.ledger import read_ledger
+from isoembed.fitting.isoflop import surface_optimum
+from isoembed.fitting.settings import Group
+from isoembed.fitting.study import study, study_source
 from isoembed.laws import Law, Points, law_named
-from isoembed.laws.fit import fit
-from isoembed.laws.isoflop import surface_optimum
-from isoembed.laws.runs import read_ledger
-from isoembed.laws.settings import Group
-from isoembed.laws.study import study, study_source
 from tests.laws.planted import TRUTH, planted
 
 LEDGER = Path(__file__).parents[2] / "benchmarks" / "results" / "nano_study.jsonl.gz"

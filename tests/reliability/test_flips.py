@@ -15,7 +15,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.search import Index
+from isoembed.workflows.search import Index
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command
 

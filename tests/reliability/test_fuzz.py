@@ -21,16 +21,16 @@ from pydantic import ValidationError
 
 from isoembed.core import InputError
 from isoembed.data.sources import open_source
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.laws.files import LawSet
-from isoembed.laws.runs import group_runs
-from isoembed.laws.study import study
 from isoembed.methods import LoRA
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
 from isoembed.sweep.folder import SweepFolder
 from isoembed.workflows.sweep import plan_sweep
-from tests.laws.ledgers import runs
+from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import FUZZ, Outcome, command, mangled, spoilt
 from tests.sweep.fake import recipe, record, request
 

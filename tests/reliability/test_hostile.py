@@ -17,9 +17,9 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export, load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.search import Index
 from isoembed.sweep.folder import SweepFolder
 from isoembed.training.watchers import MetricsFile
+from isoembed.workflows.search import Index
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from isoembed import terminal
+from isoembed.cli import terminal
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoembed.families import NANO
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.laws.files import LawSet
-from isoembed.laws.runs import group_runs
-from isoembed.laws.study import study
 from isoembed.methods import Freeze, Full
 from isoembed.records import FailedRun, Ledger, RunRecord
-from isoembed.report.evidence import Evidence
-from tests.laws.ledgers import BUDGETS, planned, runs, true_loss
+from isoembed.report.data import Evidence
+from tests.fitting.ledgers import BUDGETS, planned, runs, true_loss
 from tests.sweep.fake import record
 
 #: what a hostile ledger may hold

@@ -19,10 +19,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from isoembed.report.evidence import Evidence
-from isoembed.report.layout import si
+from isoembed.report.data import Evidence
 from isoembed.report.page import page
 from isoembed.report.slider import recommended, stop_budgets
+from isoembed.report.terminal.layout import si
 from tests.report.planted import SCRIPT, planted_evidence
 
 WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1400}

@@ -13,17 +13,17 @@ import pytest
 from scipy.stats import spearmanr
 
 from isoembed.budget import Budget
+from isoembed.fitting.correlation import spearman
 from isoembed.laws import law_named
-from isoembed.laws.correlation import spearman
 from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import figures
 from isoembed.report.figures.forecasts import forecasts
-from isoembed.report.outlook import Outlook
+from isoembed.report.forecast_grid import Outlook
 from isoembed.report.slider import recommended
 from isoembed.report.theme import GROUNDS, method_style, ordered
-from tests.laws.ledgers import BUDGETS, runs
+from tests.fitting.ledgers import BUDGETS, runs
 from tests.report.planted import law_file, ledger, planted_evidence
 
 

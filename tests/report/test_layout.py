@@ -2,7 +2,7 @@
 
 import pytest
 
-from isoembed.report.layout import si
+from isoembed.report.terminal.layout import si
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from isoembed import cli_report
+from isoembed.cli import report as cli_report
 from isoembed.core import InputError
-from isoembed.laws.files import LawSet
-from isoembed.recommend import recommend
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.recommendation.recommend import recommend
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import figures
 from isoembed.report.page import json_for_html, page
 from isoembed.report.slider import stop_budgets, stops
-from tests.laws.ledgers import BUDGETS, DATA, planned, runs
+from tests.fitting.ledgers import BUDGETS, DATA, planned, runs
 from tests.report.planted import SCRIPT, failed, law_file, ledger, planted_study
 from tests.sweep.fake import record
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from isoembed.core import InputError
 from isoembed.records import FailedRun
-from isoembed.report.sweep_text import status_text
+from isoembed.report.terminal.sweep import status_text
 from isoembed.sweep.folder import Attempt, Cell, End, SweepFolder, Worker
 from isoembed.sweep.status import StatusReader
 from tests.sweep.fake import cell, record

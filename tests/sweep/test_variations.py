@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from isoembed.core import InputError
+from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import law_named
-from isoembed.laws.runs import group_runs
 from isoembed.recipe import PLAIN, Options, Recipe
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell

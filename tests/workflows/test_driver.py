@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from isoembed.cli_boundary import line_of, status_of
+from isoembed.cli.boundary import line_of, status_of
 from isoembed.core import InputError, portable
 from isoembed.data.store import DamagedStoreError
 from isoembed.records import FailedRun

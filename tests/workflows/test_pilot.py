@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.records import Ledger, RunRecord
-from tests.test_cli import mistake, ok
+from tests.cli.test_entry import mistake, ok
 
 BUDGET = 4e10
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from isoembed.cli_boundary import status_of
+from isoembed.cli.boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.families import NANO

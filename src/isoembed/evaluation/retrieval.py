@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from isoembed.core import InputError, number_of
-from isoembed.evaluation.files import lines, require, rows
+from isoembed.evaluation.readers import lines, require, rows
 from isoembed.evaluation.systems import Hits, System
 
 #: how deep a ranking is read: Recall@100 is the deepest metric

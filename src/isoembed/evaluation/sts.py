@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from isoembed.core import InputError
-from isoembed.evaluation.files import find, rows
+from isoembed.evaluation.readers import find, rows
 from isoembed.evaluation.systems import EmbeddingSystem, System
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from isoembed.core import InputError
 from isoembed.evaluation.mteb.task import LIBRARY_KINDS, LibraryTask
+from isoembed.evaluation.readers import task_folders
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
 
@@ -38,10 +39,3 @@ def open_tasks(folder: Path) -> tuple[Task, ...]:
             f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."
         )
     return tasks
-
-
-def task_folders(folder: Path, kinds: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    """(kind, path) of every folder KIND/NAME in `folder`, by kind in the order given, then by name."""
-    for kind in kinds:
-        if (folder / kind).is_dir():
-            yield from ((kind, path) for path in sorted((folder / kind).iterdir()) if path.is_dir())

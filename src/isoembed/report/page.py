@@ -15,14 +15,14 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from isoembed.fitting.io.law_file import LawFile
 from isoembed.laws import law_named
-from isoembed.laws.files import LawFile
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import sections
-from isoembed.report.layout import si
 from isoembed.report.slider import stops
-from isoembed.report.text import duration
+from isoembed.report.terminal.layout import si
+from isoembed.report.terminal.recommendation import duration
 from isoembed.report.theme import GROUNDS, template
 
 _ASSETS = files("isoembed") / "assets" / "report"

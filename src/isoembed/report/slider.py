@@ -8,13 +8,13 @@ import numpy as np
 
 from isoembed.budget import DEVICES, Budget
 from isoembed.core import InputError
-from isoembed.recommend import recommend
-from isoembed.recommendation import Candidate, Recommendation
-from isoembed.report.evidence import Evidence
-from isoembed.report.laws import law_rows
-from isoembed.report.layout import si
-from isoembed.report.outlook import BEYOND
-from isoembed.report.text import device_rows, duration, recipe_rows
+from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.result import Candidate, Recommendation
+from isoembed.report.data import Evidence
+from isoembed.report.forecast_grid import BEYOND
+from isoembed.report.terminal.laws import law_rows
+from isoembed.report.terminal.layout import si
+from isoembed.report.terminal.recommendation import device_rows, duration, recipe_rows
 
 _STOPS = 41
 

@@ -1,275 +1,212 @@
-"""What finished pilot runs say about a larger budget: which candidate there is best, and how sure that is.
+"""A pilot as a sweep: each batch of runs that the planner chooses is one stage, planned when the one before has ended.
 
-The pilot is planned on abstract cells, so that a table of published runs and our own recipes are planned alike.
-
-1. Runs far above the lower envelope of loss over FLOP are left out of the fit: a model trained on less than a token a
-   parameter is in another regime, which no sum of powers describes.
-2. The others are weighted by how near to the target they are: the exponents of one range are not those of the next, so
-   that a run far below says less about the target than its own scatter would have it.
-3. One law a method (Hoffmann's by default), each with its own bootstrap; methods whose runs do not identify the law
-   have no say.
-4. The decision is the candidate of least mean predicted ln loss over the draws; its expected regret is the mean over
-   draws of how far it lies above that draw's best candidate.
-
-All losses are compared in ln: a regret of 0.01 is 1 % of the loss.
-
-Shapes: B draws, J cells (pilot cells or candidates), R finished runs.
+What could be run: each method at its middle hyperparameter, every size, a ladder of budgets far below the target.  What
+is decided: which of those methods on which size of the family is best at the target budget, one pass over the data at
+most.  `isoembed.pilot.choose` chooses; whatever runs sweeps runs this one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
 
-import numpy as np
-from pydantic import Field
-
-from isoembed.core import Frozen, InputError
-from isoembed.laws.base import Law
-from isoembed.laws.bootstrap import Bootstrap, bootstrap
+from isoembed.budget import Budget
+from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
-from isoembed.laws.intervals import tamed
-from isoembed.laws.isoflop import SAME_BUDGET
-from isoembed.laws.points import Floats, Points
+from isoembed.methods import Method
+from isoembed.pilot.choose import START_MOST, START_SHARE, Choice, eligible, methods_paid_for, plan_next
+from isoembed.pilot.decide import LEAST_RUNS, LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
+from isoembed.recipe import Recipe
+from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.request import MIN_STEPS, Request
+from isoembed.records import RunRecord
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.plan import Planner, SweepRequest, variants
 
-#: a pilot of fewer or shorter runs is no basis for a recommendation
-LEAST_RUNS = 12
-LEAST_STEPS = 100
-#: ln loss above the envelope beyond which a run is in another regime; chosen on the published tables of the replay
-NEAR = 0.15
-#: by how many times the noise the law drifts from a run a factor e below the target; chosen there too
-DRIFT = 1.0
-#: a fit to few runs shows less scatter than there is: never less than 0.1 % of the loss
-_LEAST_NOISE = 1e-3
-
-
-class PilotCell(Frozen):
-    """A run that could be made.  `key` is the caller's own and says nothing here but who is who."""
-
-    key: str
-    params: float = Field(gt=0, description="N")
-    tokens: float = Field(gt=0, description="D")
-    flop: float = Field(gt=0, description="C: what the run costs")
-    method: str = "full"
-    fraction: float = Field(1.0, ge=0, le=1, description="S, the trained share of the parameters")
-    steps: int | None = Field(None, description="optimiser steps; None where the table does not say")
-
-    @property
-    def long_enough(self) -> bool:
-        """Whether the run has the steps that a pilot needs, as far as known."""
-        return self.steps is None or self.steps >= LEAST_STEPS
+#: in this order methods enter while the allowance pays for their start
+PILOT_METHODS = ("full", "lora", "freeze", "bias")
+#: from one budget of the ladder to the next
+LADDER = 1.25
+#: the dearest run, as a share of the allowance
+DEAREST = START_SHARE
 
 
-class PilotRun(Frozen):
-    """A finished cell and its held-out loss in nats."""
-
-    cell: PilotCell
-    loss: float = Field(gt=0)
+class PilotTooSmallError(InputError):
+    """An allowance that does not pay for the runs that a recommendation needs."""
 
 
-class Target(Frozen):
-    """The budget to decide for, and what could be run there."""
-
-    flop: float = Field(gt=0)
-    cells: tuple[PilotCell, ...] = Field(min_length=1)
-
-
-class Decision(Frozen):
-    """What the pilot says so far.  `cell` is None where no candidate's method has a law."""
-
-    cell: PilotCell | None
-    trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `warnings`")
-    expected_regret: float | None = Field(description="ln loss above the best candidate, mean over draws")
-    probability_best: float | None = Field(description="share of draws in which no candidate is better")
-    predicted_loss: float | None = Field(description="nats, geometric mean over draws")
-    noise: float | None = Field(description="scatter of ln loss between runs of the chosen method")
-    runs: int = Field(description="finished runs of enough steps")
-    flop_spent: float
-    warnings: tuple[str, ...] = ()
-
-    def says(self) -> str:
-        """The decision in one sentence."""
-        if self.cell is None or self.expected_regret is None or self.probability_best is None:
-            return f"no choice after {self.runs} runs: {'; '.join(self.warnings)}"
-        words = (
-            f"{self.cell.key} after {self.runs} runs and {self.flop_spent:.3g} FLOP: best with probability "
-            f"{self.probability_best:.2f}, expected regret {self.expected_regret:.2%} of the loss"
-        )
-        return words if self.trusted else f"not to be trusted: {words}; {'; '.join(self.warnings)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Belief:
-    """One bootstrapped law a method, for one target."""
-
-    target: Target
-    laws: dict[str, Bootstrap]
-    unfit: dict[str, str]
-    """methods without a law, and why"""
-
-    def knows(self, cell: PilotCell) -> bool:
-        """Whether the cell's method has a law."""
-        return cell.method in self.laws
-
-    def log_loss(self, cells: Sequence[PilotCell]) -> Floats:
-        """Predicted ln loss (B, J) of cells that it knows, draw by draw.
-
-        Draws of a few runs have wild outliers, which are clipped.
-        """
-        draws = len(next(iter(self.laws.values())).theta_BP)
-        loss_BJ = np.empty((draws, len(cells)))
-        for method, boot in self.laws.items():
-            mine = [index for index, cell in enumerate(cells) if cell.method == method]
-            if mine:
-                rows = points_of([cells[index] for index in mine]).rows
-                loss_BJ[:, mine] = boot.loss(rows)
-        return np.log(tamed(loss_BJ))
-
-    def noise(self, cells: Sequence[PilotCell]) -> Floats:
-        """Standard deviation (J,) of one more run's ln loss around the law that holds at the target."""
-        return np.array([self._noise[cell.method] for cell in cells]) * np.sqrt(doubt(cells, self.target))
-
-    @cached_property
-    def _noise(self) -> dict[str, float]:
-        # the fit's own scatter, with the degrees of freedom that its parameters took
-        scatter = {}
-        for method, boot in self.laws.items():
-            fitted = boot.fit
-            free = max(fitted.n_points - (len(fitted.params) - len(fitted.held)), 1)
-            scatter[method] = max(fitted.noise * math.sqrt(fitted.n_points / free), _LEAST_NOISE)
-        return scatter
-
-
-def points_of(cells: Sequence[PilotCell], loss: Floats | None = None, weight: Floats | None = None) -> Points:
-    """Cells as points; a loss of one stands in where none is known."""
-    return Points.of(
-        [cell.params for cell in cells],
-        [cell.tokens for cell in cells],
-        np.ones(len(cells)) if loss is None else loss,
-        flop=[cell.flop for cell in cells],
-        fraction=[cell.fraction for cell in cells],
-        weight=weight,
+def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
+    """The ladder: from `LEAST_STEPS` steps of the cheapest model to `DEAREST` of the allowance, in FLOP."""
+    if request.target_flop is None or request.allowance_flop is None:
+        raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
+    tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
+    cheapest = min(
+        pilot_methods(request, model)[0].cost(model).flop_per_token * tokens
+        for model in map(request.family.model, request.models)
     )
+    lowest = 1.02 * cheapest  # a step more than needed: recipes round
+    highest = max(DEAREST * request.allowance_flop, lowest)
+    steps = math.floor(math.log(highest / lowest) / math.log(LADDER) + 1e-9)
+    return tuple(lowest * LADDER**step for step in range(steps + 1))
 
 
-def doubt(cells: Sequence[PilotCell], target: Target) -> Floats:
-    """Variance (J,) of a run about the law at the target, over its variance at the target's own budget:
-    1 + (DRIFT ln(C_target / C))^2."""
-    return 1 + (DRIFT * np.log(target.flop / np.array([cell.flop for cell in cells]))) ** 2
+def pilot_methods(request: SweepRequest, model: ModelSpec) -> list[Method]:
+    """Each method of the request on `model`, as a pilot runs it."""
+    return [middle(name, model, request.alpha_per_rank) for name in request.methods]
 
 
-def least_runs(law: Law) -> int:
-    """Different settings of one method that show a misfit of the law: two more than it has parameters (where the
-    trained share does not vary, two of the embedding law's are held)."""
-    return len(law.parameters) + 2 - len(law.held(Points.of([1.0], [1.0], [1.0])))
+def middle(name: str, model: ModelSpec, alpha_per_rank: float) -> Method:
+    """The method at the middle one of the hyperparameters that a sweep would try."""
+    found = variants(name, model, alpha_per_rank)
+    return found[len(found) // 2]
 
 
-def believe(
-    done: Sequence[PilotRun],
-    target: Target,
-    *,
-    law: Law = HOFFMANN,
-    near: float = NEAR,
-    draws: int = 200,
-    seed: int = 0,
-) -> Belief:
-    """Fit `law` to each method's runs near the envelope, with `draws` bootstrap draws.
-
-    Runs of too few steps are not used.  A method whose runs do not identify the law is named with the reason.  Raises
-    InputError where a finished run is as large as the target.
-    """
-    if any(run.cell.flop >= target.flop for run in done):
+def candidates(request: SweepRequest) -> dict[str, Recipe]:
+    """What could be run at the target budget, by name: a pilot decides between these."""
+    assert request.target_flop is not None
+    asked = Request(
+        budget=Budget.parse(repr(request.target_flop)),
+        family=request.family,
+        data=request.data,
+        batch_pairs=request.batch_pairs,
+        context_tokens=request.context_tokens,
+        constraints=Constraints(device_memory=request.max_bytes),
+        pooling=request.pooling,
+        options=request.options,
+    )
+    found: dict[str, Recipe] = {}
+    for model in request.family.models:
+        for method in pilot_methods(request, model):
+            try:
+                recipe = asked.recipe(request.target_flop, model, method, one_pass=True)
+            except InputError:
+                continue  # too dear for one step, or too large for the memory
+            if recipe.steps >= MIN_STEPS:
+                found[f"{method.label} on {model.name}"] = recipe
+    if not found:
         raise InputError(
-            f"A pilot looks at nothing as dear as the target: {max(run.cell.flop for run in done):.3g} FLOP >= "
-            f"{target.flop:.3g}; leave such runs out."
+            f"The target budget must pay for {MIN_STEPS} steps of a model; {request.target_flop:.3g} FLOP do not."
         )
-    laws: dict[str, Bootstrap] = {}
-    unfit: dict[str, str] = {}
-    usable = sorted((run for run in done if run.cell.long_enough), key=lambda run: run.cell.key)
-    for index, method in enumerate(sorted({run.cell.method for run in done})):
-        mine = near_envelope([run for run in usable if run.cell.method == method], near, least_runs(law))
-        if len(mine) < least_runs(law):
-            unfit[method] = f"{len(mine)} runs of {method}; the {law.name} law needs {least_runs(law)}"
-            continue
-        cells = [run.cell for run in mine]
-        points = points_of(cells, np.array([run.loss for run in mine]), 1 / doubt(cells, target))
-        try:
-            # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
-            laws[method] = bootstrap(law, points, draws=draws, seed=seed + 1_000_003 * index)
-        except InputError as error:
-            unfit[method] = str(error)
-    return Belief(target, laws, unfit)
+    return found
 
 
-def near_envelope(runs: Sequence[PilotRun], near: float, least: int) -> list[PilotRun]:
-    """The runs at most `near` above the lowest ln loss that as much FLOP or less has bought; at least the nearest
-    `least`."""
-    if not runs:
-        return []
-    above_R = above_envelope(np.log([run.loss for run in runs]), np.array([run.cell.flop for run in runs]))
-    reach = max(near, np.sort(above_R)[min(least, len(runs)) - 1])
-    return [run for run, above in zip(runs, above_R, strict=True) if above <= reach]
+def pilot_target(request: SweepRequest) -> Target:
+    """The target budget with all of its candidates."""
+    assert request.target_flop is not None
+    cells = tuple(as_pilot_cell(key, recipe) for key, recipe in candidates(request).items())
+    return Target(flop=request.target_flop, cells=cells)
 
 
-def above_envelope(log_loss_J: Floats, flop_J: Floats) -> Floats:
-    """How far each ln loss (J,) lies above the lowest one among those of as much FLOP or less."""
-    bought_JJ = flop_J[None, :] <= flop_J[:, None] * (1 + SAME_BUDGET)
-    return np.asarray(log_loss_J - np.where(bought_JJ, log_loss_J[None, :], np.inf).min(axis=1))
-
-
-def decide(
-    done: Sequence[PilotRun],
-    target: Target,
-    *,
-    law: Law = HOFFMANN,
-    near: float = NEAR,
-    draws: int = 200,
-    seed: int = 0,
-) -> Decision:
-    """The candidate at the target budget that the finished runs speak for.
-
-    done: finished runs below the target; at least 12 of at least 100 steps, or the decision is not trusted and says so.
-    law: fitted to each method apart.  Raises InputError where a finished run is as large as the target.
-    """
-    belief = believe(done, target, law=law, near=near, draws=draws, seed=seed)
-    return decision_from(belief, done, target)
-
-
-def decision_from(belief: Belief, done: Sequence[PilotRun], target: Target) -> Decision:
-    """The decision, from laws fitted already."""
-    runs = sum(run.cell.long_enough for run in done)
-    spent = math.fsum(run.cell.flop for run in done)
-    cells = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
-    warnings = [f"no law: {why}" for why in belief.unfit.values()]
-    if unseen := sorted({cell.method for cell in target.cells} - set(belief.laws) - set(belief.unfit)):
-        warnings.append(f"no law: no runs of {', '.join(unseen)}")
-    if runs < LEAST_RUNS:
-        warnings.append(
-            f"{runs} runs of {LEAST_STEPS} steps or more; {LEAST_RUNS} are the least: fall back on the family's rule"
-        )
-    if not cells:
-        return Decision(
-            cell=None, trusted=False, expected_regret=None, probability_best=None, predicted_loss=None, noise=None,
-            runs=runs, flop_spent=spent, warnings=tuple(warnings),
-        )  # fmt: skip
-    log_BJ = belief.log_loss(cells)
-    best = int(np.argmin(log_BJ.mean(axis=0)))
-    lowest_B = log_BJ.min(axis=1)
-    if (fitted := belief.laws[cells[best].method].fit).why:
-        warnings.append(f"law of {cells[best].method}: {fitted.says()}")
-    beyond = target.flop / max(run.cell.flop for run in done)
-    if beyond > 10:
-        warnings.append(f"the target is {beyond:.0f} x beyond the largest pilot run")
-    return Decision(
-        cell=cells[best],
-        trusted=runs >= LEAST_RUNS,
-        expected_regret=float(np.mean(log_BJ[:, best] - lowest_B)),
-        probability_best=float(np.mean(log_BJ[:, best] <= lowest_B)),
-        predicted_loss=float(np.exp(log_BJ[:, best].mean())),
-        noise=float(belief.noise([cells[best]])[0]),
-        runs=runs,
-        flop_spent=spent,
-        warnings=tuple(warnings),
+def as_pilot_cell(key: str, recipe: Recipe) -> PilotCell:
+    """A recipe as the planner sees it.  Methods are told apart by name: each has one hyperparameter here."""
+    return PilotCell(
+        key=key,
+        params=recipe.model.params,
+        tokens=recipe.train_tokens,
+        flop=recipe.flop,
+        method=recipe.method.name,
+        fraction=recipe.cost.trained_share,
+        steps=recipe.steps,
     )
+
+
+def pilot_stage(cell: Cell) -> bool:
+    """Whether the cell is a run of the pilot itself, not of the search for learning rates."""
+    return cell.stage.startswith("pilot ")
+
+
+class PilotPlanner(Planner):
+    """Plans a pilot as far as what has ended allows."""
+
+    def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
+        request = self.request
+        assert request.allowance_flop is not None
+        yield from self._rate_stages()
+        target = pilot_target(request)
+        cells = self._paid_for(self._pool(), target)
+        methods = {cell.recipe.method.name for cell in cells.values()}
+        decided = tuple(cell for cell in target.cells if cell.method in methods)
+        if not decided:
+            raise InputError("No run of the pilot is long enough within its allowance; raise it or the budget.")
+        target = target.model_copy(update={"cells": decided})
+        decisions: list[Decision] = []
+        for number in count(1):
+            open_cells = tuple(as_pilot_cell(key, cell.recipe) for key, cell in cells.items())
+            self.pilot = _choice(
+                self._runs(),
+                open_cells,
+                target,
+                max(0.0, request.allowance_flop - self.flop),
+                tuple(decisions),
+            )
+            if self.pilot.stop is not None:
+                return
+            decisions.append(self.pilot.decision)
+            stage = f"pilot {number}"
+            # a cell is asked for once, whether it fails or the allowance refuses it
+            yield stage, [cells.pop(each.key).model_copy(update={"stage": stage}) for each in self.pilot.cells]
+
+    def _runs(self) -> tuple[PilotRun, ...]:
+        """What the pilot's cells came to."""
+        return tuple(
+            PilotRun(cell=as_pilot_cell(key, cell.recipe), loss=outcome.heldout.loss)
+            for key, cell in self.cells.items()
+            if pilot_stage(cell)
+            and isinstance(outcome := self.outcomes.get(key), RunRecord)
+            and outcome.heldout is not None
+        )
+
+    def _pool(self) -> dict[str, Cell]:
+        """All runs that the pilot could make, by key."""
+        found: dict[str, Cell] = {}
+        for budget in self.request.budgets:
+            for model in self.models:
+                for method in pilot_methods(self.request, model):
+                    cell = self._cell(model, method, budget, "pilot 0")
+                    if cell is not None:
+                        found[cell.key] = cell
+        return found
+
+    def _paid_for(self, cells: dict[str, Cell], target: Target) -> dict[str, Cell]:
+        """The cells of the first methods whose starts the allowance pays for together.
+
+        Raises PilotTooSmallError where it does not pay for `LEAST_RUNS` runs of the first one.
+        """
+        assert self.request.allowance_flop is not None
+        most = START_MOST * self.request.allowance_flop
+        possible = eligible([as_pilot_cell(key, cell.recipe) for key, cell in cells.items()], target, HOFFMANN)
+        first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
+        if len(first) < LEAST_RUNS or math.fsum(first) > most:
+            # where no run at all is possible, the cheapest one of enough steps says what is needed
+            cheapest = math.fsum(first) / len(first) if first else self.request.budgets[0]
+            needed = cheapest * LEAST_RUNS / START_MOST
+            raise PilotTooSmallError(
+                f"A pilot needs {LEAST_RUNS} runs of {LEAST_STEPS} steps or more, and something left for others: about "
+                f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "
+                "lower --batch-pairs."
+            )
+        kept, cost = methods_paid_for(self.request.methods, possible, self.request.allowance_flop)
+        for name in self.request.methods:
+            if name not in kept:
+                method = next(m for m in pilot_methods(self.request, self.models[0]) if m.name == name)
+                why = (
+                    f"{least_runs(HOFFMANN)} runs of {name} would cost {cost[name]:.3g} of "
+                    f"{self.request.allowance_flop:.3g} FLOP"
+                )
+                self._skip(self.models[0], method, self.request.budgets[0], f"no allowance for {name}", why)
+        return {key: cell for key, cell in cells.items() if cell.recipe.method.name in kept}
+
+
+@lru_cache(maxsize=64)
+def _choice(
+    done: tuple[PilotRun, ...],
+    cells: tuple[PilotCell, ...],
+    target: Target,
+    allowance_left: float,
+    earlier: tuple[Decision, ...],
+) -> Choice:
+    """`plan_next`, remembered: a plan is made again from the start each time, and each choice takes a bootstrap."""
+    return plan_next(done, cells, target, allowance_left=allowance_left, earlier=earlier)

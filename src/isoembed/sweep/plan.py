@@ -25,9 +25,9 @@ from isoembed.core import Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Adapters, Freeze, Method, method_named
+from isoembed.pilot.choose import Choice
 from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import MAX_PASSES, unfit
@@ -80,7 +80,7 @@ class SweepRequest(Frozen):
     thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
     rates: RateSearch | None = None
     target_flop: float | None = Field(
-        None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot_plan`); needs `allowance_flop`"
+        None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot`); needs `allowance_flop`"
     )
     allowance_flop: float | None = Field(None, description="what all cells together may cost")
     allowance_seconds: float | None = Field(None, description="how long all cells together may take here")

@@ -28,7 +28,6 @@ from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
-from isoembed.evaluation.heldout import heldout_loss
 from isoembed.flops import Cost, all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
@@ -36,6 +35,7 @@ from isoembed.training.checkpoint import LoopState, load_checkpoint, save_checkp
 from isoembed.training.compiled import check_compiler, compiled
 from isoembed.training.distributed import largest, own_share, rank, share_parameters, sum_gradients, total, world
 from isoembed.training.gradients import Memory, Step, accumulate_gradients
+from isoembed.training.heldout import heldout_loss
 from isoembed.training.memory import first_line, forget_peak, is_out_of_memory, peak_bytes, plan_memory
 from isoembed.training.merged import as_run
 from isoembed.training.objective import Objective

@@ -52,10 +52,10 @@ def benchmark(
         results = folder / RESULTS
 
     # 1. the tasks, before the model is loaded: a misspelt name costs nothing
+    from isoembed.evaluation.mteb.benchmark import run_tasks
     from isoembed.evaluation.mteb.local import local_task, local_tasks
     from isoembed.evaluation.mteb.model import open_model
     from isoembed.evaluation.mteb.presets import LEFT_OUT_OF_MEAN, tasks_named
-    from isoembed.evaluation.mteb.run import run_tasks
 
     if data is None:
         if ALL_LOCAL in names:

@@ -14,7 +14,6 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
-from isoembed.constraints import Constraints
 from isoembed.core import InputError, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
@@ -25,20 +24,21 @@ from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.evaluation.heldout import heldout_fingerprint
 from isoembed.evaluation.retrieval import RetrievalTask
-from isoembed.evaluation.run import Scores, evaluate
+from isoembed.evaluation.score import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families import Family
-from isoembed.laws.files import LawSet
+from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method
 from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_context
-from isoembed.recommend import recommend
-from isoembed.recommendation import Recommendation
+from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.scratch import own_place
 from isoembed.training.distributed import barrier, rank
+from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import Execution, run
 from isoembed.training.watchers import MetricsFile, Watcher
 

@@ -14,18 +14,18 @@ import torch
 from isoembed.core import InputError
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import Family
+from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.settings import Group
+from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.laws.files import LawFile, LawSet
 from isoembed.laws.hoffmann import HOFFMANN
-from isoembed.laws.runs import group_runs
-from isoembed.laws.settings import Group
-from isoembed.laws.study import study
+from isoembed.pilot.choose import Choice
+from isoembed.pilot.decide import LEAST_STEPS, NEAR, PilotRun, doubt, least_runs, near_envelope
 from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
-from isoembed.sweep.adaptive import Choice
 from isoembed.sweep.folder import SweepFolder
-from isoembed.sweep.pilot import LEAST_STEPS, NEAR, PilotRun, doubt, least_runs, near_envelope
-from isoembed.sweep.pilot_plan import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
+from isoembed.sweep.pilot import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
 from isoembed.sweep.plan import RateSearch, SweepRequest
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
@@ -124,7 +124,7 @@ def run_pilot(
 
 
 def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: Choice) -> Pilot:
-    """The laws of a finished pilot, for `isoembed.recommend`, fitted as the planner fits them."""
+    """The laws of a finished pilot, for `isoembed.recommendation.recommend`, fitted as the planner fits them."""
     stages = {cell.key: cell for cell in folder.cells()}
     outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
     flop = sum(outcome.recipe.flop for outcome in outcomes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from isoembed.core import InputError
-from isoembed.laws.columns import Table
-from isoembed.laws.correlation import Choice, choose
+from isoembed.fitting.correlation import Choice, choose
+from isoembed.fitting.io.columns import Table
 
 
 def choose_tasks(table: Path, categories: Path | None = None) -> tuple[Choice, ...]:

@@ -27,18 +27,18 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.evaluation.heldout import heldout_loss
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
 from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, End, SweepFolder
-from isoembed.sweep.pilot_plan import PilotPlanner
+from isoembed.sweep.pilot import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
 from isoembed.sweep.variations import Variation
 from isoembed.training.gradients import accumulate_gradients
+from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import Execution, StoppedError
 from isoembed.training.memory import plan_memory
 from isoembed.training.objective import Objective

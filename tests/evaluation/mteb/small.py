@@ -13,7 +13,7 @@ from isoembed.evaluation.systems import Dense
 from isoembed.families import NANO
 from isoembed.methods import Full
 from tests.evaluation.tiny import load, write_model
-from tests.laws.ledgers import planned
+from tests.fitting.ledgers import planned
 from tests.sweep.fake import record
 
 WORDS = ["file", "list", "array", "date", "server", "lines", "axis", "numbers", "second", "open", "sort", "mean", "fox"]

@@ -77,9 +77,9 @@ def test_local_tasks_score_as_our_evaluators_and_by_hand(tmp_path: Path) -> None
 
 def test_the_library_agrees_on_grades_own_ids_and_absent_documents(tmp_path: Path) -> None:
     """Binary grades, a query found as itself, or an id that is equal by chance left out would each tell them apart."""
+    from isoembed.evaluation.mteb.benchmark import run_tasks
     from isoembed.evaluation.mteb.local import local_task
     from isoembed.evaluation.mteb.model import SystemEncoder
-    from isoembed.evaluation.mteb.run import run_tasks
 
     _, ours = exported(tmp_path)
     folder, rng = tmp_path / "retrieval/g", np.random.default_rng(0)

@@ -12,7 +12,7 @@ from isoembed.cli import app
 from isoembed.core import InputError
 from isoembed.records import Ledger
 from tests.evaluation.mteb.small import exported, write_tasks
-from tests.laws.ledgers import runs
+from tests.fitting.ledgers import runs
 
 
 def ok(*arguments: str) -> str:

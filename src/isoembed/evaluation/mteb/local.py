@@ -33,11 +33,10 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from isoembed.core import InputError
 from isoembed.data.sources.files import file_hash
-from isoembed.evaluation.files import require, rows
 from isoembed.evaluation.mteb.library import quiet
+from isoembed.evaluation.readers import require, rows, task_folders
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.sts import StsTask
-from isoembed.evaluation.tasks import task_folders
 
 
 class Local(AbsTask, ABC):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from isoembed.core import InputError
-from isoembed.evaluation.files import lines, require
 from isoembed.evaluation.mteb import library
+from isoembed.evaluation.readers import lines, require
 from isoembed.evaluation.systems import EmbeddingSystem, System
 
 #: kinds of local tasks that the library scores and we do not
@@ -45,9 +45,9 @@ class LibraryTask:
         is undefined."""
         if not isinstance(system, EmbeddingSystem):
             return {}
+        from isoembed.evaluation.mteb.benchmark import run_tasks
         from isoembed.evaluation.mteb.local import local_task
         from isoembed.evaluation.mteb.model import SystemEncoder
-        from isoembed.evaluation.mteb.run import run_tasks
 
         (found,) = run_tasks(SystemEncoder(system), [local_task(self.kind, self.folder)], None)
         return {} if found.score is None else {found.metric: found.score}

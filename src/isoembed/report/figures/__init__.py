@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from isoembed.core import InputError
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures.diagnostics import residuals
 from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.figures.frontier import frontier
@@ -19,7 +19,7 @@ from isoembed.report.figures.isoflop import isoflop
 from isoembed.report.figures.scores import budget_against_score, loss_against_score, size_against_score
 from isoembed.report.figures.sizes import optimal_size
 from isoembed.report.figures.tokens import tokens
-from isoembed.report.outlook import Outlook
+from isoembed.report.forecast_grid import Outlook
 
 __all__ = ["Section", "figures", "outlook_of", "sections"]
 

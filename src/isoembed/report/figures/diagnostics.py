@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoembed.laws import law_named
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import NEUTRAL, count_axis, figure, ordered
 

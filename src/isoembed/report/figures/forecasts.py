@@ -11,14 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoembed.core import InputError
+from isoembed.fitting.bootstrap import Bootstrap, bootstrap
+from isoembed.fitting.holdout import By, held_rows
+from isoembed.fitting.intervals import Interval
+from isoembed.fitting.io.law_file import LawFile
 from isoembed.laws import law_named
-from isoembed.laws.bootstrap import Bootstrap, bootstrap
-from isoembed.laws.files import LawFile
-from isoembed.laws.intervals import Interval
 from isoembed.laws.points import Points
-from isoembed.laws.validate import By, held_rows
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import ACCENT, NEUTRAL, figure, method_style
 

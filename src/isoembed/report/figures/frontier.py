@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import marks
-from isoembed.report.outlook import Outlook
+from isoembed.report.forecast_grid import Outlook
 from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
 
 

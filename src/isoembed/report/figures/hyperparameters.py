@@ -10,7 +10,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from isoembed.methods import Freeze, LoRA
-from isoembed.report.evidence import Cell, Evidence
+from isoembed.report.data import Cell, Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import figure, ordered
 

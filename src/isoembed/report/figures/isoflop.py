@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from isoembed.laws.isoflop import CurveMinimum, curve_minimum
+from isoembed.fitting.isoflop import CurveMinimum, curve_minimum
 from isoembed.laws.points import Points
-from isoembed.report.evidence import Cell, Evidence
+from isoembed.report.data import Cell, Evidence
 from isoembed.report.figures import marks
-from isoembed.report.outlook import Outlook
+from isoembed.report.forecast_grid import Outlook
 from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
 
 #: fewer sizes at a budget make no profile

@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Cell, Evidence
-from isoembed.report.outlook import Forecast
+from isoembed.report.data import Cell, Evidence
+from isoembed.report.forecast_grid import Forecast
 from isoembed.report.theme import band, plain
 
 

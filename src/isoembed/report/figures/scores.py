@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from isoembed.laws.correlation import LEAST_RUNS, main_scores, spearman
+from isoembed.fitting.correlation import LEAST_RUNS, main_scores, spearman
 from isoembed.records import RunRecord
-from isoembed.report.evidence import Cell, Evidence
+from isoembed.report.data import Cell, Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from isoembed.report.evidence import Evidence
+from isoembed.report.data import Evidence
 from isoembed.report.figures import marks
 from isoembed.report.theme import count_axis, figure, ordered
 

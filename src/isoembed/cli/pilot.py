@@ -1,0 +1,129 @@
+"""`isoembed run --pilot`: explain the pilot, run it, say what it found and what is left to spend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoembed.budget import Budget
+from isoembed.cli import terminal
+from isoembed.cli.sweep import plan_json, share_of, watching
+from isoembed.core import InputError
+from isoembed.families import Family
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.recipe import Options
+from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.result import Recommendation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from isoembed.workflows.job import DataOptions
+    from isoembed.workflows.pilot import Pilot
+
+
+def check(family: Family, constraints: Constraints, **given: object) -> None:
+    """Raise InputError where something is fixed (`given`, by option) that the pilot is there to choose, or where it
+    could not run."""
+    if fixed := [option for option, value in given.items() if value is not None]:
+        raise InputError(f"A pilot chooses method and model itself; leave {' and '.join(fixed)} out.")
+    if constraints.serving_tokens:
+        raise InputError("A pilot decides for training alone; leave --serving-tokens out, or give `recipe` its law.")
+    if len(family.models) < 2:
+        raise InputError(f"A pilot compares sizes; {family.name} has one. Name a --family of several models.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "A pilot runs before torchrun: `isoembed sweep plan --adaptive`, `sweep run`, then this with --law."
+        )
+
+
+def pilot_first(
+    spend: Budget,
+    family: Family,
+    options: DataOptions,
+    share: str,
+    constraints: Constraints,
+    *,
+    out: Path,
+    cache: Path,
+    batch_pairs: int | None,
+    context_tokens: int | None,
+    pooling: str,
+    recipe_options: Options,
+    dry_run: bool,
+    resume: bool,
+    as_json: bool,
+    console: Console,
+) -> tuple[Budget, LawSet | None, Pilot] | None:
+    """Spend `share` of the budget on a pilot: what is left of it, the laws found (None: none to go by), and the pilot
+    itself; None after a dry run."""
+    from isoembed.report.terminal.recommendation import section
+    from isoembed.report.terminal.sweep import pilot_text
+    from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.pilot import PILOT_METHODS, PilotTooSmallError
+    from isoembed.workflows.pilot import Pilot, memory_here, prepare_pilot, run_pilot
+    from isoembed.workflows.sweep import REQUEST, explain, measure_pace
+
+    folder = out / "pilot"
+    if (folder / REQUEST).is_file() and not (resume or dry_run):
+        raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
+    flop, _ = spend.flop_at()
+    allowance = share_of(flop, share, "--pilot")
+    allowed = [name for name in PILOT_METHODS if constraints.methods is None or name in constraints.methods]
+    if not allowed:
+        raise InputError(f"A pilot runs {', '.join(PILOT_METHODS)}; --methods allows none of them.")
+    if constraints.max_params is not None:
+        within = tuple(model for model in family.models if model.params <= constraints.max_params)
+        family = family.model_copy(update={"models": within})
+    console.print(section("Pilot"))
+    try:
+        request = prepare_pilot(
+            family,
+            options,
+            target_flop=flop - allowance,
+            allowance_flop=allowance,
+            methods=allowed,
+            cache=cache,
+            batch_pairs=batch_pairs or family.batch_pairs,
+            context_tokens=context_tokens or family.context_tokens,
+            pooling=pooling,
+            recipe_options=recipe_options,
+            max_bytes=memory_here(),
+        )
+        plan = explain(SweepFolder(folder), request)
+    except PilotTooSmallError as error:
+        pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
+        console.print(found_text(pilot, flop), markup=False)
+        return spend, None, pilot
+    request = request.model_copy(update=measure_pace(request))
+    console.print(pilot_text(request, plan, None))
+    if dry_run:
+        if as_json:
+            terminal.print_json(plan_json(request, plan, None))
+        return None
+    with watching(SweepFolder(folder), console) as watch:
+        pilot = run_pilot(folder, request, watch=watch)
+    if pilot.laws is not None:
+        pilot.laws.save(folder / "law.json")
+    console.print(found_text(pilot, flop), markup=False)
+    left = flop - pilot.flop
+    return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
+
+
+def found_text(pilot: Pilot, flop: float) -> str:
+    """What the pilot cost and came to, in two lines."""
+    if not pilot.runs:
+        return f"no pilot was run: {pilot.why} Falling back on what is known without it."
+    cost = f"{pilot.runs} pilot runs, {pilot.flop:.3g} FLOP ({pilot.flop / flop:.1%} of the budget)"
+    if pilot.laws is None:
+        return f"{cost}: no basis for a choice ({pilot.why}); falling back on what is known without it"
+    return f"{cost}; ended: {pilot.why}"
+
+
+def noted(recommendation: Recommendation, pilot: Pilot, flop: float) -> Recommendation:
+    """The recommendation with the pilot among what it rests on, or, where that came to nothing, among its warnings."""
+    words = found_text(pilot, flop)
+    if pilot.laws is None:
+        return recommendation.model_copy(update={"warnings": (words, *recommendation.warnings)})
+    return recommendation.model_copy(update={"known": (*recommendation.known, words)})

@@ -1,0 +1,95 @@
+"""`isoembed report` and `isoembed figure`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isoembed.cli import terminal
+from isoembed.cli.options import AsJson
+from isoembed.core import InputError, number_of, write_atomically
+
+if TYPE_CHECKING:
+    from isoembed.report.data import Evidence
+
+report_app = typer.Typer()
+
+
+LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
+LawPath = Annotated[
+    Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
+]
+
+
+@report_app.command("report")
+def report(
+    ledger: LedgerPath,
+    law: LawPath = None,
+    out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
+        "report.html"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures."""
+    evidence = _evidence(ledger, law)
+    from isoembed.report.page import page
+
+    html = page(evidence)
+    write_atomically(out, html)
+    if as_json:
+        notes = list(evidence.notes)
+        terminal.print_json(
+            {"out": str(out), "runs": len(evidence.records), "bytes": len(html.encode()), "notes": notes}
+        )
+        return
+    for note in evidence.notes:
+        terminal.complain(note)
+    runs = number_of(len(evidence.records), "run")
+    terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
+
+
+@report_app.command("figure")
+def figure(
+    name: Annotated[str, typer.Argument(help="as frontier; `list` names all that the ledger gives")],
+    ledger: LedgerPath,
+    law: LawPath = None,
+    out: Annotated[Path | None, typer.Option("--out", help="file ending in .png, .svg or .html")] = None,
+    width: Annotated[int, typer.Option(min=200, max=8000, help="pixels")] = 900,
+    height: Annotated[int, typer.Option(min=150, max=8000, help="pixels")] = 560,
+    dark: Annotated[bool, typer.Option("--dark", help="on a dark ground")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one figure of a ledger as PNG, SVG or HTML."""
+    evidence = _evidence(ledger, law)
+    from isoembed.report.figures import figures
+    from isoembed.report.render import write_figure
+
+    found = figures(evidence)
+    if name == "list":
+        if as_json:
+            terminal.print_json({"figures": list(found)})
+        else:
+            terminal.console().print("\n".join(found), markup=False)
+        return
+    if name not in found:
+        raise InputError(f"`figure` must be one that the ledger gives: {', '.join(found)}; got {name!r}.")
+    if out is None:
+        raise InputError(f"A figure needs a file to go to; say --out {name}.png.")
+    write_figure(found[name], out, width=width, height=height, dark=dark)
+    alt = str(found[name].layout.meta["alt"])
+    if as_json:
+        terminal.print_json({"out": str(out), "figure": name, "alt": alt})
+    else:
+        terminal.console().print(f"{alt}\nin {out}", markup=False)
+
+
+def _evidence(ledger: Path, law: Path | None) -> Evidence:
+    try:
+        import plotly  # noqa: F401 - asked for by name, so that its absence is worded
+    except ImportError:
+        raise InputError("Figures need plotly, which is not installed: pip install 'isoembed[report]'.") from None
+    from isoembed.report.data import Evidence
+
+    return Evidence.open(ledger, law)

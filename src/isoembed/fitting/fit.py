@@ -1,0 +1,209 @@
+"""Fit a law: points in, `Fit` out.  Sum of Huber on log residuals, many starts, everything that went wrong in words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+from isoembed.fitting.minimise import Minimum, Problem, minimise
+from isoembed.laws.base import Law, Units
+from isoembed.laws.points import Floats, Points
+
+#: from `good` to worst; a fit carries the worst that applies and all reasons
+Status = Literal["good", "few-starts-agree", "at-bound", "weakly-identified", "too-few-points", "stuck"]
+_ORDER: tuple[Status, ...] = ("good", "few-starts-agree", "at-bound", "weakly-identified", "too-few-points", "stuck")
+
+#: starts whose objective lies within this share of the lowest one agree with it
+_AGREE = 1e-6
+#: another minimum within this factor of the lowest objective may win in a resample
+_RIVAL = 1.5
+#: delta of the pilot fit that measures the noise, and the least delta it may set
+PILOT_DELTA = 1e-3
+_LEAST_DELTA = 1e-6
+#: robust standard deviations beyond which a run is called an outlier
+_OUTLIER = 5.0
+#: residuals of ln loss below this are rounding
+_ROUNDING = 1e-9
+#: Huber 1964: 95 % efficient under normal noise
+_EFFICIENT = 1.345
+
+
+class Fit(Frozen):
+    """One fitted law.  Parameters are in the user's units."""
+
+    law: str
+    params: dict[str, float]
+    held: dict[str, float] = Field(description="parameters that the points cannot identify, and where they were held")
+    objective: float = Field(description="weighted sum over points of Huber(delta)")
+    delta: float | None = Field(description="width of the Huber zone in ln loss; None for plain squares")
+    noise: float = Field(
+        ge=0, description="robust standard deviation of the log residuals: 1.4826 median |r|, see `Solver.noise`"
+    )
+    n_points: int
+    n_starts: int
+    starts_agreeing: float = Field(description="share of starts that reached the lowest objective to 1e-6")
+    condition: float | None = Field(description="of the Jacobian with unit columns; None where singular")
+    range: dict[str, tuple[float, float]] = Field(description="lowest and highest value of each column that was fitted")
+    status: Status
+    why: tuple[str, ...] = Field(description="every reason behind a status other than good, in words")
+
+    def with_doubts(self, status: Status, why: list[str]) -> Fit:
+        """The fit with further reasons to doubt it; itself where there are none."""
+        if not why:
+            return self
+        return self.model_copy(update={"status": max(self.status, status, key=_ORDER.index), "why": (*self.why, *why)})
+
+    def says(self) -> str:
+        """The status as a sentence."""
+        return "good" if not self.why else f"{self.status}: {'; '.join(self.why)}"
+
+
+class Solver:
+    """A law on its points in working units: what `fit` and the bootstrap share."""
+
+    def __init__(self, law: Law, points: Points, *, raw: bool = False) -> None:
+        law.check(points)
+        self.law, self.points = law, points
+        self.units = Units.of(points, loss=not (raw or law.own_units))
+        self.held = law.held(points)
+        low_P = np.array([self.held.get(p.name, p.low) for p in law.parameters])
+        high_P = np.array([self.held.get(p.name, p.high) for p in law.parameters])
+        loss_R = points.loss / np.exp(self.units.log_loss)
+        self.problem = Problem(law, self.units.centre(points.rows), loss_R, low_P, high_P, raw)
+
+    @property
+    def free(self) -> list[int]:
+        """Indices of the parameters that are fitted."""
+        return [index for index, name in enumerate(self.law.names) if name not in self.held]
+
+    def starts(self, weight_R: Floats) -> Floats:
+        """Start values (B, P): exponents on a grid, the linear parameters solved by weighted least squares on
+        relative residuals (variable projection), then moved inside their bounds."""
+        problem, parameters = self.problem, self.law.parameters
+        theta_BP = np.clip(self.law.start_grid(), problem.low_P, problem.high_P)
+        theta_BP = np.unique(theta_BP, axis=0)
+        linear = [i for i in self.free if parameters[i].linear]
+        if not linear:
+            return theta_BP
+        level_BR, feature_BPR, target_BR, slope_BR = self.law.level(theta_BP, problem.rows, problem.loss_R)
+        relative_BR = np.sqrt(weight_R) * slope_BR / (1.0 if problem.raw else problem.loss_R)
+        feature_BRK = (feature_BPR[:, linear] * relative_BR[:, None]).swapaxes(1, 2)
+        missing_BR = (target_BR - level_BR) * relative_BR
+        solved_BK = np.matmul(np.linalg.pinv(feature_BRK, rcond=1e-10), missing_BR[..., None])[..., 0]
+        scale = float(np.exp(np.mean(np.log(target_BR)))) if self.law.own_units else 1.0
+        floor_K = problem.low_P[linear] + 1e-3 * scale
+        theta_BP[:, linear] = np.maximum(solved_BK, floor_K)
+        return theta_BP
+
+    def run(self, theta_BP: Floats, weight_BR: Floats, delta: float) -> Minimum:
+        """Minimise from `theta_BP`, in working units."""
+        return minimise(self.problem, theta_BP, np.broadcast_to(weight_BR, (len(theta_BP), len(self.points))), delta)
+
+    def noise(self, theta_P: Floats, weight_R: Floats) -> float:
+        """1.4826 times the weighted median of |residual|, the P - 1 smallest left out: a robust fit runs through nearly
+        as many points as it has parameters, and they tell nothing of the scatter (DuMouchel and O'Brien 1989)."""
+        size_R = np.abs(self.problem.residuals(theta_P[None])[0][0])
+        order = np.argsort(size_R)[min(len(self.free) - 1, len(size_R) - 1) :]
+        share = np.cumsum(weight_R[order]) / np.sum(weight_R[order])
+        return float(1.4826 * size_R[order][np.searchsorted(share, 0.5)])
+
+
+def fit(law: Law, points: Points, *, delta: float | None = None, residual: Literal["log", "raw"] = "log") -> Fit:
+    """Fit `law` to `points`.
+
+    delta: width of the Huber zone (infinite for squares).  None ties it to the noise: 1.345 times the residuals' robust
+    standard deviation in a pilot fit at 1e-3, where it acts as least absolute deviations.
+    residual: of ln loss, or of the loss itself in its own units.
+    """
+    return solve(Solver(law, points, raw=residual == "raw"), delta)[0]
+
+
+def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Rows whose log residual exceeds five times the noise: never dropped, but a second fit without them is due.  An
+    exact fit has a noise of nothing and residuals of rounding, which are no outliers."""
+    residual_R = np.log(points.loss) - np.log(law.predict(fitted.params, points))
+    return np.asarray(np.abs(residual_R) > max(_OUTLIER * fitted.noise, _ROUNDING))
+
+
+def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
+    """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units."""
+    if delta is not None and not delta > 0:
+        raise InputError(f"`delta` must be positive; got {delta:g}. Leave it out to tie it to the noise.")
+    law, points = solver.law, solver.points
+    start_BP = solver.starts(points.weight)
+    if delta is None:
+        pilot = solver.run(start_BP, points.weight, PILOT_DELTA)
+        best_P = pilot.theta_BP[np.argmin(pilot.objective_B)]
+        delta = max(_EFFICIENT * solver.noise(best_P, points.weight), _LEAST_DELTA)
+    end = solver.run(start_BP, points.weight, delta)
+    order_B = np.argsort(end.objective_B)
+    best = order_B[0]
+    theta_P, lowest = end.theta_BP[best], float(end.objective_B[best])
+    agree_B = end.objective_B <= lowest * (1 + _AGREE) + 1e-18
+    params = dict(zip(law.names, law.physical(theta_P[None], solver.units)[0].tolist(), strict=True))
+    noise = solver.noise(theta_P, points.weight)
+    found, condition = _diagnose(solver, theta_P, noise)
+    if end.promise_B[best] > 1e-6:
+        found.append(("stuck", "the solver stopped before a minimum: no parameter value here is an answer"))
+    if (share := float(np.mean(agree_B))) < 0.5:
+        found.append(("few-starts-agree", f"only {share:.0%} of {len(agree_B)} starts reach the lowest objective"))
+    fitted = Fit(
+        law=law.name,
+        params=params,
+        held=solver.held,
+        objective=lowest,
+        delta=None if np.isinf(delta) else delta,
+        noise=noise,
+        n_points=len(points),
+        n_starts=len(agree_B),
+        starts_agreeing=share,
+        condition=condition,
+        range={name: _range(points, name) for name in ("params", "tokens", "flop", "fraction", "loss")},
+        status=max((status for status, _ in found), key=_ORDER.index, default="good"),
+        why=tuple(words for _, words in found),
+    )
+    rival_B = [b for b in order_B if not agree_B[b] and end.objective_B[b] < _RIVAL * lowest]
+    return fitted, end.theta_BP[[best, *rival_B[:1]]]
+
+
+def _range(points: Points, column: str) -> tuple[float, float]:
+    values_R = points.column(column)
+    return float(values_R.min()), float(values_R.max())
+
+
+def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple[Status, str]], float | None]:
+    """What the points leave open at the optimum, and the condition of the Jacobian with unit columns."""
+    problem, law, free = solver.problem, solver.law, solver.free
+    found: list[tuple[Status, str]] = []
+    settings = solver.points.distinct("params", "tokens", "flop", "fraction")
+    if settings < len(free) + 2:
+        words = (
+            f"{settings} different settings for {len(free)} parameters: {len(free) + 2} are the least to show a misfit"
+        )
+        found.append(("too-few-points", words))
+    for index in free:
+        parameter, value = law.parameters[index], theta_P[index]
+        if value <= problem.low_P[index] or value >= problem.high_P[index]:
+            edge = "lowest" if value <= problem.low_P[index] else "highest"
+            found.append(("at-bound", f"{parameter.name} stands at the {edge} value allowed"))
+    found += [
+        ("weakly-identified", f"{values} values of {column} cannot tell a power from its constant")
+        for column in law.varies
+        if law.name != "power" and (values := solver.points.distinct(column)) < 3
+    ]
+    jacobian_RP = problem.residuals(theta_P[None])[1][0, free].T
+    length_P = np.linalg.norm(jacobian_RP, axis=0)
+    _, singular, right_KP = np.linalg.svd(jacobian_RP / np.where(length_P > 0, length_P, 1.0), full_matrices=False)
+    if len(singular) < len(free) or not singular[-1] > 1e-9 * singular[0]:
+        found.append(("weakly-identified", "some combination of parameters does not change the predictions at all"))
+        return found, None
+    # a rough standard error, to tell whether an exponent is known at all: never reported as an interval
+    spread_P = np.linalg.norm(right_KP / singular[:, None], axis=0) / length_P
+    for position, index in enumerate(free):
+        parameter = law.parameters[index]
+        if not parameter.linear and parameter.low > 0 and 2 * noise * spread_P[position] > theta_P[index]:
+            found.append(("weakly-identified", f"{parameter.name} = {theta_P[index]:.3g} is not told from zero"))
+    return found, float(singular[0] / singular[-1])

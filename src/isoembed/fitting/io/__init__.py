@@ -1,0 +1,1 @@
+"""Runs in, laws out: tables of anybody's, ledgers of sweeps, law files."""

@@ -1,0 +1,321 @@
+"""`law.json`: what was fitted, with its doubt, its validation, where it came from and where it holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from isoembed.core import Count, Frozen, InputError, Some, fingerprint, write_atomically
+from isoembed.families.base import ModelSpec
+from isoembed.fitting.bootstrap import Bootstrap
+from isoembed.fitting.fit import Fit
+from isoembed.fitting.holdout import Holdout
+from isoembed.fitting.intervals import LEVEL, Interval
+from isoembed.fitting.io.sound import unsound
+from isoembed.fitting.repetition import Repetition
+from isoembed.fitting.settings import Settings, Tried
+from isoembed.fitting.transfer import Elsewhere
+from isoembed.laws import law_named
+from isoembed.laws.points import Points
+from isoembed.methods import Method
+
+#: the note that a law gets whose file has no digest
+UNSEALED = "the law's file is of before files had digests: that it was changed by hand would not be noticed"
+
+
+class Draws(Frozen):
+    """The bootstrap's refits, from which every later interval and recommendation is read."""
+
+    seed: Count
+    runs: Some = Field(description="independent runs drawn from")
+    tail: float = Field(
+        gt=0,
+        le=(1 - LEVEL) / 2,
+        description="probability that an interval at `level` leaves out on each side, for so many runs",
+    )
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...] = Field(min_length=1)
+
+    @classmethod
+    def of(cls, boot: Bootstrap) -> Draws:
+        return cls(
+            seed=boot.seed,
+            runs=boot.runs,
+            tail=boot.tail,
+            names=boot.law.names,
+            values=tuple(tuple(row) for row in boot.theta_BP.tolist()),
+        )
+
+
+class Form(Frozen):
+    """Another law that the same runs allow, with its doubt: its held-out error does not tell it from the first one
+    (`isoembed.fitting.study.SAME_ERROR`)."""
+
+    law: str
+    fit: Fit
+    draws: Draws
+    held_error: float = Field(ge=0, description="root mean square over its hold-outs, in ln loss")
+
+    @model_validator(mode="after")
+    def _of_one_piece(self) -> Self:
+        _check_law(self.law, self.fit, self.draws)
+        return self
+
+    @classmethod
+    def of(cls, boot: Bootstrap, held_error: float) -> Form:
+        return cls(law=boot.law.name, fit=boot.fit, draws=Draws.of(boot), held_error=held_error)
+
+
+def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
+    names = law_named(law).names
+    if fit.law != law or set(fit.params) != set(names):
+        raise ValueError(f"`fit` holds the parameters of the {law} law: {', '.join(names)}")
+    if draws is not None and draws.names != names:
+        raise ValueError(f"`draws` are of the parameters of the {law} law, in its order: {', '.join(names)}")
+    if draws is not None and any(len(row) != len(names) for row in (draws.names, *draws.values)):
+        raise ValueError(f"each draw of the {law} law is {len(names)} numbers")
+
+
+class LawFile(Frozen):
+    """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
+
+    format: Literal[1] = 1
+    law: str
+    method: str | None = Field(None, description="the fine-tuning method that the runs share")
+    params: dict[str, Interval]
+    objective: float
+    n_points: Some
+    starts_agreeing: float = Field(ge=0, le=1)
+    status: str
+    range: dict[str, tuple[float, float]]
+    holdout: dict[str, Holdout]
+    level: float = Field(LEVEL, gt=0, lt=1)
+    fit: Fit
+    outlier_rows: tuple[int, ...] = Field((), description="rows (from 1) beyond five times the noise; none was dropped")
+    without_outliers: Fit | None = Field(None, description="second fit where runs lie beyond five times the noise")
+    seed_sd: float | None = Field(
+        None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
+    )
+    rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with")
+    forms: tuple[Form, ...] = Field(
+        (), description="rivals that forecast what was held out about as well: a recommendation draws from them too"
+    )
+    repetition: Repetition | None = Field(
+        None, description="what repeated data are worth; None where no run repeated its data beside a fresh one"
+    )
+    settings: Settings = Settings()
+    tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
+    notes: tuple[str, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = Field((), description="what `isoembed validate` saw at other batches, contexts")
+    draws: Draws | None
+    data_fingerprint: str
+    source: str
+    versions: dict[str, str]
+    digest: str | None = Field(
+        None, description="hash of all the rest as it was written, checked and then left out on reading"
+    )
+
+    @model_validator(mode="after")
+    def _of_one_piece(self) -> Self:
+        """What a damaged or hand-made file may get wrong, so that nothing that reads a law has to look again."""
+        _check_law(self.law, self.fit, self.draws)
+        drawn = 0 if self.draws is None else len(self.draws.values)
+        if self.repetition is not None and len(self.repetition.draws) != drawn:
+            raise ValueError(f"`repetition` has as many draws as the law: {drawn}")
+        ranges = [self.range.get(column, (0.0, 0.0)) for column in ("params", "tokens", "flop")]
+        if any(not 0 < low <= high for low, high in ranges):
+            raise ValueError("`range` holds positive lowest and highest params, tokens and flop")
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        fit: Fit | Bootstrap,
+        points: Points,
+        *,
+        source: str,
+        method: str | None = None,
+        holdouts: tuple[Holdout, ...] = (),
+        rivals: tuple[Holdout, ...] = (),
+        forms: tuple[Form, ...] = (),
+        outlier_rows: tuple[int, ...] = (),
+        without_outliers: Fit | None = None,
+        settings: Settings | None = None,
+        tried: tuple[Tried, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> LawFile:
+        """Collect what a fit, or a bootstrap of it, found out."""
+        boot = fit if isinstance(fit, Bootstrap) else None
+        found = fit.fit if isinstance(fit, Bootstrap) else fit
+        plain = {name: Interval(value=value, low=None, high=None) for name, value in found.params.items()}
+        biased = found.status == "good" and any(result.verdict == "biased" for result in holdouts)
+        return cls(
+            law=found.law,
+            method=method,
+            params=boot.intervals() if boot else plain,
+            objective=found.objective,
+            n_points=found.n_points,
+            starts_agreeing=found.starts_agreeing,
+            status="biased" if biased else found.status,
+            range=found.range,
+            holdout={result.by: result for result in holdouts},
+            fit=found,
+            outlier_rows=outlier_rows,
+            without_outliers=without_outliers,
+            seed_sd=points.seed_sd(),
+            rivals=rivals,
+            settings=settings or Settings(),
+            tried=tried,
+            notes=notes,
+            draws=None if boot is None else Draws.of(boot),
+            forms=forms,
+            data_fingerprint=points.fingerprint,
+            source=source,
+            versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},
+        )
+
+    @property
+    def run_noise(self) -> float:
+        """Standard deviation of one more run's ln loss around the law: that of the residuals, and at least that between
+        seeds."""
+        return max(self.fit.noise, self.seed_sd or 0.0)
+
+    def scatter(self, flop: float) -> float:
+        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and beyond the fitted budgets
+        the drift seen when the largest of them was held out, in proportion to ln(flop / largest fitted)."""
+        tested = self.holdout.get("largest-budget")
+        drift = (tested.drift if tested else None) or 0.0
+        return math.hypot(self.run_noise, drift * math.log(max(1.0, flop / self.range["flop"][1])))
+
+    def says(self) -> str:
+        """The status as a sentence, hold-outs included."""
+        biased = [result.why for result in self.holdout.values() if result.verdict == "biased"]
+        why = [*self.fit.why, *biased]
+        return self.status if not why else f"{self.status}: {'; '.join(why)}"
+
+    def at(self, batch_pairs: int, context_tokens: int) -> Elsewhere | None:
+        """What was seen of the law at that other batch and context; None where it was not checked there."""
+        return next((seen for seen in self.elsewhere if seen.place == (batch_pairs, context_tokens)), None)
+
+    def having(self, seen: Elsewhere) -> LawFile:
+        """The law with `seen` in place of what was known of that batch and context."""
+        others = (known for known in self.elsewhere if known.place != seen.place)
+        return self.model_copy(update={"elsewhere": (*others, seen)})
+
+    def speaks_of(self, method: Method, model: ModelSpec) -> bool:
+        """Whether runs of that setting were behind it, or of the method where it reads the trained share."""
+        reads_share = "fraction" in law_named(self.law).also_reads
+        return any(
+            tried.on(model) == method or (reads_share and tried.method.name == method.name) for tried in self.tried
+        )
+
+    def bootstrap(self) -> Bootstrap:
+        """The bootstrap that the file holds; raises InputError where it was written without one."""
+        if self.draws is None:
+            raise InputError("A recommendation needs a law with its bootstrap; fit again with --bootstrap 1000.")
+        values = np.array(self.draws.values)
+        return Bootstrap(law_named(self.law), self.fit, values, self.draws.seed, self.draws.runs, self.draws.tail)
+
+    @property
+    def content_digest(self) -> str:
+        """Hash of all that the law holds.  Fields at their defaults are left out, so that one added later changes no
+        digest written before."""
+        return fingerprint(self.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True))
+
+    def sealed(self) -> LawFile:
+        """The law with its digest, as it is written."""
+        return self.model_copy(update={"digest": self.content_digest})
+
+    def trusted(self, file: Path) -> LawFile:
+        """The law as it was before it was written; raises InputError where it was changed since, or cannot be what a
+        fit gives (`isoembed.fitting.io.sound`).  A file of before there were digests gets a note."""
+        changed = "it was changed after it was written"
+        why = changed if self.digest not in (None, self.content_digest) else unsound(self)
+        if why is not None:
+            raise InputError(f"{file} is not a law of any runs: {why}. Fit it again.")
+        notes = self.notes if self.digest or UNSEALED in self.notes else (*self.notes, UNSEALED)
+        return self.model_copy(update={"digest": None, "notes": notes})
+
+    def save(self, file: Path) -> None:
+        """Write the law with its digest as JSON in full precision, atomically."""
+        write_atomically(file, self.sealed().model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> LawFile:
+        """Read a law; raises InputError naming the file where it is damaged."""
+        try:
+            return cls.model_validate_json(_bytes(file)).trusted(file)
+        except ValidationError as error:
+            raise _damaged(file, error) from None
+
+
+class LawSet(Frozen):
+    """Laws of several methods, fitted one by one to runs of the same settings."""
+
+    format: Literal[1] = 1
+    laws: tuple[LawFile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_law_a_method(self) -> Self:
+        methods = [law.method for law in self.laws]
+        if len(set(methods)) < len(methods):
+            raise ValueError("a set holds one law a method")
+        if any(law.settings != self.settings for law in self.laws):
+            raise ValueError("the laws of a set share their settings")
+        return self
+
+    @property
+    def settings(self) -> Settings:
+        """What all runs behind the set have in common."""
+        return self.laws[0].settings
+
+    def save(self, file: Path) -> None:
+        """Write the set, or its one law alone, as JSON in full precision, atomically."""
+        if len(self.laws) == 1:
+            self.laws[0].save(file)
+        else:
+            sealed = LawSet(laws=tuple(law.sealed() for law in self.laws))
+            write_atomically(file, sealed.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> LawSet:
+        """Read a set, or one law as a set of one; raises InputError naming the file where it is damaged."""
+        text = _bytes(file)
+        try:
+            found = cls.model_validate_json(text)
+            return cls(laws=tuple(law.trusted(file) for law in found.laws))
+        except ValidationError as error:
+            if "laws" in _keys(text):
+                raise _damaged(file, error) from None
+        return cls(laws=(LawFile.load(file),))
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        raise InputError(f"A law must be a file: {file} cannot be read. Write one with `isoembed fit`.") from None
+
+
+def _keys(text: bytes) -> set[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return set()
+    return set(found) if isinstance(found, dict) else set()
+
+
+def _damaged(file: Path, error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["loc"][-1:] == ("format",):
+        return InputError(
+            f"{file} is of format {first['input']}, another than this version's 1: fit it again, or upgrade."
+        )
+    return InputError(f"{file} is not a law ({where or 'JSON'}: {first['msg']}); fit it again.")

@@ -1,0 +1,229 @@
+"""A ledger's runs as points: one group a method, under settings that all of them share.
+
+A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
+held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
+A sweep's variations, runs that differ from one of the others in readout or options alone, are left out.  Runs that
+repeat their data are kept apart: their D is no number of fresh tokens (`isoembed.fitting.repetition`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from isoembed.core import InputError, number_of
+from isoembed.fitting.repetition import ONE_PASS, Repeats, beside, kept_apart
+from isoembed.fitting.settings import Group, Settings, Tried, settings_tried
+from isoembed.laws.base import Law
+from isoembed.laws.points import Points
+from isoembed.records import Ledger, RunRecord
+
+Target = Literal["heldout", "training"]
+#: what a ledger's columns may be named: the field of a record that is read, the default first
+LEDGER_COLUMNS = {"params": ("params", "total_params"), "flop": ("model_flop", "all_in_flop")}
+
+
+def read_ledger(
+    path: Path, laws: Sequence[Law], names: Mapping[str, str] | None = None, *, target: Target = "heldout"
+) -> list[Group]:
+    """The runs of the ledger at `path` that ended well, one group a method, ready for `laws`.
+
+    names: `params` may be total_params (token table included), `flop` all_in_flop (attention and table included).
+    """
+    ledger = Ledger.open(path)
+    records = ledger.records()
+    if not records and ledger.damaged:
+        place, why = next(iter(ledger.damaged.items()))
+        raise InputError(f"A fit needs runs, and no record of {path.name} can be read: {place}: {why}. Restore it.")
+    groups = group_runs(records, laws, names, target=target, source=path.name)
+    notes = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
+    return [replace(group, notes=group.notes + notes) for group in groups]
+
+
+def group_runs(
+    records: Sequence[RunRecord],
+    laws: Sequence[Law],
+    names: Mapping[str, str] | None = None,
+    *,
+    target: Target = "heldout",
+    source: str = "the runs",
+) -> list[Group]:
+    """Records as one group a method.  N is the model's size, D the tokens seen, S the trained share N_U / N_F.
+
+    Where one of `laws` reads S, all hyperparameters of a method are one group; else each is a method of its own.
+    Raises InputError where the runs' settings differ, or all of them repeat their data.
+    """
+    columns = _columns(names)
+    found = [(row, record) for row, record in enumerate(records, 1) if loss_of(record, target) is not None]
+    if not found:
+        raise InputError(
+            f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
+            "sweep into it first."
+        )
+    found, others = _alike(found)
+    settings = _settings([record for _, record in found], target, columns, source)
+    fresh = [(row, record) for row, record in found if not _repeats(record)]
+    if not fresh:
+        raise InputError(
+            f"A law needs runs on fresh data: all {len(found)} of {source} repeat theirs; add runs of at most one pass."
+        )
+    kept, notes = _best_rates(fresh, target)
+    tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
+    together = any("fraction" in law.also_reads for law in laws)
+    members: dict[str, list[tuple[int, RunRecord, Tried]]] = {}
+    for (row, record), how in zip(kept, tried, strict=True):
+        key = how.method.name if together else how.label
+        members.setdefault(key, []).append((row, record, how))
+    scarce = [record for _, record in found if _repeats(record)]
+    notes = (*others, *notes, *_apart([record for _, record in kept], scarce))
+    return [
+        Group(
+            key,
+            _points([record for _, record, _ in runs], target, columns),
+            tuple(row for row, _, _ in runs),
+            tuple({how.label: how for _, _, how in runs}.values()),
+            settings,
+            notes,
+            _beside([record for _, record, _ in runs], scarce, target, columns),
+        )
+        for key, runs in sorted(members.items())
+    ]
+
+
+def _repeats(record: RunRecord) -> bool:
+    return (record.recipe.epochs or 0.0) > ONE_PASS
+
+
+def _beside(
+    fresh: Sequence[RunRecord], scarce: Sequence[RunRecord], target: Target, columns: Mapping[str, str]
+) -> Repeats | None:
+    """The runs of `scarce` that are a recipe of `fresh` on fewer unique pairs; None where there are none."""
+    records = [*fresh, *scarce]
+    return beside(
+        _points(records, target, columns),
+        [_same(record) for record in records],
+        np.arange(len(records)) >= len(fresh),
+        np.array([record.pairs / (record.recipe.unique or record.pairs) for record in records]),
+    )
+
+
+def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> tuple[str, ...]:
+    recipes = {_same(record) for record in fresh}
+    return kept_apart(len(scarce), sum(_same(record) not in recipes for record in scarce))
+
+
+def _same(record: RunRecord) -> str:
+    return record.recipe.key_without("seed", "unique_pairs")
+
+
+def _columns(names: Mapping[str, str] | None) -> dict[str, Any]:
+    columns = {column: fields[0] for column, fields in LEDGER_COLUMNS.items()}
+    for column, name in (names or {}).items():
+        if name not in LEDGER_COLUMNS.get(column, ()):
+            raise InputError(
+                "A ledger's columns are known: --params-col may be params or total_params, --flop-col model_flop or "
+                f"all_in_flop; got {name} for {column}. Leave it out."
+            )
+        columns[column] = name
+    return columns
+
+
+def loss_of(record: RunRecord, target: Target) -> float | None:
+    """Nats; None where the run has no such loss."""
+    if target == "training":
+        return record.final_loss
+    return None if record.heldout is None else record.heldout.loss
+
+
+def _points(records: Sequence[RunRecord], target: Target, columns: Mapping[str, str]) -> Points:
+    return Points.of(
+        [getattr(record.recipe.model, columns["params"]) for record in records],
+        [record.tokens for record in records],
+        [loss for record in records if (loss := loss_of(record, target)) is not None],
+        flop=[getattr(record, columns["flop"]) for record in records],
+        fraction=[record.recipe.cost.trained_share for record in records],
+        candidates=_candidates(records, target),
+    )
+
+
+def _candidates(records: Sequence[RunRecord], target: Target) -> int | None:
+    """Among how many the runs' loss was taken; None where they differ in it."""
+    if target == "training":
+        counts = {record.recipe.batch_pairs + round(record.negatives / record.steps) for record in records}
+    else:
+        counts = {record.heldout.candidates for record in records if record.heldout}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str, Any], source: str) -> Settings:
+    """What all runs share; refuses those that do not."""
+
+    def one(what: str, values: Iterable[Any]) -> Any:
+        distinct = list(dict.fromkeys(values))
+        if len(distinct) > 1:
+            shown = ", ".join(map(str, distinct[:4]))
+            raise InputError(
+                f"A law needs runs of one {what}: {source} holds {shown}; put the others into a ledger of their own."
+            )
+        return distinct[0]
+
+    recipes = [record.recipe for record in records]
+    one("semantics version", (recipe.semantics for recipe in recipes))
+    for model in dict.fromkeys(recipe.model.name for recipe in recipes):
+        one(f"set of weights for {model}", (recipe.base_hash for recipe in recipes if recipe.model.name == model))
+    return Settings(
+        family=one("family", (recipe.family for recipe in recipes)),
+        batch_pairs=one("batch", (recipe.batch_pairs for recipe in recipes)),
+        context_tokens=one("context", (recipe.context_tokens for recipe in recipes)),
+        temperature=one("temperature", (recipe.temperature for recipe in recipes)),
+        pooling=one("pooling", (recipe.pooling for recipe in recipes)),
+        negatives=one("number of hard negatives", (round(recipe.data.negatives) for recipe in recipes)),
+        options=one("set of options", (recipe.options for recipe in recipes)),
+        target=target,
+        heldout=one("held-out set", (record.heldout.fingerprint for record in records if record.heldout))
+        if target == "heldout"
+        else None,
+        data=one("training set", (recipe.data.fingerprint for recipe in recipes)),
+        tokenizer=one("tokenizer", (recipe.data.tokenizer for recipe in recipes)),
+        params=columns["params"],
+        flop=columns["flop"],
+        step_tokens=sum(record.tokens for record in records) / sum(record.steps for record in records),
+    )
+
+
+def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+    """The runs of the readout and options that most have, and a note of how many others there are; all of them where
+    no readout and options are most runs', or where one of the others is no variation of a run that is kept."""
+    kinds = [(record.recipe.pooling, record.recipe.options) for _, record in found]
+    (commonest, count), *_ = Counter(kinds).most_common(1)
+    if count == len(found) or 2 * count <= len(found):
+        return found, ()
+    same = [record.recipe.key_without("seed", "pooling", "options") for _, record in found]
+    if {recipe for recipe, kind in zip(same, kinds, strict=True) if kind != commonest} - {
+        recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
+    }:
+        return found, ()
+    note = f"{number_of(len(found) - count, 'run')} of other readouts or options left out"
+    return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
+
+
+def _best_rates(
+    found: list[tuple[int, RunRecord]], target: Target
+) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+    """Of runs that differ in learning rate (and seed) alone those at the rate of least mean loss, and a note of how
+    many that left out."""
+    cells: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
+    for row, record in found:
+        cell = record.recipe.key_without("seed", "learning_rate")
+        cells.setdefault(cell, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
+    kept = []
+    for rates in cells.values():
+        kept += min(rates.values(), key=lambda runs: float(np.mean([loss_of(record, target) for _, record in runs])))
+    dropped = len(found) - len(kept)
+    note = f"{number_of(dropped, 'run')} at worse learning rates of the same recipe left out" if dropped else ""
+    return sorted(kept, key=lambda run: run[0]), (note,) if note else ()

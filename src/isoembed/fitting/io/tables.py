@@ -1,0 +1,274 @@
+"""Tables of anybody's runs, CSV or Parquet, as points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoembed.core import InputError, number_of
+from isoembed.fitting.io.columns import Columns, Table
+from isoembed.fitting.io.units import Measured, check_flop, odd_sizes
+from isoembed.fitting.repetition import ONE_PASS, beside, kept_apart
+from isoembed.fitting.settings import Group, Tried, method_labelled
+from isoembed.laws.base import Law
+from isoembed.laws.points import SAME_RECIPE, Floats, Points
+
+#: names under which a column is found when the user names none
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "params": ("N", "params"),
+    "tokens": ("D", "tokens"),
+    "loss": ("loss", "L"),
+    "flop": ("C", "flop"),
+    "fraction": ("S", "fraction"),
+    "weight": ("weight",),
+    "run": ("run",),
+}
+#: columns that are read wherever they are, by these names in any capitals: passes over the data and unique tokens, and
+#: how a run ended
+_EPOCHS, _UNIQUE = ("epochs", "num_epochs", "n_epochs", "passes"), ("unique_tokens", "tokens_unique", "d_unique")
+_STATUS = ("status", "state")
+#: what stands there for runs that did not end well, or not yet
+_FAILED = frozenset(
+    (
+        "failed",
+        "failure",
+        "crashed",
+        "killed",
+        "error",
+        "diverged",
+        "oom",
+        "timeout",
+        "canceled",
+        "cancelled",
+        "running",
+    )
+)
+#: columns not read that a note names
+_NAMED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The rows of a table that a law can be fitted to, and what was seen on the way."""
+
+    points: Points
+    rows: NDArray[np.int64]
+    """row of the table behind each point, counted from 1"""
+    passes_R: Floats
+    methods: list[str | None] | None
+    notes: tuple[str, ...]
+
+    def __getitem__(self, keep: NDArray[np.int64]) -> _Read:
+        methods = None if self.methods is None else [self.methods[row] for row in keep]
+        return _Read(self.points[keep], self.rows[keep], self.passes_R[keep], methods, self.notes)
+
+
+def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> Points:
+    """The runs in a CSV or Parquet file that `law` can be fitted to, those that repeat their data too.
+
+    names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
+    is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
+    """
+    return _read(file, (law,), names, None).points
+
+
+def read_groups(
+    file: Path,
+    laws: Sequence[Law],
+    names: Mapping[str, str] | None = None,
+    method_column: str | None = None,
+    candidates: int | None = None,
+) -> list[Group]:
+    """The runs of a table, one group a method where `method_column` names the method of each.
+
+    Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
+    labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
+
+    Rows whose `status` is failed are set aside.  Where the columns `epochs` or `unique_tokens` say that a row repeats
+    its data, it is kept apart, beside the row of the same N, D and S that does not.
+    """
+    read = _read(file, laws, names, method_column)
+    read = replace(read, points=replace(read.points, candidates=candidates))
+    if read.methods is None:
+        return [_group(file, None, read, ())]
+    together = any("fraction" in law.also_reads for law in laws)
+    members: dict[str, list[int]] = {}
+    tried: dict[str, dict[str, Tried]] = {}
+    for row, value in enumerate(read.methods):
+        if value is None:
+            continue
+        method = method_labelled(value)
+        key = value if method is None else method.name if together else value.casefold()
+        members.setdefault(key, []).append(row)
+        if method is not None:
+            tried.setdefault(key, {})[method.label] = Tried(method=method)
+    if not members:
+        raise InputError(f"{method_column} of {file.name} must name the methods of the runs; it is empty.")
+    if without := read.methods.count(None):
+        note = f"{number_of(without, 'run')} without a {method_column} left out"
+        read = replace(read, notes=(*read.notes, note))
+    return [
+        _group(file, key, read[np.array(rows)], tuple(tried.get(key, {}).values())) for key, rows in members.items()
+    ]
+
+
+def _group(file: Path, method: str | None, read: _Read, tried: tuple[Tried, ...]) -> Group:
+    repeated_R = read.passes_R > ONE_PASS
+    if repeated_R.all():
+        raise InputError(
+            f"A law needs runs on fresh data: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
+            "its column of epochs or unique tokens says; add runs of at most one pass, or rename the column to fit "
+            "what there is."
+        )
+    repeats = beside(read.points, _recipes(read.points), repeated_R, read.passes_R) if repeated_R.any() else None
+    repeated = int(repeated_R.sum())
+    notes = kept_apart(repeated, repeated - (0 if repeats is None else len(repeats.points)))
+    fresh_R = ~repeated_R
+    rows = tuple(read.rows[fresh_R].tolist())
+    return Group(method, read.points[fresh_R], rows, tried, notes=(*notes, *read.notes), repeats=repeats)
+
+
+def _recipes(points: Points) -> NDArray[np.int64]:
+    """A number for each row, the same where N, S and, within `SAME_RECIPE`, D are."""
+    setting = np.stack([np.log(points.tokens), points.fraction, np.log(points.params)])
+    order = np.lexsort(setting)
+    apart = np.abs(np.diff(setting[:, order], axis=1, prepend=np.nan)) > [[SAME_RECIPE], [0.0], [0.0]]
+    labels = np.empty(len(points), dtype=np.int64)
+    labels[order] = np.cumsum(apart.any(axis=0))
+    return labels
+
+
+def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, method_column: str | None) -> _Read:
+    table = Table(file)
+    if method_column is not None and method_column not in table.names:
+        raise InputError(
+            f"{file.name} needs a method column named {method_column}; it has {', '.join(table.names)}. Name one of "
+            "them."
+        )
+    found = _places(table, laws, dict(names or {}))
+    numbers = [name for column, name in found.items() if column != "run"]
+    epochs, unique, status = (_anywhere(table, names) for names in (_EPOCHS, _UNIQUE, _STATUS))
+    numbers += [name for name in (epochs, unique) if name is not None]
+    texts = [name for name in (found.get("run"), method_column, status) if name is not None]
+    measured = {column: name for column in ("params", "tokens", "flop") if (name := _place(table, column)) is not None}
+    read = table.read(_once(numbers), _once(texts), _once(name for name in measured.values() if name not in numbers))
+    kept, notes = _ended_well(file, read, found["loss"], status)
+    values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
+    run = _runs([read.texts[found["run"]][row] for row in kept]) if "run" in found else None
+    # a law without N (or D) reads none: ones stand in
+    ones = np.ones(len(kept))
+    points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, rows=kept + 1)
+    notes += odd_sizes(values.get("params"), values.get("tokens"), values.get("flop"), points.loss)
+    if {"params", "tokens", "flop"} <= (measured := measured | found).keys():
+        notes += _against_flop(file, read, kept, measured)
+    if unread := [name for name in table.names if name not in numbers and name not in texts]:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
+    methods = None if method_column is None else [read.texts[method_column][row] for row in kept]
+    notes += _copies(points, methods)
+    passes_R = _passes(file, points, kept, read, epochs, unique if "tokens" in found else None)
+    return _Read(points, kept + 1, passes_R, methods, notes)
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _place(table: Table, column: str) -> str | None:
+    """Where the table has a column that no user named."""
+    return next((name for name in COLUMNS[column] if name in table.names), None)
+
+
+def _anywhere(table: Table, names: Sequence[str]) -> str | None:
+    """The table's column of one of `names`, whose capitals do not matter."""
+    return next((name for name in table.names if name.casefold() in names), None)
+
+
+def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict[str, str]:
+    """Names in the table of the columns that `laws` read or the user named; raises InputError where one is missing."""
+    if foreign := sorted(set(names) - set(COLUMNS)):
+        raise InputError(f"Columns can be named for {', '.join(COLUMNS)}; got {', '.join(foreign)}.")
+    needed = {"loss", *(column for law in laws for column in law.varies)}
+    if "flop" in needed and (names.get("flop") or _place(table, "flop")) not in table.names:
+        needed = needed - {"flop"} | {"params", "tokens"}
+    found = {}
+    for column in COLUMNS:
+        if column not in needed and column not in names and all(column not in law.also_reads for law in laws):
+            continue
+        name = names.get(column) or _place(table, column)
+        if name in table.names:
+            found[column] = name
+        elif column in needed or column in names:
+            raise InputError(
+                f"{table.file.name} needs a `{column}` column named {name or ' or '.join(COLUMNS[column])}; it has "
+                f"{', '.join(table.names) or 'no named one'}. Say which one it is with --{column}-col."
+            )
+    return found
+
+
+def _ended_well(file: Path, read: Columns, loss: str, status: str | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Rows to fit to, and a note of the others: where a table says how runs ended, not those that failed or have no
+    loss."""
+    loss_R = read.numbers[loss]
+    if status is None:
+        return np.arange(len(loss_R)), ()
+    failed_R = np.array([(said or "").casefold() in _FAILED for said in read.texts[status]]) | np.isnan(loss_R)
+    if failed_R.all() and len(failed_R):
+        raise InputError(
+            f"A fit needs runs that ended well: all {len(failed_R)} of {file.name} failed or have no loss."
+        )
+    note = f"{number_of(int(failed_R.sum()), 'row')} of failed runs or without a loss set aside"
+    return np.flatnonzero(~failed_R), (note,) if failed_R.any() else ()
+
+
+def _against_flop(file: Path, read: Columns, kept: NDArray[np.int64], names: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes on the table's C against its N and D, whatever the law reads of them."""
+    params, tokens, flop = (names[column] for column in ("params", "tokens", "flop"))
+    column = {name: read.numbers[name][kept] for name in (params, tokens, flop)}
+    found = Measured((params, tokens, flop), column[params], column[tokens], column[flop], kept + 1)
+    return check_flop(file.name, found)
+
+
+def _runs(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """A number for each row, the same for rows of one run; a row without a name is a run of its own."""
+    numbers: dict[str, int] = {}
+    keys = (f"row {row}" if name is None else f"run {name}" for row, name in enumerate(names))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, ...]:
+    """A note of rows that are others again: seeds differ in the last digits of the loss, copies do not."""
+    method_R = np.zeros(len(points)) if methods is None else np.unique([str(each) for each in methods], False, True)[1]
+    columns = (points.params, points.tokens, points.flop, points.fraction, points.loss, method_R)
+    copies = len(points) - len(np.unique(np.stack(columns), axis=1).T)
+    note = (
+        f"{number_of(copies, 'row')} with the N, D, C and loss of another to the last digit: counted as runs of their "
+        "own, which makes intervals too narrow if they are copies"
+    )
+    return (note,) if copies else ()
+
+
+def _passes(
+    file: Path, points: Points, kept: NDArray[np.int64], read: Columns, epochs: str | None, unique: str | None
+) -> Floats:
+    """Passes over the data of each row, one where the table does not say.  Raises InputError where its two ways of
+    saying it, the columns `epochs` and `unique`, contradict."""
+    nothing_R = np.full(len(kept), np.nan)
+    said_R = nothing_R if epochs is None else read.numbers[epochs][kept]
+    unique_R = nothing_R if unique is None else read.numbers[unique][kept]
+    counted_R = points.tokens / np.where(unique_R > 0, unique_R, np.nan)
+    passes_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
+    wrong_R = ~((passes_R > 0) & (passes_R < 1e9)) | (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1)
+    if wrong_R.any():
+        at = int(np.argmax(wrong_R))
+        raise InputError(
+            f"Passes by `{epochs or _EPOCHS[0]}` and by D over `{unique or _UNIQUE[0]}` must be the same, D the tokens "
+            f"of all: row {kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these "
+            "columns."
+        )
+    return passes_R

@@ -1,0 +1,115 @@
+"""Where a law holds: what its runs have in common, and which hyperparameters they tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from pydantic import Field
+
+from isoembed.core import LARGEST, Frozen, InputError
+from isoembed.families.base import ModelSpec
+from isoembed.fitting.repetition import Repeats
+from isoembed.laws.points import Points
+from isoembed.methods import Adapters, Freeze, Method, method_named
+from isoembed.recipe import LEAST_BATCH, LEAST_CONTEXT, PLAIN, Options
+
+#: a positive share, as str(Fraction) writes it
+_SHARE = r"^[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?$"
+
+
+class Settings(Frozen):
+    """One value each for all runs behind a law; None where the table did not say."""
+
+    family: str | None = None
+    batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST)
+    context_tokens: int | None = Field(None, ge=LEAST_CONTEXT, le=LARGEST)
+    temperature: float | None = Field(None, gt=0)
+    pooling: str | None = None
+    negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
+    options: Options = PLAIN
+    target: Literal["heldout", "training"] | None = Field(None, description="which loss was fitted")
+    heldout: str | None = Field(None, description="fingerprint of the held-out set")
+    data: str | None = Field(None, description="fingerprint of the training pairs")
+    tokenizer: str | None = Field(None, description="hash of the tokenizer")
+    params: Literal["params", "total_params"] = Field("params", description="what N counts: without or with the table")
+    flop: Literal["model_flop", "all_in_flop"] = Field("model_flop", description="what C counts")
+    step_tokens: float | None = Field(None, gt=0, description="mean real tokens a step; None in older laws and tables")
+
+    def size(self, model: ModelSpec) -> int:
+        """N of `model` as the law counts it."""
+        return model.params if self.params == "params" else model.total_params
+
+
+class Tried(Frozen):
+    """One hyperparameter setting of which there were runs, stated so that it carries over to other sizes."""
+
+    method: Method = Field(description="the setting, as one of the runs had it")
+    of_width: str | None = Field(
+        None, pattern=_SHARE, description="adapters: the rank as a share of the hidden width, as 1/8"
+    )
+
+    @property
+    def label(self) -> str:
+        """`lora r=32`, or `lora r=d/8` where ranks went by the width."""
+        if self.of_width is None:
+            return self.method.label
+        share = Fraction(self.of_width)
+        kind, _, _ = self.method.label.partition(" r=")
+        return f"{kind} r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
+
+    def on(self, model: ModelSpec) -> Method:
+        """The method with this setting on a model of any size."""
+        if self.of_width is None or not isinstance(self.method, Adapters):
+            return self.method
+        return self.method.resized(max(1, round(Fraction(self.of_width) * model.hidden)))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs to which one law is fitted.  `method` is None where the table names none."""
+
+    method: str | None
+    points: Points
+    rows: tuple[int, ...]
+    """row of the table, or of the ledger ordered by key, behind each point, counted from 1"""
+    tried: tuple[Tried, ...] = ()
+    settings: Settings = Settings()  # noqa: RUF009 - a frozen value
+    notes: tuple[str, ...] = ()
+    repeats: Repeats | None = None
+    """runs that repeat their data, which the law is not fitted to"""
+
+
+def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
+    """One Tried a run, from its method and the hidden width of its model (0: unknown).
+
+    Ranks of adapters are stated as shares of the width where that takes fewer values than the ranks themselves.
+    """
+    ranks = [(method.rank, width) for method, width in runs if isinstance(method, Adapters) and width]
+    shares = {Fraction(rank, width) for rank, width in ranks}
+    relative = len(shares) < len({rank for rank, _ in ranks})
+    return [
+        Tried(method=method, of_width=str(Fraction(method.rank, width)))
+        if relative and isinstance(method, Adapters) and width
+        else Tried(method=method)
+        for method, width in runs
+    ]
+
+
+def method_labelled(label: str) -> Method | None:
+    """The method that a table's label names: `full`, `bias`, `lora`, `dora r=32`, `freeze`, `freeze 0.5`, in any
+    capitals; else None.
+
+    alpha, which a label does not say, is the default's at that rank: twice the rank for LoRA.
+    """
+    name, _, rest = label.strip().casefold().partition(" ")
+    try:
+        if name == "freeze" and rest:
+            return Freeze(fraction=float(rest))
+        method = method_named(name)
+        if rest and isinstance(method, Adapters):
+            return method.resized(int(rest.removeprefix("r=")))
+        return None if rest else method
+    except (ValueError, InputError):
+        return None

@@ -1,0 +1,259 @@
+"""From runs to a law with its doubt: fit, bootstrap, hold-outs, the second fit without outliers, rivals compared.
+
+One law a method (corrections to the paper's set-up: what full fine-tuning teaches says nothing of LoRA).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoembed.core import InputError, number_of
+from isoembed.families import family_named
+from isoembed.fitting.bootstrap import Bootstrap, bootstrap
+from isoembed.fitting.fit import Fit, fit, outliers
+from isoembed.fitting.holdout import By, Holdout, holdout
+from isoembed.fitting.io.law_file import Form, LawFile, LawSet
+from isoembed.fitting.io.ledger import Target, read_ledger
+from isoembed.fitting.io.tables import read_groups
+from isoembed.fitting.repetition import Repeats, Repetition, measure
+from isoembed.fitting.settings import Group, Settings
+from isoembed.laws.base import Law
+from isoembed.laws.points import Points
+
+#: what `--holdout` may say, and the hold-outs that it means
+HOLDOUTS: dict[str, tuple[By, ...]] = {
+    "largest": ("largest-size", "largest-budget"),
+    "largest-size": ("largest-size",),
+    "largest-budget": ("largest-budget",),
+    "none": (),
+}
+
+
+#: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
+SAME_ERROR = 1.5
+#: rows that a law is fitted to at most, and rows that R* is measured on
+MOST_ROWS, MOST_REPEATED = 10_000, 256
+#: laws kept beside the best one
+MOST_FORMS = 2
+
+
+def study_source(
+    source: Path,
+    laws: Sequence[Law],
+    *,
+    names: Mapping[str, str] | None = None,
+    method_column: str | None = None,
+    candidates: int | None = None,
+    family: str | None = None,
+    target: Target = "heldout",
+    draws: int = 1000,
+    delta: float | None = None,
+    by: Sequence[By] = HOLDOUTS["largest"],
+) -> LawSet:
+    """A law for every method in `source`, a table (`tables.read_groups`) or a ledger (`runs.read_ledger`).
+
+    candidates: K of a table's contrastive loss, for the laws of the odds; a ledger says it itself.
+    family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
+    A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
+    """
+    if source.is_dir() or source.name.endswith(".jsonl.gz"):
+        if method_column is not None:
+            raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
+        if candidates is not None:
+            raise InputError(
+                f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
+            )
+        if family is not None:
+            raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
+        groups = read_ledger(source, laws, names, target=target)
+    else:
+        settings = Settings(family=None if family is None else family_named(family).name)
+        groups = [
+            replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)
+        ]
+    found: list[LawFile] = []
+    left_out: list[str] = []
+    for group in groups:
+        try:
+            found.append(study(laws, group, source=source.name, draws=draws, delta=delta, by=by))
+        except InputError as error:
+            if len(groups) == 1:
+                raise
+            left_out.append(f"{group.method} left out: {error}")
+    if not found:
+        raise InputError(left_out[0])
+    return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
+
+
+def study(
+    laws: Sequence[Law],
+    group: Group,
+    *,
+    source: str,
+    draws: int = 1000,
+    delta: float | None = None,
+    by: Sequence[By] = HOLDOUTS["largest"],
+) -> LawFile:
+    """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
+
+    Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
+    least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others
+    of these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
+    draws: of the bootstrap; 0 for none.
+    Raises InputError where no law can be fitted.
+    """
+    if len(laws) > 1 and not by:
+        raise InputError("Laws are compared on what is held out; give a --holdout other than none, or one law.")
+    group = _thinned(_below_chance(laws, group))
+    tested: list[_Tested] = []
+    reasons: list[InputError] = []
+    for law in laws:
+        try:
+            law.check(group.points)
+        except InputError as error:
+            reasons.append(error)
+            continue
+        tested.append(_Tested(law, [holdout(law, group.points, each, delta=delta) for each in by]))
+    if not tested:
+        raise reasons[0]
+    alike, others = _ranked(tested)
+    best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
+    points = group.points
+    found = bootstrap(best, points, draws=draws, delta=delta) if draws else fit(best, points, delta=delta)
+    fitted = found if not draws else found.fit  # type: ignore[union-attr] # told apart by draws
+    out_R = outliers(best, points, fitted)  # type: ignore[arg-type]
+    second = None
+    if out_R.any() and not out_R.all():  # all, where so few runs are met exactly that there is no noise
+        try:
+            second = fit(best, points[~out_R], delta=delta)
+        except InputError:
+            second = None  # nothing is left that the law can be fitted to
+    forms = _forms(best, alike[1:], points, found, delta) if isinstance(found, Bootstrap) else ()
+    law_file = LawFile.of(
+        found,
+        points,
+        source=source,
+        method=group.method,
+        holdouts=tuple(held),
+        rivals=tuple(result for rival in rivals for result in rival.held),
+        forms=forms,
+        outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
+        without_outliers=second,
+        settings=group.settings,
+        tried=group.tried,
+        notes=group.notes,
+    )
+    if group.repeats is None:
+        return law_file
+    if "tokens" not in best.varies:
+        note = f"the {best.name} law reads no D: what repeated data are worth is not measured"
+        return law_file.model_copy(update={"notes": (*law_file.notes, note)})
+    return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
+
+
+def _below_chance(laws: Sequence[Law], group: Group) -> Group:
+    """`group` without the runs that one of `laws` cannot speak of, and how many these are: all laws see the same."""
+    keep_R = np.logical_and.reduce([law.applies(group.points) for law in laws])
+    if keep_R.all():
+        return group
+    note = f"{number_of(int(np.sum(~keep_R)), 'run')} at or above chance, ln {group.points.candidates}, set aside"
+    rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
+    return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
+
+
+def _thinned(group: Group) -> Group:
+    """`group` with `MOST_ROWS` of its rows, and `MOST_REPEATED` of those that repeat, spread evenly over sizes, budgets
+    and passes, both ends of each kept: a law of a few parameters learns next to nothing from more."""
+    points, repeats, notes = group.points, group.repeats, list(group.notes)
+    if len(points) > MOST_ROWS:
+        ends = [
+            at(column)
+            for column in (points.params, points.tokens, points.flop, points.loss)
+            for at in (np.argmin, np.argmax)
+        ]
+        keep = np.unique(
+            [*ends, *np.lexsort((points.flop, points.params))[_spread(len(points), MOST_ROWS - len(ends))]]
+        )
+        notes.append(
+            f"fitted to {len(keep):,} of {len(points):,} rows, spread evenly over N and C; intervals are of these"
+        )
+        group = replace(group, points=points[keep], rows=tuple(np.array(group.rows)[keep].tolist()))
+    if repeats is not None and len(repeats.points) > MOST_REPEATED:
+        keep = np.argsort(repeats.passes_R)[_spread(len(repeats.points), MOST_REPEATED)]
+        notes.append(
+            f"R* from {MOST_REPEATED:,} of {len(repeats.points):,} rows that repeat, spread evenly over passes"
+        )
+        group = replace(group, repeats=repeats[keep])
+    return replace(group, notes=tuple(notes))
+
+
+def _spread(rows: int, most: int) -> NDArray[np.int64]:
+    """`most` of `rows` indices at equal distances, the first and the last among them."""
+    return np.linspace(0, rows - 1, most).round().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A law and how it forecast what was held out."""
+
+    law: Law
+    held: list[Holdout]
+
+    @property
+    def errors(self) -> list[float]:
+        return [result.held_error for result in self.held if result.held_error is not None]
+
+    @property
+    def error(self) -> float:
+        """Root mean square over the hold-outs; 0 where none was tested."""
+        return float(np.sqrt(np.mean(np.square(self.errors)))) if self.errors else 0.0
+
+    @property
+    def biased(self) -> bool:
+        return any(result.verdict == "biased" for result in self.held)
+
+
+def _ranked(tested: Sequence[_Tested]) -> tuple[list[_Tested], list[_Tested]]:
+    """The best law with those that are not told from it, and the others; most hold-outs tested first, then the least
+    error.  Among the alike an unbiased forecast comes first: beyond them it would prefer laws that know nothing."""
+    order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
+    best = order[0]
+    scatter = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
+    allowed = SAME_ERROR * max(best.error, scatter)
+    alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
+    others = [each for each in order if each not in alike]
+    first = min(alike, key=lambda each: each.biased)  # of equals the first: the least error
+    return [first, *(each for each in alike if each is not first)], others
+
+
+def _forms(
+    best: Law, alike: Sequence[_Tested], points: Points, found: Bootstrap, delta: float | None
+) -> tuple[Form, ...]:
+    """The laws that are not told from the best one, bootstrapped as it was; not those of other columns, nor those that
+    would not tell shares apart that it tells apart."""
+    forms: list[Form] = []
+    shares = points.distinct("fraction") > 1
+    for each in alike:
+        blind = each.law.varies != best.varies or (shares and each.law.also_reads != best.also_reads)
+        if blind or not each.errors or len(forms) == MOST_FORMS:
+            continue
+        try:
+            drawn = bootstrap(each.law, points, draws=len(found.theta_BP), delta=delta)
+        except InputError:
+            continue  # some resamples allow no fit of so many parameters
+        if drawn.fit.status not in ("stuck", "too-few-points"):
+            forms.append(Form.of(drawn, each.error))
+    return tuple(forms)
+
+
+def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: Repeats) -> Repetition:
+    """R* over the draws that there are."""
+    theta_BP, tail = law.vector(law_file.fit.params)[None], None
+    if isinstance(found, Bootstrap):
+        theta_BP, tail = np.concatenate([theta_BP, found.theta_BP]), found.tail
+    return measure(law, theta_BP, repeats, noise=law_file.fit.noise, seed_sd=law_file.seed_sd, tail=tail)

@@ -1,0 +1,132 @@
+"""Check a set of laws against runs at other batches and contexts, method by method (`elsewhere` says how and why)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isoembed.core import Frozen, InputError, number_of
+from isoembed.fitting.holdout import log_loss
+from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.io.ledger import group_runs, loss_of
+from isoembed.fitting.settings import Settings
+from isoembed.fitting.transfer import Elsewhere, Forecast, comparable, exchange, forecast
+from isoembed.laws.points import Floats, Points
+from isoembed.records import Ledger, RunRecord
+
+#: runs of different sizes or lengths below which nothing is said
+LEAST_RUNS = 3
+
+
+class Checked(Frozen):
+    """One law and what it was seen to do at another batch and context."""
+
+    method: str | None
+    law: str
+    seen: Elsewhere
+
+
+class Check(Frozen):
+    """All that a ledger says of a set of laws elsewhere."""
+
+    laws: LawSet
+    results: tuple[Checked, ...]
+    notes: tuple[str, ...] = ()
+
+
+def check_ledger(laws: LawSet, path: Path) -> Check:
+    """`check` against the runs of the ledger at `path` that ended well."""
+    ledger = Ledger.open(path)
+    found = check(laws, ledger.records(), source=path.name)
+    damaged = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
+    return found.model_copy(update={"notes": (*found.notes, *damaged)})
+
+
+def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs") -> Check:
+    """Forecast the records that were made at another batch or context than the laws', and judge the forecasts.
+
+    Returns the laws with what was seen of them, setting by setting.  Runs at the laws' own setting, and of methods that
+    no law speaks of, are left out with a note.
+    Raises InputError where no run is at another setting, or one differs in more than batch and context.
+    """
+    own = laws.settings
+    places: dict[tuple[int, int], list[RunRecord]] = {}
+    for record in records:
+        places.setdefault((record.recipe.batch_pairs, record.recipe.context_tokens), []).append(record)
+    at_home = places.pop((own.batch_pairs or 0, own.context_tokens or 0), [])
+    if not places:
+        raise InputError(
+            f"A check needs runs at another batch or context than the law's {own.batch_pairs} pairs and "
+            f"{own.context_tokens} tokens; {source} has none among {len(records)} that ended well."
+        )
+    notes = [f"left out, made at the law's own batch and context: {len(at_home)}"] if at_home else []
+    updated = list(laws.laws)
+    results = []
+    for _, there in sorted(places.items()):
+        groups = group_runs(there, [], {"params": own.params, "flop": own.flop}, source=source)
+        settings = groups[0].settings
+        comparable(own, settings)
+        kept = [there[row - 1] for group in groups for row in group.rows]
+        spoken_of: set[str] = set()
+        for index, law in enumerate(laws.laws):
+            runs = [run for run in kept if law.speaks_of(run.recipe.method, run.recipe.model)]
+            if not runs:
+                continue
+            spoken_of.update(run.key for run in runs)
+            seen = _judged(law, settings, runs, source)
+            updated[index] = updated[index].having(seen)
+            results.append(Checked(method=law.method, law=law.law, seen=seen))
+        notes += groups[0].notes
+        if len(spoken_of) < len(kept):
+            notes.append(f"left out, of methods that the laws do not speak of: {len(kept) - len(spoken_of)}")
+    return Check(laws=LawSet(laws=tuple(updated)), results=tuple(results), notes=tuple(notes))
+
+
+def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source: str) -> Elsewhere:
+    """The verdict on one law from its runs at `settings`."""
+    different = {(run.recipe.model.name, run.recipe.method.label, run.steps) for run in runs}
+    if len(different) < LEAST_RUNS:
+        why = f"{number_of(len(different), 'different run')}, {LEAST_RUNS} say something"
+        return Elsewhere(settings=settings, verdict="too-few-runs", why=why, n_runs=len(runs), source=source)
+    boot = law.bootstrap()
+    worth_R = np.array([exchange(law.settings, run.tokens / run.steps) for run in runs])
+    spent_R = np.array([getattr(run, law.settings.flop) for run in runs])
+    seen_R = np.array([loss_of(run, "heldout") for run in runs], dtype=np.float64)
+
+    def judged(factor_R: Floats) -> Forecast:
+        points = Points.of(
+            [law.settings.size(run.recipe.model) for run in runs],
+            [run.tokens for run in runs] * factor_R,
+            seen_R,
+            flop=spent_R * factor_R,
+            fraction=[run.recipe.cost.trained_share for run in runs],
+        )
+        return forecast(
+            log_loss(boot.loss(points)),
+            log_loss(boot.law.predict(boot.fit.params, points)),
+            np.log(seen_R),
+            noise=law.run_noise,
+            scatter_R=np.array([law.scatter(flop) for flop in points.flop]),
+            tail=boot.tail,
+        )
+
+    steps = judged(worth_R)
+    low, high = steps.bias.ends
+    bias = steps.bias.value or 0.0
+    side = "above" if bias > 0 else "below"
+    why = (
+        f"the runs lie {abs(np.expm1(bias)):.1%} {side} the forecast in steps, outside what doubt and scatter allow "
+        f"({low:+.1%} to {high:+.1%})"
+    )
+    return Elsewhere(
+        settings=settings,
+        verdict="holds" if steps.holds else "biased",
+        why="" if steps.holds else why,
+        n_runs=len(runs),
+        steps=steps,
+        tokens=judged(np.ones_like(worth_R)),
+        beyond=float(np.max(spent_R * worth_R) / law.range["flop"][1]),
+        source=source,
+    )

@@ -1,0 +1,143 @@
+"""What is asked of a recommendation, and the recipe that any one model and method give within it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isoembed.budget import Budget
+from isoembed.core import InputError
+from isoembed.estimates import TrainingMemory, training_memory
+from isoembed.families import Family, ModelSpec
+from isoembed.flops import Cost, tokens_for
+from isoembed.methods import Method
+from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, check_context, solve
+from isoembed.recommendation.constraints import Constraints
+
+#: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
+MIN_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """Budget, family, data and limits; what the caller fixes is not None and not judged."""
+
+    budget: Budget
+    family: Family
+    data: DataStats
+    batch_pairs: int
+    context_tokens: int
+    constraints: Constraints
+    method: Method | None = None
+    model: str | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+    pooling: str = "mean"
+    options: Options = PLAIN
+    heldout: str | None = None
+    """fingerprint of the held-out set on which losses will be taken; None: not known, or a law's own"""
+
+    def __post_init__(self) -> None:
+        check_batch(self.batch_pairs)
+        check_context(self.context_tokens)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The sizes to choose from, smallest first."""
+        sizes = self.family.models if self.model is None else (self.family.model(self.model),)
+        limit = self.constraints.max_params
+        within = tuple(size for size in sizes if limit is None or size.params <= limit)
+        if not within:
+            raise InputError(
+                f"`max_params` must leave a model: the smallest of {self.family.name} has {sizes[0].params:,} "
+                f"non-embedding parameters, above {limit:,}. Raise it, or choose another family."
+            )
+        return within
+
+    @property
+    def unique_tokens(self) -> float | None:
+        """Real tokens in one pass over the unique pairs; None where the data are unlimited."""
+        return None if self.data.pairs is None else self.data.pairs * self.data.tokens_per_pair
+
+    @property
+    def step_tokens(self) -> float:
+        """Expected real tokens of one step."""
+        return self.batch_pairs * self.data.tokens_per_pair
+
+    def memory(self, model: ModelSpec, method: Method) -> TrainingMemory:
+        """Estimate of what training needs, in bf16 where the device that it must fit is named."""
+        return training_memory(
+            model,
+            method.cost(model),
+            batch_tokens=self.step_tokens,
+            batch_pairs=self.batch_pairs,
+            context_tokens=self.context_tokens,
+            negatives=self.data.negatives,
+            prefixes=len(self.options.matryoshka),
+            bf16=isinstance(self.constraints.device_memory, str),
+        )
+
+    def check_memory(self, model: ModelSpec, method: Method) -> None:
+        """Raise InputError where training would not fit the device with its smallest mini-batch."""
+        limit = self.constraints.memory_bytes
+        if limit is None:
+            return
+        needed = self.memory(model, method).least
+        if needed > limit:
+            raise InputError(
+                f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB at "
+                f"least, with mini-batches of one text, of {limit / 1e9:.3g}; take a smaller model or a method that "
+                "trains less."
+            )
+
+    def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, one_pass: bool) -> float:
+        """D: what `flop` pays for after serving, and at most the unique tokens where `one_pass`."""
+        tokens = tokens_for(self.constraints.training_flop(flop, model), cost)
+        return min(tokens, self.unique_tokens) if one_pass and self.unique_tokens is not None else tokens
+
+    def recipe(self, flop: float, model: ModelSpec, method: Method, *, one_pass: bool = False) -> Recipe:
+        """The recipe that spends `flop` on `model` with `method`; raises InputError where it breaks a limit."""
+        self.check_memory(model, method)
+        cost = method.cost(model)
+        tokens = self.tokens(flop, model, cost, one_pass=one_pass)
+        return solve(
+            tokens * cost.flop_per_token,
+            family=self.family.name,
+            model=model,
+            method=method,
+            data=self.data,
+            batch_pairs=self.batch_pairs,
+            context_tokens=self.context_tokens,
+            learning_rate=self.rate(model, method, tokens)[0],
+            seed=self.seed,
+            pooling=self.pooling,
+            options=self.options,
+        )
+
+    def unspent(self, flop: float, model: ModelSpec, recipe: Recipe) -> str | None:
+        """That the data end before the budget, in words; None where they do not."""
+        paid = self.tokens(flop, model, recipe.cost, one_pass=False)
+        if recipe.train_tokens >= 0.99 * paid:
+            return None
+        left = 100 * (1 - recipe.train_tokens / paid)
+        return (
+            f"the data end first: one pass is {recipe.train_tokens:,} tokens, {left:.3g}% of the training budget stays "
+            "unspent"
+        )
+
+    def serving(self, flop: float, model: ModelSpec) -> str | None:
+        """What serving costs of `flop`, in words; None where none was asked for."""
+        tokens = self.constraints.serving_tokens
+        if not tokens:
+            return None
+        cost = flop - self.constraints.training_flop(flop, model)
+        return (
+            f"serving: {tokens:.3g} tokens cost {cost:.3g} FLOP = 2 N T, {cost / flop:.1%} of the budget (Sardana et "
+            "al. 2023); attention and the token lookup are left out"
+        )
+
+    def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:
+        """Peak learning rate for a run of `tokens`, and where it comes from."""
+        if self.learning_rate is not None:
+            return self.learning_rate, "learning rate as asked"
+        steps = max(1, round(tokens / self.step_tokens))
+        return self.family.peak_rate(model, method.name, steps=steps, share=method.share(model))

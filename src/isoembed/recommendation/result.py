@@ -1,0 +1,118 @@
+"""Recommendation: the recipe, what it rests on, how sure it is, and what else was considered."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from isoembed.budget import Budget
+from isoembed.core import Frozen
+from isoembed.fitting.intervals import Interval
+from isoembed.recipe import Recipe
+
+
+class Candidate(Frozen):
+    """One feasible recipe and what speaks against it.  Losses are there where a law was at hand."""
+
+    recipe: Recipe
+    tokens_per_param: float
+    remarks: tuple[str, ...] = ()
+    loss: Interval | None = Field(
+        None, description="predicted loss of one run: mean over the law's draws, their doubt and the runs' scatter"
+    )
+    behind: Interval | None = Field(None, description="the loss less the chosen recipe's, in nats")
+    best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
+
+
+class Certainty(Frozen):
+    """How sure, over bootstrap draws of every law: doubt about the laws' parameters, not about their form."""
+
+    methods: dict[str, float] = Field(description="probability that each method is the best one; they add up to 1")
+    method: float = Field(description="that of the method chosen")
+    recipe: float = Field(description="probability that this very recipe is the best candidate")
+    regret: float | None = Field(
+        description="expected loss above that of the best candidate, in nats; None where no loss is forecast"
+    )
+
+
+class Reach(Frozen):
+    """Where a recipe lies beside the runs that its law was fitted to: ratios to the largest and the smallest values."""
+
+    flop: float = Field(description="the budget over the largest fitted one")
+    params: float
+    tokens: float
+    below: float = Field(description="the budget over the smallest fitted one; under 1 it lies below all runs")
+    params_below: float
+    tokens_below: float
+
+    @property
+    def farthest(self) -> float:
+        """By what factor the recipe lies outside the runs in that of C, N and D in which it is most; 1 or less:
+        inside."""
+        return max(self.flop, self.params, self.tokens, 1 / self.below, 1 / self.params_below, 1 / self.tokens_below)
+
+    @property
+    def outside(self) -> bool:
+        """Whether it lies beyond the runs at either end."""
+        return self.farthest > 1.01
+
+    def says(self) -> str:
+        """`8x beyond the largest fitted budget`, or that all lies within."""
+        ends = (
+            ("budget", self.flop, self.below),
+            ("model", self.params, self.params_below),
+            ("number of tokens", self.tokens, self.tokens_below),
+        )
+        beyond = [f"{ratio:.2g}x beyond the largest fitted {name}" for name, ratio, _ in ends if ratio > 1.01]
+        beyond += [f"{1 / ratio:.2g}x below the smallest fitted {name}" for name, _, ratio in ends if ratio < 0.99]
+        return ", ".join(beyond) or "within the fitted budgets, sizes and tokens"
+
+
+class NextRun(Frozen):
+    """The affordable run that would tell most, for its FLOP, about which of the two leading recipes is better."""
+
+    recipe: Recipe
+    removes: float = Field(description="share of the variance of the two recipes' difference that it would remove")
+
+
+class Lead(Frozen):
+    """The budget from which method `second`, ahead at the highest budget looked at, stays ahead of `first`."""
+
+    first: str
+    second: str
+    flop: Interval = Field(description="low None: perhaps from the lowest budget on; high None: perhaps never")
+    never: float = Field(description="share of draws in which it is not ahead at the highest budget looked at")
+    always: float = Field(description="share of draws in which it is ahead at every budget looked at")
+    looked_at: tuple[float, float] = Field(description="lowest and highest budget looked at, FLOP")
+
+    def says(self) -> str:
+        """The crossover in words, with what is unbounded said."""
+        low, high = (f"{flop:.2g}" for flop in self.looked_at)
+        if self.always > 0.995:
+            return f"{self.second} is ahead of {self.first} at every budget from {low} to {high} FLOP"
+        start = f"from {self.flop.value:.2g} FLOP on" if self.flop.value is not None else f"from below {low} FLOP on"
+        least = f"below {low}" if self.flop.low is None else f"{self.flop.low:.2g}"
+        most = "unbounded above" if self.flop.high is None else f"{self.flop.high:.2g}"
+        return (
+            f"{self.second} is ahead of {self.first} {start} (95 %: {least} to {most}; looked at up to {high}); in "
+            f"{self.never:.0%} of draws it never is"
+        )
+
+
+class Recommendation(Frozen):
+    """The recipe, what it rests on, and what else was considered."""
+
+    budget: Budget
+    recipe: Recipe
+    basis: str = Field(description="which rule or law chose")
+    known: tuple[str, ...]
+    assumed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bracket: tuple[str, ...] = Field((), description="models that the rule cannot tell apart")
+    runners_up: tuple[Candidate, ...]
+    loss: Interval | None = Field(None, description="predicted loss of one run; None without a law, or a forecast")
+    no_forecast: str | None = Field(None, description="why a law gives an order and no loss; None where it gives one")
+    certainty: Certainty | None = None
+    reach: Reach | None = None
+    methods: tuple[Candidate, ...] = Field((), description="the best candidate of each method, best first")
+    crossover: Lead | None = Field(None, description="between the two best methods")
+    next_run: NextRun | None = None

@@ -1,0 +1,235 @@
+"""What every figure is drawn from: a ledger's runs, and the laws fitted to them; nothing else is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from isoembed.core import InputError
+from isoembed.families import FAMILIES, Family
+from isoembed.families.base import ModelSpec
+from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.io.ledger import Target, group_runs
+from isoembed.fitting.isoflop import budgets
+from isoembed.fitting.settings import Group, settings_tried
+from isoembed.fitting.study import study_source
+from isoembed.laws import law_named
+from isoembed.laws.points import Points
+from isoembed.methods import METHODS
+from isoembed.records import FailedRun, Ledger, RunRecord
+
+#: the law that the paper prefers, fitted where none is given
+DEFAULT_LAW = "embedding"
+#: two-sided 95 % of a normal distribution
+_SIGMAS = 1.96
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Runs that differ in nothing but their seed, at the best learning rate tried."""
+
+    records: tuple[RunRecord, ...]
+    tried: str
+    """the hyperparameters as they carry over to other sizes: `lora r=d/8`"""
+    loss: float
+    """nats, the mean over seeds"""
+    spread: float | None
+    """half a 95 % interval of ln loss, from the scatter between seeds; None where no cell was repeated"""
+
+    @property
+    def record(self) -> RunRecord:
+        return self.records[0]
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.record.recipe.model
+
+    @property
+    def method(self) -> str:
+        return self.record.recipe.method.name
+
+    @property
+    def flop(self) -> float:
+        """C that was planned: the same for all cells of a budget, which what was spent is to a step only."""
+        return self.record.recipe.flop
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval's ends in nats; the loss itself twice where the scatter is unknown."""
+        spread = self.spread or 0.0
+        return self.loss * float(np.exp(-spread)), self.loss * float(np.exp(spread))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A ledger's outcomes and laws; opened with `Evidence.open`."""
+
+    source: str
+    outcomes: tuple[RunRecord | FailedRun, ...]
+    damaged: dict[str, str]
+    laws: LawSet | None
+    notes: tuple[str, ...]
+    """what is missing and why: a law that could not be fitted, or was fitted to other runs"""
+
+    @classmethod
+    def open(cls, ledger: Path, law: Path | None = None) -> Evidence:
+        """The runs at `ledger` and the law at `law`, or the embedding law fitted to the runs where they allow it.
+
+        Raises InputError where there is no ledger, where it holds no run with a loss, or runs of different settings.
+        """
+        book = Ledger.open(ledger)
+        outcomes = tuple(book.outcomes())
+        laws, notes = None, []
+        if law is not None:
+            laws = LawSet.load(law)
+        else:
+            records = [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
+            group_runs(records, [law_named(DEFAULT_LAW)], source=ledger.name)  # says where nothing can be drawn
+            try:
+                laws = study_source(ledger, [law_named(DEFAULT_LAW)])
+            except InputError as error:
+                notes.append(f"No law could be fitted: {error}")
+        found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
+        return cls(ledger.name, outcomes, dict(book.damaged), laws, (*notes, *found._of_other_runs()))
+
+    def _of_other_runs(self) -> list[str]:
+        known = {group.method: group.points.fingerprint for group in self.groups.values()}
+        return [
+            f"The {law.method or law.law} law was fitted to other runs than this ledger's."
+            for law in (self.laws.laws if self.laws else ())
+            if known.get(law.method) != law.data_fingerprint
+        ]
+
+    @cached_property
+    def records(self) -> tuple[RunRecord, ...]:
+        """The runs that ended well, ordered by key."""
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, RunRecord))
+
+    @cached_property
+    def failures(self) -> tuple[FailedRun, ...]:
+        return tuple(outcome for outcome in self.outcomes if isinstance(outcome, FailedRun))
+
+    @property
+    def target(self) -> Target:
+        """Which loss is shown: the one that the laws were fitted to."""
+        return (self.laws.settings.target if self.laws else None) or "heldout"
+
+    def loss(self, record: RunRecord) -> float | None:
+        """Nats; None where the run was not evaluated."""
+        if self.target == "training":
+            return record.final_loss
+        return None if record.heldout is None else record.heldout.loss
+
+    @cached_property
+    def groups(self) -> dict[str | None, Group]:
+        """The points behind each law by its method; those of the default law where there is none."""
+        if self.laws is None:
+            return {group.method: group for group in group_runs(self.records, [law_named(DEFAULT_LAW)])}
+        settings = self.laws.settings
+        found: dict[str | None, Group] = {}
+        for name in dict.fromkeys(law.law for law in self.laws.laws):
+            groups = group_runs(
+                self.records,
+                [law_named(name)],
+                {"params": settings.params, "flop": settings.flop},
+                target=self.target,
+                source=self.source,
+            )
+            wanted = {law.method for law in self.laws.laws if law.law == name}
+            found |= {group.method: group for group in groups if group.method in wanted}
+        return found
+
+    def law_of(self, group: Group) -> LawFile | None:
+        """The law fitted to `group`'s method."""
+        return next((law for law in (self.laws.laws if self.laws else ()) if law.method == group.method), None)
+
+    def drawn(self, group: Group) -> list[RunRecord]:
+        """The record behind each point of `group`."""
+        return [self.records[row - 1] for row in group.rows]
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every setting at its best learning rate, ordered by method, size and budget."""
+        target = self.target
+        kept = [
+            record
+            for group in group_runs(self.records, [law_named(DEFAULT_LAW)], target=target)
+            for record in self.drawn(group)
+        ]
+        tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for record in kept])
+        members: dict[str, list[tuple[RunRecord, str]]] = {}
+        for record, how in zip(kept, tried, strict=True):
+            cell = record.recipe.key_without("seed")
+            members.setdefault(cell, []).append((record, how.label))
+        scatter = self._scatter([[record for record, _ in runs] for runs in members.values()])
+        found = []
+        for runs in members.values():
+            records = tuple(record for record, _ in runs)
+            loss = float(np.mean([self._known(record) for record in records]))
+            spread = None if scatter is None else _SIGMAS * scatter / float(np.sqrt(len(records)))
+            found.append(Cell(records, runs[0][1], loss, spread))
+        order = {name: place for place, name in enumerate(self.methods)}
+        return tuple(sorted(found, key=lambda cell: (order[cell.method], cell.model.params, cell.tried, cell.flop)))
+
+    def _scatter(self, cells: Iterable[list[RunRecord]]) -> float | None:
+        """Standard deviation of ln loss between seeds, pooled over the cells that were repeated."""
+        logs = [np.log([self._known(record) for record in records]) for records in cells if len(records) > 1]
+        free = sum(len(log) - 1 for log in logs)
+        return float(np.sqrt(sum(float(np.sum((log - log.mean()) ** 2)) for log in logs) / free)) if free else None
+
+    def _known(self, record: RunRecord) -> float:
+        loss = self.loss(record)
+        assert loss is not None
+        return loss
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that ran, in the package's order."""
+        names = {record.recipe.method.name for record in self.records}
+        return tuple(name for known in METHODS if (name := known.model_fields["name"].default) in names)
+
+    @cached_property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models that ran, smallest first."""
+        found = {record.recipe.model.name: record.recipe.model for record in self.records}
+        return tuple(sorted(found.values(), key=lambda model: model.params))
+
+    @cached_property
+    def family(self) -> Family:
+        """The built-in family of the runs, or one made of the models that ran."""
+        name = self.records[0].recipe.family
+        for family in FAMILIES:
+            if family.name == name:
+                return family
+        return Family(name=name, models=self.models, about="the models of the ledger's runs")
+
+    def by_budget(
+        self, keep: Callable[[Cell], bool] = lambda _: True, *, sizes: int = 1
+    ) -> list[tuple[float, list[Cell]]]:
+        """Cells split into budgets, ascending, each by the mean FLOP of all that the ledger has there, so that figures
+        agree; budgets with fewer than so many `sizes` are left out."""
+        found = []
+        for flop, cells in self._budgets:
+            mine = [cell for cell in cells if keep(cell)]
+            if mine and len({cell.model.name for cell in mine}) >= sizes:
+                found.append((flop, mine))
+        return found
+
+    @cached_property
+    def _budgets(self) -> list[tuple[float, list[Cell]]]:
+        if not self.cells:
+            return []
+        points = Points.of(
+            [cell.model.params for cell in self.cells],
+            [cell.record.tokens for cell in self.cells],
+            [cell.loss for cell in self.cells],
+            flop=[cell.flop for cell in self.cells],
+        )
+        return [
+            (float(np.exp(np.mean(np.log(of_budget.flop)))), [self.cells[row] for row in of_budget.run])
+            for of_budget in budgets(points)
+        ]

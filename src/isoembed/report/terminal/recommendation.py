@@ -1,0 +1,275 @@
+"""Recommendations, records and scores as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from isoembed.budget import FALLBACK_UTILISATION, device_named
+from isoembed.estimates import recipe_memory, training_seconds
+from isoembed.methods import LoRA, LoRATop, RsLoRA
+from isoembed.recipe import Recipe
+from isoembed.recommendation.result import Recommendation
+from isoembed.records import RunRecord
+from isoembed.report.terminal.laws import beyond_text, candidates_table, law_rows
+from isoembed.report.terminal.layout import columns_table, pairs_table, si
+
+if TYPE_CHECKING:
+    from isoembed.data.inspect import Inspection
+    from isoembed.evaluation.score import Scores
+    from isoembed.workflows.search import Hit
+
+
+def duration(seconds: float) -> str:
+    """`38 s`, `12 min`, `3.5 h`, `4.2 days`."""
+    for scale, unit, limit in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
+        if seconds < limit:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
+def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """The recipe, name and value."""
+    cost, data = recipe.cost, recipe.data
+    unique = "the" if recipe.unique_pairs is None else f"the first {recipe.unique_pairs:,}"
+    epochs = "" if recipe.epochs is None else f", {recipe.epochs:.2f} of {unique} unique pairs"
+    return [
+        ("method", f"{recipe.method.label} ({recipe.method.about})"),
+        ("model", f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, {recipe.model.source})"),
+        (
+            "tokens",
+            f"{recipe.train_tokens:,} real tokens ({si(recipe.train_tokens / recipe.model.params)} a parameter)",
+        ),
+        ("pairs", f"{recipe.pairs:,.0f} at {data.tokens_per_pair:.1f} tokens a pair{epochs}"),
+        ("steps", f"{recipe.steps:,} of {recipe.batch_pairs} pairs, context {recipe.context_tokens} tokens"),
+        (
+            "learning rate",
+            f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
+            f"{recipe.end_fraction:.0%}",
+        ),
+        ("loss", f"{recipe.objective}, {recipe.readout}"),
+        (
+            "model FLOP",
+            f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
+            f"{si(cost.updated)} updated) x {si(recipe.train_tokens)} tokens",
+        ),
+        (
+            "executed FLOP",
+            f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
+            f"(every chunk run twice); {_beside(recipe)} beside it",
+        ),
+    ]
+
+
+def device_rows(recommendation: Recommendation, device: str | None) -> list[tuple[str, str]]:
+    """Memory and time, estimated, on the device named or that of the budget."""
+    recipe, budget = recommendation.recipe, recommendation.budget
+    device = device or budget.device
+    memory = recipe_memory(recipe, bf16=device is not None)
+    words = f"at least {si(memory.least, 'B')}, and {si(memory.whole, 'B')} to keep a whole batch's graph (estimates)"
+    if device is None:
+        return [("memory", f"{words}, in fp32 on a CPU; name a --device for its own and for the time")]
+    chosen = device_named(device)
+    utilisation = budget.utilisation or FALLBACK_UTILISATION
+    origin = "assumed" if budget.utilisation is None else "as given"
+    seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
+    fits = (
+        "fits"
+        if memory.least <= chosen.memory_bytes
+        else "does not fit: take a smaller model or a method that trains less"
+    )
+    return [
+        ("memory", f"{words} of the {chosen.name}'s {si(chosen.memory_bytes, 'B')}: {fits}"),
+        (
+            "time",
+            f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak ({origin})",
+        ),
+    ]
+
+
+def recommendation_text(recommendation: Recommendation, device: str | None = None) -> RenderableType:
+    """Everything `isoembed recipe` prints."""
+    reach = recommendation.reach
+    rows = [("beyond the data", beyond_text(reach))] if reach is not None and reach.outside else []
+    rows += [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
+    rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
+    rows += law_rows(recommendation)
+    rows += [("known", line) for line in recommendation.known]
+    rows += [("assumed", line) for line in recommendation.assumed]
+    rows += [("warning", line) for line in recommendation.warnings]
+    if recommendation.bracket:
+        rows.append(("size bracket", f"{', '.join(recommendation.bracket)} (unmeasured: a pilot would tell)"))
+    parts: list[RenderableType] = [pairs_table(rows)]
+    if recommendation.certainty is not None:
+        if len(recommendation.methods) > 1:
+            parts += [Text(""), candidates_table("best of a method", recommendation.methods)]
+        if recommendation.runners_up:
+            parts += [Text(""), candidates_table("runner-up", recommendation.runners_up)]
+    elif recommendation.runners_up:
+        parts += [
+            Text(""),
+            columns_table(
+                ("runner-up", "tokens", "tokens/parameter", "steps", "remark"),
+                [
+                    (
+                        other.recipe.model.name,
+                        si(other.recipe.train_tokens),
+                        si(other.tokens_per_param),
+                        f"{other.recipe.steps:,}",
+                        "; ".join(other.remarks),
+                    )
+                    for other in recommendation.runners_up
+                ],
+            ),
+        ]
+    return Group(*parts)
+
+
+def section(title: str) -> RenderableType:
+    """A heading between the parts of a long output."""
+    return Text(f"\n{title}", style="bold cyan")
+
+
+def _executed(record: RunRecord) -> str:
+    """Executed FLOP, as multiples of the model's and, where it was counted, of what one pass would have run."""
+    ratio = f"{record.executed_flop:.3g}, {record.executed_flop / record.model_flop:.2f} x"
+    if record.recomputed_flop is None:
+        return f"{ratio} (padding, recomputation)"
+    once = record.executed_flop - record.recomputed_flop
+    return (
+        f"{ratio} ({_beside(record.recipe)} {once / record.model_flop:.2f} x, "
+        f"recomputation {record.executed_flop / once:.2f} x)"
+    )
+
+
+def _beside(recipe: Recipe) -> str:
+    """What a first pass executes beside C: adapters of narrow layers may run merged into them."""
+    merge = isinstance(recipe.method, LoRA | RsLoRA | LoRATop)
+    return "padding and, on a CPU, merged adapters" if merge else "padding"
+
+
+def spent_text(record: RunRecord, budget_flop: float | None = None) -> RenderableType:
+    """What a run cost, of the budget that the user stated or else of what its recipe meant to spend, and how far its
+    loss fell; name and value."""
+    whole, name = (record.recipe.flop, "recipe") if budget_flop is None else (budget_flop, "budget")
+    rows = [
+        ("model FLOP", f"{record.model_flop:.4g}, {record.model_flop / whole:.2%} of the {name}"),
+        ("executed FLOP", _executed(record)),
+        ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
+        ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
+        ("trained parameters", f"{record.trainable_params:,} ({record.table_params:,} of them the token table)"),
+        ("time", f"{duration(record.wall_seconds)} at {record.tokens_per_second:,.0f} tokens/s"),
+        ("useful speed", f"{si(record.model_flop / record.wall_seconds, 'FLOP/s')}"),
+        ("peak memory", f"{record.peak_memory_bytes / 2**30:.2f} GiB"),
+        ("training loss", "none" if record.final_loss is None else f"{record.final_loss:.3f} (mean of the last tenth)"),
+    ]
+    if record.heldout is not None and record.heldout_before is not None:
+        rows.append(
+            (
+                "held-out loss",
+                f"{record.heldout_before.loss:.3f} -> {record.heldout.loss:.3f} on {record.heldout.pairs:,} pairs in "
+                f"blocks of {record.heldout.candidates:,}",
+            )
+        )
+    return pairs_table(rows)
+
+
+def scores_text(scores: Scores) -> RenderableType:
+    """One table a task: systems down, metrics across; every score a fraction of 1."""
+    parts: list[RenderableType] = []
+    tasks = dict.fromkeys(task for found in scores.systems.values() for task in found)
+    for task in tasks:
+        found = {system: by_task[task] for system, by_task in scores.systems.items() if task in by_task}
+        metrics = list(dict.fromkeys(metric for score in found.values() for metric in score.metrics))
+        counts = ", ".join(f"{value:,} {name}" for name, value in next(iter(found.values())).counts.items())
+        parts += [
+            Text(""),
+            Text(f"{task} ({counts})", style="bold"),
+            columns_table(
+                ("system", *metrics, "seconds"),
+                [
+                    (
+                        system,
+                        *(f"{score.metrics[metric]:.3f}" if metric in score.metrics else "-" for metric in metrics),
+                        f"{score.seconds:.1f}",
+                    )
+                    for system, score in found.items()
+                ],
+            ),
+            *(
+                Text(f"note: {note}")
+                for note in dict.fromkeys(note for score in found.values() for note in score.notes)
+            ),
+        ]
+    return Group(*parts)
+
+
+def hits_text(hits: Sequence[Hit]) -> RenderableType:
+    """Documents found, best first: score, title, the beginning of the text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for hit in hits:
+        text = " ".join(hit.text.split())
+        shown = text if len(text) <= 200 else f"{text[:200].rsplit(' ', 1)[0]} ..."
+        table.add_row(Text(f"{hit.score:.3f}"), Text.assemble((hit.title, "bold"), "\n", shown))
+    return table
+
+
+def achieved_text(recommendation: Recommendation, record: RunRecord) -> str:
+    """The loss forecast for the recipe beside what its run came to; empty where either is missing."""
+    forecast, heldout = recommendation.loss, record.heldout
+    if forecast is None or forecast.value is None or heldout is None:
+        return ""
+    low, high = forecast.ends
+    within = "inside" if low <= heldout.loss <= high else "outside"
+    apart = heldout.loss / forecast.value - 1
+    return f"held-out loss {heldout.loss:.3f}, forecast {forecast.says()}: {within} the interval, {apart:+.1%}"
+
+
+def inspection_text(inspection: Inspection) -> RenderableType:
+    """Everything `isoembed data inspect` prints."""
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in inspection.skipped.items())
+    rows = [
+        ("source", inspection.source),
+        ("fingerprint", inspection.fingerprint),
+        ("pairs", f"{inspection.pairs:,}, of them {inspection.duplicates:,} exact duplicates"),
+        ("skipped rows", skipped or "none"),
+        (
+            "hard negatives",
+            f"{inspection.hard_negatives:,}, of {inspection.negatives:,} pairs" if inspection.negatives else "none",
+        ),
+        ("tokens a pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
+        ("one epoch", f"{inspection.epoch_tokens:,} tokens of unique pairs"),
+    ]
+    for fields in inspection.fields:
+        negatives = f", negatives {', '.join(fields.negatives)}" if fields.negatives else ""
+        rows.append(("fields read", f"query {fields.query}, positive {fields.positive}{negatives}"))
+        if fields.ignored:
+            rows.append(("not read", ", ".join(fields.ignored)))
+    rows += [("note", remark) for remark in inspection.remarks]
+    if inspection.groups:
+        rows.insert(3, ("groups", f"{inspection.groups:,}, never split between training and held-out"))
+    percentiles = list(inspection.query.percentiles)
+    sides = columns_table(
+        ("tokens", "mean", *(f"p{percent}" for percent in percentiles), "kept", "truncated"),
+        [
+            (
+                name,
+                f"{side.mean_tokens:.1f}",
+                *(f"{side.percentiles[percent]:,}" for percent in percentiles),
+                f"{side.kept_tokens:.1f}",
+                f"{side.truncated:.1%}",
+            )
+            for name, side in (("query", inspection.query), ("positive", inspection.positive))
+        ],
+    )
+    epochs = columns_table(
+        ("model", "parameters", f"FLOP of one epoch, {inspection.method}"),
+        [(epoch.model, si(epoch.params), f"{epoch.flop:.3g}") for epoch in inspection.epoch_flop],
+    )
+    return Group(pairs_table(rows), Text(""), sides, Text(""), epochs)

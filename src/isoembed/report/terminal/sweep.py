@@ -1,0 +1,250 @@
+"""Plans and the state of sweeps as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from isoembed.core import number_of
+from isoembed.recipe import Recipe
+from isoembed.records import FailedRun, RunRecord
+from isoembed.report.terminal.layout import columns_table, pairs_table, si
+from isoembed.report.terminal.recommendation import duration, recipe_rows, spent_text
+from isoembed.sweep.pilot import candidates
+from isoembed.sweep.plan import Plan, SweepRequest
+from isoembed.sweep.repetition import STAGE as REPETITION
+from isoembed.sweep.repetition import Repeated
+from isoembed.sweep.status import SweepStatus, stage_costs
+from isoembed.sweep.variations import Varied
+
+_PURPOSE = {
+    "rates": "peak learning rate by method, size, hyperparameter and horizon",
+    "noise": "how far losses differ by seed alone",
+    "budget": "loss by method, hyperparameter and size",
+    "pilot": "what most sharpens the decision, per FLOP",
+    "replicates": "the best cells of the highest budget with the other seeds",
+    "variations": "other readouts and options, on each method's best cell of the highest budget",
+    REPETITION: "the best cells of the highest budget on few unique pairs, repeated",
+}
+
+
+def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) -> RenderableType:
+    """What a sweep runs next, what it can come to cost, what it leaves out and why; `new` is None in a dry run."""
+    speeds = ", ".join(f"{name} {si(speed, 'FLOP/s')}" for name, speed in request.speeds.items())
+    limits = [
+        f"{request.allowance_flop:.3g} FLOP" if request.allowance_flop else "",
+        duration(request.allowance_seconds) if request.allowance_seconds else "",
+    ]
+    rows = [
+        ("models", f"{', '.join(request.models)} ({request.family.name})"),
+        ("methods", ", ".join(request.methods)),
+        ("budgets", ", ".join(f"{budget:.3g}" for budget in request.budgets) + " FLOP"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
+        ("each cell", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
+                      f"more, at most {request.max_epochs:g} passes over the data"),
+        ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
+        ("at most", f"{number_of(len(most.cells), 'cell')}, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
+        *_variations_row(request),
+        *_repetition_row(request),
+        ("speed here", speeds or "not measured"),
+        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else number_of(new, 'new cell')}"
+                f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
+    ]  # fmt: skip
+    stages = columns_table(
+        ("stage", "cells", "FLOP", "what it is for"),
+        [
+            (stage, f"{count:,}", f"{flop:.3g}", _PURPOSE[stage.split(" ")[0]])
+            for stage, (count, flop) in stage_costs(most).items()
+        ],
+    )
+    parts: list[RenderableType] = [pairs_table(rows), Text(""), stages]
+    if plan.rates:
+        parts += [Text(""), rates_text(plan)]
+    if most.skipped:
+        parts += [Text(""), skipped_text(plan if plan.complete or plan.stage == REPETITION else most)]
+    return Group(*parts)
+
+
+def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
+    if not request.variations:
+        return []
+    count = len(request.methods) * len(request.variations) * len(request.seeds)
+    flop = count * request.budgets[-1]
+    return [("variations", f"each method's best cell with {number_of(len(request.variations), 'other setting')}: "
+                           f"{number_of(count, 'cell')} or fewer, {flop:.3g} FLOP more")]  # fmt: skip
+
+
+def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
+    if not request.pairs:
+        return []
+    count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
+    flop = count * request.budgets[-1]
+    return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
+                           f"alone, at most {request.max_passes:g} passes: {number_of(count, 'cell')} or fewer, "
+                           f"{flop:.3g} FLOP more")]  # fmt: skip
+
+
+def _listed(pairs: Sequence[int]) -> str:
+    """`2,000, 8,000 or 16,000`."""
+    *first, last = (f"{count:,}" for count in pairs)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> RenderableType:
+    """What a pilot runs next, for which decision, and what its runs say so far; `new` is None in a dry run."""
+    assert request.allowance_flop is not None
+    assert request.target_flop is not None
+    unpaid = {skip.reason for skip in plan.skipped}
+    decided = [r for r in candidates(request).values() if f"no allowance for {r.method.name}" not in unpaid]
+    slowest = min(request.speeds.values(), default=None)
+    time = "" if slowest is None else f", at most {duration(request.allowance_flop / slowest)} here"
+    ladder = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
+    rows = [
+        ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: "
+                    f"{', '.join(dict.fromkeys(r.method.name for r in decided))} on "
+                    f"{', '.join(dict.fromkeys(r.model.name for r in decided))}"),
+        ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
+        ("runs", f"{', '.join(request.models)}, {ladder} each, {request.min_steps} steps or more, at most "
+                 f"{request.max_epochs:g} passes over the data"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
+        ("stops", "when the same candidate was chosen 3 times in a row at a small expected regret, or the allowance "
+                  "is spent"),
+        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new cell')}"),
+    ]  # fmt: skip
+    if plan.pilot is not None:
+        rows.append(("so far", plan.pilot.decision.says()))
+        if plan.pilot.stop is not None:
+            rows.append(("ended", plan.pilot.why))
+    rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.reason.startswith("no allow")]
+    stages = columns_table(
+        ("stage", "cells", "FLOP", "runs"),
+        [
+            (stage, f"{count:,}", f"{flop:.3g}", _runs(plan, stage))
+            for stage, (count, flop) in stage_costs(plan).items()
+        ],
+    )
+    return Group(pairs_table(rows), Text(""), stages)
+
+
+def _runs(plan: Plan, stage: str) -> str:
+    """How many runs of which method: `6 full, 6 lora`."""
+    counts = Counter(cell.recipe.method.name for cell in plan.cells if cell.stage == stage)
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def skipped_text(plan: Plan) -> RenderableType:
+    """Cells left out, grouped by reason."""
+    reasons = Counter((skip.reason, f"{skip.budget:.3g}") for skip in plan.skipped)
+    rows = [(why, budget, f"{count:,}") for (why, budget), count in sorted(reasons.items())]
+    return columns_table(("left out because", "FLOP", "cells"), rows)
+
+
+def rates_text(plan: Plan) -> RenderableType:
+    """The measured rule for the learning rate of each method."""
+    rows = [
+        (
+            name,
+            f"{fit.law.params:+.2f}",
+            f"{fit.law.steps:+.2f}",
+            f"{fit.law.share:+.2f}",
+            f"{fit.scatter:.2f}",
+            f"{len(fit.optima)}",
+            f"{sum(optimum.edge is not None for optimum in fit.optima)}",
+        )
+        for name, fit in plan.rates.items()
+    ]
+    header = ("learning rate", "ln N", "ln steps", "ln share", "scatter", "settings", "best on the edge")
+    return columns_table(header, rows)
+
+
+def status_text(status: SweepStatus) -> RenderableType:
+    """Cells by stage and state, FLOP spent, time left; what failed and what is damaged."""
+    rows = [
+        (
+            stage.stage,
+            f"{stage.done:,}",
+            f"{stage.running:,}",
+            f"{stage.failed:,}",
+            f"{stage.left:,}",
+            f"{stage.flop_done:.3g}",
+            f"{stage.flop_planned:.3g}",
+        )
+        for stage in status.stages
+    ]
+    left = "no run has ended yet"
+    if status.seconds_left is not None:
+        left = duration(status.seconds_left / max(1, status.count("running")))
+    parts: list[RenderableType] = [
+        columns_table(("stage", "done", "running", "failed", "left", "FLOP spent", "FLOP planned"), rows),
+        Text(f"time left in the stages planned so far: {left}"),
+    ]
+    if status.variations:
+        parts += [Text(""), variations_text(status.variations)]
+    if status.repetition:
+        parts += [Text(""), repetition_text(status.repetition)]
+    parts += [
+        Text(
+            f"running {key}: no sign of life from its worker, on another machine or in another container, for "
+            f"{seconds:.0f} s; a `sweep run` takes it over after watching it"
+        )
+        for key, seconds in status.silent.items()
+    ]
+    parts += [Text(f"failed {key}: {why}") for key, why in status.failures.items()]
+    parts += [Text(f"passed over {file}: {why}") for file, why in status.damaged.items()]
+    return Group(*parts)
+
+
+def variations_text(found: Sequence[Varied]) -> RenderableType:
+    """Other readouts and options beside the sweep's own; below zero they are better."""
+    rows = [
+        (
+            each.variation,
+            each.method,
+            each.model,
+            f"{each.loss:.3f}",
+            f"{each.plain_loss:.3f}",
+            f"{each.difference:+.3f}",
+            f"{each.runs}",
+        )
+        for each in found
+    ]
+    return columns_table(("variation", "method", "model", "held-out loss", "without", "difference", "runs"), rows)
+
+
+def repetition_text(found: Sequence[Repeated]) -> RenderableType:
+    """Scarce pairs beside the same recipes on data that do not repeat."""
+    rows = [
+        (
+            each.method,
+            each.model,
+            f"{each.unique_pairs:,}",
+            f"{each.epochs:.1f}",
+            f"{each.loss:.3f}",
+            f"{each.fresh_loss:.3f}",
+            f"{each.difference:+.3f}",
+            f"{each.runs}",
+        )
+        for each in found
+    ]
+    header = ("method", "model", "unique pairs", "passes", "held-out loss", "fresh data", "difference", "runs")
+    return columns_table(header, rows)
+
+
+def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:
+    """One cell: its recipe and what came of it."""
+    parts: list[RenderableType] = [pairs_table([("key", recipe.key), *recipe_rows(recipe)]), Text("")]
+    if outcome is None:
+        parts.append(Text("not run yet"))
+    elif isinstance(outcome, FailedRun):
+        parts.append(pairs_table([("failed", failure) for failure in outcome.failures]))
+    else:
+        parts.append(spent_text(outcome))
+        parts.append(pairs_table([(name, f"{value:.3f}") for name, value in outcome.scores.items()]))
+    return Group(*parts)
+
+
+def _time(plan: Plan) -> str:
+    return "" if plan.seconds is None else f", {duration(plan.seconds)} here"

@@ -1,0 +1,198 @@
+"""Sweeps as a user meets them: planned, explained, run, looked at, exported, fitted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from isoembed.cli.sweep import _allowance, _budgets
+from isoembed.core import InputError
+from isoembed.records import Ledger, RunRecord
+from isoembed.sweep.folder import End, failed_run
+from isoembed.workflows.sweep import load_request
+from tests.cli.test_entry import isoembed_command, mistake, ok
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(900)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = folder / "sts" / "tiny"
+    task.mkdir(parents=True)
+    (task / "test.jsonl").write_text(
+        "".join(
+            json.dumps({"s1": f"item {n}", "s2": f"item {n + n % 3}", "score": float(n % 3)}) + "\n" for n in range(9)
+        )
+    )
+    return folder
+
+
+def options(place: Path, out: Path) -> list[str]:
+    return [
+        *("sweep", "plan", "--out", str(out), "--budgets", "6e8,2.4e9", "--models", "nano-28k,nano-51k"),
+        *("--methods", "full,lora", "--data", str(place / "pairs.jsonl"), "--batch-pairs", "16", "--min-steps", "5"),
+        *("--rate-steps", "none", "--task", str(place / "sts" / "tiny"), "--cache", str(place / "tokens")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    out = place / "ledger"
+    ok(*options(place, out))
+    ok("sweep", "run", str(out))
+    return out
+
+
+def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
+    out = place / "dry"
+    more = ("--vary", "pooling=max", "--vary", "bidirectional", "--pairs", "120,60", "--max-passes", "9")
+    printed = " ".join(ok(*options(place, out), "--dry-run", *more).split())
+    for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
+        assert words in printed
+    assert not out.exists()
+    assert "2 other settings: 4 cells or fewer" in printed
+    assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
+    assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
+    assert "mask_margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
+    assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
+    assert "`--max-passes` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
+    assert "belong to a sweep of --budgets" in mistake(
+        *("sweep", "plan", "--out", str(out), "--adaptive", "--target", "1e10", "--pairs", "60")
+    )
+
+
+def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:
+    status = json.loads(ok("sweep", "status", str(finished), "--json"))
+    assert [(stage["failed"], stage["left"], stage["running"]) for stage in status["stages"]] == [(0, 0, 0)] * 2
+    records = Ledger.open(finished).records()
+    assert len(records) == sum(stage["done"] for stage in status["stages"]) >= 10
+    assert all("tiny/spearman" in record.scores for record in records)
+    for record in records:
+        assert abs(record.model_flop - record.recipe.flop) < 0.2 * record.recipe.flop
+    assert {record.recipe.model.name for record in records} == {"nano-28k", "nano-51k"}
+    assert not list((finished / "work").iterdir())
+
+
+def test_the_plan_measured_what_runs_take_beside_steps(finished: Path) -> None:
+    request = load_request(finished)
+    assert request.run_seconds.keys() == request.speeds.keys() == {"nano-28k", "nano-51k"}
+    assert min(request.run_seconds.values()) > 0
+    assert request.startup_seconds > 0
+    assert all(record.overhead_seconds for record in Ledger.open(finished).records())
+
+
+def test_a_failed_cell_is_status_1_until_it_is_retried(finished: Path, tmp_path: Path) -> None:
+    """It was status 0, and no command tried the cell again."""
+    shutil.copytree(finished, ledger := tmp_path / "ledger")
+    lost = Ledger.open(ledger).records()[0]
+    (ledger / "records" / f"{lost.key}.json").unlink()
+    assert Ledger(ledger).add(failed_run(lost.recipe, [End(reason="error", words="no")] * 3))
+    done = isoembed_command("sweep", "run", str(ledger))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "1 cell failed" in line
+    assert f"`isoembed sweep retry {ledger}`" in line
+    assert "none begins with 'zz'" in mistake("sweep", "retry", str(ledger), "zz")
+    assert json.loads(ok("sweep", "retry", str(ledger), lost.key[:8], "--json")) == {"retried": [lost.key]}
+    ok("sweep", "run", str(ledger))
+    again = Ledger.open(ledger).outcome(lost.key)
+    assert isinstance(again, RunRecord)
+    assert again.heldout == lost.heldout
+    assert "0 cells" in ok("sweep", "retry", str(ledger))
+
+
+def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:
+    assert "0 new cells, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
+
+
+def test_the_same_command_again_is_the_same_sweep(place: Path, finished: Path) -> None:
+    """The speeds that it measures anew are never those of the first time."""
+    assert "0 new cells, the sweep is complete" in ok(*options(place, finished))
+
+
+def test_another_sweep_does_not_go_into_the_same_folder(place: Path, finished: Path) -> None:
+    assert "another sweep" in mistake(*options(place, finished), "--thin", "2")
+
+
+def test_show_one_cell(finished: Path) -> None:
+    key = Ledger.open(finished).records()[0].key
+    printed = ok("sweep", "show", str(finished), key[:10])
+    assert key in printed
+    assert "held-out loss" in printed
+    assert "0 begin with" in mistake("sweep", "show", str(finished), "zz")
+
+
+def test_export_as_a_table_that_fit_reads_and_as_records(finished: Path, tmp_path: Path) -> None:
+    ok("ledger", "export", str(finished), str(tmp_path / "runs.parquet"))
+    table = pyarrow.parquet.read_table(tmp_path / "runs.parquet")
+    assert {"params", "tokens", "flop", "loss", "fraction", "method", "tiny/spearman"} <= set(table.column_names)
+    ok("ledger", "export", str(finished), str(tmp_path / "runs.jsonl.gz"))
+    assert Ledger.open(tmp_path / "runs.jsonl.gz").records() == Ledger.open(finished).records()
+    assert "must end in" in mistake("ledger", "export", str(finished), str(tmp_path / "runs.xlsx"))
+
+
+def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> None:
+    """The held-out set is that of the runs on fresh data; what is left out is said; the law has an R*."""
+    out = tmp_path / "ledger"
+    asked = [option for option in options(place, out) if option not in ("--task", str(place / "sts" / "tiny"))]
+    asked[asked.index("full,lora")] = "full"
+    asked[asked.index("6e8,2.4e9")] = "6e8,1.2e9,2.4e9"
+    ok(*asked, "--pairs", "40,160,800", "--max-passes", "20")
+    ok("sweep", "run", str(out))
+    status = json.loads(ok("sweep", "status", str(out), "--json"))
+    assert status["stages"][-1]["stage"] == "repetition"
+    assert len(status["repetition"]) == status["stages"][-1]["done"] >= 2
+    printed = ok("sweep", "status", str(out))
+    for words in ("unique pairs", "passes", "fresh data", "repetition"):
+        assert words in printed
+    assert "no fewer pairs than all" in ok("sweep", "plan", "--out", str(out), "--json")
+    records = Ledger.open(out).records()
+    scarce = [record for record in records if record.recipe.unique_pairs is not None]
+    assert {record.unique_pairs for record in scarce} <= {40, 160}
+    for record in scarce:
+        assert record.epochs is not None
+        assert record.recipe.unique is not None
+        assert 1 < record.epochs == record.pairs / record.recipe.unique
+    assert len({record.heldout.fingerprint for record in records if record.heldout}) == 1
+    law = str(tmp_path / "law.json")
+    fitted = json.loads(
+        ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law, "--json")
+    )
+    assert fitted["n_points"] == len(records) - len(scarce)
+    assert fitted["repetition"]["runs"] == len(scarce)
+    assert "draws" not in fitted["repetition"]
+    assert "R* " in ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law)
+
+
+def test_budgets_and_allowances() -> None:
+    assert _budgets("1e12:1.7e13:x4") == pytest.approx((1e12, 4e12, 1.6e13))
+    assert _budgets("4e12,1e12") == (1e12, 4e12)
+    assert (_allowance("1e15"), _allowance("3h"), _allowance("90min")) == (
+        (1e15, None),
+        (None, 10800.0),
+        (None, 5400.0),
+    )
+    for wrong in ("1e12:1e11:x4", "1e12:1e13:x1", "lots", ""):
+        with pytest.raises(InputError):
+            _budgets(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "plan", "--out", "nowhere"], "`--budgets` must be given"),
+        (["sweep", "plan", "--out", "nowhere", "--budgets", "1e12", "--methods", "magic"], "must be all or some of"),
+        (["sweep", "run", "nowhere"], "holds no sweep"),
+        (["sweep", "status", "nowhere"], "holds no sweep"),
+        (["ledger", "export", "nowhere", "x.csv"], "neither"),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str) -> None:
+    assert words in mistake(*arguments)
+    assert not Path("nowhere").exists()

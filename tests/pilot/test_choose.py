@@ -1,0 +1,251 @@
+"""The pilot planner, on laws that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from isoembed.core import InputError
+from isoembed.laws import Points, law_named
+from isoembed.pilot.choose import (
+    BATCH_SHARE,
+    SETTLED,
+    START_MOST,
+    eligible,
+    methods_paid_for,
+    pilot,
+    plan_next,
+    settled,
+)
+from isoembed.pilot.criteria import Criterion, gain
+from isoembed.pilot.decide import LEAST_RUNS, Decision, PilotCell, PilotRun, Target, above_envelope, believe, decide
+
+FULL = {"E": 0.3, "A": 30.0, "B": 400.0, "alpha": 0.3, "beta": 0.35}
+#: worse than FULL everywhere
+LORA = {**FULL, "A": 33.0, "B": 440.0}
+LAWS = {"full": FULL, "lora": LORA}
+BUDGETS = 1e15 * 3.0 ** np.arange(7)
+TARGET_FLOP = float(BUDGETS[-1])
+
+
+def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None = None) -> list[PilotCell]:
+    return [
+        PilotCell(
+            key=f"{method} {size:.3g} {flop:.3g}",
+            params=size,
+            tokens=flop / (6 * size),
+            flop=flop,
+            method=method,
+            steps=steps,
+        )
+        for method in methods
+        for size in 5e5 * 2.0 ** np.arange(8)
+    ]
+
+
+def grid(methods: Sequence[str] = ("full",)) -> list[PilotCell]:
+    """Every budget, the target's included: a planner must see for itself what it may not run."""
+    return [cell for flop in BUDGETS for cell in cells_at(float(flop), methods)]
+
+
+def target(methods: Sequence[str] = ("full",)) -> Target:
+    return Target(flop=TARGET_FLOP, cells=tuple(cells_at(TARGET_FLOP, methods)))
+
+
+def true_loss(cell: PilotCell) -> float:
+    points = Points.of([cell.params], [cell.tokens], [1.0])
+    return float(law_named("hoffmann").predict(LAWS[cell.method], points)[0])
+
+
+def run(cells: Sequence[PilotCell], noise: float = 0.002) -> list[PilotRun]:
+    """A cell's noise is its own, whoever runs it and when."""
+    seeds = [sum(cell.key.encode()) for cell in cells]
+    return [
+        PilotRun(cell=cell, loss=true_loss(cell) * math.exp(noise * np.random.default_rng(seed).normal()))
+        for cell, seed in zip(cells, seeds, strict=True)
+    ]
+
+
+def regret(decision: Decision, methods: Sequence[str] = ("full",)) -> float:
+    assert decision.cell is not None
+    return math.log(true_loss(decision.cell) / min(true_loss(cell) for cell in target(methods).cells))
+
+
+@pytest.fixture(scope="module")
+def grid_flop() -> float:
+    return sum(cell.flop for cell in grid() if cell.flop < TARGET_FLOP)
+
+
+@pytest.mark.parametrize("criterion", ["regret", "variance"])
+def test_finds_the_best_candidate_for_a_tenth_of_the_grid(criterion: Criterion, grid_flop: float) -> None:
+    allowance = 0.1 * grid_flop
+    choice, done = pilot(run, grid(), target(), allowance_flop=allowance, criterion=criterion, draws=100)
+    assert choice.decision.trusted
+    assert regret(choice.decision) < 0.003
+    assert choice.stop in ("settled", "allowance")
+    assert choice.decision.flop_spent == pytest.approx(sum(run.cell.flop for run in done))
+    assert choice.decision.flop_spent <= allowance
+    assert max(run.cell.flop for run in done) < TARGET_FLOP
+    assert len({run.cell.key for run in done}) == len(done) >= LEAST_RUNS
+
+
+def test_chooses_between_methods(grid_flop: float) -> None:
+    both = ("full", "lora")
+    choice, done = pilot(run, grid(both), target(both), allowance_flop=0.3 * grid_flop, draws=100)
+    assert choice.decision.cell is not None
+    assert choice.decision.cell.method == "full"
+    assert {run.cell.method for run in done} == set(both)
+    assert regret(choice.decision, both) < 0.003
+
+
+def test_every_batch_fits_the_allowance(grid_flop: float) -> None:
+    """The start set and the batches after it: an allowance that pays for half a batch buys half a batch."""
+    done: list[PilotRun] = []
+    for share in (0.0005, 0.002, 0.02):
+        left = share * grid_flop
+        choice = plan_next(done, grid(), target(), allowance_left=left, batch=8, draws=50)
+        assert sum(cell.flop for cell in choice.cells) <= left
+        done += run(choice.cells)
+    nothing = plan_next(done, grid(), target(), allowance_left=0.0, draws=50)
+    assert nothing.stop == "allowance"
+    assert not nothing.cells
+
+
+def test_a_batch_leaves_half_of_the_allowance(grid_flop: float) -> None:
+    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, draws=50).cells)
+    left = 0.05 * grid_flop
+    choice = plan_next(done, grid(), target(), allowance_left=left, batch=50, draws=50)
+    assert 0 < sum(cell.flop for cell in choice.cells) <= BATCH_SHARE * left
+
+
+def test_passes_over_the_target_short_runs_and_foreign_ratios() -> None:
+    law = law_named("hoffmann")
+    short = [cell.model_copy(update={"key": f"short {cell.key}", "steps": 99}) for cell in grid()]
+    odd = PilotCell(key="odd", params=1e9, tokens=1e5, flop=6e14)
+    kept = eligible([*grid(), *short, odd], target(), law)
+    assert kept
+    assert all(cell.flop < TARGET_FLOP for cell in kept)
+    assert not [cell for cell in kept if cell.key.startswith("short") or cell.key == "odd"]
+
+
+def test_neither_order_nor_names_of_methods_matter(grid_flop: float) -> None:
+    both = ("full", "lora")
+    start = plan_next([], grid(both), target(both), allowance_left=grid_flop, draws=50, seed=3)
+    done = run(start.cells)
+    shuffled = [grid(both)[index] for index in np.random.default_rng(0).permutation(len(grid(both)))]
+    other = Target(flop=TARGET_FLOP, cells=tuple(reversed(target(both).cells)))
+    again = plan_next([], shuffled, other, allowance_left=grid_flop, draws=50, seed=3)
+    assert again == start
+    first = plan_next(done, grid(both), target(both), allowance_left=grid_flop, draws=50, seed=3)
+    second = plan_next(done[::-1], shuffled, other, allowance_left=grid_flop, draws=50, seed=3)
+    assert first == second
+    assert first.cells
+
+
+def test_few_runs_fall_back_in_words() -> None:
+    none = decide([], target())
+    assert (none.cell, none.trusted) == (None, False)
+    assert "no choice after 0 runs" in none.says()
+    few = decide(run(grid()[8:19]), target(), draws=50)
+    assert few.cell is not None
+    assert not few.trusted
+    assert "11 runs of 100 steps or more; 12 are the least: fall back" in few.says()
+    short = [run.model_copy(update={"cell": run.cell.model_copy(update={"steps": 60})}) for run in run(grid()[:40])]
+    assert decide(short, target(), draws=50).cell is None
+
+
+def test_a_method_without_a_law_is_named() -> None:
+    both = ("full", "lora")
+    runs = run([*grid()[:24], *grid(("lora",))[:3]])
+    decision = decide(runs, target(both), draws=50)
+    assert decision.cell is not None
+    assert decision.cell.method == "full"
+    assert "no law: 3 runs of lora; the hoffmann law needs 7" in decision.warnings
+    assert "no law: no runs of lora" in decide(run(grid()[:24]), target(both), draws=50).warnings
+
+
+def test_runs_far_from_the_envelope_are_left_out() -> None:
+    """A wrecked run a third above its budget's best changes nothing; one within the window does."""
+    runs = run(grid()[:24])
+    wreck = PilotRun(cell=grid()[9].model_copy(update={"key": "wreck"}), loss=10 * runs[9].loss)
+    assert decide([*runs, wreck], target(), draws=50).predicted_loss == decide(runs, target(), draws=50).predicted_loss
+    flop_J = np.array([1.0, 1.0, 2.0])
+    assert above_envelope(np.array([2.0, 1.0, 1.5]), flop_J).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_a_run_as_dear_as_the_target_is_refused() -> None:
+    with pytest.raises(InputError, match="as dear as the target"):
+        decide(run(target().cells), target())
+
+
+def test_draws_of_two_methods_are_independent() -> None:
+    both = ("full", "lora")
+    belief = believe(run(grid(both)[:64]), target(both), draws=200)
+    log_BJ = belief.log_loss(target(both).cells)
+    half = log_BJ.shape[1] // 2
+    across = np.asarray(np.corrcoef(log_BJ, rowvar=False))[:half, half:]
+    assert np.abs(across).max() < 0.4
+
+
+def test_gain_by_hand() -> None:
+    """One open cell that is one of two candidates, variances 1 and 0, noise 0: the run tells which is better."""
+    cov_JJ = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    none = np.array([0.0])
+    assert gain(np.zeros(2), cov_JJ, none, "variance") == pytest.approx(1.0)
+    # E max(0, z) = 1 / sqrt(2 pi)
+    assert gain(np.zeros(2), cov_JJ, none, "regret") == pytest.approx(1 / math.sqrt(2 * math.pi), abs=0.03)
+    # noise as large as the variance halves what is learned
+    assert gain(np.zeros(2), cov_JJ, np.array([1.0]), "variance") == pytest.approx(0.5)
+    # a decision that no outcome can overturn is worth nothing
+    assert gain(np.array([0.0, 50.0]), cov_JJ, none, "regret") == 0.0
+
+
+def test_settles_on_agreement_trust_and_small_regret() -> None:
+    good = Decision(
+        cell=target().cells[0], trusted=True, expected_regret=1e-4, probability_best=0.9, predicted_loss=2.0,
+        noise=0.01, runs=20, flop_spent=1.0,
+    )  # fmt: skip
+    assert settled([good] * SETTLED)
+    assert not settled([good] * (SETTLED - 1))
+    for change in ({"cell": target().cells[1]}, {"trusted": False}, {"expected_regret": 0.02}):
+        assert not settled([*[good] * (SETTLED - 1), good.model_copy(update=change)])
+
+
+def test_a_failed_run_is_not_asked_for_again() -> None:
+    asked: list[str] = []
+
+    def execute(cells: Sequence[PilotCell]) -> list[PilotRun]:
+        asked.extend(cell.key for cell in cells)
+        return run(cells[1:])
+
+    pilot(execute, grid()[:24], target(), allowance_flop=1e20, batch=8, draws=20)
+    assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"batch": 0}, "at least 1 cell"), ({"draws": 3}, "at least 20"), ({"allowance_left": -1.0}, "0 FLOP or more")],
+)
+def test_senseless_arguments_are_refused(change: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plan_next([], grid(), target(), **{"allowance_left": 1e20, **change})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="keys of their own"):
+        plan_next([], [*grid(), grid()[0]], target(), allowance_left=1e20)
+
+
+def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
+    """In order; the first one always, one of too few cells never; a dear one makes way for a cheap one."""
+    cells = [*cells_at(1e15), *cells_at(3e15, ("lora",)), *cells_at(1e15, ("bias",)), *cells_at(1e15, ("few",))[:6]]
+    order = ("full", "few", "lora", "bias")
+    for allowance, expected in (
+        (0.0, ["full"]),
+        (14e15, ["full", "bias"]),
+        (28e15, ["full", "lora"]),
+        (35e15, ["full", "lora", "bias"]),
+    ):
+        kept, cost = methods_paid_for(order, cells, allowance / START_MOST * (1 + 1e-9))
+        assert kept == expected
+    assert cost == pytest.approx({"full": 7e15, "few": math.inf, "lora": 21e15, "bias": 7e15})

@@ -1,0 +1,168 @@
+"""A pilot planned as a sweep, with losses from a planted law: what it runs, what it decides, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from isoembed.core import InputError
+from isoembed.methods import LoRA
+from isoembed.pilot.decide import LEAST_RUNS
+from isoembed.records import FailedRun
+from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.pilot import (
+    PILOT_METHODS,
+    PilotPlanner,
+    PilotTooSmallError,
+    candidates,
+    pilot_budgets,
+    pilot_stage,
+)
+from isoembed.sweep.plan import Outcome, Plan, SweepRequest
+from isoembed.workflows.pilot import fit_pilot
+from tests.sweep.fake import planted_loss, record, request
+
+
+def pilot(target: float = 2e13, share: float = 0.05, **changes: object) -> SweepRequest:
+    values: dict[str, object] = {
+        "methods": PILOT_METHODS,
+        "batch_pairs": 8,
+        "target_flop": target,
+        "allowance_flop": share * target,
+    }
+    asked = request(**(values | changes))
+    return asked.model_copy(update={"budgets": pilot_budgets(asked)})
+
+
+def complete(asked: SweepRequest) -> Plan:
+    """Plan to the end, every cell ending with its planted loss."""
+    done: list[tuple[Cell, Outcome]] = []
+    while not (plan := PilotPlanner(asked, done).plan()).complete:
+        known = {cell.key for cell, _ in done}
+        done += [(cell, record(cell.recipe)) for cell in plan.cells if cell.key not in known]
+    return plan
+
+
+@pytest.fixture(scope="module")
+def asked() -> SweepRequest:
+    return pilot()
+
+
+@pytest.fixture(scope="module")
+def plan(asked: SweepRequest) -> Plan:
+    return complete(asked)
+
+
+def test_chooses_what_the_planted_law_holds_best(asked: SweepRequest, plan: Plan) -> None:
+    assert plan.pilot is not None
+    decision = plan.pilot.decision
+    assert decision.trusted
+    assert decision.cell is not None
+    true = {key: planted_loss(recipe) for key, recipe in candidates(asked).items()}
+    assert true[decision.cell.key] <= 1.02 * min(true.values())
+
+
+def test_stays_within_its_allowance_and_stops_in_words(asked: SweepRequest, plan: Plan) -> None:
+    assert asked.allowance_flop is not None
+    assert plan.complete
+    assert plan.flop <= asked.allowance_flop
+    assert plan.pilot is not None
+    assert plan.pilot.stop in ("settled", "allowance")
+    assert plan.pilot.why
+    assert len(plan.cells) >= LEAST_RUNS
+    assert all(pilot_stage(cell) and cell.recipe.steps >= 100 for cell in plan.cells)
+
+
+def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None:
+    done: list[tuple[Cell, Outcome]] = [(cell, record(cell.recipe)) for cell in plan.cells]
+    again = PilotPlanner(asked, reversed(done)).plan()
+    assert [cell.key for cell in again.cells] == [cell.key for cell in plan.cells]
+    assert again.pilot == plan.pilot
+
+
+def test_a_failed_run_is_paid_for_and_not_asked_for_again(asked: SweepRequest) -> None:
+    first = PilotPlanner(asked, []).plan()
+    bad = first.cells[0]
+    failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
+    done: list[tuple[Cell, Outcome]] = [(bad, failed), *((cell, record(cell.recipe)) for cell in first.cells[1:])]
+    plan = PilotPlanner(asked, done).plan()
+    assert plan.stage == "pilot 2"
+    assert [cell.key for cell in plan.cells].count(bad.key) == 1
+    assert plan.pilot is not None
+    assert plan.pilot.decision.runs == len(first.cells) - 1
+    assert plan.flop == pytest.approx(math.fsum(cell.recipe.flop for cell in plan.cells))
+
+
+def test_methods_that_the_allowance_does_not_pay_for_are_named() -> None:
+    plan = PilotPlanner(pilot(share=0.022), []).plan()
+    run = {cell.recipe.method.name for cell in plan.cells}
+    left_out = {skip.reason.removeprefix("no allowance for ") for skip in plan.skipped if "no allow" in skip.reason}
+    assert "full" in run
+    assert left_out
+    assert run | left_out == set(PILOT_METHODS)
+    assert not run & left_out
+
+
+def test_an_allowance_for_too_few_runs_is_refused() -> None:
+    with pytest.raises(PilotTooSmallError, match=r"needs 12 runs of 100 steps .* Raise it or the budget"):
+        PilotPlanner(pilot(target=1e12, share=0.01), []).plan()
+    # no run at all lies below this target: "about nan FLOP" was needed
+    with pytest.raises(PilotTooSmallError, match=r"about \d"):
+        PilotPlanner(pilot(target=6e9), []).plan()
+    with pytest.raises(InputError, match="target budget and an allowance"):
+        pilot_budgets(request())
+
+
+def test_a_request_for_a_pilot_has_an_allowance() -> None:
+    """A damaged `sweep.json` is refused when it is read."""
+    asked = pilot().model_dump()
+    for change, match in (
+        ({"allowance_flop": None}, "for 2e\\+13 FLOP needs an allowance"),
+        ({"target_flop": -1.0}, "greater than 0"),
+    ):
+        with pytest.raises(ValidationError, match=match):
+            SweepRequest.model_validate({**asked, **change})
+
+
+def test_candidates_stay_within_one_pass_and_the_memory() -> None:
+    found = candidates(pilot(target=1e15))
+    assert all((recipe.epochs or 0) <= 1.001 for recipe in found.values())
+    assert {recipe.model.name for recipe in found.values()} > {"nano-3.1m"}
+    small = candidates(pilot(target=1e15, max_bytes=8.2e8))
+    assert 0 < len(small) < len(found)
+
+
+def test_its_laws_recommend_by_method_whatever_the_rank(asked: SweepRequest, plan: Plan, tmp_path: Path) -> None:
+    """LoRA's rank goes with the width: on every size it is one method with one law."""
+    folder = SweepFolder(tmp_path)
+    folder.add_cells(list(plan.cells))
+    for cell in plan.cells:
+        folder.ledger.add(record(cell.recipe))
+    assert plan.pilot is not None
+    found = fit_pilot(folder, asked, plan.pilot)
+    assert found.laws is not None
+    assert found.flop == pytest.approx(plan.flop)
+    assert (found.runs, found.why) == (len(plan.cells), plan.pilot.why)
+    ranks = {cell.recipe.method.rank for cell in plan.cells if isinstance(cell.recipe.method, LoRA)}
+    assert len(ranks) > 1
+    methods = [law.method for law in found.laws.laws]
+    assert len(set(methods)) == len(methods)
+    assert {"full", "lora"} <= set(methods)
+    assert json.loads(found.laws.model_dump_json())["laws"][0]["settings"]["batch_pairs"] == 8
+
+
+def test_a_pilot_not_to_be_trusted_has_no_laws(asked: SweepRequest, plan: Plan, tmp_path: Path) -> None:
+    few = list(plan.cells)[: LEAST_RUNS - 1]
+    folder = SweepFolder(tmp_path)
+    folder.add_cells(few)
+    for cell in few:
+        folder.ledger.add(record(cell.recipe))
+    choice = PilotPlanner(asked, [(cell, record(cell.recipe)) for cell in few]).plan().pilot
+    assert choice is not None
+    found = fit_pilot(folder, asked, choice)
+    assert found.laws is None
+    assert "are the least" in found.why
