@@ -77,16 +77,16 @@ def shared(parent: Path, prefix: str, name: str) -> Path:
     return folder
 
 
-def clear_files(folder: Path) -> None:
+def clear_files(folder: Path, *, old_seconds: float = OLD_FILE_SECONDS) -> None:
     """Remove the files that `write_atomically` was at in `folder` when its process was killed: those of some time ago,
-    by the clock that stamps new files there."""
+    by the clock that stamps new files there; of any age where the caller is the only one that writes there."""
     left = list(folder.glob(".*.partial"))
     now = clock(folder) if left else None
     if now is None:
         return
     for file in left:
         with contextlib.suppress(OSError):
-            if now - file.lstat().st_mtime > OLD_FILE_SECONDS:
+            if now - file.lstat().st_mtime >= old_seconds:
                 file.unlink()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from isoembed.core import LARGEST, InputError, refused, rejected, system_error
+
+#: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
+_MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class Bounded(TyperGroup):
@@ -47,7 +51,14 @@ def _within(_: Any, parameter: Any, value: Any) -> Any:
             raise InputError(f"{name} must be UTF-8 without null bytes, also where it names a file; got {str(each)!r}.")
         if isinstance(each, Path) and each.exists() and not (each.is_file() or each.is_dir()):
             raise InputError(f"{name} must be a file or a folder; {each} is a pipe or a device. Name another place.")
+        if isinstance(each, Path) and (link := _dead_link(each)):
+            raise InputError(f"{name} must lead somewhere; {link} is a link that does not. Remove it, or correct it.")
     return value
+
+
+def _dead_link(path: Path) -> Path | None:
+    """The link on the way to `path` that leads to nothing, or around in a circle."""
+    return next((each for each in (path, *path.parents) if os.path.islink(each) and not os.path.exists(each)), None)
 
 
 def _is_text(text: str) -> bool:
@@ -89,6 +100,8 @@ def line_of(error: Exception) -> str | None:
 
 def status_of(error: Exception) -> int:
     """The exit status that goes with `line_of`: 2 for what was given, 1 for what the machine refused."""
-    if isinstance(error, (MemoryError, typer.Abort)) or (system_error(error) and not isinstance(error, InputError)):
+    if isinstance(error, (MemoryError, typer.Abort)):
         return 1
+    if system := system_error(error):
+        return 2 if system.errno in _MISNAMED else 1
     return int(getattr(error, "exit_code", 2))

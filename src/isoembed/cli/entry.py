@@ -785,6 +785,8 @@ def main() -> None:
         sys.argv.remove("--debug")
     terminal.guard()
     try:
+        if sys.flags.optimize > 1:
+            raise InputError("`python -OO` leaves out docstrings, which transformers reads; use -O at most.")
         app()
     except Exception as error:
         line = None if debug else boundary.line_of(error)

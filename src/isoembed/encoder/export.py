@@ -58,6 +58,8 @@ _PLAIN_ARGUMENTS = {"dtype", "torch_dtype", "trust_remote_code", "attn_implement
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 #: lists what an export wrote into a folder: that much of it may be replaced by another export
 MARKER = "isoembed.json"
+#: where an export is written, before it takes the place of an earlier one
+STAGE = ".export.partial"
 #: without it the folder is no model, so it goes first and comes last
 MODULES = "modules.json"
 
@@ -100,7 +102,7 @@ def export(
         raise InputError("`keep_adapter` needs a model trained with LoRA, and this one has no adapter; leave it out.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"The model must be written to a folder; {folder} is a file. Name another one.")
-    with scratch_folder(folder / ".export.partial") as stage:
+    with scratch_folder(folder / STAGE) as stage:
         # 1. Transformer + Pooling + Normalize
         with scratch_folder(stage / ".source") as source:
             weights = _save_source(encoder, tokenizer, source)
@@ -120,6 +122,11 @@ def export(
         if keep_adapter:
             _save_adapter(encoder.model, stage / "adapter")
         _publish(stage, folder)
+
+
+def clear_export(folder: Path) -> None:
+    """Remove what a killed export left beside the model in `folder`."""
+    shutil.rmtree(folder / STAGE, ignore_errors=True)
 
 
 def _save_adapter(model: Any, folder: Path) -> None:

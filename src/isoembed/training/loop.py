@@ -52,7 +52,7 @@ class DivergedError(InputError):
 
 
 class StoppedError(InputError):
-    """The run was asked to stop (ctrl-C, SIGTERM) and saved a checkpoint first."""
+    """The run was asked to stop (ctrl-C, SIGTERM, SIGHUP) and saved a checkpoint first."""
 
     exit_code = 130
 
@@ -461,17 +461,31 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
         raise InputError(f"{folder} already holds checkpoints; go on with --resume or give another --out.")
 
 
+#: of a terminal that closes: the shell and the system may both send it; None outside Unix
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Those that ask a run to save and end.  A terminal that closes is one, but not where it is ignored, as under
+    nohup."""
+    if HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, HANGUP
+
+
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM fill the list instead of breaking into a step; a second one ends the process at once."""
+    """The signals fill the list instead of breaking into a step; a second one ends the process at once, but not of a
+    terminal that closes."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
+        if number != HANGUP:
+            signal.signal(number, previous[signal.Signals(number)])
 
     try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, note) for number in stop_signals()}
     except ValueError:  # not the main thread: signals stay as they are
         yield received
         return

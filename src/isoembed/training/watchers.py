@@ -43,8 +43,18 @@ class Watcher(Protocol):
         """Once, last."""
 
 
+class OutputGoneError(InputError):
+    """The output folder was removed or renamed while a run wrote to it."""
+
+    exit_code = 1
+
+
 class MetricsFile:
-    """One JSON line a step.  A resumed run first drops the lines past its checkpoint: no step is there twice."""
+    """One JSON line a step.  A resumed run first drops the lines past its checkpoint: no step is there twice.
+
+    A run whose file is gone, with the folder around it, ends by OutputGoneError: what it wrote from then on would look
+    like a whole output and be half of one.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -55,8 +65,17 @@ class MetricsFile:
         self.handle = self.file.open("a", encoding="utf-8")
 
     def step(self, facts: StepFacts) -> None:
+        self.check()
         self.handle.write(json.dumps(asdict(facts)) + "\n")
         self.handle.flush()
+
+    def check(self) -> None:
+        """Raise OutputGoneError where the file is gone."""
+        if not self.file.exists():
+            raise OutputGoneError(
+                f"The output folder must stay where it is while a run writes to it; {self.file} was removed or "
+                "renamed. Put the folder back and go on with --resume, or start anew."
+            )
 
     def end(self) -> None:
         self.handle.close()

@@ -19,7 +19,7 @@ from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import MARKER, MODULES, export, load_exported
+from isoembed.encoder.export import MARKER, MODULES, clear_export, export, load_exported
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
@@ -36,7 +36,7 @@ from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
-from isoembed.scratch import own_place
+from isoembed.scratch import clear_files, own_place
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import Execution, run
@@ -182,6 +182,7 @@ def train_job(
         record = RunRecord.load(record_file)
         if record.key not in (job.recipe.key, job.recipe.published().key):
             raise InputError(f"{out} holds a model of another recipe ({record.key}); give another --out.")
+        clear_export(out)  # killed when all was in its place
         return record
     if not execution.resume and record_file.exists():
         raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
@@ -191,15 +192,18 @@ def train_job(
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
     with sole_writer(training) if rank() == 0 else nullcontext():
+        metrics = MetricsFile(training / "metrics.jsonl")
         if rank() == 0:
+            clear_files(out, old_seconds=0.0)
             write_atomically(out / "recipe.json", job.recipe.published().model_dump_json(indent=1) + "\n")
-            watchers = (MetricsFile(training / "metrics.jsonl"), *watchers)
+            watchers = (metrics, *watchers)
         else:
             watchers = ()
         encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
         shown = record.recipe.published()  # what may leave this machine
         record = record.model_copy(update={"recipe": shown, "key": shown.key})
         if rank() == 0:
+            metrics.check()
             export(
                 encoder,
                 job.tokenizer,

@@ -39,7 +39,7 @@ from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
 from isoembed.sweep.variations import Variation
 from isoembed.training.gradients import accumulate_gradients
 from isoembed.training.heldout import heldout_loss
-from isoembed.training.loop import Execution, StoppedError
+from isoembed.training.loop import HANGUP, Execution, StoppedError, stop_signals
 from isoembed.training.memory import plan_memory
 from isoembed.training.objective import Objective
 from isoembed.workflows.execute import Bench, execute
@@ -230,7 +230,7 @@ def open_all(places: Sequence[str]) -> list[Task]:
 def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Execution = SWEEP_EXECUTION) -> int:
     """One worker in this process: work cells off until the sweep is complete; returns how many records it wrote.
 
-    SIGINT or SIGTERM ends it, within a cell with a checkpoint after the current step.
+    SIGINT, SIGTERM or SIGHUP ends it, within a cell with a checkpoint after the current step.
     """
     torch.set_num_threads(threads)
     folder, request = SweepFolder(ledger), load_request(ledger)
@@ -254,7 +254,7 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
 
 
 class Stopping:
-    """Counts SIGINT and SIGTERM in `requests` instead of dying of them.
+    """Counts SIGINT, SIGTERM and SIGHUP in `requests` instead of dying of them.
 
     Within `at_once` the first one also raises KeyboardInterrupt, which no library takes for an error of its own.  The
     training loop, which has a checkpoint to save first, puts its own handlers before these.
@@ -265,7 +265,7 @@ class Stopping:
         self._at_once = False
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -284,7 +284,7 @@ class Stopping:
             self._at_once = False
 
     def _note(self, number: int, frame: object) -> None:
-        self.requests += 1
+        self.requests += number != HANGUP or not self.requests  # nobody presses that twice
         if self._at_once:
             self._stop()
 
@@ -304,8 +304,8 @@ def run_sweep(
 ) -> None:
     """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
 
-    Ctrl-C or SIGTERM is passed on to the workers, which save a checkpoint and end; a second one kills them, which costs
-    the work since their last checkpoints and none of the cells' tries.
+    Ctrl-C, SIGTERM or SIGHUP is passed on to the workers, which save a checkpoint and end; a second one kills them,
+    which costs the work since their last checkpoints and none of the cells' tries.
 
     Raises, after the other workers have stopped, what one of them met that no worker can get past: InputError for data
     that cannot be opened, OSError for a full disk.
