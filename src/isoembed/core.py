@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,21 @@ def rejected(error: ValidationError, owner: str = "") -> InputError:
     whose = f" of {owner}" if owner else ""
     got = str(first["input"])[:200]
     return InputError(f"`{field}`{whose}: {first['msg']}; got {got}. Give another value.")
+
+
+def not_installed(module: str) -> InputError | None:
+    """The error of a `module` that is not installed, naming the smallest extra of this package which brings it; None
+    where none does."""
+    package = module.partition(".")[0].replace("_", "-")
+    extras: dict[str, list[str]] = {}
+    for requirement in metadata.requires("isoembed") or ():
+        if named := re.fullmatch(r"""([\w.-]+).*; extra == ["'](\w+)["']""", requirement):
+            extras.setdefault(named[2], []).append(named[1].replace("_", "-"))
+    bringing = [extra for extra, packages in extras.items() if package in packages]
+    if not bringing:
+        return None
+    smallest = min(bringing, key=lambda extra: len(extras[extra]))
+    return InputError(f"This needs {package}, which is not installed: pip install 'isoembed[{smallest}]'.")
 
 
 def number_of(count: int, noun: str) -> str:

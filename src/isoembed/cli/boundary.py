@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from isoembed.core import LARGEST, InputError, refused, rejected, system_error
+from isoembed.core import LARGEST, InputError, not_installed, refused, rejected, system_error
 
 #: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
 _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -77,6 +77,8 @@ def line_of(error: Exception) -> str | None:
         return refused(system)
     if isinstance(error, ValidationError):
         return str(rejected(error))
+    if isinstance(error, ModuleNotFoundError) and (missing := not_installed(error.name or "")):
+        return str(missing)
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return (
             "File names and texts must be UTF-8; one found on the way is not "
