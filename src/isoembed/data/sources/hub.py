@@ -78,7 +78,7 @@ class Hub(RowSource):
             if builder.__module__.split(".")[-1] not in SAFE_BUILDERS:
                 raise ValueError(f"its files are read by {builder.__module__}, not one of {', '.join(SAFE_BUILDERS)}")
             stream = builder.as_streaming_dataset(split=split)
-        except InputError:
+        except (InputError, ModuleNotFoundError):
             raise
         except Exception as error:  # datasets, fsspec and the hub client raise errors of many kinds
             raise self._refusal(error) from error
