@@ -17,6 +17,7 @@ import torch
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.methods.parts import blocks_of
+from isoembed.training.forward import forwards_replaced
 
 _COMPILERS = ("g++", "clang++")
 #: graphs of one block's code that torch keeps; beyond them it would run uncompiled
@@ -29,15 +30,12 @@ def compiled(encoder: Encoder, *, backend: str = "inductor") -> Iterator[None]:
 
     Only their `forward` is, so that hooks, checkpointing and the frozen prefix around it work as ever.
     """
-    blocks = [*blocks_of(base_of(encoder.model))]
-    for block in blocks:
-        block.forward = torch.compile(block.forward, backend=backend, dynamic=True)
-    try:
-        with torch._dynamo.config.patch(recompile_limit=_GRAPHS):
-            yield
-    finally:
-        for block in blocks:
-            del block.forward
+    faster = {
+        block: torch.compile(block.forward, backend=backend, dynamic=True)
+        for block in blocks_of(base_of(encoder.model))
+    }
+    with forwards_replaced(faster), torch._dynamo.config.patch(recompile_limit=_GRAPHS):
+        yield
 
 
 def check_compiler(device: torch.device) -> None:

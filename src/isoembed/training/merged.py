@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from isoembed.encoder.encoder import Encoder
 from isoembed.flops import Cost
+from isoembed.training.forward import forwards_replaced
 
 #: FLOP for which the memory traffic of an adapter stands, a token and each input or output of its layer; from
 #: `benchmarks/chunk_speed.py`: 60 to 350 at widths 48 to 512 and ranks 8 to 32; batches of 600 tokens or more
@@ -37,14 +38,13 @@ def adapters_merged(encoders: Sequence[Encoder]) -> Iterator[list[torch.Tensor]]
     layers = [merged_layers(encoder) for encoder in encoders]
     weights = [layer.base_layer.weight + layer.get_delta_weight(_adapter(layer)) for layer in layers[0]]
     leaves = [[weight.detach().requires_grad_() for weight in weights] for _ in encoders]
-    for its_layers, its_leaves in zip(layers, leaves, strict=True):
-        for layer, leaf in zip(its_layers, its_leaves, strict=True):
-            layer.forward = partial(_dense, leaf, layer.base_layer)
-    try:
+    merged = {
+        layer: partial(_dense, leaf, layer.base_layer)
+        for its_layers, its_leaves in zip(layers, leaves, strict=True)
+        for layer, leaf in zip(its_layers, its_leaves, strict=True)
+    }
+    with forwards_replaced(merged):
         yield leaves[0]
-    finally:
-        for layer in (layer for its_layers in layers for layer in its_layers):
-            del layer.forward
     for weight, *its_leaves in zip(weights, *leaves, strict=True):
         gradients = [leaf.grad for leaf in its_leaves if leaf.grad is not None]
         if gradients:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from isoembed.training.forward import forwards_replaced
+
 
 @dataclass(frozen=True, eq=False)
 class RandomState:
@@ -82,14 +84,6 @@ def resumed(frozen: Sequence[nn.Module], known: PrefixOutput, device: torch.devi
         random.restore(device)
         return known.output
 
-    own = [vars(block).get("forward") for block in frozen]  # a compiled one, or the class's
-    for block in frozen:
-        block.forward = hand_on
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for block, forward in zip(frozen, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
+    devices = [device] if device.type == "cuda" else []
+    with forwards_replaced(dict.fromkeys(frozen, hand_on)), torch.random.fork_rng(devices):
+        yield

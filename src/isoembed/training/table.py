@@ -16,6 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from isoembed.encoder.encoder import Encoder, is_sharded
+from isoembed.training.forward import forwards_replaced
 
 
 class _Rows(torch.autograd.Function):
@@ -56,13 +57,8 @@ def rows_added(encoder: Encoder) -> Iterator[None]:
         and (module.max_norm, module.scale_grad_by_freq, module.sparse) == (None, False, False)
         and not is_sharded(encoder)
     ]
-    for table in tables:
-        table.forward = partial(_looked_up, table)  # type: ignore[method-assign]
-    try:
+    with forwards_replaced({table: partial(_looked_up, table) for table in tables}):
         yield
-    finally:
-        for table in tables:
-            del table.forward
 
 
 def _looked_up(table: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
