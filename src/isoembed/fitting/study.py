@@ -61,21 +61,15 @@ def study_source(
     family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
     A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
     """
-    if source.is_dir() or source.name.endswith(".jsonl.gz"):
-        if method_column is not None:
-            raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
-        if candidates is not None:
-            raise InputError(
-                f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
-            )
-        if family is not None:
-            raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
-        groups = read_ledger(source, laws, names, target=target)
-    else:
-        settings = Settings(family=None if family is None else family_named(family).name)
-        groups = [
-            replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)
-        ]
+    groups = open_source(
+        source,
+        laws,
+        names=names,
+        method_column=method_column,
+        candidates=candidates,
+        family=family,
+        target=target,
+    )
     found: list[LawFile] = []
     left_out: list[str] = []
     for group in groups:
@@ -88,6 +82,31 @@ def study_source(
     if not found:
         raise InputError(left_out[0])
     return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
+
+
+def open_source(
+    source: Path,
+    laws: Sequence[Law],
+    *,
+    names: Mapping[str, str] | None = None,
+    method_column: str | None = None,
+    candidates: int | None = None,
+    family: str | None = None,
+    target: Target = "heldout",
+) -> list[Group]:
+    """The runs of a table or a ledger, a group a method; arguments as those of `study_source`."""
+    if source.is_dir() or source.name.endswith(".jsonl.gz"):
+        if method_column is not None:
+            raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
+        if candidates is not None:
+            raise InputError(
+                f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
+            )
+        if family is not None:
+            raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
+        return read_ledger(source, laws, names, target=target)
+    settings = Settings(family=None if family is None else family_named(family).name)
+    return [replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)]
 
 
 def study(

@@ -6,6 +6,7 @@ from isoembed.laws.embedding import EMBEDDING
 from isoembed.laws.frantar import FRANTAR
 from isoembed.laws.hoffmann import HOFFMANN, TIED
 from isoembed.laws.interaction import INTERACTION
+from isoembed.laws.levelled import SUFFIX, Levelled
 from isoembed.laws.multiplicative import MULTIPLICATIVE
 from isoembed.laws.odds import Odds
 from isoembed.laws.points import Points
@@ -30,7 +31,9 @@ __all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named"]
 
 
 def law_named(name: str) -> Law:
-    """The law called `name`."""
+    """The law called `name`; that of a law which was moved to other pairs ends in `-level`."""
+    if name.endswith(SUFFIX):
+        return Levelled(law_named(name.removesuffix(SUFFIX)))
     for law in LAWS:
         if law.name == name:
             return law

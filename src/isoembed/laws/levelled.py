@@ -1,0 +1,53 @@
+"""A law on other pairs than its runs had: L = ln(1 + c (e^M - 1)), M the loss that the law itself expects.
+
+e^L - 1 is what the softmax leaves over what it gives the right one; from one data set to another it changes by about
+one factor c (`isoembed.fitting.level`, which measures it).  Sizes and budgets keep their order, so that optima stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isoembed.core import InputError
+from isoembed.laws.base import Law, Parameter, Units
+from isoembed.laws.points import Floats, Points, Rows
+
+#: what the name of a law ends in that has a level
+SUFFIX = "-level"
+
+
+class Levelled(Law):
+    """`form` with the factor c; it is moved there and never fitted."""
+
+    def __init__(self, form: Law) -> None:
+        self.form = form
+        self.name = form.name + SUFFIX
+        self.about = f"ln(1 + c (e^M - 1)), M = {form.about}"
+        self.varies, self.also_reads, self.own_units = form.varies, form.also_reads, form.own_units
+        self.parameters = (*form.parameters, Parameter("c", 0.0, np.inf, (1.0,)))
+
+    def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:
+        loss_BR, gradient_BPR = self.form.loss_and_gradient(theta_BP[:, :-1], rows)
+        c, left_BR = theta_BP[:, -1:], np.expm1(loss_BR)
+        slope_BR = c * (1.0 + left_BR) / (1.0 + c * left_BR)
+        by_c = left_BR / (1.0 + c * left_BR)
+        return (
+            np.log1p(c * left_BR),
+            np.concatenate([gradient_BPR * slope_BR[:, None], by_c[:, None]], axis=1),
+        )
+
+    def physical(self, theta_BP: Floats, units: Units) -> Floats:
+        return np.concatenate([self.form.physical(theta_BP[:, :-1], units), theta_BP[:, -1:]], axis=1)
+
+    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats | None:
+        """The form's own: the loss rises with the form's."""
+        return self.form.log_optimal_params(theta_BP[:, :-1], flop_F, flop_per_param_token)
+
+    def held(self, points: Points) -> dict[str, float]:
+        return self.form.held(points) | {"c": 1.0}
+
+    def check(self, points: Points) -> None:
+        raise InputError(
+            f"`law` must be one that is fitted: {self.name} is {self.form.name} moved to other pairs; fit "
+            f"{self.form.name}, or take `--level-from`."
+        )
