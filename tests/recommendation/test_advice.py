@@ -236,12 +236,18 @@ def everywhere(name: str, to: float, *, draws: bool) -> Any:
     return change
 
 
-def ranges(factor: float) -> Any:
+def ranges(name: str, low: float, high: float) -> Any:
+    """Both ends, in all places where they are said."""
+
     def change(law: dict[str, Any]) -> None:
-        for where in (law["range"], law["fit"]["range"]):
-            where["tokens"][1] *= factor
+        for where in (law, law["fit"], *(form["fit"] for form in law["forms"])):
+            where["range"][name] = [where["range"][name][0] * low, where["range"][name][1] * high]
 
     return change
+
+
+def setting(**values: Any) -> Any:
+    return lambda law: law["settings"].update(values)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +260,28 @@ def ranges(factor: float) -> Any:
         everywhere("beta", -300.0, draws=True),
         everywhere("alpha", 1e300, draws=True),
         everywhere("C", 2.0, draws=False),
-        ranges(1e200),
+        *(
+            ranges(name, low, high)
+            for name in ("params", "tokens", "flop", "loss")
+            for low, high in ((100, 100), (0.01, 0.01), (1, 100))
+            if name != "loss" or low != 1
+        ),
+        ranges("tokens", 1, 1e200),
+        lambda law: law["range"].update(tokens=[2e5, 2e7]),
+        setting(target="training"),
+        setting(step_tokens=2e5),
+        setting(step_tokens=20.0),
+        setting(batch_pairs=3200),
+        setting(context_tokens=7),
+        lambda law: law.update(n_points=9),
+        lambda law: law.update(status="good"),
+        lambda law: law.update(method="full" if law["method"] != "full" else "bias"),
+        lambda law: law.update(format=True),
+        lambda law: law.update(format=2),
+        lambda law: law.pop("format"),
+        lambda law: law["params"]["beta"].update(high=0.9),
+        lambda law: law["draws"].update(runs=10**6),
+        lambda law: law["holdout"]["largest-size"].update(n_held=1),
         lambda law: law["range"].update(flop=[1.0, 1e30]),
         lambda law: law["params"]["C"].update(value=-3.0),
         lambda law: law["draws"].update(tail=0.4),

@@ -136,10 +136,14 @@ def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path:
     points = planted("hoffmann", rows=40, noise=0.03)
     boot = bootstrap(HOFFMANN, points, draws=30)
     LawFile.of(boot, points, source="runs.csv", method="full").save(tmp_path / "law.json")
-    raw = json.loads((tmp_path / "law.json").read_text()) | {"digest": None}
+    raw = json.loads((tmp_path / "law.json").read_text()) | {"digest": None, "format": 1}
     fitted = [boot.fit.params[name] for name in raw["draws"]["names"]]
     for change, why in (
-        ({"format": 2}, "of format 2"),
+        ({"format": 3}, "of format 3"),
+        ({"format": True}, "of format True"),
+        ({"format": 1.0}, "of format 1.0"),
+        ({"format": 2}, "its digest, by which a change would be noticed, was taken out"),
+        ({"objective": 1e9}, "its objective"),
         ({"n_points": -1}, "n_points"),
         ({"level": 2.0}, "level"),
         ({"seed_sd": 900.0}, "off by 900"),

@@ -6,7 +6,7 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -25,6 +25,9 @@ from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.methods import Method
 
+#: written now; of 1 there are files of before there were digests, and those are read too
+FORMAT = 2
+Format = Annotated[int, Field(strict=True, ge=1, le=FORMAT)]
 #: the note that a law gets whose file has no digest
 UNSEALED = "the law's file is of before files had digests: that it was changed by hand would not be noticed"
 
@@ -85,7 +88,7 @@ def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
 class LawFile(Frozen):
     """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
 
-    format: Literal[1] = 1
+    format: Format = FORMAT
     law: str
     method: str | None = Field(None, description="the fine-tuning method that the runs share")
     params: dict[str, Interval]
@@ -225,22 +228,26 @@ class LawFile(Frozen):
     @property
     def content_digest(self) -> str:
         """Hash of all that the law holds.  Fields at their defaults are left out, so that one added later changes no
-        digest written before."""
-        return fingerprint(self.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True))
+        digest written before; and so is the format."""
+        return fingerprint(self.model_dump(mode="json", exclude={"digest", "format"}, exclude_defaults=True))
 
     def sealed(self) -> LawFile:
         """The law with its digest, as it is written."""
-        return self.model_copy(update={"digest": self.content_digest})
+        return self.model_copy(update={"digest": self.content_digest, "format": FORMAT})
 
     def trusted(self, file: Path) -> LawFile:
         """The law as it was before it was written; raises InputError where it was changed since, or cannot be what a
-        fit gives (`isoembed.fitting.io.sound`).  A file of before there were digests gets a note."""
-        changed = "it was changed after it was written"
-        why = changed if self.digest not in (None, self.content_digest) else unsound(self)
+        fit gives (`isoembed.laws.sound`).  A file of before there were digests gets a note."""
+        if self.digest is None and self.format > 1:
+            why: str | None = "its digest, by which a change would be noticed, was taken out"
+        elif self.digest not in (None, self.content_digest):
+            why = "it was changed after it was written"
+        else:
+            why = unsound(self)
         if why is not None:
             raise InputError(f"{file} is not a law of any runs: {why}. Fit it again.")
         notes = self.notes if self.digest or UNSEALED in self.notes else (*self.notes, UNSEALED)
-        return self.model_copy(update={"digest": None, "notes": notes})
+        return self.model_copy(update={"digest": None, "format": FORMAT, "notes": notes})
 
     def save(self, file: Path) -> None:
         """Write the law with its digest as JSON in full precision, atomically."""
@@ -258,7 +265,7 @@ class LawFile(Frozen):
 class LawSet(Frozen):
     """Laws of several methods, fitted one by one to runs of the same settings."""
 
-    format: Literal[1] = 1
+    format: Format = FORMAT
     laws: tuple[LawFile, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -316,6 +323,6 @@ def _damaged(file: Path, error: ValidationError) -> InputError:
     where = ".".join(map(str, first["loc"]))
     if first["loc"][-1:] == ("format",):
         return InputError(
-            f"{file} is of format {first['input']}, another than this version's 1: fit it again, or upgrade."
+            f"{file} is of format {first['input']!r}, another than this version's {FORMAT}: fit it again, or upgrade."
         )
     return InputError(f"{file} is not a law ({where or 'JSON'}: {first['msg']}); fit it again.")

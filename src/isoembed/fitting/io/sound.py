@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isoembed.families import FAMILIES
 from isoembed.laws import law_named
 from isoembed.laws.points import Floats, Rows
+from isoembed.methods import Adapters
 
 if TYPE_CHECKING:
-    from isoembed.fitting.io.law_file import LawFile
+    from isoembed.laws.files import LawFile
+    from isoembed.laws.settings import Settings
 
 #: N, D and C of no table of runs span more
 _WIDEST = 1e12
@@ -29,6 +32,9 @@ _FEW = 20
 _NO_LOSS = 0.25
 #: of ln loss: no law leaves runs a factor of 20 apart
 _NOISE = 3.0
+#: C over 6 N D at most, or under it, of runs: in a ledger where little trains, with whole steps, with adapters larger
+#: than their model; in a table, whose rows `isoembed.laws.units` looked at; and where N or C counts token tables
+_FROZEN, _ROUNDED, _ADAPTED, _TABLE_OFF, _COUNTS_OFF = 4.0, 1.5, 10.0, 110.0, 1e5
 #: relative: rounding, and draws of runs without noise
 _ROUNDING = 0.01
 
@@ -42,8 +48,6 @@ def unsound(law: LawFile) -> str | None:
 def _complaints(law: LawFile) -> Iterator[str]:
     if any(interval.value != law.fit.params[name] for name, interval in law.params.items()):
         yield "its parameters are not those of its fit"
-    if law.range != law.fit.range:
-        yield "its range is not that of its fit"
     spans = [law.range[name] for name in ("params", "tokens", "flop")]
     if any(high / low > _WIDEST for low, high in spans):
         yield "its range is wider than runs are"
@@ -65,6 +69,73 @@ def _complaints(law: LawFile) -> Iterator[str]:
     yield from _off_the_runs(
         law_named(law.law).loss_and_gradient(theta_P[None], rows)[0][0], None, law.range.get("loss")
     )
+    yield from _contradictions(law)
+    yield from _ranges_apart(law)
+    yield from _steps_apart(law.settings, law.range["tokens"])
+
+
+def _contradictions(law: LawFile) -> Iterator[str]:
+    """What a law says twice, said in two ways."""
+    fits = [law.fit, *(form.fit for form in law.forms)]
+    if any(fit.range != law.range for fit in fits):
+        yield "its range is not that of its fit"
+    if any((fit.n_points, law.objective) != (law.n_points, law.fit.objective) for fit in fits):
+        yield "its number of runs or its objective is not that of its fit"
+    if law.status not in (law.fit.status, "biased"):
+        yield f"its status is {law.status}, its fit's {law.fit.status}"
+    if any((held.by, held.law, held.n_fitted + held.n_held) != (by, law.law, law.n_points)
+           for by, held in law.holdout.items()):  # fmt: skip
+        yield "a hold-out is not of its law and its runs"
+    if law.draws is not None and law.draws.runs > law.n_points:
+        yield f"its {law.draws.runs} runs are more than its {law.n_points} rows"
+    if law.draws is not None and law.draws.names == tuple(law.params):
+        lows, highs = (np.array(law.draws.values).min(axis=0), np.array(law.draws.values).max(axis=0))
+        for low, high, (name, interval) in zip(lows, highs, law.params.items(), strict=True):
+            if any(end is not None and not low <= end <= high for end in (interval.low, interval.high)):
+                yield f"the interval of {name} is not that of its draws"
+    settings = law.settings
+    if (settings.target == "heldout") != (settings.heldout is not None):
+        yield f"its target is {settings.target}, its held-out set {settings.heldout}"
+    names = {name for tried in law.tried for name in (tried.method.name, tried.method.label, tried.label)}
+    if names and law.method is not None and law.method not in names:
+        yield f"its method is {law.method}, and its runs are of {', '.join(sorted(names))}"
+
+
+def _ranges_apart(law: LawFile) -> Iterator[str]:
+    """Sizes that no model of the family has, and ranges of N, D and C between which no runs lie whose C is near 6 N D:
+    the runs at each end have an N, a D and a C."""
+    if not {"params", "tokens"} <= set(law_named(law.law).varies):
+        return  # ones stand in for what the law does not read
+    settings = law.settings
+    (n, N), (d, D), (c, C) = (law.range[name] for name in ("params", "tokens", "flop"))
+    family = next((each for each in FAMILIES if settings.family and each.is_called(settings.family)), None)
+    least, most = 1 / _TABLE_OFF, _TABLE_OFF
+    if (settings.params, settings.flop) != ("params", "model_flop"):
+        least, most = 1 / _COUNTS_OFF, _COUNTS_OFF
+    elif family is not None and settings.target is not None:
+        smallest = min(model.params / (2 * model.blocks) for model in family.models)  # a block alone
+        if n < smallest or max(model.params for model in family.models) < N:
+            yield f"its sizes of {n:g} to {N:g} parameters are none of the {family.name} family"
+        least, most = 1 / _FROZEN, _ROUNDED
+        if any(isinstance(tried.method, Adapters) for tried in law.tried):
+            most = _ADAPTED
+    if any(flop > 6 * most * size for flop, size in ((C, N * D), (c, N * d), (c, n * D))) or any(
+        flop < 6 * least * size for flop, size in ((C, n * D), (C, N * d), (c, n * d))
+    ):
+        yield "no runs of C = 6 N D lie between its ranges of N, D and C"
+
+
+def _steps_apart(settings: Settings, tokens: tuple[float, float]) -> Iterator[str]:
+    """Tokens of a step that its batch of texts cannot have, or that are more than a run's."""
+    step, batch, context = settings.step_tokens, settings.batch_pairs, settings.context_tokens
+    if step is None:
+        return
+    if batch is not None and context is not None:
+        texts = batch * (3 + max(settings.negatives, 0))  # negatives are rounded
+        if not 2 * batch <= step <= texts * context:
+            yield f"a step of {batch} pairs cut to {context} tokens has no {step:g} tokens"
+    if tokens[0] < step / _OFF:
+        yield f"its shortest run of {tokens[0]:g} tokens has no step of {step:g}"
 
 
 def _out_of_bounds(law: str, theta_BP: Floats) -> Iterator[str]:
