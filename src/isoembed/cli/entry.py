@@ -475,7 +475,9 @@ def fit(
     loss_col: Annotated[str | None, typer.Option(help="column of the loss")] = None,
     flop_col: Annotated[str | None, typer.Option(help="column of C; in a ledger model_flop or all_in_flop")] = None,
     fraction_col: Annotated[str | None, typer.Option(help="column of S, the trained share")] = None,
-    run_col: Annotated[str | None, typer.Option(help="column of the run that a row belongs to")] = None,
+    run_col: Annotated[
+        str | None, typer.Option(help="column of the run that a row is a checkpoint of; default: run, run_id")
+    ] = None,
     weight_col: Annotated[str | None, typer.Option(help="column of weights")] = None,
     method_col: Annotated[str | None, typer.Option(help="column of the method: one law each")] = None,
     candidates: Annotated[

@@ -240,3 +240,87 @@ def test_repeated_data_are_kept_apart_as_a_ledgers_are(tmp_path: Path) -> None:
     file.write_text("\n".join(["N,D,loss,unique_tokens,epochs", *again]))
     with pytest.raises(InputError, match=r"all 4 of runs\.csv repeat theirs"):
         read_groups(file, [HOFFMANN])
+
+
+def checkpoints(folder: Path, header: str, columns: list[str], sizes: int = 4, each: int = 3) -> Path:
+    """A table of runs, `each` of them with checkpoints; `columns` go by a run's number n and a checkpoint's k."""
+    rows = []
+    for n in range(sizes):
+        for k in range(1, each + 1):
+            cells = [f"{2**n}e7", f"{k}e9", f"{2 + 1 / 2**n + 1 / k:.6f}"]
+            rows.append(",".join([*cells, *(column.format(n=n, k=k, row=len(rows)) for column in columns)]))
+    (folder / "runs.csv").write_text(f"N,D,loss,{header}\n" + "\n".join(rows) + "\n")
+    return folder / "runs.csv"
+
+
+@pytest.mark.parametrize("name", ["run", "run_id", "Run ID", "run_name", "RunName", "train/run_id", "wandb_run_id"])
+@pytest.mark.parametrize("step", ["", ",step"])
+def test_checkpoints_of_one_run_are_resampled_together(tmp_path: Path, name: str, step: str) -> None:
+    """Each was fitted as a training of its own, with a hint among `columns not read`."""
+    (group,) = read_groups(checkpoints(tmp_path, f"{name}{step}", ["r{n}", "{k}00"][: 1 + bool(step)]), [HOFFMANN])
+    assert group.points.run.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert group.notes[0].startswith(f"rows of one `{name}` are taken for checkpoints of one run")
+    assert "12 rows of 4 runs" in group.notes[0]
+
+
+@pytest.mark.parametrize("step", ["step", "_step", "global_step", "train/global_step", "Iteration", "checkpoint"])
+@pytest.mark.parametrize("other", [("seed", "1"), ("name", "m{n}"), ("run", "{k}")])
+def test_steps_without_runs_are_asked_about(tmp_path: Path, step: str, other: tuple[str, str]) -> None:
+    file = checkpoints(tmp_path, f"{other[0]},{step}", [other[1], "{k}00"])
+    with pytest.raises(InputError, match="--run-col"):
+        read_groups(file, [HOFFMANN])
+    assert read_groups(file, [HOFFMANN], {"run": other[0]})[0].points.run.tolist()[:2] != [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("run", ["{row}"]),
+        ("Name,step", ["m{row}", "{k}00"]),
+        ("run_id,_step", ["r{row}", "{k}00"]),
+        ("steps", ["{k}00"]),
+        ("step", ["100"]),
+        ("name", ["pythia-{n}"]),
+        ("seed", ["1"]),
+    ],
+)
+def test_rows_that_are_runs_of_their_own_stay_so(tmp_path: Path, header: str, columns: list[str]) -> None:
+    (group,) = read_groups(checkpoints(tmp_path, header, columns), [HOFFMANN])
+    assert group.points.run.tolist() == list(range(12))
+    assert not any("taken for" in note for note in group.notes)
+
+
+def test_a_number_of_the_replicate_is_no_run(tmp_path: Path) -> None:
+    (group,) = read_groups(checkpoints(tmp_path, "run", ["{k}"]), [HOFFMANN])
+    assert group.points.run.tolist() == list(range(12))
+    assert group.notes[0] == "`run` is the same for rows of several N: each row is taken for a run of its own"
+
+
+@pytest.mark.parametrize("name", ["U", "unique", "uniq_tokens", "num_unique_tokens", "Unique Tokens", "U_D"])
+def test_unique_tokens_by_any_name(tmp_path: Path, name: str) -> None:
+    file = checkpoints(tmp_path, name, ["1e9"])
+    (group,) = read_groups(file, [HOFFMANN])
+    assert group.rows == (1, 4, 7, 10)  # of one pass; the others repeat
+
+
+@pytest.mark.parametrize("name", ["epoch", "Epochs", "num_epochs", "num-train-epochs", "train/epoch", "n_epochs"])
+def test_epochs_by_any_name(tmp_path: Path, name: str) -> None:
+    (group,) = read_groups(checkpoints(tmp_path, name, ["{k}"]), [HOFFMANN])
+    assert group.rows == (1, 4, 7, 10)
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "words"),
+    [
+        (
+            "epoch",
+            "0",
+            r"`epoch` must be passes over the data, above 0 \(where it counts from 0, add 1\): row 1 .* has 0",
+        ),
+        ("unique", "1", "`unique` must be passes over the data, or unique tokens of D: row 1 .* has 1e.09 passes"),
+        ("epochs", "1e9", "`epochs` must be passes over the data"),
+    ],
+)
+def test_what_counts_no_passes_is_refused(tmp_path: Path, header: str, cell: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_groups(checkpoints(tmp_path, header, [cell]), [HOFFMANN])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +29,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "weight": ("weight",),
     "run": ("run",),
 }
-#: columns that are read wherever they are, by these names in any capitals: passes over the data and unique tokens, and
-#: how a run ended
-_EPOCHS, _UNIQUE = ("epochs", "num_epochs", "n_epochs", "passes"), ("unique_tokens", "tokens_unique", "d_unique")
+#: columns that are read wherever they are, by these names whatever their capitals and marks, the first that there is:
+#: passes over the data, unique tokens, and how a run ended
+_EPOCHS = ("passes", "epochs", "epoch", "nepochs", "numepochs", "totalepochs", "epochstrained", "numtrainepochs",
+           "datapasses", "repetitions", "numrepetitions")  # fmt: skip
+_UNIQUE = ("uniquetokens", "tokensunique", "uniqtokens", "numuniquetokens", "nuniquetokens", "uniquetraintokens",
+           "dunique", "ud", "du", "u", "unique", "uniq")  # fmt: skip
+#: names of a run's identity, those that others than runs may have, and names of a place within a run
+_RUN = ("run", "runid", "runname", "runkey", "runuid", "runpath", "wandbid", "wandbrunid", "trialid", "jobid")
+_ID = (*_RUN, "id", "name", "key", "trial", "experiment", "experimentid", "experimentname", "expid", "expname")
+_STEP = ("step", "globalstep", "trainstep", "trainingstep", "iteration", "iter", "checkpoint", "ckpt", "checkpointid",
+         "checkpointstep")  # fmt: skip
+#: passes over the data at most: beyond, the column is something else
+_MOST_PASSES = 1e4
 _STATUS = ("status", "state")
 #: what stands there for runs that did not end well, or not yet
 _FAILED = frozenset(
@@ -89,7 +100,7 @@ def read_groups(
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
 
-    Rows whose `status` is failed are set aside.  Where the columns `epochs` or `unique_tokens` say that a row repeats
+    Rows whose `status` is failed are set aside.  Rows of one `run` or `run_id` are checkpoints, resampled together.  Where the columns `epochs` or `unique_tokens` say that a row repeats
     its data, it is kept apart, beside the row of the same N, D and S that does not.
     """
     read = _read(file, laws, names, method_column)
@@ -152,14 +163,25 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         )
     found = _places(table, laws, dict(names or {}))
     numbers = [name for column, name in found.items() if column != "run"]
-    epochs, unique, status = (_anywhere(table, names) for names in (_EPOCHS, _UNIQUE, _STATUS))
+    epochs, unique, status, step = (_anywhere(table, names) for names in (_EPOCHS, _UNIQUE, _STATUS, _STEP))
     numbers += [name for name in (epochs, unique) if name is not None]
-    texts = [name for name in (found.get("run"), method_column, status) if name is not None]
+    runs = found.get("run") or _anywhere(table, _RUN)
+    ids = [name for name in table.names if _plain(name) in _ID]
+    texts = [name for name in (runs, method_column, status) if name is not None]
     measured = {column: name for column in ("params", "tokens", "flop") if (name := _place(table, column)) is not None}
-    read = table.read(_once(numbers), _once(texts), _once(name for name in measured.values() if name not in numbers))
+    looked_at = [*texts, *ids, *([] if step is None else [step])]
+    read = table.read(
+        _once(numbers), _once(looked_at), _once(each for each in measured.values() if each not in numbers)
+    )
     kept, notes = _ended_well(file, read, found["loss"], status)
     values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
-    run = _runs([read.texts[found["run"]][row] for row in kept]) if "run" in found else None
+    if "run" in found:
+        run = _runs(_column(read, found["run"], kept))
+    else:
+        size = found.get("params") or measured.get("params")
+        size_R = np.ones(len(kept)) if size is None else read.numbers[size][kept]
+        run, said = _checkpoints(file, {name: _column(read, name, kept) for name in looked_at}, size_R, runs, step, ids)
+        notes += said
     # a law without N (or D) reads none: ones stand in
     ones = np.ones(len(kept))
     points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, rows=kept + 1)
@@ -169,7 +191,7 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
     if unread := [name for name in table.names if name not in numbers and name not in texts]:
         more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
         notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
-    methods = None if method_column is None else [read.texts[method_column][row] for row in kept]
+    methods = None if method_column is None else _column(read, method_column, kept)
     notes += _copies(points, methods)
     passes_R = _passes(file, points, kept, read, epochs, unique if "tokens" in found else None)
     return _Read(points, kept + 1, passes_R, methods, notes)
@@ -185,8 +207,19 @@ def _place(table: Table, column: str) -> str | None:
 
 
 def _anywhere(table: Table, names: Sequence[str]) -> str | None:
-    """The table's column of one of `names`, whose capitals do not matter."""
-    return next((name for name in table.names if name.casefold() in names), None)
+    """The table's column of the first of `names` that there is."""
+    plain = {_plain(name): name for name in reversed(table.names)}
+    return next((plain[name] for name in names if name in plain), None)
+
+
+def _plain(name: str) -> str:
+    """A column's name as `_RUN` and the like have it: small letters and digits, and nothing of `train/` before it."""
+    group, _, last = name.rpartition("/")
+    return re.sub(r"[\W_]", "", (last if len(group) > 1 else name).casefold())
+
+
+def _column(read: Columns, name: str, kept: NDArray[np.int64]) -> list[str | None]:
+    return [read.texts[name][row] for row in kept]
 
 
 def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict[str, str]:
@@ -241,6 +274,38 @@ def _runs(names: Sequence[str | None]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def _checkpoints(
+    file: Path,
+    texts: Mapping[str, Sequence[str | None]],
+    size_R: Floats,
+    runs: str | None,
+    step: str | None,
+    ids: Sequence[str],
+) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+    """The run of each row, None where each is one of its own, and a note.  Rows that share a run's name and N are its
+    checkpoints: drawn one by one, as if each were a training of its own, they make intervals too narrow.  Raises
+    InputError where a column of steps says that there are checkpoints, and none whose they are."""
+    note: tuple[str, ...] = ()
+    if runs is not None:
+        run_R = _runs(texts[runs])
+        count = len(np.unique(run_R))
+        if count == len(run_R):
+            return None, ()
+        if len(np.unique(np.stack([run_R, size_R]), axis=1).T) == count:
+            checkpoints = f"rows of one `{runs}` are taken for checkpoints of one run and resampled together"
+            return run_R, (f"{checkpoints}: {len(run_R):,} rows of {count:,} runs (--run-col names another column)",)
+        note = (f"`{runs}` is the same for rows of several N: each row is taken for a run of its own",)
+    if step is None or any(None not in texts[name] and len(set(texts[name])) == len(size_R) for name in ids):
+        return None, note
+    places = {(size, place) for size, place in zip(size_R.tolist(), texts[step], strict=True)}
+    if len(places) == len(np.unique(size_R)):
+        return None, note
+    raise InputError(
+        f"`{step}` of {file.name} looks like steps of runs, of which a row each is a checkpoint, and no column says "
+        "which rows are of one run. Name it with --run-col, or rename the steps where each row is a run of its own."
+    )
+
+
 def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, ...]:
     """A note of rows that are others again: seeds differ in the last digits of the loss, copies do not."""
     method_R = np.zeros(len(points)) if methods is None else np.unique([str(each) for each in methods], False, True)[1]
@@ -263,12 +328,15 @@ def _passes(
     unique_R = nothing_R if unique is None else read.numbers[unique][kept]
     counted_R = points.tokens / np.where(unique_R > 0, unique_R, np.nan)
     passes_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
-    wrong_R = ~((passes_R > 0) & (passes_R < 1e9)) | (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1)
-    if wrong_R.any():
-        at = int(np.argmax(wrong_R))
-        raise InputError(
-            f"Passes by `{epochs or _EPOCHS[0]}` and by D over `{unique or _UNIQUE[0]}` must be the same, D the tokens "
-            f"of all: row {kept[at] + 1} of {file.name} has {said_R[at]:g} and {counted_R[at]:g}. Mend or rename these "
-            "columns."
-        )
+    for wrong_R, rule in (
+        (said_R <= 0, f"`{epochs}` must be passes over the data, above 0 (where it counts from 0, add 1)"),
+        (passes_R > _MOST_PASSES, f"`{epochs or unique}` must be passes over the data, or unique tokens of D"),
+        (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1,
+         f"Passes by `{epochs}` and by D over `{unique}` must be the same, D the tokens of all"),
+    ):  # fmt: skip
+        if wrong_R.any():
+            at = int(np.argmax(wrong_R))
+            found = [f"{value:g}" for value in (said_R[at], counted_R[at]) if not np.isnan(value)]
+            row = f"row {kept[at] + 1} of {file.name} has {' and '.join(found)} passes"
+            raise InputError(f"{rule}: {row}. Mend or rename the column.")
     return passes_R
