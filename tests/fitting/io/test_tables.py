@@ -244,7 +244,7 @@ def test_repeated_data_are_kept_apart_as_a_ledgers_are(tmp_path: Path) -> None:
 
 def checkpoints(folder: Path, header: str, columns: list[str], sizes: int = 4, each: int = 3) -> Path:
     """A table of runs, `each` of them with checkpoints; `columns` go by a run's number n and a checkpoint's k."""
-    rows = []
+    rows: list[str] = []
     for n in range(sizes):
         for k in range(1, each + 1):
             cells = [f"{2**n}e7", f"{k}e9", f"{2 + 1 / 2**n + 1 / k:.6f}"]

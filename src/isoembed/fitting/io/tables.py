@@ -100,8 +100,9 @@ def read_groups(
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
 
-    Rows whose `status` is failed are set aside.  Rows of one `run` or `run_id` are checkpoints, resampled together.  Where the columns `epochs` or `unique_tokens` say that a row repeats
-    its data, it is kept apart, beside the row of the same N, D and S that does not.
+    Rows whose `status` is failed are set aside.  Rows of one `run` or `run_id` are its checkpoints.  Where the columns
+    `epochs` or `unique_tokens` say that a row repeats its data, it is kept apart, beside the row of the same N, D and S
+    that does not.
     """
     read = _read(file, laws, names, method_column)
     read = replace(read, points=replace(read.points, candidates=candidates))
@@ -175,6 +176,7 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
     )
     kept, notes = _ended_well(file, read, found["loss"], status)
     values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
+    run: NDArray[np.int64] | None
     if "run" in found:
         run = _runs(_column(read, found["run"], kept))
     else:
