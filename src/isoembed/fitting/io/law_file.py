@@ -237,7 +237,7 @@ class LawFile(Frozen):
 
     def trusted(self, file: Path) -> LawFile:
         """The law as it was before it was written; raises InputError where it was changed since, or cannot be what a
-        fit gives (`isoembed.laws.sound`).  A file of before there were digests gets a note."""
+        fit gives (`isoembed.fitting.io.sound`).  A file of before there were digests gets a note."""
         if self.digest is None and self.format > 1:
             why: str | None = "its digest, by which a change would be noticed, was taken out"
         elif self.digest not in (None, self.content_digest):

@@ -19,8 +19,8 @@ from isoembed.laws.points import Floats, Rows
 from isoembed.methods import Adapters
 
 if TYPE_CHECKING:
-    from isoembed.laws.files import LawFile
-    from isoembed.laws.settings import Settings
+    from isoembed.fitting.io.law_file import LawFile
+    from isoembed.fitting.settings import Settings
 
 #: N, D and C of no table of runs span more
 _WIDEST = 1e12
@@ -33,7 +33,7 @@ _NO_LOSS = 0.25
 #: of ln loss: no law leaves runs a factor of 20 apart
 _NOISE = 3.0
 #: C over 6 N D at most, or under it, of runs: in a ledger where little trains, with whole steps, with adapters larger
-#: than their model; in a table, whose rows `isoembed.laws.units` looked at; and where N or C counts token tables
+#: than their model; in a table, whose rows `isoembed.fitting.io.units` looked at; and where N or C counts token tables
 _FROZEN, _ROUNDED, _ADAPTED, _TABLE_OFF, _COUNTS_OFF = 4.0, 1.5, 10.0, 110.0, 1e5
 #: relative: rounding, and draws of runs without noise
 _ROUNDING = 0.01
