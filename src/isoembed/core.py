@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
+import inspect
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 class InputError(ValueError):
@@ -36,6 +40,20 @@ class Frozen(BaseModel):
     """A value: immutable, rejects unknown fields, compares and hashes by content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, /, **values: Any) -> None:
+        """Raises InputError where a field is missing, unknown, or of a value that it cannot have."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise rejected(error, type(self).__name__) from None
+
+    # pydantic's own mark (RootModel bears it too): fields that are values themselves are read without this `__init__`
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        whose = type(self).__name__
+        raise InputError(f"A {whose} does not change; got {name} = {str(value)[:200]}. Make another {whose} with it.")
 
 
 def rejected(error: ValidationError, owner: str = "") -> InputError:
@@ -60,6 +78,38 @@ def not_installed(module: str) -> InputError | None:
         return None
     smallest = min(bringing, key=lambda extra: len(extras[extra]))
     return InputError(f"This needs {package}, which is not installed: pip install 'isoembed[{smallest}]'.")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` as users call it: an argument that its annotation does not allow is an InputError that names it.
+
+    Annotations are read at the first call, so that decorating costs nothing and a class may name itself.
+    """
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def reader() -> Callable[..., dict[str, Any]]:
+        @functools.wraps(function)
+        def read(**values: Any) -> dict[str, Any]:
+            return values
+
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(read)  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        try:
+            values = reader()(**given)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            wanted = signature.parameters[name].annotation
+            got = f"{str(given[name])[:200]} ({type(given[name]).__name__})"
+            raise InputError(
+                f"`{name}` of {function.__qualname__} must be {wanted}; got {got}. Give another value."
+            ) from None
+        return function(**{name: values[name] for name in given})  # type: ignore[call-arg]
+
+    return call
 
 
 def number_of(count: int, noun: str) -> str:
@@ -142,7 +192,7 @@ def no_panic(whose: str) -> Iterator[None]:
         ) from None
 
 
-def expanded(path: str) -> Path:
+def expanded(path: str | Path) -> Path:
     """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
     return Path(os.path.expanduser(path))
 
