@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field
 
-from isoembed.core import LARGEST, Frozen, InputError
+from isoembed.core import LARGEST, Frozen, InputError, checked
 
 #: share of a device's peak assumed where nothing was measured; a labelled fallback, never a fact
 FALLBACK_UTILISATION = 0.4
@@ -66,8 +66,13 @@ class Budget(Frozen):
     utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
 
     @classmethod
-    def parse(cls, text: str, *, count: int = 1, utilisation: float | None = None) -> Self:
-        """A budget in FLOP, as `1.5e18` or `2e12`; `count` and `utilisation` say what it is spent on, for its time."""
+    @checked
+    def parse(cls, flop: Budget | str | float, *, count: int = 1, utilisation: float | None = None) -> Budget:
+        """A budget in FLOP, as `1.5e18` or `2e12`; `count` and `utilisation` say what it is spent on, for its time.  A
+        budget itself as it is."""
+        if isinstance(flop, Budget):
+            return flop
+        text = flop
         try:
             flop = float(text)
         except ValueError:
@@ -79,6 +84,7 @@ class Budget(Frozen):
         return cls(stated=f"{flop:.3g} FLOP", flop=flop, count=count, utilisation=utilisation)
 
     @classmethod
+    @checked
     def from_devices(cls, device: str, *, count: int = 1, hours: float, utilisation: float | None = None) -> Self:
         """`count` devices for `hours`; `utilisation` is the share of their peak that your training reaches."""
         _positive(count=count, hours=hours)
@@ -93,6 +99,7 @@ class Budget(Frozen):
         )
 
     @classmethod
+    @checked
     def from_dollars(
         cls,
         dollars: float,

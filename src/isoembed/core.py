@@ -18,7 +18,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class InputError(ValueError):
@@ -41,8 +42,11 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def __init__(self, /, **values: Any) -> None:
-        """Raises InputError where a field is missing, unknown, or of a value that it cannot have."""
+    def __init__(self, /, *unnamed: Any, **values: Any) -> None:
+        """Raises InputError where a field is missing, unknown, not named, or of a value that it cannot have."""
+        if unnamed:
+            whose, fields = type(self).__name__, ", ".join(type(self).model_fields)
+            raise InputError(f"A {whose} takes its fields by name ({fields}); got {unnamed[0]!r:.200}. Name it.")
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -93,20 +97,22 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         def read(**values: Any) -> dict[str, Any]:
             return values
 
-        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(read)  # type: ignore[return-value]
+        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(read)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind(*args, **kwargs).arguments
+        called = function.__qualname__.removesuffix(".__init__")
         try:
+            given = signature.bind(*args, **kwargs).arguments
             values = reader()(**given)
+        except TypeError as error:
+            raise TypeError(f"{called}: {error}") from None
         except ValidationError as error:
             name = str(error.errors()[0]["loc"][0])
             wanted = signature.parameters[name].annotation
-            got = f"{str(given[name])[:200]} ({type(given[name]).__name__})"
-            raise InputError(
-                f"`{name}` of {function.__qualname__} must be {wanted}; got {got}. Give another value."
-            ) from None
+            shown = " ".join(repr(given[name]).split())  # a table is shown in many lines
+            got = f"{shown[:200]} ({type(given[name]).__name__})"
+            raise InputError(f"`{name}` of {called} must be {wanted}; got {got}. Give another value.") from None
         return function(**{name: values[name] for name in given})  # type: ignore[call-arg]
 
     return call

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from isoembed.core import LARGEST, Count, Frozen, InputError, Some, fingerprint, placeless, rejected
+from isoembed.core import LARGEST, Count, Frozen, InputError, Some, checked, fingerprint, placeless
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
@@ -32,6 +32,7 @@ class Prompts(Frozen):
     pooled: bool = Field(True, description="whether the readout reads a prompt's own tokens too")
 
     @classmethod
+    @checked
     def of(cls, query: str, positive: str, *, pooled: bool) -> Prompts:
         """As a user gave them; raises InputError where there is nothing to leave out of the pooling."""
         if not (query or positive or pooled):
@@ -116,6 +117,7 @@ class DataStats(Frozen):
     squared_tokens: float = Field(14.0**2 + 64.0**2, gt=0, description="mean over pairs of the sum of squared lengths")
 
     @classmethod
+    @checked
     def assumed(cls, context_tokens: int) -> DataStats:
         """What stands in for data nobody named, cut at the context."""
         check_context(context_tokens)
@@ -252,6 +254,7 @@ def check_batch(batch_pairs: int) -> None:
         raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
 
 
+@checked
 def solve(
     flop: float,
     *,
@@ -291,19 +294,16 @@ def solve(
             f"`--matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
             f"them; got {options.matryoshka[0]} for {model.name}."
         )
-    try:
-        return Recipe(
-            family=family,
-            model=model,
-            method=method,
-            data=data,
-            seed=seed,
-            train_tokens=round(tokens_for(flop, cost)),
-            batch_pairs=batch_pairs,
-            context_tokens=context_tokens,
-            pooling=cast(PoolingName, pooling),  # a name that is none is refused here
-            options=options,
-            learning_rate=learning_rate,
-        )
-    except ValidationError as error:
-        raise rejected(error) from None
+    return Recipe(
+        family=family,
+        model=model,
+        method=method,
+        data=data,
+        seed=seed,
+        train_tokens=round(tokens_for(flop, cost)),
+        batch_pairs=batch_pairs,
+        context_tokens=context_tokens,
+        pooling=cast(PoolingName, pooling),  # a name that is none is refused here
+        options=options,
+        learning_rate=learning_rate,
+    )

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from isoembed.core import Frozen, InputError, write_atomically, write_once
+from isoembed.core import Frozen, InputError, checked, expanded, write_atomically, write_once
 from isoembed.recipe import Recipe
 from isoembed.scratch import clear_files
 
@@ -79,15 +79,22 @@ class RunRecord(Frozen):
     machine: dict[str, str]
     created: str = Field(description="UTC, ISO 8601")
 
-    def save(self, file: Path) -> None:
+    @checked
+    def save(self, file: str | Path) -> None:
         """Write the record as JSON, atomically."""
-        write_atomically(file, self.model_dump_json(indent=1) + "\n")
+        write_atomically(expanded(file), self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, file: Path) -> RunRecord:
+    @checked
+    def load(cls, file: str | Path) -> RunRecord:
         """Read a record; raises InputError naming the file where it is damaged."""
+        file = expanded(file)
         try:
             return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"A run record must be a file: {file} cannot be read ({error.strerror}). Training writes record.json."
+            ) from None
         except ValidationError as error:
             raise damaged(file, error) from None
 
@@ -130,8 +137,10 @@ class Ledger:
         self.damaged: dict[str, str] = {}
 
     @classmethod
-    def open(cls, path: Path) -> Ledger:
+    @checked
+    def open(cls, path: str | Path) -> Ledger:
         """The ledger at `path`; raises InputError where there is none."""
+        path = expanded(path)
         if not (path / "records").is_dir() and not (path.is_file() and path.name.endswith(".jsonl.gz")):
             raise InputError(f"A ledger must be a folder with records/ in it, or a .jsonl.gz; {path} is neither.")
         return cls(path)

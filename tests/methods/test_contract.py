@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
@@ -298,7 +298,7 @@ def test_another_rank_keeps_the_scale_of_lora_and_the_alpha_of_rslora() -> None:
     assert LoRA(rank=8, alpha=24).resized(4) == LoRA(rank=4, alpha=12)
     assert LoRATop(fraction=0.25, rank=8, alpha=24).resized(4) == LoRATop(fraction=0.25, rank=4, alpha=12)
     assert RsLoRA(rank=8, alpha=24).resized(4) == RsLoRA(rank=4, alpha=24)
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         LoRA().resized(0)
 
 

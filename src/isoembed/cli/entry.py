@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from isoembed.budget import DEVICES, Budget
 from isoembed.cli import boundary, terminal
@@ -66,17 +65,16 @@ from isoembed.cli.options import (
     Shard,
     Tracker,
     Utilisation,
-    options_of,
 )
 from isoembed.cli.report import report_app
 from isoembed.cli.sweep import ledger_app, size_in_bytes, sweep_app
-from isoembed.core import InputError, expanded, rejected
+from isoembed.core import InputError, expanded
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES
 from isoembed.families.counted import counted
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named
-from isoembed.recipe import Prompts, Recipe, dims_named
+from isoembed.recipe import Options, Prompts, Recipe, dims_named
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import default_family, recommend
 from isoembed.recommendation.result import Recommendation
@@ -167,10 +165,7 @@ def _count(source: str) -> ModelSpec:
 
 
 def _constraints(methods: str | None, **limits: Any) -> Constraints:
-    try:
-        return Constraints(methods=None if methods is None else tuple(methods.split(",")), **limits)
-    except ValidationError as error:
-        raise rejected(error) from None
+    return Constraints(methods=None if methods is None else tuple(methods.split(",")), **limits)
 
 
 def _law(file: Path | None) -> LawSet | None:
@@ -266,7 +261,7 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
-        options=options_of(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
+        options=Options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -346,7 +341,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         chosen, name = _family(family, model, spend)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
-        options = options_of(
+        options = Options(
             mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional, prompts=prompts
         )
         memory_bytes = _bytes(memory)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from isoembed.budget import DEVICES
-from isoembed.core import rejected
 from isoembed.families import FAMILIES
 from isoembed.methods import names
-from isoembed.recipe import Options
 
 BudgetText = Annotated[str | None, typer.Option("--budget", help="training budget in FLOP, as 1.5e18")]
 DeviceName = Annotated[
@@ -91,11 +88,3 @@ PilotShare = Annotated[
     typer.Option("--pilot", help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
-
-
-def options_of(**given: Any) -> Options:
-    """The recipe's options; raises InputError for one that is out of range."""
-    try:
-        return Options(**given)
-    except ValidationError as error:
-        raise rejected(error) from None

@@ -32,12 +32,11 @@ from isoembed.cli.options import (
     PositivePrompt,
     QueryKey,
     QueryPrompt,
-    options_of,
 )
 from isoembed.core import InputError, number_of
 from isoembed.families import family_named
 from isoembed.methods import names
-from isoembed.recipe import PoolingName, Prompts, dims_named
+from isoembed.recipe import Options, PoolingName, Prompts, dims_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,7 +149,7 @@ def plan(
         )
         batch = chosen.batch_pairs if batch_pairs is None else batch_pairs
         context = chosen.context_tokens if context_tokens is None else context_tokens
-        recipe_options = options_of(
+        recipe_options = Options(
             mask_margin=mask_margin,
             matryoshka=dims_named(matryoshka),
             bidirectional=bidirectional,

@@ -10,19 +10,16 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, fingerprint, number_of
+from isoembed.core import InputError, checked, expanded, fingerprint, number_of
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
 from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 #: the held-out loss is computed in blocks of this many candidates
 BLOCK_PAIRS = 1024
@@ -91,13 +88,14 @@ class PairData:
         return self.heldout_store.texts("query", self.heldout), self.heldout_store.texts("positive", self.heldout)
 
 
+@checked
 def prepare(
-    source: str | Source,
+    source: str | Path | Source,
     tokenizer: PreTrainedTokenizerBase,
     *,
     context_tokens: int,
-    folder: Path,
-    heldout: str | Source | None = None,
+    folder: str | Path,
+    heldout: str | Path | Source | None = None,
     prompts: Prompts = NO_PROMPTS,
     heldout_pairs: int = 4096,
     seed: int = 0,
@@ -111,6 +109,7 @@ def prepare(
     """
     if heldout_pairs < 0:
         raise InputError(f"`heldout_pairs` must be at least 0, for none; got {heldout_pairs}. Give another number.")
+    folder = expanded(folder)
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
     skipped = sorted(store.facts.skipped.items())
@@ -230,9 +229,9 @@ def _among(hashes: npt.NDArray[np.uint64], few: npt.NDArray[np.uint64]) -> npt.N
 
 
 def _build(
-    source: str | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path, prompts: Prompts
+    source: str | Path | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path, prompts: Prompts
 ) -> TokenStore:
-    source = open_source(source) if isinstance(source, str) else source
+    source = source if isinstance(source, Source) else open_source(str(source))
     return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError, checked, expanded, write_atomically
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
@@ -274,12 +274,14 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
     return model
 
 
-def load_exported(folder: Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
+@checked
+def load_exported(folder: str | Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
     """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
     transformer with one of our readouts.
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """
+    folder = expanded(folder)
     model = open_sentence_transformer(folder, device=device)
     transformer, pooling = model[0], model[1]
     mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
@@ -350,7 +352,7 @@ def _json_of(file: Path, missing: Any) -> Any:
     """What is in a JSON file of a model's folder, of the kind of `missing`, which it is where there is no file."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return missing
     except (ValueError, RecursionError):
         value = None

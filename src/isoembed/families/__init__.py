@@ -1,6 +1,8 @@
 """Model families known without a download.  Any other hub id or folder is counted by `isoembed.encoder.shapes`."""
 
-from isoembed.core import InputError
+from __future__ import annotations
+
+from isoembed.core import InputError, checked
 from isoembed.families.base import Dense, Family, ModelSpec, RateRule
 from isoembed.families.bloom import BLOOM
 from isoembed.families.gemma3 import GEMMA3
@@ -18,8 +20,11 @@ FAMILIES = (NANO, PYTHIA, QWEN3, QWEN3_EMBEDDING, GEMMA3, SMOLLM2, SMOLLM3, OLMO
 __all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "RateRule", "family_named"]
 
 
-def family_named(name: str) -> Family:
-    """The built-in family called `name`, in capitals or not."""
+@checked
+def family_named(name: Family | str) -> Family:
+    """The built-in family called `name`, in capitals or not; a family itself as it is."""
+    if isinstance(name, Family):
+        return name
     for family in FAMILIES:
         if family.is_called(name):
             return family

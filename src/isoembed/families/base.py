@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 
-from isoembed.core import Count, Frozen, InputError, Some
+from isoembed.core import Count, Frozen, InputError, Some, checked
 
 
 class Dense(Frozen):
@@ -142,6 +142,7 @@ class Family(Frozen):
         """Whether `name` is the family's; capitals make no difference."""
         return self.name.casefold() == name.casefold()
 
+    @checked
     def model(self, name: str) -> ModelSpec:
         """The model called `name`; raises InputError naming the ones there are."""
         for model in self.models:

@@ -12,7 +12,7 @@ from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.repetition import Repeats
 from isoembed.laws.points import Points
-from isoembed.methods import Adapters, Freeze, Method, method_named
+from isoembed.methods import Adapters, Method, method_of
 from isoembed.recipe import LEAST_BATCH, LEAST_CONTEXT, PLAIN, Options
 
 #: a positive share, as str(Fraction) writes it
@@ -98,18 +98,8 @@ def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
 
 
 def method_labelled(label: str) -> Method | None:
-    """The method that a table's label names: `full`, `bias`, `lora`, `dora r=32`, `freeze`, `freeze 0.5`, in any
-    capitals; else None.
-
-    alpha, which a label does not say, is the default's at that rank: twice the rank for LoRA.
-    """
-    name, _, rest = label.strip().casefold().partition(" ")
+    """The method that a table's label names, as `method_of`; None where it names none."""
     try:
-        if name == "freeze" and rest:
-            return Freeze(fraction=float(rest))
-        method = method_named(name)
-        if rest and isinstance(method, Adapters):
-            return method.resized(int(rest.removeprefix("r=")))
-        return None if rest else method
-    except (ValueError, InputError):
+        return method_of(label)
+    except InputError:
         return None

@@ -1,10 +1,12 @@
 """Fine-tuning methods: one file each, listed here."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from isoembed.core import InputError, rejected
+from isoembed.core import InputError, checked
 from isoembed.methods.adapters import Adapters
 from isoembed.methods.base import BaseMethod
 from isoembed.methods.bias import Bias
@@ -40,6 +42,7 @@ __all__ = [
     "QLoRA",
     "RsLoRA",
     "method_named",
+    "method_of",
     "names",
 ]
 
@@ -47,6 +50,32 @@ __all__ = [
 def names() -> tuple[str, ...]:
     """The names of all methods."""
     return tuple(method.model_fields["name"].default for method in METHODS)
+
+
+@checked
+def method_of(label: AnyMethod | str) -> AnyMethod:
+    """The method that a label names: `full`, `lora`, `dora r=32`, `freeze 0.5`, `lora-top 0.5 r=32`, in any capitals; a
+    method itself as it is.
+
+    alpha, which a label does not say, is the default's at that rank: twice the rank for LoRA.
+    """
+    if not isinstance(label, str):
+        return label
+    name, *numbers = label.casefold().split() or [""]
+    method = method_named(name)
+    try:
+        for number in numbers:
+            if hasattr(method, "fraction") and not number.startswith("r="):
+                method = method_named(name, fraction=float(number))
+            elif isinstance(method, Adapters):
+                method = method.resized(int(number.removeprefix("r=")))
+            else:
+                raise ValueError
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError(f"`method` must be a name and its numbers, as lora r=32; got {label!r}.") from None
+    return method
 
 
 def method_named(name: str, **hyperparameters: float | None) -> AnyMethod:
@@ -57,8 +86,6 @@ def method_named(name: str, **hyperparameters: float | None) -> AnyMethod:
             foreign = sorted(set(given) - set(method.model_fields))
             if foreign:
                 raise InputError(f"`{name}` takes no {', '.join(foreign)}; leave it out or choose another method.")
-            try:
-                return method.model_validate({"name": name, **given})
-            except ValidationError as error:
-                raise rejected(error, name) from None
+            fitting: AnyMethod = method(**given)
+            return fitting
     raise InputError(f"`method` must be one of {', '.join(names())}; got {name!r}.")

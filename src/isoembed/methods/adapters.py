@@ -32,7 +32,7 @@ class Adapters(BaseMethod):
 
     def resized(self, rank: int) -> Self:
         """The same setting at another rank: alpha keeps its ratio to it."""
-        return self.model_validate({**self.model_dump(), "rank": rank, "alpha": self.alpha / self.rank * rank})
+        return type(self)(**{**dict(self), "rank": rank, "alpha": self.alpha / self.rank * rank})
 
     def adapter_params(self, model: ModelSpec) -> int:
         """a: parameters of all adapters."""

@@ -27,4 +27,4 @@ class RsLoRA(Adapters):
 
     def resized(self, rank: int) -> Self:
         """The same alpha at another rank, which is the method's point."""
-        return self.model_validate({**self.model_dump(), "rank": rank})
+        return type(self)(**{**dict(self), "rank": rank})

@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from isoembed.budget import Budget
-from isoembed.core import InputError
+from isoembed.core import InputError, checked
 from isoembed.families import FAMILIES, NANO, Family, family_named
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.settings import Settings
-from isoembed.methods import Method
+from isoembed.methods import Method, method_of
 from isoembed.recipe import PLAIN, DataStats, Options
 from isoembed.recommendation.by_law import by_law, speaks_of
 from isoembed.recommendation.by_rule import by_rule
@@ -31,15 +31,16 @@ LAWS_FOLDER = Path(str(files("isoembed"))) / "assets" / "laws"
 DEFAULT_MOST_FLOP = 1.5e14
 
 
+@checked
 def recommend(
-    budget: Budget,
+    budget: Budget | str | float,
     family: Family | str | None = None,
     *,
-    law: LawSet | None = None,
+    law: LawSet | str | Path | None = None,
     constraints: Constraints | None = None,
     other_settings: bool = False,
     data: DataStats | None = None,
-    method: Method | None = None,
+    method: Method | str | None = None,
     model: str | None = None,
     batch_pairs: int | None = None,
     context_tokens: int | None = None,
@@ -52,31 +53,33 @@ def recommend(
 ) -> Recommendation:
     """The recipe for `budget` on `family`.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
 
+    budget: FLOP, as 1.5e12 or "1.5e12", or a `Budget` of time or money.
+    method: a value such as `LoRA(rank=32)`, or its label, as "lora r=32".
     family: default: `default_family`, for small budgets in FLOP alone.
-    law: measured on this family; default: the one that ships for it, where one does, it speaks of what is asked and its
-        runs reach so far.
+    law: measured on this family, or its file; default: the one that ships for it, where one does, it speaks of what is
+        asked and its runs reach so far.
     other_settings: use `law` although batch, context, temperature, pooling or options differ from those of its runs.
     heldout: fingerprint of the held-out set that the losses will be on, where that is known.
     far: where all lies beyond the reach of `law`, guess by its order instead of refusing.
     Raises InputError where a law is of another family or of other settings or does not reach so far, where the paper's
     rule would have to be extrapolated, or where no model of the family is affordable.
     """
-    if family is None:
-        family = default_family(budget)
-    family = family_named(family) if isinstance(family, str) else family
+    spend = Budget.parse(budget)
+    suite = default_family(spend) if family is None else family_named(family)
+    fixed = None if method is None else method_of(method)
     limits = constraints or Constraints()
 
     def request(settings: Settings) -> Request:
         """What is asked; batch and context that nobody named are those of the law's runs, or the family's."""
-        context = context_tokens or settings.context_tokens or family.context_tokens
+        context = context_tokens or settings.context_tokens or suite.context_tokens
         return Request(
-            budget=budget,
-            family=family,
+            budget=spend,
+            family=suite,
             data=limits.cap(data or DataStats.assumed(context)),
-            batch_pairs=(settings.batch_pairs or family.batch_pairs) if batch_pairs is None else batch_pairs,
+            batch_pairs=(settings.batch_pairs or suite.batch_pairs) if batch_pairs is None else batch_pairs,
             context_tokens=context,
             constraints=limits,
-            method=method,
+            method=fixed,
             model=model,
             learning_rate=learning_rate,
             seed=seed,
@@ -86,8 +89,9 @@ def recommend(
         )
 
     if law is not None:
-        return by_law(request(law.settings), law, other_settings=other_settings, far=far)
-    shipped = shipped_law(family.name)
+        given = LawSet.load(law)
+        return by_law(request(given.settings), given, other_settings=other_settings, far=far)
+    shipped = shipped_law(suite.name)
     if shipped is None or not speaks_of(shipped, request(shipped.settings)):
         return by_rule(request(Settings()))
     try:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import cast, get_args
 
 import numpy as np
-from pydantic import ValidationError
 
-from isoembed.core import Frozen, InputError, rejected
+from isoembed.core import Frozen, InputError
 from isoembed.recipe import Options, PoolingName, Recipe, dims_named
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
@@ -62,10 +61,7 @@ def variation_named(text: str, pooling: PoolingName, options: Options) -> Variat
             "and prompts read other tokens and need a sweep of their own; "
             f"got {text!r} in a sweep of {pooling} pooling."
         )
-    try:
-        varied = Variation(pooling=readout, options=Options.model_validate(changed))
-    except ValidationError as error:
-        raise rejected(error) from None
+    varied = Variation(pooling=readout, options=Options(**changed))
     if (varied.pooling, varied.options) == (pooling, options):
         raise InputError(f"`--vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
     return varied

@@ -20,7 +20,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import nn
 
-from isoembed.core import InputError
+from isoembed.core import InputError, checked, expanded
 from isoembed.data.batches import Batch, Position, batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.attention import unmasked
@@ -119,10 +119,14 @@ class Execution:
         return self.precision == "bf16"
 
 
+Execution.__init__ = checked(Execution.__init__)  # type: ignore[method-assign]
+
+
+@checked
 def run(
     recipe: Recipe,
     data: PairData,
-    folder: Path,
+    folder: str | Path,
     *,
     execution: Execution | None = None,
     watchers: Sequence[Watcher] = (),
@@ -135,7 +139,7 @@ def run(
     Raises InputError where recipe and data do not belong together or a checkpoint does not fit, DivergedError where the
     loss stops being finite, StoppedError after a signal; the last two leave a good checkpoint behind.
     """
-    execution = execution or Execution()
+    execution, folder = execution or Execution(), expanded(folder)
     _check(recipe, data, folder, execution)
     device = execution.torch_device()
     bf16 = execution.uses_bf16(device)

@@ -6,7 +6,7 @@ import importlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -30,6 +30,7 @@ class StepFacts:
     flop_per_second: float
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Told of the start, of every step, and of the end (also when the run fails)."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
-from isoembed.core import InputError, sole_writer, write_atomically
+from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
@@ -28,7 +28,7 @@ from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
-from isoembed.families import Family
+from isoembed.families import Family, family_named
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method
 from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_context
@@ -50,8 +50,8 @@ RECORD = "record.json"
 class DataOptions:
     """Where the pairs come from and how their fields are named."""
 
-    spec: str = "docstrings"
-    heldout: str | None = None
+    spec: str | Path = "docstrings"
+    heldout: str | Path | None = None
     query_key: str | None = None
     positive_key: str | None = None
     on_bad_rows: str = "error"
@@ -59,12 +59,12 @@ class DataOptions:
     negatives: int | None = None  #: hard negatives of a row at most; None: all
     max_row_bytes: int = MAX_ROW_BYTES
 
-    def source(self, spec: str, query_prompt: str = "") -> Source:
+    def source(self, spec: str | Path, query_prompt: str = "") -> Source:
         """`spec` opened with these names and this patience; `query_prompt` goes before every query."""
         if self.on_bad_rows not in ("error", "skip"):
             raise InputError(f"`--on-bad-rows` must be error or skip; got {self.on_bad_rows!r}.")
         return open_source(
-            spec,
+            str(spec),
             query_key=self.query_key,
             positive_key=self.positive_key,
             negatives_key=self.negative_key,
@@ -76,15 +76,15 @@ class DataOptions:
 
     def absolute(self) -> DataOptions:
         """The same, from whatever folder it is read."""
-        heldout = None if self.heldout is None else absolute(self.heldout)
-        return replace(self, spec=absolute(self.spec), heldout=heldout)
+        heldout = None if self.heldout is None else absolute(str(self.heldout))
+        return replace(self, spec=absolute(str(self.spec)), heldout=heldout)
 
     def prepare(
         self,
         tokenizer: PreTrainedTokenizerFast,
         *,
         context_tokens: int,
-        cache: Path,
+        cache: str | Path,
         prompts: Prompts = NO_PROMPTS,
     ) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
@@ -96,6 +96,9 @@ class DataOptions:
             heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
             prompts=prompts,
         )
+
+
+DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -111,19 +114,20 @@ class Job:
         return self.recommendation.recipe
 
 
+@checked
 def plan_job(
-    budget: Budget,
-    family: Family,
-    options: DataOptions,
+    budget: Budget | str | float,
+    family: Family | str,
+    options: DataOptions | str | Path,
     *,
-    cache: Path,
+    cache: str | Path,
     model: str | None = None,
-    method: Method | None = None,
+    method: Method | str | None = None,
     batch_pairs: int | None = None,
     context_tokens: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
-    law: LawSet | None = None,
+    law: LawSet | str | Path | None = None,
     constraints: Constraints | None = None,
     other_settings: bool = False,
     pooling: str = "mean",
@@ -133,8 +137,12 @@ def plan_job(
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
     `pooling` by the last token every text ends in the end-of-text token.
 
-    `law`, `constraints`, `other_settings` and `far` as for `recommend`; a law brings the context of its runs.
+    options: how the pairs are read, or where they lie.
+    `budget`, `family`, `method`, `law`, `constraints`, `other_settings` and `far` as for `recommend`; a law brings the
+    context of its runs.
     """
+    family, law = family_named(family), None if law is None else LawSet.load(law)
+    options = options if isinstance(options, DataOptions) else DataOptions(options)
     if context_tokens is None:
         context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
     check_context(context_tokens)
@@ -168,15 +176,17 @@ def plan_job(
     return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
 
 
+@checked
 def train_job(
     job: Job,
-    out: Path,
+    out: str | Path,
     *,
-    execution: Execution,
+    execution: Execution | None = None,
     watchers: Sequence[Watcher] = (),
     keep_adapter: bool = False,
 ) -> RunRecord:
     """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
+    out, execution = expanded(out), execution or Execution()
     record_file, training = out / RECORD, own_place(out / "training")
     if execution.resume and record_file.exists() and (out / MODULES).exists():
         record = RunRecord.load(record_file)
@@ -217,9 +227,11 @@ def train_job(
     return record
 
 
-def evaluate_job(job: Job, out: Path, record: RunRecord, tasks: Sequence[Task] = ()) -> Scores:
+@checked
+def evaluate_job(job: Job, out: str | Path, record: RunRecord, tasks: Sequence[Task] = ()) -> Scores:
     """Score the model in `out` beside its untrained base, the static baseline and BM25, on the held-out pairs and on
     `tasks`; write scores.json, and put the scores on the model card, which is the report of the run."""
+    out = expanded(out)
     queries, positives = job.data.heldout_texts()
     trained, tokenizer, context_tokens = load_exported(out)
     heldout = [RetrievalTask.from_pairs("held-out pairs", queries, positives)] if queries else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError, write_atomically
+from isoembed.core import Frozen, InputError, checked, expanded, write_atomically
 from isoembed.data.pair import Pair
 from isoembed.encoder.export import open_sentence_transformer
 
@@ -26,8 +26,15 @@ class Mined(Frozen):
     bare: int = Field(description="queries for which no text stays under the margin")
 
 
+@checked
 def mine(
-    model: Path, pairs: Iterable[Pair], out: Path, *, negatives: int = 3, margin: float = 0.0, batch_texts: int = 32
+    model: str | Path,
+    pairs: Iterable[Pair],
+    out: str | Path,
+    *,
+    negatives: int = 3,
+    margin: float = 0.0,
+    batch_texts: int = 32,
 ) -> Mined:
     """Find up to `negatives` hard negatives for each query among all positives of `pairs`, and write them to `out`.
 
@@ -53,7 +60,7 @@ def mine(
         raise InputError("Mining needs at least two different positives: the negatives are other queries'. Bring more.")
     table: Dataset = mine_hard_negatives(
         Dataset.from_dict({"query": [query for query, _ in columns], "text": [text for _, text in columns]}),
-        open_sentence_transformer(model),
+        open_sentence_transformer(expanded(model)),
         anchor_column_name="query",
         positive_column_name="text",
         num_negatives=negatives,
@@ -65,7 +72,7 @@ def mine(
     rows: dict[str, dict[str, Any]] = {query: {"query": query, "pos": [], "neg": []} for query, _ in columns}
     for row in table:
         rows[row["query"]]["pos" if row["label"] else "neg"].append(row["text"])
-    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+    write_atomically(expanded(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
     return Mined(
         queries=len(rows),
         pairs=len(columns),

@@ -11,7 +11,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from isoembed.core import Count, Frozen, InputError, Some, fingerprint, write_atomically
+from isoembed.core import Count, Frozen, InputError, Some, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap
 from isoembed.fitting.fit import Fit
@@ -249,13 +249,16 @@ class LawFile(Frozen):
         notes = self.notes if self.digest or UNSEALED in self.notes else (*self.notes, UNSEALED)
         return self.model_copy(update={"digest": None, "format": FORMAT, "notes": notes})
 
-    def save(self, file: Path) -> None:
+    @checked
+    def save(self, file: str | Path) -> None:
         """Write the law with its digest as JSON in full precision, atomically."""
-        write_atomically(file, self.sealed().model_dump_json(indent=1) + "\n")
+        write_atomically(expanded(file), self.sealed().model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, file: Path) -> LawFile:
+    @checked
+    def load(cls, file: str | Path) -> LawFile:
         """Read a law; raises InputError naming the file where it is damaged."""
+        file = expanded(file)
         try:
             return cls.model_validate_json(_bytes(file)).trusted(file)
         except ValidationError as error:
@@ -282,8 +285,10 @@ class LawSet(Frozen):
         """What all runs behind the set have in common."""
         return self.laws[0].settings
 
-    def save(self, file: Path) -> None:
+    @checked
+    def save(self, file: str | Path) -> None:
         """Write the set, or its one law alone, as JSON in full precision, atomically."""
+        file = expanded(file)
         if len(self.laws) == 1:
             self.laws[0].save(file)
         else:
@@ -291,8 +296,13 @@ class LawSet(Frozen):
             write_atomically(file, sealed.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, file: Path) -> LawSet:
-        """Read a set, or one law as a set of one; raises InputError naming the file where it is damaged."""
+    @checked
+    def load(cls, file: LawSet | str | Path) -> LawSet:
+        """Read a set, or one law as a set of one; raises InputError naming the file where it is damaged.  A set itself
+        as it is."""
+        if isinstance(file, LawSet):
+            return file
+        file = expanded(file)
         text = _bytes(file)
         try:
             found = cls.model_validate_json(text)
