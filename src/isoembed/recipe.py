@@ -64,6 +64,10 @@ class Options(Frozen):
         False, description="every token attends to the whole text, not only to what is before it"
     )
 
+    resize_embeddings: bool = Field(
+        False, description="the token table is grown to the model's `vocab` rows first, so that every token has one"
+    )
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -81,6 +85,8 @@ class Options(Frozen):
             parts.append("attention both ways")
         if self.matryoshka:
             parts.append(f"matryoshka {', '.join(map(str, self.matryoshka))}")
+        if self.resize_embeddings:
+            parts.append("token table grown")
         return ", ".join(parts) or "none"
 
 
@@ -185,7 +191,8 @@ class Recipe(Frozen):
         """How a text becomes a vector, in words."""
         prompts = self.options.prompts
         both_ways = ", attention both ways" if self.options.bidirectional else ""
-        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}"
+        grown = f", token table grown to {self.model.vocab:,} rows" if self.options.resize_embeddings else ""
+        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}{grown}"
 
     @property
     def flop(self) -> float:

@@ -59,6 +59,7 @@ from isoembed.cli.options import (
     QueryKey,
     QueryPrompt,
     Rank,
+    ResizeEmbeddings,
     Resume,
     Seed,
     ServingTokens,
@@ -84,6 +85,9 @@ if TYPE_CHECKING:
 
     from isoembed.evaluation.mteb.scores import BenchmarkScores
     from isoembed.evaluation.score import Scores
+
+#: the family that is one model of the user's
+_CUSTOM = "custom"
 
 app = typer.Typer(
     cls=boundary.Bounded,
@@ -155,13 +159,29 @@ def _family(family: str | None, model: str | None, budget: Budget | None = None)
     if expanded(model).is_dir():
         model = str(expanded(model).resolve())  # the same folder from any working directory
     spec = counted(model, _count)
-    return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
+    return Family(name=_CUSTOM, models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
 
 
 def _count(source: str) -> ModelSpec:
     from isoembed.encoder.shapes import spec_from_config
 
     return spec_from_config(source)
+
+
+def _grown(family: Family, asked: bool) -> tuple[Family, bool]:
+    """The family of one model with its token table grown, where that is `asked` and it is too small; and whether it
+    was.  Those of built-in families never are."""
+    if not asked or family.name != _CUSTOM:
+        return family, False
+    from isoembed.encoder.shapes import spec_from_config
+    from isoembed.encoder.tokenizer import missing_rows
+
+    spec = family.models[0]
+    missing = missing_rows(spec.source)
+    if not missing:
+        return family, False
+    grown = spec_from_config(spec.source, rows=spec.vocab + missing)
+    return family.model_copy(update={"models": (grown,)}), True
 
 
 def _constraints(methods: str | None, **limits: Any) -> Constraints:
@@ -229,6 +249,7 @@ def recipe(
     mask_margin: MaskMargin = None,
     matryoshka: Matryoshka = None,
     bidirectional: Bidirectional = False,
+    resize_embeddings: ResizeEmbeddings = False,
     law: LawPath = None,
     other_settings: OtherSettings = False,
     methods: MethodNames = None,
@@ -250,6 +271,7 @@ def recipe(
     """Name the best recipe for a budget, with what is known and what is assumed."""
     spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
     chosen, name = _family(family, model, spend)
+    chosen, grown = _grown(chosen, resize_embeddings)
     a_device = device_memory in [known.name for known in DEVICES]
     recommendation = recommend(
         spend,
@@ -261,7 +283,12 @@ def recipe(
         learning_rate=learning_rate,
         seed=seed,
         pooling=pooling,
-        options=Options(mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional),
+        options=Options(
+            mask_margin=mask_margin,
+            matryoshka=dims_named(matryoshka),
+            bidirectional=bidirectional,
+            resize_embeddings=grown,
+        ),
         law=_law(law),
         other_settings=other_settings,
         constraints=_constraints(
@@ -315,6 +342,7 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
         mask_margin: MaskMargin = None,
         matryoshka: Matryoshka = None,
         bidirectional: Bidirectional = False,
+        resize_embeddings: ResizeEmbeddings = False,
         query_prompt: QueryPrompt = "",
         positive_prompt: PositivePrompt = "",
         pool_prompt: PoolPrompt = True,
@@ -339,10 +367,15 @@ def _run_or_train(evaluate: bool) -> Callable[..., None]:
     ) -> None:
         spend = _budget(budget, device, count, hours, utilisation, dollars, dollars_per_hour)
         chosen, name = _family(family, model, spend)
+        chosen, grown = _grown(chosen, resize_embeddings)
         recipe_method = _method(method, fraction, rank, alpha)
         prompts = Prompts.of(query_prompt, positive_prompt, pooled=pool_prompt)
         options = Options(
-            mask_margin=mask_margin, matryoshka=dims_named(matryoshka), bidirectional=bidirectional, prompts=prompts
+            mask_margin=mask_margin,
+            matryoshka=dims_named(matryoshka),
+            bidirectional=bidirectional,
+            prompts=prompts,
+            resize_embeddings=grown,
         )
         memory_bytes = _bytes(memory)
         limits = _constraints(methods, max_params=max_params, serving_tokens=serving_tokens)
@@ -685,6 +718,7 @@ def inspect(
     max_row_bytes: MaxRowBytes = 1 << 24,
     query_prompt: QueryPrompt = "",
     positive_prompt: PositivePrompt = "",
+    resize_embeddings: ResizeEmbeddings = False,
     context_tokens: ContextTokens = None,
     cache: Annotated[Path | None, typer.Option(help="folder for tokenised data; default: a temporary one")] = None,
     as_json: AsJson = False,
@@ -697,12 +731,13 @@ def inspect(
     from isoembed.workflows.job import DataOptions
 
     chosen, _ = _family(family, model)
+    chosen, grown = _grown(chosen, resize_embeddings)
     options = DataOptions(source, None, query_key, positive_key, on_bad_rows, negative_key, negatives, max_row_bytes)
     prompts = Prompts.of(query_prompt, positive_prompt, pooled=True)
     with scratch(own_folder(), "inspect-") as place:
         inspection = inspect_source(
             options.source(source, prompts.query),
-            load_tokenizer(chosen.models[0].source),
+            load_tokenizer(chosen.models[0].source, rows=chosen.models[0].vocab if grown else None),
             context_tokens=context_tokens or chosen.context_tokens,
             folder=cache or place,
             family=chosen,

@@ -45,6 +45,10 @@ Matryoshka = Annotated[
 Bidirectional = Annotated[
     bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
 ]
+ResizeEmbeddings = Annotated[
+    bool,
+    typer.Option("--resize-embeddings", help="grow the token table so that every token of the tokenizer has a row"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 DataSpec = Annotated[
     str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")

@@ -28,7 +28,7 @@ _ENTRIES = (
     (re.compile(r""), (-LARGEST, LARGEST)),
 )
 #: sizes, by the names that transformers gives them in every architecture -> the largest; each is at least 1
-_SIZES = {
+SIZES = {
     "hidden_size": 2**18,
     "num_hidden_layers": 1024,
     "num_attention_heads": 2**12,
@@ -79,7 +79,7 @@ def read_config(source: str) -> PreTrainedConfig:
         raise
     except Exception as error:  # whatever it raises: each architecture reads its entries its own way
         raise unreadable("configuration", source, error) from None
-    for name, largest in _SIZES.items():
+    for name, largest in SIZES.items():
         size = getattr(config.get_text_config(), name, None)
         if isinstance(size, int) and not 1 <= size <= largest:
             raise InputError(

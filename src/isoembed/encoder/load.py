@@ -20,6 +20,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from isoembed.core import InputError
 from isoembed.encoder.checks import adapter_error, check_finite, check_places
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
+from isoembed.recipe import Recipe
 
 
 def load_model(
@@ -44,6 +45,35 @@ def load_model(
             return drawn.eval()
     model = _with_weights(source, config=config, **options).eval()
     check_finite(source, model)
+    return model
+
+
+def load_base(recipe: Recipe) -> nn.Module:
+    """What `recipe` starts from: the base model, its token table grown where the recipe says so.
+
+    Raises InputError where its weights are not those that the recipe was made for.
+    """
+    base = load_model(recipe.model.source)
+    if recipe.base_hash not in (None, weights_hash(base)):
+        raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
+    return grow_table(base, recipe.model.vocab) if recipe.options.resize_embeddings else base
+
+
+def grow_table(model: nn.Module, rows: int) -> nn.Module:
+    """`model` with so many rows in its token table, in place; new ones are drawn about the mean of the others, as
+    transformers does it, and always the same.  Raises InputError where the architecture does not allow it."""
+    table: Any = model
+    drawn = not any(value.is_meta for value in model.parameters())  # else there is no mean
+    with _quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            table.resize_token_embeddings(rows, mean_resizing=drawn)
+        except Exception as error:  # whatever it raises: each architecture keeps its table its own way
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise InputError(
+                f"`--resize-embeddings` needs an architecture whose token table can grow; {table.config.model_type}'s "
+                f"cannot ({reason}). Leave it out, or choose another model."
+            ) from None
     return model
 
 

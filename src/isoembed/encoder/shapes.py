@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from isoembed.core import InputError
 from isoembed.encoder.config import load_config, resolve, unreadable
+from isoembed.encoder.load import grow_table
 from isoembed.families.base import Dense, ModelSpec
 from isoembed.methods.parts import (
     blocks_of,
@@ -104,14 +105,17 @@ def _check_matrices(model: nn.Module, name: str, experts: dict[nn.Module, int]) 
             )
 
 
-def spec_from_config(source: str) -> ModelSpec:
-    """Count the model at `source` from its configuration alone: no weights are read or downloaded."""
+def spec_from_config(source: str, *, rows: int | None = None) -> ModelSpec:
+    """Count the model at `source` from its configuration alone: no weights are read or downloaded.  Its token table is
+    counted with `rows`, where it is to be grown."""
     config = load_config(source)
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever it raises: each architecture builds its layers its own way
         raise unreadable("configuration", source, error) from None
+    if rows is not None:
+        grow_table(model, rows)
     return spec_of(model, name=resolve(source).rstrip("/").rsplit("/", 1)[-1], source=source)
 
 

@@ -14,27 +14,24 @@ from tokenizers import Encoding, Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.core import InputError, no_panic
-from isoembed.encoder.config import load_config, resolve, unreadable
+from isoembed.encoder.config import SIZES, load_config, resolve, unreadable
 
 _LOG = logging.getLogger(__name__)
 
 
-def load_tokenizer(source: str, *, pooling: str = "mean") -> PreTrainedTokenizerFast:
+def load_tokenizer(source: str, *, pooling: str = "mean", rows: int | None = None) -> PreTrainedTokenizerFast:
     """The fast tokenizer at `source`: pads on the right, has a padding token (end-of-text where it had none).
 
     For `last` pooling every text ends in a special token, put there after truncation, so that the vector is always read
     at the same token: the one in which its template ends, else the end-of-text token.  The saved tokenizer does the
     same.
 
-    It gives no id beyond the model's token table, where there is a config.json to say how long that is: padding is
-    moved into it, other special tokens beyond it are taken out (what spells one is then plain text).  Raises InputError
-    where any other token lies beyond it, or there is no such tokenizer.
+    It gives no id beyond the model's token table, which has as many rows as its config.json says, or `rows` where it is
+    grown: padding is moved into it, other special tokens beyond it are taken out (what spells one is then plain text).
+    Raises InputError where any other token lies beyond it, or there is no such tokenizer.
     """
     with _readable(source):
-        read = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
-        if not isinstance(read, PreTrainedTokenizerFast):
-            raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
-        tokenizer = _within(plain(read), _rows(source), source)
+        tokenizer = _within(_fast(source), _rows(source) if rows is None else rows, source)
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if tokenizer.eos_token is None and (pooling == "last" or tokenizer.pad_token is None):
             raise InputError(
@@ -47,6 +44,26 @@ def load_tokenizer(source: str, *, pooling: str = "mean") -> PreTrainedTokenizer
             _end_every_text(tokenizer)
         tokenizer(["a", ""])  # what cannot encode is refused now
     return tokenizer
+
+
+def missing_rows(source: str) -> int:
+    """How many rows the token table of the model at `source` lacks, so that each of its tokenizer's tokens has one."""
+    with _readable(source):
+        tokens, rows = 1 + max(_fast(source).get_vocab().values(), default=0), _rows(source)
+    if tokens > SIZES["vocab_size"]:
+        raise InputError(
+            f"No token table is grown beyond {SIZES['vocab_size']:,} rows; the tokenizer of {source!r} has a token "
+            f"{tokens - 1:,}. Correct its tokenizer.json."
+        )
+    return 0 if rows is None else max(0, tokens - rows)
+
+
+def _fast(source: str) -> PreTrainedTokenizerFast:
+    """The tokenizer at `source` as it is."""
+    read = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
+    if not isinstance(read, PreTrainedTokenizerFast):
+        raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
+    return plain(read)
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, backend: Tokenizer | None = None) -> PreTrainedTokenizerFast:
@@ -110,13 +127,12 @@ def _within(tokenizer: PreTrainedTokenizerFast, rows: int | None, source: str) -
         some = ", ".join(f"{token!r} is {known[token]}" for token in needed[:3])
         raise InputError(
             f"Every token must have a row in the model's token table; that of {source!r} has {rows:,} rows, and "
-            f"{len(needed):,} of its tokenizer's tokens lie beyond ({some}). Call "
-            "`model.resize_token_embeddings(len(tokenizer))` and save the model with `save_pretrained`, or fetch the "
-            "tokenizer that belongs to it."
+            f"{len(needed):,} of its tokenizer's tokens lie beyond ({some}). Let the table grow with "
+            "`--resize-embeddings`, or fetch the tokenizer that belongs to it."
         )
     _LOG.warning(
         "The tokenizer of %r has special tokens beyond the %s rows of the model's token table (%s): they are taken "
-        "out, and a text that spells one is read as plain text.",
+        "out, and a text that spells one is read as plain text (--resize-embeddings gives them rows).",
         source,
         f"{rows:,}",
         ", ".join(sorted(beyond - {tokenizer.pad_token})[:3]) or "its padding",

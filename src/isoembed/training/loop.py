@@ -27,7 +27,7 @@ from isoembed.encoder.attention import unmasked
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
-from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
+from isoembed.encoder.load import attend_both_ways, load_base
 from isoembed.flops import Cost, all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
@@ -202,9 +202,7 @@ def run(
 
 def _untrained(recipe: Recipe) -> Encoder:
     """Base weights, method and readout, on the CPU."""
-    base = load_model(recipe.model.source)
-    if recipe.base_hash is not None and weights_hash(base) != recipe.base_hash:
-        raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
+    base = load_base(recipe)
     if recipe.options.bidirectional:
         attend_both_ways(base)
     return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)

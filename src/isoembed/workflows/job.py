@@ -20,7 +20,7 @@ from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, clear_export, export, load_exported
-from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
+from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -148,7 +148,8 @@ def plan_job(
     check_context(context_tokens)
     some_model = family.models[0] if model is None else family.model(model)
     pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
-    tokenizer = load_tokenizer(some_model.source, pooling=pooling)
+    rows = some_model.vocab if recipe_options.resize_embeddings else None
+    tokenizer = load_tokenizer(some_model.source, pooling=pooling, rows=rows)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     recommendation = recommend(
         budget,
@@ -171,6 +172,8 @@ def plan_job(
     recipe = recommendation.recipe
     base = load_model(recipe.model.source)
     recipe = recipe.model_copy(update={"base_hash": weights_hash(base)})
+    if recipe_options.resize_embeddings:
+        grow_table(base, recipe.model.vocab)
     if recipe_options.bidirectional:
         attend_both_ways(base)  # refused before the training, where it is
     return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
@@ -315,9 +318,7 @@ def systems_beside(
     table where the recipe is known; encoders by their first `dims` dimensions, or all."""
     systems: dict[str, System] = {}
     if base is not None:
-        model = load_model(base.model.source)
-        if base.base_hash not in (None, weights_hash(model)):
-            raise InputError(f"The weights of {base.model.source} are not those that the model was trained from.")
+        model = load_base(base)
         untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
         systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
         systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
