@@ -12,6 +12,8 @@ from isoembed.core import LARGEST, Frozen, InputError, checked
 #: share of a device's peak assumed where nothing was measured; a labelled fallback, never a fact
 FALLBACK_UTILISATION = 0.4
 
+#: more FLOP than the largest training ever took, by thousands
+MOST_FLOP = 1e30
 #: more devices, hours or money than there are
 _MOST = 1e12
 
@@ -77,8 +79,10 @@ class Budget(Frozen):
             flop = float(text)
         except ValueError:
             flop = math.nan
-        if not (math.isfinite(flop) and flop > 0):
-            raise InputError(f"`budget` must be a positive number of FLOP, as 1.5e18; got {text!r}.")
+        if not 0 < flop <= MOST_FLOP:
+            raise InputError(
+                f"`budget` must be a positive number of FLOP up to {MOST_FLOP:.0e}, as 1.5e18; got {text!r}."
+            )
         _positive(count=count)
         _share(utilisation)
         return cls(stated=f"{flop:.3g} FLOP", flop=flop, count=count, utilisation=utilisation)

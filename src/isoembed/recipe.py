@@ -16,6 +16,8 @@ SEMANTICS_VERSION = 1
 
 #: a pair and one negative
 LEAST_BATCH = 2
+#: pairs of a batch, peak learning rate and temperature beyond which no run learns anything
+LARGEST_BATCH, LARGEST_RATE = 2**24, 10.0
 #: a text cut to fewer tokens says next to nothing
 LEAST_CONTEXT = 4
 
@@ -53,7 +55,7 @@ class Options(Frozen):
     law holds for one set of options."""
 
     mask_margin: float | None = Field(
-        None, ge=0, description="leave candidates out whose cosine exceeds the positive's by more than this"
+        None, ge=0, le=2, description="leave candidates out whose cosine exceeds the positive's by more than this"
     )
     prompts: Prompts = NO_PROMPTS
     matryoshka: tuple[int, ...] = Field(
@@ -120,7 +122,9 @@ class DataStats(Frozen):
     )
     negatives: float = Field(0.0, ge=0, le=LARGEST, description="mean hard negatives a pair")
     negative_tokens: float = Field(0.0, ge=0, le=LARGEST, description="mean real tokens of a pair's hard negatives")
-    squared_tokens: float = Field(14.0**2 + 64.0**2, gt=0, description="mean over pairs of the sum of squared lengths")
+    squared_tokens: float = Field(
+        14.0**2 + 64.0**2, gt=0, le=LARGEST**2, description="mean over pairs of the sum of squared lengths"
+    )
 
     @classmethod
     @checked
@@ -156,18 +160,18 @@ class Recipe(Frozen):
     )
     seed: Count = 0
     train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
-    batch_pairs: int = Field(ge=LEAST_BATCH, le=LARGEST)
+    batch_pairs: int = Field(ge=LEAST_BATCH, le=LARGEST_BATCH)
     context_tokens: int = Field(
         ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
     )
-    temperature: float = Field(0.025, gt=0)
+    temperature: float = Field(0.025, ge=1e-4, le=100)
     pooling: PoolingName = "mean"
     options: Options = PLAIN
-    learning_rate: float = Field(gt=0, description="peak rate of AdamW")
+    learning_rate: float = Field(gt=0, le=LARGEST_RATE, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.1, ge=0, le=100)
+    max_grad_norm: float = Field(1.0, gt=0, le=LARGEST)
 
     @property
     def cost(self) -> Cost:
@@ -256,7 +260,9 @@ def check_context(context_tokens: int) -> None:
 
 
 def check_batch(batch_pairs: int) -> None:
-    """Raise InputError where a batch is too small to hold a negative."""
+    """Raise InputError where a batch is too small to hold a negative, or larger than any."""
+    if batch_pairs > LARGEST_BATCH:
+        raise InputError(f"`batch_pairs` must be at most {LARGEST_BATCH:,}; got {batch_pairs:,}. Give fewer.")
     if batch_pairs < LEAST_BATCH:
         raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
 

@@ -87,7 +87,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     rows = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} coins"} for n in range(40)]
     write_jsonl(folder / "pairs.jsonl", rows)
-    runs = "".join(f"{n * 10},{n * n * 99},{9 / n},1e{n}\n" for n in range(1, 9))
+    runs = "".join(f"{n * 10},{n * n * 99},{9 / n},{5940 * n**3}\n" for n in range(1, 9))
     (folder / "runs.csv").write_text("N,D,loss,C\n" + runs)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
@@ -101,13 +101,15 @@ def fine(outcome: Outcome) -> Outcome:
     if outcome.status:
         assert [line[:10] for line in outcome.err.splitlines()[-1:]] == ["isoembed: "]
         assert len(outcome.err.splitlines()) == 1
+    if not outcome.status:
+        assert not re.search(r"(?<![\w.-])[-+]?(inf|nan)\b(?!\w)", outcome.out, re.IGNORECASE)
     assert not {chr(n) for n in (*range(9), 11, 12, *range(14, 32), *range(127, 160))} & set(outcome.out + outcome.err)
     return outcome
 
 
 #: what met a traceback once, in runs that are paid for; beside TRAIN, without its --dry-run
 PAID = [
-    ("--learning-rate=1e300", 1),
+    ("--learning-rate=1e300", 2),
     ("--memory=inf", 2),
     ("--memory=1e400", 2),
     ("--memory=1", 2),
@@ -125,6 +127,43 @@ def test_options_of_runs(given: str, status: int, inside: Path) -> None:
     names = [each.partition("=")[0] for each in given.split()]
     rest = [each for each in TRAIN[:-1] if each.partition("=")[0] not in (*names, "--budget")]
     assert fine(command("train", *rest, "--budget=1e8", *given.split(), inside=inside)).status == status
+
+
+#: numbers that no run, machine or law has; each was taken, or met a message about something else
+ABSURD = [
+    *(f"recipe {option}" for option in (
+        "--learning-rate=1e9", "--learning-rate=11", "--learning-rate=0", "--learning-rate=-1e-3", "--mask-margin=2.1",
+        "--mask-margin=-0.1", "--serving-tokens=1e308", "--serving-tokens=1e19", "--serving-tokens=-1",
+        "--max-params=1e300", "--max-params=0", "--pairs=0", "--budget=1e31", "--budget=1e308", "--budget=0",
+        "--batch-pairs=16777217", "--batch-pairs=1", "--context-tokens=3", "--context-tokens=100000", "--seed=-1",
+        "--matryoshka=9999999", "--device-memory=1e300", "--device-memory=0.5", "--device-memory=1e20GB",
+        "--method=lora --alpha=1e7", "--method=lora --alpha=0", "--method=lora --rank=0",
+        "--method=freeze --fraction=1.1",
+        "--method=freeze --fraction=0", "--utilisation=1.1", "--utilisation=0", "--count=0",
+    )),
+    "fit --bootstrap=100001", "fit --bootstrap=-1", "fit --delta=11", "fit --delta=0", "fit --candidates=1",
+    *(f"sweep plan {option}" for option in (
+        "--seeds=1001", "--budgets=1e9:1e12:x1.000001", "--budgets=1e31", "--allowance=1e300h", "--min-steps=0",
+        "--thin=0.5", "--thin=-1", "--max-passes=1", "--memory=1e300", "--rate-steps=0", "--pairs=1", "--mask-margin=3",
+    )),
+    "sweep run --workers=4097", "sweep run --tries=1001", "sweep run --cpus=65537", "sweep run --gpus=65537",
+    "data mine --margin=2.1", "data mine --negatives=0", "data inspect --max-row-bytes=0",
+    "data inspect --negatives=-1",
+    "search --k=0", "figure --width=8001", "figure --height=100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ABSURD)
+def test_numbers_that_make_no_sense_are_refused(asked: str, inside: Path) -> None:
+    """Some were planned for, or printed as `inf FLOP`."""
+    name = asked.partition(" --")[0]
+    options = asked.removeprefix(f"{name} ").split()
+    names = [each.partition("=")[0] for each in options]
+    given = [each for each in GIVEN[name] if each.partition("=")[0] not in names]
+    done = fine(command(*name.split(), *given, *options, inside=inside))
+    field = names[-1].removeprefix("--")
+    assert done.status == 2
+    assert field in done.err or field.replace("-", "_") in done.err
 
 
 def chosen(name: str, option: str) -> list[str]:

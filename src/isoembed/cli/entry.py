@@ -519,7 +519,9 @@ def fit(
         ),
     ] = None,
     delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="refits to resampled runs; 0: no intervals")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=100_000, help="refits to resampled runs; 0: no intervals")
+    ] = 1000,
     holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest",
     target: Annotated[str, typer.Option(help="loss of a ledger's runs: heldout or training")] = "heldout",
     out: Annotated[Path, typer.Option(help="file that --law of recipe, run and train takes")] = Path("law.json"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from isoembed.budget import MOST_FLOP
 from isoembed.cli import terminal
 from isoembed.cli.options import (
     AsJson,
@@ -74,7 +75,9 @@ def plan(
         bool, typer.Option("--adaptive", help="a pilot: the runs that most sharpen the decision at --target, per FLOP")
     ] = False,
     target: Annotated[str | None, typer.Option(help="of a pilot: the budget to decide for, FLOP")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="above 1: noise first, the best cells again at the end")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="above 1: noise first, the best cells again at the end")
+    ] = 1,
     batch_pairs: BatchPairs = None,
     context_tokens: ContextTokens = None,
     pooling: PoolingChoice = "mean",
@@ -236,13 +239,15 @@ def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str
 @sweep_app.command("run")
 def run(
     ledger: Ledger,
-    workers: Annotated[int, typer.Option(min=1, help="processes on this machine, its cores shared out")] = 1,
-    tries: Annotated[int, typer.Option(min=1, help="failed attempts before a cell is given up")] = 3,
+    workers: Annotated[int, typer.Option(min=1, max=4096, help="processes on this machine, its cores shared out")] = 1,
+    tries: Annotated[int, typer.Option(min=1, max=1000, help="failed attempts before a cell is given up")] = 3,
     ray: Annotated[
         str | None, typer.Option(help="on a Ray cluster: HOST:PORT, auto for the one here, local to start one")
     ] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="with --ray: CPUs a cell, which are its threads")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="with --ray: GPUs a cell; a fraction shares one")] = 0.0,
+    cpus: Annotated[int, typer.Option(min=1, max=1 << 16, help="with --ray: CPUs a cell, which are its threads")] = 1,
+    gpus: Annotated[
+        float, typer.Option(min=0, max=1 << 16, help="with --ray: GPUs a cell; a fraction shares one")
+    ] = 0.0,
     shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -453,6 +458,8 @@ def _budgets(text: str) -> tuple[float, ...]:
     if not (low <= high and factor > 1):
         raise InputError(f"`--budgets` LOW:HIGH:xFACTOR must rise by a factor above 1; got {text!r}.")
     count = math.floor(math.log(high / low) / math.log(factor) + 1e-9)
+    if count > 1000:
+        raise InputError(f"`--budgets` must be 1000 at most; {text!r} makes {count:,}. Raise the factor.")
     return tuple(low * factor**power for power in range(count + 1))
 
 
@@ -485,7 +492,7 @@ def size_in_bytes(text: str, option: str = "--memory") -> float:
             value = float(text.removesuffix(unit)) * scale
         except ValueError:
             break
-        if 0 < value < math.inf:
+        if 1 <= value <= 2**60:
             return value
     raise InputError(f"`{option}` must be a size, as 4GiB or 500MB; got {text!r}.")
 
@@ -495,6 +502,8 @@ def _number(text: str, option: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"`{option}` must be made of positive numbers; got {text!r}. Write them as 1e12.")
+    if not 0 < value <= MOST_FLOP:
+        raise InputError(
+            f"`{option}` must be made of positive numbers up to {MOST_FLOP:.0e}; got {text!r}. Write them as 1e12."
+        )
     return value

@@ -26,9 +26,7 @@ class Adapters(BaseMethod):
     by_root: ClassVar[bool] = False
     magnitudes: ClassVar[bool] = False
     rank: int = Field(32, ge=1, le=LARGEST)
-    alpha: float = Field(
-        64.0, gt=0, le=LARGEST, description="scale: the adapter's output is multiplied by alpha / rank"
-    )
+    alpha: float = Field(64.0, gt=0, le=1e6, description="scale: the adapter's output is multiplied by alpha / rank")
 
     def resized(self, rank: int) -> Self:
         """The same setting at another rank: alpha keeps its ratio to it."""

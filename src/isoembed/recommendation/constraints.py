@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from isoembed.budget import device_named
-from isoembed.core import Frozen, InputError
+from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, names
 from isoembed.recipe import DataStats
@@ -17,16 +17,16 @@ class Constraints(Frozen):
     """Limits on a recommendation; the default limits nothing but the repetition of data."""
 
     device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
-    pairs: int | None = Field(None, ge=1, description="unique pairs at hand; default: what the data say")
+    pairs: int | None = Field(None, ge=1, le=LARGEST, description="unique pairs at hand; default: what the data say")
     repeats: Literal["none", "muennighoff", "measured"] = Field(
         "none",
         description="none: at most one pass; else repeat, each repetition worth less: by the R* of pretraining "
         "(muennighoff), or by the law's own (measured)",
     )
-    max_params: int | None = Field(None, ge=1, description="largest model, in non-embedding parameters")
+    max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
     serving_tokens: float = Field(
-        0.0, ge=0, description="tokens to be embedded over the model's life, paid from the same budget"
+        0.0, ge=0, le=1e18, description="tokens to be embedded over the model's life, paid from the same budget"
     )
 
     @field_validator("methods")

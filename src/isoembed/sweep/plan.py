@@ -21,7 +21,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Adapters, Freeze, Method, method_named
@@ -74,7 +74,7 @@ class SweepRequest(Frozen):
     max_passes: float = Field(MAX_PASSES, gt=1, description="over these pairs; cells of more are left out")
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
-    min_steps: int = 30
+    min_steps: int = Field(30, ge=1, le=LARGEST)
     max_epochs: float = 1.0
     max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
     thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
