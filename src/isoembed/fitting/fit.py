@@ -132,7 +132,7 @@ def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units."""
     if delta is not None and not 0 < delta <= 10:
         raise InputError(
-            f"`delta` must be a width in ln loss, above 0 and up to 10; got {delta:g}. Leave it out for the noise."
+            f"`delta` must be positive, a width in ln loss up to 10; got {delta:g}. Leave it out for the noise."
         )
     law, points = solver.law, solver.points
     start_BP = solver.starts(points.weight)
