@@ -21,6 +21,7 @@ from isoembed.records import RunRecord
 from isoembed.report.data import Evidence
 from isoembed.report.figures import figures
 from isoembed.report.page import json_for_html, page
+from isoembed.report.render import write_figure
 from isoembed.report.slider import stop_budgets, stops
 from tests.fitting.ledgers import BUDGETS, DATA, planned, runs
 from tests.report.planted import SCRIPT, failed, law_file, ledger, planted_study
@@ -241,3 +242,48 @@ def test_a_damaged_law_is_named(study: tuple[Path, Path], tmp_path: Path) -> Non
     with pytest.raises(InputError, match="is not a law"):
         Evidence.open(study[0], tmp_path / "law.json")
     assert LawSet.load(study[1]).laws
+
+
+#: names that leave an attribute, an element or a script, act as a link, or turn a line about
+HOSTILE = (
+    '" onmouseover="window.hacked=1" x="',
+    "' onfocus='window.hacked=1' autofocus='",
+    '<a href="javascript:window.hacked=1">x</a>',
+    "<svg onload=window.hacked=1>",
+    "--><!--<script>",
+    "{{ 7 * 7 }}${7 * 7}",
+    "\u202egnp.exe",
+    "&lt;script&gt;&#60;img src=x&#62;",
+)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """A ledger in which every name is one of `HOSTILE`."""
+    records = []
+    for number, run in enumerate(runs()):
+        text = HOSTILE[number % len(HOSTILE)]
+        data = run.recipe.data.model_copy(update={"source": text})
+        renamed = run.recipe.model_copy(update={"data": data})
+        scores = {f"{text}/ndcg@10": 0.5, "task/ndcg@10": 1.0 / (run.heldout.loss if run.heldout else 1.0)}
+        records.append(record(renamed, run.heldout.loss if run.heldout else 1.0).model_copy(
+            update={"scores": scores, "machine": {text: text}, "versions": {text: text}}
+        ))  # fmt: skip
+    folder = tmp_path_factory.mktemp("attacked")
+    return Evidence.open(ledger(folder, records), None)
+
+
+def only_ours(html: str, scripts: int) -> None:
+    """No element, handler or link in `html` but those of the template."""
+    elements = Reader(html).elements
+    assert [tag for tag, _ in elements].count("script") == scripts
+    assert not {"img", "svg", "iframe", "object"} & {tag for tag, _ in elements}
+    assert not any(name.startswith("on") or name == "autofocus" for _, named in elements for name in named)
+    assert not any("javascript:" in (value or "").lower() for _, named in elements for value in named.values())
+
+
+def test_hostile_names_stay_text_in_the_page_and_in_every_figure(attacked: Evidence, tmp_path: Path) -> None:
+    only_ours(page(attacked), 3)
+    for name, made in figures(attacked).items():
+        write_figure(made, tmp_path / f"{name}.html", width=300, height=200)
+        only_ours((tmp_path / f"{name}.html").read_text(), 3)
