@@ -10,11 +10,11 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 
@@ -58,6 +58,31 @@ class Frozen(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         whose = type(self).__name__
         raise InputError(f"A {whose} does not change; got {name} = {str(value)[:200]}. Make another {whose} with it.")
+
+
+class Note(Frozen):
+    """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of.
+
+    Each room states the sentences of its codes: parts that a colon joins, the first one its title.
+    """
+
+    kind: str
+    code: str
+    fields: dict[str, str | int | float] = {}
+
+    sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.code, *self.fields.items()))
+
+    @property
+    def title(self) -> str:
+        """What the note is about, in a few words."""
+        return self.sentences[self.code][0].format(**self.fields)
+
+    def describe(self) -> str:
+        """The fact as a sentence."""
+        return ": ".join(self.sentences[self.code]).format(**self.fields)
 
 
 def rejected(error: ValidationError, owner: str = "") -> InputError:

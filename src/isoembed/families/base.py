@@ -121,6 +121,15 @@ BORROWED_RATES = (
 )
 
 
+class MethodRule(Frozen):
+    """A published rule for the method: full fine-tuning up to a budget, LoRA above, within the budgets of its runs."""
+
+    full_up_to_flop: float = Field(gt=0)
+    range_flop: tuple[float, float] = Field(description="lowest and highest budget at which it was found")
+    ranks: tuple[int, ...] = Field(min_length=1, description="of LoRA: the one to take, and others as good")
+    source: str
+
+
 class Family(Frozen):
     """A suite of models pretrained alike that differ in size, smallest first, with the defaults that suit them."""
 
@@ -137,6 +146,7 @@ class Family(Frozen):
         description="where `tokens_per_param` comes from",
     )
     rates: tuple[RateRule, ...] = ()
+    method_rule: MethodRule | None = None
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is the family's; capitals make no difference."""

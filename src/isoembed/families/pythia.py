@@ -2,10 +2,11 @@
 
 Sources (docs/model-sources.md): the suite's training configurations for the shapes; peak pretraining rates as listed by
 Ziarko et al. 2024, appendix E, and in the model cards.  The 1B's training configuration states 2.5e-4 where both list
-3e-4, which stands.
+3e-4, which stands.  The rule for the method is algorithm 1 over the budgets of section 4.1; of LoRA's ranks 32 or 128
+was nearly always best (figure 5).
 """
 
-from isoembed.families.base import Family, RateRule
+from isoembed.families.base import Family, MethodRule, RateRule
 from isoembed.families.decoders import classic
 
 #: name, hidden, blocks, vocabulary (padded), peak pretraining rate
@@ -31,6 +32,9 @@ PYTHIA = Family(
         RateRule(method="freeze", of_pretraining=0.1, source="a tenth of Pythia's pretraining peak (appendix E)"),
         RateRule(method="bias", fixed=1e-3, source="1e-3, as in the authors' configurations"),
         RateRule(method="lora", fixed=1e-3, source="1e-3, as in the authors' configurations"),
+    ),
+    method_rule=MethodRule(
+        full_up_to_flop=9.06e16, range_flop=(1.5e15, 1.5e18), ranks=(32, 128), source="paper, algorithm 1"
     ),
     about="EleutherAI's Pythia, the family the paper studied (hub: EleutherAI/pythia-*)",
 )

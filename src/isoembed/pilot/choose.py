@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from isoembed.core import Frozen, InputError
 from isoembed.laws.base import Law
@@ -38,6 +38,7 @@ from isoembed.pilot.decide import (
     decision_from,
     least_runs,
 )
+from isoembed.pilot.notes import PilotNote, reason
 
 Stop = Literal["settled", "allowance", "no-cells"]
 
@@ -60,8 +61,14 @@ class Choice(Frozen):
 
     cells: tuple[PilotCell, ...]
     stop: Stop | None
-    why: str
+    reason: PilotNote
     decision: Decision = Field(description="what the runs so far say")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> str:
+        """Why these cells, or none, in words."""
+        return self.reason.describe()
 
 
 def plan_next(
@@ -93,9 +100,12 @@ def plan_next(
     _check(cells, batch=batch, draws=draws, allowance_left=allowance_left)
     belief = believe(done, target, law=law, near=near, draws=draws, seed=seed)
     decision = decision_from(belief, done, target)
+
+    def choice(stop: Stop | None, why: PilotNote, cells: Sequence[PilotCell] = ()) -> Choice:
+        return Choice(cells=tuple(cells), stop=stop, reason=why, decision=decision)
+
     if settled((*earlier, decision), tolerance):
-        why = f"{SETTLED} decisions in a row for the same candidate, at an expected regret below {tolerance:.2%}"
-        return Choice(cells=(), stop="settled", why=why, decision=decision)
+        return choice("settled", reason("settled", decisions=SETTLED, tolerance=tolerance))
     ended = {run.cell.key for run in done}
     left = sorted(
         (cell for cell in eligible(cells, target, law) if cell.key not in ended),
@@ -103,27 +113,23 @@ def plan_next(
     )
     affordable = [cell for cell in left if cell.flop <= allowance_left]
     if not affordable:
-        stop: Stop = "allowance" if left else "no-cells"
-        why = (
-            f"the cheapest cell left costs {left[0].flop:.3g} FLOP, the allowance has {allowance_left:.3g}"
-            if left
-            else "every cell below the target budget has been run"
-        )
-        return Choice(cells=(), stop=stop, why=why, decision=decision)
+        if left:
+            return choice("allowance", reason("allowance", flop=left[0].flop, left=allowance_left))
+        return choice("no-cells", reason("all-run"))
     start = _start([run.cell for run in done], affordable, target, law, allowance_left, seed)
     if start:
-        return Choice(cells=tuple(start), stop=None, why="start: enough runs to fit a law", decision=decision)
+        return choice(None, reason("start"), start)
     known = promising([run.cell for run in done], [cell for cell in affordable if belief.knows(cell)], belief, near)
     candidates = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
     if not known or not candidates:
-        return Choice(cells=(), stop="no-cells", why="no cell's method has a law", decision=decision)
+        return choice("no-cells", reason("no-law"))
     # what a dear run says may overturn the plan: keep as much for after it
     within = [cell for cell in known if cell.flop <= BATCH_SHARE * allowance_left]
     if within:
         picked = choose(belief, within, candidates, BATCH_SHARE * allowance_left, batch, criterion)
     else:
         picked = choose(belief, known, candidates, allowance_left, batch, criterion)
-    return Choice(cells=tuple(picked), stop=None, why=f"largest cut of the {criterion} per FLOP", decision=decision)
+    return choice(None, reason("largest-cut", criterion=criterion), picked)
 
 
 def eligible(cells: Sequence[PilotCell], target: Target, law: Law) -> list[PilotCell]:

@@ -1,16 +1,9 @@
-"""What one more pilot run is worth, per FLOP.
-
-The bootstrap's draws of ln loss are treated as a Gaussian over open cells and candidates, methods apart.  A run at x
-with noise variance s^2 would
-- `variance`: cut the candidates' summed variance by sum_k Cov(x, k)^2 / (Var(x) + s^2): V-optimal design weighted by
-  cost, as in "Spend Less, Fit Better" (arXiv 2604.22753), with draws in place of the Jacobian;
-- `regret`: cut the expected regret of the recommended candidate by the knowledge gradient for correlated beliefs
-  (Frazier, Powell and Dayanik 2009): min_k m_k - E_z[min_k (m_k + Cov(x, k) z / sqrt(Var(x) + s^2))].
+"""Which pilot runs to make next: those of which one more would tell most, per FLOP (`isoembed.fitting.decision`).
 
 The cell with the largest cut per FLOP is taken, the covariance conditioned on it, and the next one looked for; within a
 batch the means stay as they are.
 
-Shapes: B draws, X open cells, K candidates, J both, Z quadrature nodes.
+Shapes: B draws, X open cells, J open cells and candidates.
 """
 
 from __future__ import annotations
@@ -20,15 +13,12 @@ from typing import Literal
 
 import numpy as np
 
+from isoembed.fitting.decision import CandidateSamples, OneMoreRun
 from isoembed.laws.points import Floats
 from isoembed.pilot.decide import Belief, PilotCell, above_envelope
 
+#: what a run is to cut: the expected regret of the decision, or the variance of what is expected of the candidates
 Criterion = Literal["regret", "variance"]
-
-#: nodes of the Gauss-Hermite rule for the expectation over one run's outcome
-_NODES = 20
-#: ln loss: a smaller cut of the regret is rounding
-_ROUNDING = 1e-9
 
 
 def promising(
@@ -55,13 +45,12 @@ def choose(
     criterion: Criterion,
 ) -> list[PilotCell]:
     """Up to `batch` cells, each the best per FLOP given that those before it are run."""
-    both = [*open_cells, *candidates]
-    log_BJ = belief.log_loss(both)
-    mean_K = log_BJ.mean(axis=0)[len(open_cells) :]
-    method_J = np.array([cell.method for cell in both])
+    log_BJ = belief.log_loss([*open_cells, *candidates])
+    method_J = np.array([cell.method for cell in (*open_cells, *candidates)])
     # methods are fitted apart: what their draws share is chance
-    cov_JJ = np.cov(log_BJ, rowvar=False) * (method_J[:, None] == method_J[None, :])
-    variance_X = belief.noise(open_cells) ** 2
+    related_JJ = (method_J[:, None] == method_J[None, :]).astype(float)
+    log_BX, log_BK = np.split(log_BJ, [len(open_cells)], axis=1)
+    value = CandidateSamples(log_BK).one_more_run(log_BX, belief.noise(open_cells), related_JJ)
     flop_X = np.array([cell.flop for cell in open_cells])
     free_X = np.ones(len(open_cells), dtype=bool)
     picked: list[PilotCell] = []
@@ -69,28 +58,16 @@ def choose(
         free_X &= flop_X <= allowance_left
         if not free_X.any():
             break
-        gain_X = gain(mean_K, cov_JJ, variance_X, criterion)
-        if not np.any(gain_X[free_X] > 0):  # no single run would change the decision: learn what the laws leave open
-            gain_X = gain(mean_K, cov_JJ, variance_X, "variance")
-        index = int(np.argmax(np.where(free_X, gain_X / flop_X, -1.0)))
+        cut_X = _cut(value, criterion)
+        if not np.any(cut_X[free_X] > 0):  # no single run would change the decision: learn what the laws leave open
+            cut_X = _cut(value, "variance")
+        index = int(np.argmax(np.where(free_X, cut_X / flop_X, -1.0)))
         picked.append(open_cells[index])
         free_X[index] = False
         allowance_left -= flop_X[index]
-        column_J = cov_JJ[:, index]
-        cov_JJ = cov_JJ - np.outer(column_J, column_J) / (column_J[index] + variance_X[index])
+        value = value.after(index)
     return picked
 
 
-def gain(mean_K: Floats, cov_JJ: Floats, variance_X: Floats, criterion: Criterion) -> Floats:
-    """What one run at each open cell is expected to cut (X,): summed variance of the candidates' ln loss, or expected
-    regret.  `cov_JJ` holds the open cells first, then the candidates; `variance_X` is the noise of one run.
-    """
-    cells = len(variance_X)
-    spread_X = np.sqrt(np.diagonal(cov_JJ)[:cells] + variance_X)
-    shift_XK = cov_JJ[:cells, cells:] / spread_X[:, None]
-    if criterion == "variance":
-        return np.asarray(np.sum(shift_XK**2, axis=1))
-    node_Z, weight_Z = np.polynomial.hermite_e.hermegauss(_NODES)
-    lowest_XZ = (mean_K[:, None] + shift_XK[:, :, None] * node_Z).min(axis=1)
-    cut_X = mean_K.min() - lowest_XZ @ (weight_Z / weight_Z.sum())
-    return np.asarray(np.where(cut_X > _ROUNDING, cut_X, 0.0))
+def _cut(value: OneMoreRun, criterion: Criterion) -> Floats:
+    return value.regret_cuts() if criterion == "regret" else value.variance_cuts()

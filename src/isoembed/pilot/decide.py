@@ -24,15 +24,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from isoembed.core import Frozen, InputError
 from isoembed.fitting.bootstrap import Bootstrap, bootstrap
+from isoembed.fitting.decision import CandidateSamples
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.isoflop import SAME_BUDGET
 from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats, Points
+from isoembed.pilot.notes import PilotNote, warning
 
 #: a pilot of fewer or shorter runs is no basis for a recommendation
 LEAST_RUNS = 12
@@ -80,16 +82,22 @@ class Decision(Frozen):
     """What the pilot says so far.  `cell` is None where no candidate's method has a law."""
 
     cell: PilotCell | None
-    trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `warnings`")
+    trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `notes`")
     expected_regret: float | None = Field(description="ln loss above the best candidate, mean over draws")
     probability_best: float | None = Field(description="share of draws in which no candidate is better")
     predicted_loss: float | None = Field(description="nats, geometric mean over draws")
     noise: float | None = Field(description="scatter of ln loss between runs of the chosen method")
     runs: int = Field(description="finished runs of enough steps")
     flop_spent: float
-    warnings: tuple[str, ...] = ()
+    notes: tuple[PilotNote, ...] = Field((), description="what speaks against it")
 
-    def says(self) -> str:
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against it, in words."""
+        return tuple(note.describe() for note in self.notes)
+
+    def describe(self) -> str:
         """The decision in one sentence."""
         if self.cell is None or self.expected_regret is None or self.probability_best is None:
             return f"no choice after {self.runs} runs: {'; '.join(self.warnings)}"
@@ -106,7 +114,7 @@ class Belief:
 
     target: Target
     laws: dict[str, Bootstrap]
-    unfit: dict[str, str]
+    unfit: dict[str, PilotNote]
     """methods without a law, and why"""
 
     def knows(self, cell: PilotCell) -> bool:
@@ -186,12 +194,14 @@ def believe(
             f"{target.flop:.3g}; leave such runs out."
         )
     laws: dict[str, Bootstrap] = {}
-    unfit: dict[str, str] = {}
+    unfit: dict[str, PilotNote] = {}
     usable = sorted((run for run in done if run.cell.long_enough), key=lambda run: run.cell.key)
     for index, method in enumerate(sorted({run.cell.method for run in done})):
         mine = near_envelope([run for run in usable if run.cell.method == method], near, least_runs(law))
         if len(mine) < least_runs(law):
-            unfit[method] = f"{len(mine)} runs of {method}; the {law.name} law needs {least_runs(law)}"
+            unfit[method] = warning(
+                "few-runs-of-method", runs=len(mine), method=method, law=law.name, least=least_runs(law)
+            )
             continue
         cells = [run.cell for run in mine]
         points = points_of(cells, np.array([run.loss for run in mine]), 1 / doubt(cells, target))
@@ -199,7 +209,7 @@ def believe(
             # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
             laws[method] = bootstrap(law, points, draws=draws, seed=seed + 1_000_003 * index)
         except InputError as error:
-            unfit[method] = str(error)
+            unfit[method] = warning("unfit", error=str(error))
     return Belief(target, laws, unfit)
 
 
@@ -242,34 +252,31 @@ def decision_from(belief: Belief, done: Sequence[PilotRun], target: Target) -> D
     runs = sum(run.cell.long_enough for run in done)
     spent = math.fsum(run.cell.flop for run in done)
     cells = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
-    warnings = [f"no law: {why}" for why in belief.unfit.values()]
+    notes = list(belief.unfit.values())
     if unseen := sorted({cell.method for cell in target.cells} - set(belief.laws) - set(belief.unfit)):
-        warnings.append(f"no law: no runs of {', '.join(unseen)}")
+        notes.append(warning("no-runs-of-method", methods=", ".join(unseen)))
     if runs < LEAST_RUNS:
-        warnings.append(
-            f"{runs} runs of {LEAST_STEPS} steps or more; {LEAST_RUNS} are the least: fall back on the family's rule"
-        )
+        notes.append(warning("few-runs", runs=runs, steps=LEAST_STEPS, least=LEAST_RUNS))
     if not cells:
         return Decision(
             cell=None, trusted=False, expected_regret=None, probability_best=None, predicted_loss=None, noise=None,
-            runs=runs, flop_spent=spent, warnings=tuple(warnings),
+            runs=runs, flop_spent=spent, notes=tuple(notes),
         )  # fmt: skip
-    log_BJ = belief.log_loss(cells)
-    best = int(np.argmin(log_BJ.mean(axis=0)))
-    lowest_B = log_BJ.min(axis=1)
+    samples = CandidateSamples(belief.log_loss(cells))
+    best = samples.best
     if (fitted := belief.laws[cells[best].method].fit).why:
-        warnings.append(f"law of {cells[best].method}: {fitted.says()}")
+        notes.append(warning("not-good", method=cells[best].method, status=fitted.says()))
     beyond = target.flop / max(run.cell.flop for run in done)
     if beyond > 10:
-        warnings.append(f"the target is {beyond:.0f} x beyond the largest pilot run")
+        notes.append(warning("far", ratio=beyond))
     return Decision(
         cell=cells[best],
         trusted=runs >= LEAST_RUNS,
-        expected_regret=float(np.mean(log_BJ[:, best] - lowest_B)),
-        probability_best=float(np.mean(log_BJ[:, best] <= lowest_B)),
-        predicted_loss=float(np.exp(log_BJ[:, best].mean())),
+        expected_regret=samples.regret(best),
+        probability_best=float(samples.probabilities[best]),
+        predicted_loss=float(np.exp(samples.means[best])),
         noise=float(belief.noise([cells[best]])[0]),
         runs=runs,
         flop_spent=spent,
-        warnings=tuple(warnings),
+        notes=tuple(notes),
     )

@@ -15,10 +15,12 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.settings import Settings
 from isoembed.methods import Method, method_of
 from isoembed.recipe import PLAIN, DataStats, Options
-from isoembed.recommendation.by_law import by_law, speaks_of
+from isoembed.recommendation.applicable import applies_to
+from isoembed.recommendation.by_law import by_law
 from isoembed.recommendation.by_rule import by_rule
-from isoembed.recommendation.candidates import OutOfReachError
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.frontier import OutOfReachError
+from isoembed.recommendation.notes import note
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
@@ -92,20 +94,21 @@ def recommend(
         given = LawSet.load(law)
         return by_law(request(given.settings), given, other_settings=other_settings, far=far)
     shipped = shipped_law(suite.name)
-    if shipped is None or not speaks_of(shipped, request(shipped.settings)):
+    if shipped is None or not applies_to(shipped, request(shipped.settings)):
         return by_rule(request(Settings()))
     try:
         return by_law(request(shipped.settings), shipped)
     except OutOfReachError as error:
         guess = by_rule(request(shipped.settings))
-        basis = f"a guess by rule, where the law that ships does not reach: {guess.basis}"
-        return guess.model_copy(update={"basis": basis, "warnings": (str(error), *guess.warnings)})
+        basis = note("basis", "by-rule-beyond", basis=guess.basis)
+        others = (each for each in guess.notes if each.kind != "basis")
+        return guess.model_copy(update={"notes": (basis, note("warning", "out-of-reach", error=str(error)), *others)})
 
 
 def default_family(budget: Budget) -> Family:
     """The family that ships, for a budget in FLOP that its law reaches; raises InputError for any other."""
     if budget.flop is None or budget.flop > DEFAULT_MOST_FLOP:
-        named = ", ".join(family.name for family in FAMILIES if family is not NANO)
+        named = ", ".join(family.name for family in FAMILIES if family.name != NANO.name)
         raise InputError(
             f"A budget in time or money, or above {DEFAULT_MOST_FLOP:.2g} FLOP, needs a named family; got "
             f"{budget.stated}. Give --family ({named}), or --model with a hub id or folder."

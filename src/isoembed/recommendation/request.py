@@ -12,6 +12,7 @@ from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
 from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, check_context, solve
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.notes import RecipeNote, note
 
 #: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
 MIN_STEPS = 30
@@ -113,27 +114,29 @@ class Request:
             options=self.options,
         )
 
-    def unspent(self, flop: float, model: ModelSpec, recipe: Recipe) -> str | None:
-        """That the data end before the budget, in words; None where they do not."""
-        paid = self.tokens(flop, model, recipe.cost, one_pass=False)
-        if recipe.train_tokens >= 0.99 * paid:
-            return None
-        left = 100 * (1 - recipe.train_tokens / paid)
-        return (
-            f"the data end first: one pass is {recipe.train_tokens:,} tokens, {left:.3g}% of the training budget stays "
-            "unspent"
-        )
+    @property
+    def data_note(self) -> RecipeNote:
+        """What the data are, known or assumed."""
+        data = self.data
+        if data.fingerprint is None or data.pairs is None:
+            return note("assumed", "data-assumed", source=data.source)
+        return note("known", "data", pairs=data.pairs, tokens_per_pair=data.tokens_per_pair, source=data.source)
 
-    def serving(self, flop: float, model: ModelSpec) -> str | None:
-        """What serving costs of `flop`, in words; None where none was asked for."""
+    def unspent(self, flop: float, recipe: Recipe, *, remedy: str = "") -> list[RecipeNote]:
+        """That the data end before the budget; empty where they do not."""
+        paid = self.tokens(flop, recipe.model, recipe.cost, one_pass=False)
+        if recipe.train_tokens >= 0.99 * paid:
+            return []
+        unspent = 100 * (1 - recipe.train_tokens / paid)
+        return [note("warning", "data-end", tokens=recipe.train_tokens, unspent=unspent, remedy=remedy)]
+
+    def serving_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
+        """What serving costs of `flop`; empty where none was asked for."""
         tokens = self.constraints.serving_tokens
         if not tokens:
-            return None
+            return []
         cost = flop - self.constraints.training_flop(flop, model)
-        return (
-            f"serving: {tokens:.3g} tokens cost {cost:.3g} FLOP = 2 N T, {cost / flop:.1%} of the budget (Sardana et "
-            "al. 2023); attention and the token lookup are left out"
-        )
+        return [note("known", "serving", tokens=tokens, flop=cost, share=cost / flop)]
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:
         """Peak learning rate for a run of `tokens`, and where it comes from."""

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, computed_field, model_validator
 
 from isoembed.budget import Budget
 from isoembed.core import Frozen
+from isoembed.fitting.bootstrap import Crossover
 from isoembed.fitting.intervals import Interval
 from isoembed.recipe import Recipe
+from isoembed.recommendation.notes import Kind, RecipeNote
 
 
-class Candidate(Frozen):
+class _Noted(Frozen):
+    """A value with notes.  Its JSON holds their sentences too, by kind; of JSON of before there were notes these are
+    read."""
+
+    notes: tuple[RecipeNote, ...] = ()
+
+    #: the field of the sentences of each kind
+    described: ClassVar[Mapping[str, Kind]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_sentences(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        said = {name: given[name] for name in cls.described if given.get(name)}
+        lines = [
+            {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
+            for name, found in said.items()
+            for line in ([found] if isinstance(found, str) else found)
+        ]
+        return {"notes": lines} | {name: value for name, value in given.items() if name not in cls.described}
+
+    def _sentences(self, kind: Kind) -> tuple[str, ...]:
+        return tuple(each.describe() for each in self.notes if each.kind == kind)
+
+
+class RankedRecipe(_Noted):
     """One feasible recipe and what speaks against it.  Losses are there where a law was at hand."""
+
+    described: ClassVar = {"remarks": "warning"}
 
     recipe: Recipe
     tokens_per_param: float
-    remarks: tuple[str, ...] = ()
     loss: Interval | None = Field(
         None, description="predicted loss of one run: mean over the law's draws, their doubt and the runs' scatter"
     )
     behind: Interval | None = Field(None, description="the loss less the chosen recipe's, in nats")
     best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What speaks against it, in words."""
+        return self._sentences("warning")
 
 
 class Certainty(Frozen):
@@ -34,7 +72,7 @@ class Certainty(Frozen):
     )
 
 
-class Reach(Frozen):
+class Extrapolation(Frozen):
     """Where a recipe lies beside the runs that its law was fitted to: ratios to the largest and the smallest values."""
 
     flop: float = Field(description="the budget over the largest fitted one")
@@ -55,7 +93,7 @@ class Reach(Frozen):
         """Whether it lies beyond the runs at either end."""
         return self.farthest > 1.01
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """`8x beyond the largest fitted budget`, or that all lies within."""
         ends = (
             ("budget", self.flop, self.below),
@@ -74,17 +112,14 @@ class NextRun(Frozen):
     removes: float = Field(description="share of the variance of the two recipes' difference that it would remove")
 
 
-class Lead(Frozen):
+class MethodCrossover(Crossover):
     """The budget from which method `second`, ahead at the highest budget looked at, stays ahead of `first`."""
 
     first: str
     second: str
-    flop: Interval = Field(description="low None: perhaps from the lowest budget on; high None: perhaps never")
-    never: float = Field(description="share of draws in which it is not ahead at the highest budget looked at")
-    always: float = Field(description="share of draws in which it is ahead at every budget looked at")
     looked_at: tuple[float, float] = Field(description="lowest and highest budget looked at, FLOP")
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """The crossover in words, with what is unbounded said."""
         low, high = (f"{flop:.2g}" for flop in self.looked_at)
         if self.always > 0.995:
@@ -98,21 +133,54 @@ class Lead(Frozen):
         )
 
 
-class Recommendation(Frozen):
+class Recommendation(_Noted):
     """The recipe, what it rests on, and what else was considered."""
+
+    described: ClassVar = {
+        "basis": "basis",
+        "known": "known",
+        "assumed": "assumed",
+        "warnings": "warning",
+        "no_forecast": "no-forecast",
+    }
 
     budget: Budget
     recipe: Recipe
-    basis: str = Field(description="which rule or law chose")
-    known: tuple[str, ...]
-    assumed: tuple[str, ...]
-    warnings: tuple[str, ...]
     bracket: tuple[str, ...] = Field((), description="models that the rule cannot tell apart")
-    runners_up: tuple[Candidate, ...]
+    runners_up: tuple[RankedRecipe, ...]
     loss: Interval | None = Field(None, description="predicted loss of one run; None without a law, or a forecast")
-    no_forecast: str | None = Field(None, description="why a law gives an order and no loss; None where it gives one")
     certainty: Certainty | None = None
-    reach: Reach | None = None
-    methods: tuple[Candidate, ...] = Field((), description="the best candidate of each method, best first")
-    crossover: Lead | None = Field(None, description="between the two best methods")
+    reach: Extrapolation | None = None
+    methods: tuple[RankedRecipe, ...] = Field((), description="the best candidate of each method, best first")
+    crossover: MethodCrossover | None = Field(None, description="between the two best methods")
     next_run: NextRun | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def basis(self) -> str:
+        """Which rule or law chose."""
+        return "; ".join(self._sentences("basis"))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def known(self) -> tuple[str, ...]:
+        """What it rests on that was measured or published."""
+        return self._sentences("known")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What it rests on that nobody measured."""
+        return self._sentences("assumed")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may make it a bad one."""
+        return self._sentences("warning")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def no_forecast(self) -> str | None:
+        """Why a law gives an order and no loss; None where it gives one."""
+        return next(iter(self._sentences("no-forecast")), None)

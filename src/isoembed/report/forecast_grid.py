@@ -1,10 +1,11 @@
 """What the laws say beyond the runs: each method's best forecast at any budget, over the family's real sizes.
 
-Read from the candidates and draws that `recommend` reads (`isoembed.recommendation.candidates`).
+Read from the candidates and samples that `recommend` reads (`isoembed.recommendation.frontier`).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from isoembed.budget import Budget
 from isoembed.core import InputError
+from isoembed.families.base import ModelSpec
 from isoembed.fitting.intervals import Interval, percentile
-from isoembed.recommendation.candidates import Frontier, Prospects
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
 from isoembed.report.data import Evidence
 
@@ -24,8 +26,8 @@ _BUDGETS = 25
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Expected loss of a method at one budget, or of one size at it: the law's doubt, without the runs' scatter."""
+class ForecastPoint:
+    """Expected loss of a method at one budget, or of one size at it: the law's uncertainty, without the runs' noise."""
 
     flop: float
     params: int
@@ -33,7 +35,7 @@ class Forecast:
     loss: Interval
 
 
-class Outlook:
+class ForecastGrid:
     """The laws of `evidence`, ready to be asked.  Raises InputError where there are none, or they name no size."""
 
     def __init__(self, evidence: Evidence) -> None:
@@ -58,58 +60,43 @@ class Outlook:
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     @cached_property
-    def grid(self) -> list[Prospects]:
-        """The prospects of budgets from the smallest fitted one to ten times the largest, where one pays for a step."""
+    def budgets(self) -> list[Forecasts]:
+        """Forecasts from the smallest fitted budget to ten times the largest, where one pays for a step."""
         low, high = self.fitted
         found = []
         for flop in np.geomspace(low, BEYOND * high, _BUDGETS).tolist():
-            try:
+            with suppress(InputError):
                 found.append(self.frontier.at(flop))
-            except InputError:
-                continue
         return found
 
-    def best(self, method: str) -> list[Forecast]:
+    def best(self, method: str) -> list[ForecastPoint]:
         """A method's best candidate at each budget of the grid."""
-        return [
-            _least(prospects, mine)
-            for prospects in self.grid
-            if (mine := [k for k, arm in enumerate(prospects.arms) if arm.method.name == method])
-        ]
+        return [_best(forecasts, mine) for forecasts in self.budgets if (mine := forecasts.of_method(method))]
 
-    def sizes(self, method: str, flop: float) -> list[Forecast]:
+    def sizes(self, method: str, flop: float) -> list[ForecastPoint]:
         """A method's best candidate on each size at one budget, smallest size first."""
         try:
-            prospects = self.frontier.at(flop)
+            forecasts = self.frontier.at(flop)
         except InputError:
             return []
-        found = []
-        for model in sorted({arm.model.name: arm.model for arm in prospects.arms}.values(), key=lambda m: m.params):
-            mine = [k for k, arm in enumerate(prospects.arms) if arm.method.name == method and arm.model is model]
-            if mine:
-                found.append(_least(prospects, mine))
-        return found
+        of_size: dict[ModelSpec, list[int]] = {}
+        for k in forecasts.of_method(method):
+            of_size.setdefault(forecasts.candidates[k].model, []).append(k)
+        return [_best(forecasts, of_size[model]) for model in sorted(of_size, key=lambda model: model.params)]
 
-    def best_params(self, method: str, prospects: Prospects) -> Interval | None:
-        """N of the method's best candidate at one budget, with the doubt of which size that is."""
-        mine = [k for k, arm in enumerate(prospects.arms) if arm.method.name == method]
+    def best_params(self, method: str, forecasts: Forecasts) -> Interval | None:
+        """N of the method's best candidate at one budget, with the uncertainty of which size that is."""
+        mine = forecasts.of_method(method)
         if not mine:
             return None
-        params_K = np.array([float(prospects.arms[k].model.params) for k in mine])
-        best_B = np.argmin(prospects.loss_BK[:, mine], axis=1)
-        return percentile(float(params_K[best_B[0]]), params_K[best_B[1:]], _tail(prospects, mine))
+        samples = forecasts.samples.of(mine)
+        params_K = np.array([float(forecasts.candidates[k].model.params) for k in mine])
+        tail = min(forecasts.candidates[k].tail for k in mine)
+        return percentile(float(params_K[samples.best]), params_K[samples.winners], tail)
 
 
-def _least(prospects: Prospects, mine: list[int]) -> Forecast:
-    """The candidate of `mine` of least expected loss."""
-    k = mine[int(np.argmin(prospects.loss_BK[0, mine]))]
-    return Forecast(
-        prospects.flop,
-        prospects.arms[k].model.params,
-        float(prospects.tokens_K[k]),
-        percentile(float(prospects.loss_BK[0, k]), prospects.draws[:, k], prospects.arms[k].tail),
-    )
-
-
-def _tail(prospects: Prospects, mine: list[int]) -> float:
-    return min(prospects.arms[k].tail for k in mine)
+def _best(forecasts: Forecasts, mine: list[int]) -> ForecastPoint:
+    """The candidate of `mine` of lowest expected loss."""
+    k = mine[forecasts.samples.of(mine).best]
+    params, tokens = forecasts.candidates[k].model.params, float(forecasts.tokens_K[k])
+    return ForecastPoint(forecasts.flop, params, tokens, forecasts.expected(k))

@@ -9,7 +9,7 @@ import numpy as np
 from isoembed.budget import DEVICES, Budget
 from isoembed.core import InputError
 from isoembed.recommendation.recommend import recommend
-from isoembed.recommendation.result import Candidate, Recommendation
+from isoembed.recommendation.result import RankedRecipe, Recommendation
 from isoembed.report.data import Evidence
 from isoembed.report.forecast_grid import BEYOND
 from isoembed.report.terminal.laws import law_rows
@@ -65,7 +65,7 @@ def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
         "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
         "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.says(),
         "beyond": reach.outside,
-        "reach": reach.says(),
+        "reach": reach.describe(),
         "sure": [[name, share] for name, share in sure.methods.items()],
         "details": [
             *recipe_rows(recipe),
@@ -73,23 +73,23 @@ def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
             *(("known", line) for line in recommendation.known),
             *(("assumed", line) for line in recommendation.assumed),
         ],
-        "cautions": "; ".join(dict.fromkeys(line.split(": ")[0] for line in recommendation.warnings)),
+        "cautions": "; ".join(dict.fromkeys(note.title for note in recommendation.notes if note.kind == "warning")),
         "warnings": list(recommendation.warnings),
         "devices": {device.name: device_rows(recommendation, device.name) for device in DEVICES},
         "measured": _measured(evidence, recommendation),
-        "others": [_candidate(candidate) for candidate in recommendation.methods],
+        "others": [_ranked(each) for each in recommendation.methods],
     }
 
 
-def _candidate(candidate: Candidate) -> list[str]:
-    """A method's best candidate as a row: method, model, tokens, loss, probability of being the best candidate."""
-    recipe = candidate.recipe
+def _ranked(ranked: RankedRecipe) -> list[str]:
+    """A method's best candidate as a row: method, model, tokens, loss, probability of being the best ranked."""
+    recipe = ranked.recipe
     return [
         recipe.method.label,
         recipe.model.name,
         si(recipe.train_tokens),
-        "-" if candidate.loss is None else candidate.loss.says(),
-        "-" if candidate.best is None else f"{candidate.best:.2f}",
+        "-" if ranked.loss is None else ranked.loss.says(),
+        "-" if ranked.best is None else f"{ranked.best:.2f}",
     ]
 
 

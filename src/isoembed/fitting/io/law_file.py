@@ -218,6 +218,11 @@ class LawFile(Frozen):
             tried.on(model) == method or (reads_share and tried.method.name == method.name) for tried in self.tried
         )
 
+    @property
+    def unsealed(self) -> bool:
+        """Whether its file was of before there were digests."""
+        return UNSEALED in self.notes
+
     def bootstrap(self) -> Bootstrap:
         """The bootstrap that the file holds; raises InputError where it was written without one."""
         if self.draws is None:
@@ -246,7 +251,7 @@ class LawFile(Frozen):
             why = unsound(self)
         if why is not None:
             raise InputError(f"{file} is not a law of any runs: {why}. Fit it again.")
-        notes = self.notes if self.digest or UNSEALED in self.notes else (*self.notes, UNSEALED)
+        notes = self.notes if self.digest or self.unsealed else (*self.notes, UNSEALED)
         return self.model_copy(update={"digest": None, "format": FORMAT, "notes": notes})
 
     @checked

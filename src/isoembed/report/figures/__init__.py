@@ -19,7 +19,7 @@ from isoembed.report.figures.isoflop import isoflop
 from isoembed.report.figures.scores import budget_against_score, loss_against_score, size_against_score
 from isoembed.report.figures.sizes import optimal_size
 from isoembed.report.figures.tokens import tokens
-from isoembed.report.forecast_grid import Outlook
+from isoembed.report.forecast_grid import ForecastGrid
 
 __all__ = ["Section", "figures", "outlook_of", "sections"]
 
@@ -34,10 +34,10 @@ class Section:
     figures: dict[str, go.Figure]
 
 
-def outlook_of(evidence: Evidence) -> tuple[Outlook | None, str | None]:
+def outlook_of(evidence: Evidence) -> tuple[ForecastGrid | None, str | None]:
     """The laws ready to be asked, or why they cannot be."""
     try:
-        return Outlook(evidence), None
+        return ForecastGrid(evidence), None
     except InputError as error:
         return None, str(error)
 

@@ -84,7 +84,7 @@ def _figure(law: LawFile, fitted: Predicted, held: dict[By, Predicted]) -> go.Fi
     made.add_trace(
         go.Scatter(x=ends, y=ends, mode="lines", name="equal", line={"color": NEUTRAL, "dash": "dot"}, hoverinfo="skip")
     )
-    style = method_style(name.split()[0])
+    style = method_style(fitted.records[0].recipe.method.name)
     made.add_trace(_points(fitted, "fitted", style.colour, style.symbol))
     for by, points in held.items():
         symbol, words = _HELD[by]

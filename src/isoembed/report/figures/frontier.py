@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 
 from isoembed.report.data import Evidence
 from isoembed.report.figures import marks
-from isoembed.report.forecast_grid import Outlook
+from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
 
 
-def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
+def frontier(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
     """Loss against budget, a colour a method: runs as points, laws as lines with bands."""
     made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
     flop_axis(made)
@@ -40,8 +40,8 @@ def frontier(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure
                 dash=style.dash,
                 legend=False,
             )
-    if outlook is not None and outlook.grid:
-        shade_beyond(made, outlook.fitted[1], outlook.grid[-1].flop)
+    if outlook is not None and outlook.budgets:
+        shade_beyond(made, outlook.fitted[1], outlook.budgets[-1].flop)
     return {"frontier": made}
 
 

@@ -8,14 +8,14 @@ from isoembed.fitting.isoflop import CurveMinimum, curve_minimum
 from isoembed.laws.points import Points
 from isoembed.report.data import Cell, Evidence
 from isoembed.report.figures import marks
-from isoembed.report.forecast_grid import Outlook
+from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
 
 #: fewer sizes at a budget make no profile
 _LEAST_SIZES = 3
 
 
-def isoflop(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
+def isoflop(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
     """One figure a method: a curve a budget, each size's best hyperparameter noted, the curve's minimum starred."""
     found = {}
     for method in evidence.methods:
@@ -48,7 +48,7 @@ def minimum(profile: list[Cell]) -> CurveMinimum:
 
 
 def _profiles(
-    evidence: Evidence, outlook: Outlook | None, method: str, profiles: list[tuple[float, list[Cell]]]
+    evidence: Evidence, outlook: ForecastGrid | None, method: str, profiles: list[tuple[float, list[Cell]]]
 ) -> go.Figure:
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Loss against model size for {method}, a curve a budget. Lowest: " + "; ".join(

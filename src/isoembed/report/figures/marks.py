@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from isoembed.records import RunRecord
 from isoembed.report.data import Cell, Evidence
-from isoembed.report.forecast_grid import Forecast
+from isoembed.report.forecast_grid import ForecastPoint
 from isoembed.report.theme import band, plain
 
 
@@ -70,7 +70,7 @@ def cells(
 
 def forecast(
     made: go.Figure,
-    points: Sequence[Forecast],
+    points: Sequence[ForecastPoint],
     x: Sequence[float],
     *,
     name: str,

@@ -6,20 +6,20 @@ import plotly.graph_objects as go
 
 from isoembed.report.data import Evidence
 from isoembed.report.figures.isoflop import minimum, profiles_of
-from isoembed.report.forecast_grid import Outlook
+from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import ACCENT, band, figure, flop_axis, method_style, shade_beyond
 
 
-def optimal_size(evidence: Evidence, outlook: Outlook | None) -> dict[str, go.Figure]:
+def optimal_size(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
     """Measured: the size of lowest loss and the curve's minimum.  Forecast: the law's best of the family's sizes, with
     the sizes that its doubt leaves possible."""
     found = {}
     for method in evidence.methods:
         profiles = profiles_of(evidence, method)
         expected = [
-            (prospects.flop, params)
-            for prospects in (outlook.grid if outlook else [])
-            if outlook and (params := outlook.best_params(method, prospects)) and params.value is not None
+            (forecasts.flop, params)
+            for forecasts in (outlook.budgets if outlook else [])
+            if outlook and (params := outlook.best_params(method, forecasts)) and params.value is not None
         ]
         if not profiles and not expected:
             continue

@@ -13,7 +13,7 @@ from isoembed.fitting.intervals import Interval
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.transfer import Forecast
 from isoembed.laws import law_named
-from isoembed.recommendation.result import Candidate, Reach, Recommendation
+from isoembed.recommendation.result import Extrapolation, RankedRecipe, Recommendation
 from isoembed.report.terminal.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ def _forecast(forecast: Forecast | None) -> tuple[str, str, str, str]:
 _FAR = 10.0
 
 
-def beyond_text(reach: Reach) -> str:
+def beyond_text(reach: Extrapolation) -> str:
     """How far a recipe lies beyond the law's runs, in words."""
     far = ": an extrapolation, of which the interval and the probabilities know only a part"
-    return reach.says() + (far if reach.farthest > _FAR else "")
+    return reach.describe() + (far if reach.farthest > _FAR else "")
 
 
 def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
@@ -184,9 +184,9 @@ def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
             )
         )
     if not reach.outside:
-        rows.append(("beyond the data", reach.says()))
+        rows.append(("beyond the data", reach.describe()))
     if recommendation.crossover is not None:
-        rows.append(("crossover", recommendation.crossover.says()))
+        rows.append(("crossover", recommendation.crossover.describe()))
     if following is not None:
         recipe = following.recipe
         rows.append(
@@ -200,7 +200,7 @@ def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
     return rows
 
 
-def candidates_table(title: str, candidates: Iterable[Candidate]) -> RenderableType:
+def candidates_table(title: str, candidates: Iterable[RankedRecipe]) -> RenderableType:
     """Candidates with the loss that a law expects of them."""
     return columns_table(
         (title, "method", "tokens", "tokens/parameter", "steps", "loss", "behind by", "95 %", "best with"),

@@ -115,7 +115,7 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new cell')}"),
     ]  # fmt: skip
     if plan.pilot is not None:
-        rows.append(("so far", plan.pilot.decision.says()))
+        rows.append(("so far", plan.pilot.decision.describe()))
         if plan.pilot.stop is not None:
             rows.append(("ended", plan.pilot.why))
     rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.reason.startswith("no allow")]

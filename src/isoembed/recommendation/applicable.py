@@ -1,0 +1,109 @@
+"""Which laws apply to a request: all at the settings of their runs, at another batch or context those that were checked
+there and hold, counting steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from isoembed.core import InputError
+from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.transfer import Elsewhere, exchange
+from isoembed.recipe import Recipe
+from isoembed.recommendation.notes import Kind, RecipeNote, note
+from isoembed.recommendation.request import Request
+
+
+@dataclass(frozen=True)
+class Applicable:
+    """The laws that apply to a request, what a token of it is in theirs, and what is to be said about that."""
+
+    laws: LawSet
+    token_worth: float = 1.0
+    notes: tuple[RecipeNote, ...] = ()
+
+
+def applies_to(laws: LawSet, request: Request) -> bool:
+    """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
+    differs = _differences(laws, request)
+    holding = _holding(laws, request, differs) if differs else laws.laws
+    names = {tried.method.name for law in holding for tried in law.tried}
+    return bool(holding) and (request.method is None or request.method.name in names)
+
+
+def applicable(laws: LawSet, request: Request, *, other_settings: bool) -> Applicable:
+    """All laws at their own settings; at a batch or context that was checked those that hold there, D counting steps.
+
+    Raises InputError for another family, and at other settings unless `other_settings`.
+    """
+    differs = _differences(laws, request)
+    if not differs:
+        return Applicable(laws)
+    holding = _holding(laws, request, differs)
+    if not holding:
+        failed = [
+            f"checked there, {law.method or law.law}: {at.verdict.replace('-', ' ')}, {at.why}"
+            for law, at in checks(laws, request)
+            if at is not None and at.verdict != "holds"
+        ]
+        words = "; ".join([*differs.values(), *failed])
+        if other_settings:
+            both: tuple[Kind, ...] = ("warning", "no-forecast")
+            return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=words) for kind in both))
+        raise InputError(
+            f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
+            "(`isoembed validate`), fit a law to runs of yours, or say --other-settings."
+        )
+    worth = exchange(laws.settings, request.step_tokens)
+    notes = [note("known", "steps", worth=worth)]
+    for law, at in checks(laws, request):
+        name = law.method or law.law
+        if at is not None and at.verdict == "holds":
+            notes.append(note("known", "checked", law=name, seen=at.says()))
+        else:
+            why = "not checked at this batch and context" if at is None else at.why
+            notes.append(note("warning", "left-out", law=name, why=why))
+    return Applicable(LawSet(laws=tuple(holding)), worth, tuple(notes))
+
+
+def checks(laws: LawSet, request: Request) -> list[tuple[LawFile, Elsewhere | None]]:
+    """Each law with what was seen of it at the request's batch and context."""
+    return [(law, law.at(request.batch_pairs, request.context_tokens)) for law in laws.laws]
+
+
+def _holding(laws: LawSet, request: Request, differs: Collection[str]) -> list[LawFile]:
+    """The laws that were seen to hold at the request's batch and context, where it differs in these alone; without
+    their other forms, which were not checked there."""
+    if not set(differs) <= {"batch_pairs", "context_tokens"}:
+        return []
+    holding = [law for law, at in checks(laws, request) if at is not None and at.verdict == "holds"]
+    return [law.model_copy(update={"forms": ()}) for law in holding]
+
+
+def _differences(laws: LawSet, request: Request) -> dict[str, str]:
+    """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
+    family."""
+    settings = laws.settings
+    if settings.family is None:
+        raise InputError(
+            "A law speaks for one family, and this one's table named none: it serves fits and figures. Fit it again "
+            f"with `isoembed fit --family NAME`, if its losses are contrastive ones of {request.family.name} models."
+        )
+    if not request.family.is_called(settings.family):
+        raise InputError(
+            f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
+            "No family's rule follows from another's exponents: run a pilot, or leave the law out."
+        )
+    asked = {
+        "batch_pairs": request.batch_pairs,
+        "context_tokens": request.context_tokens,
+        "temperature": Recipe.model_fields["temperature"].default,
+        "pooling": request.pooling,
+        "negatives": round(request.data.negatives),
+        "options": request.options,
+    }
+    return {
+        name: f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
+        for name in asked
+        if (measured := getattr(settings, name)) not in (None, asked[name])
+    }

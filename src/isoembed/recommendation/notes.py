@@ -1,0 +1,114 @@
+"""What a recommendation rests on, assumes and warns of, as facts; their sentences stand here alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from isoembed.core import Note
+from isoembed.fitting.io.law_file import UNSEALED
+
+#: which rule or law chose; what was measured or published; what nobody measured; what may make the recipe a bad one;
+#: why a law gives an order and no loss
+Kind = Literal["basis", "known", "assumed", "warning", "no-forecast"]
+
+_SENTENCES: dict[str, tuple[str, ...]] = {
+    # which rule or law chose
+    "as-asked": ("{method}, as asked",),
+    "only-method": ("the only method allowed",),
+    "default-method": ("full fine-tuning by default",),
+    "published-rule": ("the paper's rule",),
+    "by-data": ("size by the data", "at equal data the largest model is best (paper, appendix D)"),
+    "at-end": ("size", "the {end} affordable, {tokens_per_param:.2g} tokens a parameter"),
+    "provisional": ("size by the provisional rule of {tokens_per_param:g} tokens a parameter",),
+    "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
+    "by-rule-beyond": ("a guess by rule, where the law that ships does not reach", "{basis}"),
+    # method and size
+    "method-allowed": ("method", "{method}, at its default hyperparameter"),
+    "method-default": ("method", "full; no law measured on the {family} family speaks of this request"),
+    "method-published": ("method", "full up to {flop:.3g} FLOP, LoRA above ({source})"),
+    "method-unnamed": ("the law's table names no method", "taken for {method}"),
+    "lora-ranks": ("LoRA rank {ranks} nearly always best (figure 5)",),
+    "lora-alpha": ("LoRA alpha {alpha:g}", "the paper states none"),
+    "size-by-data": (
+        "size",
+        "one pass over the {family} data ends before {tokens_per_param:g} tokens a parameter; the largest model whose "
+        "whole pass the budget pays for, unmeasured here",
+    ),
+    "size-at-end": (
+        "size, a guess",
+        "the provisional rule of {tokens_per_param:g} tokens a parameter asks for a {wanted} model than there is; take "
+        "another family",
+    ),
+    "size-provisional": ("size, a guess", "{rule}; unmeasured between {low:g} and {high:g} tokens a parameter"),
+    # cost and settings
+    "cost": ("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",),
+    "speed": ("speed", "{source}"),
+    "serving": (
+        "serving",
+        "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "
+        "and the token lookup are left out",
+    ),
+    "learning-rate": ("{source}",),
+    "setup": (
+        "batch {batch_pairs} and context {context_tokens}",
+        "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
+    ),
+    "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
+    # data
+    "data-assumed": ("data", "{source}"),
+    "data": ("data", "{pairs:,} unique pairs, {tokens_per_pair:.1f} tokens a pair ({source})"),
+    "data-end": (
+        "the data end first",
+        "one pass is {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
+    ),
+    "repeats-borrowed": ("{source}",),
+    "repeats-measured": ("repeated pairs count as fewer fresh ones", "{r_star}"),
+    "repeats-worthless": ("one pass at most", "repeats were worth nothing, or did harm, in the law's runs"),
+    "repeats-unmeasured": ("not considered, for want of a measured R*", "{laws}"),
+    "repeats-uncertain": ("{r_star}", "the loss forecast may be far too low"),
+    "many-epochs": ("{epochs:.1f} passes over the data, {measured:.1f} are the most that were measured",),
+    # the law and its settings
+    "fitted": ("law", "{about}, fitted to {runs} {method} runs ({source})"),
+    "form": (
+        "doubt is of the law's form too",
+        "{forms} forecasts what was held out about as well and has an equal share of the draws",
+    ),
+    "forms": (
+        "doubt is of the law's form too",
+        "{forms} forecast what was held out about as well and have an equal share of the draws",
+    ),
+    "unsealed": (UNSEALED,),
+    "not-good": ("the {law} law is not good", "{status}"),
+    "not-considered": (
+        "not considered, more than {farthest:g}x beyond the law's runs in C, N or D, or without a forecast",
+        "{candidates}",
+    ),
+    "out-of-reach": ("{error}",),
+    "settings-unknown": ("the law's table does not say at which batch, context and temperature its runs were made",),
+    "other-settings": ("law used at settings of no run", "{differences}"),
+    "steps": ("D counts steps", "a token at this batch and context is {worth:.3g} of the law's (paper, appendix G)"),
+    "checked": ("checked at this batch and context, {law} holds", "{seen}"),
+    "left-out": ("{law} left out", "{why}"),
+    "other-data": ("the law was measured on other training data",),
+    "other-tokenizer": ("the law was measured under another tokenizer", "its tokens are not these"),
+    # why no loss
+    "order-alone": ("a guess by the law's order, no forecast", "{error}"),
+    "ranking-other-data": ("ranking only", "the law was measured on other training data"),
+    "ranking-other-tokenizer": ("ranking only", "the law was measured under another tokenizer"),
+    "ranking-other-heldout": ("ranking only", "the law's losses are on another held-out set"),
+    # read from JSON of before there were notes
+    "text": ("{text}",),
+}
+
+
+class RecipeNote(Note):
+    """One fact that speaks for a recipe or against it, or that was assumed of it."""
+
+    kind: Kind
+
+    sentences: ClassVar = _SENTENCES
+
+
+def note(kind: Kind, code: str, **fields: Any) -> RecipeNote:
+    """A note with its fields by name."""
+    return RecipeNote(kind=kind, code=code, fields=fields)
