@@ -20,7 +20,7 @@ from isoembed.fitting.validate import Check, check, check_ledger
 from isoembed.laws import law_named
 from isoembed.methods import Full
 from isoembed.recipe import DataStats
-from isoembed.recommendation.candidates import Frontier
+from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger, RunRecord
@@ -273,4 +273,4 @@ def test_an_exchange_of_one_is_the_frontier_in_tokens(laws: LawSet) -> None:
     from tests.recommendation.test_by_law import request
 
     plain, same = (Frontier(laws, request(), *given).at(1e12) for given in ((), (1.0,)))
-    np.testing.assert_array_equal(plain.loss_BK, same.loss_BK)
+    np.testing.assert_array_equal(plain.samples.loss_BK, same.samples.loss_BK)

@@ -20,7 +20,7 @@ from isoembed.pilot.choose import (
     plan_next,
     settled,
 )
-from isoembed.pilot.criteria import Criterion, gain
+from isoembed.pilot.criteria import Criterion
 from isoembed.pilot.decide import LEAST_RUNS, Decision, PilotCell, PilotRun, Target, above_envelope, believe, decide
 
 FULL = {"E": 0.3, "A": 30.0, "B": 400.0, "alpha": 0.3, "beta": 0.35}
@@ -148,11 +148,11 @@ def test_neither_order_nor_names_of_methods_matter(grid_flop: float) -> None:
 def test_few_runs_fall_back_in_words() -> None:
     none = decide([], target())
     assert (none.cell, none.trusted) == (None, False)
-    assert "no choice after 0 runs" in none.says()
+    assert "no choice after 0 runs" in none.describe()
     few = decide(run(grid()[8:19]), target(), draws=50)
     assert few.cell is not None
     assert not few.trusted
-    assert "11 runs of 100 steps or more; 12 are the least: fall back" in few.says()
+    assert "11 runs of 100 steps or more; 12 are the least: fall back" in few.describe()
     short = [run.model_copy(update={"cell": run.cell.model_copy(update={"steps": 60})}) for run in run(grid()[:40])]
     assert decide(short, target(), draws=50).cell is None
 
@@ -188,19 +188,6 @@ def test_draws_of_two_methods_are_independent() -> None:
     half = log_BJ.shape[1] // 2
     across = np.asarray(np.corrcoef(log_BJ, rowvar=False))[:half, half:]
     assert np.abs(across).max() < 0.4
-
-
-def test_gain_by_hand() -> None:
-    """One open cell that is one of two candidates, variances 1 and 0, noise 0: the run tells which is better."""
-    cov_JJ = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    none = np.array([0.0])
-    assert gain(np.zeros(2), cov_JJ, none, "variance") == pytest.approx(1.0)
-    # E max(0, z) = 1 / sqrt(2 pi)
-    assert gain(np.zeros(2), cov_JJ, none, "regret") == pytest.approx(1 / math.sqrt(2 * math.pi), abs=0.03)
-    # noise as large as the variance halves what is learned
-    assert gain(np.zeros(2), cov_JJ, np.array([1.0]), "variance") == pytest.approx(0.5)
-    # a decision that no outcome can overturn is worth nothing
-    assert gain(np.array([0.0, 50.0]), cov_JJ, none, "regret") == 0.0
 
 
 def test_settles_on_agreement_trust_and_small_regret() -> None:

@@ -26,8 +26,8 @@ from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import UNSEALED, LawFile, LawSet
 from isoembed.methods import LoRA
 from isoembed.recipe import DataStats
-from isoembed.recommendation.candidates import FARTHEST, OutOfReachError
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.frontier import FARTHEST, OutOfReachError
 from isoembed.recommendation.recommend import DEFAULT_MOST_FLOP, LAWS_FOLDER, default_family, recommend, shipped_law
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger

@@ -23,8 +23,8 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Bias, Full, LoRA
 from isoembed.recipe import DataStats, Options
-from isoembed.recommendation.candidates import Frontier
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
@@ -83,22 +83,21 @@ def test_forms_share_the_draws_equally(laws: LawSet) -> None:
     """Arms of one law are of one form in each draw; methods draw theirs apart; what is expected is the mean of all."""
     other = law_set("tied", draws=220)
     plain, tied, mixed = (Frontier(each, request()).at(2e12) for each in (laws, other, with_form(laws, other)))
-    np.testing.assert_allclose(mixed.loss_BK[0], mixed.draws.mean(axis=0))
-    assert mixed.draws.shape == plain.draws.shape
+    assert mixed.samples.loss_BK.shape == plain.samples.loss_BK.shape
     chosen = {}
     for method in ("full", "lora"):
-        of_method = np.array([arm.method.name == method for arm in mixed.arms])
+        of_method = np.array([each.method.name == method for each in mixed.candidates])
         first_B, second_B = (
-            np.array([np.isclose(draw, known.draws[:, of_method], rtol=1e-12).all(1).any() for draw in mine])
-            for mine in (mixed.draws[:, of_method],)
+            np.array([np.isclose(draw, known.samples.loss_BK[:, of_method], rtol=1e-12).all(1).any() for draw in mine])
+            for mine in (mixed.samples.loss_BK[:, of_method],)
             for known in (plain, tied)
         )
         # draws that are outliers of their own form alone, or of both together, are moved
         assert (first_B ^ second_B).mean() > 0.8
-        assert first_B.sum() == pytest.approx(len(mixed.draws) / 2, rel=0.2)
+        assert first_B.sum() == pytest.approx(len(mixed.samples.loss_BK) / 2, rel=0.2)
         chosen[method] = first_B
     assert 0.3 < (chosen["full"] == chosen["lora"]).mean() < 0.7
-    assert mixed.probabilities().sum() == pytest.approx(1)
+    assert mixed.samples.probabilities.sum() == pytest.approx(1)
 
 
 def test_a_form_that_says_otherwise_is_doubt(laws: LawSet) -> None:
@@ -162,9 +161,8 @@ def test_probabilities_add_up_and_the_chosen_one_has_the_least_regret(laws: LawS
     assert sure is not None
     assert sum(sure.methods.values()) == pytest.approx(1.0)
     assert 0 < sure.recipe <= sure.method == sure.methods[found.recipe.method.name]
-    prospects = Frontier(laws, request()).at(2e12)
-    assert prospects.probabilities().sum() == pytest.approx(1.0)
-    regret = [prospects.regret(k) for k in range(len(prospects.arms))]
+    forecasts = Frontier(laws, request()).at(2e12)
+    regret = [forecasts.samples.regret(k) for k in range(len(forecasts.candidates))]
     assert sure.regret == pytest.approx(min(regret))
     assert all(candidate.behind and (candidate.behind.value or 0) >= 0 for candidate in found.runners_up)
     assert found.methods[0].recipe.method.name == found.recipe.method.name
@@ -175,9 +173,9 @@ def test_a_runs_interval_is_wider_than_the_laws_and_holds_the_planted_loss(laws:
     assert found.loss is not None
     low, high = found.loss.ends
     assert low < true_loss(found.recipe.method, found.recipe.model.params, found.recipe.train_tokens) < high
-    prospects = Frontier(laws, request()).at(5e11)
-    spread = np.quantile(prospects.draws[:, 0], [0.025, 0.975])
-    wide = prospects.loss(0)
+    forecasts = Frontier(laws, request()).at(5e11)
+    spread = np.quantile(forecasts.samples.loss_BK[:, 0], [0.025, 0.975])
+    wide = forecasts.loss(0)
     assert wide.ends[0] < spread[0]
     assert wide.ends[1] > spread[1]
 
@@ -310,9 +308,9 @@ def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
     reach = asked(laws, 8 * highest).reach
     assert reach is not None
     assert reach.flop == pytest.approx(8, rel=0.01)
-    assert "8x beyond the largest fitted budget" in reach.says()
-    assert there(asked(laws, 1e11).reach).says() == "within the fitted budgets, sizes and tokens"
-    assert "below the smallest fitted budget" in there(asked(laws, 1e10).reach).says()
+    assert "8x beyond the largest fitted budget" in reach.describe()
+    assert there(asked(laws, 1e11).reach).describe() == "within the fitted budgets, sizes and tokens"
+    assert "below the smallest fitted budget" in there(asked(laws, 1e10).reach).describe()
 
 
 def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_out(laws: LawSet) -> None:
@@ -442,14 +440,19 @@ def test_the_law_that_ships_speaks_where_it_holds_and_the_rule_elsewhere(
     assert recommend(Budget.parse("1e17"), PYTHIA).certainty is None
 
 
-def test_the_envelope_names_the_best_method_at_each_budget(laws: LawSet) -> None:
-    points = Frontier(laws, request()).envelope([1e10, 1e11, 2.5e13])
-    assert [point.method for point in points] == ["full", "full", "lora"]
-    for point in points:
-        assert sum(point.probability.values()) == pytest.approx(1.0)
-        assert point.loss.value is not None
-    losses = [point.loss.value or 0.0 for point in points]
-    assert losses == sorted(losses, reverse=True)
+def test_loss_gap_order_and_crossover_never_contradict(laws: LawSet) -> None:
+    """All of a recommendation is one estimator: what is behind lies behind by what the losses say, in their order."""
+    for flop in (1e10, 1e11, 1e12, 2.5e13):
+        found = asked(laws, flop)
+        best = there(there(found.loss).value)
+        for ranked in (found.runners_up, found.methods):
+            gaps = [there(there(each.behind).value) for each in ranked]
+            assert gaps == sorted(gaps)
+            for each, gap in zip(ranked, gaps, strict=True):
+                assert gap == pytest.approx(there(there(each.loss).value) - best, abs=1e-12)
+        ahead = there(found.crossover)
+        if flop in (ahead.looked_at[0], ahead.looked_at[1]):
+            assert found.methods[0].recipe.method.name == (ahead.second if flop == ahead.looked_at[1] else ahead.first)
 
 
 def test_no_crossover_in_sight_is_said_to_be_unbounded(laws: LawSet) -> None:
@@ -457,13 +460,13 @@ def test_no_crossover_in_sight_is_said_to_be_unbounded(laws: LawSet) -> None:
     frontier = Frontier(laws, request())
     found = [frontier.crossover(*pair, [3e9, 6e9, 1e10]) for pair in (("full", "lora"), ("lora", "full"))]
     assert found[0] == found[1]
-    assert there(found[0]).says() == "full is ahead of lora at every budget from 3e+09 to 1e+10 FLOP"
+    assert there(found[0]).describe() == "full is ahead of lora at every budget from 3e+09 to 1e+10 FLOP"
     close = frontier.crossover("full", "lora", np.geomspace(1e11, 1e13, 9).tolist())
     noisy = Frontier(law_set(noise=0.03), request()).crossover("full", "lora", np.geomspace(1e11, 1e13, 9).tolist())
     assert there(close).never < 0.1
     assert there(noisy).never > 0.02
     assert there(noisy).flop.high is None
-    assert "unbounded above" in there(noisy).says()
+    assert "unbounded above" in there(noisy).describe()
 
 
 def test_rules_obey_limits_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

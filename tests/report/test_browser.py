@@ -118,7 +118,7 @@ def test_slider_shows_what_recommend_answers(browser: Browser, evidence: Evidenc
         assert answer.loss is not None
         assert browser["predicted"].text == answer.loss.says()
         assert answer.reach is not None
-        assert browser["reach"].text == answer.reach.says()
+        assert browser["reach"].text == answer.reach.describe()
         assert answer.certainty is not None
         bars = browser.driver.find_elements(By.CSS_SELECTOR, "#sure .bar")
         assert [bar.text.split() for bar in bars] == [

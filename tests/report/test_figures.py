@@ -20,7 +20,7 @@ from isoembed.records import Ledger, RunRecord
 from isoembed.report.data import Evidence
 from isoembed.report.figures import figures
 from isoembed.report.figures.forecasts import forecasts
-from isoembed.report.forecast_grid import Outlook
+from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.slider import recommended
 from isoembed.report.theme import GROUNDS, method_style, ordered
 from tests.fitting.ledgers import BUDGETS, runs
@@ -120,18 +120,16 @@ def test_hyperparameter_lines_are_the_ledgers(
 
 def test_law_line_is_what_recommend_expects(evidence: Evidence) -> None:
     """The frontier's line, and its best size, at any budget are those of the recommendation."""
-    outlook = Outlook(evidence)
-    for prospects in outlook.grid[:: len(outlook.grid) // 4]:
-        answer = recommended(evidence, Budget(stated="", flop=prospects.flop))
+    grid = ForecastGrid(evidence)
+    for at in grid.budgets[:: len(grid.budgets) // 4]:
+        answer = recommended(evidence, Budget(stated="", flop=at.flop))
         for candidate in answer.methods:
             name = candidate.recipe.method.name
-            line = next(point for point in outlook.best(name) if point.flop == prospects.flop)
+            line = next(point for point in grid.best(name) if point.flop == at.flop)
             assert candidate.loss is not None
             assert line.loss.value is not None
-            # recommend takes the least mean over draws, the line the least of the fits: the same but near a tie
-            assert line.loss.value <= candidate.loss.value  # type: ignore[operator]
-            assert line.loss.value == pytest.approx(candidate.loss.value, rel=2e-3)
-            size = outlook.best_params(name, prospects)
+            assert line.loss.value == pytest.approx(candidate.loss.value, rel=1e-12)
+            size = grid.best_params(name, at)
             assert size is not None
             low, high = size.ends
             assert low <= candidate.recipe.model.params <= high

@@ -1,0 +1,41 @@
+"""What a recommendation says of itself is facts of a kind and a code; JSON keeps facts and sentences."""
+
+from __future__ import annotations
+
+import json
+
+from isoembed.budget import Budget
+from isoembed.families import NANO
+from isoembed.recommendation.recommend import recommend, shipped_law
+from isoembed.recommendation.result import Recommendation
+
+ASKED = [
+    lambda: recommend(Budget.parse("1e12"), NANO),
+    lambda: recommend(Budget.parse("1e13"), NANO, batch_pairs=128, law=shipped_law("nano"), other_settings=True),
+    lambda: recommend(Budget.parse("1e17"), "pythia"),
+]
+
+
+def test_json_is_read_back_with_facts_or_of_before_there_were_any() -> None:
+    """A file written before recommendations had notes holds their sentences alone."""
+    for ask in ASKED:
+        found = ask()
+        text = found.model_dump_json()
+        assert Recommendation.model_validate_json(text) == found
+        old = json.loads(text)
+        del old["notes"]
+        for each in (*old["runners_up"], *old["methods"]):
+            del each["notes"]
+        read = Recommendation.model_validate(old)
+        sentences = {"basis", "known", "assumed", "warnings", "no_forecast"}
+        assert read.model_dump(include=sentences) == found.model_dump(include=sentences)
+        assert [each.remarks for each in read.runners_up] == [each.remarks for each in found.runners_up]
+
+
+def test_facts_are_told_by_kind_and_code() -> None:
+    other = ASKED[1]()
+    assert {(note.kind, note.code) for note in other.notes} >= {("warning", "other-settings"), ("basis", "by-law")}
+    note = next(note for note in other.notes if note.code == "other-settings")
+    assert note.title == "law used at settings of no run"
+    assert note.describe() == f"{note.title}: {note.fields['differences']}"
+    assert len({*other.notes, *other.notes}) == len(set(map(str, other.notes)))  # they hash by content
