@@ -32,7 +32,7 @@ def calls() -> Iterator[tuple[str, Callable[..., Any]]]:
             yield name, value
         for method in ("parse", "from_devices", "from_dollars", "assumed", "load", "open", "save", "model"):
             found = vars(value).get(method) if inspect.isclass(value) else None
-            if found is not None:
+            if found is not None and not isinstance(found, property):
                 yield f"{name}.{method}", getattr(found, "__func__", found)
         if name in ("DataOptions", "Execution"):
             yield name, value.__init__

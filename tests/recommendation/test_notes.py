@@ -9,17 +9,20 @@ from isoembed.families import NANO
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.result import Recommendation
 
-ASKED = [
-    lambda: recommend(Budget.parse("1e12"), NANO),
-    lambda: recommend(Budget.parse("1e13"), NANO, batch_pairs=128, law=shipped_law("nano"), other_settings=True),
-    lambda: recommend(Budget.parse("1e17"), "pythia"),
-]
+
+def asked() -> list[Recommendation]:
+    """By a law, by a law at other settings, by rule."""
+    budget = Budget.parse("1e13")
+    return [
+        recommend(budget, NANO),
+        recommend(budget, NANO, batch_pairs=128, law=shipped_law("nano"), other_settings=True),
+        recommend(Budget.parse("1e17"), "pythia"),
+    ]
 
 
 def test_json_is_read_back_with_facts_or_of_before_there_were_any() -> None:
     """A file written before recommendations had notes holds their sentences alone."""
-    for ask in ASKED:
-        found = ask()
+    for found in asked():
         text = found.model_dump_json()
         assert Recommendation.model_validate_json(text) == found
         old = json.loads(text)
@@ -33,7 +36,7 @@ def test_json_is_read_back_with_facts_or_of_before_there_were_any() -> None:
 
 
 def test_facts_are_told_by_kind_and_code() -> None:
-    other = ASKED[1]()
+    other = asked()[1]
     assert {(note.kind, note.code) for note in other.notes} >= {("warning", "other-settings"), ("basis", "by-law")}
     note = next(note for note in other.notes if note.code == "other-settings")
     assert note.title == "law used at settings of no run"
