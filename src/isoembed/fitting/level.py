@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
     ]
     if misfit > MISFIT:
         notes.append(f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there")
-    update = {"settings": _settings(laws.settings, groups[0].settings)}
+    update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings)}
     if misfit > MISFIT:
         update["status"] = "biased"
     seen = fingerprint([group.points.fingerprint for group in groups])
