@@ -67,7 +67,7 @@ CLAIM_FLOP = 4 * BUDGETS[-1]
 #: recipes run beside the recommended one, apart from each method's best
 RIVALS = 2
 #: compared on what is held out; all read the trained share, so that a method's hyperparameters share one law
-LAWS = ("embedding", "frantar")
+LAWS = ("embedding", "frantar", "interaction-odds")
 #: how the mixture is named in what ships
 SOURCE = f"a weighted mixture of {len(WEIGHTS)} public pair sources (scripts/nano_study.py)"
 

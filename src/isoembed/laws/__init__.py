@@ -13,6 +13,8 @@ from isoembed.laws.points import Points
 from isoembed.laws.power import POWER
 from isoembed.laws.rectified import RECTIFIED
 
+#: the law that forecasts contrastive losses best (docs/lab-notes.md, 2026-11-28)
+INTERACTION_ODDS = Odds(INTERACTION)
 LAWS: tuple[Law, ...] = (
     HOFFMANN,
     TIED,
@@ -22,10 +24,13 @@ LAWS: tuple[Law, ...] = (
     FRANTAR,
     RECTIFIED,
     INTERACTION,
-    *(Odds(form) for form in (HOFFMANN, FRANTAR, INTERACTION)),
+    Odds(HOFFMANN),
+    Odds(FRANTAR),
+    INTERACTION_ODDS,
 )
-#: laws of N and D that `--law best` lets compete; the others need columns or meanings of their own
-COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE)
+#: laws of N and D that `--law best` lets compete, that of the odds where the candidates are known; the others need
+#: columns or meanings of their own
+COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE, INTERACTION_ODDS)
 
 __all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named"]
 
