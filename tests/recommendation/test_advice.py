@@ -8,6 +8,7 @@ import importlib
 import inspect
 import itertools
 import json
+import operator
 import pkgutil
 from pathlib import Path
 from statistics import median
@@ -385,15 +386,22 @@ def test_bounds_that_a_field_declares_bite() -> None:
     assert declared > 30
 
 
+OPERATORS: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
 def eval_constant(node: ast.expr, names: dict[str, Any]) -> float:
     """The number that a bound is written as: a literal, a name, or arithmetic of them."""
     if isinstance(node, ast.Name):
         return float(names[node.id])
     if isinstance(node, ast.BinOp):
-        left, right = eval_constant(node.left, names), eval_constant(node.right, names)
-        return {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right, ast.Div: left / (right or 1)}[
-            type(node.op)
-        ]
+        apply = OPERATORS[type(node.op)]
+        return float(apply(eval_constant(node.left, names), eval_constant(node.right, names)))
     if isinstance(node, ast.UnaryOp):
         return -eval_constant(node.operand, names)
     return float(ast.literal_eval(node))
