@@ -324,3 +324,13 @@ def test_epochs_by_any_name(tmp_path: Path, name: str) -> None:
 def test_what_counts_no_passes_is_refused(tmp_path: Path, header: str, cell: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_groups(checkpoints(tmp_path, header, [cell]), [HOFFMANN])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"log_history": [{"loss": 3.1, "step": 1}]}', '[{"N": 1, "D": 2, "loss": 3}]', "{\n"]
+)
+def test_json_is_no_table(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "trainer_state.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"CSV or Parquet.*is JSON"):
+        read_table(file, HOFFMANN)
