@@ -59,12 +59,13 @@ class Table:
         with self._readable():
             if self._is_parquet:
                 return list(pyarrow.parquet.read_schema(self.file).names)
+            with self._text() as text:
+                if text.read(_HEAD).lstrip().startswith(("{", "[")):
+                    raise InputError(
+                        f"A table of runs must be CSV or Parquet with a run a row; {self.file.name} is JSON. Write its "
+                        "runs as N,D,loss."
+                    )
             names = [cell.strip() for cell in next(self._csv_rows(), [])]
-        if names and names[0].startswith(("{", "[")):
-            raise InputError(
-                f"A table of runs must be CSV or Parquet with a run a row; {self.file.name} is JSON. Write its runs as "
-                "N,D,loss."
-            )
         if names and all(map(_is_number, filter(None, names))):
             raise InputError(
                 f"{self.file.name} must name its columns in its first line; it holds numbers there ({names[0]}, ...). "
