@@ -9,12 +9,14 @@ import inspect
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar
+from threading import RLock
+from typing import IO, Annotated, Any, ClassVar, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 
@@ -212,15 +214,54 @@ def placeless(data: str) -> str:
 
 @contextmanager
 def no_panic(whose: str) -> Iterator[None]:
-    """Turn a panic of the tokenizer's Rust (a pattern that backtracks without end) into an InputError."""
+    """Turn a panic of the tokenizer's Rust (a pattern that backtracks without end) into an InputError; what Rust prints
+    of it is not shown."""
     try:
-        yield
+        with _held_back() as held:
+            try:
+                yield
+            except BaseException as error:
+                if _is_panic(error):
+                    held.seek(0)  # standard error writes from here too
+                    held.truncate()
+                raise
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # pyo3's, which is no Exception and has no name to import
+        if not _is_panic(error):
             raise
         raise InputError(
             f"{whose} fails on a text ({error}). Correct the pattern in its tokenizer.json, or choose another model."
         ) from None
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"  # pyo3's, which is no Exception and has no name to import
+
+
+#: one thread at a time may hold standard error back
+_HOLDING = RLock()
+
+
+@contextmanager
+def _held_back() -> Iterator[IO[bytes]]:
+    """Within it what this process, in whatever language, writes to standard error goes to a file, and at the end from
+    there to standard error."""
+    # in memory where the system can: a machine's temporary folder may be full or closed
+    in_memory = hasattr(os, "memfd_create")
+    with _HOLDING, os.fdopen(os.memfd_create("held"), "r+b") if in_memory else tempfile.TemporaryFile() as held:
+        try:
+            before = os.dup(2)
+        except OSError:  # closed
+            yield held
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield held
+        finally:
+            os.dup2(before, 2)
+            held.seek(0)
+            with suppress(OSError):
+                os.write(before, held.read())
+            os.close(before)
 
 
 def expanded(path: str | Path) -> Path:

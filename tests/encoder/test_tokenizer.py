@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from isoembed.core import InputError
+from isoembed.core import InputError, no_panic
 from isoembed.data.pair import Pair
 from isoembed.data.store import TokenStore
 from isoembed.encoder.embed import tokenize
@@ -199,8 +200,10 @@ def test_a_tokenizer_that_does_not_parse_is_refused(text: str, tmp_path: Path) -
         load_tokenizer(str(source))
 
 
-def test_a_pattern_that_backtracks_without_end_is_refused_with_the_text_that_shows_it(tmp_path: Path) -> None:
-    """pyo3's PanicException is no Exception: it passed every handler."""
+def test_a_pattern_that_backtracks_without_end_is_refused_with_the_text_that_shows_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """pyo3's PanicException is no Exception: it passed every handler; and Rust prints of it itself."""
     rules = json.loads((folder_with(tmp_path, {}) / "tokenizer.json").read_text())
     rules["pre_tokenizer"] = {
         "type": "Split",
@@ -216,3 +219,10 @@ def test_a_pattern_that_backtracks_without_end_is_refused_with_the_text_that_sho
     pairs = [Pair("a" * 40 + "!", "b")]
     with pytest.raises(InputError, match=r"fails on a text \(.*retry-limit"):
         TokenStore.build(ListSource(pairs), tokenizer, context_tokens=8, folder=tmp_path / "tokens")
+    assert not capfd.readouterr().err
+
+
+def test_what_others_write_meanwhile_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    with no_panic("The tokenizer"):
+        os.write(2, b"a warning\n")
+    assert capfd.readouterr().err == "a warning\n"
