@@ -45,12 +45,12 @@ DEVICES = tuple(
 
 
 def device_named(name: str) -> Device:
-    """The device called `name`."""
+    """The device called `name`, in whatever case."""
     for device in DEVICES:
-        if device.name == name:
+        if device.name == name.lower():
             return device
     known = ", ".join(device.name for device in DEVICES)
-    raise InputError(f"`device` must be one of {known}; got {name!r}. For another device give the budget in FLOP.")
+    raise InputError(f"`gpu` must be one of {known}; got {name!r}. For another device give the budget in FLOP.")
 
 
 class Budget(Frozen):

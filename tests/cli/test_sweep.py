@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from isoembed.cli.sweep import _allowance, _budgets
+from isoembed.cli import parse
 from isoembed.core import InputError
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.folder import End, failed_run
@@ -170,16 +170,16 @@ def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> N
 
 
 def test_budgets_and_allowances() -> None:
-    assert _budgets("1e12:1.7e13:x4") == pytest.approx((1e12, 4e12, 1.6e13))
-    assert _budgets("4e12,1e12") == (1e12, 4e12)
-    assert (_allowance("1e15"), _allowance("3h"), _allowance("90min")) == (
+    assert parse.budgets("1e12:1.7e13:x4") == pytest.approx((1e12, 4e12, 1.6e13))
+    assert parse.budgets("4e12,1e12") == (1e12, 4e12)
+    assert (parse.allowance("1e15"), parse.allowance("3h"), parse.allowance("90min")) == (
         (1e15, None),
         (None, 10800.0),
         (None, 5400.0),
     )
     for wrong in ("1e12:1e11:x4", "1e12:1e13:x1", "lots", ""):
         with pytest.raises(InputError):
-            _budgets(wrong)
+            parse.budgets(wrong)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,6 @@ def test_a_file_in_the_way_is_no_traceback(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("isoembed: ")
     assert len(done.stderr.splitlines()) == 1

@@ -37,10 +37,10 @@ VALUES = (
     "[/]",
 )
 TRAIN = ["--budget=1e9", "--model=nano-28k", "--method=full", "--data=pairs.jsonl", "--batch-pairs=16",
-         "--context-tokens=32", "--out=out", "--device=h100", "--dry-run"]  # fmt: skip
+         "--context-tokens=32", "--out=out", "--gpu=h100", "--dry-run"]  # fmt: skip
 #: what a command is given beside the option that is tried; a command that is not here gets nothing
 GIVEN: dict[str, list[str]] = {
-    "recipe": ["--budget=1e13", "--device=h100"],
+    "recipe": ["--budget=1e13", "--gpu=h100"],
     "train": TRAIN,
     "fit": ["runs.csv", "--law=power", "--bootstrap=0", "--holdout=none", "--out=law.json"],
     "validate": ["law.json", "ledger"],

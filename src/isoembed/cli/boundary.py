@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from isoembed.cli.options import ALIASES
 from isoembed.core import LARGEST, InputError, not_installed, refused, rejected, system_error
 
 #: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
@@ -28,6 +29,28 @@ class Bounded(TyperGroup):
         status = super().main(*args, **{**options, "standalone_mode": False})
         if status:
             sys.exit(status)
+
+
+class Command(TyperCommand):
+    """A command that also takes its options by the names that others give them, and shows its panels in a pipe too."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        for alias, name in ALIASES.items():
+            for each in self.params:
+                if isinstance(each, TyperOption) and name in each.opts:
+                    parser.add_option(obj=each, opts=[alias], dest=each.name, action="store", nargs=each.nargs)
+        return parser
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            if (record := each.get_help_record(ctx)) is not None:
+                usual = "Arguments" if each.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(each, "rich_help_panel", None) or usual, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
 
 
 def _hold(command: Any) -> None:

@@ -1,94 +1,368 @@
-"""Options that several commands share, each declared once."""
+"""The options of the command line, in groups that commands share: each option is declared once, as a field of a frozen
+value that also turns its group into what the packages below take."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from isoembed.budget import DEVICES
-from isoembed.families import FAMILIES
-from isoembed.methods import names
+from isoembed.budget import DEVICES, Budget
+from isoembed.cli import models, terminal
+from isoembed.cli.parse import size_in_bytes
+from isoembed.core import InputError
+from isoembed.families import FAMILIES, Family
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.methods import Adapters, Method, method_named, names
+from isoembed.recipe import Options, Prompts, dims_named
+from isoembed.recommendation.constraints import Constraints
 
-BudgetText = Annotated[str | None, typer.Option("--budget", help="training budget in FLOP, as 1.5e18")]
-DeviceName = Annotated[
-    str | None, typer.Option("--device", help=f"one of {', '.join(device.name for device in DEVICES)}")
-]
-Count = Annotated[int, typer.Option(min=1, help="number of devices")]
-Hours = Annotated[float | None, typer.Option(help="budget as hours on --count devices")]
-Utilisation = Annotated[float | None, typer.Option(help="share of peak that your training reaches")]
-Dollars = Annotated[float | None, typer.Option(help="budget as money")]
-DollarsPerHour = Annotated[float | None, typer.Option(help="price of one device for an hour")]
-FamilyName = Annotated[str | None, typer.Option("--family", help=f"{', '.join(f.name for f in FAMILIES)}")]
-ModelName = Annotated[str | None, typer.Option("--model", help="a model of the family, a hub id or a folder")]
-MethodName = Annotated[str | None, typer.Option("--method", help=f"{', '.join(names())}; default: the rule's")]
-Fraction = Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")]
-Rank = Annotated[int | None, typer.Option(help="lora and its variants: rank")]
-Alpha = Annotated[float | None, typer.Option(help="lora and its variants: alpha")]
-BatchPairs = Annotated[int | None, typer.Option(help="pairs a batch; default: the family's")]
-ContextTokens = Annotated[int | None, typer.Option(max=2**31 - 1, help="longest query or positive in tokens")]
-LearningRate = Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")]
-Seed = Annotated[int, typer.Option(help="seed of data order and initialisation")]
-PoolingChoice = Annotated[
-    str, typer.Option("--pooling", help="readout: mean, weighted-mean, last (an end-of-text token), first or max")
-]
-MaskMargin = Annotated[
-    float | None, typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive")
-]
-QueryPrompt = Annotated[str, typer.Option(help="put in front of every query")]
-PositivePrompt = Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")]
-PoolPrompt = Annotated[bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")]
-Matryoshka = Annotated[
-    str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
-]
-Bidirectional = Annotated[
-    bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
-]
-ResizeEmbeddings = Annotated[
+if TYPE_CHECKING:
+    from isoembed.training.loop import Execution
+    from isoembed.workflows.job import DataOptions
+
+#: names that others give to options of ours: taken, and not shown
+ALIASES = {
+    "--batch-size": "--batch-pairs",
+    "--max-seq-length": "--context-tokens",
+    "--lora-r": "--rank",
+    "--lora-alpha": "--alpha",
+    "--lr": "--learning-rate",
+}
+
+# ---- single options ---------------------------------------------------------------------------------------------
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON", rich_help_panel="Output")]
+DryRun = Annotated[
     bool,
-    typer.Option("--resize-embeddings", help="grow the token table so that every token of the tokenizer has a row"),
+    typer.Option("--dry-run", help="say what would be done, and what it costs, and stop", rich_help_panel="Output"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-DataSpec = Annotated[
-    str, typer.Option("--data", help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
-]
-QueryKey = Annotated[str | None, typer.Option(help="name of the query field")]
-PositiveKey = Annotated[str | None, typer.Option(help="name of the positive field")]
-NegativeKey = Annotated[str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")]
-Negatives = Annotated[int | None, typer.Option(help="hard negatives of a row to use at most; 0: none [default: all]")]
-HeldoutSpec = Annotated[str | None, typer.Option("--heldout", help="held-out pairs; default: split off the data")]
-MaxRowBytes = Annotated[int, typer.Option(min=1, max=1 << 30, help="longest row of the data, in bytes")]
-OnBadRows = Annotated[str, typer.Option(help="error or skip")]
-Cache = Annotated[Path | None, typer.Option(help="folder for tokenised data, reused between runs [default: in --out]")]
-Out = Annotated[Path, typer.Option("--out", help="folder for the model, its record and checkpoints")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")]
-MemoryText = Annotated[
-    str | None, typer.Option("--memory", help="peak of the process (GPU: there), as 4GiB; default: half of free")
-]
-Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")]
-PrecisionName = Annotated[
-    str,
+ContextTokens = Annotated[
+    int | None,
     typer.Option(
-        "--precision", help="of the products: fp32, bf16 (sums and weights stay fp32), or auto: bf16 on a GPU"
+        max=2**31 - 1, help="longest query or positive in tokens; default: the family's", rich_help_panel="Training"
     ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")]
-Shard = Annotated[bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")]
-CheckpointSeconds = Annotated[float, typer.Option(min=0, help="seconds between checkpoints")]
-Tracker = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")]
-KeepAdapter = Annotated[bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")]
-LawPath = Annotated[Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the family's own")]
-OtherSettings = Annotated[
-    bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="folder for tokenised data, reused between runs; default: in --out", rich_help_panel="Data"),
 ]
-MaxParams = Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")]
-MethodNames = Annotated[str | None, typer.Option("--methods", help="methods allowed, as full,lora")]
-ServingTokens = Annotated[
-    float, typer.Option(help="tokens the model will embed in its life; the budget pays for them too")
-]
-PilotShare = Annotated[
-    str | None,
-    typer.Option("--pilot", help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done and stop")]
+
+# ---- groups -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """A budget in FLOP, in hours of devices or in money."""
+
+    panel: ClassVar[str] = "Budget"
+
+    budget: Annotated[str | None, typer.Option(help="training budget in FLOP, as 1.5e18")] = None
+    gpu: Annotated[
+        str | None, typer.Option(help=f"what the budget buys: {', '.join(device.name for device in DEVICES)}")
+    ] = None
+    count: Annotated[int, typer.Option(min=1, help="number of GPUs")] = 1
+    hours: Annotated[float | None, typer.Option(help="budget as hours on --count GPUs")] = None
+    utilisation: Annotated[float | None, typer.Option(help="share of peak that your training reaches (MFU)")] = None
+    dollars: Annotated[float | None, typer.Option(help="budget as money")] = None
+    dollars_per_hour: Annotated[float | None, typer.Option(help="price of one GPU for an hour")] = None
+
+    def value(self) -> Budget:
+        """The budget; raises InputError unless it is stated in exactly one way."""
+        stated = {"--budget": self.budget, "--hours": self.hours, "--dollars": self.dollars}
+        given = [name for name, value in stated.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"Exactly one of --budget, --hours and --dollars must be given; got {' and '.join(given) or 'none'}."
+            )
+        if self.budget is not None:
+            return Budget.parse(self.budget, count=self.count, utilisation=self.utilisation)
+        if self.gpu is None:
+            raise InputError(f"`{given[0]}` must come with --gpu: FLOP follow from its speed. Give one, as --gpu h100.")
+        if self.hours is not None:
+            return Budget.from_devices(self.gpu, count=self.count, hours=self.hours, utilisation=self.utilisation)
+        if self.dollars_per_hour is None or self.dollars is None:
+            raise InputError("`--dollars` must come with `--dollars-per-hour`, the price of one GPU for an hour.")
+        return Budget.from_dollars(
+            self.dollars, self.dollars_per_hour, device=self.gpu, count=self.count, utilisation=self.utilisation
+        )
+
+    def with_device(self, device: str | None) -> tuple[BudgetOptions, str | None]:
+        """These options and torch's `device`; the name of a GPU there, where it once stood, is the `gpu`."""
+        named = replace(self, gpu=None if self.gpu is None else self.gpu.lower())
+        if not is_a_gpu(device):
+            return named, device
+        assert device is not None
+        gpu = named.gpu or device.lower()
+        terminal.complain(f"`--device` is torch's device; taken as --gpu {gpu}, which says what is paid for.")
+        return replace(named, gpu=gpu), None
+
+
+def is_a_gpu(name: str | None) -> bool:
+    """Whether `name`, in whatever case, is that of a device whose price and peak are known."""
+    return name is not None and name.lower() in [device.name for device in DEVICES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameOptions:
+    """The base model."""
+
+    panel: ClassVar[str] = "Model"
+
+    family: Annotated[str | None, typer.Option(help=f"{', '.join(f.name for f in FAMILIES)}")] = None
+    model: Annotated[str | None, typer.Option(help="a model of the family, a hub id or a folder")] = None
+
+    def chosen(self, budget: Budget | None = None) -> tuple[Family, str | None]:
+        """The family, and the model's name in it where one was asked for."""
+        return models.chosen(self.family, self.model, budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(NameOptions):
+    """The base model, and the method that trains it."""
+
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(names())}; default: the rule's")] = None
+    fraction: Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")] = None
+    rank: Annotated[int | None, typer.Option(help="lora and its variants: rank")] = None
+    alpha: Annotated[float | None, typer.Option(help="lora and its variants: alpha")] = None
+    resize_embeddings: Annotated[
+        bool,
+        typer.Option("--resize-embeddings", help="grow the token table so that every token of the tokenizer has a row"),
+    ] = False
+
+    def chosen_and_grown(self, budget: Budget | None = None) -> tuple[Family, str | None, bool]:
+        """The family, the model's name where one was asked for, and whether its token table was grown."""
+        family, name = self.chosen(budget)
+        family, is_grown = models.grown(family, self.resize_embeddings)
+        return family, name, is_grown
+
+    def chosen_method(self) -> Method | None:
+        """The method; None where none was named."""
+        hyperparameters = {"--fraction": self.fraction, "--rank": self.rank, "--alpha": self.alpha}
+        if self.method is None:
+            if given := [name for name, value in hyperparameters.items() if value]:
+                raise InputError(f"{' and '.join(given)} must come with --method; name the method too.")
+            return None
+        method = method_named(self.method, fraction=self.fraction, rank=self.rank, alpha=self.alpha)
+        if isinstance(method, Adapters) and self.rank is not None and self.alpha is None:
+            return method.model_copy(update={"alpha": type(method)().resized(self.rank).alpha})  # that goes with it
+        return method
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """What stands in front of texts."""
+
+    panel: ClassVar[str] = "Training"
+
+    query_prompt: Annotated[str, typer.Option(help="put in front of every query")] = ""
+    positive_prompt: Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")] = (
+        ""
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetupOptions:
+    """How a model is trained, beside its method and rate: what losses depend on, and laws hold for."""
+
+    panel: ClassVar[str] = "Training"
+
+    batch_pairs: Annotated[int | None, typer.Option(help="pairs per batch; default: the family's")] = None
+    context_tokens: ContextTokens = None
+    pooling: Annotated[str, typer.Option(help="mean, weighted-mean, last (an end-of-text token), first or max")] = (
+        "mean"
+    )
+    mask_margin: Annotated[
+        float | None,
+        typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive"),
+    ] = None
+    matryoshka: Annotated[
+        str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
+    ] = None
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
+    ] = False
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    pool_prompt: Annotated[
+        bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")
+    ] = True
+
+    def options(self, *, resize_embeddings: bool = False) -> Options:
+        """What the recipe calls its options; raises InputError for one that is out of range."""
+        prompts = Prompts.of(self.prompts.query_prompt, self.prompts.positive_prompt, pooled=self.pool_prompt)
+        return Options(
+            mask_margin=self.mask_margin,
+            matryoshka=dims_named(self.matryoshka),
+            bidirectional=self.bidirectional,
+            prompts=prompts,
+            resize_embeddings=resize_embeddings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How one model is trained."""
+
+    panel: ClassVar[str] = "Training"
+
+    setup: SetupOptions
+    learning_rate: Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")] = None
+    seed: Annotated[int, typer.Option(help="seed of data order and initialisation")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """How the rows of data are read."""
+
+    panel: ClassVar[str] = "Data"
+
+    query_key: Annotated[str | None, typer.Option(help="name of the query field")] = None
+    positive_key: Annotated[str | None, typer.Option(help="name of the positive field")] = None
+    on_bad_rows: Annotated[str, typer.Option(help="error or skip")] = "error"
+    max_row_bytes: Annotated[int, typer.Option(min=1, max=1 << 30, help="longest row of the data, in bytes")] = 1 << 24
+
+    def of(self, spec: str, heldout: str | None = None) -> DataOptions:
+        """The data at `spec`, read so."""
+        from isoembed.workflows.job import DataOptions
+
+        return DataOptions(spec, heldout, **{each.name: getattr(self, each.name) for each in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeOptions(RowOptions):
+    """How rows are read that may hold hard negatives."""
+
+    negative_key: Annotated[
+        str | None, typer.Option(help="name of the field of hard negatives, a text or a list of them")
+    ] = None
+    negatives: Annotated[
+        int | None, typer.Option(help="hard negatives of a row to use at most; 0: none; default: all")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsOptions:
+    """The pairs to train on, and those held out."""
+
+    panel: ClassVar[str] = "Data"
+
+    data: Annotated[
+        str, typer.Option(help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
+    ] = "docstrings"
+    heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None
+    rows: NegativeOptions
+    cache: Cache = None
+
+    def value(self) -> DataOptions:
+        """Where the pairs come from and how they are read."""
+        return self.rows.of(self.data, self.heldout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """How a training runs on this machine; nothing here changes its result beyond rounding."""
+
+    panel: ClassVar[str] = "Execution"
+
+    device: Annotated[
+        str | None, typer.Option(help="torch's device: cpu, cuda, cuda:1; default: the GPU where there is one")
+    ] = None
+    memory: Annotated[
+        str | None, typer.Option(help="peak of the process (GPU: there), as 4GiB; default: half of free")
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")
+    ] = False
+    precision: Annotated[
+        str, typer.Option(help="of the products: fp32, bf16 (sums and weights stay fp32), or auto: bf16 on a GPU")
+    ] = "auto"
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")
+    ] = False
+    shard: Annotated[
+        bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")
+    ] = False
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="seconds between checkpoints")] = 120.0
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False
+
+    def value(self, device: str | None, memory_bytes: float | None) -> Execution:
+        """The same for the training loop; `device` is torch's."""
+        from isoembed.training.loop import Execution, precision_named
+
+        return Execution(
+            device=device,
+            memory_bytes=memory_bytes,
+            checkpointing=self.gradient_checkpointing,
+            precision=precision_named(self.precision),
+            compile=self.compile_blocks,
+            shard=self.shard,
+            checkpoint_seconds=self.checkpoint_seconds,
+            resume=self.resume,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawOptions:
+    """The law to go by."""
+
+    panel: ClassVar[str] = "Law"
+
+    law: Annotated[Path | None, typer.Option(help="law.json of `isoembed fit`; default: the family's own")] = None
+    other_settings: Annotated[
+        bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
+    ] = False
+
+    def value(self) -> LawSet | None:
+        """The law in the file; None where none was named."""
+        return None if self.law is None else LawSet.load(self.law)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What limits the choice, beside the budget."""
+
+    panel: ClassVar[str] = "Model"
+
+    methods: Annotated[str | None, typer.Option(help="methods allowed, as full,lora")] = None
+    max_params: Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")] = None
+    serving_tokens: Annotated[
+        float,
+        typer.Option(
+            help="tokens the model will embed in its life; the budget pays for them too", rich_help_panel="Budget"
+        ),
+    ] = 0.0
+
+    def value(self) -> Constraints:
+        """The same for a recommendation; raises InputError for one that is out of range."""
+        return Constraints(**self._given())
+
+    def _given(self) -> dict[str, Any]:
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**given, "methods": None if self.methods is None else tuple(self.methods.split(","))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllLimitOptions(LimitOptions):
+    """Limits, with those that data or a device at hand would set."""
+
+    device_memory: Annotated[
+        str | None, typer.Option(help="training must fit: a size, as 24GB, or a GPU's name, as h100")
+    ] = None
+    pairs: Annotated[int | None, typer.Option(help="unique training pairs at hand", rich_help_panel="Data")] = None
+    repeats: Annotated[
+        str,
+        typer.Option(
+            help="none: one epoch at most; muennighoff: repeat, each repetition worth what it is in pretraining; "
+            "measured: worth what it is in the law's own runs",
+            rich_help_panel="Data",
+        ),
+    ] = "none"
+
+    def _given(self) -> dict[str, Any]:
+        memory = self.device_memory
+        if memory is None:
+            return super()._given()
+        limit = memory.lower() if is_a_gpu(memory) else size_in_bytes(memory, "--device-memory")
+        return {**super()._given(), "device_memory": limit}

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoembed.budget import Budget
 from isoembed.cli import terminal
-from isoembed.cli.sweep import plan_json, share_of, watching
+from isoembed.cli.parse import share_of
+from isoembed.cli.sweep import watching
+from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.recipe import Options
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.result import Recommendation
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from isoembed.workflows.job import DataOptions
+    from isoembed.cli.run import Planning
+    from isoembed.sweep.plan import SweepRequest
     from isoembed.workflows.pilot import Pilot
 
 
@@ -38,68 +39,35 @@ def check(family: Family, constraints: Constraints, **given: object) -> None:
         )
 
 
-def pilot_first(
-    spend: Budget,
-    family: Family,
-    options: DataOptions,
-    share: str,
-    constraints: Constraints,
-    *,
-    out: Path,
-    cache: Path,
-    batch_pairs: int | None,
-    context_tokens: int | None,
-    pooling: str,
-    recipe_options: Options,
-    dry_run: bool,
-    resume: bool,
-    as_json: bool,
-    console: Console,
-) -> tuple[Budget, LawSet | None, Pilot] | None:
+def pilot_first(planning: Planning, share: str, console: Console) -> tuple[Budget, LawSet | None, Pilot] | None:
     """Spend `share` of the budget on a pilot: what is left of it, the laws found (None: none to go by), and the pilot
     itself; None after a dry run."""
     from isoembed.report.terminal.recommendation import section
     from isoembed.report.terminal.sweep import pilot_text
     from isoembed.sweep.folder import SweepFolder
-    from isoembed.sweep.pilot import PILOT_METHODS, PilotTooSmallError
-    from isoembed.workflows.pilot import Pilot, memory_here, prepare_pilot, run_pilot
+    from isoembed.sweep.pilot import PilotTooSmallError
+    from isoembed.workflows.pilot import Pilot, run_pilot
     from isoembed.workflows.sweep import REQUEST, explain, measure_pace
 
+    asked, out = planning.asked, planning.asked.output.out
     folder = out / "pilot"
-    if (folder / REQUEST).is_file() and not (resume or dry_run):
+    if (folder / REQUEST).is_file() and not (asked.execution.resume or asked.output.dry_run):
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
-    flop, _ = spend.flop_at()
+    flop, _ = planning.spend.flop_at()
     allowance = share_of(flop, share, "--pilot")
-    allowed = [name for name in PILOT_METHODS if constraints.methods is None or name in constraints.methods]
-    if not allowed:
-        raise InputError(f"A pilot runs {', '.join(PILOT_METHODS)}; --methods allows none of them.")
-    if constraints.max_params is not None:
-        within = tuple(model for model in family.models if model.params <= constraints.max_params)
-        family = family.model_copy(update={"models": within})
+    methods = _allowed(planning.limits)
     console.print(section("Pilot"))
     try:
-        request = prepare_pilot(
-            family,
-            options,
-            target_flop=flop - allowance,
-            allowance_flop=allowance,
-            methods=allowed,
-            cache=cache,
-            batch_pairs=batch_pairs or family.batch_pairs,
-            context_tokens=context_tokens or family.context_tokens,
-            pooling=pooling,
-            recipe_options=recipe_options,
-            max_bytes=memory_here(),
-        )
+        request = _request(planning, flop - allowance, allowance, methods)
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
         console.print(found_text(pilot, flop), markup=False)
-        return spend, None, pilot
+        return planning.spend, None, pilot
     request = request.model_copy(update=measure_pace(request))
     console.print(pilot_text(request, plan, None))
-    if dry_run:
-        if as_json:
+    if asked.output.dry_run:
+        if asked.output.as_json:
             terminal.print_json(plan_json(request, plan, None))
         return None
     with watching(SweepFolder(folder), console) as watch:
@@ -109,6 +77,37 @@ def pilot_first(
     console.print(found_text(pilot, flop), markup=False)
     left = flop - pilot.flop
     return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
+
+
+def _allowed(limits: Constraints) -> list[str]:
+    from isoembed.sweep.pilot import PILOT_METHODS
+
+    allowed = [name for name in PILOT_METHODS if limits.methods is None or name in limits.methods]
+    if not allowed:
+        raise InputError(f"A pilot runs {', '.join(PILOT_METHODS)}; --methods allows none of them.")
+    return allowed
+
+
+def _request(planning: Planning, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
+    from isoembed.workflows.pilot import memory_here, prepare_pilot
+
+    family, most, setup = planning.family, planning.limits.max_params, planning.asked.training.setup
+    if most is not None:
+        within = tuple(model for model in family.models if model.params <= most)
+        family = family.model_copy(update={"models": within})
+    return prepare_pilot(
+        family,
+        planning.asked.data.value(),
+        target_flop=target_flop,
+        allowance_flop=allowance_flop,
+        methods=methods,
+        cache=planning.cache,
+        batch_pairs=setup.batch_pairs or family.batch_pairs,
+        context_tokens=setup.context_tokens or family.context_tokens,
+        pooling=setup.pooling,
+        recipe_options=planning.options,
+        max_bytes=memory_here(),
+    )
 
 
 def found_text(pilot: Pilot, flop: float) -> str:

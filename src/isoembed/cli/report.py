@@ -14,16 +14,12 @@ from isoembed.core import InputError, number_of, write_atomically
 if TYPE_CHECKING:
     from isoembed.report.data import Evidence
 
-report_app = typer.Typer()
-
-
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
     Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
 ]
 
 
-@report_app.command("report")
 def report(
     ledger: LedgerPath,
     law: LawPath = None,
@@ -50,7 +46,6 @@ def report(
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
-@report_app.command("figure")
 def figure(
     name: Annotated[str, typer.Argument(help="as frontier; `list` names all that the ledger gives")],
     ledger: LedgerPath,

@@ -1,0 +1,118 @@
+"""`isoembed fit`: scaling laws of anybody's runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from isoembed.cli import terminal
+from isoembed.cli.options import AsJson
+from isoembed.core import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions:
+    """What the columns of a table are called."""
+
+    panel: ClassVar[str] = "Data"
+
+    params_col: Annotated[str | None, typer.Option(help="column of N; in a ledger params or total_params")] = None
+    tokens_col: Annotated[str | None, typer.Option(help="column of D")] = None
+    loss_col: Annotated[str | None, typer.Option(help="column of the loss")] = None
+    flop_col: Annotated[str | None, typer.Option(help="column of C; in a ledger model_flop or all_in_flop")] = None
+    fraction_col: Annotated[str | None, typer.Option(help="column of S, the trained share")] = None
+    run_col: Annotated[
+        str | None, typer.Option(help="column of the run that a row is a checkpoint of; default: run, run_id")
+    ] = None
+    weight_col: Annotated[str | None, typer.Option(help="column of weights")] = None
+    method_col: Annotated[str | None, typer.Option(help="column of the method: one law per method")] = None
+
+    def named(self) -> dict[str, str]:
+        """Column of a run -> its name in the table, where one was given; the method's is apart."""
+        given = {each.name.removesuffix("_col"): getattr(self, each.name) for each in fields(self)}
+        return {column: name for column, name in given.items() if name is not None and column != "method"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions:
+    """What the runs of a table are, beside their columns."""
+
+    panel: ClassVar[str] = "Data"
+
+    candidates: Annotated[
+        int | None, typer.Option(min=2, help="texts among which a table's loss finds the right one: for odds laws")
+    ] = None
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="family of the models in a table whose losses are contrastive; without it the law serves fits and "
+            "figures, and no recipe"
+        ),
+    ] = None
+    target: Annotated[str, typer.Option(help="loss of a ledger's runs: heldout or training")] = "heldout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Which laws are fitted, and how."""
+
+    panel: ClassVar[str] = "Law"
+
+    law: Annotated[
+        str,
+        typer.Option(
+            help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified, interaction; hoffmann-odds, "
+            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on what is held out"
+        ),
+    ] = "hoffmann"
+    delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None
+    bootstrap: Annotated[int, typer.Option(min=0, max=100_000, help="refits to resampled runs; 0: no intervals")] = 1000
+    holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest"
+
+
+def fit(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet of runs, or a ledger")],
+    how: FitOptions,
+    columns: ColumnOptions,
+    runs: RunsOptions,
+    out: Annotated[
+        Path, typer.Option(help="file that --law of recipe, run and train takes", rich_help_panel="Output")
+    ] = Path("law.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Fit a scaling law to runs of anybody's, with intervals and its forecast of what was held out."""
+    from isoembed.fitting.study import HOLDOUTS, study_source
+    from isoembed.laws import COMPARED, law_named
+
+    if how.holdout not in HOLDOUTS:
+        raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {how.holdout!r}.")
+    if runs.target not in ("heldout", "training"):
+        raise InputError(f"`--target` must be heldout or training, the loss to fit; got {runs.target!r}.")
+    laws = study_source(
+        table,
+        COMPARED if how.law == "best" else [law_named(name) for name in how.law.split(",")],
+        names=columns.named(),
+        method_column=columns.method_col,
+        family=runs.family,
+        candidates=runs.candidates,
+        target="training" if runs.target == "training" else "heldout",
+        draws=how.bootstrap,
+        delta=how.delta,
+        by=HOLDOUTS[how.holdout],
+    )
+    laws.save(out)
+    if as_json:
+        shown = [
+            each.model_dump(
+                mode="json", exclude={"draws": True, "repetition": {"draws"}, "forms": {"__all__": {"draws"}}}
+            )
+            for each in laws.laws
+        ]
+        terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
+    else:
+        from isoembed.report.terminal.laws import laws_text
+
+        terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)

@@ -1,0 +1,87 @@
+"""`isoembed recipe`: the best recipe for a budget, named and not trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from isoembed.cli import terminal
+from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOptions, ModelOptions, TrainingOptions
+from isoembed.core import InputError
+from isoembed.recipe import Recipe
+from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.result import Recommendation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a recipe is asked for."""
+
+    budget: BudgetOptions
+    model: ModelOptions
+    training: TrainingOptions
+    law: LawOptions
+    limits: AllLimitOptions
+
+
+def recipe(
+    asked: Asked,
+    device: Annotated[str | None, typer.Option(hidden=True, help="once the name of --gpu")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name the best recipe for a budget, with what is known and what is assumed."""
+    budget, device = asked.budget.with_device(device)
+    if device is not None:
+        raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
+    spend, setup = budget.value(), asked.training.setup
+    family, model, grown = asked.model.chosen_and_grown(spend)
+    recommendation = recommend(
+        spend,
+        family,
+        method=asked.model.chosen_method(),
+        model=model,
+        batch_pairs=setup.batch_pairs,
+        context_tokens=setup.context_tokens,
+        learning_rate=asked.training.learning_rate,
+        seed=asked.training.seed,
+        pooling=setup.pooling,
+        options=setup.options(resize_embeddings=grown),
+        law=asked.law.value(),
+        other_settings=asked.law.other_settings,
+        constraints=asked.limits.value(),
+    )
+    if as_json:
+        terminal.print_json(recommendation_json(recommendation))
+    else:
+        from isoembed.report.terminal.recommendation import recommendation_text
+
+        terminal.console().print(recommendation_text(recommendation, budget.gpu))
+
+
+def recipe_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, with the numbers that follow from its fields beside them."""
+    return {
+        **recipe.model_dump(mode="json"),
+        "key": recipe.key,
+        "flop": recipe.flop,
+        "pairs": recipe.pairs,
+        "steps": recipe.steps,
+        "epochs": recipe.epochs,
+        "forward_params": recipe.cost.forward,
+        "backward_params": recipe.cost.backward,
+        "updated_params": recipe.cost.updated,
+    }
+
+
+def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
+    """The recommendation as JSON."""
+    value = recommendation.model_dump(mode="json")
+    value["recipe"] = recipe_json(recommendation.recipe)
+    for name, candidates in (("runners_up", recommendation.runners_up), ("methods", recommendation.methods)):
+        for entry, candidate in zip(value[name], candidates, strict=True):
+            entry["recipe"] = recipe_json(candidate.recipe)
+    if recommendation.next_run is not None:
+        value["next_run"]["recipe"] = recipe_json(recommendation.next_run.recipe)
+    return value

@@ -1,0 +1,198 @@
+"""`isoembed run` and `isoembed train`: the whole job, with and without the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+from isoembed.budget import Budget
+from isoembed.cli import pilot, terminal
+from isoembed.cli.options import (
+    AsJson,
+    BudgetOptions,
+    DryRun,
+    ExecutionOptions,
+    LawOptions,
+    LimitOptions,
+    ModelOptions,
+    PairsOptions,
+    TrainingOptions,
+)
+from isoembed.cli.parse import size_in_bytes
+from isoembed.cli.recipe import recommendation_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from isoembed.records import RunRecord
+    from isoembed.training.loop import Execution
+    from isoembed.workflows.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the model goes, and what is said on the way."""
+
+    panel: ClassVar[str] = "Output"
+
+    out: Annotated[Path, typer.Option(help="folder for the model, its record and checkpoints")]
+    keep_adapter: Annotated[
+        bool, typer.Option(help="lora and its variants: keep the adapter beside the merged model")
+    ] = False
+    tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")] = None
+    dry_run: DryRun = False
+    as_json: AsJson = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """All that a job is asked for."""
+
+    panel: ClassVar[str] = "Budget"
+
+    budget: BudgetOptions
+    pilot: Annotated[
+        str | None,
+        typer.Option(help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
+    ] = None
+    model: ModelOptions
+    limits: LimitOptions
+    data: PairsOptions
+    training: TrainingOptions
+    law: LawOptions
+    execution: ExecutionOptions
+    output: OutputOptions
+
+
+def run(asked: JobOptions) -> None:
+    """The whole job: recipe, training, evaluation beside baselines, export."""
+    _work(asked, evaluate=True)
+
+
+def train(asked: JobOptions) -> None:
+    """Recipe, training and export, without the evaluation."""
+    _work(asked, evaluate=False)
+
+
+def _work(asked: JobOptions, *, evaluate: bool) -> None:
+    """Plan, train and evaluate, saying each as it comes; what can be refused early is refused before torch loads."""
+    budget, device = asked.budget.with_device(asked.execution.device)
+    asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))
+    spend = budget.value()
+    memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
+    planned = Planning(asked, spend)
+
+    from isoembed.report.terminal.recommendation import recommendation_text, section
+    from isoembed.training.distributed import process_group
+    from isoembed.training.distributed import rank as process_rank
+
+    execution = asked.execution.value(device, memory)
+    terminal.no_library_bars()
+    console = terminal.console(quiet=asked.output.as_json)
+    with process_group():
+        console.quiet = console.quiet or bool(process_rank())
+        job = planned.job(console)
+        if job is None:
+            return
+        console.print(section("Recipe"), recommendation_text(job.recommendation, budget.gpu), section("Data"))
+        console.print("\n".join(job.data.notes), markup=False)
+        if not asked.output.dry_run:
+            _train(asked, job, execution, console, whole=spend.flop_at()[0], evaluate=evaluate)
+        elif asked.output.as_json and not process_rank():
+            terminal.print_json(recommendation_json(job.recommendation))
+
+
+class Planning:
+    """What turns the options into a job.  Made before torch is loaded, so that it refuses at once what it can."""
+
+    def __init__(self, asked: JobOptions, spend: Budget) -> None:
+        self.asked, self.spend = asked, spend
+        self.family, self.model, grown = asked.model.chosen_and_grown(spend)
+        self.method = asked.model.chosen_method()
+        self.options = asked.training.setup.options(resize_embeddings=grown)
+        self.limits = asked.limits.value()
+        self.law = asked.law.value()
+        if asked.pilot is not None:
+            fixed = {"--method": asked.model.method, "--model": asked.model.model, "--law": asked.law.law}
+            pilot.check(self.family, self.limits, **fixed, **{"--learning-rate": asked.training.learning_rate})
+
+    def job(self, console: Console) -> Job | None:
+        """The job, after its pilot where one is asked for; None after a pilot's dry run."""
+        from isoembed.workflows.job import plan_job
+
+        asked, setup = self.asked, self.asked.training.setup
+        spend, law, piloted = self.spend, self.law, None
+        if asked.pilot is not None:
+            found = pilot.pilot_first(self, asked.pilot, console)
+            if found is None:
+                return None
+            spend, law, piloted = found
+        job = plan_job(
+            spend,
+            self.family,
+            asked.data.value(),
+            cache=self.cache,
+            model=self.model,
+            method=self.method,
+            batch_pairs=setup.batch_pairs,
+            context_tokens=setup.context_tokens,
+            learning_rate=asked.training.learning_rate,
+            seed=asked.training.seed,
+            pooling=setup.pooling,
+            recipe_options=self.options,
+            law=law,
+            other_settings=asked.law.other_settings,
+            constraints=self.limits,
+            far=piloted is not None,
+        )
+        if piloted is None:
+            return job
+        noted = pilot.noted(job.recommendation, piloted, self.spend.flop_at()[0])
+        return replace(job, recommendation=noted)
+
+    @property
+    def cache(self) -> Path:
+        return self.asked.data.cache or self.asked.output.out / "tokens"
+
+
+def _train(
+    asked: JobOptions, job: Job, execution: Execution, console: Console, *, whole: float, evaluate: bool
+) -> None:
+    """Train, evaluate where asked, and say what came of it; `whole` is the budget before its pilot, in FLOP."""
+    from isoembed.report.terminal.recommendation import achieved_text, scores_text, section, spent_text
+    from isoembed.training.distributed import rank as process_rank
+    from isoembed.training.watchers import ProgressBar, tracker_named
+    from isoembed.workflows.job import evaluate_job, train_job
+
+    out = asked.output.out
+    console.print(section("Training"))
+    record: RunRecord = train_job(
+        job,
+        out,
+        execution=execution,
+        watchers=[ProgressBar(console), *(tracker_named(each, out) for each in asked.output.tracker or [])],
+        keep_adapter=asked.output.keep_adapter,
+    )
+    if process_rank():
+        return
+    console.print(spent_text(record, whole))
+    if asked.pilot is not None:
+        console.print(achieved_text(job.recommendation, record), markup=False)
+    scores = None
+    if evaluate:
+        console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]", sep="\n")
+        scores = evaluate_job(job, out, record)
+        console.print(scores_text(scores))
+    console.print(section("Done"), f"model, card and record in {out}", sep="\n", markup=False)
+    if asked.output.as_json:
+        terminal.print_json(
+            {
+                "out": str(out),
+                "recommendation": recommendation_json(job.recommendation),
+                "record": record.model_dump(mode="json", exclude={"loss_curve"}),
+                "scores": None if scores is None else scores.metrics(),
+            }
+        )

@@ -1,0 +1,262 @@
+"""`isoembed sweep plan`: the runs of a sweep, and what they cost before anything is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+
+import typer
+
+from isoembed.cli import parse, terminal
+from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
+from isoembed.core import InputError
+from isoembed.families import Family, family_named
+from isoembed.methods import names
+from isoembed.recipe import PoolingName
+
+if TYPE_CHECKING:
+    from isoembed.sweep.plan import Plan, RateSearch, SweepRequest
+
+#: the methods that the paper compares: what `--methods all` means
+PAPER_METHODS = ("full", "freeze", "bias", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions:
+    """The budgets of a sweep, and what it may cost."""
+
+    panel: ClassVar[str] = "Budget"
+
+    budgets: Annotated[str | None, typer.Option(help="FLOP: 1e12:2e13:x4, or 1e12,4e12")] = None
+    allowance: Annotated[
+        str | None, typer.Option(help="what all runs may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
+    ] = None
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="a pilot: the runs that most sharpen the decision at --target, per FLOP")
+    ] = False
+    target: Annotated[str | None, typer.Option(help="of a pilot: the budget to decide for, FLOP")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """What is run at each budget."""
+
+    panel: ClassVar[str] = "Model"
+
+    family: Annotated[str, typer.Option(help="a built-in family")] = "nano"
+    models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b; default: all")] = None
+    methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all"
+    thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
+    memory: Annotated[
+        str | None, typer.Option(help="runs that need more are left out, as 16GiB; default: this machine's")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the runs are varied and repeated."""
+
+    panel: ClassVar[str] = "Training"
+
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="above 1: noise first, the best runs again at the end")
+    ] = 1
+    min_steps: Annotated[int, typer.Option(min=1, help="runs of fewer steps are left out")] = 30
+    rate_steps: Annotated[
+        str | None,
+        typer.Option(
+            help="horizons of the search for learning rates; `none`: the family's own rates; "
+            "default: 100,300; of a pilot none"
+        ),
+    ] = None
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="the best runs again with pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; "
+            "may be repeated"
+        ),
+    ] = None
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="the best runs again on so many unique pairs alone, repeated: 2000,8000; `fit` weighs them",
+            rich_help_panel="Data",
+        ),
+    ] = None
+    max_passes: Annotated[
+        float | None,
+        typer.Option(
+            help="with --pairs: runs of more epochs over them are left out; default: 40", rich_help_panel="Data"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the sweep goes."""
+
+    panel: ClassVar[str] = "Output"
+
+    out: Annotated[Path, typer.Option(help="folder of the sweep; one planned before is planned further")]
+    task: Annotated[
+        list[Path] | None, typer.Option(help="score runs on this task (KIND/NAME, as sts/NAME); may be repeated")
+    ] = None
+    dry_run: DryRun = False
+    as_json: AsJson = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a sweep is asked for."""
+
+    cost: CostOptions
+    grid: GridOptions
+    data: PairsOptions
+    setup: SetupOptions
+    runs: RunOptions
+    output: OutputOptions
+
+
+def plan(asked: Asked) -> None:
+    """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
+    from isoembed.report.terminal.sweep import pilot_text, plan_text
+    from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.plan import at_most
+    from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_pace, plan_sweep
+
+    terminal.no_library_bars()
+    out, dry_run = asked.output.out, asked.output.dry_run
+    if asked.cost.budgets is None and asked.cost.target is None and (out / REQUEST).is_file():
+        request = load_request(out)
+    else:
+        request = _request(asked)
+        if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
+            request = request.model_copy(update=measure_pace(request))
+    if dry_run:
+        planned, new = explain(SweepFolder(out), request), None
+    else:
+        planned, new = plan_sweep(out, request)
+        request = load_request(out)
+    if asked.output.as_json:
+        terminal.print_json(plan_json(request, planned, new))
+    elif request.target_flop is not None:
+        terminal.console().print(pilot_text(request, planned, new))
+    else:
+        terminal.console().print(plan_text(request, planned, at_most(request), new))
+
+
+def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str, object]:
+    """A plan as `--json` prints it; `new` runs were written, None after a dry run."""
+    return {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
+
+
+def _request(asked: Asked) -> SweepRequest:
+    """The sweep that is asked for, its data and weights read."""
+    cost, runs = asked.cost, asked.runs
+    if cost.adaptive != (cost.target is not None):
+        raise InputError("`--adaptive` and `--target`, the budget to decide for, must come together.")
+    if cost.budgets is None and not cost.adaptive:
+        raise InputError("`--budgets` must be given for a new sweep, as 1e12:2e13:x4 or 1e12,4e12.")
+    if (runs.vary or runs.pairs) and cost.adaptive:
+        raise InputError(
+            "A pilot decides between sizes and methods; --vary and --pairs belong to a sweep of --budgets."
+        )
+    if runs.max_passes is not None and not runs.max_passes > 1:
+        raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {runs.max_passes:g}. Raise it.")
+    family, setup = family_named(asked.grid.family), asked.setup
+    models = tuple(asked.grid.models.split(",")) if asked.grid.models else tuple(each.name for each in family.models)
+    return (_pilot_request if cost.adaptive else _grid_request)(
+        asked,
+        family,
+        models,
+        {
+            "batch_pairs": family.batch_pairs if setup.batch_pairs is None else setup.batch_pairs,
+            "context_tokens": family.context_tokens if setup.context_tokens is None else setup.context_tokens,
+        },
+    )
+
+
+def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], sizes: dict[str, int]) -> SweepRequest:
+    from isoembed.sweep.pilot import PILOT_METHODS
+    from isoembed.workflows.pilot import prepare_pilot
+
+    target, methods = parse.number(asked.cost.target or "", "--target"), asked.grid.methods
+    return prepare_pilot(
+        family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
+        asked.data.value(),
+        target_flop=target,
+        allowance_flop=parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
+        methods=PILOT_METHODS if methods == "all" else _chosen_methods(methods),
+        cache=asked.data.cache or asked.output.out / "tokens",
+        pooling=asked.setup.pooling,
+        recipe_options=asked.setup.options(),
+        max_bytes=_most_bytes(asked),
+        budgets=None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets),
+        rates=_rates(asked.runs.rate_steps or "none", models),
+        **sizes,
+    )
+
+
+def _grid_request(asked: Asked, family: Family, models: tuple[str, ...], sizes: dict[str, int]) -> SweepRequest:
+    from isoembed.sweep.plan import SweepRequest
+    from isoembed.sweep.repetition import MAX_PASSES, pairs_named
+    from isoembed.sweep.variations import variation_named
+    from isoembed.workflows.sweep import prepare_request
+
+    runs, setup, options = asked.runs, asked.setup, asked.setup.options()
+    pooling = cast(PoolingName, setup.pooling)
+    variations = tuple(variation_named(each, pooling, options) for each in runs.vary or ())
+    flop, seconds = parse.allowance(asked.cost.allowance)
+    fields: dict[str, Any] = {
+        "family": family,
+        "models": models,
+        "methods": _chosen_methods(asked.grid.methods),
+        "budgets": parse.budgets(asked.cost.budgets or ""),
+        **sizes,
+        "seeds": tuple(range(runs.seeds)),
+        "variations": variations,
+        "pairs": pairs_named(runs.pairs) if runs.pairs else (),
+        "max_passes": runs.max_passes or MAX_PASSES,
+        "min_steps": runs.min_steps,
+        "thin": asked.grid.thin or None,
+        "rates": _rates(runs.rate_steps or "100,300", models),
+        "max_bytes": _most_bytes(asked),
+        "allowance_flop": flop,
+        "allowance_seconds": seconds,
+        "tasks": tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
+    }
+    read = prepare_request(
+        family,
+        models,
+        asked.data.value(),
+        cache=asked.data.cache or asked.output.out / "tokens",
+        context_tokens=sizes["context_tokens"],
+        pooling=setup.pooling,
+        recipe_options=options,
+        variations=variations,
+    )
+    return SweepRequest.model_validate(fields | read)
+
+
+def _most_bytes(asked: Asked) -> float:
+    from isoembed.workflows.pilot import memory_here
+
+    return memory_here() if asked.grid.memory is None else parse.size_in_bytes(asked.grid.memory)
+
+
+def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
+    """The search for learning rates on up to three of the models; None where there is to be none."""
+    from isoembed.sweep.plan import RateSearch
+
+    if steps == "none":
+        return None
+    some = models[:: max(1, (len(models) - 1) // 2)][:3]
+    return RateSearch(models=some, steps=tuple(int(each) for each in parse.numbers(steps, "--rate-steps")))
+
+
+def _chosen_methods(text: str) -> tuple[str, ...]:
+    chosen = PAPER_METHODS if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in chosen if name not in names()]:
+        raise InputError(f"`--methods` must be all or some of {', '.join(names())}; got {', '.join(unknown)}.")
+    return chosen
