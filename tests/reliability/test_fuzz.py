@@ -204,7 +204,7 @@ def test_tables(table: bytes, inside: Path) -> None:
             st.sampled_from(["--budget", "--hours", "--count", "--utilisation", "--dollars", "--dollars-per-hour",
                              "--rank", "--fraction", "--alpha", "--batch-pairs", "--context-tokens", "--learning-rate",
                              "--max-params", "--pairs", "--serving-tokens", "--device-memory", "--methods", "--model",
-                             "--family", "--method", "--seed", "--repeats", "--device"]),
+                             "--family", "--method", "--seed", "--repeats", "--gpu"]),
             st.sampled_from(["0", "-1", "1", "1e12", "1e400", "nan", "inf", "1e-300", "32", "", "lora", "nano-28k",
                              "nano", "pythia", "99999999999999999999", "4GiB", "a/b/c", "~nobody/x", "..", "x" * 300]),
         ),

@@ -1,0 +1,160 @@
+"""Options as a user finds them: help pages, names of others, near misses; and how groups of them become commands."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from isoembed.budget import DEVICES
+from isoembed.cli import app, boundary
+from isoembed.cli.groups import grouped
+from isoembed.cli.options import ALIASES
+from tests.reliability.fuzz import command
+
+
+def commands(each: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, below in getattr(each, "commands", {}).items():
+        yield from commands(below, (*path, name))
+    if not hasattr(each, "commands"):
+        yield " ".join(path), each
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+def asked(*arguments: str, inside: Path) -> Any:
+    done = command(*arguments, "--json", inside=inside)
+    assert done.status == 0, done.err
+    return json.loads(done.out)
+
+
+def mistake(*arguments: str, inside: Path) -> str:
+    done = command(*arguments, inside=inside)
+    assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
+    return done.err
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_help_page_says_every_option_within_80_columns(name: str) -> None:
+    done = CliRunner().invoke(app, [*name.split(), "-h"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    assert max(map(len, done.output.splitlines())) <= 80
+    said = " ".join(done.output.split())
+    for parameter in ALL[name].params:
+        assert parameter.help, parameter.name
+        assert parameter.hidden or (parameter.metavar or parameter.opts[0]) in said
+    assert "readout" not in said
+    assert " cell" not in said
+
+
+def test_the_options_of_a_run_are_in_panels() -> None:
+    """Into a pipe Click lists them all under one heading."""
+    lines = CliRunner().invoke(app, ["run", "--help"]).output.splitlines()
+    headings = [line.rstrip(":") for line in lines if line and not line.startswith((" ", "Usage"))]
+    assert headings[-8:] == ["Budget", "Model", "Data", "Training", "Law", "Execution", "Output", "Options"]
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_names_of_others_are_taken_and_not_shown(alias: str, name: str, tmp_path: Path) -> None:
+    value = "0.01" if alias == "--lr" else "8"
+    recipe = ["recipe", "--budget=1e13", "--method=lora", "--model=nano-28k"]
+    ours, theirs = (asked(*recipe, f"{each}={value}", inside=tmp_path)["recipe"] for each in (name, alias))
+    assert ours == theirs
+    assert ours != asked(*recipe, inside=tmp_path)["recipe"]
+    assert alias not in command("recipe", "--help", inside=tmp_path).out
+
+
+def test_a_near_miss_names_the_option(tmp_path: Path) -> None:
+    assert "--learning-rate" in mistake("recipe", "--budget=1e13", "--lerning-rate=1", inside=tmp_path)
+    assert "train" in mistake("trian", inside=tmp_path)
+
+
+@pytest.mark.parametrize("device", [device.name for device in DEVICES][:3])
+def test_a_price_list_is_a_gpu_in_any_case(device: str, tmp_path: Path) -> None:
+    """`--device` once named it: that is still understood, with a hint in one line."""
+    hours = ["recipe", "--hours=1", "--family=pythia", "--method=full", "--json"]
+    new = command(*hours, f"--gpu={device.upper()}", inside=tmp_path)
+    old = command(*hours, f"--device={device}", inside=tmp_path)
+    assert (new.status, new.err) == (0, "")
+    assert json.loads(new.out) == json.loads(old.out)
+    assert old.err.splitlines() == [
+        f"isoembed: `--device` is torch's device; taken as --gpu {device}, which says what is paid for."
+    ]
+    memory = ["recipe", "--budget=1e17", "--family=pythia"]
+    assert asked(*memory, "--device-memory=H100", inside=tmp_path) == asked(
+        *memory, "--device-memory=h100", inside=tmp_path
+    )
+    assert "torch's" in mistake("recipe", "--budget=1e13", "--device=cuda:1", inside=tmp_path)
+
+
+def test_torchs_device_reaches_the_training(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"query": f"what is {n}?", "positive": f"it is item {n}"}) + "\n" for n in range(60))
+    )
+    job = ["train", "--budget=3e7", "--model=nano-28k", "--method=full", "--data=pairs.jsonl", "--batch-size=8"]
+    said = mistake(*job, "--out=there", "--device=cuda:99", inside=tmp_path)
+    assert "cuda:99" in said
+    assert asked(*job, "--out=here", "--device=cpu", inside=tmp_path)["record"]["recipe"]["batch_pairs"] == 8
+
+
+def test_the_version_and_the_completion(tmp_path: Path) -> None:
+    assert command("--version", inside=tmp_path).out.startswith("isoembed 0.")
+    shown = CliRunner().invoke(app, ["--help"]).output
+    for option in ("--install-completion", "--show-completion", "--version", "--debug", "-h"):
+        assert option in shown
+    found = CliRunner().invoke(
+        app, [], prog_name="isoembed",
+        env={"_ISOEMBED_COMPLETE": "complete_bash", "COMP_WORDS": "isoembed run --gra", "COMP_CWORD": "2"},
+    )  # fmt: skip
+    assert found.output.split() == ["--gradient-checkpointing"]
+
+
+def test_no_function_of_the_command_line_takes_more_than_ten_parameters() -> None:
+    folder = Path(boundary.__file__).parent
+    for file in folder.glob("*.py"):
+        module = __import__(f"isoembed.cli.{file.stem}", fromlist=["x"])
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__:
+                assert len(inspect.signature(function).parameters) <= 10, name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    panel: ClassVar[str] = "Inner"
+    depth: Annotated[int, typer.Option(help="how deep")] = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: Annotated[str, typer.Option(help="a name")]
+    inner: Inner
+
+
+def test_a_group_is_one_value_of_the_command_and_an_option_per_field() -> None:
+    found: list[Any] = []
+
+    def shown(outer: Outer, word: Annotated[str, typer.Argument()]) -> None:
+        found.append((outer, word))
+
+    small = typer.Typer()
+    small.command()(grouped(shown))
+    assert CliRunner().invoke(small, ["word", "--name", "x", "--depth", "5"]).exit_code == 0
+    assert found == [(Outer(name="x", inner=Inner(depth=5)), "word")]
+    assert CliRunner().invoke(small, ["word"]).exit_code == 2  # a required field
+    parameters = {each.name: each for each in typer.main.get_command(small).params}
+    assert parameters["depth"].rich_help_panel == "Inner"
+
+
+def test_an_option_of_two_groups_is_an_error_at_the_start() -> None:
+    def twice(outer: Outer, inner: Inner) -> None: ...
+
+    with pytest.raises(TypeError, match="`depth` twice"):
+        grouped(twice)
