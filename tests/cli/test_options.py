@@ -150,7 +150,7 @@ def test_a_group_is_one_value_of_the_command_and_an_option_per_field() -> None:
     assert found == [(Outer(name="x", inner=Inner(depth=5)), "word")]
     assert CliRunner().invoke(small, ["word"]).exit_code == 2  # a required field
     parameters = {each.name: each for each in typer.main.get_command(small).params}
-    assert parameters["depth"].rich_help_panel == "Inner"
+    assert vars(parameters["depth"])["rich_help_panel"] == "Inner"
 
 
 def test_an_option_of_two_groups_is_an_error_at_the_start() -> None:
