@@ -43,9 +43,11 @@ from isoembed.core import write_atomically
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import Law, Points, law_named
 from isoembed.methods import Method
-from isoembed.pilot.choose import TOLERANCE, eligible, methods_paid_for, plan_next, settled
-from isoembed.pilot.criteria import Criterion
-from isoembed.pilot.decide import Decision, PilotCell, PilotRun, Target, decide
+from isoembed.pilot.choose import eligible, plan_next, settled
+from isoembed.pilot.decide import Decision, decide
+from isoembed.pilot.posterior import TOLERANCE, Criterion, Planning
+from isoembed.pilot.runs import PilotCell, PilotRun, Target
+from isoembed.pilot.start import methods_paid_for
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.pilot import PILOT_METHODS, as_pilot_cell, middle
 
@@ -221,7 +223,7 @@ def ordered(data: Table, planner: str, law: Law, seed: int) -> Iterator[tuple[fl
             if run.cell.flop <= left:
                 done.append(run)
                 left -= run.cell.flop
-        yield share, decide(done, target, law=law, draws=DRAWS, seed=seed)
+        yield share, decide(done, target, Planning(law=law, draws=DRAWS, seed=seed))
 
 
 def planned(data: Table, planner: Criterion, law: Law, seed: int) -> Iterator[tuple[float, Decision]]:
@@ -229,13 +231,11 @@ def planned(data: Table, planner: Criterion, law: Law, seed: int) -> Iterator[tu
     loss = {run.cell.key: run.loss for run in data.runs}
     cells = [run.cell for run in data.runs]
     target = data.affordable(law)
+    how = Planning(law=law, draws=DRAWS, seed=seed, batch=BATCH, criterion=planner)
     done: list[PilotRun] = []
     while True:
         spent = math.fsum(run.cell.flop for run in done)
-        choice = plan_next(
-            done, cells, target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), batch=BATCH,
-            criterion=planner, law=law, draws=DRAWS, seed=seed,
-        )  # fmt: skip
+        choice = plan_next(done, cells, target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), how=how)
         if done:
             yield spent / data.flop, choice.decision
         if choice.stop is not None:
@@ -364,7 +364,7 @@ def main() -> None:
     if options.only is not None and RESULTS.is_file():
         results["tables"] = json.loads(RESULTS.read_text(encoding="utf-8"))["tables"]
     for data in tables(options.tables, options.ledger, options.only):
-        grid = decide(data.runs, data.target, law=law, draws=DRAWS)
+        grid = decide(data.runs, data.target, Planning(law=law, draws=DRAWS))
         found: dict[str, Any] = {
             "cells": len(data.runs),
             "candidates": len(data.target.cells),

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
-from isoembed.pilot.choose import (
-    BATCH_SHARE,
-    SETTLED,
-    START_MOST,
-    eligible,
-    methods_paid_for,
-    pilot,
-    plan_next,
-    settled,
-)
-from isoembed.pilot.criteria import Criterion
-from isoembed.pilot.decide import LEAST_RUNS, Decision, PilotCell, PilotRun, Target, above_envelope, believe, decide
+from isoembed.pilot.choose import BATCH_SHARE, SETTLED, Choice, eligible, plan_next, settled
+from isoembed.pilot.decide import Decision, decide
+from isoembed.pilot.posterior import Criterion, Planning, fit_posterior
+from isoembed.pilot.runs import LEAST_RUNS, PilotCell, PilotRun, Target, above_envelope
+from isoembed.pilot.start import START_MOST, methods_paid_for
 
 FULL = {"E": 0.3, "A": 30.0, "B": 400.0, "alpha": 0.3, "beta": 0.35}
 #: worse than FULL everywhere
@@ -69,6 +62,27 @@ def run(cells: Sequence[PilotCell], noise: float = 0.002) -> list[PilotRun]:
     ]
 
 
+def pilot(
+    execute: Callable[[Sequence[PilotCell]], Sequence[PilotRun]],
+    cells: Sequence[PilotCell],
+    goal: Target,
+    allowance_flop: float,
+    how: Planning,
+) -> tuple[Choice, list[PilotRun]]:
+    """Plan and run until the decision is settled or the allowance spent.  `execute` may leave out a run, a failure."""
+    done: list[PilotRun] = []
+    decisions: list[Decision] = []
+    left, open_cells = allowance_flop, list(cells)
+    while True:
+        choice = plan_next(done, open_cells, goal, allowance_left=left, earlier=decisions, how=how)
+        if choice.stop is not None:
+            return choice, done
+        decisions.append(choice.decision)
+        done += execute(choice.cells)
+        left = max(left - sum(cell.flop for cell in choice.cells), 0.0)  # rounding
+        open_cells = [cell for cell in open_cells if cell not in choice.cells]
+
+
 def regret(decision: Decision, methods: Sequence[str] = ("full",)) -> float:
     assert decision.cell is not None
     return math.log(true_loss(decision.cell) / min(true_loss(cell) for cell in target(methods).cells))
@@ -82,7 +96,7 @@ def grid_flop() -> float:
 @pytest.mark.parametrize("criterion", ["regret", "variance"])
 def test_finds_the_best_candidate_for_a_tenth_of_the_grid(criterion: Criterion, grid_flop: float) -> None:
     allowance = 0.1 * grid_flop
-    choice, done = pilot(run, grid(), target(), allowance_flop=allowance, criterion=criterion, draws=100)
+    choice, done = pilot(run, grid(), target(), allowance, Planning(criterion=criterion, draws=100))
     assert choice.decision.trusted
     assert regret(choice.decision) < 0.003
     assert choice.stop in ("settled", "allowance")
@@ -94,7 +108,7 @@ def test_finds_the_best_candidate_for_a_tenth_of_the_grid(criterion: Criterion, 
 
 def test_chooses_between_methods(grid_flop: float) -> None:
     both = ("full", "lora")
-    choice, done = pilot(run, grid(both), target(both), allowance_flop=0.3 * grid_flop, draws=100)
+    choice, done = pilot(run, grid(both), target(both), 0.3 * grid_flop, Planning(draws=100))
     assert choice.decision.cell is not None
     assert choice.decision.cell.method == "full"
     assert {run.cell.method for run in done} == set(both)
@@ -106,18 +120,18 @@ def test_every_batch_fits_the_allowance(grid_flop: float) -> None:
     done: list[PilotRun] = []
     for share in (0.0005, 0.002, 0.02):
         left = share * grid_flop
-        choice = plan_next(done, grid(), target(), allowance_left=left, batch=8, draws=50)
+        choice = plan_next(done, grid(), target(), allowance_left=left, how=Planning(batch=8, draws=50))
         assert sum(cell.flop for cell in choice.cells) <= left
         done += run(choice.cells)
-    nothing = plan_next(done, grid(), target(), allowance_left=0.0, draws=50)
+    nothing = plan_next(done, grid(), target(), allowance_left=0.0, how=Planning(draws=50))
     assert nothing.stop == "allowance"
     assert not nothing.cells
 
 
 def test_a_batch_leaves_half_of_the_allowance(grid_flop: float) -> None:
-    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, draws=50).cells)
+    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, how=Planning(draws=50)).cells)
     left = 0.05 * grid_flop
-    choice = plan_next(done, grid(), target(), allowance_left=left, batch=50, draws=50)
+    choice = plan_next(done, grid(), target(), allowance_left=left, how=Planning(batch=50, draws=50))
     assert 0 < sum(cell.flop for cell in choice.cells) <= BATCH_SHARE * left
 
 
@@ -133,14 +147,14 @@ def test_passes_over_the_target_short_runs_and_foreign_ratios() -> None:
 
 def test_neither_order_nor_names_of_methods_matter(grid_flop: float) -> None:
     both = ("full", "lora")
-    start = plan_next([], grid(both), target(both), allowance_left=grid_flop, draws=50, seed=3)
+    start = plan_next([], grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     done = run(start.cells)
     shuffled = [grid(both)[index] for index in np.random.default_rng(0).permutation(len(grid(both)))]
     other = Target(flop=TARGET_FLOP, cells=tuple(reversed(target(both).cells)))
-    again = plan_next([], shuffled, other, allowance_left=grid_flop, draws=50, seed=3)
+    again = plan_next([], shuffled, other, allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     assert again == start
-    first = plan_next(done, grid(both), target(both), allowance_left=grid_flop, draws=50, seed=3)
-    second = plan_next(done[::-1], shuffled, other, allowance_left=grid_flop, draws=50, seed=3)
+    first = plan_next(done, grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
+    second = plan_next(done[::-1], shuffled, other, allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     assert first == second
     assert first.cells
 
@@ -149,29 +163,32 @@ def test_few_runs_fall_back_in_words() -> None:
     none = decide([], target())
     assert (none.cell, none.trusted) == (None, False)
     assert "no choice after 0 runs" in none.describe()
-    few = decide(run(grid()[8:19]), target(), draws=50)
+    few = decide(run(grid()[8:19]), target(), Planning(draws=50))
     assert few.cell is not None
     assert not few.trusted
     assert "11 runs of 100 steps or more; 12 are the least: fall back" in few.describe()
     short = [run.model_copy(update={"cell": run.cell.model_copy(update={"steps": 60})}) for run in run(grid()[:40])]
-    assert decide(short, target(), draws=50).cell is None
+    assert decide(short, target(), Planning(draws=50)).cell is None
 
 
 def test_a_method_without_a_law_is_named() -> None:
     both = ("full", "lora")
     runs = run([*grid()[:24], *grid(("lora",))[:3]])
-    decision = decide(runs, target(both), draws=50)
+    decision = decide(runs, target(both), Planning(draws=50))
     assert decision.cell is not None
     assert decision.cell.method == "full"
     assert "no law: 3 runs of lora; the hoffmann law needs 7" in decision.warnings
-    assert "no law: no runs of lora" in decide(run(grid()[:24]), target(both), draws=50).warnings
+    assert "no law: no runs of lora" in decide(run(grid()[:24]), target(both), Planning(draws=50)).warnings
 
 
 def test_runs_far_from_the_envelope_are_left_out() -> None:
     """A wrecked run a third above its budget's best changes nothing; one within the window does."""
     runs = run(grid()[:24])
     wreck = PilotRun(cell=grid()[9].model_copy(update={"key": "wreck"}), loss=10 * runs[9].loss)
-    assert decide([*runs, wreck], target(), draws=50).predicted_loss == decide(runs, target(), draws=50).predicted_loss
+    assert (
+        decide([*runs, wreck], target(), Planning(draws=50)).predicted_loss
+        == decide(runs, target(), Planning(draws=50)).predicted_loss
+    )
     flop_J = np.array([1.0, 1.0, 2.0])
     assert above_envelope(np.array([2.0, 1.0, 1.5]), flop_J).tolist() == [1.0, 0.0, 0.5]
 
@@ -183,8 +200,8 @@ def test_a_run_as_dear_as_the_target_is_refused() -> None:
 
 def test_draws_of_two_methods_are_independent() -> None:
     both = ("full", "lora")
-    belief = believe(run(grid(both)[:64]), target(both), draws=200)
-    log_BJ = belief.log_loss(target(both).cells)
+    posterior = fit_posterior(run(grid(both)[:64]), target(both))
+    log_BJ = posterior.log_loss(target(both).cells)
     half = log_BJ.shape[1] // 2
     across = np.asarray(np.corrcoef(log_BJ, rowvar=False))[:half, half:]
     assert np.abs(across).max() < 0.4
@@ -208,17 +225,16 @@ def test_a_failed_run_is_not_asked_for_again() -> None:
         asked.extend(cell.key for cell in cells)
         return run(cells[1:])
 
-    pilot(execute, grid()[:24], target(), allowance_flop=1e20, batch=8, draws=20)
+    pilot(execute, grid()[:24], target(), 1e20, Planning(batch=8, draws=20))
     assert len(set(asked)) == len(asked)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"batch": 0}, "at least 1 cell"), ({"draws": 3}, "at least 20"), ({"allowance_left": -1.0}, "0 FLOP or more")],
-)
-def test_senseless_arguments_are_refused(change: dict[str, float], words: str) -> None:
+@pytest.mark.parametrize(("change", "words"), [({"batch": 0}, "at least 1 run"), ({"draws": 3}, "at least 20")])
+def test_senseless_arguments_are_refused(change: dict[str, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        plan_next([], grid(), target(), **{"allowance_left": 1e20, **change})  # type: ignore[arg-type]
+        Planning(**change)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="0 FLOP or more"):
+        plan_next([], grid(), target(), allowance_left=-1.0)
     with pytest.raises(InputError, match="keys of their own"):
         plan_next([], [*grid(), grid()[0]], target(), allowance_left=1e20)
 

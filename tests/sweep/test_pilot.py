@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from isoembed.core import InputError
 from isoembed.methods import LoRA
-from isoembed.pilot.decide import LEAST_RUNS
+from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.records import FailedRun
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.pilot import (

@@ -9,16 +9,13 @@ Shapes: B draws, X open cells, J open cells and candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from isoembed.fitting.decision import CandidateSamples, OneMoreRun
 from isoembed.laws.points import Floats
-from isoembed.pilot.decide import Belief, PilotCell, above_envelope
-
-#: what a run is to cut: the expected regret of the decision, or the variance of what is expected of the candidates
-Criterion = Literal["regret", "variance"]
+from isoembed.pilot.posterior import Belief, Criterion, Planning
+from isoembed.pilot.runs import PilotCell, above_envelope
 
 
 def promising(
@@ -41,10 +38,9 @@ def choose(
     open_cells: Sequence[PilotCell],
     candidates: Sequence[PilotCell],
     allowance_left: float,
-    batch: int,
-    criterion: Criterion,
+    how: Planning,
 ) -> list[PilotCell]:
-    """Up to `batch` cells, each the best per FLOP given that those before it are run."""
+    """Up to `how.batch` cells, each the best per FLOP given that those before it are run."""
     log_BJ = belief.log_loss([*open_cells, *candidates])
     method_J = np.array([cell.method for cell in (*open_cells, *candidates)])
     # methods are fitted apart: what their draws share is chance
@@ -54,11 +50,11 @@ def choose(
     flop_X = np.array([cell.flop for cell in open_cells])
     free_X = np.ones(len(open_cells), dtype=bool)
     picked: list[PilotCell] = []
-    while len(picked) < batch:
+    while len(picked) < how.batch:
         free_X &= flop_X <= allowance_left
         if not free_X.any():
             break
-        cut_X = _cut(value, criterion)
+        cut_X = _cut(value, how.criterion)
         if not np.any(cut_X[free_X] > 0):  # no single run would change the decision: learn what the laws leave open
             cut_X = _cut(value, "variance")
         index = int(np.argmax(np.where(free_X, cut_X / flop_X, -1.0)))

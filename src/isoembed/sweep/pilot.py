@@ -17,8 +17,10 @@ from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
-from isoembed.pilot.choose import START_MOST, START_SHARE, Choice, eligible, methods_paid_for, plan_next
-from isoembed.pilot.decide import LEAST_RUNS, LEAST_STEPS, Decision, PilotCell, PilotRun, Target, least_runs
+from isoembed.pilot.choose import Choice, eligible, plan_next
+from isoembed.pilot.decide import Decision
+from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotCell, PilotRun, Target, least_runs
+from isoembed.pilot.start import START_MOST, START_SHARE, methods_paid_for
 from isoembed.recipe import Recipe
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import MIN_STEPS, Request

@@ -21,7 +21,8 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.pilot.choose import Choice
-from isoembed.pilot.decide import LEAST_STEPS, NEAR, PilotRun, doubt, least_runs, near_envelope
+from isoembed.pilot.posterior import NEAR
+from isoembed.pilot.runs import LEAST_STEPS, PilotRun, doubt, least_runs, near_envelope
 from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import SweepFolder

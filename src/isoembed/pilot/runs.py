@@ -1,0 +1,95 @@
+"""Runs as a pilot's planner sees them: size, tokens, cost and method, so that a table of published runs and our own
+recipes are planned alike.
+
+Shapes: J runs, those that could be made or those that ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from isoembed.core import Frozen
+from isoembed.fitting.isoflop import SAME_BUDGET
+from isoembed.laws.base import Law
+from isoembed.laws.points import Floats, Points
+
+#: a pilot of fewer or shorter runs is no basis for a recommendation
+LEAST_RUNS = 12
+LEAST_STEPS = 100
+#: by how many times the noise the law drifts from a run a factor e below the target; chosen on the published tables of
+#: the replay
+DRIFT = 1.0
+
+
+class PilotCell(Frozen):
+    """A run that could be made.  `key` is the caller's own and says nothing here but who is who."""
+
+    key: str
+    params: float = Field(gt=0, description="N")
+    tokens: float = Field(gt=0, description="D")
+    flop: float = Field(gt=0, description="C: what the run costs")
+    method: str = "full"
+    fraction: float = Field(1.0, ge=0, le=1, description="S, the trained share of the parameters")
+    steps: int | None = Field(None, description="optimiser steps; None where the table does not say")
+
+    @property
+    def long_enough(self) -> bool:
+        """Whether the run has the steps that a pilot needs, as far as known."""
+        return self.steps is None or self.steps >= LEAST_STEPS
+
+
+class PilotRun(Frozen):
+    """A finished cell and its held-out loss in nats."""
+
+    cell: PilotCell
+    loss: float = Field(gt=0)
+
+
+class Target(Frozen):
+    """The budget to decide for, and what could be run there."""
+
+    flop: float = Field(gt=0)
+    cells: tuple[PilotCell, ...] = Field(min_length=1)
+
+
+def points_of(cells: Sequence[PilotCell], loss: Floats | None = None, weight: Floats | None = None) -> Points:
+    """Cells as points; a loss of one stands in where none is known."""
+    return Points.of(
+        [cell.params for cell in cells],
+        [cell.tokens for cell in cells],
+        np.ones(len(cells)) if loss is None else loss,
+        flop=[cell.flop for cell in cells],
+        fraction=[cell.fraction for cell in cells],
+        weight=weight,
+    )
+
+
+def doubt(cells: Sequence[PilotCell], target: Target) -> Floats:
+    """Variance (J,) of a run about the law at the target, over its variance at the target's own budget:
+    1 + (DRIFT ln(C_target / C))^2."""
+    return 1 + (DRIFT * np.log(target.flop / np.array([cell.flop for cell in cells]))) ** 2
+
+
+def least_runs(law: Law) -> int:
+    """Different settings of one method that show a misfit of the law: two more than it has parameters (where the
+    trained share does not vary, two of the embedding law's are held)."""
+    return len(law.parameters) + 2 - len(law.held(Points.of([1.0], [1.0], [1.0])))
+
+
+def near_envelope(runs: Sequence[PilotRun], near: float, least: int) -> list[PilotRun]:
+    """The runs at most `near` above the lowest ln loss that as much FLOP or less has bought; at least the nearest
+    `least`."""
+    if not runs:
+        return []
+    above_R = above_envelope(np.log([run.loss for run in runs]), np.array([run.cell.flop for run in runs]))
+    reach = max(near, np.sort(above_R)[min(least, len(runs)) - 1])
+    return [run for run, above in zip(runs, above_R, strict=True) if above <= reach]
+
+
+def above_envelope(log_loss_J: Floats, flop_J: Floats) -> Floats:
+    """How far each ln loss (J,) lies above the lowest one among those of as much FLOP or less."""
+    bought_JJ = flop_J[None, :] <= flop_J[:, None] * (1 + SAME_BUDGET)
+    return np.asarray(log_loss_J - np.where(bought_JJ, log_loss_J[None, :], np.inf).min(axis=1))

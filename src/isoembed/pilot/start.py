@@ -1,0 +1,98 @@
+"""The start of a pilot: per method a space-filling set over ln N x ln D of cheap runs, enough to fit its law.
+
+Shapes: X runs that could be made; 2 coordinates, ln N and ln D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from isoembed.laws.base import Law
+from isoembed.laws.hoffmann import HOFFMANN
+from isoembed.laws.points import Floats
+from isoembed.pilot.runs import LEAST_RUNS, PilotCell, Target, least_runs
+
+#: share of the allowance that the start set may cost
+START_SHARE = 0.25
+#: what it may cost where cells are few and dear
+START_MOST = 0.6
+
+
+def methods_paid_for(
+    methods: Sequence[str], cells: Sequence[PilotCell], allowance_flop: float, law: Law = HOFFMANN
+) -> tuple[list[str], dict[str, float]]:
+    """Of `methods`, in this order, those whose starts the allowance still pays for; and what each start costs at least.
+
+    A start is the cheapest runs that the method's law needs, infinitely dear where there are not as many; all together
+    may cost `START_MOST` of the allowance.  The first method enters whatever it costs: without it there is no pilot.
+    """
+    least = least_runs(law)
+    cost: dict[str, float] = {}
+    kept: list[str] = []
+    for method in methods:
+        flop = sorted(cell.flop for cell in cells if cell.method == method)[:least]
+        cost[method] = math.fsum(flop) if len(flop) == least else math.inf
+        spent = math.fsum(cost[each] for each in kept if math.isfinite(cost[each]))
+        if not kept or spent + cost[method] <= START_MOST * allowance_flop:
+            kept.append(method)
+    return kept, cost
+
+
+def start_set(
+    done: Sequence[PilotCell],
+    affordable: Sequence[PilotCell],
+    target: Target,
+    law: Law,
+    allowance_left: float,
+    seed: int,
+) -> list[PilotCell]:
+    """What is missing of each candidate method's share of the start: empty once all have theirs, or where what is left
+    cannot be paid."""
+    methods = sorted({cell.method for cell in target.cells})
+    share = max(least_runs(law), -(-LEAST_RUNS // len(methods)))
+    chance = np.random.default_rng(seed)
+    picked: list[PilotCell] = []
+    for method in methods:
+        mine = [cell for cell in done if cell.method == method and cell.long_enough]
+        open_cells = [cell for cell in affordable if cell.method == method]
+        missing = min(share - len(mine), len(open_cells))
+        if missing <= 0:
+            continue
+        # the dearest cell that the start can afford throughout; where that leaves little choice, the cheapest cells
+        most = START_SHARE * allowance_left / (share * len(methods))
+        pools = [[cell for cell in open_cells if cell.flop <= most]]
+        if len(pools[0]) < 2 * missing:
+            pools = [open_cells[:size] for size in range(2 * missing, missing - 1, -1)]
+        # of few cells those far apart are dear ones: fewer to choose from, until what is chosen leaves something over
+        room = START_MOST * allowance_left / len(methods)
+        spreads = (_spread(mine, pool, missing, chance) for pool in pools)
+        chosen = next((spread for spread in spreads if sum(cell.flop for cell in spread) <= room), pools[-1][:missing])
+        for cell in chosen:
+            if sum(each.flop for each in picked) + cell.flop <= allowance_left:
+                picked.append(cell)
+    return picked
+
+
+def _spread(
+    taken: Sequence[PilotCell], pool: Sequence[PilotCell], count: int, chance: np.random.Generator
+) -> list[PilotCell]:
+    """`count` cells of `pool`, each the one farthest in (ln N, ln D) from those taken so far, the first by chance."""
+    place_X2 = np.log([[cell.params, cell.tokens] for cell in pool])
+    scale_2 = np.maximum(place_X2.std(axis=0), 1e-9)
+    near_X = np.full(len(pool), np.inf)
+    for cell in taken:
+        near_X = np.minimum(near_X, _distance(place_X2, np.log([cell.params, cell.tokens]), scale_2))
+    picked: list[PilotCell] = []
+    for _ in range(count):
+        index = int(chance.integers(len(pool))) if np.isinf(near_X).all() else int(np.argmax(near_X))
+        picked.append(pool[index])
+        near_X = np.minimum(near_X, _distance(place_X2, place_X2[index], scale_2))
+        near_X[index] = -1.0
+    return picked
+
+
+def _distance(place_X2: Floats, from_2: Floats, scale_2: Floats) -> Floats:
+    return np.asarray(np.linalg.norm((place_X2 - from_2) / scale_2, axis=1))
