@@ -46,7 +46,7 @@ from isoembed.methods import Method
 from isoembed.pilot.choose import eligible, plan_next, settled
 from isoembed.pilot.decide import Decision, decide
 from isoembed.pilot.posterior import TOLERANCE, Criterion, Planning
-from isoembed.pilot.runs import PilotCell, PilotRun, Target
+from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun
 from isoembed.pilot.start import methods_paid_for
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.pilot import PILOT_METHODS, as_pilot_cell, middle
@@ -82,7 +82,7 @@ class Table:
     name: str
     about: str
     runs: tuple[PilotRun, ...]
-    target: Target
+    target: PilotTarget
     regret: dict[str, float]
 
     @property
@@ -90,7 +90,7 @@ class Table:
         """What the full grid below the target cost."""
         return math.fsum(run.cell.flop for run in self.runs)
 
-    def affordable(self, law: Law) -> Target:
+    def affordable(self, law: Law) -> PilotTarget:
         """The target with the candidates of those methods whose first runs the allowance pays for: as in a pilot."""
         present = [method for method in PILOT_METHODS if any(cell.method == method for cell in self.target.cells)]
         possible = eligible([run.cell for run in self.runs], self.target, law)
@@ -104,9 +104,9 @@ class Table:
         return None if decision.cell is None else self.regret[decision.cell.key]
 
 
-def table(name: str, about: str, runs: Sequence[PilotRun], target_flop: float, at: dict[PilotCell, float]) -> Table:
+def table(name: str, about: str, runs: Sequence[PilotRun], target_flop: float, at: dict[PossibleRun, float]) -> Table:
     lowest = min(at.values())
-    target = Target(flop=target_flop, cells=tuple(at))
+    target = PilotTarget(flop=target_flop, cells=tuple(at))
     below = tuple(run for run in runs if run.cell.flop < target_flop)
     return Table(name, about, below, target, {cell.key: log_loss - lowest for cell, log_loss in at.items()})
 
@@ -121,12 +121,12 @@ def planted(seed: int = 0, noise: float = 0.005) -> Table:
     budgets = 1e15 * 3.0 ** np.arange(8)
     law = law_named("hoffmann")
     runs: list[PilotRun] = []
-    at: dict[PilotCell, float] = {}
+    at: dict[PossibleRun, float] = {}
     for method, (params, per_token) in truth.items():
         for flop in budgets:
             for size in 5e5 * 2.0 ** np.arange(9):
                 tokens = flop / (per_token * size)
-                cell = PilotCell(
+                cell = PossibleRun(
                     key=f"{method} {size:.3g} {flop:.3g}", params=size, tokens=tokens, flop=flop, method=method
                 )
                 loss = float(law.predict(params, Points.of([size], [tokens], [1.0]))[0])
@@ -141,7 +141,7 @@ def porian(file: Path, dataset: str, config: str) -> Table:
     rows = [row for row in read(file) if row["dataset"] == dataset and row["config"] == config]
     runs = [
         PilotRun(
-            cell=PilotCell(key=f"{row['N']} {row['C']:.3g}", params=row["N"], tokens=row["D"], flop=row["C"]),
+            cell=PossibleRun(key=f"{row['N']} {row['C']:.3g}", params=row["N"], tokens=row["D"], flop=row["C"]),
             loss=row["loss"],
         )
         for row in rows
@@ -157,15 +157,15 @@ def gemstones(file: Path, target_flop: float = 2.8e20) -> Table:
     trainings: dict[str, list[PilotRun]] = {}
     for row in read(file):
         size, tokens = float(row["N"]), float(row["D"])
-        cell = PilotCell(key=f"{row['run_name']} {row['step']}", params=size, tokens=tokens, flop=6 * size * tokens)
+        cell = PossibleRun(key=f"{row['run_name']} {row['step']}", params=size, tokens=tokens, flop=6 * size * tokens)
         trainings.setdefault(row["run_name"], []).append(PilotRun(cell=cell, loss=row["loss"]))
-    found: list[tuple[PilotCell, float]] = []
+    found: list[tuple[PossibleRun, float]] = []
     for name, checkpoints in trainings.items():
         flop_R = np.array([run.cell.flop for run in checkpoints])
         if flop_R.min() <= target_flop <= flop_R.max():
             loss = float(np.interp(math.log(target_flop), np.log(flop_R), np.log([run.loss for run in checkpoints])))
             size = checkpoints[0].cell.params
-            found.append((PilotCell(key=name, params=size, tokens=target_flop / (6 * size), flop=target_flop), loss))
+            found.append((PossibleRun(key=name, params=size, tokens=target_flop / (6 * size), flop=target_flop), loss))
     log_params_K = np.log([cell.params for cell, _ in found])
     log_params_K -= log_params_K.mean()
     parabola = np.polyfit(log_params_K, [loss for _, loss in found], 2)

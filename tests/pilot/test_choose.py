@@ -10,10 +10,10 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
-from isoembed.pilot.choose import BATCH_SHARE, SETTLED, Choice, eligible, plan_next, settled
+from isoembed.pilot.choose import BATCH_SHARE, SETTLED, PilotBatch, eligible, plan_next, settled
 from isoembed.pilot.decide import Decision, decide
 from isoembed.pilot.posterior import Criterion, Planning, fit_posterior
-from isoembed.pilot.runs import LEAST_RUNS, PilotCell, PilotRun, Target, above_envelope
+from isoembed.pilot.runs import LEAST_RUNS, PilotRun, PilotTarget, PossibleRun, above_envelope
 from isoembed.pilot.start import START_MOST, methods_paid_for
 
 FULL = {"E": 0.3, "A": 30.0, "B": 400.0, "alpha": 0.3, "beta": 0.35}
@@ -24,9 +24,9 @@ BUDGETS = 1e15 * 3.0 ** np.arange(7)
 TARGET_FLOP = float(BUDGETS[-1])
 
 
-def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None = None) -> list[PilotCell]:
+def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None = None) -> list[PossibleRun]:
     return [
-        PilotCell(
+        PossibleRun(
             key=f"{method} {size:.3g} {flop:.3g}",
             params=size,
             tokens=flop / (6 * size),
@@ -39,21 +39,21 @@ def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None 
     ]
 
 
-def grid(methods: Sequence[str] = ("full",)) -> list[PilotCell]:
+def grid(methods: Sequence[str] = ("full",)) -> list[PossibleRun]:
     """Every budget, the target's included: a planner must see for itself what it may not run."""
     return [cell for flop in BUDGETS for cell in cells_at(float(flop), methods)]
 
 
-def target(methods: Sequence[str] = ("full",)) -> Target:
-    return Target(flop=TARGET_FLOP, cells=tuple(cells_at(TARGET_FLOP, methods)))
+def target(methods: Sequence[str] = ("full",)) -> PilotTarget:
+    return PilotTarget(flop=TARGET_FLOP, cells=tuple(cells_at(TARGET_FLOP, methods)))
 
 
-def true_loss(cell: PilotCell) -> float:
+def true_loss(cell: PossibleRun) -> float:
     points = Points.of([cell.params], [cell.tokens], [1.0])
     return float(law_named("hoffmann").predict(LAWS[cell.method], points)[0])
 
 
-def run(cells: Sequence[PilotCell], noise: float = 0.002) -> list[PilotRun]:
+def run(cells: Sequence[PossibleRun], noise: float = 0.002) -> list[PilotRun]:
     """A cell's noise is its own, whoever runs it and when."""
     seeds = [sum(cell.key.encode()) for cell in cells]
     return [
@@ -63,12 +63,12 @@ def run(cells: Sequence[PilotCell], noise: float = 0.002) -> list[PilotRun]:
 
 
 def pilot(
-    execute: Callable[[Sequence[PilotCell]], Sequence[PilotRun]],
-    cells: Sequence[PilotCell],
-    goal: Target,
+    execute: Callable[[Sequence[PossibleRun]], Sequence[PilotRun]],
+    cells: Sequence[PossibleRun],
+    goal: PilotTarget,
     allowance_flop: float,
     how: Planning,
-) -> tuple[Choice, list[PilotRun]]:
+) -> tuple[PilotBatch, list[PilotRun]]:
     """Plan and run until the decision is settled or the allowance spent.  `execute` may leave out a run, a failure."""
     done: list[PilotRun] = []
     decisions: list[Decision] = []
@@ -138,7 +138,7 @@ def test_a_batch_leaves_half_of_the_allowance(grid_flop: float) -> None:
 def test_passes_over_the_target_short_runs_and_foreign_ratios() -> None:
     law = law_named("hoffmann")
     short = [cell.model_copy(update={"key": f"short {cell.key}", "steps": 99}) for cell in grid()]
-    odd = PilotCell(key="odd", params=1e9, tokens=1e5, flop=6e14)
+    odd = PossibleRun(key="odd", params=1e9, tokens=1e5, flop=6e14)
     kept = eligible([*grid(), *short, odd], target(), law)
     assert kept
     assert all(cell.flop < TARGET_FLOP for cell in kept)
@@ -150,7 +150,7 @@ def test_neither_order_nor_names_of_methods_matter(grid_flop: float) -> None:
     start = plan_next([], grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     done = run(start.cells)
     shuffled = [grid(both)[index] for index in np.random.default_rng(0).permutation(len(grid(both)))]
-    other = Target(flop=TARGET_FLOP, cells=tuple(reversed(target(both).cells)))
+    other = PilotTarget(flop=TARGET_FLOP, cells=tuple(reversed(target(both).cells)))
     again = plan_next([], shuffled, other, allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     assert again == start
     first = plan_next(done, grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
@@ -193,8 +193,8 @@ def test_runs_far_from_the_envelope_are_left_out() -> None:
     assert above_envelope(np.array([2.0, 1.0, 1.5]), flop_J).tolist() == [1.0, 0.0, 0.5]
 
 
-def test_a_run_as_dear_as_the_target_is_refused() -> None:
-    with pytest.raises(InputError, match="as dear as the target"):
+def test_a_run_as_expensive_as_the_target_is_refused() -> None:
+    with pytest.raises(InputError, match="as expensive as the target"):
         decide(run(target().cells), target())
 
 
@@ -221,7 +221,7 @@ def test_settles_on_agreement_trust_and_small_regret() -> None:
 def test_a_failed_run_is_not_asked_for_again() -> None:
     asked: list[str] = []
 
-    def execute(cells: Sequence[PilotCell]) -> list[PilotRun]:
+    def execute(cells: Sequence[PossibleRun]) -> list[PilotRun]:
         asked.extend(cell.key for cell in cells)
         return run(cells[1:])
 

@@ -1,16 +1,16 @@
 """Which pilot runs to make next: those that make the decision at the target budget surer, per FLOP.
 
-1. Start: per method a space-filling set over ln N x ln D of cheap cells, enough runs to fit its law, 12 in all.
-2. Then a batch at a time: fit each method's law with bootstrap draws (`isoembed.pilot.decide`) and take the cells whose
+1. Start: per method a space-filling set over ln N x ln D of cheap runs, enough runs to fit its law, 12 in all.
+2. Then a batch at a time: fit each method's law with bootstrap draws (`isoembed.pilot.decide`) and take the runs whose
    runs cut the uncertainty of the decision most, per FLOP (`isoembed.pilot.criteria`), for at most half of what is
    left.
 3. Stop when the same candidate was chosen `SETTLED` batches in a row at an expected regret below the noise of seeds,
-   when the allowance pays for no further cell, or when no cell is left.
+   when the allowance pays for no further run, or when no run is left.
 
-Assumed: the law holds near the envelope, from the cheapest cell to the target, up to the drift of
+Assumed: the law holds near the envelope, from the cheapest run to the target, up to the drift of
 `isoembed.pilot.decide`.  Expected regret counts what the draws disagree about, not what the law gets wrong.
 
-Shapes: X cells of a pool; 2 coordinates, ln N and ln D.
+Shapes: X runs of a pool; 2 coordinates, ln N and ln D.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from isoembed.pilot.criteria import choose, promising
 from isoembed.pilot.decide import Decision, decision_from
 from isoembed.pilot.notes import PilotNote, reason
 from isoembed.pilot.posterior import DEFAULT, TOLERANCE, Planning, fit_posterior
-from isoembed.pilot.runs import PilotCell, PilotRun, Target, least_runs
+from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun, least_runs
 from isoembed.pilot.start import start_set
 
 Stop = Literal["settled", "allowance", "no-cells"]
 
 #: batches in a row that must choose the same candidate
 SETTLED = 3
-#: share of the allowance left that one batch may cost, where any cell is that cheap
+#: share of the allowance left that one batch may cost, where any run is that cheap
 BATCH_SHARE = 0.5
-#: pilot cells stay within the candidates' tokens a parameter, widened by this factor either way
+#: pilot runs stay within the candidates' tokens per parameter, widened by this factor either way
 ALIKE = 3.0
 
 
-class Choice(Frozen):
-    """The cells to run next; none where `stop` says why."""
+class PilotBatch(Frozen):
+    """The runs to make next; none where `stop` says why."""
 
-    cells: tuple[PilotCell, ...]
+    cells: tuple[PossibleRun, ...]
     stop: Stop | None
     reason: PilotNote
     decision: Decision = Field(description="what the runs so far say")
@@ -50,37 +50,37 @@ class Choice(Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def why(self) -> str:
-        """Why these cells, or none, in words."""
+        """Why these runs, or none, in words."""
         return self.reason.describe()
 
 
 def plan_next(
     done: Sequence[PilotRun],
-    cells: Sequence[PilotCell],
-    target: Target,
+    cells: Sequence[PossibleRun],
+    target: PilotTarget,
     *,
     allowance_left: float,
     earlier: Sequence[Decision] = (),
     how: Planning = DEFAULT,
-) -> Choice:
-    """The next pilot cells, a pure function of what has ended: neither the order of `cells` nor of `done` matters.
+) -> PilotBatch:
+    """The next pilot runs, a pure function of what has ended: neither the order of `cells` nor of `done` matters.
 
-    cells: whatever could be run; those done, at or above the target budget, too short or too dear are passed over.
-    allowance_left: FLOP.  The cells chosen never cost more in sum.
-    Until every candidate method has the runs that its law needs, the start set is filled; a method whose cells do not
+    cells: whatever could be run; those done, at or above the target budget, too short or too expensive are passed over.
+    allowance_left: FLOP.  The runs chosen never cost more in sum.
+    Until every candidate method has the runs that its law needs, the start set is filled; a method whose runs do not
     suffice has no say, and the decision's warnings name it.
     earlier: the decisions after each batch before, oldest first; without them the pilot never stops as settled.
-    Raises InputError where two cells share a key, or the allowance makes no sense.
+    Raises InputError where two runs share a key, or the allowance makes no sense.
     """
     if not allowance_left >= 0:
         raise InputError(f"`allowance_left` must be 0 FLOP or more; got {allowance_left:g}.")
     if len({cell.key for cell in cells}) < len(cells):
-        raise InputError("Pilot cells must have keys of their own; two share one. Name them apart.")
-    belief = fit_posterior(done, target, how)
-    decision = decision_from(belief, done, target)
+        raise InputError("Possible runs must have keys of their own; two share one. Name them apart.")
+    posterior = fit_posterior(done, target, how)
+    decision = decision_from(posterior, done, target)
 
-    def choice(stop: Stop | None, why: PilotNote, cells: Sequence[PilotCell] = ()) -> Choice:
-        return Choice(cells=tuple(cells), stop=stop, reason=why, decision=decision)
+    def choice(stop: Stop | None, why: PilotNote, cells: Sequence[PossibleRun] = ()) -> PilotBatch:
+        return PilotBatch(cells=tuple(cells), stop=stop, reason=why, decision=decision)
 
     if settled((*earlier, decision), how.tolerance):
         return choice("settled", reason("settled", decisions=SETTLED, tolerance=how.tolerance))
@@ -97,27 +97,29 @@ def plan_next(
     start = start_set([run.cell for run in done], affordable, target, how.law, allowance_left, how.seed)
     if start:
         return choice(None, reason("start"), start)
-    known = promising([run.cell for run in done], [cell for cell in affordable if belief.knows(cell)], belief, how.near)
-    candidates = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
+    known = promising(
+        [run.cell for run in done], [cell for cell in affordable if posterior.knows(cell)], posterior, how.near
+    )
+    candidates = sorted((cell for cell in target.cells if posterior.knows(cell)), key=lambda cell: cell.key)
     if not known or not candidates:
         return choice("no-cells", reason("no-law"))
-    # what a dear run says may overturn the plan: keep as much for after it
+    # what an expensive run says may overturn the plan: keep as much for after it
     within = [cell for cell in known if cell.flop <= BATCH_SHARE * allowance_left]
     if within:
-        picked = choose(belief, within, candidates, BATCH_SHARE * allowance_left, how)
+        picked = choose(posterior, within, candidates, BATCH_SHARE * allowance_left, how)
     else:
-        picked = choose(belief, known, candidates, allowance_left, how)
+        picked = choose(posterior, known, candidates, allowance_left, how)
     return choice(None, reason("largest-cut", criterion=how.criterion), picked)
 
 
-def eligible(cells: Sequence[PilotCell], target: Target, law: Law) -> list[PilotCell]:
-    """The cells that a pilot may run: below the target, long enough, and of tokens a parameter like the candidates'.
+def eligible(cells: Sequence[PossibleRun], target: PilotTarget, law: Law) -> list[PossibleRun]:
+    """The runs that a pilot may make: below the target, long enough, and of tokens per parameter like the candidates'.
 
-    A method with fewer of those than twice what its law needs keeps all of its cells, however far their ratios.
+    A method with fewer of those than twice what its law needs keeps all of its runs, however far their ratios.
     """
     ratio = [cell.tokens / cell.params for cell in target.cells]
     low, high = min(ratio) / ALIKE, max(ratio) * ALIKE
-    kept: list[PilotCell] = []
+    kept: list[PossibleRun] = []
     for method in sorted({cell.method for cell in target.cells}):
         mine = [c for c in cells if c.method == method and c.flop < target.flop and c.long_enough]
         alike = [cell for cell in mine if low <= cell.tokens / cell.params <= high]

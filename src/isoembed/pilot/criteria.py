@@ -1,9 +1,9 @@
 """Which pilot runs to make next: those of which one more would tell most, per FLOP (`isoembed.fitting.decision`).
 
-The cell with the largest cut per FLOP is taken, the covariance conditioned on it, and the next one looked for; within a
+The run with the largest cut per FLOP is taken, the covariance conditioned on it, and the next one looked for; within a
 batch the means stay as they are.
 
-Shapes: B draws, X open cells, J open cells and candidates.
+Shapes: B draws, X open runs, J open runs and candidates.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ import numpy as np
 
 from isoembed.fitting.decision import CandidateSamples, OneMoreRun
 from isoembed.laws.points import Floats
-from isoembed.pilot.posterior import Belief, Criterion, Planning
-from isoembed.pilot.runs import PilotCell, above_envelope
+from isoembed.pilot.posterior import Criterion, Planning, Posterior
+from isoembed.pilot.runs import PossibleRun, above_envelope
 
 
 def promising(
-    done: Sequence[PilotCell], open_cells: Sequence[PilotCell], belief: Belief, near: float
-) -> list[PilotCell]:
-    """The open cells predicted to come out near the envelope of their method; the others would be left out of its
+    done: Sequence[PossibleRun], open_cells: Sequence[PossibleRun], posterior: Posterior, near: float
+) -> list[PossibleRun]:
+    """The open runs predicted to come out near the envelope of their method; the others would be left out of its
     fit."""
-    kept: list[PilotCell] = []
-    for method in belief.laws:
+    kept: list[PossibleRun] = []
+    for method in posterior.laws:
         mine = [cell for cell in open_cells if cell.method == method]
         all_cells = [*mine, *(cell for cell in done if cell.method == method)]
-        log_J = belief.log_loss(all_cells).mean(axis=0)
+        log_J = posterior.log_loss(all_cells).mean(axis=0)
         above_J = above_envelope(log_J, np.array([cell.flop for cell in all_cells]))
         kept += [cell for cell, above in zip(mine, above_J[: len(mine)], strict=True) if above <= near]
     return kept or list(open_cells)
 
 
 def choose(
-    belief: Belief,
-    open_cells: Sequence[PilotCell],
-    candidates: Sequence[PilotCell],
+    posterior: Posterior,
+    open_cells: Sequence[PossibleRun],
+    candidates: Sequence[PossibleRun],
     allowance_left: float,
     how: Planning,
-) -> list[PilotCell]:
-    """Up to `how.batch` cells, each the best per FLOP given that those before it are run."""
-    log_BJ = belief.log_loss([*open_cells, *candidates])
+) -> list[PossibleRun]:
+    """Up to `how.batch` runs, each the best per FLOP given that those before it are run."""
+    log_BJ = posterior.log_loss([*open_cells, *candidates])
     method_J = np.array([cell.method for cell in (*open_cells, *candidates)])
     # methods are fitted apart: what their draws share is chance
     related_JJ = (method_J[:, None] == method_J[None, :]).astype(float)
     log_BX, log_BK = np.split(log_BJ, [len(open_cells)], axis=1)
-    value = CandidateSamples(log_BK).one_more_run(log_BX, belief.noise(open_cells), related_JJ)
+    value = CandidateSamples(log_BK).one_more_run(log_BX, posterior.noise(open_cells), related_JJ)
     flop_X = np.array([cell.flop for cell in open_cells])
     free_X = np.ones(len(open_cells), dtype=bool)
-    picked: list[PilotCell] = []
+    picked: list[PossibleRun] = []
     while len(picked) < how.batch:
         free_X &= flop_X <= allowance_left
         if not free_X.any():

@@ -15,19 +15,19 @@ from pydantic import Field, computed_field
 from isoembed.core import Frozen
 from isoembed.fitting.decision import CandidateSamples
 from isoembed.pilot.notes import PilotNote, warning
-from isoembed.pilot.posterior import DEFAULT, Belief, Planning, fit_posterior
-from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotCell, PilotRun, Target
+from isoembed.pilot.posterior import DEFAULT, Planning, Posterior, fit_posterior
+from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun
 
 
 class Decision(Frozen):
     """What the pilot says so far.  `cell` is None where no candidate's method has a law."""
 
-    cell: PilotCell | None
+    cell: PossibleRun | None
     trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `notes`")
     expected_regret: float | None = Field(description="ln loss above the best candidate, mean over draws")
     probability_best: float | None = Field(description="share of draws in which no candidate is better")
     predicted_loss: float | None = Field(description="nats, geometric mean over draws")
-    noise: float | None = Field(description="scatter of ln loss between runs of the chosen method")
+    noise: float | None = Field(description="noise of ln loss between runs of the chosen method")
     runs: int = Field(description="finished runs of enough steps")
     flop_spent: float
     notes: tuple[PilotNote, ...] = Field((), description="what speaks against it")
@@ -49,7 +49,7 @@ class Decision(Frozen):
         return words if self.trusted else f"not to be trusted: {words}; {'; '.join(self.warnings)}"
 
 
-def decide(done: Sequence[PilotRun], target: Target, how: Planning = DEFAULT) -> Decision:
+def decide(done: Sequence[PilotRun], target: PilotTarget, how: Planning = DEFAULT) -> Decision:
     """The candidate at the target budget that the finished runs speak for.
 
     done: finished runs below the target; at least 12 of at least 100 steps, or the decision is not trusted and says so.
@@ -58,13 +58,13 @@ def decide(done: Sequence[PilotRun], target: Target, how: Planning = DEFAULT) ->
     return decision_from(fit_posterior(done, target, how), done, target)
 
 
-def decision_from(belief: Belief, done: Sequence[PilotRun], target: Target) -> Decision:
+def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotTarget) -> Decision:
     """The decision, from laws fitted already."""
     runs = sum(run.cell.long_enough for run in done)
     spent = math.fsum(run.cell.flop for run in done)
-    cells = sorted((cell for cell in target.cells if belief.knows(cell)), key=lambda cell: cell.key)
-    notes = list(belief.unfit.values())
-    if unseen := sorted({cell.method for cell in target.cells} - set(belief.laws) - set(belief.unfit)):
+    cells = sorted((cell for cell in target.cells if posterior.knows(cell)), key=lambda cell: cell.key)
+    notes = list(posterior.unfit.values())
+    if unseen := sorted({cell.method for cell in target.cells} - set(posterior.laws) - set(posterior.unfit)):
         notes.append(warning("no-runs-of-method", methods=", ".join(unseen)))
     if runs < LEAST_RUNS:
         notes.append(warning("few-runs", runs=runs, steps=LEAST_STEPS, least=LEAST_RUNS))
@@ -73,9 +73,9 @@ def decision_from(belief: Belief, done: Sequence[PilotRun], target: Target) -> D
             cell=None, trusted=False, expected_regret=None, probability_best=None, predicted_loss=None, noise=None,
             runs=runs, flop_spent=spent, notes=tuple(notes),
         )  # fmt: skip
-    samples = CandidateSamples(belief.log_loss(cells))
+    samples = CandidateSamples(posterior.log_loss(cells))
     best = samples.best
-    if (fitted := belief.laws[cells[best].method].fit).why:
+    if (fitted := posterior.laws[cells[best].method].fit).why:
         notes.append(warning("not-good", method=cells[best].method, status=fitted.says()))
     beyond = target.flop / max(run.cell.flop for run in done)
     if beyond > 10:
@@ -86,7 +86,7 @@ def decision_from(belief: Belief, done: Sequence[PilotRun], target: Target) -> D
         expected_regret=samples.regret(best),
         probability_best=float(samples.probabilities[best]),
         predicted_loss=float(np.exp(samples.means[best])),
-        noise=float(belief.noise([cells[best]])[0]),
+        noise=float(posterior.noise([cells[best]])[0]),
         runs=runs,
         flop_spent=spent,
         notes=tuple(notes),

@@ -24,10 +24,10 @@ class PilotNote(Note):
         "settled": (
             "{decisions} decisions in a row for the same candidate, at an expected regret below {tolerance:.2%}",
         ),
-        "allowance": ("the cheapest cell left costs {flop:.3g} FLOP, the allowance has {left:.3g}",),
-        "all-run": ("every cell below the target budget has been run",),
+        "allowance": ("the cheapest run left costs {flop:.3g} FLOP, the allowance has {left:.3g}",),
+        "all-run": ("every run below the target budget has been made",),
         "start": ("start", "enough runs to fit a law"),
-        "no-law": ("no cell's method has a law",),
+        "no-law": ("no method that could run has a law",),
         "largest-cut": ("largest cut of the {criterion} per FLOP",),
     }
 

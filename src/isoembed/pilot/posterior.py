@@ -29,7 +29,15 @@ from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats
 from isoembed.pilot.notes import PilotNote, warning
-from isoembed.pilot.runs import PilotCell, PilotRun, Target, doubt, least_runs, near_envelope, points_of
+from isoembed.pilot.runs import (
+    PilotRun,
+    PilotTarget,
+    PossibleRun,
+    least_runs,
+    near_envelope,
+    points_of,
+    relative_variance,
+)
 
 #: ln loss above the envelope beyond which a run is in another regime; chosen on the published tables of the replay
 NEAR = 0.15
@@ -71,20 +79,20 @@ DEFAULT = Planning()
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
+class Posterior:
     """One bootstrapped law a method, for one target."""
 
-    target: Target
+    target: PilotTarget
     laws: dict[str, Bootstrap]
     unfit: dict[str, PilotNote]
     """methods without a law, and why"""
 
-    def knows(self, cell: PilotCell) -> bool:
-        """Whether the cell's method has a law."""
+    def knows(self, cell: PossibleRun) -> bool:
+        """Whether the run's method has a law."""
         return cell.method in self.laws
 
-    def log_loss(self, cells: Sequence[PilotCell]) -> Floats:
-        """Predicted ln loss (B, J) of cells that it knows, draw by draw.
+    def log_loss(self, cells: Sequence[PossibleRun]) -> Floats:
+        """Predicted ln loss (B, J) of runs that it knows, draw by draw.
 
         Draws of a few runs have wild outliers, which are clipped.
         """
@@ -97,22 +105,22 @@ class Belief:
                 loss_BJ[:, mine] = boot.loss(rows)
         return np.log(tamed(loss_BJ))
 
-    def noise(self, cells: Sequence[PilotCell]) -> Floats:
+    def noise(self, cells: Sequence[PossibleRun]) -> Floats:
         """Standard deviation (J,) of one more run's ln loss around the law that holds at the target."""
-        return np.array([self._noise[cell.method] for cell in cells]) * np.sqrt(doubt(cells, self.target))
+        return np.array([self._noise[cell.method] for cell in cells]) * np.sqrt(relative_variance(cells, self.target))
 
     @cached_property
     def _noise(self) -> dict[str, float]:
-        # the fit's own scatter, with the degrees of freedom that its parameters took
-        scatter = {}
+        # the fit's own noise, with the degrees of freedom that its parameters took
+        found = {}
         for method, boot in self.laws.items():
             fitted = boot.fit
             free = max(fitted.n_points - (len(fitted.params) - len(fitted.held)), 1)
-            scatter[method] = max(fitted.noise * math.sqrt(fitted.n_points / free), _LEAST_NOISE)
-        return scatter
+            found[method] = max(fitted.noise * math.sqrt(fitted.n_points / free), _LEAST_NOISE)
+        return found
 
 
-def fit_posterior(done: Sequence[PilotRun], target: Target, how: Planning = DEFAULT) -> Belief:
+def fit_posterior(done: Sequence[PilotRun], target: PilotTarget, how: Planning = DEFAULT) -> Posterior:
     """Fit the law to each method's runs near the envelope, with its bootstrap.
 
     Runs of too few steps are not used.  A method whose runs do not identify the law is named with the reason.  Raises
@@ -120,7 +128,7 @@ def fit_posterior(done: Sequence[PilotRun], target: Target, how: Planning = DEFA
     """
     if any(run.cell.flop >= target.flop for run in done):
         raise InputError(
-            f"A pilot looks at nothing as dear as the target: {max(run.cell.flop for run in done):.3g} FLOP >= "
+            f"A pilot looks at nothing as expensive as the target: {max(run.cell.flop for run in done):.3g} FLOP >= "
             f"{target.flop:.3g}; leave such runs out."
         )
     law, laws = how.law, dict[str, Bootstrap]()
@@ -134,10 +142,10 @@ def fit_posterior(done: Sequence[PilotRun], target: Target, how: Planning = DEFA
             )
             continue
         cells = [run.cell for run in mine]
-        points = points_of(cells, np.array([run.loss for run in mine]), 1 / doubt(cells, target))
+        points = points_of(cells, np.array([run.loss for run in mine]), 1 / relative_variance(cells, target))
         try:
             # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
             laws[method] = bootstrap(law, points, draws=how.draws, seed=how.seed + 1_000_003 * index)
         except InputError as error:
             unfit[method] = warning("unfit", error=str(error))
-    return Belief(target, laws, unfit)
+    return Posterior(target, laws, unfit)

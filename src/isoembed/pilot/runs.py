@@ -24,7 +24,7 @@ LEAST_STEPS = 100
 DRIFT = 1.0
 
 
-class PilotCell(Frozen):
+class PossibleRun(Frozen):
     """A run that could be made.  `key` is the caller's own and says nothing here but who is who."""
 
     key: str
@@ -42,20 +42,20 @@ class PilotCell(Frozen):
 
 
 class PilotRun(Frozen):
-    """A finished cell and its held-out loss in nats."""
+    """A run that ended and its held-out loss in nats."""
 
-    cell: PilotCell
+    cell: PossibleRun
     loss: float = Field(gt=0)
 
 
-class Target(Frozen):
+class PilotTarget(Frozen):
     """The budget to decide for, and what could be run there."""
 
     flop: float = Field(gt=0)
-    cells: tuple[PilotCell, ...] = Field(min_length=1)
+    cells: tuple[PossibleRun, ...] = Field(min_length=1)
 
 
-def points_of(cells: Sequence[PilotCell], loss: Floats | None = None, weight: Floats | None = None) -> Points:
+def points_of(cells: Sequence[PossibleRun], loss: Floats | None = None, weight: Floats | None = None) -> Points:
     """Cells as points; a loss of one stands in where none is known."""
     return Points.of(
         [cell.params for cell in cells],
@@ -67,7 +67,7 @@ def points_of(cells: Sequence[PilotCell], loss: Floats | None = None, weight: Fl
     )
 
 
-def doubt(cells: Sequence[PilotCell], target: Target) -> Floats:
+def relative_variance(cells: Sequence[PossibleRun], target: PilotTarget) -> Floats:
     """Variance (J,) of a run about the law at the target, over its variance at the target's own budget:
     1 + (DRIFT ln(C_target / C))^2."""
     return 1 + (DRIFT * np.log(target.flop / np.array([cell.flop for cell in cells]))) ** 2

@@ -13,20 +13,20 @@ import numpy as np
 from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats
-from isoembed.pilot.runs import LEAST_RUNS, PilotCell, Target, least_runs
+from isoembed.pilot.runs import LEAST_RUNS, PilotTarget, PossibleRun, least_runs
 
 #: share of the allowance that the start set may cost
 START_SHARE = 0.25
-#: what it may cost where cells are few and dear
+#: what it may cost where runs are few and expensive
 START_MOST = 0.6
 
 
 def methods_paid_for(
-    methods: Sequence[str], cells: Sequence[PilotCell], allowance_flop: float, law: Law = HOFFMANN
+    methods: Sequence[str], cells: Sequence[PossibleRun], allowance_flop: float, law: Law = HOFFMANN
 ) -> tuple[list[str], dict[str, float]]:
     """Of `methods`, in this order, those whose starts the allowance still pays for; and what each start costs at least.
 
-    A start is the cheapest runs that the method's law needs, infinitely dear where there are not as many; all together
+    A start is the cheapest runs that the method's law needs, infinite where there are not as many; all together
     may cost `START_MOST` of the allowance.  The first method enters whatever it costs: without it there is no pilot.
     """
     least = least_runs(law)
@@ -42,31 +42,31 @@ def methods_paid_for(
 
 
 def start_set(
-    done: Sequence[PilotCell],
-    affordable: Sequence[PilotCell],
-    target: Target,
+    done: Sequence[PossibleRun],
+    affordable: Sequence[PossibleRun],
+    target: PilotTarget,
     law: Law,
     allowance_left: float,
     seed: int,
-) -> list[PilotCell]:
+) -> list[PossibleRun]:
     """What is missing of each candidate method's share of the start: empty once all have theirs, or where what is left
     cannot be paid."""
     methods = sorted({cell.method for cell in target.cells})
     share = max(least_runs(law), -(-LEAST_RUNS // len(methods)))
     chance = np.random.default_rng(seed)
-    picked: list[PilotCell] = []
+    picked: list[PossibleRun] = []
     for method in methods:
         mine = [cell for cell in done if cell.method == method and cell.long_enough]
         open_cells = [cell for cell in affordable if cell.method == method]
         missing = min(share - len(mine), len(open_cells))
         if missing <= 0:
             continue
-        # the dearest cell that the start can afford throughout; where that leaves little choice, the cheapest cells
+        # the most expensive run that the start can afford throughout; where that leaves little choice, the cheapest runs
         most = START_SHARE * allowance_left / (share * len(methods))
         pools = [[cell for cell in open_cells if cell.flop <= most]]
         if len(pools[0]) < 2 * missing:
             pools = [open_cells[:size] for size in range(2 * missing, missing - 1, -1)]
-        # of few cells those far apart are dear ones: fewer to choose from, until what is chosen leaves something over
+        # of few runs those far apart are expensive ones: fewer to choose from, until what is chosen leaves something over
         room = START_MOST * allowance_left / len(methods)
         spreads = (_spread(mine, pool, missing, chance) for pool in pools)
         chosen = next((spread for spread in spreads if sum(cell.flop for cell in spread) <= room), pools[-1][:missing])
@@ -77,15 +77,15 @@ def start_set(
 
 
 def _spread(
-    taken: Sequence[PilotCell], pool: Sequence[PilotCell], count: int, chance: np.random.Generator
-) -> list[PilotCell]:
-    """`count` cells of `pool`, each the one farthest in (ln N, ln D) from those taken so far, the first by chance."""
+    taken: Sequence[PossibleRun], pool: Sequence[PossibleRun], count: int, chance: np.random.Generator
+) -> list[PossibleRun]:
+    """`count` runs of `pool`, each the one farthest in (ln N, ln D) from those taken so far, the first by chance."""
     place_X2 = np.log([[cell.params, cell.tokens] for cell in pool])
     scale_2 = np.maximum(place_X2.std(axis=0), 1e-9)
     near_X = np.full(len(pool), np.inf)
     for cell in taken:
         near_X = np.minimum(near_X, _distance(place_X2, np.log([cell.params, cell.tokens]), scale_2))
-    picked: list[PilotCell] = []
+    picked: list[PossibleRun] = []
     for _ in range(count):
         index = int(chance.integers(len(pool))) if np.isinf(near_X).all() else int(np.argmax(near_X))
         picked.append(pool[index])

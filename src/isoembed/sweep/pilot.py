@@ -17,9 +17,9 @@ from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
-from isoembed.pilot.choose import Choice, eligible, plan_next
+from isoembed.pilot.choose import PilotBatch, eligible, plan_next
 from isoembed.pilot.decide import Decision
-from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotCell, PilotRun, Target, least_runs
+from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun, least_runs
 from isoembed.pilot.start import START_MOST, START_SHARE, methods_paid_for
 from isoembed.recipe import Recipe
 from isoembed.recommendation.constraints import Constraints
@@ -95,16 +95,16 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
     return found
 
 
-def pilot_target(request: SweepRequest) -> Target:
+def pilot_target(request: SweepRequest) -> PilotTarget:
     """The target budget with all of its candidates."""
     assert request.target_flop is not None
     cells = tuple(as_pilot_cell(key, recipe) for key, recipe in candidates(request).items())
-    return Target(flop=request.target_flop, cells=cells)
+    return PilotTarget(flop=request.target_flop, cells=cells)
 
 
-def as_pilot_cell(key: str, recipe: Recipe) -> PilotCell:
+def as_pilot_cell(key: str, recipe: Recipe) -> PossibleRun:
     """A recipe as the planner sees it.  Methods are told apart by name: each has one hyperparameter here."""
-    return PilotCell(
+    return PossibleRun(
         key=key,
         params=recipe.model.params,
         tokens=recipe.train_tokens,
@@ -172,7 +172,7 @@ class PilotPlanner(Planner):
                         found[cell.key] = cell
         return found
 
-    def _paid_for(self, cells: dict[str, Cell], target: Target) -> dict[str, Cell]:
+    def _paid_for(self, cells: dict[str, Cell], target: PilotTarget) -> dict[str, Cell]:
         """The cells of the first methods whose starts the allowance pays for together.
 
         Raises PilotTooSmallError where it does not pay for `LEAST_RUNS` runs of the first one.
@@ -205,10 +205,10 @@ class PilotPlanner(Planner):
 @lru_cache(maxsize=64)
 def _choice(
     done: tuple[PilotRun, ...],
-    cells: tuple[PilotCell, ...],
-    target: Target,
+    cells: tuple[PossibleRun, ...],
+    target: PilotTarget,
     allowance_left: float,
     earlier: tuple[Decision, ...],
-) -> Choice:
+) -> PilotBatch:
     """`plan_next`, remembered: a plan is made again from the start each time, and each choice takes a bootstrap."""
     return plan_next(done, cells, target, allowance_left=allowance_left, earlier=earlier)

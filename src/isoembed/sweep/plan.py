@@ -25,7 +25,7 @@ from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Adapters, Freeze, Method, method_named
-from isoembed.pilot.choose import Choice
+from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
@@ -117,7 +117,7 @@ class Plan(Frozen):
     seconds: float | None = Field(description="of all cells here, one after another; None where no speed was measured")
     stage: str = Field(description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
-    pilot: Choice | None = Field(None, description="of a pilot: what its runs say so far, and why it stopped")
+    pilot: PilotBatch | None = Field(None, description="of a pilot: what its runs say so far, and why it stopped")
 
 
 def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]:
@@ -162,7 +162,7 @@ class Planner:
         self.cells: dict[str, Cell] = {}
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
-        self.pilot: Choice | None = None
+        self.pilot: PilotBatch | None = None
         self.flop = self.seconds = 0.0
 
     def plan(self) -> Plan:

@@ -20,9 +20,9 @@ from isoembed.fitting.settings import Group
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.laws.hoffmann import HOFFMANN
-from isoembed.pilot.choose import Choice
+from isoembed.pilot.choose import PilotBatch
 from isoembed.pilot.posterior import NEAR
-from isoembed.pilot.runs import LEAST_STEPS, PilotRun, doubt, least_runs, near_envelope
+from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
 from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import SweepFolder
@@ -124,7 +124,7 @@ def run_pilot(
     return fit_pilot(SweepFolder(folder), request, plan.pilot)
 
 
-def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: Choice) -> Pilot:
+def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: PilotBatch) -> Pilot:
     """The laws of a finished pilot, for `isoembed.recommendation.recommend`, fitted as the planner fits them."""
     stages = {cell.key: cell for cell in folder.cells()}
     outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
@@ -159,7 +159,7 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
         near = {run.cell.key for run in near_envelope(runs, NEAR, least_runs(HOFFMANN))}
         keep_R = np.array([record.key in near for record in own])
         cells = [run.cell for run in runs if run.cell.key in near]
-        points = replace(group.points[keep_R], weight=1 / doubt(cells, target))
+        points = replace(group.points[keep_R], weight=1 / relative_variance(cells, target))
         far = len(own) - len(cells)
         notes = (f"{far} pilot runs far above the envelope left out",) if far else ()
         rows = tuple(np.array(group.rows)[keep_R].tolist())
