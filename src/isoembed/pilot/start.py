@@ -61,12 +61,12 @@ def start_set(
         missing = min(share - len(mine), len(open_cells))
         if missing <= 0:
             continue
-        # the most expensive run that the start can afford throughout; where that leaves little choice, the cheapest runs
+        # up to what the start can afford throughout; where that leaves little choice, the cheapest runs
         most = START_SHARE * allowance_left / (share * len(methods))
         pools = [[cell for cell in open_cells if cell.flop <= most]]
         if len(pools[0]) < 2 * missing:
             pools = [open_cells[:size] for size in range(2 * missing, missing - 1, -1)]
-        # of few runs those far apart are expensive ones: fewer to choose from, until what is chosen leaves something over
+        # of few runs those far apart are expensive: fewer to choose from, until what is chosen leaves something over
         room = START_MOST * allowance_left / len(methods)
         spreads = (_spread(mine, pool, missing, chance) for pool in pools)
         chosen = next((spread for spread in spreads if sum(cell.flop for cell in spread) <= room), pools[-1][:missing])

@@ -46,56 +46,62 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False, far:
             raise
         forecasts, guess = frontier.at(flop, far=True), True
         reasons.insert(0, note("no-forecast", "order-alone", error=str(error)))
-    samples = forecasts.samples
-    best, recipe = samples.best, forecasts.recipe(samples.best)
-    candidate = forecasts.candidates[best]
-
-    def ranked(k: int) -> RankedRecipe:
-        made = forecasts.recipe(k)
-        return RankedRecipe(
-            recipe=made,
-            tokens_per_param=made.train_tokens / made.model.params,
-            loss=None if reasons else forecasts.loss(k),
-            behind=None if reasons else forecasts.behind(k, best),
-            best=None if guess else float(samples.probabilities[k]),
-        )
-
-    notes = [
-        note(
-            "basis",
-            "by-law",
-            law=candidate.law.law,
-            family=str(laws.settings.family),
-            candidates=number_of(len(forecasts.candidates), "candidate"),
-        ),
-        *_rests_on(forecasts, recipe),
-        *(each for each in found.notes if each.kind != "no-forecast"),
-        *_warnings(laws, forecasts, recipe),
-        *reasons[:1],
-    ]
+    samples, best = forecasts.samples, forecasts.samples.best
+    recipe, lossless = forecasts.recipe(best), bool(reasons)
+    chosen_by = note(
+        "basis",
+        "by-law",
+        law=forecasts.candidates[best].law.law,
+        family=str(laws.settings.family),
+        candidates=number_of(len(forecasts.candidates), "candidate"),
+    )
     made = Recommendation(
         budget=request.budget,
         recipe=recipe,
-        notes=tuple(notes),
-        runners_up=tuple(ranked(k) for k in samples.order[1 : 1 + _RUNNERS_UP]),
+        notes=(
+            chosen_by,
+            *_rests_on(forecasts, recipe),
+            *(each for each in found.notes if each.kind != "no-forecast"),
+            *_warnings(laws, forecasts, recipe),
+            *reasons[:1],
+        ),
+        runners_up=tuple(
+            _ranked(forecasts, k, loss=not lossless, sure=not guess) for k in samples.order[1 : 1 + _RUNNERS_UP]
+        ),
         reach=forecasts.extrapolation(best),
-        methods=tuple(ranked(k) for k in forecasts.best_of_methods()),
+        methods=tuple(_ranked(forecasts, k, loss=not lossless, sure=not guess) for k in forecasts.best_of_methods()),
     )
     if guess:
         return made
-    sure = forecasts.methods()
     return made.model_copy(
         update={
-            "loss": None if reasons else forecasts.loss(best),
-            "certainty": Certainty(
-                methods=sure,
-                method=sure[candidate.method.name],
-                recipe=float(samples.probabilities[best]),
-                regret=None if reasons else samples.regret(best),
-            ),
+            "loss": None if lossless else forecasts.loss(best),
+            "certainty": _certainty(forecasts, loss=not lossless),
             "crossover": frontier.leading_crossover(forecasts),
             "next_run": frontier.next_run(forecasts),
         }
+    )
+
+
+def _ranked(forecasts: Forecasts, k: int, *, loss: bool, sure: bool) -> RankedRecipe:
+    """Candidate `k`, with what is expected of it where `loss` is forecast, and its probability where that is `sure`."""
+    recipe, samples = forecasts.recipe(k), forecasts.samples
+    return RankedRecipe(
+        recipe=recipe,
+        tokens_per_param=recipe.train_tokens / recipe.model.params,
+        loss=forecasts.loss(k) if loss else None,
+        behind=forecasts.behind(k, samples.best) if loss else None,
+        best=float(samples.probabilities[k]) if sure else None,
+    )
+
+
+def _certainty(forecasts: Forecasts, *, loss: bool) -> Certainty:
+    samples, methods = forecasts.samples, forecasts.methods()
+    return Certainty(
+        methods=methods,
+        method=methods[forecasts.candidates[samples.best].method.name],
+        recipe=float(samples.probabilities[samples.best]),
+        regret=samples.regret(samples.best) if loss else None,
     )
 
 

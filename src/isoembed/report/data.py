@@ -53,6 +53,11 @@ class Cell:
         return self.record.recipe.method.name
 
     @property
+    def setting(self) -> str:
+        """The hyperparameters alone, `r=d/8`; empty of a method that has none."""
+        return self.tried.removeprefix(self.method).strip()
+
+    @property
     def flop(self) -> float:
         """C that was planned: the same for all cells of a budget, which what was spent is to a step only."""
         return self.record.recipe.flop

@@ -61,7 +61,7 @@ def _profiles(
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
-        tunable = any(cell.tried != method for cell in profile)
+        tunable = any(cell.setting for cell in profile)
         made.add_trace(
             marks.cells(
                 profile,
@@ -69,7 +69,7 @@ def _profiles(
                 name=name,
                 shows="N %{x:.3s}, loss %{y:.4g}",
                 mode="markers+text" if tunable else "markers",
-                text=[cell.tried.removeprefix(method).strip() for cell in profile] if tunable else None,
+                text=[cell.setting for cell in profile] if tunable else None,
                 textposition="top right",
                 textfont={"size": 10},
                 legendgroup=name,
@@ -90,21 +90,27 @@ def _profiles(
                 dash=style["dash"],
                 legend=False,
             )
-        if star.params is not None and star.loss is not None:
-            made.add_trace(
-                go.Scatter(
-                    x=[star.params],
-                    y=[star.loss],
-                    mode="markers",
-                    name="minimum",
-                    legendgroup=name,
-                    showlegend=False,
-                    marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
-                    hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
-                )
-            )
+        _add_minimum(made, star, name)
     fitted = max(profile[-1].model.params for _, profile in profiles)
     drawn = max((max(trace.x) for trace in made.data), default=fitted)
     if drawn > fitted:
         shade_beyond(made, fitted, drawn)
     return made
+
+
+def _add_minimum(made: go.Figure, star: CurveMinimum, group: str) -> None:
+    """A star at the minimum of a curve, where it has one."""
+    if star.params is None or star.loss is None:
+        return
+    made.add_trace(
+        go.Scatter(
+            x=[star.params],
+            y=[star.loss],
+            mode="markers",
+            name="minimum",
+            legendgroup=group,
+            showlegend=False,
+            marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
+            hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
+        )
+    )

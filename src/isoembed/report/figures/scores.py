@@ -123,14 +123,14 @@ def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (_, profile), (name, style) in zip(profiles, styles.items(), strict=True):
-        tunable = any(cell.tried != method for cell, _ in profile)
+        tunable = any(cell.setting for cell, _ in profile)
         trace = marks.runs(
             [cell.record for cell, _ in profile],
             [cell.model.params for cell, _ in profile],
             [score for _, score in profile],
             name=name,
             shows="N %{x:.3s}, score %{y:.3f}",
-            text=[cell.tried.removeprefix(method).strip() for cell, _ in profile] if tunable else None,
+            text=[cell.setting for cell, _ in profile] if tunable else None,
             textposition="top right",
             textfont={"size": 10},
             line={"color": style["color"], "dash": style["dash"], "width": 1},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from isoembed.fitting.intervals import Interval
 from isoembed.report.data import Evidence
 from isoembed.report.figures.isoflop import minimum, profiles_of
 from isoembed.report.forecast_grid import ForecastGrid
@@ -34,22 +35,7 @@ def optimal_size(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, 
         style = method_style(method)
         colour = style.colour
         if expected:
-            at = [flop for flop, _ in expected]
-            value = [params.value for _, params in expected]
-            low = [params.low if params.low is not None else params.value for _, params in expected]
-            high = [params.high if params.high is not None else params.value for _, params in expected]
-            made.add_trace(band(at, low, high, colour, f"{method} by its law, 95 %", "law"))  # type: ignore[arg-type] # values are known
-            made.add_trace(
-                go.Scatter(
-                    x=at,
-                    y=value,
-                    mode="lines",
-                    name="best of the family by the law, 95 %",
-                    legendgroup="law",
-                    line={"color": colour, "width": 1.5, "shape": "hv"},
-                    hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
-                )
-            )
+            _add_forecast(made, expected, method, colour)
         made.add_trace(
             go.Scatter(
                 x=[flop for flop, _ in profiles],
@@ -77,3 +63,23 @@ def optimal_size(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, 
             shade_beyond(made, outlook.fitted[1], expected[-1][0])
         found[f"optimal-size-{method}"] = made
     return found
+
+
+def _add_forecast(made: go.Figure, expected: list[tuple[float, Interval]], method: str, colour: str) -> None:
+    """The law's best size at each budget, a line of steps with its 95 % band."""
+    at = [flop for flop, _ in expected]
+    value = [params.value for _, params in expected]
+    low = [params.low if params.low is not None else params.value for _, params in expected]
+    high = [params.high if params.high is not None else params.value for _, params in expected]
+    made.add_trace(band(at, low, high, colour, f"{method} by its law, 95 %", "law"))  # type: ignore[arg-type] # values are known
+    made.add_trace(
+        go.Scatter(
+            x=at,
+            y=value,
+            mode="lines",
+            name="best of the family by the law, 95 %",
+            legendgroup="law",
+            line={"color": colour, "width": 1.5, "shape": "hv"},
+            hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
+        )
+    )

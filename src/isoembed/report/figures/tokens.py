@@ -36,7 +36,7 @@ def tokens(evidence: Evidence) -> dict[str, go.Figure]:
                         [cell.record.tokens for cell in of_size],
                         name=model.name,
                         shows="%{x:.3s} tokens, loss %{y:.4g}",
-                        mode="lines+markers" if all(cell.tried == method for cell in mine) else "markers",
+                        mode="lines+markers" if not any(cell.setting for cell in mine) else "markers",
                         line={"color": style["color"], "dash": style["dash"], "width": 1.2},
                         marker={"color": style["color"], "symbol": style["symbol"], "size": 7},
                     )
