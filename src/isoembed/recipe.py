@@ -14,6 +14,8 @@ from isoembed.methods import Method
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
 
+#: counts of a model that follow from the rest and that records made earlier lack
+_COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params"}
 #: a pair and one negative
 LEAST_BATCH = 2
 #: pairs of a batch, peak learning rate and temperature beyond which no run learns anything
@@ -228,10 +230,10 @@ class Recipe(Frozen):
         """16 hex digits that identify the run: the hash of all that it depends on.
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
-        name: its fingerprint says what they are, wherever they lie; and the model's `norm_params`, counted later than
-        the first runs were made, which follow from the rest.  Of the data, hard negatives count where there are any.
+        name: its fingerprint says what they are, wherever they lie; and the model's `_COUNTED_LATER`.  Of the data,
+        hard negatives count where there are any.
         """
-        apart: Any = {"method": True, "data": True, "model": {"norm_params"}}
+        apart: Any = {"method": True, "data": True, "model": _COUNTED_LATER}
         value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
         data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
@@ -248,7 +250,8 @@ class Recipe(Frozen):
 
     def key_without(self, *fields: str) -> str:
         """16 hex digits, equal where all fields but these are: which runs are of one cell, or vary one."""
-        return fingerprint(self.model_dump(mode="json", exclude=set(fields)))
+        apart: Any = {"model": _COUNTED_LATER, **dict.fromkeys(fields, True)}
+        return fingerprint(self.model_dump(mode="json", exclude=apart))
 
 
 def check_context(context_tokens: int) -> None:

@@ -57,6 +57,25 @@ def test_tensors_that_the_architecture_has_no_place_for_are_refused(
         read(extra)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "opt", "gpt2", "gpt_neox"])
+def test_a_cut_has_no_place_for_the_blocks_beyond_it_and_needs_one_for_the_rest(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Fails where a cut is refused for the blocks that it lacks, or lets pass what the whole would not."""
+
+    def beside(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        last = next(name for name in tensors if ".2." in name and name.endswith("weight"))
+        return {**tensors, last.replace(".2.", ".3."): tensors[last].clone()}
+
+    config = configs()[architecture]
+    load_model(checkpoint(tmp_path / "whole", config), depth=2)
+    for name, change in {"beyond": beside, "block": lambda all_: {**all_, "projector.2.weight": torch.ones(4)}}.items():
+        source = checkpoint(tmp_path / name, config, change)
+        for depth in (None, 2):
+            with pytest.raises(InputError, match="1 have none"):
+                load_model(source, depth=depth)
+
+
 @pytest.mark.parametrize("read", [load_model, check_weights])
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
 def test_a_wrappers_prefix_is_named(tmp_path: Path, prefix: str, read: Callable[[str], object]) -> None:

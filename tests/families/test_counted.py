@@ -27,7 +27,7 @@ class Counter:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, source: str) -> ModelSpec:
+    def __call__(self, source: str, depth: int | None) -> ModelSpec:
         self.asked.append(source)
         return SPEC.model_copy(update={"source": source, "hidden": 100 + len(self.asked)})
 
@@ -39,6 +39,13 @@ def test_a_model_is_counted_once_until_its_configuration_changes(tmp_path: Path)
     assert len(count.asked) == 1
     assert counted(model(tmp_path, width=48), count).hidden == 102
     assert len(count.asked) == 2
+
+
+def test_each_depth_is_counted_for_itself(tmp_path: Path) -> None:
+    count = Counter()
+    assert [counted(model(tmp_path), count, depth=depth).hidden for depth in (None, 1, 2, None, 1)] == [
+        101, 102, 103, 101, 102,
+    ]  # fmt: skip
 
 
 def test_a_damaged_entry_is_counted_anew(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ def test_without_a_place_to_write_it_is_counted_every_time(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("source", ["../../etc/passwd", "a/b/c", "nobody/nothing-here"])
 def test_what_is_not_here_is_left_to_the_counter(tmp_path: Path, source: str) -> None:
-    def refuses(_: str) -> ModelSpec:
+    def refuses(_: str, depth: int | None) -> ModelSpec:
         raise InputError("no such model")
 
     with pytest.raises(InputError, match="no such model"):

@@ -1,52 +1,142 @@
-"""The family and the model that a command line names: built-in, a hub id or a folder."""
+"""The family and the model that a command line names: built-in, a hub id, a folder or a GGUF file, whole or cut."""
 
 from __future__ import annotations
 
+import os
+
 from isoembed.budget import Budget
-from isoembed.core import expanded
+from isoembed.core import InputError, expanded
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
-from isoembed.families.base import BORROWED_RATES
+from isoembed.families.base import check_depth
 from isoembed.families.counted import counted
+from isoembed.families.depth import Reference, along_depth, default_depths
+from isoembed.families.known import family_of
 from isoembed.recommendation.recommend import default_family
 
-#: the family that is one model of the user's
-_CUSTOM = "custom"
 
+def chosen(
+    family: str | None, model: str | None, depth: int | None = None, *, budget: Budget | None = None
+) -> tuple[Family, str | None]:
+    """The family, and the model's name in it where one was asked for; with neither named the family that ships, if it
+    is one for the `budget`.
 
-def chosen(family: str | None, model: str | None, budget: Budget | None = None) -> tuple[Family, str | None]:
-    """The family, and the model's name where one was asked for.  A hub id or folder is counted from its config; with
-    neither named the family that ships, if it is one for the `budget`."""
-    for known in FAMILIES:
-        for spec in known.models:
-            if model in (spec.name, spec.source) and (family is None or known.is_called(family)):
-                return known, spec.name
-    if family is not None:
-        return family_named(family), model
-    if model is None:
-        return default_family(budget) if budget is not None else NANO, None
-    if expanded(model).is_dir():
-        model = str(expanded(model).resolve())  # the same folder from any working directory
-    spec = counted(model, _count)
-    return Family(name=_CUSTOM, models=(spec,), rates=BORROWED_RATES, about=f"the model at {model}"), spec.name
-
-
-def _count(source: str) -> ModelSpec:
-    from isoembed.encoder.shapes import spec_from_config
-
-    return spec_from_config(source)
+    `--family MODEL@` is the family along that model's depth, and a cut model is always of that family.
+    """
+    suite = None if family is None else _reference(family)
+    asked = None if model is None else _one_depth(_reference(model), depth)
+    if depth is not None and asked is None:
+        raise InputError("`--depth` must come with --model; name the model too.")
+    if suite is not None and suite.depths is not None:
+        base, spec = _whole(suite.source, None)
+        depths = suite.depths or default_depths(spec.blocks)
+        if asked is None:
+            return _cut_from(base, spec, depths), None
+        if _whole(asked.source, None)[1].source != spec.source:
+            raise InputError(f"`--model` must be a cut of {spec.name}, as {spec.name}@2; got {asked.source}.")
+    elif asked is None:
+        if family is not None:
+            return family_named(family), None
+        return NANO if budget is None else default_family(budget), None
+    else:
+        base, spec = _whole(asked.source, family)
+        depths = default_depths(spec.blocks)
+        if asked.depths in (None, (spec.blocks,)):
+            return base, spec.name
+    cut_at = spec.blocks if asked.depths is None else asked.depths[0]
+    cut_from = _cut_from(base, spec, (*depths, cut_at))
+    return cut_from, _member(cut_from, cut_at)
 
 
 def grown(family: Family, asked: bool) -> tuple[Family, bool]:
-    """The family of one model with its token table grown, where that is `asked` and it is too small; and whether it
-    was.  Those of built-in families never are."""
-    if not asked or family.name != _CUSTOM:
+    """The family of one model with its token table grown, where that is `asked` and its tokenizer has more tokens; and
+    whether it was.  Those that are built in never are."""
+    source = family.models[0].source
+    if not asked or any(source == spec.source for known in FAMILIES for spec in known.models):
         return family, False
     from isoembed.encoder.shapes import spec_from_config
     from isoembed.encoder.tokenizer import missing_rows
 
-    spec = family.models[0]
-    missing = missing_rows(spec.source)
+    missing = missing_rows(source)
     if not missing:
         return family, False
-    larger = spec_from_config(spec.source, rows=spec.vocab + missing)
-    return family.model_copy(update={"models": (larger,)}), True
+    rows = family.models[0].vocab + missing
+    larger = tuple(
+        spec_from_config(source, depth=spec.depth, rows=rows).model_copy(
+            update={"name": spec.name, "pretraining_rate": spec.pretraining_rate}
+        )
+        for spec in family.models
+    )
+    return family.model_copy(update={"models": larger}), True
+
+
+def members(family: Family, names: str | None) -> tuple[str, ...]:
+    """The names of the models of `family` that `names` lists, as a,b; of all where it lists none."""
+    if not names:
+        return tuple(model.name for model in family.models)
+    found = []
+    for text in names.split(","):
+        asked = _reference(text)
+        if family.along == "depth" and asked.depths is not None and len(asked.depths) == 1:
+            found.append(_member(family, asked.depths[0]))
+        else:
+            found.append(family.model(text).name)
+    return tuple(dict.fromkeys(found))
+
+
+def _cut_from(base: Family, spec: ModelSpec, depths: tuple[int, ...]) -> Family:
+    for depth in depths:
+        check_depth(depth, spec.blocks, spec.name)
+    alike = base.name != "custom"  # the blocks of all that is built in, which arithmetic cuts
+    return along_depth(base, spec, depths, None if alike else lambda depth: _named_after(spec, depth))
+
+
+def _named_after(spec: ModelSpec, depth: int) -> ModelSpec:
+    """`spec` cut, counted from its configuration, by the name and with the peak of the whole."""
+    cut = counted(spec.source, _count, depth=depth)
+    return cut.model_copy(update={"name": f"{spec.name}@{depth}", "pretraining_rate": spec.pretraining_rate})
+
+
+def _member(family: Family, depth: int) -> str:
+    for model in family.models:
+        if model.blocks == depth:
+            return model.name
+    depths = ", ".join(str(model.blocks) for model in family.models)
+    raise InputError(f"`model` must be a cut of {family.name} at one of the depths {depths}; got {depth}.")
+
+
+def _reference(text: str) -> Reference:
+    return Reference.parse(text, is_place=lambda place: os.path.exists(expanded(place)))
+
+
+def _one_depth(asked: Reference, depth: int | None) -> Reference:
+    """`asked` with what `--depth` says of it."""
+    if asked.depths is not None and len(asked.depths) != 1:
+        raise InputError(
+            f"`--model` must be one model, as {asked.source}@6; several depths are a family: say --family "
+            f"{asked.source}@{','.join(map(str, asked.depths))}."
+        )
+    if depth is None:
+        return asked
+    if asked.depths is not None and asked.depths != (depth,):
+        raise InputError(f"`--depth` must be that of the model's name; got {depth} and @{asked.depths[0]}. Give one.")
+    return Reference(source=asked.source, depths=(depth,))
+
+
+def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
+    """The model at `source` and its family.  A hub id, folder or file is counted from its configuration."""
+    for known in FAMILIES:
+        for spec in known.models:
+            if source in (spec.name, spec.source) and (family is None or known.is_called(family)):
+                return known, spec
+    if family is not None:
+        return family_named(family), family_named(family).model(source)
+    if os.path.exists(expanded(source)):
+        source = str(expanded(source).resolve())  # the same from any working directory
+    custom = family_of(counted(source, _count))
+    return custom, custom.models[0]
+
+
+def _count(source: str, depth: int | None) -> ModelSpec:
+    from isoembed.encoder.shapes import spec_from_config
+
+    return spec_from_config(source, depth=depth)

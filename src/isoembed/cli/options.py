@@ -111,12 +111,19 @@ class NameOptions:
 
     panel: ClassVar[str] = "Model"
 
-    family: Annotated[str | None, typer.Option(help=f"{', '.join(f.name for f in FAMILIES)}")] = None
-    model: Annotated[str | None, typer.Option(help="a model of the family, a hub id or a folder")] = None
+    family: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(f.name for f in FAMILIES)}; or MODEL@, one model cut to its first blocks"),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(help="a model of the family, a hub id, a folder or a GGUF file; MODEL@6: its first 6 blocks"),
+    ] = None
+    depth: Annotated[int | None, typer.Option(help="of --model the first so many blocks alone, as MODEL@6")] = None
 
     def chosen(self, budget: Budget | None = None) -> tuple[Family, str | None]:
         """The family, and the model's name in it where one was asked for."""
-        return models.chosen(self.family, self.model, budget)
+        return models.chosen(self.family, self.model, self.depth, budget=budget)
 
 
 @dataclass(frozen=True, kw_only=True)

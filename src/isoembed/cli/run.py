@@ -116,7 +116,12 @@ class Planning:
         self.limits = asked.limits.value()
         self.law = asked.law.value()
         if asked.pilot is not None:
-            fixed = {"--method": asked.model.method, "--model": asked.model.model, "--law": asked.law.law}
+            fixed = {
+                "--method": asked.model.method,
+                "--model": asked.model.model,
+                "--depth": asked.model.depth,
+                "--law": asked.law.law,
+            }
             pilot.check(self.family, self.limits, **fixed, **{"--learning-rate": asked.training.learning_rate})
 
     def job(self, console: Console) -> Job | None:

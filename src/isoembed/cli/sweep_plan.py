@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from isoembed.cli import parse, terminal
+from isoembed.cli.models import chosen, members
 from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
 from isoembed.core import InputError
-from isoembed.families import Family, family_named
+from isoembed.families import Family
 from isoembed.methods import names
 from isoembed.recipe import PoolingName
 
@@ -44,7 +45,9 @@ class GridOptions:
 
     panel: ClassVar[str] = "Model"
 
-    family: Annotated[str, typer.Option(help="a built-in family")] = "nano"
+    family: Annotated[
+        str, typer.Option(help="a built-in family; or MODEL@, one model (a hub id, a folder, a GGUF file) cut in depth")
+    ] = "nano"
     models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b; default: all")] = None
     methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all"
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
@@ -164,8 +167,8 @@ def _request(asked: Asked) -> SweepRequest:
         )
     if runs.max_passes is not None and not runs.max_passes > 1:
         raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {runs.max_passes:g}. Raise it.")
-    family, setup = family_named(asked.grid.family), asked.setup
-    models = tuple(asked.grid.models.split(",")) if asked.grid.models else tuple(each.name for each in family.models)
+    (family, _), setup = chosen(asked.grid.family, None), asked.setup
+    models = members(family, asked.grid.models)
     return (_pilot_request if cost.adaptive else _grid_request)(
         asked,
         family,
@@ -256,7 +259,7 @@ def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
 
 
 def _chosen_methods(text: str) -> tuple[str, ...]:
-    chosen = PAPER_METHODS if text == "all" else tuple(text.split(","))
-    if unknown := [name for name in chosen if name not in names()]:
+    listed = PAPER_METHODS if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in listed if name not in names()]:
         raise InputError(f"`--methods` must be all or some of {', '.join(names())}; got {', '.join(unknown)}.")
-    return chosen
+    return listed

@@ -106,8 +106,14 @@ def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]], 
 
 def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
     recipe = record.recipe
+    plain = recipe.model.depth is None and recipe.model.file is None
     return [
-        ("base model", f"{recipe.model.name}, {recipe.model.params:,} non-embedding parameters"),
+        (
+            "base model",
+            f"{recipe.model.name}, {recipe.model.params:,} non-embedding parameters, {recipe.model.embedding_params:,} "
+            "in the token table",
+        ),
+        *([] if plain else [("weights", recipe.model.origin)]),
         ("method", f"{recipe.method.label}, {record.trainable_params:,} parameters trained"),
         ("data", f"{recipe.data.source} (fingerprint {record.data_fingerprint})"),
         ("pairs, tokens seen", f"{record.pairs:,} pairs, {record.tokens:,} tokens in {record.steps:,} steps"),

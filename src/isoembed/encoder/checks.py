@@ -55,11 +55,16 @@ def check_unquantised(source: str, written: Mapping[str, Any]) -> None:
         )
 
 
-def check_places(source: str, report: Mapping[str, Any], config: Any) -> None:
+def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tuple[str, range] | None = None) -> None:
     """Raise InputError where transformers' loading `report` names a parameter that the weights leave unset, or a tensor
-    that the architecture has no place for, but for heads and what is computed anew."""
+    that the architecture has no place for, but for heads, what is computed anew, and blocks that were not asked for.
+
+    config: of the whole model; cut: the name of its list of blocks, and the indices of those left out.
+    """
     missing = sorted(report["missing_keys"])
-    extra = sorted(key for key in report["unexpected_keys"] if not _dispensable(key, config))
+    extra = sorted(
+        key for key in report["unexpected_keys"] if not (_dispensable(key, config) or (cut and _left_out(key, *cut)))
+    )
     packed = [key for key in extra if _QUANTISED.search(key)]
     if packed:
         raise InputError(f"`model` must have unquantised weights; {source!r} has {_some(packed)}. {_UNQUANTISED}")
@@ -98,6 +103,11 @@ def _dispensable(key: str, config: Any) -> bool:
     drafts = getattr(config, "num_nextn_predict_layers", None)  # blocks behind the last, as DeepSeek's
     block = re.match(r"(?:model\.)?layers\.(\d+)\.", key)
     return block is not None and bool(drafts) and 0 <= int(block[1]) - config.num_hidden_layers < drafts
+
+
+def _left_out(key: str, blocks: str, indices: range) -> bool:
+    found = re.match(rf"(?:\w+\.)*?{re.escape(blocks)}\.(\d+)\.", key)
+    return found is not None and int(found[1]) in indices
 
 
 def _prefix(missing: Sequence[str], extra: Sequence[str]) -> str:

@@ -19,6 +19,9 @@ from transformers.models.auto.modeling_auto import (
 
 from isoembed.core import LARGEST, InputError, expanded
 from isoembed.encoder.checks import adapter_error, check_unquantised
+from isoembed.encoder.depth import first_blocks
+from isoembed.encoder.gguf import unpacked
+from isoembed.families.stored import gguf_file
 
 #: entries of any architecture's config.json by a pattern of their names -> least and greatest value; the first that
 #: fits.  Looked at before the configuration is built: a list of ten million layers takes a minute.
@@ -43,8 +46,8 @@ SIZES = {
 
 
 def resolve(source: str) -> str:
-    """What transformers opens for `source`: `nano/NAME` becomes the folder that ships with isoembed, a folder or a hub
-    id stays.  Raises InputError for a folder that does not exist."""
+    """What transformers opens for `source`: `nano/NAME` becomes the folder that ships with isoembed, a GGUF file the
+    folder that it is unpacked to, a folder or a hub id stays.  Raises InputError for a folder that does not exist."""
     if source.startswith("nano/"):
         suite = resources.files("isoembed") / "assets" / "nano"
         there = sorted(f"nano/{entry.name}" for entry in suite.iterdir() if entry.is_dir()) if suite.is_dir() else []
@@ -54,8 +57,12 @@ def resolve(source: str) -> str:
                 f"got {source!r}."
             )
         return str(suite / source.removeprefix("nano/"))
+    if (file := gguf_file(source)) is not None:
+        return str(unpacked(file, _check_sizes))
     if expanded(source).is_dir():
         return str(expanded(source))
+    if source.lower().endswith(".gguf"):
+        raise InputError(f"`model` must be a hub id, a folder or an existing GGUF file; there is no file {source!r}.")
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         raise InputError(f"`model` must be a hub id or an existing folder; there is no folder {source!r}.")
     return source
@@ -79,14 +86,18 @@ def read_config(source: str) -> PreTrainedConfig:
         raise
     except Exception as error:  # whatever it raises: each architecture reads its entries its own way
         raise unreadable("configuration", source, error) from None
+    _check_sizes(config, source)
+    config._attn_implementation = config._experts_implementation = None
+    return config
+
+
+def _check_sizes(config: PreTrainedConfig, source: str) -> None:
     for name, largest in SIZES.items():
         size = getattr(config.get_text_config(), name, None)
         if isinstance(size, int) and not 1 <= size <= largest:
             raise InputError(
                 f"`{name}` in the config.json of {source!r} must lie between 1 and {largest:,}; got {size}. Correct it."
             )
-    config._attn_implementation = config._experts_implementation = None
-    return config
 
 
 def _check_entries(written: Any, source: str) -> None:
@@ -106,8 +117,9 @@ def _check_entries(written: Any, source: str) -> None:
                 )
 
 
-def load_config(source: str) -> PreTrainedConfig:
-    """The configuration of a text-only, decoder-only model; raises InputError for any other or none."""
+def load_config(source: str, *, depth: int | None = None) -> PreTrainedConfig:
+    """The configuration of a text-only, decoder-only model, cut to its first `depth` blocks; raises InputError for any
+    other or none."""
     config = read_config(source)
     if config.get_text_config() is not config:
         raise InputError(
@@ -122,7 +134,7 @@ def load_config(source: str) -> PreTrainedConfig:
             "Choose one such as EleutherAI/pythia-70m or Qwen/Qwen3-0.6B."
         )
     config.use_cache = False
-    return config
+    return config if depth is None else first_blocks(config, depth, source)
 
 
 def unreadable(what: str, source: str, error: Exception) -> InputError:

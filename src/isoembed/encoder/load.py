@@ -1,4 +1,5 @@
-"""Open any decoder-only language model and its tokenizer: hub id, folder, or a nano model that ships with isoembed.
+"""Open any decoder-only language model and its tokenizer: hub id, folder, GGUF file, or a nano model that ships with
+isoembed.
 
 Safetensors only, no pickle, no code from the hub or from a model's folder.
 """
@@ -6,44 +7,48 @@ Safetensors only, no pickle, no code from the hub or from a model's folder.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
-from transformers.utils import logging as hf_logging
+from transformers import AutoModel, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from isoembed.core import InputError
 from isoembed.encoder.checks import adapter_error, check_finite, check_places
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
+from isoembed.encoder.depth import first_blocks
+from isoembed.encoder.quiet import quiet
+from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Recipe
 
 
 def load_model(
     source: str,
     *,
+    depth: int | None = None,
     random_init: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
 ) -> nn.Module:
-    """The base model at `source` without language-modelling head, in evaluation mode, on the CPU.
+    """The base model at `source` without language-modelling head, in evaluation mode, on the CPU; of its blocks the
+    first `depth`, or all.
 
     `random_init` takes the configuration alone and draws weights from `seed`, the caller's random state untouched.
     Raises InputError where there are no safetensors weights, or where they leave a parameter unset.
     """
-    config = load_config(source)
+    whole = load_config(source)
+    config = whole if depth is None else first_blocks(whole, depth, source)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if random_init:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             drawn: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **options)
             return drawn.eval()
-    model = _with_weights(source, config=config, **options).eval()
+    model = _with_weights(source, whole, config=config, **options).eval()
+    if depth is not None and len(blocks_of(model)) != depth:
+        raise InputError(f"{source!r} does not build the {depth} blocks that it is cut to. Leave the model whole.")
     check_finite(source, model)
     return model
 
@@ -53,7 +58,7 @@ def load_base(recipe: Recipe) -> nn.Module:
 
     Raises InputError where its weights are not those that the recipe was made for.
     """
-    base = load_model(recipe.model.source)
+    base = load_model(recipe.model.source, depth=recipe.model.depth)
     if recipe.base_hash not in (None, weights_hash(base)):
         raise InputError(f"The weights of {recipe.model.source} are not those the recipe was made for; make it anew.")
     return grow_table(base, recipe.model.vocab) if recipe.options.resize_embeddings else base
@@ -64,7 +69,7 @@ def grow_table(model: nn.Module, rows: int) -> nn.Module:
     transformers does it, and always the same.  Raises InputError where the architecture does not allow it."""
     table: Any = model
     drawn = not any(value.is_meta for value in model.parameters())  # else there is no mean
-    with _quiet(), torch.random.fork_rng():
+    with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         try:
             table.resize_token_embeddings(rows, mean_resizing=drawn)
@@ -80,16 +85,19 @@ def grow_table(model: nn.Module, rows: int) -> nn.Module:
 def check_weights(source: str) -> None:
     """Raise InputError unless the safetensors weights at `source` can be read and set every parameter, as `load_model`
     would; names and shapes are looked at, no value is loaded."""
-    _with_weights(source, config=read_config(source), device_map="meta")
+    whole = read_config(source)
+    _with_weights(source, whole, config=whole, device_map="meta")
 
 
-def _with_weights(source: str, **options: Any) -> nn.Module:
-    if find_adapter_config_file(resolve(source)) is not None:  # on the hub too, where the base it names would be opened
+def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> nn.Module:
+    """whole: the configuration of all that is stored, of which the one in `options` may be a cut."""
+    place = resolve(source)
+    if find_adapter_config_file(place) is not None:  # on the hub too, where the base it names would be opened
         raise adapter_error(source)
     try:
-        with _quiet():
+        with quiet():
             model, report = AutoModel.from_pretrained(
-                resolve(source),
+                place,
                 use_safetensors=True,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -97,9 +105,18 @@ def _with_weights(source: str, **options: Any) -> nn.Module:
             )
     except Exception as error:  # whatever it raises: weights and architecture do not fit in many ways
         raise unreadable("weights", source, error) from None
-    check_places(source, report, model.config)
+    check_places(source, report, whole, cut=_cut_off(model, whole))
     loaded: nn.Module = model
     return loaded
+
+
+def _cut_off(model: nn.Module, whole: PreTrainedConfig) -> tuple[str, range] | None:
+    """The name of the list of blocks, and the indices of those of `whole` that `model` lacks; None for no cut."""
+    depth, blocks = (getattr(config, "num_hidden_layers", 0) for config in (model.config, whole))
+    if depth == blocks:
+        return None
+    held = blocks_of(model)
+    return next(name for name, part in model.named_modules() if part is held), range(depth, blocks)
 
 
 def attend_both_ways(model: nn.Module) -> nn.Module:
@@ -138,17 +155,3 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' load report and bar: a dropped head is no news, a missing weight is an error here."""
-    verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity(logging.ERROR)
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bar:
-            hf_logging.enable_progress_bar()

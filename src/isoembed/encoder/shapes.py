@@ -4,6 +4,7 @@ known: the same `ModelSpec` that the built-in families hold as tables."""
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from isoembed.core import InputError
 from isoembed.encoder.config import load_config, resolve, unreadable
+from isoembed.encoder.gguf import stored_file
 from isoembed.encoder.load import grow_table
 from isoembed.families.base import Dense, ModelSpec
+from isoembed.families.stored import gguf_file
 from isoembed.methods.parts import (
     blocks_of,
     dense_layers,
@@ -27,8 +30,9 @@ from isoembed.methods.parts import (
 )
 
 
-def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
-    """Count `model` (as `AutoModel` makes it: no head; real or on the meta device).
+def spec_of(model: nn.Module, name: str, source: str, *, cut: bool = False) -> ModelSpec:
+    """Count `model` (as `AutoModel` makes it: no head; real or on the meta device); with `cut` one of which the blocks
+    that have experts may be gone.
 
     Of a mixture of experts, those that a token is sent to count as run, and the router, which sees every token.  Raises
     InputError where the cost formula would not hold: any other matrix is a convolution, a recurrence or experts of
@@ -36,11 +40,12 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
     """
     config: Any = model.config
     blocks, dense, entry = blocks_of(model), dense_layers(model), entry_modules(model)
-    experts, sent = _experts(model, name), getattr(config, "num_experts_per_tok", 0)
+    experts, sent = _experts(model, name, cut), getattr(config, "num_experts_per_tok", 0)
     _check_matrices(model, name, experts)
     counted = [(key, owner, value.numel()) for key, owner, value in owned_parameters(model) if not is_embedding(owner)]
     idle = [(owner, count - count // experts[owner] * sent) for _, owner, count in counted if owner in experts]
     inside = [set(block.modules()) for block in blocks]
+    within = set[nn.Module]().union(*inside)
     per_block = tuple(sum(count for _, owner, count in counted if owner in modules) for modules in inside)
     idle_per_block = tuple(sum(count for owner, count in idle if owner in modules) for modules in inside)
     total, everything = sum(count for _, _, count in counted), sum(value.numel() for value in model.parameters())
@@ -57,6 +62,8 @@ def spec_of(model: nn.Module, name: str, source: str) -> ModelSpec:
         embedding_params=everything - total,
         bias_params=sum(count for key, _, count in counted if is_bias(key)),
         norm_params=sum(count for _, owner, count in counted if is_norm(owner)),
+        outer_bias_params=sum(count for key, owner, count in counted if is_bias(key) and owner not in within),
+        outer_norm_params=sum(count for _, owner, count in counted if is_norm(owner) and owner not in within),
         dense=tuple(Dense(inputs=i, outputs=o, count=count) for (i, o), count in Counter(dense.values()).items()),
         head_width=queries if queries not in (0, config.hidden_size) else None,
         context=_context(config, name),
@@ -75,7 +82,7 @@ def _head_width(config: Any) -> int:
     return getattr(config, "head_dim", None) or 0
 
 
-def _experts(model: nn.Module, name: str) -> dict[nn.Module, int]:
+def _experts(model: nn.Module, name: str, cut: bool) -> dict[nn.Module, int]:
     """The stacks of experts, and how many each holds; empty for a dense model."""
     config: Any = model.config
     stacks = {module: int(module.num_experts) for module in model.modules() if is_experts(module)}  # type: ignore[arg-type]
@@ -83,7 +90,7 @@ def _experts(model: nn.Module, name: str) -> dict[nn.Module, int]:
     fields = ("num_experts", "num_local_experts", "n_routed_experts")
     stated = [count for field in fields if isinstance(count := getattr(config, field, None), int) and count > 1]
     known = isinstance(sent, int) and all(1 <= sent <= count for count in stacks.values())
-    if (stacks and not known) or (stated and not stacks):
+    if (stacks and not known) or (stated and not stacks and not cut):
         raise InputError(
             "Experts must be stacked in 3-D parameters, and `num_experts_per_tok` in config.json say how many a token "
             f"is sent to, to be counted; those of {name} are not. Choose a model that transformers implements itself, "
@@ -105,10 +112,10 @@ def _check_matrices(model: nn.Module, name: str, experts: dict[nn.Module, int]) 
             )
 
 
-def spec_from_config(source: str, *, rows: int | None = None) -> ModelSpec:
-    """Count the model at `source` from its configuration alone: no weights are read or downloaded.  Its token table is
-    counted with `rows`, where it is to be grown."""
-    config = load_config(source)
+def spec_from_config(source: str, *, depth: int | None = None, rows: int | None = None) -> ModelSpec:
+    """Count the model at `source`, or its first `depth` blocks, from its configuration alone: no weights are read or
+    downloaded (a GGUF file is unpacked).  Its token table is counted with `rows`, where it is to be grown."""
+    config = load_config(source, depth=depth)
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config, trust_remote_code=False)
@@ -116,7 +123,12 @@ def spec_from_config(source: str, *, rows: int | None = None) -> ModelSpec:
         raise unreadable("configuration", source, error) from None
     if rows is not None:
         grow_table(model, rows)
-    return spec_of(model, name=resolve(source).rstrip("/").rsplit("/", 1)[-1], source=source)
+    place = resolve(source)
+    file = gguf_file(source)
+    name = (file.stem if file else place.rstrip("/").rsplit("/", 1)[-1]) + (f"@{depth}" if depth else "")
+    stored = None if file is None else stored_file(Path(place))
+    counts = spec_of(model, name=name, source=source, cut=depth is not None)
+    return counts.model_copy(update={"depth": depth, "file": stored})
 
 
 def _context(config: PreTrainedConfig, name: str) -> int:

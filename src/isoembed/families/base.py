@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
-from isoembed.core import Count, Frozen, InputError, Some, checked
+from isoembed.core import Count, Frozen, InputError, Some, checked, number_of
 
 
 class Dense(Frozen):
@@ -17,17 +18,33 @@ class Dense(Frozen):
     count: Some
 
 
+class StoredFile(Frozen):
+    """The file that a model's weights were read from, where that is not a folder of safetensors."""
+
+    format: Literal["gguf"] = "gguf"
+    quantisation: str = Field(description="how most weights are stored, as Q4_1 or F16")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hash of the file's bytes")
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.format.upper()} {self.quantisation}, sha256 {self.sha256[:16]}"
+
+
 class ModelSpec(Frozen):
     """One pretrained model as the accounting sees it: the base model, without language-modelling head.
 
     Counts go by module type: everything held by an embedding module (token table, learned positions) is embedding,
     the rest is non-embedding.  Of experts, those count that a token is sent to: what it runs through is what it costs;
-    `idle_params` are the others.  `source` is what the loader opens: a hub id, a folder, or `nano/NAME` for a model
-    that ships with isoembed.
+    `idle_params` are the others.  `source` is what the loader opens: a hub id, a folder, a GGUF file, or `nano/NAME`
+    for a model that ships with isoembed.  With a `depth` all counts are those of the cut model.
     """
 
     name: str
     source: str
+    depth: Some | None = Field(
+        None, description="the first so many of the blocks at `source`, with its final norm; None: all of them"
+    )
+    file: StoredFile | None = Field(None, description="the file at `source`; None for a folder of safetensors")
     hidden: Some
     vocab: Some
     block_params: tuple[Count, ...] = Field(description="parameters of each transformer block, first to last")
@@ -39,6 +56,8 @@ class ModelSpec(Frozen):
     embedding_params: Count
     bias_params: Count = Field(description="elements of all bias vectors outside embedding modules")
     norm_params: Count = Field(0, description="elements of all norms, weights and biases; 0 where nobody counted them")
+    outer_bias_params: Count = Field(0, description="those of `bias_params` outside the blocks")
+    outer_norm_params: Count = Field(0, description="those of `norm_params` outside the blocks")
     dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
     head_width: Some | None = Field(None, description="attention heads x mean head size where that is not `hidden`")
     context: Some = Field(description="longest sequence in tokens")
@@ -68,13 +87,67 @@ class ModelSpec(Frozen):
         """All there are: N, the embedding modules, the experts that a token is not sent to."""
         return self.params + self.embedding_params + self.idle_params
 
+    @property
+    def origin(self) -> str:
+        """Where the weights are from, in words: the source, as what it is stored there, how much of it is used."""
+        stored = "" if self.file is None else f" ({self.file})"
+        cut = "" if self.depth is None else f", cut to {number_of(self.depth, 'block')}"
+        return f"{self.source}{stored}{cut}"
+
+    def first(self, depth: int) -> ModelSpec:
+        """The model cut to its first `depth` blocks, named NAME@DEPTH; itself where these are all.
+
+        For blocks that are all alike, as those of the built-in families are; any others are counted anew
+        (`isoembed.encoder.shapes`).  Raises InputError where there are not so many blocks.
+        """
+        check_depth(depth, self.blocks, self.name)
+        if depth == self.blocks:
+            return self
+        assert self.depth is None, "a model is cut once"
+        assert len(set(self.block_params)) == 1
+        return self.model_copy(
+            update={
+                "name": f"{self.name}@{depth}",
+                "depth": depth,
+                "block_params": self.block_params[:depth],
+                "idle_block_params": self.idle_block_params[:depth],
+                "bias_params": self._within(self.bias_params, self.outer_bias_params, depth),
+                "norm_params": self._within(self.norm_params, self.outer_norm_params, depth),
+                "dense": tuple(
+                    layer.model_copy(update={"count": layer.count // self.blocks * depth}) for layer in self.dense
+                ),
+            }
+        )
+
+    def _within(self, total: int, outer: int, depth: int) -> int:
+        """The share of `total` that lies in the first blocks, with `outer` outside of all."""
+        each, rest = divmod(total - outer, self.blocks)
+        assert not rest
+        return each * depth + outer
+
+    def same_shape(self, other: ModelSpec) -> bool:
+        """Whether both are of one shape: width, blocks, heads, feed-forward layers, vocabulary."""
+        return self._shape == other._shape
+
+    @property
+    def _shape(self) -> tuple[object, ...]:
+        dense = frozenset((layer.inputs, layer.outputs, layer.count) for layer in self.dense)
+        counts = (self.block_params, self.idle_block_params, self.other_params, self.entry_params)
+        return (self.hidden, self.vocab, counts, self.embedding_params, self.bias_params, self.attention_width, dense)
+
+
+def check_depth(depth: int, blocks: int, name: str) -> None:
+    """Raise InputError unless a model of `blocks` can be cut to its first `depth`."""
+    if not 1 <= depth <= blocks:
+        raise InputError(f"`depth` must be 1 to {blocks}, the blocks of {name}; got {depth}.")
+
 
 #: a method without a rule of its own -> the one whose rule stands in for it
 LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora", "qlora": "lora"}
 
 #: ln peak = WIDTH_RULE[0] + WIDTH_RULE[1] * ln hidden: least squares over the models of `families` whose pretraining
-#: peak is published, the nano suite apart; typically off by a factor of 1.6 (tests/families/test_rates.py refits it)
-WIDTH_RULE = (-3.7940, -0.5898)
+#: peak is published, the nano suite apart; typically off by a factor of 1.9 (tests/families/test_rates.py refits it)
+WIDTH_RULE = (-2.7665, -0.7079)
 
 
 def width_rate(hidden: int) -> float:
@@ -131,10 +204,14 @@ class MethodRule(Frozen):
 
 
 class Family(Frozen):
-    """A suite of models pretrained alike that differ in size, smallest first, with the defaults that suit them."""
+    """A suite of models pretrained alike that differ in size, or one model cut at several depths, smallest first, with
+    the defaults that suit them."""
 
     name: str
     models: tuple[ModelSpec, ...]
+    along: Literal["size", "depth"] = Field(
+        "size", description="what its models differ in: they were pretrained apart, or are cuts of one"
+    )
     about: str = ""
     batch_pairs: int = 1024
     context_tokens: int = 75
@@ -186,5 +263,5 @@ class Family(Frozen):
             return rule.fixed, f"learning rate: {rule.source}"
         return width_rate(model.hidden), (
             "learning rate: a tenth of the pretraining peak by a rule from the width, fitted to the published peaks of "
-            "Pythia, OPT, BLOOM and OLMo 2; unmeasured here"
+            "Pythia, OPT, BLOOM, OLMo 2 and SmolLM; unmeasured here"
         )

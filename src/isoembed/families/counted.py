@@ -12,22 +12,24 @@ from pydantic import ValidationError
 
 from isoembed.core import expanded, write_atomically
 from isoembed.families.base import ModelSpec
+from isoembed.families.stored import file_hash, gguf_file
 
 #: raised when counting changes, so that what was counted before is counted again
-_VERSION = 3
+_VERSION = 4
 
 
-def counted(source: str, count: Callable[[str], ModelSpec]) -> ModelSpec:
-    """The spec of the model at `source`, a hub id or folder: from the cache, else by `count`, and then kept.
+def counted(source: str, count: Callable[[str, int | None], ModelSpec], *, depth: int | None = None) -> ModelSpec:
+    """The spec of the model at `source`, a hub id, a folder or a GGUF file, cut to its first `depth` blocks: from the
+    cache, else by `count`, and then kept.
 
-    An entry goes by the bytes of the model's config.json: a changed configuration is counted anew.  A hub id whose
+    An entry goes by the bytes of the model's config.json, or of the file: what changed is counted anew.  A hub id whose
     configuration is not on this machine yet is counted, which fetches it.  A cache that cannot be written or read is
     done without.
     """
-    if (found := _cached(source)) is not None:
+    if (found := _cached(source, depth)) is not None:
         return found
-    spec = count(source)
-    file = _entry(source)  # again: counting may have fetched the configuration
+    spec = count(source, depth)
+    file = _entry(source, depth)  # again: counting may have fetched the configuration
     if file is not None:
         try:
             write_atomically(file, spec.model_dump_json() + "\n")
@@ -36,8 +38,8 @@ def counted(source: str, count: Callable[[str], ModelSpec]) -> ModelSpec:
     return spec
 
 
-def _cached(source: str) -> ModelSpec | None:
-    file = _entry(source)
+def _cached(source: str, depth: int | None) -> ModelSpec | None:
+    file = _entry(source, depth)
     if file is None:
         return None
     try:
@@ -46,16 +48,18 @@ def _cached(source: str) -> ModelSpec | None:
         return None
 
 
-def _entry(source: str) -> Path | None:
+def _entry(source: str, depth: int | None) -> Path | None:
     """Where the counts of `source` are kept; None where its configuration is not on this machine."""
-    config = _config(source)
-    if config is None:
-        return None
     try:
-        content = config.read_bytes()
+        if (file := gguf_file(source)) is not None:
+            content = file_hash(file).encode()
+        elif (config := _config(source)) is not None:
+            content = config.read_bytes()
+        else:
+            return None
     except OSError:
         return None
-    digest = hashlib.sha256(f"{_VERSION} {source}\n".encode() + content).hexdigest()
+    digest = hashlib.sha256(f"{_VERSION} {source} {depth}\n".encode() + content).hexdigest()
     return cache_folder() / "models" / f"{digest[:32]}.json"
 
 

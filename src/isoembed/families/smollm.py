@@ -2,17 +2,17 @@
 differ.
 
 Sources (docs/model-sources.md): the hub's configurations and litgpt's table for SmolLM2, transformers' defaults and
-keras-hub's total for SmolLM3.  No peak pretraining rate is known to us.
+keras-hub's total for SmolLM3, the authors' training configurations for the peak rates.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
 from isoembed.families.decoders import gated
 
-#: size, hidden, blocks, heads, key-value heads, feed-forward width
+#: size, hidden, blocks, heads, key-value heads, feed-forward width, peak pretraining rate
 _SHAPES = (
-    ("135M", 576, 30, 9, 3, 1536),
-    ("360M", 960, 32, 15, 5, 2560),
-    ("1.7B", 2048, 24, 32, 32, 8192),
+    ("135M", 576, 30, 9, 3, 1536, 3e-3),
+    ("360M", 960, 32, 15, 5, 2560, 3e-3),
+    ("1.7B", 2048, 24, 32, 32, 8192, 5e-4),
 )
 
 SMOLLM2 = Family(
@@ -28,8 +28,9 @@ SMOLLM2 = Family(
             ffn,
             49152,
             8192,
+            pretraining_rate=rate,
         )
-        for size, hidden, blocks, heads, kv_heads, ffn in _SHAPES
+        for size, hidden, blocks, heads, kv_heads, ffn, rate in _SHAPES
     ),
     rates=BORROWED_RATES,
     about="Hugging Face's SmolLM2 (hub: HuggingFaceTB/SmolLM2-*)",
@@ -37,7 +38,11 @@ SMOLLM2 = Family(
 
 SMOLLM3 = Family(
     name="smollm3",
-    models=(gated("smollm3-3b", "HuggingFaceTB/SmolLM3-3B-Base", 2048, 36, 16, 4, 11008, 128256, 65536),),
+    models=(
+        gated(
+            "smollm3-3b", "HuggingFaceTB/SmolLM3-3B-Base", 2048, 36, 16, 4, 11008, 128256, 65536, pretraining_rate=2e-4
+        ),
+    ),
     rates=BORROWED_RATES,
     about="Hugging Face's SmolLM3 (hub: HuggingFaceTB/SmolLM3-3B-Base)",
 )

@@ -23,6 +23,9 @@ class Settings(Frozen):
     """One value each for all runs behind a law; None where the table did not say."""
 
     family: str | None = None
+    along: Literal["depth"] | None = Field(
+        None, description="depth: its runs are of one model's first blocks; None: of models pretrained apart"
+    )
     batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST)
     context_tokens: int | None = Field(None, ge=LEAST_CONTEXT, le=LARGEST)
     temperature: float | None = Field(None, gt=0)

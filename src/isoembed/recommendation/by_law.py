@@ -52,7 +52,7 @@ def by_law(request: Request, laws: LawSet, *, other_settings: bool = False, far:
         "basis",
         "by-law",
         law=forecasts.candidates[best].law.law,
-        family=str(laws.settings.family),
+        family=f"{laws.settings.family}{' along its depth' if laws.settings.along == 'depth' else ''}",
         candidates=number_of(len(forecasts.candidates), "candidate"),
     )
     made = Recommendation(

@@ -32,7 +32,7 @@ class Bench:
     tokenizer: PreTrainedTokenizerFast
     tasks: Sequence[Task] = ()
     execution: Execution = field(default_factory=Execution)
-    untrained: dict[tuple[str, float, str, Options], Heldout] = field(default_factory=dict)
+    untrained: dict[tuple[str, int | None, float, str, Options], Heldout] = field(default_factory=dict)
 
 
 def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False) -> RunRecord | Failure:
@@ -42,7 +42,7 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in `workdir`.
     """
     began, begun_before = time.perf_counter(), bool(checkpoints(workdir))
-    base = (recipe.model.source, recipe.temperature, recipe.pooling, recipe.options)
+    base = (recipe.model.source, recipe.model.depth, recipe.temperature, recipe.pooling, recipe.options)
     try:
         encoder, record = run(recipe, bench.data, workdir, execution=bench.execution, before=bench.untrained.get(base))
         if record.heldout_before is not None:

@@ -170,7 +170,7 @@ def plan_job(
         far=far,
     )
     recipe = recommendation.recipe
-    base = load_model(recipe.model.source)
+    base = load_model(recipe.model.source, depth=recipe.model.depth)
     recipe = recipe.model_copy(update={"base_hash": weights_hash(base)})
     if recipe_options.resize_embeddings:
         grow_table(base, recipe.model.vocab)

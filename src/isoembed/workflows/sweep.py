@@ -134,7 +134,8 @@ def prepare_request(
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     hashes = {}
     for name in models:
-        base = load_model(family.model(name).source)
+        spec = family.model(name)
+        base = load_model(spec.source, depth=spec.depth)
         hashes[name] = weights_hash(base)
         if any(each.bidirectional for each in (recipe_options, *(each.options for each in variations))):
             attend_both_ways(base)  # refused before anything is planned, where it is
@@ -161,7 +162,7 @@ def measure_pace(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, 
     for name in request.models:
         spec = request.family.model(name)
         began = time.perf_counter()
-        weights_hash(base := load_model(spec.source))
+        weights_hash(base := load_model(spec.source, depth=spec.depth))
         encoder = Encoder(Full().apply(base), request.pooling, request.options.prompts)
         loading = time.perf_counter() - began
         memory = plan_memory(

@@ -178,6 +178,7 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
         one(f"set of weights for {model}", (recipe.base_hash for recipe in recipes if recipe.model.name == model))
     return Settings(
         family=one("family", (recipe.family for recipe in recipes)),
+        along="depth" if any(recipe.model.depth for recipe in recipes) else None,
         batch_pairs=one("batch", (recipe.batch_pairs for recipe in recipes)),
         context_tokens=one("context", (recipe.context_tokens for recipe in recipes)),
         temperature=one("temperature", (recipe.temperature for recipe in recipes)),

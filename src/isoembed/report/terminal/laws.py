@@ -33,6 +33,7 @@ def law_text(law: LawFile) -> RenderableType:
     fit = law.fit
     delta = "none: squares" if fit.delta is None else f"{fit.delta:.3g}"
     seeds = "" if law.seed_sd is None else f"; {law.seed_sd:.3g} between repeats of one setting"
+    along = f", along the depth of one model ({law.settings.family})" if law.settings.along == "depth" else ""
     spans = [
         f"{name} {show(low)} to {show(high)}"
         for name, key, show in (
@@ -47,7 +48,7 @@ def law_text(law: LawFile) -> RenderableType:
     rows = [
         ("law", f"{law.law}: {law_named(law.law).about}"),
         ("method", law.method or "not named"),
-        ("runs", f"{law.n_points} points from {law.source}"),
+        ("runs", f"{law.n_points} points from {law.source}{along}"),
         ("objective", f"{law.objective:.9g}, sum of Huber of ln residuals, delta {delta}"),
         ("noise", f"{fit.noise:.3g} of ln loss{seeds}"),
         ("starts", f"{law.starts_agreeing:.0%} of {fit.n_starts} reach this optimum"),

@@ -39,7 +39,11 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     epochs = "" if recipe.epochs is None else f", {recipe.epochs:.2f} of {unique} unique pairs"
     return [
         ("method", f"{recipe.method.label} ({recipe.method.about})"),
-        ("model", f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, {recipe.model.source})"),
+        (
+            "model",
+            f"{recipe.model.name} ({si(recipe.model.params)} non-embedding parameters, "
+            f"{si(recipe.model.embedding_params)} in the token table; {recipe.model.origin})",
+        ),
         (
             "tokens",
             f"{recipe.train_tokens:,} real tokens ({si(recipe.train_tokens / recipe.model.params)} a parameter)",

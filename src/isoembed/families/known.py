@@ -1,0 +1,25 @@
+"""A model that is here as a folder or a file, known for one of the built-in families by its shape."""
+
+from __future__ import annotations
+
+from isoembed.families import FAMILIES
+from isoembed.families.base import BORROWED_RATES, Family, ModelSpec
+
+
+def family_of(spec: ModelSpec) -> Family:
+    """The family of the model counted as `spec`, with it alone.
+
+    Where width, blocks, heads, feed-forward layers and vocabulary are those of a built-in model, that model's family
+    with its rates, and its name and pretraining peak; else `custom`, with rates borrowed from others.
+    """
+    for family in FAMILIES:
+        for known in family.models:
+            if spec.same_shape(known):
+                named = {"name": known.name, "pretraining_rate": known.pretraining_rate}
+                return family.model_copy(
+                    update={
+                        "models": (spec.model_copy(update=named),),
+                        "about": f"the model at {spec.source}, {known.name} by its shape",
+                    }
+                )
+    return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {spec.source}")

@@ -1,0 +1,121 @@
+"""What a command line may name as family and model, and which it means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from isoembed.cli import app
+from isoembed.cli.models import chosen, members
+from isoembed.core import InputError
+from isoembed.families import NANO
+from tests.models import configs
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def named(*asked: Any) -> tuple[str, str | None, list[str]]:
+    family, model = chosen(*asked)
+    return family.name, model, [each.name for each in family.models]
+
+
+def test_whole_models_are_found_as_ever() -> None:
+    suite = [model.name for model in NANO.models]
+    assert named(None, None) == ("nano", None, suite)
+    assert named("nano", "nano-28k") == named(None, "nano-28k") == named(None, "nano/nano-28k")
+    assert named(None, "nano-28k") == ("nano", "nano-28k", suite)
+    with pytest.raises(InputError, match="one of the nano family"):
+        chosen("nano", "gpt2")
+
+
+@pytest.mark.parametrize("asked", [(None, "nano-28k@2"), ("nano", "nano-28k", 2), (None, "nano/nano-28k", 2)])
+def test_a_cut_model_is_of_the_family_along_its_depth(asked: Any) -> None:
+    """So a law measured along the depth speaks of it, and one measured on whole models does not."""
+    assert named(*asked) == ("nano-28k@", "nano-28k@2", ["nano-28k@1", "nano-28k@2", "nano-28k@3", "nano-28k"])
+
+
+def test_a_cut_to_all_blocks_is_the_model() -> None:
+    assert chosen(None, "nano-28k@4") == chosen(None, "nano-28k", 4) == chosen(None, "nano-28k")
+
+
+def test_a_family_along_depth_and_one_of_its_cuts() -> None:
+    assert named("nano-28k@", None) == ("nano-28k@", None, ["nano-28k@1", "nano-28k@2", "nano-28k@3", "nano-28k"])
+    assert named("nano-28k@4,1", None) == ("nano-28k@", None, ["nano-28k@1", "nano-28k"])
+    assert named("nano-28k@1", "nano-28k@3") == ("nano-28k@", "nano-28k@3", ["nano-28k@1", "nano-28k@3"])
+    assert named("nano-28k@1", "nano-28k") == ("nano-28k@", "nano-28k", ["nano-28k@1", "nano-28k"])
+    family, _ = chosen("nano-28k@", None)
+    assert members(family, None) == tuple(model.name for model in family.models)
+    assert members(family, "nano-28k@4,nano-28k@1,nano-28k") == ("nano-28k", "nano-28k@1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ((None, "nano-28k@5"), "`depth` must be 1 to 4, the blocks of nano-28k; got 5"),
+        ((None, "nano-28k@2", 3), "`--depth` must be that of the model's name; got 3 and @2"),
+        ((None, "nano-28k@2,3"), "must be one model, as nano-28k@6; several depths are a family"),
+        ((None, "nano-28k@"), "must be one model"),
+        ((None, "nano-28k", 0), "must be 1 to 4"),
+        ((None, None, 2), "`--depth` must come with --model"),
+        (("nano-28k@9", None), "must be 1 to 4"),
+        (("nano-28k@", "nano-51k@2"), "`--model` must be a cut of nano-28k"),
+        (("none@", None), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(asked: Any, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=rule.replace("(", r"\(")):
+        chosen(*asked)
+
+
+def test_a_member_that_is_none_is_refused() -> None:
+    family, _ = chosen("nano-28k@1,4", None)
+    for names, rule in (
+        ("nano-28k@3", "at one of the depths 1, 4; got 3"),
+        ("nano-51k", "one of the nano-28k@ family"),
+    ):
+        with pytest.raises(InputError, match=rule):
+            members(family, names)
+
+
+def test_a_folder_is_cut_by_counting(tmp_path: Path) -> None:
+    """Blocks that differ: a dense one below two with experts."""
+    configs()["qwen3_moe"].save_pretrained(tmp_path / "mine@2")
+    source = str(tmp_path / "mine@2")
+    family, model = chosen(None, source)  # the folder's own name, no depth
+    assert (family.name, model, family.models[0].blocks) == ("custom", "mine@2", 3)
+    cut, model = chosen(f"{source}@1,2", None)
+    assert [each.name for each in cut.models] == ["mine@2@1", "mine@2@2"]
+    assert [each.block_params for each in cut.models] == [family.models[0].block_params[:k] for k in (1, 2)]
+    assert cut.models[0].idle_params == 0 < cut.models[1].idle_params
+    assert all(each.source == source for each in cut.models)
+
+
+def test_a_folder_that_is_a_known_model_takes_its_name_and_rates(tmp_path: Path) -> None:
+    """Fails where a downloaded model gets the rule from the width instead of its family's measured rates."""
+    from isoembed.encoder.config import load_config
+
+    load_config("nano/nano-113k").save_pretrained(tmp_path / "mine")
+    asked = ["recipe", "--budget", "1e11", "--batch-pairs", "32", "--method", "full", "--json", "--model"]
+    mine, shipped = (
+        json.loads(CliRunner().invoke(app, [*asked, model]).stdout) for model in (str(tmp_path / "mine"), "nano-113k")
+    )
+    assert mine["recipe"]["model"] == shipped["recipe"]["model"] | {"source": str(tmp_path / "mine")}
+    for field in ("family", "learning_rate"):
+        assert mine["recipe"][field] == shipped["recipe"][field]
+
+
+@pytest.mark.parametrize("command", [["recipe", "--budget", "1e10", "--batch-pairs", "16"], ["models"]])
+def test_commands_take_a_depth(command: list[str]) -> None:
+    by_name = CliRunner().invoke(app, [*command, "--model", "nano-28k@2", "--json"])
+    by_option = CliRunner().invoke(app, [*command, "--model", "nano-28k", "--depth", "2", "--json"])
+    assert by_name.exit_code == 0
+    assert by_name.stdout == by_option.stdout
+    assert '"nano-28k@2"' in by_name.stdout
