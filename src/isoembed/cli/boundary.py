@@ -21,7 +21,7 @@ _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAME
 
 
 class Bounded(TyperGroup):
-    """The commands, each option and argument of theirs held to `_within`; complaints of Typer's are raised, not
+    """The commands, each option and argument of theirs held to `within`; complaints of Typer's are raised, not
     printed."""
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -53,15 +53,27 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
 
+def names_of(command: Any) -> dict[str, tuple[Any, bool]]:
+    """What the options of a command may be called, without dashes in front, also by others; and whether the name turns
+    a switch on."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for each in command.params:
+        if each.param_type_name == "option":
+            others = [alias for alias, name in ALIASES.items() if name in each.opts]
+            found |= {name.lstrip("-"): (each, True) for name in (*each.opts, *others)}
+            found |= {name.lstrip("-"): (each, False) for name in each.secondary_opts}
+    return found
+
+
 def _hold(command: Any) -> None:
     for parameter in command.params:
         if parameter.callback is None:
-            parameter.callback = _within
+            parameter.callback = within
     for below in getattr(command, "commands", {}).values():
         _hold(below)
 
 
-def _within(_: Any, parameter: Any, value: Any) -> Any:
+def within(_: Any, parameter: Any, value: Any) -> Any:
     """`value`, where each number is finite and counts exactly and each text can be written to a file; else
     InputError."""
     name = f"`{max(parameter.opts, key=len)}`"

@@ -14,6 +14,7 @@ from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.notes import note
 from isoembed.recommendation.result import Recommendation
 
 if TYPE_CHECKING:
@@ -123,6 +124,6 @@ def found_text(pilot: Pilot, flop: float) -> str:
 def noted(recommendation: Recommendation, pilot: Pilot, flop: float) -> Recommendation:
     """The recommendation with the pilot among what it rests on, or, where that came to nothing, among its warnings."""
     words = found_text(pilot, flop)
-    if pilot.laws is None:
-        return recommendation.model_copy(update={"warnings": (words, *recommendation.warnings)})
-    return recommendation.model_copy(update={"known": (*recommendation.known, words)})
+    said = note("warning" if pilot.laws is None else "known", "text", text=words)
+    notes = (said, *recommendation.notes) if pilot.laws is None else (*recommendation.notes, said)
+    return recommendation.model_copy(update={"notes": notes})

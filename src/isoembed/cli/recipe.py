@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from isoembed.cli import terminal
+from isoembed.cli.job import JobFileOptions
 from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOptions, ModelOptions, TrainingOptions
-from isoembed.core import InputError
+from isoembed.core import InputError, rejected
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
+
+#: what `recipe_json` adds
+_DERIVED = ("key", "flop", "pairs", "steps", "epochs", "forward_params", "backward_params", "updated_params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,8 @@ class Asked:
 
 
 def recipe(
+    ctx: typer.Context,
+    job: JobFileOptions,
     asked: Asked,
     device: Annotated[str | None, typer.Option(hidden=True, help="once the name of --gpu")] = None,
     as_json: AsJson = False,
@@ -52,12 +61,31 @@ def recipe(
         other_settings=asked.law.other_settings,
         constraints=asked.limits.value(),
     )
+    job.save(ctx)
     if as_json:
         terminal.print_json(recommendation_json(recommendation))
     else:
         from isoembed.report.terminal.recommendation import recommendation_text
 
         terminal.console().print(recommendation_text(recommendation, budget.gpu))
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe in a file: recipe.json or record.json of a finished run, or what `recipe --json` prints.
+
+    Raises InputError where it holds none.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"`--recipe` must be a file of JSON that holds a recipe; {file} is none ({error}).") from None
+    value = value.get("recipe", value) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        raise InputError(f"`--recipe` must be a file of JSON that holds a recipe; {file} holds another value.")
+    try:
+        return Recipe.model_validate_json(json.dumps({key: each for key, each in value.items() if key not in _DERIVED}))
+    except ValidationError as error:
+        raise rejected(error, f"the recipe in {file}") from None
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:

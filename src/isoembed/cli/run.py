@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from isoembed.budget import Budget
 from isoembed.cli import pilot, terminal
+from isoembed.cli.job import JobFileOptions, given
 from isoembed.cli.options import (
     AsJson,
     BudgetOptions,
@@ -22,7 +24,8 @@ from isoembed.cli.options import (
     TrainingOptions,
 )
 from isoembed.cli.parse import size_in_bytes
-from isoembed.cli.recipe import recommendation_json
+from isoembed.cli.recipe import read_recipe, recommendation_json
+from isoembed.core import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +62,13 @@ class JobOptions:
         typer.Option(help="spend this share of the budget, as 5%, on pilot runs and choose by what they show"),
     ] = None
     model: ModelOptions
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="recipe.json of a finished run: train that very recipe, on its own pairs or those of --data",
+            rich_help_panel="Model",
+        ),
+    ] = None
     limits: LimitOptions
     data: PairsOptions
     training: TrainingOptions
@@ -66,24 +76,28 @@ class JobOptions:
     execution: ExecutionOptions
     output: OutputOptions
 
+    @property
+    def cache(self) -> Path:
+        """Where the tokens are kept."""
+        return self.data.cache or self.output.out / "tokens"
 
-def run(asked: JobOptions) -> None:
+
+def run(ctx: typer.Context, job: JobFileOptions, asked: JobOptions) -> None:
     """The whole job: recipe, training, evaluation beside baselines, export."""
-    _work(asked, evaluate=True)
+    _work(ctx, job, asked, evaluate=True)
 
 
-def train(asked: JobOptions) -> None:
+def train(ctx: typer.Context, job: JobFileOptions, asked: JobOptions) -> None:
     """Recipe, training and export, without the evaluation."""
-    _work(asked, evaluate=False)
+    _work(ctx, job, asked, evaluate=False)
 
 
-def _work(asked: JobOptions, *, evaluate: bool) -> None:
+def _work(ctx: typer.Context, file: JobFileOptions, asked: JobOptions, *, evaluate: bool) -> None:
     """Plan, train and evaluate, saying each as it comes; what can be refused early is refused before torch loads."""
     budget, device = asked.budget.with_device(asked.execution.device)
     asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))
-    spend = budget.value()
     memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
-    planned = Planning(asked, spend)
+    planned = Planning(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
 
     from isoembed.report.terminal.recommendation import recommendation_text, section
     from isoembed.training.distributed import process_group
@@ -95,12 +109,14 @@ def _work(asked: JobOptions, *, evaluate: bool) -> None:
     with process_group():
         console.quiet = console.quiet or bool(process_rank())
         job = planned.job(console)
+        if not process_rank():
+            file.save(ctx)
         if job is None:
             return
         console.print(section("Recipe"), recommendation_text(job.recommendation, budget.gpu), section("Data"))
         console.print("\n".join(job.data.notes), markup=False)
         if not asked.output.dry_run:
-            _train(asked, job, execution, console, whole=spend.flop_at()[0], evaluate=evaluate)
+            _train(asked, job, execution, console, whole=planned.spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
 
@@ -108,9 +124,9 @@ def _work(asked: JobOptions, *, evaluate: bool) -> None:
 class Planning:
     """What turns the options into a job.  Made before torch is loaded, so that it refuses at once what it can."""
 
-    def __init__(self, asked: JobOptions, spend: Budget) -> None:
-        self.asked, self.spend = asked, spend
-        self.family, self.model, grown = asked.model.chosen_and_grown(spend)
+    def __init__(self, asked: JobOptions) -> None:
+        self.asked, self.spend = asked, asked.budget.value()
+        self.family, self.model, grown = asked.model.chosen_and_grown(self.spend)
         self.method = asked.model.chosen_method()
         self.options = asked.training.setup.options(resize_embeddings=grown)
         self.limits = asked.limits.value()
@@ -160,7 +176,42 @@ class Planning:
 
     @property
     def cache(self) -> Path:
-        return self.asked.data.cache or self.asked.output.out / "tokens"
+        """Where the tokens are kept."""
+        return self.asked.cache
+
+
+class GivenRecipe:
+    """What makes a job of a recipe in a file: all that a recipe says must not be said again."""
+
+    #: panels of the help whose options a recipe decides, and the options there that it does not
+    _DECIDED: ClassVar = ("Budget", "Model", "Training", "Law")
+    _OPEN: ClassVar = ("gpu", "count", "recipe")
+
+    def __init__(self, asked: JobOptions, file: Path, options: Iterable[Any]) -> None:
+        options = list(options)
+        said = [each for each in options if each.rich_help_panel in self._DECIDED and each.name not in self._OPEN]
+        if said:
+            flags = " and ".join(max(each.opts, key=len) for each in said)
+            raise InputError(f"`--recipe` says how the model is trained; leave {flags} out.")
+        self.asked, self.file, self.recipe = asked, file, read_recipe(file)
+        self.spend = Budget.parse(self.recipe.flop)
+        self.names_data = "data" in [each.name for each in options]
+
+    def job(self, _: Console) -> Job:
+        """The job of that very recipe."""
+        from isoembed.workflows.job import plan_recipe
+
+        data = self.asked.data.value()
+        made_for = self.recipe.data
+        if not self.names_data and made_for.fingerprint is not None:
+            data = replace(data, spec=made_for.source)
+        return plan_recipe(
+            self.recipe,
+            data,
+            cache=self.asked.cache,
+            place=self.file.absolute().parent,
+            other_data=self.names_data or made_for.fingerprint is None,
+        )
 
 
 def _train(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import typer
 
 from isoembed.cli import parse, terminal
+from isoembed.cli.job import JobFileOptions
 from isoembed.cli.models import chosen, members
 from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
 from isoembed.core import InputError
@@ -121,7 +122,7 @@ class Asked:
     output: OutputOptions
 
 
-def plan(asked: Asked) -> None:
+def plan(ctx: typer.Context, job: JobFileOptions, asked: Asked) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
     from isoembed.report.terminal.sweep import pilot_text, plan_text
     from isoembed.sweep.folder import SweepFolder
@@ -136,6 +137,7 @@ def plan(asked: Asked) -> None:
         request = _request(asked)
         if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
             request = request.model_copy(update=measure_pace(request))
+    job.save(ctx)
     if dry_run:
         planned, new = explain(SweepFolder(out), request), None
     else:

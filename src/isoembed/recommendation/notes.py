@@ -21,6 +21,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "at-end": ("size", "the {end} affordable, {tokens_per_param:.2g} tokens a parameter"),
     "provisional": ("size by the provisional rule of {tokens_per_param:g} tokens a parameter",),
     "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
+    "given": ("the recipe given",),
+    "given-elsewhere": ("the recipe given, on other pairs than it was made for",),
     "by-rule-beyond": ("a guess by rule, where the law that ships does not reach", "{basis}"),
     # method and size
     "method-allowed": ("method", "{method}, at its default hyperparameter"),

@@ -33,6 +33,7 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method
 from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_context
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
@@ -169,14 +170,51 @@ def plan_job(
         heldout=heldout_fingerprint(data, temperature=Recipe.model_fields["temperature"].default),
         far=far,
     )
-    recipe = recommendation.recipe
-    base = load_model(recipe.model.source, depth=recipe.model.depth)
-    recipe = recipe.model_copy(update={"base_hash": weights_hash(base)})
-    if recipe_options.resize_embeddings:
-        grow_table(base, recipe.model.vocab)
-    if recipe_options.bidirectional:
-        attend_both_ways(base)  # refused before the training, where it is
+    recipe = _with_base(recommendation.recipe)
     return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
+
+
+def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Path, other_data: bool = False) -> Job:
+    """The job of a decided recipe, as that of a finished run, whose folder is `place`: its base may lie beside that.
+
+    other_data: train on these pairs whichever the recipe was made for; else those must be they.
+    Raises InputError where the base or the pairs are not those of the recipe.
+    """
+    found = _at_hand(recipe, place)
+    if found is None:
+        raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
+    rows = found.model.vocab if found.options.resize_embeddings else None
+    tokenizer = load_tokenizer(found.model.source, pooling=found.pooling, rows=rows)
+    data = options.prepare(tokenizer, context_tokens=found.context_tokens, cache=cache, prompts=found.options.prompts)
+    same = data.stats.fingerprint == found.data.fingerprint
+    if not (same or other_data):
+        raise InputError(
+            f"The pairs of {options.spec} are not those that the recipe was made for ({found.data.source}, "
+            f"{found.data.fingerprint}). Name those, or others, as `data`."
+        )
+    if not same:
+        found = found.model_copy(update={"data": data.stats})
+    decided = _with_base(found)
+    if decided.base_hash != (found.base_hash or decided.base_hash):
+        raise InputError(f"The weights of {found.model.source} are not those that the recipe was made for.")
+    recommendation = Recommendation(
+        budget=Budget.parse(decided.flop),
+        recipe=decided,
+        notes=(note("basis", "given" if same else "given-elsewhere"),),
+        runners_up=(),
+    )
+    return Job(recommendation, data, tokenizer)
+
+
+def _with_base(recipe: Recipe) -> Recipe:
+    """The recipe with the hash of its base's weights; what that model cannot do is refused before the training."""
+    base = load_model(recipe.model.source, depth=recipe.model.depth)
+    decided = recipe.model_copy(update={"base_hash": weights_hash(base)})
+    if recipe.options.resize_embeddings:
+        grow_table(base, recipe.model.vocab)
+    if recipe.options.bidirectional:
+        attend_both_ways(base)
+    return decided
 
 
 @checked

@@ -1,0 +1,141 @@
+"""Job files: read, overridden, written and read again; and recipes that are trained once more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_options import asked, mistake
+from tests.reliability.fuzz import command
+
+JOB = """
+out = "here"
+
+[budget]
+budget = 3e7
+[model]
+model = "nano-28k"
+method = "lora"
+lora-r = 4
+[data]
+data = "pairs.jsonl"
+[training]
+batch_size = 8
+matryoshka = [16, 8]
+"""
+FLAGS = ["--budget=3e7", "--model=nano-28k", "--method=lora", "--rank=4", "--data=pairs.jsonl", "--batch-pairs=8",
+         "--matryoshka=16,8"]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    rows = [{"query": f"what is {n}?", "positive": f"it is item {n}"} for n in range(60)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "job.toml").write_text(JOB)
+    return folder
+
+
+def planned(*arguments: str, inside: Path) -> dict[str, Any]:
+    recipe: dict[str, Any] = asked("train", *arguments, "--dry-run", inside=inside)["recipe"]
+    return recipe
+
+
+def test_a_job_file_is_the_flags_and_a_flag_overrides_it(place: Path) -> None:
+    ours = planned(*FLAGS, "--out=here", inside=place)
+    assert planned("job.toml", inside=place) == ours
+    assert planned("--seed=3", "job.toml", "--rank=2", inside=place)["method"]["rank"] == 2
+    flat = {"budget": 3e7, "--model": "nano-28k", "method": "lora", "rank": 4, "batch-pairs": 8, "out": "here"}
+    (place / "job.yaml").write_text(json.dumps({**flat, "data": {"data": "pairs.jsonl"}, "matryoshka": "16,8"}))
+    assert planned("job.yaml", inside=place) == ours
+
+
+def test_a_written_job_is_the_same_job(place: Path) -> None:
+    """Text that TOML must escape, a switch off, a number of many digits, and a list come back as they were."""
+    given = [*FLAGS, "--out=here", '--query-prompt=say "é"\t\\ ', "--no-pool-prompt", "--learning-rate=0.0123456789012",
+             "--tracker=tensorboard", "--no-keep-adapter", "--max-row-bytes=5000"]  # fmt: skip
+    first = planned(*given, "--save-job=saved.toml", inside=place)
+    assert planned("saved.toml", "--save-job=again.toml", inside=place) == first
+    assert first["options"]["prompts"] == {"query": 'say "é"\t\\ ', "positive": "", "pooled": False}
+    assert (place / "again.toml").read_text() == (place / "saved.toml").read_text()
+    assert "dry-run" not in (place / "saved.toml").read_text()
+
+
+def test_one_job_serves_several_commands(place: Path) -> None:
+    """What another command takes is left out, in one line that says so."""
+    done = command("recipe", "job.toml", "--budget=1e10", "--json", inside=place)
+    assert done.status == 0
+    assert done.err.splitlines() == ["isoembed: `isoembed recipe` takes no out, data; left out of job.toml."]
+    assert json.loads(done.out)["recipe"]["method"]["rank"] == 4
+    assert asked("recipe", "--budget=1e12", "--save-job=r.toml", inside=place) == asked("recipe", "r.toml", inside=place)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lerning-rate = 1", "did you mean `learning-rate`?"),
+        ("[traning]\nseed = 1", "did you mean `training`?"),
+        ("magic = 1", "no option of `isoembed train`"),
+        ("batch-pairs = 8\nbatch_size = 9", "given once"),
+        ("seed = true", "must be a text, a number or a list"),
+        ("resume = 'yes'", "must be true or false"),
+        ("[data]\nheldout = {a = 1}", "must be a text, a number or a list"),
+        ("seed = 1979-05-27", "must be a text, a number or a list"),
+        ("seed = 'x'", "--seed"),
+        ("seed", "must be TOML"),
+        ("\ud800", "must be TOML"),
+        ("a = " + "[" * 50_000, "nest"),
+        ("seed = " + "9" * 5000, "must be TOML"),
+        ("out = 'x\\u0000'", "null bytes"),
+    ],
+)
+def test_a_wrong_job_is_one_line(text: str, words: str, place: Path) -> None:
+    (place / "job.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert words in mistake("train", "job.toml", *FLAGS, "--dry-run", inside=place)
+
+
+def test_a_wrong_file_is_one_line(place: Path) -> None:
+    (place / "job.yaml").write_text("- a\n- b\n")
+    (place / "bad.yaml").write_text("a: [")
+    (place / "tag.yaml").write_text("seed: !!python/object/apply:os.getcwd []")
+    for file, words in (("job.yaml", "by their names"), ("bad.yaml", "must be YAML"), ("tag.yaml", "must be YAML"),
+                        ("job.json", "must end in"), ("no.toml", "is not"), ("pairs.jsonl", "must end in")):  # fmt: skip
+        assert words in mistake("train", file, "--out=here", inside=place)
+    assert ".toml" in mistake("recipe", "--budget=1e12", "--save-job=x.yaml", inside=place)
+
+
+def test_a_plan_of_a_sweep_is_a_job_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoembed.workflows.sweep.measure_pace", lambda *_, **__: {})
+    given = ["--out=sweep", "--budgets=1e9,4e9", "--models=nano-28k", "--methods=full", "--rate-steps=none",
+             "--data=pairs.jsonl", "--batch-size=16", "--max-seq-length=32", "--min-steps=4"]  # fmt: skip
+    first = asked("sweep", "plan", *given, "--dry-run", "--save-job=sweep.toml", inside=place)
+    assert asked("sweep", "plan", "sweep.toml", "--dry-run", inside=place) == first
+
+
+def test_a_finished_runs_recipe_is_trained_again(place: Path) -> None:
+    """From recipe.json and from record.json, on its own pairs; on others it is another recipe; and nothing else is
+    said of it."""
+    first = asked("train", "job.toml", inside=place)["record"]
+    for file, out in (("here/recipe.json", "one"), ("here/record.json", "two")):
+        again = asked("train", f"--recipe={file}", f"--out={out}", inside=place)["record"]
+        assert (again["key"], again["heldout"], again["steps"]) == (first["key"], first["heldout"], first["steps"])
+    assert "leave --seed out" in mistake("train", "--recipe=here/recipe.json", "--out=x", "--seed=1", inside=place)
+    assert "--recipe" in mistake("train", "--recipe=pairs.jsonl", "--out=x", inside=place)
+    rows = (place / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (place / "pairs.jsonl").write_text("".join(rows[:50]))
+    assert "not those that the recipe was made for" in mistake(
+        "train", "--recipe=here/recipe.json", "--out=x", "--dry-run", inside=place
+    )
+    other = planned("--recipe=here/recipe.json", "--out=x", "--data=pairs.jsonl", inside=place)
+    assert other["key"] != first["key"]
+    assert (other["train_tokens"], other["learning_rate"]) == tuple(
+        first["recipe"][name] for name in ("train_tokens", "learning_rate")
+    )
+    advice = command("recipe", *FLAGS[1:4], "--budget=1e9", "--batch-pairs=8", "--json", inside=place)
+    (place / "advice.json").write_text(advice.out)
+    found = planned("--recipe=advice.json", "--out=x", "--data=pairs.jsonl", inside=place)
+    assert found["train_tokens"] == json.loads(advice.out)["recipe"]["train_tokens"]
