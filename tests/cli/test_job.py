@@ -71,7 +71,9 @@ def test_one_job_serves_several_commands(place: Path) -> None:
     assert done.status == 0
     assert done.err.splitlines() == ["isoembed: `isoembed recipe` takes no out, data; left out of job.toml."]
     assert json.loads(done.out)["recipe"]["method"]["rank"] == 4
-    assert asked("recipe", "--budget=1e12", "--save-job=r.toml", inside=place) == asked("recipe", "r.toml", inside=place)
+    assert asked("recipe", "--budget=1e12", "--save-job=r.toml", inside=place) == asked(
+        "recipe", "r.toml", inside=place
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_one_job_serves_several_commands(place: Path) -> None:
     [
         ("lerning-rate = 1", "did you mean `learning-rate`?"),
         ("[traning]\nseed = 1", "did you mean `training`?"),
-        ("magic = 1", "no option of `isoembed train`"),
+        ("zzz = 1", "no option of `isoembed train`"),
         ("batch-pairs = 8\nbatch_size = 9", "given once"),
         ("seed = true", "must be a text, a number or a list"),
         ("resume = 'yes'", "must be true or false"),
@@ -90,7 +92,7 @@ def test_one_job_serves_several_commands(place: Path) -> None:
         ("\ud800", "must be TOML"),
         ("a = " + "[" * 50_000, "nest"),
         ("seed = " + "9" * 5000, "must be TOML"),
-        ("out = 'x\\u0000'", "null bytes"),
+        ('out = "x\\u0000"', "null byte"),
     ],
 )
 def test_a_wrong_job_is_one_line(text: str, words: str, place: Path) -> None:
@@ -103,7 +105,7 @@ def test_a_wrong_file_is_one_line(place: Path) -> None:
     (place / "bad.yaml").write_text("a: [")
     (place / "tag.yaml").write_text("seed: !!python/object/apply:os.getcwd []")
     for file, words in (("job.yaml", "by their names"), ("bad.yaml", "must be YAML"), ("tag.yaml", "must be YAML"),
-                        ("job.json", "must end in"), ("no.toml", "is not"), ("pairs.jsonl", "must end in")):  # fmt: skip
+                        ("no.toml", "is not"), ("pairs.jsonl", "must end in")):  # fmt: skip
         assert words in mistake("train", file, "--out=here", inside=place)
     assert ".toml" in mistake("recipe", "--budget=1e12", "--save-job=x.yaml", inside=place)
 

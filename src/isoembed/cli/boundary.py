@@ -26,7 +26,7 @@ class Bounded(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         _hold(self)
-        status = super().main(*args, **{**options, "standalone_mode": False})
+        status = super().main(*args, **{"prog_name": "isoembed", **options, "standalone_mode": False})
         if status:
             sys.exit(status)
 
@@ -44,7 +44,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
-        for each in self.get_params(ctx):
+        for each in sorted(self.get_params(ctx), key=lambda each: each.param_type_name):  # arguments first
             if (record := each.get_help_record(ctx)) is not None:
                 usual = "Arguments" if each.param_type_name == "argument" else "Options"
                 panels.setdefault(getattr(each, "rich_help_panel", None) or usual, []).append(record)

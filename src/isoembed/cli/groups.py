@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
-from typer.models import ParameterInfo
+from typer.models import OptionInfo, ParameterInfo
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +53,8 @@ def _in_panel(annotation: Any, panel: str | None) -> Any:
     kind, info = get_args(annotation)
     assert isinstance(info, ParameterInfo)
     info = copy(info)
-    info.rich_help_panel = info.rich_help_panel or panel
+    if isinstance(info, OptionInfo):  # arguments have a place of their own
+        info.rich_help_panel = info.rich_help_panel or panel
     return Annotated[kind, info]
 
 

@@ -39,8 +39,8 @@ class JobFileOptions:
     job: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[JOB]",
-            help=".toml or .yaml file of options, named as here, in tables or not; the command line's go before them",
+            metavar="JOB",
+            help=".toml or .yaml file of options, named as here, in tables or not; the command line overrides it",
             callback=_read,
             is_eager=True,
             show_default=False,

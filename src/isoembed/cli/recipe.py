@@ -35,8 +35,8 @@ class Asked:
 
 def recipe(
     ctx: typer.Context,
-    job: JobFileOptions,
     asked: Asked,
+    job: JobFileOptions,
     device: Annotated[str | None, typer.Option(hidden=True, help="once the name of --gpu")] = None,
     as_json: AsJson = False,
 ) -> None:

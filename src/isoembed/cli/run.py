@@ -82,17 +82,17 @@ class JobOptions:
         return self.data.cache or self.output.out / "tokens"
 
 
-def run(ctx: typer.Context, job: JobFileOptions, asked: JobOptions) -> None:
+def run(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """The whole job: recipe, training, evaluation beside baselines, export."""
-    _work(ctx, job, asked, evaluate=True)
+    _work(ctx, asked, job, evaluate=True)
 
 
-def train(ctx: typer.Context, job: JobFileOptions, asked: JobOptions) -> None:
+def train(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """Recipe, training and export, without the evaluation."""
-    _work(ctx, job, asked, evaluate=False)
+    _work(ctx, asked, job, evaluate=False)
 
 
-def _work(ctx: typer.Context, file: JobFileOptions, asked: JobOptions, *, evaluate: bool) -> None:
+def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evaluate: bool) -> None:
     """Plan, train and evaluate, saying each as it comes; what can be refused early is refused before torch loads."""
     budget, device = asked.budget.with_device(asked.execution.device)
     asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))

@@ -122,7 +122,7 @@ class Asked:
     output: OutputOptions
 
 
-def plan(ctx: typer.Context, job: JobFileOptions, asked: Asked) -> None:
+def plan(ctx: typer.Context, asked: Asked, job: JobFileOptions) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
     from isoembed.report.terminal.sweep import pilot_text, plan_text
     from isoembed.sweep.folder import SweepFolder
