@@ -67,7 +67,8 @@ def test_every_command_shown_is_one(page: Path, tmp_path: Path, monkeypatch: pyt
         name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
         assert name is not None, words
         arguments = words[len(name.split()) :]
-        COMMANDS[name].make_context(name, [word for word in arguments if word not in ("--debug", "...")])
+        whole = get_command(app).make_context("isoembed", ["models"])
+        COMMANDS[name].make_context(name, [word for word in arguments if word not in ("--debug", "...")], parent=whole)
 
 
 def test_commands_are_found_in_pages() -> None:
