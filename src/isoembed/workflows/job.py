@@ -337,7 +337,7 @@ def _at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
     if not source.startswith("./"):
         return recipe
     places = (Path(source), folder.absolute().parent / source)
-    found = next((str(place.absolute()) for place in places if place.is_dir()), None)
+    found = next((str(place.absolute()) for place in places if place.exists()), None)
     if found is None:
         return None
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": found})})
