@@ -11,7 +11,7 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Freeze, Full
 from isoembed.records import FailedRun, Ledger, RunRecord
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from tests.fitting.ledgers import BUDGETS, planned, runs, true_loss
 from tests.sweep.fake import record
 
@@ -82,5 +82,5 @@ def planted_study(place: Path) -> tuple[Path, Path]:
     return folder, law_file(records, place / "law.json")
 
 
-def planted_evidence(place: Path) -> Evidence:
-    return Evidence.open(*planted_study(place))
+def planted_evidence(place: Path) -> ReportData:
+    return ReportData.open(*planted_study(place))

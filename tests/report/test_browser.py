@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.page import page
 from isoembed.report.slider import recommended, stop_budgets
 from isoembed.report.terminal.layout import si
@@ -79,12 +79,12 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return planted_evidence(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def started(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def started(evidence: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
     file = tmp_path_factory.mktemp("page") / "report.html"
@@ -102,7 +102,7 @@ def browser(started: Browser) -> Iterator[Browser]:
     assert started.errors() == []
 
 
-def test_slider_shows_what_recommend_answers(browser: Browser, evidence: Evidence) -> None:
+def test_slider_shows_what_recommend_answers(browser: Browser, evidence: ReportData) -> None:
     """By keyboard over every stop: model, method, tokens, predicted loss and probabilities are those of `recommend`."""
     slider = browser["budget"]
     slider.send_keys(Keys.HOME)
@@ -152,7 +152,7 @@ def test_device_changes_the_cost(browser: Browser) -> None:
     assert browser["cost"].text != before
 
 
-def test_table_sorts_and_filters(browser: Browser, evidence: Evidence) -> None:
+def test_table_sorts_and_filters(browser: Browser, evidence: ReportData) -> None:
     losses = sorted(run.heldout.loss for run in evidence.records if run.heldout)
     assert [float(row[8]) for row in browser.rows()] == pytest.approx(losses, rel=1e-3)  # the best first
     head = browser.driver.find_element(By.XPATH, "//th/button[text()='loss']")
@@ -170,7 +170,7 @@ def test_table_sorts_and_filters(browser: Browser, evidence: Evidence) -> None:
     assert browser["count"].text == f"{len(wanted)} of {len(evidence.records)} runs"
 
 
-def test_point_and_key_open_the_runs_recipe(browser: Browser, evidence: Evidence) -> None:
+def test_point_and_key_open_the_runs_recipe(browser: Browser, evidence: ReportData) -> None:
     place = browser.plot("isoflop-full")
     point = place.find_element(By.CSS_SELECTOR, ".point")
     ActionChains(browser.driver).move_to_element(point).pause(0.5).click().perform()

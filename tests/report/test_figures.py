@@ -17,7 +17,7 @@ from isoembed.fitting.correlation import spearman
 from isoembed.laws import law_named
 from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import figures
 from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.forecast_grid import ForecastGrid
@@ -28,12 +28,12 @@ from tests.report.planted import law_file, ledger, planted_evidence
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return planted_evidence(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def drawn(evidence: Evidence) -> dict[str, Any]:
+def drawn(evidence: ReportData) -> dict[str, Any]:
     return figures(evidence)
 
 
@@ -45,7 +45,7 @@ def loss(record: RunRecord) -> float:
     return record.heldout.loss
 
 
-def cell_means(evidence: Evidence) -> dict[tuple[str, str, float], float]:
+def cell_means(evidence: ReportData) -> dict[tuple[str, str, float], float]:
     """(model, method with hyperparameter, budget) -> mean loss over seeds, straight from the records."""
     losses = defaultdict(list)
     for record in evidence.records:
@@ -67,7 +67,7 @@ def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
         assert len(figure.layout.meta["alt"]) > 40
 
 
-def test_frontier_points_are_the_ledgers_cells(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_frontier_points_are_the_ledgers_cells(evidence: ReportData, drawn: dict[str, Any]) -> None:
     for method in ("full", "lora", "freeze"):
         points = trace(drawn["frontier"], method)
         wanted = [(flop, mean) for (_, label, flop), mean in cell_means(evidence).items() if label.split()[0] == method]
@@ -75,7 +75,7 @@ def test_frontier_points_are_the_ledgers_cells(evidence: Evidence, drawn: dict[s
         assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(wanted)))
 
 
-def test_bars_are_the_scatter_between_seeds(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_bars_are_the_scatter_between_seeds(evidence: ReportData, drawn: dict[str, Any]) -> None:
     """1.96 s / sqrt(n) of ln loss, s pooled over all repeated cells: computed here from the records alone."""
     logs = defaultdict(list)
     for record in evidence.records:
@@ -88,7 +88,7 @@ def test_bars_are_the_scatter_between_seeds(evidence: Evidence, drawn: dict[str,
         assert math.log(y / (y - low)) == pytest.approx(1.96 * s / math.sqrt(2))
 
 
-def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: ReportData, drawn: dict[str, Any]) -> None:
     best: dict[str, tuple[float, str]] = {}
     for (model, label, flop), mean in cell_means(evidence).items():
         if label.startswith("lora") and flop == pytest.approx(BUDGETS[5], rel=0.01):
@@ -106,7 +106,7 @@ def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: Evidence, 
 
 @pytest.mark.parametrize(("name", "method"), [("active-fraction-5.48e+10", Freeze), ("lora-rank-5.48e+10", LoRA)])
 def test_hyperparameter_lines_are_the_ledgers(
-    evidence: Evidence, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
+    evidence: ReportData, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
 ) -> None:
     wanted = defaultdict(list)
     for record in evidence.records:
@@ -118,7 +118,7 @@ def test_hyperparameter_lines_are_the_ledgers(
     assert shown == pytest.approx({key: float(np.mean(values)) for key, values in wanted.items()})
 
 
-def test_law_line_is_what_recommend_expects(evidence: Evidence) -> None:
+def test_law_line_is_what_recommend_expects(evidence: ReportData) -> None:
     """The frontier's line, and its best size, at any budget are those of the recommendation."""
     grid = ForecastGrid(evidence)
     for at in grid.budgets[:: len(grid.budgets) // 4]:
@@ -135,7 +135,7 @@ def test_law_line_is_what_recommend_expects(evidence: Evidence) -> None:
             assert low <= candidate.recipe.model.params <= high
 
 
-def test_ground_beyond_the_runs_is_shaded(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_ground_beyond_the_runs_is_shaded(evidence: ReportData, drawn: dict[str, Any]) -> None:
     largest = max(record.model_flop for record in evidence.records)
     for name in ("frontier", "optimal-size-full"):
         figure = drawn[name]
@@ -157,7 +157,7 @@ def test_held_out_points_are_predicted_unseen(tmp_path: Path) -> None:
             else record
             for record in runs()
         ]
-        made = Evidence.open(ledger(place / "ledger", records), law_file(records, place / "law.json"))
+        made = ReportData.open(ledger(place / "ledger", records), law_file(records, place / "law.json"))
         return forecasts(made)["forecast-full"], largest
 
     (before, largest), (after, _) = shown(1.0, tmp_path / "a"), shown(1.3, tmp_path / "b")
@@ -169,7 +169,7 @@ def test_held_out_points_are_predicted_unseen(tmp_path: Path) -> None:
     assert {sizes[key] for key, _ in trace(before, name).customdata} == {largest}
 
 
-def test_residuals_are_of_the_law(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_residuals_are_of_the_law(evidence: ReportData, drawn: dict[str, Any]) -> None:
     assert evidence.laws is not None
     law = next(law for law in evidence.laws.laws if law.method == "full")
     by_key = {record.key: record for record in evidence.records}
@@ -195,14 +195,14 @@ def test_spearman_is_scipys_and_its_interval_holds_it() -> None:
     assert spearman([1, 2, 3, 4], [5, 5, 5, 5]).value is None  # not a number, not an error
 
 
-def test_scores_are_the_ledgers(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_scores_are_the_ledgers(evidence: ReportData, drawn: dict[str, Any]) -> None:
     wanted = sorted((loss(run), run.scores["task/ndcg@10"]) for run in evidence.records if "task/ndcg@10" in run.scores)
     shown = sorted((x, y) for line in drawn["score-task"].data for x, y in zip(line.x, line.y, strict=True))
     assert np.array(shown) == pytest.approx(np.array(wanted))
     assert "Spearman -1.00" in drawn["score-task"].layout.meta["title"]
 
 
-def test_score_against_size_shows_the_setting_that_scores_best(evidence: Evidence, drawn: dict[str, Any]) -> None:
+def test_score_against_size_shows_the_setting_that_scores_best(evidence: ReportData, drawn: dict[str, Any]) -> None:
     """Block freezing ran at one budget, on three sizes, at three fractions each."""
     best: dict[int, tuple[float, str]] = {}
     for run in evidence.records:
@@ -262,7 +262,7 @@ def test_methods_are_told_apart_without_colour() -> None:
 def test_without_a_law_the_runs_are_still_drawn(tmp_path: Path) -> None:
     """Three runs allow no fit: the page says so, and shows them."""
     folder = ledger(tmp_path / "ledger", runs(budgets=BUDGETS[5:6], methods={"full": None})[:3])
-    found = Evidence.open(folder)
+    found = ReportData.open(folder)
     assert found.laws is None
     assert "No law could be fitted" in found.notes[0]
     drawn = figures(found)
@@ -272,7 +272,7 @@ def test_without_a_law_the_runs_are_still_drawn(tmp_path: Path) -> None:
 
 def test_a_law_of_other_runs_is_named(tmp_path: Path) -> None:
     folder = ledger(tmp_path / "ledger", runs(noise=0.01))
-    found = Evidence.open(folder, law_file(runs(), tmp_path / "law.json"))
+    found = ReportData.open(folder, law_file(runs(), tmp_path / "law.json"))
     assert found.notes == (
         "The full law was fitted to other runs than this ledger's.",
         "The lora r=d/8 law was fitted to other runs than this ledger's.",

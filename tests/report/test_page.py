@@ -18,7 +18,7 @@ from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.recommend import recommend
 from isoembed.records import RunRecord
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import figures
 from isoembed.report.page import json_for_html, page
 from isoembed.report.render import write_figure
@@ -34,12 +34,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def evidence(study: tuple[Path, Path]) -> Evidence:
-    return Evidence.open(*study)
+def evidence(study: tuple[Path, Path]) -> ReportData:
+    return ReportData.open(*study)
 
 
 @pytest.fixture(scope="module")
-def html(evidence: Evidence) -> str:
+def html(evidence: ReportData) -> str:
     return page(evidence)
 
 
@@ -104,7 +104,7 @@ def test_page_asks_no_server(html: str) -> None:
     assert "http" not in policy
 
 
-def test_every_figure_has_its_alt_text(html: str, evidence: Evidence) -> None:
+def test_every_figure_has_its_alt_text(html: str, evidence: ReportData) -> None:
     shown = {
         attributes["data-figure"]: attributes["aria-label"]
         for _, attributes in Reader(html).elements
@@ -114,7 +114,7 @@ def test_every_figure_has_its_alt_text(html: str, evidence: Evidence) -> None:
     assert set(shown) == set(embedded(html)["figures"])
 
 
-def test_every_outcome_is_in_the_page(html: str, evidence: Evidence) -> None:
+def test_every_outcome_is_in_the_page(html: str, evidence: ReportData) -> None:
     """Runs in the table with their loss; the failed one with its reason."""
     shown = {run["cells"][0]: run["cells"][8] for run in embedded(html)["runs"]}
     wanted = {run.key: run.heldout.loss for run in evidence.records if run.heldout}
@@ -125,7 +125,7 @@ def test_every_outcome_is_in_the_page(html: str, evidence: Evidence) -> None:
     assert "isoembed" in text
 
 
-def test_stops_are_recommendations(evidence: Evidence) -> None:
+def test_stops_are_recommendations(evidence: ReportData) -> None:
     """What the slider shows is what `recommend` answers when asked for the same budget, family, law and data."""
     found, reason = stops(evidence)
     assert reason is None
@@ -157,13 +157,13 @@ def test_a_thousand_runs_make_a_small_page(tmp_path: Path) -> None:
     records = [run.model_copy(update={"scores": {"a/ndcg@10": 0.1234 + 1e-5 * i, "b/spearman": 0.2}})
                for i, run in enumerate(records)]  # fmt: skip
     law = law_file(records, tmp_path / "law.json")
-    html = page(Evidence.open(ledger(tmp_path / "ledger", records), law))
+    html = page(ReportData.open(ledger(tmp_path / "ledger", records), law))
     assert len(embedded(html)["runs"]) == 1000
     assert len(html.encode()) < 6_000_000
 
 
 def test_a_ledger_too_small_for_a_law_has_a_page_without_a_slider(tmp_path: Path) -> None:
-    html = page(Evidence.open(ledger(tmp_path / "ledger", runs(budgets=BUDGETS[5:6], methods={"full": None})[:3])))
+    html = page(ReportData.open(ledger(tmp_path / "ledger", runs(budgets=BUDGETS[5:6], methods={"full": None})[:3])))
     text = Reader(html).text
     assert "No recipe: No law could be fitted" in text
     assert 'id="budget"' not in html
@@ -174,7 +174,7 @@ def test_runs_of_several_settings_are_refused(tmp_path: Path) -> None:
     other = planned(BUDGETS[5], runs()[0].recipe.model, runs()[0].recipe.method, batch_pairs=32)
     folder = ledger(tmp_path / "ledger", [*runs()[:5], record(other, 4.0)])
     with pytest.raises(InputError, match="one batch"):
-        Evidence.open(folder)
+        ReportData.open(folder)
 
 
 def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +190,7 @@ def draw(study: tuple[Path, Path], name: str, out: Path | None) -> None:
 
 
 def test_figure_command_lists_and_writes_html(
-    study: tuple[Path, Path], evidence: Evidence, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: tuple[Path, Path], evidence: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(study, "list", None)
     assert capsys.readouterr().out.split() == list(figures(evidence))
@@ -240,7 +240,7 @@ def test_without_plotly_the_command_says_what_to_install(
 def test_a_damaged_law_is_named(study: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "law.json").write_text("{}")
     with pytest.raises(InputError, match="is not a law"):
-        Evidence.open(study[0], tmp_path / "law.json")
+        ReportData.open(study[0], tmp_path / "law.json")
     assert LawSet.load(study[1]).laws
 
 
@@ -258,7 +258,7 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """A ledger in which every name is one of `HOSTILE`."""
     records = []
     for number, run in enumerate(runs()):
@@ -270,7 +270,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
             update={"scores": scores, "machine": {text: text}, "versions": {text: text}}
         ))  # fmt: skip
     folder = tmp_path_factory.mktemp("attacked")
-    return Evidence.open(ledger(folder, records), None)
+    return ReportData.open(ledger(folder, records), None)
 
 
 def only_ours(html: str, scripts: int) -> None:
@@ -282,7 +282,7 @@ def only_ours(html: str, scripts: int) -> None:
     assert not any("javascript:" in (value or "").lower() for _, named in elements for value in named.values())
 
 
-def test_hostile_names_stay_text_in_the_page_and_in_every_figure(attacked: Evidence, tmp_path: Path) -> None:
+def test_hostile_names_stay_text_in_the_page_and_in_every_figure(attacked: ReportData, tmp_path: Path) -> None:
     only_ours(page(attacked), 3)
     for name, made in figures(attacked).items():
         write_figure(made, tmp_path / f"{name}.html", width=300, height=200)

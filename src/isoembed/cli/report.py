@@ -12,7 +12,7 @@ from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
 
 if TYPE_CHECKING:
-    from isoembed.report.data import Evidence
+    from isoembed.report.data import ReportData
 
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
@@ -80,11 +80,11 @@ def figure(
         terminal.console().print(f"{alt}\nin {out}", markup=False)
 
 
-def _evidence(ledger: Path, law: Path | None) -> Evidence:
+def _evidence(ledger: Path, law: Path | None) -> ReportData:
     try:
         import plotly  # noqa: F401 - asked for by name, so that its absence is worded
     except ImportError:
         raise InputError("Figures need plotly, which is not installed: pip install 'isoembed[report]'.") from None
-    from isoembed.report.data import Evidence
+    from isoembed.report.data import ReportData
 
-    return Evidence.open(ledger, law)
+    return ReportData.open(ledger, law)

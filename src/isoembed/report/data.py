@@ -29,7 +29,7 @@ _SIGMAS = 1.96
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Replicates:
     """Runs that differ in nothing but their seed, at the best learning rate tried."""
 
     records: tuple[RunRecord, ...]
@@ -38,7 +38,7 @@ class Cell:
     loss: float
     """nats, the mean over seeds"""
     spread: float | None
-    """half a 95 % interval of ln loss, from the scatter between seeds; None where no cell was repeated"""
+    """half a 95 % interval of ln loss, from the noise between seeds; None where nothing was repeated"""
 
     @property
     def record(self) -> RunRecord:
@@ -59,19 +59,19 @@ class Cell:
 
     @property
     def flop(self) -> float:
-        """C that was planned: the same for all cells of a budget, which what was spent is to a step only."""
+        """C that was planned: the same for all runs of a budget, which what was spent is to a step only."""
         return self.record.recipe.flop
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval's ends in nats; the loss itself twice where the scatter is unknown."""
+        """The interval's ends in nats; the loss itself twice where the noise is unknown."""
         spread = self.spread or 0.0
         return self.loss * float(np.exp(-spread)), self.loss * float(np.exp(spread))
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """A ledger's outcomes and laws; opened with `Evidence.open`."""
+class ReportData:
+    """A ledger's outcomes and laws; opened with `ReportData.open`."""
 
     source: str
     outcomes: tuple[RunRecord | FailedRun, ...]
@@ -81,7 +81,7 @@ class Evidence:
     """what is missing and why: a law that could not be fitted, or was fitted to other runs"""
 
     @classmethod
-    def open(cls, ledger: Path, law: Path | None = None) -> Evidence:
+    def open(cls, ledger: Path, law: Path | None = None) -> ReportData:
         """The runs at `ledger` and the law at `law`, or the embedding law fitted to the runs where they allow it.
 
         Raises InputError where there is no ledger, where it holds no run with a loss, or runs of different settings.
@@ -157,7 +157,7 @@ class Evidence:
         return [self.records[row - 1] for row in group.rows]
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
+    def replicates(self) -> tuple[Replicates, ...]:
         """Every setting at its best learning rate, ordered by method, size and budget."""
         target = self.target
         kept = [
@@ -170,17 +170,17 @@ class Evidence:
         for record, how in zip(kept, tried, strict=True):
             cell = record.recipe.key_without("seed")
             members.setdefault(cell, []).append((record, how.label))
-        scatter = self._scatter([[record for record, _ in runs] for runs in members.values()])
+        noise = self._seed_noise([[record for record, _ in runs] for runs in members.values()])
         found = []
         for runs in members.values():
             records = tuple(record for record, _ in runs)
             loss = float(np.mean([self._known(record) for record in records]))
-            spread = None if scatter is None else _SIGMAS * scatter / float(np.sqrt(len(records)))
-            found.append(Cell(records, runs[0][1], loss, spread))
+            spread = None if noise is None else _SIGMAS * noise / float(np.sqrt(len(records)))
+            found.append(Replicates(records, runs[0][1], loss, spread))
         order = {name: place for place, name in enumerate(self.methods)}
         return tuple(sorted(found, key=lambda cell: (order[cell.method], cell.model.params, cell.tried, cell.flop)))
 
-    def _scatter(self, cells: Iterable[list[RunRecord]]) -> float | None:
+    def _seed_noise(self, cells: Iterable[list[RunRecord]]) -> float | None:
         """Standard deviation of ln loss between seeds, pooled over the cells that were repeated."""
         logs = [np.log([self._known(record) for record in records]) for records in cells if len(records) > 1]
         free = sum(len(log) - 1 for log in logs)
@@ -213,8 +213,8 @@ class Evidence:
         return Family(name=name, models=self.models, about="the models of the ledger's runs")
 
     def by_budget(
-        self, keep: Callable[[Cell], bool] = lambda _: True, *, sizes: int = 1
-    ) -> list[tuple[float, list[Cell]]]:
+        self, keep: Callable[[Replicates], bool] = lambda _: True, *, sizes: int = 1
+    ) -> list[tuple[float, list[Replicates]]]:
         """Cells split into budgets, ascending, each by the mean FLOP of all that the ledger has there, so that figures
         agree; budgets with fewer than so many `sizes` are left out."""
         found = []
@@ -225,16 +225,16 @@ class Evidence:
         return found
 
     @cached_property
-    def _budgets(self) -> list[tuple[float, list[Cell]]]:
-        if not self.cells:
+    def _budgets(self) -> list[tuple[float, list[Replicates]]]:
+        if not self.replicates:
             return []
         points = Points.of(
-            [cell.model.params for cell in self.cells],
-            [cell.record.tokens for cell in self.cells],
-            [cell.loss for cell in self.cells],
-            flop=[cell.flop for cell in self.cells],
+            [cell.model.params for cell in self.replicates],
+            [cell.record.tokens for cell in self.replicates],
+            [cell.loss for cell in self.replicates],
+            flop=[cell.flop for cell in self.replicates],
         )
         return [
-            (float(np.exp(np.mean(np.log(of_budget.flop)))), [self.cells[row] for row in of_budget.run])
+            (float(np.exp(np.mean(np.log(of_budget.flop)))), [self.replicates[row] for row in of_budget.run])
             for of_budget in budgets(points)
         ]

@@ -18,7 +18,7 @@ from isoembed.fitting.intervals import Interval, percentile
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 
 #: a forecast is drawn to ten times the largest fitted budget, as far as `recommend` looks for a crossover
 BEYOND = 10.0
@@ -38,7 +38,7 @@ class ForecastPoint:
 class ForecastGrid:
     """The laws of `evidence`, ready to be asked.  Raises InputError where there are none, or they name no size."""
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, evidence: ReportData) -> None:
         if evidence.laws is None:
             raise InputError("A forecast needs a law; give one with --law, or more runs.")
         self.laws = evidence.laws

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from isoembed.fitting.io.law_file import LawFile
 from isoembed.laws import law_named
 from isoembed.records import RunRecord
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import sections
 from isoembed.report.slider import stops
 from isoembed.report.terminal.layout import si
@@ -43,7 +43,7 @@ COLUMNS: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def page(evidence: Evidence) -> str:
+def page(evidence: ReportData) -> str:
     """The page as HTML."""
     shown = sections(evidence)
     found, reason = stops(evidence)
@@ -76,7 +76,7 @@ def json_for_html(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
 
 
-def provenance(evidence: Evidence) -> list[tuple[str, str]]:
+def provenance(evidence: ReportData) -> list[tuple[str, str]]:
     """Where the page's numbers come from, name and value."""
     records = evidence.records
 
@@ -108,7 +108,7 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
     return [*rows, *(("note", note) for note in evidence.notes)]
 
 
-def _run(evidence: Evidence, record: RunRecord) -> dict[str, Any]:
+def _run(evidence: ReportData, record: RunRecord) -> dict[str, Any]:
     recipe = record.recipe
     cells = [
         record.key,

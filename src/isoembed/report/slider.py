@@ -10,7 +10,7 @@ from isoembed.budget import DEVICES, Budget
 from isoembed.core import InputError
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import RankedRecipe, Recommendation
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.forecast_grid import BEYOND
 from isoembed.report.terminal.laws import law_rows
 from isoembed.report.terminal.layout import si
@@ -19,7 +19,7 @@ from isoembed.report.terminal.recommendation import device_rows, duration, recip
 _STOPS = 41
 
 
-def stop_budgets(evidence: Evidence) -> list[Budget]:
+def stop_budgets(evidence: ReportData) -> list[Budget]:
     """Budgets of three digits, even in ln C, from the smallest fitted one to ten times the largest."""
     assert evidence.laws is not None
     ranges = [law.range["flop"] for law in evidence.laws.laws]
@@ -28,12 +28,12 @@ def stop_budgets(evidence: Evidence) -> list[Budget]:
     return [Budget.parse(text) for text in texts]
 
 
-def recommended(evidence: Evidence, budget: Budget) -> Recommendation:
+def recommended(evidence: ReportData, budget: Budget) -> Recommendation:
     """The recommendation that the page shows: for the family and the data of the ledger's runs, under its laws."""
     return recommend(budget, evidence.family, law=evidence.laws, data=evidence.records[0].recipe.data)
 
 
-def stops(evidence: Evidence) -> tuple[list[dict[str, Any]], str | None]:
+def stops(evidence: ReportData) -> tuple[list[dict[str, Any]], str | None]:
     """Every stop that can be afforded, ready to be shown, and why there is none (None where there is one)."""
     if evidence.laws is None:
         return [], next(iter(evidence.notes), "there is no law")
@@ -47,7 +47,7 @@ def stops(evidence: Evidence) -> tuple[list[dict[str, Any]], str | None]:
     return found, None if found else reason
 
 
-def shown(evidence: Evidence, recommendation: Recommendation) -> dict[str, Any]:
+def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any]:
     """One stop: numbers as they are, and the words of `isoembed recipe`."""
     recipe, sure = recommendation.recipe, recommendation.certainty
     assert sure is not None
@@ -93,7 +93,7 @@ def _ranked(ranked: RankedRecipe) -> list[str]:
     ]
 
 
-def _measured(evidence: Evidence, recommendation: Recommendation) -> str | None:
+def _measured(evidence: ReportData, recommendation: Recommendation) -> str | None:
     """Time at the median speed of the ledger's own runs of this model and method; None where there was none."""
     recipe = recommendation.recipe
     speeds = [

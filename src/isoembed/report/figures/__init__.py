@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from isoembed.core import InputError
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures.diagnostics import residuals
 from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.figures.frontier import frontier
@@ -21,7 +21,7 @@ from isoembed.report.figures.sizes import optimal_size
 from isoembed.report.figures.tokens import tokens
 from isoembed.report.forecast_grid import ForecastGrid
 
-__all__ = ["Section", "figures", "outlook_of", "sections"]
+__all__ = ["Section", "figures", "forecast_grid_of", "sections"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Section:
     figures: dict[str, go.Figure]
 
 
-def outlook_of(evidence: Evidence) -> tuple[ForecastGrid | None, str | None]:
+def forecast_grid_of(evidence: ReportData) -> tuple[ForecastGrid | None, str | None]:
     """The laws ready to be asked, or why they cannot be."""
     try:
         return ForecastGrid(evidence), None
@@ -42,37 +42,37 @@ def outlook_of(evidence: Evidence) -> tuple[ForecastGrid | None, str | None]:
         return None, str(error)
 
 
-def sections(evidence: Evidence) -> list[Section]:
+def sections(evidence: ReportData) -> list[Section]:
     """Every section that has a figure on these runs."""
-    outlook, _ = outlook_of(evidence)
+    grid, _ = forecast_grid_of(evidence)
     found = [
         Section(
             "frontier",
             "Which method at which budget",
-            "Points are runs at their best learning rate, bars the 95 % scatter between seeds. Lines are each method's "
-            "best candidate by its law, bands the law's 95 % doubt.",
-            frontier(evidence, outlook),
+            "Points are runs at their best learning rate, bars the 95 % noise between seeds. Lines are each method's "
+            "best candidate by its law, bands the law's 95 % uncertainty.",
+            frontier(evidence, grid),
         ),
         Section(
             "isoflop",
             "Which size at which budget",
             "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star "
             "marks the minimum of the curve, where it lies inside the sizes tried.",
-            isoflop(evidence, outlook),
+            isoflop(evidence, grid),
         ),
         Section(
             "optimal-size",
             "How the best size grows",
-            "Bands are the sizes that the law's doubt leaves possible; steps, because a family has few sizes.",
-            optimal_size(evidence, outlook),
+            "Bands are the sizes that the law's uncertainty leaves possible; steps, because a family has few sizes.",
+            optimal_size(evidence, grid),
         ),
         Section(
             "active-fraction",
             "How many blocks to train",
-            "Block freezing at one budget, a line a size.",
+            "Block freezing at one budget, a line per size.",
             active_fraction(evidence),
         ),
-        Section("lora-rank", "Which LoRA rank", "LoRA at one budget, a line a size.", lora_rank(evidence)),
+        Section("lora-rank", "Which LoRA rank", "LoRA at one budget, a line per size.", lora_rank(evidence)),
         Section(
             "forecast",
             "Does the law forecast?",
@@ -97,6 +97,6 @@ def sections(evidence: Evidence) -> list[Section]:
     return [section for section in found if section.figures]
 
 
-def figures(evidence: Evidence) -> dict[str, go.Figure]:
+def figures(evidence: ReportData) -> dict[str, go.Figure]:
     """Every figure by its name, as `isoembed figure NAME` knows it."""
     return {name: made for section in sections(evidence) for name, made in section.figures.items()}

@@ -6,13 +6,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoembed.laws import law_named
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.theme import NEUTRAL, count_axis, figure, ordered
 
 
-def residuals(evidence: Evidence) -> dict[str, go.Figure]:
-    """One figure a law: ln(actual / predicted) in per cent against tokens, a mark a size; the band is the scatter of
+def residuals(evidence: ReportData) -> dict[str, go.Figure]:
+    """One figure per law: ln(actual / predicted) in per cent against tokens, a mark per size; the band is the noise of
     one run, 95 %."""
     styles = ordered(tuple(model.name for model in evidence.models))
     found = {}

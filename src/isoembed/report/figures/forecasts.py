@@ -18,7 +18,7 @@ from isoembed.fitting.io.law_file import LawFile
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.records import RunRecord
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.theme import ACCENT, NEUTRAL, figure, method_style
 
@@ -32,15 +32,15 @@ _HELD: dict[By, tuple[str, str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """Runs with what a fit says of one more run like each: the law's doubt and the runs' scatter."""
+    """Runs with what a fit says of one more run like each: the law's uncertainty and the runs' noise."""
 
     records: list[RunRecord]
     actual: list[float]
     predicted: list[Interval]
 
 
-def forecasts(evidence: Evidence) -> dict[str, go.Figure]:
-    """One figure a law: fitted runs by the law itself, held-out runs by the fit without them."""
+def forecasts(evidence: ReportData) -> dict[str, go.Figure]:
+    """One figure per law: fitted runs by the law itself, held-out runs by the fit without them."""
     found = {}
     for group in evidence.groups.values():
         law = evidence.law_of(group)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
 
 
-def frontier(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
-    """Loss against budget, a colour a method: runs as points, laws as lines with bands."""
+def frontier(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
+    """Loss against budget, a colour per method: runs as points, laws as lines with bands."""
     made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
     flop_axis(made)
     made.update_yaxes(type="log")
     for method in evidence.methods:
-        found = [cell for cell in evidence.cells if cell.method == method]
+        found = [cell for cell in evidence.replicates if cell.method == method]
         style = method_style(method)
         made.add_trace(
-            marks.cells(
+            marks.replicates(
                 found,
                 [cell.record.model_flop for cell in found],
                 name=method,
@@ -29,7 +29,7 @@ def frontier(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.F
                 marker={"color": style.colour, "symbol": style.symbol, "size": 6, "opacity": 0.7},
             )
         )
-        if outlook is not None and (best := outlook.best(method)):
+        if grid is not None and (best := grid.best(method)):
             marks.forecast(
                 made,
                 best,
@@ -40,13 +40,13 @@ def frontier(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.F
                 dash=style.dash,
                 legend=False,
             )
-    if outlook is not None and outlook.budgets:
-        shade_beyond(made, outlook.fitted[1], outlook.budgets[-1].flop)
+    if grid is not None and grid.budgets:
+        shade_beyond(made, grid.fitted[1], grid.budgets[-1].flop)
     return {"frontier": made}
 
 
-def _alt(evidence: Evidence) -> str:
-    best = min(evidence.cells, key=lambda cell: cell.loss)
+def _alt(evidence: ReportData) -> str:
+    best = min(evidence.replicates, key=lambda cell: cell.loss)
     return (
         f"Loss against budget on logarithmic axes for {', '.join(evidence.methods)}. The lowest loss of all runs, "
         f"{best.loss:.3f}, is that of {best.record.recipe.method.label} on {best.model.name} at "

@@ -1,6 +1,6 @@
-"""Figures 3 and 5 of the paper: loss against the active share of the blocks, and against the LoRA rank, a line a size.
+"""Figures 3 and 5 of the paper: loss against the active share of the blocks and against the LoRA rank, a line per size.
 
-One figure a budget.
+One figure per budget.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from isoembed.methods import Freeze, LoRA
-from isoembed.report.data import Cell, Evidence
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
 from isoembed.report.theme import figure, ordered
 
 
-def active_fraction(evidence: Evidence) -> dict[str, go.Figure]:
+def active_fraction(evidence: ReportData) -> dict[str, go.Figure]:
     """Block freezing: loss against the share of the blocks that trains."""
     return _lines(evidence, "freeze", "active-fraction", "active share of the blocks", _fraction, log=False)
 
 
-def lora_rank(evidence: Evidence) -> dict[str, go.Figure]:
+def lora_rank(evidence: ReportData) -> dict[str, go.Figure]:
     """LoRA: loss against the rank."""
     return _lines(evidence, "lora", "lora-rank", "LoRA rank", _rank, log=True)
 
 
-def _fraction(cell: Cell) -> float:
+def _fraction(cell: Replicates) -> float:
     method = cell.record.recipe.method
     assert isinstance(method, Freeze)
     return method.fraction
 
 
-def _rank(cell: Cell) -> float:
+def _rank(cell: Replicates) -> float:
     method = cell.record.recipe.method
     assert isinstance(method, LoRA)
     return float(method.rank)
 
 
 def _lines(
-    evidence: Evidence, method: str, name: str, title: str, setting: Callable[[Cell], float], *, log: bool
+    evidence: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
 ) -> dict[str, go.Figure]:
     styles = ordered(tuple(model.name for model in evidence.models))
     found = {}
@@ -51,7 +51,7 @@ def _lines(
         if not of_size:
             continue
         best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
-        alt = f"Loss against {title} at {flop:.3g} FLOP, a line a size. Best: " + "; ".join(
+        alt = f"Loss against {title} at {flop:.3g} FLOP, a line per size. Best: " + "; ".join(
             f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
         )
         made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(evidence))
@@ -61,7 +61,7 @@ def _lines(
         for size, mine in of_size.items():
             style = styles[size]
             made.add_trace(
-                marks.cells(
+                marks.replicates(
                     mine,
                     [setting(cell) for cell in mine],
                     name=size,

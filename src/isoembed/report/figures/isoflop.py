@@ -1,4 +1,4 @@
-"""IsoFLOP profiles, figures 2 and 4 of the paper: at one budget, loss against model size, a figure a method."""
+"""IsoFLOP profiles, figures 2 and 4 of the paper: at one budget, loss against model size, a figure per method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from isoembed.fitting.isoflop import CurveMinimum, curve_minimum
 from isoembed.laws.points import Points
-from isoembed.report.data import Cell, Evidence
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
 from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
@@ -15,28 +15,28 @@ from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_bey
 _LEAST_SIZES = 3
 
 
-def isoflop(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
-    """One figure a method: a curve a budget, each size's best hyperparameter noted, the curve's minimum starred."""
+def isoflop(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
+    """One figure per method: a curve per budget, each size's best hyperparameter noted, the curve's minimum starred."""
     found = {}
     for method in evidence.methods:
         profiles = profiles_of(evidence, method)
         if profiles:
-            found[f"isoflop-{method}"] = _profiles(evidence, outlook, method, profiles)
+            found[f"isoflop-{method}"] = _profiles(evidence, grid, method, profiles)
     return found
 
 
-def profiles_of(evidence: Evidence, method: str) -> list[tuple[float, list[Cell]]]:
+def profiles_of(evidence: ReportData, method: str) -> list[tuple[float, list[Replicates]]]:
     """For each budget of at least three sizes, the best cell of each size, smallest first."""
     found = []
     for flop, cells in evidence.by_budget(lambda cell: cell.method == method, sizes=_LEAST_SIZES):
-        best: dict[str, Cell] = {}
+        best: dict[str, Replicates] = {}
         for cell in sorted(cells, key=lambda cell: cell.loss):
             best.setdefault(cell.model.name, cell)
         found.append((flop, sorted(best.values(), key=lambda cell: cell.model.params)))
     return found
 
 
-def minimum(profile: list[Cell]) -> CurveMinimum:
+def minimum(profile: list[Replicates]) -> CurveMinimum:
     """The lowest point of a profile: of Akima's interpolation from five sizes on, of a parabola below."""
     points = Points.of(
         [cell.model.params for cell in profile],
@@ -48,10 +48,10 @@ def minimum(profile: list[Cell]) -> CurveMinimum:
 
 
 def _profiles(
-    evidence: Evidence, outlook: ForecastGrid | None, method: str, profiles: list[tuple[float, list[Cell]]]
+    evidence: ReportData, grid: ForecastGrid | None, method: str, profiles: list[tuple[float, list[Replicates]]]
 ) -> go.Figure:
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
-    alt = f"Loss against model size for {method}, a curve a budget. Lowest: " + "; ".join(
+    alt = f"Loss against model size for {method}, a curve per budget. Lowest: " + "; ".join(
         f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
         for (flop, _), cell in zip(profiles, lowest, strict=True)
     )
@@ -63,7 +63,7 @@ def _profiles(
     for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
         tunable = any(cell.setting for cell in profile)
         made.add_trace(
-            marks.cells(
+            marks.replicates(
                 profile,
                 [cell.model.params for cell in profile],
                 name=name,
@@ -76,7 +76,7 @@ def _profiles(
                 marker={"color": style["color"], "symbol": style["symbol"], "size": 9},
             )
         )
-        sizes = outlook.sizes(method, flop) if outlook is not None else []
+        sizes = grid.sizes(method, flop) if grid is not None else []
         # one size beyond the runs shows where the law goes; more would flatten the runs
         sizes = sizes[: 1 + sum(point.params <= profile[-1].model.params for point in sizes)]
         if sizes:

@@ -8,12 +8,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from isoembed.records import RunRecord
-from isoembed.report.data import Cell, Evidence
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.forecast_grid import ForecastPoint
 from isoembed.report.theme import band, plain
 
 
-def loss_title(evidence: Evidence) -> str:
+def loss_title(evidence: ReportData) -> str:
     """The loss axis in words."""
     return "held-out loss, nats" if evidence.target == "heldout" else "training loss, nats"
 
@@ -43,10 +43,10 @@ def runs(
     )
 
 
-def cells(
-    found: Sequence[Cell], x: Sequence[float], *, name: str, shows: str, mode: str = "lines+markers", **marks: Any
+def replicates(
+    found: Sequence[Replicates], x: Sequence[float], *, name: str, shows: str, mode: str = "lines+markers", **marks: Any
 ) -> go.Scatter:
-    """One point a cell: its mean loss over seeds, with the 95 % interval of the scatter between seeds where known."""
+    """One point per setting: its mean loss over seeds, with the 95 % interval of their noise where known."""
     made = go.Scatter(
         x=list(x),
         y=[cell.loss for cell in found],

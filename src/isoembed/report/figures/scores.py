@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from isoembed.fitting.correlation import LEAST_RUNS, main_scores, spearman
 from isoembed.records import RunRecord
-from isoembed.report.data import Cell, Evidence
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
 from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
 
@@ -29,13 +29,13 @@ class Task:
     loss: list[float]
     score: list[float]
 
-    def of(self, cell: Cell) -> float | None:
+    def of(self, cell: Replicates) -> float | None:
         """Mean score of a cell's scored seeds; None where none was."""
         found = [record.scores[self.key] for record in cell.records if self.key in record.scores]
         return float(np.mean(found)) if found else None
 
 
-def tasks_of(evidence: Evidence) -> list[Task]:
+def tasks_of(evidence: ReportData) -> list[Task]:
     """Every task of which at least eight runs have a score and a loss."""
     found = []
     for task, full in main_scores(name for record in evidence.records for name in record.scores).items():
@@ -51,7 +51,7 @@ def tasks_of(evidence: Evidence) -> list[Task]:
     return found
 
 
-def loss_against_score(evidence: Evidence) -> dict[str, go.Figure]:
+def loss_against_score(evidence: ReportData) -> dict[str, go.Figure]:
     """Figure 16: score against loss, with Spearman's correlation."""
     found = {}
     for task in tasks_of(evidence):
@@ -68,7 +68,7 @@ def loss_against_score(evidence: Evidence) -> dict[str, go.Figure]:
     return found
 
 
-def budget_against_score(evidence: Evidence) -> dict[str, go.Figure]:
+def budget_against_score(evidence: ReportData) -> dict[str, go.Figure]:
     """Figure 15: score against budget."""
     found = {}
     for task in tasks_of(evidence):
@@ -85,7 +85,7 @@ def budget_against_score(evidence: Evidence) -> dict[str, go.Figure]:
     return found
 
 
-def size_against_score(evidence: Evidence) -> dict[str, go.Figure]:
+def size_against_score(evidence: ReportData) -> dict[str, go.Figure]:
     """Figures 8 to 12: at one budget, score against model size, a figure a task and method; of each size the setting
     that scores best, which need not be the one of least loss."""
     found = {}
@@ -97,14 +97,14 @@ def size_against_score(evidence: Evidence) -> dict[str, go.Figure]:
     return found
 
 
-def _profiles(evidence: Evidence, task: Task, method: str) -> list[tuple[float, list[tuple[Cell, float]]]]:
+def _profiles(evidence: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
     """For each budget at which so many sizes were scored, the best-scoring cell of each size, smallest first."""
-    scores = {id(cell): score for cell in evidence.cells if (score := task.of(cell)) is not None}
+    scores = {id(cell): score for cell in evidence.replicates if (score := task.of(cell)) is not None}
     found = []
     for flop, cells in evidence.by_budget(
         lambda cell: cell.method == method and id(cell) in scores, sizes=_LEAST_SIZES
     ):
-        best: dict[str, Cell] = {}
+        best: dict[str, Replicates] = {}
         for cell in sorted(cells, key=lambda cell: -scores[id(cell)]):
             best.setdefault(cell.model.name, cell)
         ordered_cells = sorted(best.values(), key=lambda cell: cell.model.params)
@@ -112,13 +112,13 @@ def _profiles(evidence: Evidence, task: Task, method: str) -> list[tuple[float, 
     return found
 
 
-def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple[Cell, float]]]]) -> go.Figure:
+def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple[Replicates, float]]]]) -> go.Figure:
     highest = "; ".join(
         f"{score:.3f} on {cell.model.name} at {flop:.3g} FLOP"
         for flop, profile in profiles
         for cell, score in [max(profile, key=lambda pair: pair[1])]
     )
-    alt = f"{task.name} {task.metric} against model size for {method}, a curve a budget. Highest: {highest}."
+    alt = f"{task.name} {task.metric} against model size for {method}, a curve per budget. Highest: {highest}."
     made = figure(f"{task.name} against size, {method}", alt, x="", y=task.metric)
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
@@ -141,7 +141,7 @@ def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple
     return made
 
 
-def _by_method(made: go.Figure, evidence: Evidence, task: Task, x: list[float], shows: str) -> None:
+def _by_method(made: go.Figure, evidence: ReportData, task: Task, x: list[float], shows: str) -> None:
     for method in evidence.methods:
         mine = [i for i, record in enumerate(task.records) if record.recipe.method.name == method]
         if mine:

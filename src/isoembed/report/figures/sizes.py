@@ -1,26 +1,26 @@
-"""Figures 6 and 13 of the paper: the best model size at each budget, a figure a method."""
+"""Figures 6 and 13 of the paper: the best model size at each budget, a figure per method."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 
 from isoembed.fitting.intervals import Interval
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures.isoflop import minimum, profiles_of
 from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.theme import ACCENT, band, figure, flop_axis, method_style, shade_beyond
 
 
-def optimal_size(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, go.Figure]:
+def optimal_size(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
     """Measured: the size of lowest loss and the curve's minimum.  Forecast: the law's best of the family's sizes, with
-    the sizes that its doubt leaves possible."""
+    the sizes that its uncertainty leaves possible."""
     found = {}
     for method in evidence.methods:
         profiles = profiles_of(evidence, method)
         expected = [
             (forecasts.flop, params)
-            for forecasts in (outlook.budgets if outlook else [])
-            if outlook and (params := outlook.best_params(method, forecasts)) and params.value is not None
+            for forecasts in (grid.budgets if grid else [])
+            if grid and (params := grid.best_params(method, forecasts)) and params.value is not None
         ]
         if not profiles and not expected:
             continue
@@ -59,8 +59,8 @@ def optimal_size(evidence: Evidence, outlook: ForecastGrid | None) -> dict[str, 
                     hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>curve</extra>",
                 )
             )
-        if outlook and expected:
-            shade_beyond(made, outlook.fitted[1], expected[-1][0])
+        if grid and expected:
+            shade_beyond(made, grid.fitted[1], expected[-1][0])
         found[f"optimal-size-{method}"] = made
     return found
 

@@ -1,25 +1,25 @@
-"""Figure 17 of the paper: loss against tokens, a line a size, a figure a method."""
+"""Figure 17 of the paper: loss against tokens, a line a size, a figure per method."""
 
 from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from isoembed.report.data import Evidence
+from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.theme import count_axis, figure, ordered
 
 
-def tokens(evidence: Evidence) -> dict[str, go.Figure]:
+def tokens(evidence: ReportData) -> dict[str, go.Figure]:
     """Cells by the tokens that they saw; a line joins one size where the method has no hyperparameter."""
     styles = ordered(tuple(model.name for model in evidence.models))
     found = {}
     for method in evidence.methods:
-        mine = [cell for cell in evidence.cells if cell.method == method]
+        mine = [cell for cell in evidence.replicates if cell.method == method]
         if len({cell.record.tokens for cell in mine}) < 2:
             continue
         best = min(mine, key=lambda cell: cell.loss)
         alt = (
-            f"Loss against tokens for {method}, a colour a size. The lowest, {best.loss:.3f}, is that of "
+            f"Loss against tokens for {method}, a colour per size. The lowest, {best.loss:.3f}, is that of "
             f"{best.model.name} after {best.record.tokens:,} tokens."
         )
         made = figure(f"Loss against tokens, {method}", alt, x="", y=marks.loss_title(evidence))
@@ -31,7 +31,7 @@ def tokens(evidence: Evidence) -> dict[str, go.Figure]:
             if of_size:
                 style = styles[model.name]
                 made.add_trace(
-                    marks.cells(
+                    marks.replicates(
                         of_size,
                         [cell.record.tokens for cell in of_size],
                         name=model.name,
