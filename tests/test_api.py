@@ -4,10 +4,13 @@ is none of these is one line that names the argument."""
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -15,6 +18,7 @@ import isoembed
 from isoembed import Budget, InputError, LoRA, LoRATop, recommend
 from isoembed.core import Frozen
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import LAWS_FOLDER
 
 NANO_LAW = LAWS_FOLDER / "nano.json"
@@ -60,7 +64,7 @@ def test_an_argument_of_a_wrong_type_is_named(name: str) -> None:
     ("call", "says"),
     [
         (lambda: LoRA(rank=0), "`rank` of LoRA: Input should be greater than or equal to 1; got 0"),
-        (lambda: LoRA(8), "takes its fields by name"),  # type: ignore[misc]
+        (lambda: LoRA(8), "takes its fields by name"),  # type: ignore[call-arg]
         (lambda: isoembed.Options(mask_margin=-1), "`mask_margin` of Options"),
         (lambda: isoembed.Constraints(methods=("lorra",)), "a method must be one of"),
         (lambda: setattr(LoRA(), "rank", 3), "A LoRA does not change"),
@@ -115,3 +119,50 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_values_are_read_from_json_without_a_call_each() -> None:
     """An `__init__` that pydantic takes for its own checker would be called for every value of a ledger."""
     assert not any(each.__pydantic_custom_init__ for each in (Frozen, LoRA, isoembed.RunRecord))
+
+
+def test_import_is_light_and_completes() -> None:
+    code = (
+        "import sys, isoembed\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'plotly', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert {'fit', 'train', 'figure', '__version__'} <= set(dir(isoembed))\n"
+        "assert isoembed.__version__[0].isdigit() and callable(isoembed.recommend)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_law_is_the_same_of_a_ledger_its_records_and_a_frame() -> None:
+    """Columns of a frame are read as those of a file."""
+    ledger = Path(__file__).parents[1] / "benchmarks" / "results" / "nano_study.jsonl.gz"
+    runs = [run for run in isoembed.Ledger.open(ledger).records() if run.recipe.method.name == "full"]
+    plain: Any = {"law": "power", "draws": 0, "holdout": "none"}
+    table = {"C": [run.model_flop for run in runs], "loss": [run.heldout.loss for run in runs if run.heldout]}
+    by_record, by_frame = isoembed.fit(runs, **plain), isoembed.fit(pa.table(table), **plain)
+    assert by_record.laws[0].source == f"{len(runs)} records"
+    assert by_frame.laws[0].source == "data frame.parquet"
+    assert by_frame.laws[0].n_points == len(runs)
+
+
+def test_a_notebook_sees_a_line_and_an_escaped_table() -> None:
+    found = recommend(1e12, "nano")
+    assert found.recipe.model.name in repr(found)
+    assert len(repr(found)) < 1500  # all fields are tens of thousands of characters
+    written = note("basis", "text", text="<script>alert(1)</script>")
+    named = found.model_copy(update={"notes": (written,)})
+    assert "&lt;script&gt;" in named._repr_html_()
+    assert "<script" not in named._repr_html_()
+
+
+def test_train_takes_pairs_at_hand_and_a_recipe_given_back(tmp_path: Path) -> None:
+    """Tuples and dicts are the same pairs: same data, same key, same loss."""
+    pairs = [(f"what is item {n}?", f"item {n} costs {n * 7} coins") for n in range(100)]
+    found = recommend(3e8, "nano", model="nano-28k", method="full", batch_pairs=8)
+    first = isoembed.train(found, pairs, str(tmp_path / "a"))
+    rows = [{"query": query, "positive": positive} for query, positive in pairs]
+    again = isoembed.train(str(tmp_path / "a" / "recipe.json"), rows, str(tmp_path / "b"))
+    assert (again.key, again.heldout) == (first.key, first.heldout)
+    with pytest.raises(InputError, match="pair 1 is 'a'"):
+        isoembed.train(found, ["a"], tmp_path / "c")
+    with pytest.raises(InputError, match="made for other data"):
+        isoembed.train(tmp_path / "a" / "recipe.json", pairs[:80], tmp_path / "d")

@@ -1,8 +1,7 @@
 """isoembed: name a compute budget; get the best recipe for a text embedding model, trained and proven.
 
-    budget = isoembed.Budget.parse("1.5e12")
-    job = isoembed.plan_job(budget, isoembed.NANO, isoembed.DataOptions("pairs.jsonl"), cache=Path("tokens"))
-    record = isoembed.train_job(job, Path("out"), execution=isoembed.Execution())
+    found = isoembed.recommend("1.5e12", family="nano")
+    record = isoembed.train(found, pairs=[("a question", "its answer"), ...], out="model")
 
 Deciding needs no torch; the names that do are imported when they are first used.
 """
@@ -10,10 +9,11 @@ Deciding needs no torch; the names that do are imported when they are first used
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from isoembed.budget import Budget
-from isoembed.core import InputError
+from isoembed.core import InputError, not_installed
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
@@ -21,17 +21,25 @@ from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
-from isoembed.records import RunRecord
+from isoembed.records import Ledger, RunRecord
 
 if TYPE_CHECKING:
     from isoembed.data.dataset import PairData, prepare
     from isoembed.encoder.export import load_exported
+    from isoembed.fitting.source import fit
+    from isoembed.report.figures import Figure, figure
     from isoembed.training.loop import Execution, run
-    from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train_job
+    from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
     from isoembed.workflows.mine import mine
 
-#: names that import torch, and where they live
+    __version__: str
+
+#: names that import torch, scipy or plotly, and where they live
 _LAZY = {
+    "Figure": "isoembed.report.figures",
+    "figure": "isoembed.report.figures",
+    "fit": "isoembed.fitting.source",
+    "train": "isoembed.workflows.job",
     "PairData": "isoembed.data.dataset",
     "prepare": "isoembed.data.dataset",
     "load_exported": "isoembed.encoder.export",
@@ -56,12 +64,14 @@ __all__ = [
     "DoRA",
     "Execution",
     "Family",
+    "Figure",
     "Freeze",
     "Full",
     "InputError",
     "Job",
     "LawFile",
     "LawSet",
+    "Ledger",
     "LoRA",
     "LoRATop",
     "Method",
@@ -77,6 +87,8 @@ __all__ = [
     "RunRecord",
     "evaluate_job",
     "family_named",
+    "figure",
+    "fit",
     "load_exported",
     "mine",
     "plan_job",
@@ -84,11 +96,21 @@ __all__ = [
     "recommend",
     "run",
     "solve",
+    "train",
     "train_job",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name == "__version__":
+        return metadata.version("isoembed")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'isoembed' has no attribute {name!r}")
+    try:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'isoembed' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise not_installed(error.name or "") or error from None
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

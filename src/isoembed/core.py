@@ -11,8 +11,10 @@ import os
 import re
 import tempfile
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from threading import RLock
@@ -85,6 +87,25 @@ class Note(Frozen):
     def describe(self) -> str:
         """The fact as a sentence."""
         return ": ".join(self.sentences[self.code]).format(**self.fields)
+
+
+class Summarised(Frozen):
+    """A value that shows what matters of it, in a line and as a notebook's table, in place of all its fields."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, str]:
+        """What is shown, by name."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield from self.summary().items()
+
+    def _repr_html_(self) -> str:
+        """For notebooks; names and texts of users are escaped."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.summary().items()
+        )
+        return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
 
 
 def rejected(error: ValidationError, owner: str = "") -> InputError:

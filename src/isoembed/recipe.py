@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from isoembed.core import LARGEST, Count, Frozen, InputError, Some, checked, fingerprint, placeless
+from isoembed.core import (
+    LARGEST,
+    Count,
+    Frozen,
+    InputError,
+    Some,
+    Summarised,
+    checked,
+    expanded,
+    fingerprint,
+    placeless,
+    rejected,
+)
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
@@ -147,7 +160,7 @@ class DataStats(Frozen):
         return self.query_tokens + self.positive_tokens + self.negative_tokens
 
 
-class Recipe(Frozen):
+class Recipe(Summarised):
     """One run: a planned sweep point and a final recommendation alike.  `train(recipe, data)` never sees the budget:
     it stops at `train_tokens` real tokens."""
 
@@ -174,6 +187,31 @@ class Recipe(Frozen):
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
     weight_decay: float = Field(0.1, ge=0, le=100)
     max_grad_norm: float = Field(1.0, gt=0, le=LARGEST)
+
+    @classmethod
+    @checked
+    def load(cls, file: str | Path) -> Recipe:
+        """Read a recipe.json; raises InputError naming the file where it is none."""
+        file = expanded(file)
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"A recipe must be a file: {file} cannot be read ({error.strerror}). Training writes recipe.json."
+            ) from None
+        except ValidationError as error:
+            raise rejected(error, str(file)) from None
+
+    def summary(self) -> dict[str, str]:
+        """What is trained how, and the run's key."""
+        return {
+            "method": self.method.label,
+            "model": self.model.name,
+            "train_tokens": f"{self.train_tokens:,}",
+            "steps": f"{self.steps:,} of {self.batch_pairs} pairs",
+            "learning_rate": f"{self.learning_rate:.3g}",
+            "key": self.key,
+        }
 
     @property
     def cost(self) -> Cost:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from isoembed.core import Frozen, InputError, checked, expanded, write_atomically, write_once
+from isoembed.core import Frozen, InputError, Summarised, checked, expanded, write_atomically, write_once
 from isoembed.recipe import Recipe
 from isoembed.scratch import clear_files
 
@@ -42,7 +42,7 @@ class LossPoint(Frozen):
     rate: float
 
 
-class RunRecord(Frozen):
+class RunRecord(Summarised):
     """The facts of one run.  Opinions (fits, figures) are derived from records, never stored in them."""
 
     recipe: Recipe
@@ -78,6 +78,14 @@ class RunRecord(Frozen):
     versions: dict[str, str]
     machine: dict[str, str]
     created: str = Field(description="UTC, ISO 8601")
+
+    def summary(self) -> dict[str, str]:
+        """What ran, what it cost and what it reached."""
+        shown = {**self.recipe.summary(), "flop": f"{self.model_flop:.3g}", "seconds": f"{self.wall_seconds:.3g}"}
+        if self.heldout is not None:
+            before = "" if self.heldout_before is None else f", {self.heldout_before.loss:.4g} untrained"
+            shown["heldout_loss"] = f"{self.heldout.loss:.4g}{before}"
+        return shown | {name: f"{score:.3f}" for name, score in self.scores.items()}
 
     @checked
     def save(self, file: str | Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -84,24 +84,24 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit a scaling law to runs of anybody's, with intervals and its forecast of what was held out."""
-    from isoembed.fitting.study import HOLDOUTS, study_source
-    from isoembed.laws import COMPARED, law_named
+    from isoembed.fitting.source import fit as fit_source
+    from isoembed.fitting.study import HOLDOUTS
 
     if how.holdout not in HOLDOUTS:
         raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {how.holdout!r}.")
     if runs.target not in ("heldout", "training"):
         raise InputError(f"`--target` must be heldout or training, the loss to fit; got {runs.target!r}.")
-    laws = study_source(
+    laws = fit_source(
         table,
-        COMPARED if how.law == "best" else [law_named(name) for name in how.law.split(",")],
-        names=columns.named(),
+        how.law,
+        columns=columns.named(),
         method_column=columns.method_col,
-        family=runs.family,
         candidates=runs.candidates,
-        target="training" if runs.target == "training" else "heldout",
+        family=runs.family,
+        target=cast(Any, runs.target),
         draws=how.bootstrap,
         delta=how.delta,
-        by=HOLDOUTS[how.holdout],
+        holdout=cast(Any, how.holdout),
     )
     laws.save(out)
     if as_json:

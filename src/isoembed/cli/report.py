@@ -57,27 +57,25 @@ def figure(
     as_json: AsJson = False,
 ) -> None:
     """Write one figure of a ledger as PNG, SVG or HTML."""
-    evidence = _evidence(ledger, law)
+    from isoembed.report.data import ReportData
+    from isoembed.report.figures import figure as draw
     from isoembed.report.figures import figures
-    from isoembed.report.render import write_figure
 
-    found = figures(evidence)
     if name == "list":
+        found = list(figures(ReportData.open(ledger, law)))
         if as_json:
-            terminal.print_json({"figures": list(found)})
+            terminal.print_json({"figures": found})
         else:
             terminal.console().print("\n".join(found), markup=False)
         return
-    if name not in found:
-        raise InputError(f"`figure` must be one that the ledger gives: {', '.join(found)}; got {name!r}.")
+    drawn = draw(name, ledger, law)
     if out is None:
         raise InputError(f"A figure needs a file to go to; say --out {name}.png.")
-    write_figure(found[name], out, width=width, height=height, dark=dark)
-    alt = str(found[name].layout.meta["alt"])
+    drawn.save(out, width=width, height=height, dark=dark)
     if as_json:
-        terminal.print_json({"out": str(out), "figure": name, "alt": alt})
+        terminal.print_json({"out": str(out), "figure": name, "alt": drawn.alt})
     else:
-        terminal.console().print(f"{alt}\nin {out}", markup=False)
+        terminal.console().print(f"{drawn.alt}\nin {out}", markup=False)
 
 
 def _evidence(ledger: Path, law: Path | None) -> ReportData:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import InputError, Summarised
 from isoembed.fitting.minimise import Minimum, Problem, minimise
 from isoembed.laws.base import Law, Units
 from isoembed.laws.points import Floats, Points
@@ -31,7 +31,7 @@ _ROUNDING = 1e-9
 _EFFICIENT = 1.345
 
 
-class Fit(Frozen):
+class Fit(Summarised):
     """One fitted law.  Parameters are in the user's units."""
 
     law: str
@@ -55,6 +55,11 @@ class Fit(Frozen):
         if not why:
             return self
         return self.model_copy(update={"status": max(self.status, status, key=_ORDER.index), "why": (*self.why, *why)})
+
+    def summary(self) -> dict[str, str]:
+        """The law, its parameters and how the fit went."""
+        params = {name: f"{value:.6g}" for name, value in self.params.items()}
+        return {"law": self.law, "points": f"{self.n_points}", **params, "status": self.says()}
 
     def says(self) -> str:
         """The status as a sentence."""

@@ -18,12 +18,13 @@ from isoembed.fitting.bootstrap import Bootstrap, bootstrap
 from isoembed.fitting.fit import Fit, fit, outliers
 from isoembed.fitting.holdout import By, Holdout, holdout
 from isoembed.fitting.io.law_file import Form, LawFile, LawSet
-from isoembed.fitting.io.ledger import Target, read_ledger
+from isoembed.fitting.io.ledger import Target, group_runs, read_ledger
 from isoembed.fitting.io.tables import read_groups
 from isoembed.fitting.repetition import Repeats, Repetition, measure
 from isoembed.fitting.settings import Group, Settings
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
+from isoembed.records import RunRecord
 
 #: what `--holdout` may say, and the hold-outs that it means
 HOLDOUTS: dict[str, tuple[By, ...]] = {
@@ -43,7 +44,7 @@ MOST_FORMS = 2
 
 
 def study_source(
-    source: Path,
+    source: Path | Sequence[RunRecord],
     laws: Sequence[Law],
     *,
     names: Mapping[str, str] | None = None,
@@ -55,7 +56,7 @@ def study_source(
     delta: float | None = None,
     by: Sequence[By] = HOLDOUTS["largest"],
 ) -> LawSet:
-    """A law for every method in `source`, a table (`tables.read_groups`) or a ledger (`runs.read_ledger`).
+    """A law for every method in `source`, a table (`read_groups`), a ledger (`read_ledger`), or a ledger's records.
 
     candidates: K of a table's contrastive loss, for the laws of the odds; a ledger says it itself.
     family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
@@ -70,11 +71,12 @@ def study_source(
         family=family,
         target=target,
     )
+    name = source.name if isinstance(source, Path) else number_of(len(source), "record")
     found: list[LawFile] = []
     left_out: list[str] = []
     for group in groups:
         try:
-            found.append(study(laws, group, source=source.name, draws=draws, delta=delta, by=by))
+            found.append(study(laws, group, source=name, draws=draws, delta=delta, by=by))
         except InputError as error:
             if len(groups) == 1:
                 raise
@@ -85,7 +87,7 @@ def study_source(
 
 
 def open_source(
-    source: Path,
+    source: Path | Sequence[RunRecord],
     laws: Sequence[Law],
     *,
     names: Mapping[str, str] | None = None,
@@ -95,7 +97,7 @@ def open_source(
     target: Target = "heldout",
 ) -> list[Group]:
     """The runs of a table or a ledger, a group a method; arguments as those of `study_source`."""
-    if source.is_dir() or source.name.endswith(".jsonl.gz"):
+    if not isinstance(source, Path) or source.is_dir() or source.name.endswith(".jsonl.gz"):
         if method_column is not None:
             raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
         if candidates is not None:
@@ -104,7 +106,9 @@ def open_source(
             )
         if family is not None:
             raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
-        return read_ledger(source, laws, names, target=target)
+        if isinstance(source, Path):
+            return read_ledger(source, laws, names, target=target)
+        return group_runs(source, laws, names, target=target)
     settings = Settings(family=None if family is None else family_named(family).name)
     return [replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)]
 

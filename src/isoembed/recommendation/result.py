@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, computed_field, model_validator
 
 from isoembed.budget import Budget
-from isoembed.core import Frozen
+from isoembed.core import Frozen, Summarised
 from isoembed.fitting.bootstrap import Crossover
 from isoembed.fitting.intervals import Interval
 from isoembed.recipe import Recipe
@@ -133,7 +133,7 @@ class MethodCrossover(Crossover):
         )
 
 
-class Recommendation(_Noted):
+class Recommendation(Summarised, _Noted):
     """The recipe, what it rests on, and what else was considered."""
 
     described: ClassVar = {
@@ -184,3 +184,13 @@ class Recommendation(_Noted):
     def no_forecast(self) -> str | None:
         """Why a law gives an order and no loss; None where it gives one."""
         return next(iter(self._sentences("no-forecast")), None)
+
+    def summary(self) -> dict[str, str]:
+        """The recipe, what it should reach and on what ground."""
+        shown = {"budget": self.budget.stated, **self.recipe.summary()}
+        if self.loss is not None:
+            shown["loss"] = self.loss.says()
+        if self.certainty is not None:
+            shown["best_method_with"] = f"{self.certainty.method:.2f}"
+        shown["basis"] = self.basis
+        return shown | ({"warnings": "; ".join(self.warnings)} if self.warnings else {})

@@ -6,17 +6,19 @@ scores.json, `training/` (metrics and checkpoints) and, unless another cache was
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.sources import MAX_ROW_BYTES, Source, absolute, open_source
+from isoembed.data.sources import MAX_ROW_BYTES, Memory, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, MODULES, clear_export, export, load_exported
@@ -215,6 +217,62 @@ def _with_base(recipe: Recipe) -> Recipe:
     if recipe.options.bidirectional:
         attend_both_ways(base)
     return decided
+
+
+@checked
+def train(
+    recipe: Recommendation | Recipe | str | Path,
+    pairs: DataOptions | str | Path | Iterable[Any],
+    out: str | Path,
+    *,
+    cache: str | Path | None = None,
+    execution: Execution | None = None,
+    watchers: Sequence[Watcher] = (),
+    keep_adapter: bool = False,
+) -> RunRecord:
+    """Train what `recommend` found, or a recipe or its file (recipe.json of any run), and leave the model in `out`.
+
+    pairs: (query, positive) or (query, positive, negatives) each, dicts of the fields that files have, or where the
+        pairs lie, as text or `DataOptions`.
+    cache: folder for tokenised data, reused between runs; default: in `out`.
+    A recipe that names its data is trained on these alone.
+    """
+    out = expanded(out)
+    found = recipe if isinstance(recipe, Recommendation) else _as_recommendation(recipe)
+    asked = found.recipe
+    rows = asked.model.vocab if asked.options.resize_embeddings else None
+    tokenizer = load_tokenizer(asked.model.source, pooling=asked.pooling, rows=rows)
+    context_tokens, prompts, folder = asked.context_tokens, asked.options.prompts, expanded(cache or out / "tokens")
+    if isinstance(pairs, str | Path):
+        pairs = DataOptions(pairs)
+    if isinstance(pairs, DataOptions):
+        data = pairs.prepare(tokenizer, context_tokens=context_tokens, cache=folder, prompts=prompts)
+    else:
+        data = prepare(Memory(pairs), tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
+    if asked.data.fingerprint is None:
+        asked = asked.model_copy(update={"data": data.stats})
+    if asked.base_hash is None:
+        asked = asked.model_copy(update={"base_hash": weights_hash(load_model(asked.model.source))})
+    if found.recipe.epochs is None and (asked.epochs or 0) > 1:
+        repeated = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
+        warnings.warn(f"{repeated}; `plan_job` decides for the pairs at hand.", stacklevel=3)  # through `checked`
+        found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=repeated))})
+    job = Job(found.model_copy(update={"recipe": asked}), data, tokenizer)
+    return train_job(job, out, execution=execution, watchers=watchers, keep_adapter=keep_adapter)
+
+
+def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
+    """A recipe of the user's own, or of a file, whose base model may lie beside that."""
+    if not isinstance(recipe, Recipe):
+        file = expanded(recipe)
+        read = Recipe.load(file)
+        recipe = _at_hand(read, file.parent) or read
+    return Recommendation(
+        budget=Budget.parse(recipe.flop),
+        recipe=recipe,
+        notes=(note("basis", "text", text="the recipe as given"),),
+        runners_up=(),
+    )
 
 
 @checked

@@ -13,15 +13,18 @@ from isoembed.data.sources.files import existing, label_of
 from isoembed.data.sources.formats import TABLES, TEXT, reader_of
 from isoembed.data.sources.hub import Hub
 from isoembed.data.sources.jsonl import JsonLines
+from isoembed.data.sources.memory import AnyPair, Memory
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
 
 __all__ = [
     "MAX_ROW_BYTES",
+    "AnyPair",
     "Csv",
     "Docstrings",
     "Hub",
     "JsonLines",
+    "Memory",
     "Mixture",
     "Parquet",
     "Source",

@@ -11,7 +11,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from isoembed.core import Count, Frozen, InputError, Some, checked, expanded, fingerprint, write_atomically
+from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap
 from isoembed.fitting.fit import Fit
@@ -85,7 +85,7 @@ def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
         raise ValueError(f"each draw of the {law} law is {len(names)} numbers")
 
 
-class LawFile(Frozen):
+class LawFile(Summarised):
     """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
 
     format: Format = FORMAT
@@ -183,6 +183,18 @@ class LawFile(Frozen):
             versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},
         )
 
+    def summary(self) -> dict[str, str]:
+        """The law, its parameters with their intervals, and how far to trust it."""
+        params = {name: interval.says() for name, interval in self.params.items()}
+        points = f"{self.n_points} from {self.source}"
+        return {
+            "law": self.law,
+            "method": self.method or "not named",
+            "points": points,
+            **params,
+            "status": self.says(),
+        }
+
     @property
     def run_noise(self) -> float:
         """Standard deviation of one more run's ln loss around the law: that of the residuals, and at least that between
@@ -270,7 +282,7 @@ class LawFile(Frozen):
             raise _damaged(file, error) from None
 
 
-class LawSet(Frozen):
+class LawSet(Summarised):
     """Laws of several methods, fitted one by one to runs of the same settings."""
 
     format: Format = FORMAT
@@ -284,6 +296,13 @@ class LawSet(Frozen):
         if any(law.settings != self.settings for law in self.laws):
             raise ValueError("the laws of a set share their settings")
         return self
+
+    def summary(self) -> dict[str, str]:
+        """A line a law."""
+        return {
+            law.method or law.law: f"{law.law}, {law.n_points} points from {law.source}, {law.status}"
+            for law in self.laws
+        }
 
     @property
     def settings(self) -> Settings:

@@ -6,10 +6,11 @@ Each is a plotly figure whose meta data hold its `title` and an `alt` text; `fig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import plotly.graph_objects as go
 
-from isoembed.core import InputError
+from isoembed.core import InputError, checked, expanded
 from isoembed.report.data import ReportData
 from isoembed.report.figures.diagnostics import residuals
 from isoembed.report.figures.forecasts import forecasts
@@ -20,8 +21,9 @@ from isoembed.report.figures.scores import budget_against_score, loss_against_sc
 from isoembed.report.figures.sizes import optimal_size
 from isoembed.report.figures.tokens import tokens
 from isoembed.report.forecast_grid import ForecastGrid
+from isoembed.report.render import write_figure
 
-__all__ = ["Section", "figures", "forecast_grid_of", "sections"]
+__all__ = ["Figure", "Section", "figure", "figures", "forecast_grid_of", "sections"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +102,31 @@ def sections(evidence: ReportData) -> list[Section]:
 def figures(evidence: ReportData) -> dict[str, go.Figure]:
     """Every figure by its name, as `isoembed figure NAME` knows it."""
     return {name: made for section in sections(evidence) for name, made in section.figures.items()}
+
+
+class Figure(go.Figure):  # type: ignore[misc] # plotly is untyped
+    """A plotly figure that a notebook shows, with `save`."""
+
+    @property
+    def alt(self) -> str:
+        """What it shows, in words."""
+        return str(self.layout.meta["alt"])
+
+    def _repr_html_(self) -> str:
+        """With the plotting library inside: plotly's own asks a server for it."""
+        return str(self.to_html(include_plotlyjs=True, full_html=False))
+
+    @checked
+    def save(self, file: str | Path, *, width: int = 900, height: int = 560, dark: bool = False) -> None:
+        """Write it as .png, .svg or .html; `width` and `height` in pixels."""
+        write_figure(self, expanded(file), width=width, height=height, dark=dark)
+
+
+@checked
+def figure(name: str, ledger: str | Path, law: str | Path | None = None) -> Figure:
+    """One figure of a ledger, as `frontier`, by the law of that file or the one fitted here.  Raises InputError naming
+    all that the ledger gives where there is none of that name."""
+    found = figures(ReportData.open(expanded(ledger), None if law is None else expanded(law)))
+    if name not in found:
+        raise InputError(f"`figure` must be one that the ledger gives: {', '.join(found)}; got {name!r}.")
+    return Figure(found[name])
