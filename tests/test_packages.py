@@ -16,6 +16,8 @@ from tests.test_architecture import DECIDE, GROUND, SOURCE, is_type_checking, pa
 
 PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+#: packages whose module has another name
+MODULES = {"pyyaml": "yaml"}
 #: not imported by a statement: tensorboard is by its name, bitsandbytes works through accelerate
 BY_NAME = {"tensorboard", "accelerate"}
 #: how methods are applied to a model: imported when one is
@@ -29,7 +31,8 @@ def names(requirements: list[str]) -> set[str]:
         if own := re.match(r"isoembed\[(.+)\]", requirement):
             found |= set().union(*(names(EXTRAS[extra]) for extra in own[1].split(",")))
         else:
-            found.add(re.split(r"[<>=\[]", requirement)[0].replace("-", "_"))
+            name = re.split(r"[<>=\[]", requirement)[0].replace("-", "_")
+            found.add(MODULES.get(name, name))
     return found
 
 
