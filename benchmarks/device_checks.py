@@ -29,14 +29,14 @@ from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.attention import unmasked
 from isoembed.encoder.crew import Crew
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Full, Method, method_named, names
 from isoembed.recipe import Recipe
+from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import Execution, StoppedError, run
+from isoembed.training.loop import StoppedError, run
 from isoembed.training.objective import Objective
 from isoembed.training.watchers import StepFacts
 from speed_case import Case, build, recipe_of, surroundings, tokenized
@@ -168,9 +168,9 @@ def check_export(case: Case, folder: Path, device: str) -> Found:
         encoder, record = run(recipe, data, folder / "part", execution=replace(how, resume=True))
         found.note("resumed away from not stopped, nats", furthest([p.loss for p in record.loss_curve], whole), 1e-3)
     tokenizer = load_tokenizer(str(folder / "model"))
-    export(encoder, tokenizer, folder / "export", context_tokens=case.context_tokens, card="# checked\n")
+    Embedder(encoder, tokenizer, case.context_tokens).save(folder / "export", card="# checked\n")
     texts = [*data.store.texts("query", data.train[:64]), *data.store.texts("positive", data.train[:64])]
-    ours = torch.from_numpy(embed(encoder, tokenizer, texts, context_tokens=case.context_tokens))
+    ours = torch.from_numpy(Embedder(encoder, tokenizer, case.context_tokens).embed(texts))
     theirs = SentenceTransformer(str(folder / "export"), device=device).encode(texts, convert_to_tensor=True).cpu()
     found.note("exported vectors away from the trained ones", float((ours - theirs).abs().max()), 1e-4)
     return found

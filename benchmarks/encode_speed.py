@@ -23,9 +23,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from isoembed.core import write_atomically
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export, load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Full
@@ -39,11 +38,8 @@ TOLERANCE = 1e-5
 def systems(folder: Path, texts: list[str]) -> dict[str, Callable[[], np.ndarray]]:
     """Name -> what encodes all texts."""
     peer: Any = SentenceTransformer(str(folder), device="cpu")
-    encoder, tokenizer, context_tokens = load_exported(folder, device="cpu")
-    ours = {
-        f"isoembed:{size}": partial(embed, encoder, tokenizer, texts, context_tokens=context_tokens, batch_tokens=size)
-        for size in BATCH_TOKENS
-    }
+    embedder = Embedder.load(folder, device="cpu")
+    ours = {f"isoembed:{size}": partial(embedder.embed, texts, batch_tokens=size) for size in BATCH_TOKENS}
     theirs = {f"st:{size}": partial(peer.encode, texts, batch_size=size) for size in BATCH_TEXTS}
     return {**ours, **theirs}
 
@@ -56,7 +52,7 @@ def measure(case: Case, count: int, repeats: int) -> dict[str, Any]:
         build(case, folder)
         encoder = Encoder(load_model(str(folder / "model")), "mean")
         tokenizer = load_tokenizer(str(folder / "model"))
-        export(encoder, tokenizer, model, context_tokens=case.context_tokens, card="")
+        Embedder(encoder, tokenizer, case.context_tokens).save(model, card="")
         texts = [text for pair in ordered(folder) for text in pair.values()][:count]
         found = systems(model, texts)
         vectors = {name: encode() for name, encode in found.items()}

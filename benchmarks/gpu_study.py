@@ -32,7 +32,7 @@ from isoembed.recipe import DataStats, Recipe, solve
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.run import work
-from isoembed.training.loop import Execution
+from isoembed.training.execution import Execution
 from isoembed.workflows.execute import Bench, execute
 from travel import expand_model, expand_pairs
 

@@ -25,7 +25,8 @@ from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.training.loop import Execution, run
+from isoembed.training.execution import Execution
+from isoembed.training.loop import run
 from isoembed.workflows.job import DataOptions, plan_job
 
 

@@ -48,7 +48,7 @@ from isoembed.recipe import Recipe
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training.checkpoint import checkpoints
-from isoembed.training.loop import Execution
+from isoembed.training.execution import Execution
 from isoembed.training.watchers import StepFacts
 from isoembed.workflows.job import DataOptions, Job, plan_job, train_job
 from isoembed.workflows.sweep import plan_sweep, prepare_request
@@ -137,7 +137,7 @@ def differences(whole: Path, part: Path) -> list[str]:
 
 SWEEP = (
     "import sys; from pathlib import Path\n"
-    "from isoembed.training.loop import Execution; from isoembed.workflows.sweep import run_sweep\n"
+    "from isoembed.training.execution import Execution; from isoembed.workflows.sweep import run_sweep\n"
     "how = Execution(chunk_tokens=256, checkpoint_seconds=0.0, resume=True)\n"
     "run_sweep(Path(sys.argv[1]), workers=2, every_seconds=0.1, execution=how)\n"
 )

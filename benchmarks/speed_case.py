@@ -35,7 +35,7 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import PYTHIA
 from isoembed.methods import Method
 from isoembed.recipe import Recipe
-from isoembed.training.loop import Precision
+from isoembed.training.execution import Precision
 
 #: attention heads of the Pythia sizes, from their published configurations
 HEADS = {

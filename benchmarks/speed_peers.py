@@ -22,8 +22,8 @@ from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import Recipe
-from isoembed.training.loop import adamw
 from isoembed.training.loss import contrastive_loss
+from isoembed.training.setup import adamw
 from speed_case import Case, clock, ordered
 
 
@@ -36,7 +36,7 @@ class Trace:
 
 
 def initial(recipe: Recipe) -> Encoder:
-    """The encoder before training, LoRA's random numbers too, as `isoembed.training.loop.run` makes it."""
+    """The encoder before training, LoRA's random numbers too, as `isoembed.training.setup` makes it."""
     torch.manual_seed(recipe.seed)
     return Encoder(recipe.method.apply(load_model(recipe.model.source)), recipe.pooling)
 

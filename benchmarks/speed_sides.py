@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from isoembed.recipe import Recipe
-from isoembed.training.loop import Execution, run
+from isoembed.training.execution import Execution
+from isoembed.training.loop import run
 from isoembed.training.memory import forget_peak, peak_bytes
 from isoembed.training.watchers import StepFacts
 from speed_case import Case, clock, recipe_of, tokenized

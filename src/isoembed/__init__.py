@@ -25,10 +25,12 @@ from isoembed.records import Ledger, RunRecord
 
 if TYPE_CHECKING:
     from isoembed.data.dataset import PairData, prepare
+    from isoembed.encoder.embedder import Embedder
     from isoembed.encoder.export import load_exported
     from isoembed.fitting.source import fit
     from isoembed.report.figures import Figure, figure
-    from isoembed.training.loop import Execution, run
+    from isoembed.training.execution import Execution
+    from isoembed.training.loop import run
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
     from isoembed.workflows.mine import mine
 
@@ -42,8 +44,9 @@ _LAZY = {
     "train": "isoembed.workflows.job",
     "PairData": "isoembed.data.dataset",
     "prepare": "isoembed.data.dataset",
+    "Embedder": "isoembed.encoder.embedder",
     "load_exported": "isoembed.encoder.export",
-    "Execution": "isoembed.training.loop",
+    "Execution": "isoembed.training.execution",
     "run": "isoembed.training.loop",
     "DataOptions": "isoembed.workflows.job",
     "Job": "isoembed.workflows.job",
@@ -62,6 +65,7 @@ __all__ = [
     "DataOptions",
     "DataStats",
     "DoRA",
+    "Embedder",
     "Execution",
     "Family",
     "Figure",

@@ -14,7 +14,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import isoembed
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.export import load_exported
 from isoembed.records import RunRecord
 
@@ -74,7 +74,7 @@ def test_run_writes_a_sentence_transformers_model(trained: tuple[Path, dict[str,
     texts = ["what is item 3?", "a longer text " * 40]
     encoder, tokenizer, context = load_exported(out)
     theirs = SentenceTransformer(str(out), device="cpu").encode(texts)
-    np.testing.assert_allclose(theirs, embed(encoder, tokenizer, texts, context_tokens=context), atol=1e-5)
+    np.testing.assert_allclose(theirs, Embedder(encoder, tokenizer, context).embed(texts), atol=1e-5)
 
 
 def test_run_twice_is_refused_and_resume_does_nothing_again(trained: tuple[Path, dict[str, Any]], pairs: Path) -> None:
@@ -138,7 +138,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     model = SentenceTransformer(str(out), device="cpu")
     encoder, tokenizer, context = load_exported(out)
     texts = ["what is item 3?", "item 3 costs 21 coins"]
-    ours = embed(encoder, tokenizer, texts, context_tokens=context, as_queries=True)
+    ours = Embedder(encoder, tokenizer, context).embed(texts, "query")
     np.testing.assert_allclose(model.encode(texts, prompt_name="query"), ours, atol=1e-5)
     sts = tmp_path / "sts.jsonl"
     sts.write_text("".join(f'{{"s1": "item {n}", "s2": "item {n * n} costs", "score": {-n}}}\n' for n in range(9)))

@@ -14,9 +14,8 @@ from transformers import AutoModel
 from isoembed.core import InputError
 from isoembed.encoder.config import load_config
 from isoembed.encoder.depth import first_blocks
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model, weights_hash
 from isoembed.encoder.shapes import spec_from_config, spec_of
 from isoembed.methods import METHODS
@@ -165,12 +164,12 @@ def _refused(method: Any, spec: Any) -> bool:
 
 
 def test_an_export_of_a_cut_encodes_as_ours(saved: Any, tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
     encoder = Encoder(load_model(str(saved("gemma3, kinds")), depth=2), "mean").eval()
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=16, card="# card\n")
+    embedder = Embedder(encoder, tiny_tokenizer(), context_tokens=16)
+    embedder.save(tmp_path / "out")
     model: Any = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     texts = ["w4 w5 w6", "w7 " * 12, "w63"]
-    np.testing.assert_allclose(model.encode(texts), embed(encoder, tokenizer, texts, context_tokens=16), atol=1e-6)
+    np.testing.assert_allclose(model.encode(texts), embedder.embed(texts), atol=1e-6)
     assert model[0].auto_model.config.layer_types == KINDS[:2]
 
 

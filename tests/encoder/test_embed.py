@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from isoembed.encoder.crew import Crew
-from isoembed.encoder.embed import embed, embed_ids, tokenize
+from isoembed.encoder.embed import embed_ids, tokenize
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import TEXTS, load, write_model
@@ -17,8 +18,8 @@ def test_each_row_is_its_own_text_alone_whatever_the_batches(
     tmp_path: Path, pooling: PoolingName, batch_tokens: int
 ) -> None:
     encoder, tokenizer = load(write_model(tmp_path), pooling)
-    alone = [embed(encoder, tokenizer, [text], context_tokens=32)[0] for text in TEXTS]
-    together = embed(encoder, tokenizer, TEXTS, context_tokens=32, batch_tokens=batch_tokens)
+    alone = [Embedder(encoder, tokenizer, 32).embed([text])[0] for text in TEXTS]
+    together = Embedder(encoder, tokenizer, 32).embed(TEXTS, batch_tokens=batch_tokens)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
@@ -35,13 +36,8 @@ def test_a_chunk_a_thread_gives_the_same(tmp_path: Path, threads: int) -> None:
         torch.set_num_threads(count)
         try:
             found.append(
-                embed(
-                    encoder,
-                    tokenizer,
-                    texts,
-                    context_tokens=32,
-                    batch_tokens=100,
-                    progress=lambda done, _: told.append(done),
+                Embedder(encoder, tokenizer, 32).embed(
+                    texts, batch_tokens=100, progress=lambda done, _: told.append(done)
                 )
             )
             assert torch.get_num_threads() == count
@@ -73,16 +69,16 @@ def test_the_context_cuts_and_only_beyond_it(tmp_path: Path) -> None:
     head = "word " * 20
     short = tokenize(tokenizer, [head], context_tokens=None)[0]
     context = len(short) - 2
-    long, cut = embed(encoder, tokenizer, [head + "and a tail", head], context_tokens=context)
+    long, cut = Embedder(encoder, tokenizer, context).embed([head + "and a tail", head])
     np.testing.assert_allclose(long, cut, atol=1e-6)
-    longer, uncut = embed(encoder, tokenizer, [head + "and a tail", head], context_tokens=64)
+    longer, uncut = Embedder(encoder, tokenizer, 64).embed([head + "and a tail", head])
     assert np.abs(longer - uncut).max() > 1e-3
 
 
 def test_dropout_is_off_and_the_mode_comes_back(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path, dropout=0.5))
     encoder.train()
-    first, second = (embed(encoder, tokenizer, TEXTS, context_tokens=32) for _ in range(2))
+    first, second = (Embedder(encoder, tokenizer, 32).embed(TEXTS) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert encoder.training
     assert not any(parameter.grad is not None for parameter in encoder.parameters())
@@ -90,14 +86,14 @@ def test_dropout_is_off_and_the_mode_comes_back(tmp_path: Path) -> None:
 
 def test_a_text_without_tokens_is_the_zero_vector_and_disturbs_no_other(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
-    with_empty = embed(encoder, tokenizer, ["", TEXTS[0], ""], context_tokens=32)
+    with_empty = Embedder(encoder, tokenizer, 32).embed(["", TEXTS[0], ""])
     assert not with_empty[[0, 2]].any()
-    np.testing.assert_allclose(with_empty[1], embed(encoder, tokenizer, [TEXTS[0]], context_tokens=32)[0], atol=1e-6)
+    np.testing.assert_allclose(with_empty[1], Embedder(encoder, tokenizer, 32).embed([TEXTS[0]])[0], atol=1e-6)
 
 
 def test_no_texts_give_no_rows(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
-    assert len(embed(encoder, tokenizer, [], context_tokens=32)) == 0
+    assert len(Embedder(encoder, tokenizer, 32).embed([])) == 0
 
 
 def test_progress_counts_every_text_once(tmp_path: Path) -> None:

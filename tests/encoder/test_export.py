@@ -12,9 +12,9 @@ from torch import nn
 from transformers import MambaConfig, MambaModel
 
 from isoembed.core import InputError
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import POOLING_MODES, export, load_exported
+from isoembed.encoder.export import POOLING_MODES, load_exported
 from isoembed.encoder.load import attend_both_ways, load_model
 from isoembed.encoder.pooling import POOLINGS
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -50,9 +50,9 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
     source = write_model(tmp_path / "base")
     encoder, tokenizer = fine_tuned(source, method, pooling), load_tokenizer(str(source), pooling=pooling)
     before = bits(encoder)
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="# card\n")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="# card\n")
 
-    ours = embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT)
+    ours = Embedder(encoder, tokenizer, CONTEXT).embed(TEXTS)
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(model.encode(list(TEXTS)), ours, atol=1e-5)
     assert model.max_seq_length == CONTEXT
@@ -60,7 +60,7 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
     untrained, _ = load(source, pooling)
-    assert np.abs(embed(untrained, tokenizer, TEXTS, context_tokens=CONTEXT) - ours).max() > 1e-2
+    assert np.abs(Embedder(untrained, tokenizer, CONTEXT).embed(TEXTS) - ours).max() > 1e-2
     after = encoder.state_dict()  # the caller's model, adapters included, is bit for bit what it was
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -68,7 +68,7 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
     again, again_tokenizer, context = load_exported(tmp_path / "out")
     assert context == CONTEXT
     assert again.pooling == pooling
-    np.testing.assert_allclose(embed(again, again_tokenizer, TEXTS, context_tokens=context), ours, atol=1e-5)
+    np.testing.assert_allclose(Embedder(again, again_tokenizer, context).embed(TEXTS), ours, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -76,7 +76,7 @@ def test_servers_find_readout_and_context_where_they_look(tmp_path: Path, poolin
     """Module types as they were named before, one true key for the readout, the context: else vLLM took a decoder's
     last token (its issue 45995), without a word."""
     source = write_model(tmp_path / "base")
-    export(*load(source, pooling), tmp_path / "out", context_tokens=CONTEXT, card="")
+    Embedder(*load(source, pooling), CONTEXT).save(tmp_path / "out", card="")
     modules = json.loads((tmp_path / "out" / "modules.json").read_text())
     assert [module["type"] for module in modules] == [
         f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")
@@ -95,22 +95,22 @@ def test_tokenizers_that_pad_left_or_carry_a_chat_template(
 ) -> None:
     source = write_model(tmp_path / "base", **trap)  # type: ignore[arg-type]
     encoder, tokenizer = load(source, pooling)
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
-    ours = embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT)
+    ours = Embedder(encoder, tokenizer, CONTEXT).embed(TEXTS)
     np.testing.assert_allclose(model.encode(list(TEXTS), batch_size=3), ours, atol=1e-5)
     again, again_tokenizer, _ = load_exported(tmp_path / "out")
-    np.testing.assert_allclose(embed(again, again_tokenizer, TEXTS, context_tokens=CONTEXT), ours, atol=1e-5)
+    np.testing.assert_allclose(Embedder(again, again_tokenizer, CONTEXT).embed(TEXTS), ours, atol=1e-5)
 
 
 def test_a_tokenizer_that_pads_left_is_saved_padding_right(tmp_path: Path) -> None:
     # learned absolute positions: a transformer fed left padding without position ids reads the wrong ones
     texts = ["w5", "w6 w7 w8 w9 w10"]
     encoder, tokenizer = Encoder(tiny("gpt2"), "mean"), tiny_tokenizer(padding_side="left")
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
     assert tokenizer.padding_side == "left"
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
-    np.testing.assert_allclose(model.encode(texts), embed(encoder, tokenizer, texts, context_tokens=CONTEXT), atol=1e-5)
+    np.testing.assert_allclose(model.encode(texts), Embedder(encoder, tokenizer, CONTEXT).embed(texts), atol=1e-5)
 
 
 def test_a_tokenizer_is_written_in_words_that_earlier_versions_of_transformers_read(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_tokenizer_is_written_in_words_that_earlier_versions_of_transformers_r
     for name, extra in (("none", []), ("some", ["w5", "w6"])):
         tokenizer = tiny_tokenizer()
         tokenizer.add_special_tokens({"extra_special_tokens": extra})
-        export(Encoder(tiny("gpt_neox"), "mean"), tokenizer, tmp_path / name, context_tokens=CONTEXT, card="")
+        Embedder(Encoder(tiny("gpt_neox"), "mean"), tokenizer, CONTEXT).save(tmp_path / name, card="")
         settings = json.loads((tmp_path / name / "tokenizer_config.json").read_text())
         assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
         assert "extra_special_tokens" not in settings
@@ -130,7 +130,7 @@ def test_half_precision_weights_are_written_as_fp32(tmp_path: Path) -> None:
     source = write_model(tmp_path / "base")
     encoder, tokenizer = load(source)
     encoder.to(torch.bfloat16)
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
     assert {value.dtype for value in encoder.parameters()} == {torch.bfloat16}
     assert {value.dtype for value in SentenceTransformer(str(tmp_path / "out")).parameters()} == {torch.float32}
 
@@ -138,11 +138,11 @@ def test_half_precision_weights_are_written_as_fp32(tmp_path: Path) -> None:
 def test_the_adapter_is_kept_beside_the_merged_model(tmp_path: Path) -> None:
     source = write_model(tmp_path / "base")
     encoder, tokenizer = fine_tuned(source, LoRA(rank=4, alpha=8), "mean"), load_tokenizer(str(source))
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="# mine\n", keep_adapter=True)
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="# mine\n", keep_adapter=True)
     rebuilt = Encoder(PeftModel.from_pretrained(load_model(str(source)), str(tmp_path / "out" / "adapter")), "mean")
     np.testing.assert_allclose(
-        embed(rebuilt, tokenizer, TEXTS, context_tokens=CONTEXT),
-        embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT),
+        Embedder(rebuilt, tokenizer, CONTEXT).embed(TEXTS),
+        Embedder(encoder, tokenizer, CONTEXT).embed(TEXTS),
         atol=1e-6,
     )
     # the adapter beside it does not change what the folder is
@@ -154,7 +154,7 @@ def test_the_adapter_is_kept_beside_the_merged_model(tmp_path: Path) -> None:
 def test_no_pickle_and_nothing_left_behind(tmp_path: Path) -> None:
     source = write_model(tmp_path / "base")
     encoder, tokenizer = fine_tuned(source, LoRA(rank=4), "mean"), load_tokenizer(str(source))
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="", keep_adapter=True)
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="", keep_adapter=True)
     files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".txt", ".jinja"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
@@ -164,7 +164,7 @@ def test_no_pickle_and_nothing_left_behind(tmp_path: Path) -> None:
 def test_adapter_asked_for_without_lora(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
     with pytest.raises(InputError, match="LoRA"):
-        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="", keep_adapter=True)
+        Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="", keep_adapter=True)
 
 
 def test_an_earlier_export_is_replaced_and_the_rest_of_the_folder_left_alone(tmp_path: Path) -> None:
@@ -174,16 +174,16 @@ def test_an_earlier_export_is_replaced_and_the_rest_of_the_folder_left_alone(tmp
     (out / "recipe.json").write_text("{}")
     tokenizer = load_tokenizer(str(source))
     lora = fine_tuned(source, LoRA(rank=4), "mean")
-    export(lora, tokenizer, out, context_tokens=CONTEXT, card="first", keep_adapter=True)
+    Embedder(lora, tokenizer, CONTEXT).save(out, card="first", keep_adapter=True)
     full = fine_tuned(source, Full(), "mean")
-    export(full, tokenizer, out, context_tokens=CONTEXT, card="second")
+    Embedder(full, tokenizer, CONTEXT).save(out, card="second")
     assert (out / "README.md").read_text() == "second"
     assert not (out / "adapter").exists()  # another model's
     assert (out / "training" / "metrics.jsonl").exists()
     assert (out / "recipe.json").exists()
     exported, _, _ = load_exported(out)
-    ours = embed(full, tokenizer, TEXTS, context_tokens=CONTEXT)
-    np.testing.assert_allclose(embed(exported, tokenizer, TEXTS, context_tokens=CONTEXT), ours, atol=1e-5)
+    ours = Embedder(full, tokenizer, CONTEXT).embed(TEXTS)
+    np.testing.assert_allclose(Embedder(exported, tokenizer, CONTEXT).embed(TEXTS), ours, atol=1e-5)
 
 
 def test_a_file_that_no_export_wrote_is_never_touched(tmp_path: Path) -> None:
@@ -192,11 +192,11 @@ def test_a_file_that_no_export_wrote_is_never_touched(tmp_path: Path) -> None:
     theirs.mkdir()
     (theirs / "README.md").write_text("mine")
     with pytest.raises(InputError, match=r"README\.md"):
-        export(encoder, tokenizer, theirs, context_tokens=CONTEXT, card="")
+        Embedder(encoder, tokenizer, CONTEXT).save(theirs, card="")
     assert [path.name for path in theirs.iterdir()] == ["README.md"]
     assert (theirs / "README.md").read_text() == "mine"
     with pytest.raises(InputError, match="is a file"):
-        export(encoder, tokenizer, theirs / "README.md", context_tokens=CONTEXT, card="")
+        Embedder(encoder, tokenizer, CONTEXT).save(theirs / "README.md", card="")
 
 
 def test_a_marker_cannot_name_what_lies_outside(tmp_path: Path) -> None:
@@ -206,18 +206,18 @@ def test_a_marker_cannot_name_what_lies_outside(tmp_path: Path) -> None:
     for names in ([""], ["../precious"], [str(tmp_path / "precious")], [".."], "precious", [3]):
         (tmp_path / "out" / "isoembed.json").write_text(json.dumps(names))
         with pytest.raises(InputError, match=r"isoembed\.json"):
-            export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+            Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
         assert (tmp_path / "precious").is_dir()
 
 
 def test_a_failing_export_leaves_the_earlier_one_whole(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="first")
     there = sorted((tmp_path / "out").rglob("*"))
     broken = copy.deepcopy(encoder)
     broken.pooling = "no such pooling"
     with pytest.raises(KeyError):
-        export(broken, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
+        Embedder(broken, tokenizer, CONTEXT).save(tmp_path / "out", card="second")
     assert (tmp_path / "out" / "README.md").read_text() == "first"
     assert sorted((tmp_path / "out").rglob("*")) == there
     load_exported(tmp_path / "out")
@@ -228,7 +228,7 @@ def test_a_kill_while_files_move_leaves_no_half_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
 ) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="first")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="first")
     rename, calls = Path.rename, []
 
     def dies(self: Path, target: Path) -> Path:
@@ -240,11 +240,11 @@ def test_a_kill_while_files_move_leaves_no_half_model(
 
     monkeypatch.setattr(Path, "rename", dies)
     with pytest.raises(KeyboardInterrupt):
-        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="second")
+        Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="second")
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"must hold modules\.json"):
         load_exported(tmp_path / "out")
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="third")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="third")
     load_exported(tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "third"
 
@@ -263,7 +263,7 @@ def test_reads_other_peoples_folders(tmp_path: Path, pooling: str) -> None:
     folder = saved(tmp_path, pooling=pooling)
     encoder, tokenizer, context = load_exported(folder)
     theirs = SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS), normalize_embeddings=True)
-    np.testing.assert_allclose(embed(encoder, tokenizer, TEXTS, context_tokens=context), theirs, atol=1e-5)
+    np.testing.assert_allclose(Embedder(encoder, tokenizer, context).embed(TEXTS), theirs, atol=1e-5)
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
@@ -301,13 +301,13 @@ def test_a_folder_with_a_default_prompt_is_refused(tmp_path: Path) -> None:
 def test_every_architecture(tmp_path: Path, architecture: str) -> None:
     texts = ["w5 w6 w7", "w9", " ".join(f"w{index}" for index in range(4, 60)), "w10 w11 w12 w13"]
     encoder, tokenizer = Encoder(tiny(architecture), "mean"), tiny_tokenizer()
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
-    ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT)
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
+    ours = Embedder(encoder, tokenizer, CONTEXT).embed(texts)
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(model.encode(texts), ours, atol=1e-5)
     assert model.get_embedding_dimension() == ours.shape[1]
     again, again_tokenizer, context = load_exported(tmp_path / "out")
-    np.testing.assert_allclose(embed(again, again_tokenizer, texts, context_tokens=context), ours, atol=1e-5)
+    np.testing.assert_allclose(Embedder(again, again_tokenizer, context).embed(texts), ours, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -317,25 +317,23 @@ def test_prompts_travel_with_the_model(tmp_path: Path, pooling: PoolingName, poo
     source = write_model(tmp_path / "base")
     tokenizer, texts = load_tokenizer(str(source), pooling=pooling), [text for text in TEXTS if 1 < len(text) < 100]
     encoder = Encoder(load_model(str(source)), pooling, Prompts(query="find: ", positive="a text: ", pooled=pooled))
-    export(encoder.eval(), tokenizer, tmp_path / "out", context_tokens=CONTEXT * 2, card="")
+    Embedder(encoder.eval(), tokenizer, CONTEXT * 2).save(tmp_path / "out", card="")
     again, again_tokenizer, _ = load_exported(tmp_path / "out")
     assert again.prompts == encoder.prompts
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
-    bare = embed(Encoder(encoder.model, pooling), tokenizer, texts, context_tokens=CONTEXT * 2)
+    bare = Embedder(Encoder(encoder.model, pooling), tokenizer, CONTEXT * 2).embed(texts)
     for name, as_queries in (("query", True), ("document", False)):
-        ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=as_queries)
+        ours = Embedder(encoder, tokenizer, CONTEXT * 2).embed(texts, "query" if as_queries else "document")
         np.testing.assert_allclose(model.encode(texts, prompt_name=name), ours, atol=1e-5)
         theirs = (model.encode_query if as_queries else model.encode_document)(texts)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
-        back = embed(again, again_tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=as_queries)
+        back = Embedder(again, again_tokenizer, CONTEXT * 2).embed(texts, "query" if as_queries else "document")
         np.testing.assert_allclose(back, ours, atol=1e-5)
         assert np.abs(ours - bare).max() > 1e-3  # it is read, whether pooled or not
     if pooling in ("mean", "max", "first"):
         other = Encoder(encoder.model, pooling, encoder.prompts.model_copy(update={"pooled": not pooled}))
-        vectors = embed(other, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=True)
-        assert (
-            np.abs(vectors - embed(encoder, tokenizer, texts, context_tokens=CONTEXT * 2, as_queries=True)).max() > 1e-3
-        )
+        vectors = Embedder(other, tokenizer, CONTEXT * 2).embed(texts, "query")
+        assert np.abs(vectors - Embedder(encoder, tokenizer, CONTEXT * 2).embed(texts, "query")).max() > 1e-3
 
 
 # transformers reads any tokenizer beside a Qwen2 model as Qwen2's own, which the tiny one is not
@@ -345,17 +343,17 @@ def test_attention_both_ways_travels_with_the_model(tmp_path: Path, architecture
     sentence-transformers, and read back; padded or alone."""
     texts = ["w5 w6 w7", "w5 w6 w8", "w5", "w5 " + " ".join(f"w{index}" for index in range(4, 20))]
     tokenizer = tiny_tokenizer()
-    causal = embed(Encoder(tiny(architecture), "first"), tokenizer, texts, context_tokens=CONTEXT)
+    causal = Embedder(Encoder(tiny(architecture), "first"), tokenizer, CONTEXT).embed(texts)
     np.testing.assert_allclose(causal[1:], causal[:-1], atol=1e-5)
     encoder = Encoder(attend_both_ways(tiny(architecture)), "first")
-    ours = embed(encoder, tokenizer, texts, context_tokens=CONTEXT)
+    ours = Embedder(encoder, tokenizer, CONTEXT).embed(texts)
     assert np.abs(ours[1:] - ours[:-1]).max(1).min() > 1e-4
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(model.encode(texts), ours, atol=1e-5)
     np.testing.assert_allclose(model.encode(texts, batch_size=1), ours, atol=1e-5)
     again, again_tokenizer, context = load_exported(tmp_path / "out")
-    np.testing.assert_allclose(embed(again, again_tokenizer, texts, context_tokens=context), ours, atol=1e-5)
+    np.testing.assert_allclose(Embedder(again, again_tokenizer, context).embed(texts), ours, atol=1e-5)
 
 
 def test_an_architecture_that_cannot_look_ahead_is_refused() -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.encoder.config import load_config, read_config
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import KNOWN_MODULES, export, load_exported
+from isoembed.encoder.export import KNOWN_MODULES, load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -33,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export(Encoder(load_model(str(base)), "mean"), load_tokenizer(str(base)), folder, context_tokens=16, card="")
+    Embedder(Encoder(load_model(str(base)), "mean"), load_tokenizer(str(base)), 16).save(folder, card="")
     return folder
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from isoembed.encoder import export as module
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.export import load_exported
 from isoembed.encoder.tokenizer import plain
 from isoembed.encoder.verify import ExportError
 from isoembed.recipe import Prompts
@@ -51,9 +52,10 @@ def _another_context(monkeypatch: pytest.MonkeyPatch) -> None:
 def _another_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     build: Any = module._sentence_transformer
 
-    def built(encoder: Encoder, *others: Any) -> Any:
+    def built(embedder: Embedder, source: Path) -> Any:
+        encoder = embedder.encoder
         swapped = encoder.prompts.model_copy(update={"query": "other: "})
-        return build(Encoder(encoder.model, encoder.pooling, swapped), *others)
+        return build(replace(embedder, encoder=Encoder(encoder.model, encoder.pooling, swapped)), source)
 
     monkeypatch.setattr(module, "_sentence_transformer", built)
 
@@ -74,14 +76,14 @@ def test_a_model_that_is_not_the_trained_one_replaces_nothing(
     """Whatever differs, be it by a fault of ours or a library's: it is said before the earlier export is touched."""
     encoder, tokenizer = load(write_model(tmp_path / "base"), "last")
     encoder = Encoder(encoder.model, "last", Prompts(query="find: ", positive="")).eval()
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="earlier")
+    Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="earlier")
     before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     with torch.no_grad():
         encoder.model.get_input_embeddings().weight.mul_(1.5)  # type: ignore[operator]
     change, message = FAULTS[what]
     change(monkeypatch)
     with pytest.raises(ExportError, match=message) as failed:
-        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="later")
+        Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="later")
     assert failed.value.exit_code == 1
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
 
@@ -91,10 +93,10 @@ def test_what_is_written_after_a_change_is_the_changed_model(tmp_path: Path) -> 
     for factor in (1.0, 1.5):
         with torch.no_grad():
             encoder.model.get_input_embeddings().weight.mul_(factor)  # type: ignore[operator]
-        export(encoder, tokenizer, tmp_path / "out", context_tokens=CONTEXT, card="")
+        Embedder(encoder, tokenizer, CONTEXT).save(tmp_path / "out", card="")
         again, again_tokenizer, _ = load_exported(tmp_path / "out", device="cpu")
         np.testing.assert_allclose(
-            embed(again, again_tokenizer, TEXTS, context_tokens=CONTEXT),
-            embed(encoder, tokenizer, TEXTS, context_tokens=CONTEXT),
+            Embedder(again, again_tokenizer, CONTEXT).embed(TEXTS),
+            Embedder(encoder, tokenizer, CONTEXT).embed(TEXTS),
             atol=1e-6,
         )

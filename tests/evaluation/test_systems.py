@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
 )
 
-from isoembed.encoder.export import export
+from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import evaluate
 from isoembed.evaluation.sts import StsTask
@@ -33,10 +33,10 @@ def texts(count: int, seed: int) -> list[str]:
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: PoolingName) -> None:
     encoder, tokenizer = load(write_model(tmp_path / "base"), pooling)
-    export(encoder, tokenizer, tmp_path / "out", context_tokens=24, card="")
+    Embedder(encoder, tokenizer, 24).save(tmp_path / "out", card="")
     theirs, ours = (
         SentenceTransformer(str(tmp_path / "out"), device="cpu"),
-        Dense(encoder, tokenizer, context_tokens=24),
+        Dense(Embedder(encoder, tokenizer, 24)),
     )
 
     corpus = {f"d{index}": text for index, text in enumerate(texts(150, seed=0))}
@@ -63,7 +63,7 @@ def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: P
 def test_dense_finds_the_text_itself(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
     documents = texts(20, seed=5)
-    found = Dense(encoder, tokenizer, context_tokens=64).search(documents, documents, k=3)
+    found = Dense(Embedder(encoder, tokenizer, 64)).search(documents, documents, k=3)
     assert [hits[0][0] for hits in found] == list(range(20))
     assert [hits[0][1] for hits in found] == pytest.approx([1.0] * 20, abs=1e-5)
     assert all(len(hits) == 3 and hits[0][1] >= hits[1][1] >= hits[2][1] for hits in found)
@@ -73,7 +73,7 @@ def test_static_is_the_mean_of_the_token_table(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
     table = encoder.model.get_parameter("embed_in.weight")
     sample = ["open a file", "", "sort " * 40]
-    vectors = Static(encoder.model, tokenizer, context_tokens=10).embed(sample)
+    vectors = Static(Embedder(encoder, tokenizer, 10)).embed(sample)
     for text, vector in zip(sample, vectors, strict=True):
         ids = tokenizer(text)["input_ids"][:10]
         mean = table[ids].mean(0).detach() if ids else torch.zeros(16)
@@ -125,8 +125,8 @@ def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     scores = evaluate(
         {
-            "base": Dense(encoder, tokenizer, context_tokens=64),
-            "static": Static(encoder.model, tokenizer, context_tokens=64),
+            "base": Dense(Embedder(encoder, tokenizer, 64)),
+            "static": Static(Embedder(encoder, tokenizer, 64)),
             "bm25": BM25(),
         },
         tasks,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.workflows.search import Index
@@ -26,7 +26,7 @@ PLACES = 40 if os.environ.get("ISOEMBED_FUZZ") == "long" else 1
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inside")
     base = str(write_model(folder / "base"))
-    export(Encoder(load_model(base), "mean"), load_tokenizer(base), folder / "model", context_tokens=16, card="")
+    Embedder(Encoder(load_model(base), "mean"), load_tokenizer(base), 16).save(folder / "model", card="")
     Index.build(folder / "model", [("a", "one text"), ("b", "another text")])
     return folder
 

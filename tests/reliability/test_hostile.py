@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from isoembed.core import InputError
 from isoembed.encoder.config import resolve
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.export import load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.sweep.folder import SweepFolder
@@ -85,7 +86,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with an index in it."""
     base = str(write_model(tmp_path_factory.mktemp("base")))
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export(Encoder(load_model(base), "mean"), load_tokenizer(base), folder, context_tokens=16, card="")
+    Embedder(Encoder(load_model(base), "mean"), load_tokenizer(base), 16).save(folder, card="")
     Index.build(folder, [("a", "one text"), ("b", "another text")])
     return folder
 
@@ -148,14 +149,14 @@ def test_an_export_follows_no_link_out_of_its_folder(exported: Path, tmp_path: P
     base = str(write_model(tmp_path / "base"))
     encoder, tokenizer = Encoder(load_model(base), "mean"), load_tokenizer(base)
     folder, precious = tmp_path / "out", tmp_path / "precious"
-    export(encoder, tokenizer, folder, context_tokens=16, card="first")
+    Embedder(encoder, tokenizer, 16).save(folder, card="first")
     precious.mkdir()
     (precious / "file").write_text("mine")
     for name in ("1_Pooling", "README.md"):
         target = precious if (folder / name).is_dir() else precious / "file"
         (folder / name).rename(tmp_path / f"moved-{name}")
         (folder / name).symlink_to(target)
-    export(encoder, tokenizer, folder, context_tokens=16, card="second")
+    Embedder(encoder, tokenizer, 16).save(folder, card="second")
     assert (precious / "file").read_text() == "mine"
     assert (folder / "README.md").read_text() == "second"
     load_exported(folder)

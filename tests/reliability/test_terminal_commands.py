@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from isoembed.cli import terminal
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import export
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.records import FailedRun, Ledger
@@ -42,9 +42,7 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with hostile files of each kind."""
     folder = tmp_path_factory.mktemp("inside")
     base = write_model(folder / NAME)
-    export(
-        Encoder(load_model(str(base)), "mean"), load_tokenizer(str(base)), folder / "model", context_tokens=16, card=""
-    )
+    Embedder(Encoder(load_model(str(base)), "mean"), load_tokenizer(str(base)), 16).save(folder / "model", card="")
     shutil.copytree(folder / "model", folder / f"model{NAME}")
     rows = [{"query": f"{EVIL} {n} what is it?", "pos": f"{EVIL} {n} an answer"} for n in range(40)]
     write_jsonl(folder / "pairs.jsonl", rows)

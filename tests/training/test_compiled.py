@@ -15,8 +15,9 @@ from isoembed.encoder.encoder import base_of, enable_checkpointing
 from isoembed.methods import Freeze, Full, Method
 from isoembed.methods.parts import blocks_of
 from isoembed.training.compiled import compiled
+from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import Execution, run
+from isoembed.training.loop import run
 from isoembed.training.loss import contrastive_loss
 from tests.training.small import assert_same_gradients, batch_ids, gradients, recipe, small_data, small_encoder
 

@@ -14,8 +14,9 @@ from isoembed.data.batches import Batch
 from isoembed.encoder.crew import Crew
 from isoembed.records import RunRecord
 from isoembed.training.distributed import own_share, share_parameters, sum_gradients
+from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import Execution, run
+from isoembed.training.loop import run
 from isoembed.training.objective import Objective
 from tests.training.small import (
     assert_same_gradients,

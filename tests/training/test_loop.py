@@ -22,10 +22,11 @@ from isoembed.encoder.load import load_model, weights_hash
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
 from isoembed.recipe import Recipe
-from isoembed.training import loop, objective
+from isoembed.training import loop, objective, setup, step
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
+from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import DivergedError, Execution, StoppedError, run
+from isoembed.training.loop import StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.watchers import MetricsFile
 from tests.training.small import METHODS, StopAfter, recipe, scarce, small_data
@@ -91,7 +92,7 @@ def test_a_crew_trains_alike_and_resumes_bitwise(
         members.append(count)
         return Crew(encoder)
 
-    monkeypatch.setattr(loop, "Crew", single)
+    monkeypatch.setattr(setup, "Crew", single)
     _, alone = run(planned, data, tmp_path / "alone")
     assert members == [2]
     assert [point.loss for point in alone.loss_curve] == pytest.approx([p.loss for p in whole.loss_curve], rel=1e-4)
@@ -130,7 +131,7 @@ def test_memory_changes_nothing_but_executed_flop(
     planned = recipe(data, method, steps=3)
     records = []
     for kept_tokens in (10**9, 0):
-        monkeypatch.setattr(loop, "plan_memory", scarce(kept_tokens=kept_tokens, prefix_share=0.0))
+        monkeypatch.setattr(setup, "plan_memory", scarce(kept_tokens=kept_tokens, prefix_share=0.0))
         records.append(run(planned, data, tmp_path / str(kept_tokens))[1])
     roomy, tight = records
     assert [point.loss for point in tight.loss_curve] == pytest.approx([p.loss for p in roomy.loss_curve], rel=1e-4)
@@ -151,8 +152,8 @@ def test_frozen_weights_have_neither_gradients_nor_moments(
         made.append(adamw(trainable, planned))
         return made[-1]
 
-    adamw = loop.adamw
-    monkeypatch.setattr(loop, "adamw", kept)
+    adamw = setup.adamw
+    monkeypatch.setattr(setup, "adamw", kept)
     encoder, record = run(recipe(data, method, steps=2), data, tmp_path)
     moments = [value for state in made[0].state.values() for value in state.values() if value.ndim]
     assert sum(value.numel() for value in moments) == 2 * record.trainable_params
@@ -193,7 +194,7 @@ def test_divergence_keeps_the_last_good_weights(
         return value * float("nan") if len(calls) == 3 else value
 
     monkeypatch.setattr(objective, "contrastive_loss", loss)
-    with pytest.raises(DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
+    with pytest.raises(step.DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
         run(recipe(data), data, tmp_path)
     monkeypatch.undo()
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000002"]
@@ -319,7 +320,7 @@ def test_a_batch_that_does_not_fit_is_cut_smaller(
     planned = recipe(data, steps=3)
     _, whole = run(planned, data, tmp_path / "whole")
     attempt, cuts = gradients_that_fail(3, error)
-    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    monkeypatch.setattr(step, "accumulate_gradients", attempt)
     _, record = run(planned, data, tmp_path / "cut")
     assert [point.loss for point in record.loss_curve] == pytest.approx([p.loss for p in whole.loss_curve], rel=1e-5)
     kept = [memory.kept_tokens for memory in cuts]
@@ -329,9 +330,9 @@ def test_a_batch_that_does_not_fit_is_cut_smaller(
 
 def test_one_that_never_fits_is_one_line(data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt, cuts = gradients_that_fail(10**9, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nmore"))
-    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    monkeypatch.setattr(step, "accumulate_gradients", attempt)
     with pytest.raises(
-        loop.OutOfMemoryError, match=r"hold 32 tokens at work; it did not \(CUDA out of memory. Tried 2"
+        step.OutOfMemoryError, match=r"hold 32 tokens at work; it did not \(CUDA out of memory. Tried 2"
     ):
         run(recipe(data, steps=3), data, tmp_path)
     assert (cuts[-1].chunk_tokens, cuts[-1].kept_tokens) == (32, 0)
@@ -341,7 +342,7 @@ def test_any_other_error_is_not_taken_for_memory(
     data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt, cuts = gradients_that_fail(1, RuntimeError("CUDA error: an illegal memory access was encountered"))
-    monkeypatch.setattr(loop, "accumulate_gradients", attempt)
+    monkeypatch.setattr(step, "accumulate_gradients", attempt)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         run(recipe(data, steps=3), data, tmp_path)
     assert len(cuts) == 1

@@ -21,16 +21,18 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.chunks import chunks_of
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed_ids
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, is_sharded
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.export import load_exported
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
-from isoembed.training import loop
+from isoembed.training import setup
 from isoembed.training.distributed import own_share
+from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import Execution, StoppedError, run
+from isoembed.training.loop import StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import measure_footprint
 from isoembed.training.sharding import held_elements, shard, whole
@@ -118,9 +120,9 @@ def train(
     norms = Norms()
     with pytest.MonkeyPatch.context() as patch:
         if optimizer == "sgd":
-            patch.setattr(loop, "adamw", sgd)
+            patch.setattr(setup, "adamw", sgd)
         if execution.shard:
-            patch.setattr(loop, "plan_memory", CUT)
+            patch.setattr(setup, "plan_memory", CUT)
         encoder, record = run(planned, data, folder, execution=execution, watchers=[norms])
     assert not is_sharded(encoder)
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}, record, norms.seen
@@ -164,7 +166,7 @@ def worker(rank: int, folder: Path) -> None:
     for method in RESUMED:
         planned, stopped = recipe(data, method), folder / f"stopped-{method.name}"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "plan_memory", CUT)
+            patch.setattr(setup, "plan_memory", CUT)
             try:
                 run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
             except StoppedError:
@@ -181,7 +183,7 @@ def worker(rank: int, folder: Path) -> None:
     # 4. export by the first rank
     encoder, _ = run(recipe(data, RESUMED[1]), data, folder / "exported", execution=SHARDED)
     if rank == 0:
-        export(encoder, load_tokenizer(MODEL.source), folder / "model", context_tokens=32, card="a card")
+        Embedder(encoder, load_tokenizer(MODEL.source), 32).save(folder / "model", card="a card")
     (folder / f"facts{rank}.json").write_text(json.dumps(facts))
 
 

@@ -14,7 +14,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.plan import SweepRequest
-from isoembed.training.loop import Execution
+from isoembed.training.execution import Execution
 from isoembed.workflows.cluster import run_on_ray
 from isoembed.workflows.sweep import plan_sweep, work_here
 from tests.workflows.small import Losses, losses, reasons, undisturbed

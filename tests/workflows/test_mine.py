@@ -12,8 +12,8 @@ import pytest
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
 from isoembed.data.sources import open_source
-from isoembed.encoder.embed import embed
-from isoembed.encoder.export import export, load_exported
+from isoembed.encoder.embedder import Embedder
+from isoembed.encoder.export import load_exported
 from isoembed.workflows.mine import mine
 from tests.evaluation.tiny import load, write_model
 
@@ -26,7 +26,7 @@ PAIRS += [Pair("file number 0", "another answer to it"), PAIRS[3]]
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     encoder, tokenizer = load(write_model(folder / "base"))
-    export(encoder, tokenizer, folder / "out", context_tokens=CONTEXT, card="")
+    Embedder(encoder, tokenizer, CONTEXT).save(folder / "out", card="")
     return folder / "out"
 
 
@@ -46,9 +46,9 @@ def test_the_nearest_below_the_margin(model: Path, tmp_path: Path, margin: float
 
     encoder, tokenizer, context = load_exported(model)
     corpus = list(dict.fromkeys(pair.positive for pair in PAIRS))
-    vectors = embed(encoder, tokenizer, corpus, context_tokens=context)
+    vectors = Embedder(encoder, tokenizer, context).embed(corpus)
     for row in found:
-        scores = vectors @ embed(encoder, tokenizer, [row["query"]], context_tokens=context)[0]
+        scores = vectors @ Embedder(encoder, tokenizer, context).embed([row["query"]])[0]
         score = dict(zip(corpus, scores.tolist(), strict=True))
         limit = min(score[text] for text in row["pos"]) - margin
         below = [text for text in corpus if text not in row["pos"] and score[text] <= limit]

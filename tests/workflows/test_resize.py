@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from isoembed.encoder.embed import embed
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.export import load_exported
 from isoembed.encoder.load import grow_table, load_model
 from isoembed.encoder.shapes import spec_from_config, spec_of
@@ -82,7 +82,7 @@ def test_the_exported_model_is_the_grown_one(method: str, inside: Path, monkeypa
     texts = ["<item> w5", "<price>", "w4 <item> <price>"]
     assert tokenizer(texts[2]).input_ids == [4, 64, 65]
     theirs = SentenceTransformer(str(inside / "whole"), device="cpu").encode(texts)
-    assert theirs == pytest.approx(embed(encoder, tokenizer, texts, context_tokens=context_tokens), abs=1e-5)
+    assert theirs == pytest.approx(Embedder(encoder, tokenizer, context_tokens).embed(texts), abs=1e-5)
 
 
 def test_the_base_beside_the_export_is_grown_too(inside: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.core import InputError
-from isoembed.encoder.export import export
+from isoembed.encoder.embedder import Embedder
 from isoembed.methods import LoRA
 from isoembed.workflows.search import Index, read_documents
 from tests.encoder.test_export import fine_tuned
@@ -16,7 +16,7 @@ DOCUMENTS = [(f"title {index}", text) for index, text in enumerate(TEXTS)]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     encoder, tokenizer = load(write_model(tmp_path / "base"))
-    export(encoder, tokenizer, tmp_path / "model", context_tokens=24, card="")
+    Embedder(encoder, tokenizer, 24).save(tmp_path / "model", card="")
     return tmp_path / "model"
 
 
@@ -45,7 +45,7 @@ def test_an_index_of_another_model_is_never_used(folder: Path, tmp_path: Path) -
     Index.build(folder, DOCUMENTS)
     source = tmp_path / "base"
     other = fine_tuned(source, LoRA(rank=2), "mean")
-    export(other, load(source)[1], tmp_path / "other", context_tokens=24, card="")
+    Embedder(other, load(source)[1], 24).save(tmp_path / "other", card="")
     (folder / "index").rename(tmp_path / "other" / "index")
     with pytest.raises(InputError, match="another's"):
         Index.load(tmp_path / "other")

@@ -19,21 +19,22 @@ from isoembed.cli.boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.families import NANO
-from isoembed.recipe import Recipe
+from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training import loop
+from isoembed.training.speed import Speed
 from isoembed.workflows import sweep
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import load_request, plan_sweep, prepare_request, run_sweep, work_here
+from isoembed.workflows.sweep import load_request, measure_pace, plan_sweep, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
 #: two workers that save a checkpoint after every step
 RUN = (
     "import sys; from pathlib import Path\n"
-    "from isoembed.training.loop import Execution; from isoembed.workflows.sweep import run_sweep\n"
+    "from isoembed.training.execution import Execution; from isoembed.workflows.sweep import run_sweep\n"
     "how = Execution(checkpoint_seconds=0.0, resume=True)\n"
     "run_sweep(Path(sys.argv[1]), workers=2, every_seconds=0.1, execution=how)\n"
 )
@@ -271,3 +272,22 @@ def test_cells_that_cannot_end_well_are_failed_records_and_block_nothing(
         assert failed.reason == reason
         assert len(failed.failures) == 2
         assert words in failed.failures[0]
+
+
+def test_pace_is_that_of_runs_as_the_sweep_makes_them(
+    request_here: SweepRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where another temperature, pooling or base is timed, or a model of which no run can be planned ends it."""
+    timed: list[Recipe] = []
+
+    def measured(recipe: Recipe, *_: object, **__: object) -> Speed:
+        timed.append(recipe)
+        return Speed(flop_per_second=1e9, setup_seconds=2.0, heldout_seconds=3.0)
+
+    monkeypatch.setattr(sweep, "measure_speed", measured)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)
+    wide = request_here.model_copy(update={"temperature": 0.5, "options": Options(matryoshka=(64,))})
+    found = measure_pace(wide.model_copy(update={"models": ("nano-28k", "nano-389k")}))
+    assert [recipe.model.name for recipe in timed] == ["nano-389k"]
+    assert (timed[0].temperature, timed[0].options) == (0.5, wide.options)
+    assert (found["speeds"], found["run_seconds"]) == ({"nano-389k": 1e9}, {"nano-389k": 5.0})

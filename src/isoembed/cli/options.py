@@ -20,7 +20,7 @@ from isoembed.recipe import Options, Prompts, dims_named
 from isoembed.recommendation.constraints import Constraints
 
 if TYPE_CHECKING:
-    from isoembed.training.loop import Execution
+    from isoembed.training.execution import Execution
     from isoembed.workflows.job import DataOptions
 
 #: names that others give to options of ours: taken, and not shown
@@ -296,7 +296,7 @@ class ExecutionOptions:
 
     def value(self, device: str | None, memory_bytes: float | None) -> Execution:
         """The same for the training loop; `device` is torch's."""
-        from isoembed.training.loop import Execution, precision_named
+        from isoembed.training.execution import Execution, precision_named
 
         return Execution(
             device=device,

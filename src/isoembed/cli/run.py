@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from isoembed.records import RunRecord
-    from isoembed.training.loop import Execution
+    from isoembed.training.execution import Execution
     from isoembed.workflows.job import Job
 
 

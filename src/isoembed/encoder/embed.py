@@ -13,7 +13,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import no_panic
-from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS, chunks_of, even_tokens
 from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, is_sharded, pad
@@ -89,21 +88,3 @@ def embed_ids(
         encoder.train(training)
     embedding_ND = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(chunks)))]
     return embedding_ND.masked_fill(is_empty[:, None], 0.0)
-
-
-def embed(
-    encoder: Encoder,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    context_tokens: int,
-    as_queries: bool = False,
-    batch_tokens: int | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Unit-length embeddings (N, D) of `texts`, float32, computed where the encoder is, behind the encoder's prompt for
-    positives, or for queries where they are some."""
-    prompt = encoder.prompts.query if as_queries else encoder.prompts.positive
-    ids = tokenize(tokenizer, [prompt + text for text in texts], context_tokens=context_tokens)
-    counted = prompt_tokens(tokenizer, prompt)
-    return embed_ids(encoder, ids, prompt=counted, batch_tokens=batch_tokens, progress=progress).numpy()

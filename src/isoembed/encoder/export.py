@@ -8,9 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
@@ -19,7 +18,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, checked, expanded, write_atomically
-from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
 from isoembed.encoder.tokenizer import plain
@@ -27,6 +25,9 @@ from isoembed.encoder.verify import check_written, digests
 from isoembed.methods.qlora import unpacked
 from isoembed.recipe import Prompts
 from isoembed.records import RunRecord
+
+if TYPE_CHECKING:
+    from isoembed.encoder.embedder import Embedder
 
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
@@ -76,28 +77,22 @@ def scratch_folder(place: Path) -> Iterator[Path]:
 
 
 def export(
-    encoder: Encoder,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    context_tokens: int,
-    card: str,
-    record: RunRecord | None = None,
-    keep_adapter: bool = False,
+    embedder: Embedder, folder: Path, *, card: str, record: RunRecord | None = None, keep_adapter: bool = False
 ) -> None:
-    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embed`, where there
+    """Make `folder` a model: `SentenceTransformer(folder).encode(texts)` gives the vectors of `embedder`, where there
     are prompts `encode_query` and `encode_document` do, or `encode` with `prompt_name` "query" or "document".
 
-    Weights are fp32 safetensors with LoRA merged into them (on a copy: `encoder` stays as it is); `card` becomes
+    Weights are fp32 safetensors with LoRA merged into them (on a copy: `embedder` stays as it is); `card` becomes
     README.md, `record` record.json; with `keep_adapter` the LoRA adapter alone is kept under `adapter/`.
 
     Replaces an earlier export and leaves everything else in `folder` alone.  The model is written whole, read again and
-    compared with `encoder` before the earlier one is touched; a kill while files move leaves a folder that is no model,
-    never a mixture of two.
+    compared with `embedder` before the earlier one is touched; a kill while files move leaves a folder that is no
+    model, never a mixture of two.
 
     Raises ExportError where tensors, token ids or vectors of the two differ, and InputError where a file of that name
     is there and no export wrote it, or there is no adapter to keep.
     """
+    encoder = embedder.encoder
     if keep_adapter and not isinstance(encoder.model, PeftModel):
         raise InputError("`keep_adapter` needs a model trained with LoRA, and this one has no adapter; leave it out.")
     if folder.exists() and not folder.is_dir():
@@ -105,14 +100,14 @@ def export(
     with scratch_folder(folder / STAGE) as stage:
         # 1. Transformer + Pooling + Normalize
         with scratch_folder(stage / ".source") as source:
-            weights = _save_source(encoder, tokenizer, source)
-            _sentence_transformer(encoder, source, context_tokens).save(str(stage), create_model_card=False)
+            weights = _save_source(embedder, source)
+            _sentence_transformer(embedder, source).save(str(stage), create_model_card=False)
 
-        _speak_to_servers(stage, POOLING_MODES[encoder.pooling], context_tokens)
+        _speak_to_servers(stage, POOLING_MODES[encoder.pooling], embedder.context_tokens)
 
         # 2. is it what was trained?
         written = open_sentence_transformer(stage, device="cpu")
-        check_written(written, encoder, tokenizer, weights=weights, context_tokens=context_tokens)
+        check_written(written, embedder, weights=weights)
         del written
 
         # 3. what belongs beside it
@@ -141,29 +136,27 @@ def _save_adapter(model: Any, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _save_source(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, source: Path) -> dict[str, str]:
+def _save_source(embedder: Embedder, source: Path) -> dict[str, str]:
     """Write model and tokenizer to `source` as transformers' own folder; the digests of the tensors."""
-    model = _plain(encoder.model)
+    model = _plain(embedder.encoder.model)
     model.save_pretrained(source)
-    saved = plain(tokenizer)
+    saved = plain(embedder.tokenizer)
     saved.padding_side = "right"
     saved.save_pretrained(source)
     return digests(model)
 
 
-def _sentence_transformer(encoder: Encoder, source: Path, context_tokens: int) -> SentenceTransformer:
+def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransformer:
     """The model in `source` as sentence-transformers builds it."""
     transformer = Transformer(
         str(source),
-        max_seq_length=context_tokens,
+        max_seq_length=embedder.context_tokens,
         # named, so that a tokenizer with a chat template still takes plain text
         modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
         module_output_name="token_embeddings",
     )
-    # counted on a vector: where a model projects its output (OPT), the configuration's hidden size is not the width
-    width = embed_ids(encoder, [np.zeros(1, np.int64)]).shape[1]
-    prompts = encoder.prompts
-    pooling = Pooling(width, POOLING_MODES[encoder.pooling], include_prompt=prompts.pooled)
+    prompts, mode = embedder.encoder.prompts, POOLING_MODES[embedder.encoder.pooling]
+    pooling = Pooling(embedder.dimensions, mode, include_prompt=prompts.pooled)
     return SentenceTransformer(
         modules=[transformer, pooling, Normalize()],
         prompts={"query": prompts.query, "document": prompts.positive},

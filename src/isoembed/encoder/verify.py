@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError
 from isoembed.data.prompts import prompt_tokens
-from isoembed.encoder.embed import embed, tokenize
-from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.embed import tokenize
+
+if TYPE_CHECKING:
+    from isoembed.encoder.embedder import Embedder, Side
 
 #: what is compared: short, of several scripts, with spaces at odd places; a long one is put beside them
 TEXTS = ("", "a", "What is 12.5% of 80?", " Füße, 東京 und\n\tkein Ende… 🙂 ", "def f(x):\n    return x[-1]")
@@ -45,16 +47,10 @@ def digests(model: nn.Module) -> dict[str, str]:
     }
 
 
-def check_written(
-    written: Any,
-    encoder: Encoder,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    weights: Mapping[str, str],
-    context_tokens: int,
-) -> None:
+def check_written(written: Any, embedder: Embedder, *, weights: Mapping[str, str]) -> None:
     """Raise ExportError unless `written`, a SentenceTransformer read from a folder on the CPU, holds the tensors of
-    `weights` (see `digests`), reads texts as the same token ids and gives them the vectors of `encoder`."""
+    `weights` (see `digests`), reads texts as the same token ids and gives them the vectors of `embedder`."""
+    encoder, context_tokens = embedder.encoder, embedder.context_tokens
     found = digests(written[0].auto_model)
     other = [name for name in {**weights, **found} if weights.get(name) != found.get(name)]
     if other:
@@ -62,36 +58,31 @@ def check_written(
     if written.max_seq_length != context_tokens:
         raise _differs(f"it cuts texts at {written.max_seq_length} tokens, not at {context_tokens}")
     texts = [*TEXTS, _LONG * (context_tokens // 8 + 1)]
-    prompts = {"query": encoder.prompts.query, "document": encoder.prompts.positive}
+    prompts: dict[Side, str] = {"query": encoder.prompts.query, "document": encoder.prompts.positive}
     for name, prompt in prompts.items():
         for text in (prompt + text for text in texts):
             ours, theirs = (
-                tokenize(each, [text], context_tokens=context_tokens)[0] for each in (tokenizer, written.tokenizer)
+                tokenize(each, [text], context_tokens=context_tokens)[0]
+                for each in (embedder.tokenizer, written.tokenizer)
             )
             if not np.array_equal(ours, theirs):
                 raise _differs(f"{text[:40]!r} is read as tokens {_ends(theirs)}, not {_ends(ours)}")
-        apart = _apart(written, encoder, tokenizer, texts, name, min(context_tokens, _VECTOR_TOKENS))
+        apart = _apart(written, replace(embedder, context_tokens=min(context_tokens, _VECTOR_TOKENS)), texts, name)
         exact = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in encoder.parameters())
         if not apart < (_NEAR if exact else _NEAR_ROUNDED):
             raise _differs(f"vectors of the {name} side are {apart:.2g} apart")
 
 
-def _apart(
-    written: Any,
-    encoder: Encoder,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    side: str,
-    context_tokens: int,
-) -> float:
+def _apart(written: Any, embedder: Embedder, texts: list[str], side: Side) -> float:
     """The longest difference between vectors of `texts` in memory and as sentence-transformers gives them; of those
     with a token to pool, for no vector is right for others."""
-    prompt = encoder.prompts.query if side == "query" else encoder.prompts.positive
-    passed = 0 if encoder.prompts.pooled else prompt_tokens(tokenizer, prompt)
-    ids = tokenize(tokenizer, [prompt + text for text in texts], context_tokens=context_tokens)
+    prompts, tokenizer = embedder.encoder.prompts, embedder.tokenizer
+    prompt = prompts.query if side == "query" else prompts.positive
+    passed = 0 if prompts.pooled else prompt_tokens(tokenizer, prompt)
+    ids = tokenize(tokenizer, [prompt + text for text in texts], context_tokens=embedder.context_tokens)
     texts = [text for text, row in zip(texts, ids, strict=True) if len(row) > passed]
-    ours_ND = embed(encoder, tokenizer, texts, context_tokens=context_tokens, as_queries=side == "query")
-    whole, written.max_seq_length = written.max_seq_length, context_tokens
+    ours_ND = embedder.embed(texts, side)
+    whole, written.max_seq_length = written.max_seq_length, embedder.context_tokens
     try:
         theirs_ND = written.encode(texts, prompt_name=side, show_progress_bar=False)
     finally:

@@ -9,7 +9,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import bm25s
 import numpy as np
@@ -18,13 +18,12 @@ import torch
 from bm25s.stopwords import STOPWORDS_EN
 from sentence_transformers.util import dot_score, semantic_search
 from sentence_transformers.util.quantization import quantize_embeddings
-from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError
-from isoembed.encoder.embed import embed, tokenize
-from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.embed import tokenize
+from isoembed.encoder.embedder import Embedder, Side
+from isoembed.encoder.encoder import base_of
 
 #: (index of the document, its score), best first
 Hits = list[tuple[int, float]]
@@ -56,23 +55,19 @@ class EmbeddingSystem(System):
 
 
 class Dense(EmbeddingSystem):
-    """An encoder, trained or not, with its prompts; of its embeddings the first `dims` dimensions, or all."""
+    """An embedder, trained or not; of its embeddings the first `dims` dimensions, or all."""
 
-    def __init__(
-        self, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int, dims: int | None = None
-    ) -> None:
-        self.encoder, self.tokenizer, self.context_tokens, self.dims = encoder, tokenizer, context_tokens, dims
+    def __init__(self, embedder: Embedder, *, dims: int | None = None) -> None:
+        self.embedder, self.dims = embedder, dims
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        return self._embed(texts, as_queries=False)
+        return self._embed(texts, "document")
 
     def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        return self._embed(texts, as_queries=True)
+        return self._embed(texts, "query")
 
-    def _embed(self, texts: Sequence[str], *, as_queries: bool) -> np.ndarray:
-        embedding_ND = embed(
-            self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=as_queries
-        )
+    def _embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
+        embedding_ND = self.embedder.embed(texts, side)
         if self.dims is None:
             return embedding_ND
         if not 1 <= self.dims < embedding_ND.shape[1]:
@@ -111,11 +106,12 @@ class Quantized(EmbeddingSystem):
 
 
 class Static(EmbeddingSystem):
-    """The token table alone, mean over a text's tokens: what a model gives for no FLOP at all."""
+    """An embedder's token table alone, mean over a text's tokens: what a model gives for no FLOP at all."""
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, context_tokens: int) -> None:
-        self.table_VD = cast(Any, model).get_input_embeddings().weight.detach().float().cpu()
-        self.tokenizer, self.context_tokens = tokenizer, context_tokens
+    def __init__(self, embedder: Embedder) -> None:
+        model: Any = base_of(embedder.encoder.model)
+        self.table_VD = model.get_input_embeddings().weight.detach().float().cpu()
+        self.tokenizer, self.context_tokens = embedder.tokenizer, embedder.context_tokens
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         ids = tokenize(self.tokenizer, texts, context_tokens=self.context_tokens)

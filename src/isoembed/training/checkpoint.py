@@ -24,11 +24,9 @@ from isoembed.training.sharding import part_like, whole
 _Tensors = Mapping[str, torch.Tensor]
 
 
-class LoopState(Frozen):
-    """What the loop has counted so far, and where in the data it stands."""
+class Counters(Frozen):
+    """What a run has done so far, and where in the data it stands; every step makes a new one."""
 
-    recipe_key: str
-    data_fingerprint: str
     step: Count = 0
     epoch: Count = 0
     batch: Count = 0
@@ -39,6 +37,13 @@ class LoopState(Frozen):
     recomputed_flop: float = 0.0
     all_in_flop: float = 0.0
     seconds: float = 0.0
+
+
+class LoopState(Counters):
+    """What a checkpoint says of its run, in `state.json`."""
+
+    recipe_key: str
+    data_fingerprint: str
     losses: tuple[LossPoint, ...] = ()
 
 

@@ -88,7 +88,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Step:
+class Gradient:
     """What one gradient cost: loss in nats; padded tokens run forward and backward; of these, tokens run forward a
     second time from the start, and from the lowest trained block on."""
 
@@ -109,7 +109,7 @@ def accumulate_gradients(
     prompt_tokens: tuple[int, int] = (0, 0),
     pad_id: int = 0,
     bf16: bool = False,
-) -> Step:
+) -> Gradient:
     """Add the gradient of `loss_of` to the `.grad` of the parameters of the crew's encoder: equal to that of one plain
     backward.
 
@@ -117,73 +117,115 @@ def accumulate_gradients(
     Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many of
     the first tokens are a prompt's: of each query, and of each other text.
     """
-    encoder = crew.encoders[0]
-    device = next(encoder.parameters()).device
-    assert not any(value.requires_grad for block in _frozen(encoder, memory) for value in block.parameters())
     sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
     texts = [text for side in sides for text in side]
     before, behind = prompt_tokens
     prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)))
-    lengths = [len(text) for text in texts]
-    chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
-    chunks = split_to(chunks, in_step(encoder, len(chunks)))
-    each = (np.array([len(texts[index]) for index in chunk]) for chunk in chunks)
-    padded = [int(lengths_B.sum() if encoder.packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
-    first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
+    passes = _Passes.over(texts, prompts, crew, memory, pad_id, bf16)
+    numbers = range(len(passes.chunks))
+    with adapters_merged(crew.encoders) if memory.merged else nullcontext():
+        place = to_device(torch.from_numpy(np.argsort(np.concatenate(passes.chunks))), passes.device)
+        embedding_BD = torch.cat(crew.map(passes.embed, numbers))[place]
+        loss, gradient_BD = _loss_and_gradient(embedding_BD, [len(side) for side in sides], loss_of)
+        kept_first = [*numbers[passes.first_kept :], *numbers[: passes.first_kept]]
+        crew.map(partial(passes.backward, gradient_BD=gradient_BD), kept_first)
+    crew.collect_gradients()
+    return passes.cost(loss.item())
 
-    def run(encoder: Encoder, chunk: np.ndarray) -> torch.Tensor:
-        ids_BT, mask_BT = pad([texts[index] for index in chunk], pad_id)
-        # a weight is used once: a cache would hold a second copy of all of them
-        with rows_added(encoder), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompts[chunk])
-        return embedding_BD
 
-    # 1. embed
-    first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = [None] * len(chunks)
+def _loss_and_gradient(
+    embedding_BD: torch.Tensor, sizes: list[int], loss_of: LossOf
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of all ranks' embeddings, cut into sides of these `sizes`, and its gradient with respect to this
+    rank's."""
+    leaves = [gather_rows(side).detach().requires_grad_() for side in embedding_BD.split(sizes)]
+    loss = loss_of(*leaves)
+    loss.backward()
+    return loss, torch.cat([leaf.grad.chunk(world())[rank()] for leaf in leaves if leaf.grad is not None])
 
-    def embed(encoder: Encoder, number: int) -> torch.Tensor:
+
+@dataclass
+class _Passes:
+    """Both passes over the chunks of a batch's texts, and what the first leaves to the second."""
+
+    texts: Sequence[np.ndarray]
+    prompts: torch.Tensor  #: by text, how many of its first tokens are a prompt's
+    memory: Memory
+    device: torch.device
+    pad_id: int
+    bf16: bool
+    chunks: list[np.ndarray]
+    padded: list[int]  #: tokens of each chunk as it runs
+    first_stored: int  #: the first chunk whose prefix output is kept
+    first_kept: int  #: the first chunk whose graph is kept
+
+    def __post_init__(self) -> None:
+        self.first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = [None] * len(self.chunks)
+
+    @classmethod
+    def over(
+        cls,
+        texts: Sequence[np.ndarray],
+        prompts: torch.Tensor,
+        crew: Crew,
+        memory: Memory,
+        pad_id: int,
+        bf16: bool,
+    ) -> _Passes:
+        """Cut the texts and decide what is kept of each chunk."""
+        encoder = crew.encoders[0]
+        assert not any(value.requires_grad for block in _frozen(encoder, memory) for value in block.parameters())
+        lengths = [len(text) for text in texts]
+        chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
+        chunks = split_to(chunks, in_step(encoder, len(chunks)))
+        each = (np.array([lengths[index] for index in chunk]) for chunk in chunks)
+        padded = [int(lengths_B.sum() if encoder.packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
+        first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
+        device = next(encoder.parameters()).device
+        return cls(texts, prompts, memory, device, pad_id, bf16, chunks, padded, first_stored, first_kept)
+
+    def embed(self, encoder: Encoder, number: int) -> torch.Tensor:
+        """The embeddings of a chunk, detached; its graph, its prefix output or its random state is kept."""
         note: PrefixOutput | RandomState | None = None
         with ExitStack() as around:
-            if number < first_kept:
+            if number < self.first_kept:
                 around.enter_context(torch.no_grad())
-                if number >= first_stored:
-                    note = around.enter_context(recorded(_frozen(encoder, memory), device))
+                if number >= self.first_stored:
+                    note = around.enter_context(recorded(_frozen(encoder, self.memory), self.device))
                 else:
-                    note = RandomState.now(device)
-            output = run(encoder, chunks[number])
-        first_pass[number] = output if note is None else note
-        stay_below(memory.limit_bytes)
+                    note = RandomState.now(self.device)
+            output = self._run(encoder, number)
+        self.first_pass[number] = output if note is None else note
+        stay_below(self.memory.limit_bytes)
         return output.detach()
 
-    # 2. loss and its gradient with respect to this rank's embeddings
-    def loss_and_gradient(local_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = local_BD.split([len(side) for side in sides])
-        leaves = [gather_rows(part).detach().requires_grad_() for part in parts]
-        loss = loss_of(*leaves)
-        loss.backward()
-        own = [leaf.grad.chunk(world())[rank()] for leaf in leaves if leaf.grad is not None]
-        return loss, torch.cat(own)
-
-    # 3. backward, kept graphs first
-    def backward(encoder: Encoder, number: int, gradient_BD: torch.Tensor) -> None:
-        known, first_pass[number] = first_pass[number], None
+    def backward(self, encoder: Encoder, number: int, gradient_BD: torch.Tensor) -> None:
+        """Add the gradient of a chunk's texts, run again where no graph was kept."""
+        known, self.first_pass[number] = self.first_pass[number], None
         if isinstance(known, PrefixOutput):
-            with resumed(_frozen(encoder, memory), known, device):
-                output = run(encoder, chunks[number])
+            with resumed(_frozen(encoder, self.memory), known, self.device):
+                output = self._run(encoder, number)
         elif isinstance(known, RandomState):
-            with replayed(known, device):
-                output = run(encoder, chunks[number])
+            with replayed(known, self.device):
+                output = self._run(encoder, number)
         else:
             assert known is not None
             output = known
-        output.backward(gradient_BD[to_device(torch.from_numpy(chunks[number]), device)])
+        output.backward(gradient_BD[to_device(torch.from_numpy(self.chunks[number]), self.device)])
 
-    with adapters_merged(crew.encoders) if memory.merged else nullcontext():
-        place = to_device(torch.from_numpy(np.argsort(np.concatenate(chunks))), device)
-        loss, gradient_BD = loss_and_gradient(torch.cat(crew.map(embed, range(len(chunks))))[place])
-        crew.map(partial(backward, gradient_BD=gradient_BD), [*range(first_kept, len(chunks)), *range(first_kept)])
-    crew.collect_gradients()
-    return Step(loss.item(), sum(padded), sum(padded[:first_stored]), sum(padded[first_stored:first_kept]))
+    def cost(self, loss: float) -> Gradient:
+        """What both passes ran."""
+        stored, kept = self.first_stored, self.first_kept
+        return Gradient(loss, sum(self.padded), sum(self.padded[:stored]), sum(self.padded[stored:kept]))
+
+    def _run(self, encoder: Encoder, number: int) -> torch.Tensor:
+        chunk = self.chunks[number]
+        ids_BT, mask_BT = pad([self.texts[index] for index in chunk], self.pad_id)
+        # a weight is used once: a cache would hold a second copy of all of them
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+        with rows_added(encoder), autocast:
+            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, self.prompts[chunk])
+        return embedding_BD
 
 
 def _frozen(encoder: Encoder, memory: Memory) -> list[nn.Module]:

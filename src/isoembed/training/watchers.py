@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from isoembed.core import InputError, write_atomically
 from isoembed.recipe import Recipe
+from isoembed.records import LossPoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,20 @@ class Watcher(Protocol):
 
     def end(self) -> None:
         """Once, last."""
+
+
+class LossCurve:
+    """The losses of a run, in memory: `points` are those before it began, and grow by one a step."""
+
+    def __init__(self, points: list[LossPoint]) -> None:
+        self.points = points
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None: ...
+
+    def step(self, facts: StepFacts) -> None:
+        self.points.append(LossPoint(step=facts.step, tokens=facts.tokens, loss=facts.loss, rate=facts.rate))
+
+    def end(self) -> None: ...
 
 
 class OutputGoneError(InputError):

@@ -48,7 +48,7 @@ from isoembed.sweep.run import (
     patiently,
     settle,
 )
-from isoembed.training.loop import Execution
+from isoembed.training.execution import Execution
 from isoembed.workflows.node import Parcel, forget, run_cell
 from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep, stop_with_parent
 

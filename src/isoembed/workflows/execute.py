@@ -11,14 +11,17 @@ from transformers import PreTrainedTokenizerFast
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
+from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import Dense
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.run import Failure
 from isoembed.training.checkpoint import checkpoints
-from isoembed.training.loop import DivergedError, Execution, OutOfMemoryError, StoppedError, run
+from isoembed.training.execution import Execution
+from isoembed.training.loop import StoppedError, run
 from isoembed.training.memory import is_out_of_memory
+from isoembed.training.step import DivergedError, OutOfMemoryError
 
 
 @dataclass
@@ -48,8 +51,8 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
         if record.heldout_before is not None:
             bench.untrained[base] = record.heldout_before
         if scored and bench.tasks:
-            record = record.model_copy(update={"scores": scores_of(Dense(
-                encoder, bench.tokenizer, context_tokens=recipe.context_tokens), bench.tasks)})  # fmt: skip
+            system = Dense(Embedder(encoder, bench.tokenizer, recipe.context_tokens))
+            record = record.model_copy(update={"scores": scores_of(system, bench.tasks)})
     except StoppedError:
         raise
     except DivergedError as error:

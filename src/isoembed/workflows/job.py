@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, Memory, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import MARKER, MODULES, clear_export, export, load_exported
+from isoembed.encoder.export import MARKER, MODULES, clear_export
 from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
 from isoembed.encoder.pooling import pool
-from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
@@ -41,8 +41,9 @@ from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.scratch import clear_files, own_place
 from isoembed.training.distributed import barrier, rank
+from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
-from isoembed.training.loop import Execution, run
+from isoembed.training.loop import run
 from isoembed.training.watchers import MetricsFile, Watcher
 
 #: file that says a training run ended well
@@ -252,7 +253,9 @@ def train(
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
-        asked = asked.model_copy(update={"base_hash": weights_hash(load_model(asked.model.source))})
+        asked = asked.model_copy(
+            update={"base_hash": weights_hash(load_model(asked.model.source, depth=asked.model.depth))}
+        )
     if found.recipe.epochs is None and (asked.epochs or 0) > 1:
         repeated = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
         warnings.warn(f"{repeated}; `plan_job` decides for the pairs at hand.", stacklevel=3)  # through `checked`
@@ -313,15 +316,8 @@ def train_job(
         record = record.model_copy(update={"recipe": shown, "key": shown.key})
         if rank() == 0:
             metrics.check()
-            export(
-                encoder,
-                job.tokenizer,
-                out,
-                context_tokens=job.recipe.context_tokens,
-                card=card_of(job, record),
-                record=record,
-                keep_adapter=keep_adapter,
-            )
+            embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
+            embedder.save(out, card=card_of(job, record), record=record, keep_adapter=keep_adapter)
     barrier()
     return record
 
@@ -332,9 +328,9 @@ def evaluate_job(job: Job, out: str | Path, record: RunRecord, tasks: Sequence[T
     `tasks`; write scores.json, and put the scores on the model card, which is the report of the run."""
     out = expanded(out)
     queries, positives = job.data.heldout_texts()
-    trained, tokenizer, context_tokens = load_exported(out)
+    trained = Embedder.load(out)
     heldout = [RetrievalTask.from_pairs("held-out pairs", queries, positives)] if queries else []
-    scores = evaluate(systems_beside(trained, tokenizer, context_tokens, base=job.recipe), [*heldout, *tasks])
+    scores = evaluate(systems_beside(trained, base=job.recipe), [*heldout, *tasks])
     write_atomically(out / "scores.json", scores.model_dump_json(indent=1) + "\n")
     write_atomically(out / "README.md", card_of(job, record, scores))
     return scores
@@ -363,28 +359,13 @@ def evaluate_folder(
     `dims` dimensions of its embeddings alone where that is given, and `quantized` too where that is asked."""
     tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
     folder = Path(model)
-    if (folder / "modules.json").is_file():
-        trained, tokenizer, context_tokens = load_exported(folder)
+    embedder = Embedder.load(model)
+    if (folder / MODULES).is_file():
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
-        return evaluate(
-            systems_beside(
-                trained,
-                tokenizer,
-                context_tokens,
-                base=None if record is None else _at_hand(record.recipe, folder),
-                dims=dims,
-                quantized=quantized,
-            ),
-            tasks,
-        )
-    base, tokenizer = load_model(model), load_tokenizer(model)
-    context_tokens = min(512, spec_of(base, model, model).context)
-    untrained = Dense(Encoder(base, "mean"), tokenizer, context_tokens=context_tokens, dims=dims)
-    systems: dict[str, System] = {
-        "base, untrained": untrained,
-        "static table": Static(base, tokenizer, context_tokens=context_tokens),
-        "BM25": BM25(),
-    }
+        base = None if record is None else _at_hand(record.recipe, folder)
+        return evaluate(systems_beside(embedder, base=base, dims=dims, quantized=quantized), tasks)
+    untrained = Dense(embedder, dims=dims)
+    systems: dict[str, System] = {"base, untrained": untrained, "static table": Static(embedder), "BM25": BM25()}
     return evaluate(systems | (_smaller("base, untrained", untrained) if quantized else {}), tasks)
 
 
@@ -402,24 +383,18 @@ def _at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
 
 
 def systems_beside(
-    trained: Encoder,
-    tokenizer: PreTrainedTokenizerBase,
-    context_tokens: int,
-    *,
-    base: Recipe | None,
-    dims: int | None = None,
-    quantized: bool = False,
+    trained: Embedder, *, base: Recipe | None, dims: int | None = None, quantized: bool = False
 ) -> dict[str, System]:
-    """The trained encoder, `quantized` too where that is asked, and BM25, with its untrained base and that base's token
-    table where the recipe is known; encoders by their first `dims` dimensions, or all."""
+    """The trained model, `quantized` too where that is asked, and BM25, with its untrained base and that base's token
+    table where the recipe is known; embeddings by their first `dims` dimensions, or all."""
     systems: dict[str, System] = {}
     if base is not None:
-        model = load_base(base)
-        untrained = Encoder(model, base.pooling, base.options.prompts).to(next(trained.parameters()).device)
-        systems["base, untrained"] = Dense(untrained, tokenizer, context_tokens=context_tokens, dims=dims)
-        systems["static table"] = Static(model, tokenizer, context_tokens=context_tokens)
+        encoder = Encoder(load_base(base), base.pooling, base.options.prompts)
+        untrained = replace(trained, encoder=encoder.to(next(trained.encoder.parameters()).device))
+        systems["base, untrained"] = Dense(untrained, dims=dims)
+        systems["static table"] = Static(untrained)
     systems["BM25"] = BM25()
-    dense = Dense(trained, tokenizer, context_tokens=context_tokens, dims=dims)
+    dense = Dense(trained, dims=dims)
     return systems | {TRAINED: dense} | (_smaller(TRAINED, dense) if quantized else {})
 
 

@@ -38,7 +38,7 @@ def mine(
 ) -> Mined:
     """Find up to `negatives` hard negatives for each query among all positives of `pairs`, and write them to `out`.
 
-    model: an exported folder, or any sentence-transformers folder that `load_exported` reads.
+    model: an exported folder, or any sentence-transformers folder that `Embedder.load` reads.
     margin: a negative's cosine with the query is lower than that of each of the query's positives by at least this
     much; the nearest that are, are taken.  A larger margin leaves out more false negatives, and more hard ones.
     out: JSONL, a query a line: {"query", "pos": all its positives, "neg": its negatives, perhaps none}, whole or not at

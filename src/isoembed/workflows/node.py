@@ -19,7 +19,8 @@ from isoembed.scratch import own_folder, scratch
 from isoembed.sweep.folder import Attempt, Cell, SweepFolder
 from isoembed.sweep.plan import SweepRequest
 from isoembed.sweep.run import Failure
-from isoembed.training.loop import Execution, StoppedError
+from isoembed.training.execution import Execution
+from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.sweep import REQUEST
 

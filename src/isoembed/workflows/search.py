@@ -16,11 +16,10 @@ import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import Frozen, InputError, fingerprint, sole_writer
-from isoembed.encoder.embed import Progress, embed
-from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.embed import Progress
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.export import load_exported, scratch_folder
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.readers import rows
@@ -48,9 +47,7 @@ class Hit:
 class Index:
     """Documents and their embeddings, with the model that made them."""
 
-    encoder: Encoder
-    tokenizer: PreTrainedTokenizerBase
-    context_tokens: int
+    embedder: Embedder
     documents: tuple[tuple[str, str], ...]
     embedding_ND: np.ndarray
 
@@ -62,16 +59,15 @@ class Index:
         An index that is there already is reused where model and documents are the same.  The title is shown, not
         embedded: the model was trained on texts.
         """
-        encoder, tokenizer, context_tokens = load_exported(folder)
-        model_key = _model_key(encoder, tokenizer, context_tokens)
+        embedder = Embedder(*load_exported(folder))
         pairs = tuple((_encodable(title), _encodable(text)) for title, text in documents)
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
-        key = IndexKey(model=model_key, corpus=_corpus_key(pairs), documents=len(pairs))
+        key = IndexKey(model=_model_key(embedder), corpus=_corpus_key(pairs), documents=len(pairs))
         place = folder / "index"
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
-            embedding_ND = embed(encoder, tokenizer, texts, context_tokens=context_tokens, progress=progress)
+            embedding_ND = embedder.embed(texts, progress=progress)
             with sole_writer(folder), scratch_folder(folder / ".index.partial") as partial:
                 save_file({"embedding": embedding_ND}, partial / "embeddings.safetensors")
                 with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
@@ -79,37 +75,36 @@ class Index:
                 (partial / "index.json").write_text(key.model_dump_json() + "\n", encoding="utf-8")
                 shutil.rmtree(place, ignore_errors=True)
                 partial.rename(place)
-        return cls._read(encoder, tokenizer, context_tokens, place)
+        return cls._read(embedder, place)
 
     @classmethod
     def load(cls, folder: Path) -> Index:
         """The model of an exported `folder` and its index; raises InputError where there is none or it is another's."""
-        encoder, tokenizer, context_tokens = load_exported(folder)
+        embedder = Embedder(*load_exported(folder))
         key = _stored_key(folder / "index")
         if key is None:
             raise InputError(f"{folder} must hold a search index, and there is no whole one in it; build it first.")
-        if key.model != _model_key(encoder, tokenizer, context_tokens):
+        if key.model != _model_key(embedder):
             raise InputError(
                 f"The index in {folder} must belong to the model there, and it is another's; build it anew."
             )
-        return cls._read(encoder, tokenizer, context_tokens, folder / "index")
+        return cls._read(embedder, folder / "index")
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The `k` documents nearest to `query`, best first."""
-        texts = [_encodable(query)]
-        query_D = embed(self.encoder, self.tokenizer, texts, context_tokens=self.context_tokens, as_queries=True)[0]
+        query_D = self.embedder.embed([_encodable(query)], "query")[0]
         score_N = self.embedding_ND @ query_D
         best = np.argsort(-score_N, kind="stable")[:k]
         return [Hit(float(score_N[index]), *self.documents[index]) for index in best]
 
     @classmethod
-    def _read(cls, encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int, place: Path) -> Index:
+    def _read(cls, embedder: Embedder, place: Path) -> Index:
         try:
             embedding_ND = load_file(place / "embeddings.safetensors")["embedding"]
             with (place / "documents.jsonl").open(encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
             documents = tuple((_encodable(str(row["title"])), _encodable(str(row["text"]))) for row in rows)
-            width = len(embed(encoder, tokenizer, ["a"], context_tokens=context_tokens)[0])
+            width = embedder.dimensions
             if embedding_ND.shape != (len(documents), width) or embedding_ND.dtype != np.float32:
                 raise ValueError(
                     f"{len(documents)} documents and width {width}, embeddings of {embedding_ND.shape} "
@@ -119,7 +114,7 @@ class Index:
             raise InputError(
                 f"The index in {place} is damaged ({error}); remove that folder and build it anew."
             ) from None
-        return cls(encoder, tokenizer, context_tokens, documents, embedding_ND)
+        return cls(embedder, documents, embedding_ND)
 
 
 def read_documents(file: Path) -> Iterator[tuple[str, str]]:
@@ -134,10 +129,11 @@ def _encodable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _model_key(encoder: Encoder, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> str:
-    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+def _model_key(embedder: Embedder) -> str:
+    encoder, backend = embedder.encoder, embedder.tokenizer.backend_tokenizer
+    vocabulary = hashlib.sha256(backend.to_str().encode()).hexdigest()
     prompts = [] if encoder.prompts == NO_PROMPTS else [encoder.prompts.model_dump()]
-    return fingerprint([weights_hash(encoder.model), encoder.pooling, vocabulary, context_tokens, *prompts])
+    return fingerprint([weights_hash(encoder.model), encoder.pooling, vocabulary, embedder.context_tokens, *prompts])
 
 
 def _corpus_key(documents: tuple[tuple[str, str], ...]) -> str:

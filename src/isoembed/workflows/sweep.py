@@ -19,29 +19,23 @@ import torch
 from pydantic import ValidationError
 
 from isoembed.core import InputError, portable, write_once
-from isoembed.data.batches import batches
-from isoembed.data.dataset import PairData
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
-from isoembed.encoder.crew import Crew
-from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families import Family
 from isoembed.methods import Full
-from isoembed.recipe import PLAIN, Options
+from isoembed.recipe import PLAIN, Options, Recipe, solve
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, End, SweepFolder
 from isoembed.sweep.pilot import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
 from isoembed.sweep.variations import Variation
-from isoembed.training.gradients import accumulate_gradients
-from isoembed.training.heldout import heldout_loss
-from isoembed.training.loop import HANGUP, Execution, StoppedError, stop_signals
-from isoembed.training.memory import plan_memory
-from isoembed.training.objective import Objective
+from isoembed.training.execution import Execution
+from isoembed.training.loop import StoppedError
+from isoembed.training.signals import HANGUP, stop_signals
+from isoembed.training.speed import measure_speed
 from isoembed.workflows.execute import Bench, execute
 from isoembed.workflows.job import DataOptions
 
@@ -50,8 +44,6 @@ if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
 REQUEST = "sweep.json"
-#: held-out pairs on which their evaluation is timed
-HELDOUT_TIMED = 512
 #: how cells run unless told otherwise
 SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
 #: a worker process that dies without having claimed a cell is replaced this often
@@ -151,61 +143,43 @@ def prepare_request(
     }
 
 
-def measure_pace(request: SweepRequest, *, batches_timed: int = 3) -> dict[str, object]:
-    """The fields of a request that say how fast its runs would be on this machine with all its cores: a few steps on
-    each model, the first one not counted, and what a run, and a worker, take beside steps."""
+def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
+    """The fields of a request that say how fast its runs would be on this machine with all its cores: a few steps of
+    full fine-tuning on each model, and what a run, and a worker, take beside steps."""
     began = time.perf_counter()
-    bench = open_bench(request, Execution())
+    execution = replace(SWEEP_EXECUTION, resume=False)
+    bench = open_bench(request, execution)
     subprocess.run([sys.executable, "-c", f"import {__name__}"], check=False)
     startup = time.perf_counter() - began
     speeds, beside = {}, {}
     for name in request.models:
-        spec = request.family.model(name)
-        began = time.perf_counter()
-        weights_hash(base := load_model(spec.source, depth=spec.depth))
-        encoder = Encoder(Full().apply(base), request.pooling, request.options.prompts)
-        loading = time.perf_counter() - began
-        memory = plan_memory(
-            encoder,
-            batch_pairs=request.batch_pairs,
-            negatives=request.data.negatives,
-            prefixes=len(request.options.matryoshka),
-            context_tokens=request.context_tokens,
-            memory_bytes=None,
-            chunk_tokens=CPU_CHUNK_TOKENS,
-            threads=torch.get_num_threads(),
-        )
-        crew, tokens, seconds = Crew(encoder, memory.members), 0, 0.0
-        optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, fused=True)
-        stream = batches(bench.data, batch_pairs=request.batch_pairs, seed=0)
-        for number, (_, batch) in zip(range(batches_timed + 1), stream, strict=False):
-            started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            accumulate_gradients(
-                crew,
-                batch.query_ids,
-                batch.positive_ids,
-                Objective(request.temperature, request.options).of(batch, torch.device("cpu")),
-                memory,
-                negative_ids=batch.negative_ids,
-                prompt_tokens=batch.prompt_tokens,
-            )
-            optimizer.step()
-            if number:
-                tokens, seconds = tokens + batch.tokens, seconds + time.perf_counter() - started
-        speeds[name] = Full().cost(spec).flop_per_token * tokens / seconds
-        evaluating = _heldout_seconds(encoder, bench.data, memory.chunk_tokens)
-        beside[name] = loading + evaluating
-        startup += evaluating  # of the untrained model, once a worker
+        try:
+            recipe = _timed_recipe(request, name, steps)
+        except InputError:  # no run of this model will be planned, and the plan says why
+            continue
+        speed = measure_speed(recipe, bench.data, execution, steps=steps)
+        speeds[name] = speed.flop_per_second
+        beside[name] = speed.setup_seconds + speed.heldout_seconds
+        startup += speed.heldout_seconds  # of the untrained model, once a worker
     return {"speeds": speeds, "run_seconds": beside, "startup_seconds": startup}
 
 
-def _heldout_seconds(encoder: Encoder, data: PairData, batch_tokens: int) -> float:
-    """What the held-out evaluation of a run takes, by that of some of the pairs."""
-    some = replace(data, heldout=data.heldout[:HELDOUT_TIMED])
-    began = time.perf_counter()
-    heldout_loss(encoder, some, temperature=1.0, batch_tokens=batch_tokens)
-    return (time.perf_counter() - began) * len(data.heldout) / max(1, len(some.heldout))
+def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
+    """Full fine-tuning of `model` for `steps` steps and the one before them."""
+    method, spec, data = Full(), request.family.model(model), request.data
+    recipe = solve(
+        (steps + 1) * request.batch_pairs * data.tokens_per_pair * method.cost(spec).flop_per_token,
+        family=request.family.name,
+        model=spec,
+        method=method,
+        data=data,
+        batch_pairs=request.batch_pairs,
+        context_tokens=request.context_tokens,
+        learning_rate=request.family.peak_rate(spec, method.name, steps=steps + 1, share=method.share(spec))[0],
+        pooling=request.pooling,
+        options=request.options,
+    )
+    return recipe.model_copy(update={"temperature": request.temperature, "base_hash": request.base_hashes.get(model)})
 
 
 def open_bench(request: SweepRequest, execution: Execution) -> Bench:

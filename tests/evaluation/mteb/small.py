@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isoembed.encoder.export import export
+from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import Dense
 from isoembed.families import NANO
 from isoembed.methods import Full
@@ -31,8 +31,8 @@ def exported(folder: Path, *, shift: float = 0.0) -> tuple[Path, Dense]:
     for parameter in encoder.parameters():
         parameter.data.add_(shift)
     made = record(planned(1e10, NANO.models[0], Full()))
-    export(encoder, tokenizer, folder / "out", context_tokens=CONTEXT, card="", record=made)
-    return folder / "out", Dense(encoder, tokenizer, context_tokens=CONTEXT)
+    Embedder(encoder, tokenizer, CONTEXT).save(folder / "out", card="", record=made)
+    return folder / "out", Dense(Embedder(encoder, tokenizer, CONTEXT))
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:

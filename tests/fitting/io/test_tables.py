@@ -51,7 +51,7 @@ def semicolons(text: str) -> str:
         PLAIN.replace("loss\n", "loss,,\n"),
         PLAIN.replace("\n", ',"a\n# b",\n').replace('loss,"a\n# b",', "loss,note,note"),
         ",N,D,loss\n" + "".join(f"{n},{','.join(row)}\n" for n, row in enumerate(ROWS)),
-        gzip.compress(PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
     ],
 )
 def test_forms_of_one_table(tmp_path: Path, content: str | bytes) -> None:

@@ -1,0 +1,109 @@
+"""A text embedding model as one value: opened, used, saved.
+
+Shape legend: N texts, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from isoembed.core import checked, expanded
+from isoembed.data.prompts import prompt_tokens
+from isoembed.encoder.embed import Progress, embed_ids, tokenize
+from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.encoder.export import MARKER, MODULES, export, load_exported
+from isoembed.encoder.load import load_model
+from isoembed.encoder.shapes import spec_of
+from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.records import RunRecord
+
+Side = Literal["query", "document"]
+
+#: README.md of a model that is saved without another
+CARD = "A sentence-transformers model, saved by isoembed.\n"
+#: tokens of a text that are read by a base model that nobody has trained for embeddings
+UNTRAINED_CONTEXT = 512
+
+
+@dataclass(frozen=True, repr=False)
+class Embedder:
+    """An encoder with its pooling and prompts, its tokenizer, and how many tokens of a text are read.
+
+    `Embedder.load("out").embed(["a text"])` gives what sentence-transformers gives for the folder.
+    """
+
+    encoder: Encoder
+    tokenizer: PreTrainedTokenizerBase
+    context_tokens: int
+
+    def __repr__(self) -> str:
+        config: Any = base_of(self.encoder.model).config
+        return f"Embedder({config.model_type}, {self.encoder.pooling} pooling, {self.context_tokens} tokens of a text)"
+
+    @classmethod
+    @checked
+    def load(cls, model: str | Path, *, device: str | None = None) -> Embedder:
+        """The embedding model in a sentence-transformers folder; of a base model (folder, hub id, `nano/NAME`) the mean
+        of its last hidden states, untrained.
+
+        device: where it runs; default: the GPU where there is one.
+
+        Reads safetensors only and runs no code of the folder's.  Raises InputError where there is no such model.
+        """
+        folder = expanded(model)
+        exported = any((folder / name).is_file() for name in (MODULES, MARKER))  # whole, or refused
+        if exported or (folder.is_dir() and not (folder / "config.json").is_file()):
+            return cls(*load_exported(folder, device=device))
+        source = str(model)
+        base, tokenizer = load_model(source), load_tokenizer(source)
+        encoder = Encoder(base, "mean").to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        return cls(encoder, tokenizer, min(UNTRAINED_CONTEXT, spec_of(base, source, source).context))
+
+    @cached_property
+    def dimensions(self) -> int:
+        """D; counted on a vector: where a model projects its output (OPT), its configuration says something else."""
+        return embed_ids(self.encoder, [np.zeros(1, np.int64)]).shape[1]
+
+    @checked
+    def embed(
+        self,
+        texts: Sequence[str],
+        side: Literal["query", "document"] = "document",
+        *,
+        batch_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Unit-length embeddings (N, D) of `texts`, float32, in their order, computed where the encoder is.
+
+        side: `query` puts the prompt for queries in front, `document` that for all other texts; without prompts they
+        are the same.
+        batch_tokens: padded tokens at once; default: as suits the device.
+
+        A text longer than `context_tokens` is cut; one without tokens gets the zero vector, similar to nothing.
+        """
+        if not texts:
+            return np.zeros((0, self.dimensions), np.float32)
+        prompts = self.encoder.prompts
+        prompt = prompts.query if side == "query" else prompts.positive
+        ids = tokenize(self.tokenizer, [prompt + text for text in texts], context_tokens=self.context_tokens)
+        counted = prompt_tokens(self.tokenizer, prompt)
+        return embed_ids(self.encoder, ids, prompt=counted, batch_tokens=batch_tokens, progress=progress).numpy()
+
+    @checked
+    def save(
+        self, folder: str | Path, *, card: str = CARD, record: RunRecord | None = None, keep_adapter: bool = False
+    ) -> None:
+        """Make `folder` a sentence-transformers model; see `isoembed.encoder.export.export`.
+
+        Raises InputError where files are in the way or there is no adapter to keep, ExportError where what was written
+        is not the same model when it is read back.
+        """
+        export(self, expanded(folder), card=card, record=record, keep_adapter=keep_adapter)

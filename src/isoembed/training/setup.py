@@ -1,0 +1,96 @@
+"""From a recipe to what trains it, and the state in which its steps run: one way for runs and for measuring speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from isoembed.encoder.attention import unmasked
+from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS
+from isoembed.encoder.crew import Crew
+from isoembed.encoder.encoder import Encoder, enable_checkpointing
+from isoembed.encoder.load import attend_both_ways, load_base
+from isoembed.recipe import Recipe
+from isoembed.training.compiled import compiled
+from isoembed.training.distributed import share_parameters
+from isoembed.training.execution import Execution
+from isoembed.training.memory import plan_memory
+from isoembed.training.sharding import shard
+from isoembed.training.step import Trainer
+
+
+def set_up(recipe: Recipe, execution: Execution) -> Trainer:
+    """Model, optimiser and how a batch is cut.  Seeds torch with the recipe's seed.
+
+    Raises InputError where the base weights are not those of the recipe, or a stated peak of memory is too small.
+    """
+    device = execution.torch_device()
+    bf16 = execution.uses_bf16(device)
+
+    # 1. model: base weights, method, readout
+    torch.manual_seed(recipe.seed)
+    encoder = untrained(recipe)
+    if execution.checkpointing:
+        enable_checkpointing(encoder.model)
+    share_parameters(encoder, device)
+    if execution.shard:
+        shard(encoder, device)
+    else:
+        encoder.to(device)
+    optimizer = adamw([parameter for parameter in encoder.parameters() if parameter.requires_grad], recipe)
+
+    # 2. how to cut a batch
+    # these keep state between passes, or cannot be in two threads
+    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile or execution.packed
+    memory = plan_memory(
+        encoder,
+        batch_pairs=recipe.batch_pairs,
+        negatives=recipe.data.negatives,
+        prefixes=len(recipe.options.matryoshka),
+        context_tokens=recipe.context_tokens,
+        memory_bytes=execution.memory_bytes,
+        chunk_tokens=execution.chunk_tokens or (GPU_CHUNK_TOKENS if device.type == "cuda" else CPU_CHUNK_TOKENS),
+        threads=1 if alone else torch.get_num_threads(),
+        bf16=bf16,
+        merged=not alone,
+    )
+    return Trainer(recipe, execution, Crew(encoder, memory.members), optimizer, memory, bf16)
+
+
+@contextmanager
+def ready_to_step(trainer: Trainer) -> Iterator[None]:
+    """Inside the body the encoder runs as steps run it: without masks or packed where that is the same, compiled where
+    that is asked.  Held-out losses are computed outside."""
+    encoder, execution = trainer.crew.encoders[0], trainer.execution
+    with ExitStack() as around:
+        if trainer.device.type == "cuda" or execution.packed:
+            context_tokens = trainer.recipe.context_tokens
+            around.enter_context(
+                unmasked(encoder, context_tokens=context_tokens, bf16=trainer.bf16, packed=execution.packed)
+            )
+        if execution.compile:
+            around.enter_context(compiled(encoder))
+        yield
+
+
+def untrained(recipe: Recipe) -> Encoder:
+    """Base weights, method and readout, on the CPU."""
+    base = load_base(recipe)
+    if recipe.options.bidirectional:
+        attend_both_ways(base)
+    return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
+
+
+def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only (biases and norms are not pulled to zero)."""
+    return torch.optim.AdamW(
+        [
+            {"params": [value for value in trainable if value.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [value for value in trainable if value.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        fused=True,
+    )
