@@ -26,7 +26,7 @@ TILE_LOGITS = 1 << 20
 #: the process itself: torch, transformers and peft, the data's index, what was freed and not given back (CPU); or the
 #: context of a GPU, which is on the device and in no tensor
 PROCESS_BYTES = 0.8e9
-#: freed pieces that stand on a CPU where no `--memory` bounds them: median over the nano study, up to three times that
+#: freed pieces that stand on a CPU where no `memory` bounds them: median over the nano study, up to three times that
 FREED_BYTES = 0.5e9
 #: of a graph kept under autocast to bf16, a value: its inputs are halved, norms and residuals stay in fp32
 _BF16_BYTES = 3.0

@@ -53,7 +53,10 @@ class Prompts(Frozen):
     def of(cls, query: str, positive: str, *, pooled: bool) -> Prompts:
         """As a user gave them; raises InputError where there is nothing to leave out of the pooling."""
         if not (query or positive or pooled):
-            raise InputError("`--no-pool-prompt` needs a prompt; got none. Give --query-prompt or --positive-prompt.")
+            raise InputError(
+                "A prompt is left out of the pooling only where there is one; got none. Give `query_prompt` or "
+                "`positive_prompt`."
+            )
         return cls(query=query, positive=positive, pooled=pooled)
 
     def __str__(self) -> str:
@@ -112,7 +115,7 @@ def dims_named(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
-        raise InputError(f"`--matryoshka` must be numbers of dimensions, as 256,128; got {text!r}.")
+        raise InputError(f"`matryoshka` must be numbers of dimensions, as 256,128; got {text!r}.")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -296,7 +299,7 @@ def check_context(context_tokens: int) -> None:
     """Raise InputError where a text would be cut to next to nothing."""
     if context_tokens < LEAST_CONTEXT:
         raise InputError(
-            f"`context_tokens` must be at least {LEAST_CONTEXT}; got {context_tokens}. Raise `--context-tokens`."
+            f"`context_tokens` must be at least {LEAST_CONTEXT}; got {context_tokens}. Raise `context_tokens`."
         )
 
 
@@ -330,14 +333,14 @@ def solve(
     check_batch(batch_pairs)
     if data.pairs is not None and data.pairs < batch_pairs:
         raise InputError(
-            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `--batch-pairs`."
+            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `batch_pairs`."
         )
     cost = method.cost(model)
     step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
     if flop < step_flop:
         raise InputError(
             f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
-            f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `--batch-pairs` or take a smaller model."
+            f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `batch_pairs` or take a smaller model."
         )
     if context_tokens > model.context:
         raise InputError(
@@ -345,7 +348,7 @@ def solve(
         )
     if options.matryoshka and options.matryoshka[0] >= model.hidden:
         raise InputError(
-            f"`--matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
+            f"`matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
             f"them; got {options.matryoshka[0]} for {model.name}."
         )
     return Recipe(

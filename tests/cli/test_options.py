@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_names_of_others_are_taken_and_not_shown(alias: str, name: str, tmp_path
 def test_a_near_miss_names_the_option(tmp_path: Path) -> None:
     assert "--learning-rate" in mistake("recipe", "--budget=1e13", "--lerning-rate=1", inside=tmp_path)
     assert "train" in mistake("trian", inside=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--budget=1e5", "--model=nano-28k"], "lower `--batch-pairs`"),
+        (["--budget=1e13", "--learning-rate=20"], "`--learning-rate`: "),
+        (["--budget=1e13", "--method=lora", "--rank=0"], "`--rank`: "),
+        (["--budget=1e13", "--repeats=measured"], "`--repeats measured`"),
+    ],
+)
+def test_errors_name_the_options_that_set_the_fields(given: list[str], words: str, tmp_path: Path) -> None:
+    """Below the command line nobody knows them: there it is `batch_pairs`."""
+    assert words in mistake("recipe", *given, inside=tmp_path)
+
+
+def test_no_module_below_the_command_line_knows_an_option() -> None:
+    below = Path(boundary.__file__).parents[1]
+    flags = {option for each in ALL.values() for parameter in each.params for option in parameter.opts}
+    for file in below.rglob("*.py"):
+        if "cli" not in file.parts:
+            found = set(re.findall(r"--[a-z][a-z-]+", file.read_text())) & flags
+            assert not found, f"{file.name}: {found}"
 
 
 @pytest.mark.parametrize("device", [device.name for device in DEVICES][:3])

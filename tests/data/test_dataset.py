@@ -321,7 +321,7 @@ def test_one_text_left_to_training_is_refused(tmp_path: Path) -> None:
 def test_labels_are_no_pairs(tmp_path: Path) -> None:
     """Where nothing can be held out it is said, not only counted; with held-out pairs of one's own it is a warning."""
     labels = [Pair(f"text {n}", f"label {n % 4}") for n in range(400)]
-    with pytest.raises(InputError, match=r"shares one with.*different queries: 400, different positives: 4.*--heldout"):
+    with pytest.raises(InputError, match=r"shares one with.*different queries: 400, different positives: 4.*`heldout`"):
         split(tmp_path, labels)
     data = split(tmp_path, labels, heldout=ListSource(numbered(40)))
     assert data.notes[0].startswith("Warning: few different texts (different queries: 400, different positives: 4")

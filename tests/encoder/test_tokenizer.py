@@ -176,7 +176,7 @@ def test_padding_beyond_the_table_is_moved_into_it(tmp_path: Path) -> None:
 
 def test_tokens_beyond_the_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"64 rows, and 2 of .* \('<item>' is 64, '<price>' is 65\).*--resize-embeddings"
+        InputError, match=r"64 rows, and 2 of .* \('<item>' is 64, '<price>' is 65\).*`resize_embeddings`"
     ):
         load_tokenizer(beyond(tmp_path / "added", ["<item>", "<price>"], False))
     source = beyond(tmp_path / "template", ["<first>"], True)

@@ -106,7 +106,7 @@ def test_reads_a_folder_as_beir_ships_it(tmp_path: Path) -> None:
         RetrievalTask.from_folder(folder)
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\t7\t1\n")
     assert RetrievalTask.from_folder(folder).relevant == {"1": {"7": 1}}
-    with pytest.raises(InputError, match="--task retrieval"):
+    with pytest.raises(InputError, match="`task=retrieval`"):
         open_tasks(folder)
 
 

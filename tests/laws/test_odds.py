@@ -75,7 +75,7 @@ def test_a_share_that_follows_from_the_size_says_nothing_of_its_own() -> None:
 
 def test_without_candidates_an_odds_law_is_refused_in_words() -> None:
     points = replace(planted("hoffmann-odds"), candidates=None)
-    with pytest.raises(InputError, match="--candidates"):
+    with pytest.raises(InputError, match="`candidates`"):
         fit(law_named("hoffmann-odds"), points)
 
 
@@ -116,7 +116,7 @@ def test_a_table_says_its_candidates_by_the_option(tmp_path: Path) -> None:
     file = tmp_path / "runs.csv"
     file.write_text("\n".join(lines) + "\n")
     law = law_named("hoffmann-odds")
-    with pytest.raises(InputError, match="--candidates"):
+    with pytest.raises(InputError, match="`candidates`"):
         study_source(file, [law], draws=0, by=())
     found = study_source(file, [law], candidates=1024, draws=0, by=()).laws[0]
     assert found.fit.params["beta"] == pytest.approx(0.5, rel=1e-3)

@@ -196,7 +196,7 @@ def test_a_law_without_a_family_answers_for_none_and_capitals_make_no_other_fami
         return LawSet(laws=tuple(law.model_copy(update={"settings": settings}) for law in laws.laws))
 
     for known in (NANO, PYTHIA):
-        with pytest.raises(InputError, match="fit --family NAME"):
+        with pytest.raises(InputError, match="fit` and its `family"):
             recommend(Budget.parse("5e12"), known, law=of(None), other_settings=True)
     assert nano(5e12, of("Nano")).loss is not None
     assert family_named("Pythia") is PYTHIA

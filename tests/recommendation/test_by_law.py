@@ -269,7 +269,7 @@ def _doubtful(law: LawFile) -> LawFile:
 
 
 def test_a_law_without_a_measured_worth_is_refused_or_not_considered(laws: LawSet, repeating: LawSet) -> None:
-    with pytest.raises(InputError, match="`--repeats measured` needs a law whose runs repeated their data"):
+    with pytest.raises(InputError, match="`repeats=measured` needs a law whose runs repeated their data"):
         limited(laws, pairs=5_000, repeats="measured")
     half = LawSet(laws=(repeating.laws[0], repeating.laws[1].model_copy(update={"repetition": None})))
     found = limited(half, pairs=5_000, repeats="measured")
@@ -343,11 +343,11 @@ def test_settings_default_to_the_laws_and_other_ones_are_refused_unless_asked_fo
         )
     )
     assert asked(narrow).recipe.batch_pairs == 32
-    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 asked.*--other-settings"):
+    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 asked.*`other_settings`"):
         asked(laws, batch_pairs=128)
     with pytest.raises(InputError, match="context tokens 75 there, 64 asked"):
         asked(laws, context_tokens=64)
-    with pytest.raises(InputError, match=r"pooling mean there, max asked.*--other-settings"):
+    with pytest.raises(InputError, match=r"pooling mean there, max asked.*`other_settings`"):
         asked(laws, pooling="max")
     with pytest.raises(InputError, match=r"options none there, candidates over 0\.1 above the positive masked asked"):
         asked(laws, options=Options(mask_margin=0.1))
@@ -384,7 +384,7 @@ def test_laws_that_cannot_choose_a_size_are_refused(laws: LawSet) -> None:
     with pytest.raises(InputError, match="needs a law with N in it; power has none"):
         asked(law_set("power"))
     blind = LawSet(laws=(laws.laws[0].model_copy(update={"draws": None}),))
-    with pytest.raises(InputError, match="--bootstrap 1000"):
+    with pytest.raises(InputError, match="`bootstrap=1000`"):
         asked(blind)
 
 

@@ -65,7 +65,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_budget_must_pay_for_one_step() -> None:
-    with pytest.raises(InputError, match=r"must pay for one step.*lower `--batch-pairs`"):
+    with pytest.raises(InputError, match=r"must pay for one step.*lower `batch_pairs`"):
         recipe(1e6)
 
 

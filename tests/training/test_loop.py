@@ -56,7 +56,7 @@ def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_pa
     planned = recipe(data, method)
     whole_encoder, whole = run(planned, data, tmp_path / "whole")
     part, metrics = tmp_path / "part", MetricsFile(tmp_path / "metrics.jsonl")
-    with pytest.raises(StoppedError, match="--resume"):
+    with pytest.raises(StoppedError, match="`resume`"):
         run(planned, data, part, watchers=[metrics, StopAfter(3)])
     encoder, record = run(planned, data, part, execution=Execution(resume=True), watchers=[metrics])
     assert record.loss_curve == whole.loss_curve
@@ -194,7 +194,7 @@ def test_divergence_keeps_the_last_good_weights(
         return value * float("nan") if len(calls) == 3 else value
 
     monkeypatch.setattr(objective, "contrastive_loss", loss)
-    with pytest.raises(step.DivergedError, match=r"must stay finite.*step 3.*Lower --learning-rate"):
+    with pytest.raises(step.DivergedError, match=r"must stay finite.*step 3.*Lower `learning_rate`"):
         run(recipe(data), data, tmp_path)
     monkeypatch.undo()
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000002"]

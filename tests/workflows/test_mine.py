@@ -68,9 +68,9 @@ def test_what_is_mined_can_be_trained_on(model: Path, tmp_path: Path) -> None:
 def test_refused(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "mined.jsonl"
     out.write_text("mine\n")
-    with pytest.raises(InputError, match="--negatives"):
+    with pytest.raises(InputError, match="`negatives`"):
         mine(model, PAIRS, out, negatives=0)
-    with pytest.raises(InputError, match="--margin"):
+    with pytest.raises(InputError, match="`margin`"):
         mine(model, PAIRS, out, margin=-0.1)
     with pytest.raises(InputError, match="two different positives"):
         mine(model, [Pair("a", "b"), Pair("c", "b")], out)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ class Command(TyperCommand):
                     parser.add_option(obj=each, opts=[alias], dest=each.name, action="store", nargs=each.nargs)
         return parser
 
+    def invoke(self, ctx: Any) -> Any:
+        """Errors of what is below name fields; here they name this command's options."""
+        try:
+            return super().invoke(ctx)
+        except ValidationError as error:
+            raise InputError(with_flags(str(rejected(error)), ctx)) from error
+        except InputError as error:
+            error.args = (with_flags(str(error), ctx),)
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
         for each in sorted(self.get_params(ctx), key=lambda each: each.param_type_name):  # arguments first
@@ -63,6 +75,28 @@ def names_of(command: Any) -> dict[str, tuple[Any, bool]]:
             found |= {name.lstrip("-"): (each, True) for name in (*each.opts, *others)}
             found |= {name.lstrip("-"): (each, False) for name in each.secondary_opts}
     return found
+
+
+def with_flags(text: str, ctx: Any) -> str:
+    """`text` with fields in backticks (`batch_pairs`, `repeats=measured`, `rank` of LoRA) as the options that set them:
+    those of the command that runs, else of any."""
+    flags: dict[str, str] = {}
+    for command in (*_commands(ctx.find_root().command), ctx.command):
+        for name, (parameter, is_positive) in names_of(command).items():
+            if is_positive:
+                flags[name.replace("-", "_")] = max(parameter.opts, key=len)
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        return found[0] if name not in flags else f"`{flags[name]}{'' if value is None else f' {value}'}`"
+
+    return re.sub(r"`([a-z][a-z_]*)(?:=([\w-]+))?`(?: of [A-Z][A-Za-z]*(?=:))?", flag, text)
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from _commands(below)
 
 
 def _hold(command: Any) -> None:

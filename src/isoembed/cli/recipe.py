@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from isoembed.cli import terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
 from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOptions, ModelOptions, TrainingOptions
 from isoembed.core import InputError, rejected
@@ -67,7 +68,7 @@ def recipe(
     else:
         from isoembed.report.terminal.recommendation import recommendation_text
 
-        terminal.console().print(recommendation_text(recommendation, budget.gpu))
+        terminal.console().print(recommendation_text(flagged(recommendation, ctx), budget.gpu))
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -86,6 +87,17 @@ def read_recipe(file: Path) -> Recipe:
         return Recipe.model_validate_json(json.dumps({key: each for key, each in value.items() if key not in _DERIVED}))
     except ValidationError as error:
         raise rejected(error, f"the recipe in {file}") from None
+
+
+def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendation:
+    """The recommendation as it is shown: its notes name the command's options, not fields."""
+    notes = []
+    for each in recommendation.notes:
+        said = {
+            name: with_flags(value, ctx) if isinstance(value, str) else value for name, value in each.fields.items()
+        }
+        notes.append(each.model_copy(update={"fields": said}))
+    return recommendation.model_copy(update={"notes": tuple(notes)})
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from isoembed.budget import Budget
 from isoembed.cli import pilot, terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions, given
 from isoembed.cli.options import (
     AsJson,
@@ -24,7 +25,7 @@ from isoembed.cli.options import (
     TrainingOptions,
 )
 from isoembed.cli.parse import size_in_bytes
-from isoembed.cli.recipe import read_recipe, recommendation_json
+from isoembed.cli.recipe import flagged, read_recipe, recommendation_json
 from isoembed.core import InputError
 
 if TYPE_CHECKING:
@@ -113,8 +114,10 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             file.save(ctx)
         if job is None:
             return
-        console.print(section("Recipe"), recommendation_text(job.recommendation, budget.gpu), section("Data"))
-        console.print("\n".join(job.data.notes), markup=False)
+        console.print(
+            section("Recipe"), recommendation_text(flagged(job.recommendation, ctx), budget.gpu), section("Data")
+        )
+        console.print(with_flags("\n".join(job.data.notes), ctx), markup=False)
         if not asked.output.dry_run:
             _train(asked, job, execution, console, whole=planned.spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():

@@ -70,7 +70,7 @@ def batches(
     pairs = len(train)
     if pairs < batch_pairs:
         raise InputError(
-            f"The data must hold at least one batch: {pairs} pairs < {batch_pairs}; lower --batch-pairs or bring more."
+            f"The data must hold at least one batch: {pairs} pairs < {batch_pairs}; lower `batch_pairs` or bring more."
         )
     last = pairs // batch_pairs
     position = start

@@ -255,7 +255,7 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
         raise InputError(
             f"Held-out pairs must not share their texts with many others; each pair of {store.facts.source} shares one "
             f"with {SHARED_PAIRS} or more of the {len(rows):,} ({_variety(store, rows)}). These are labels rather than "
-            "pairs: bring pairs of a text of its own, or held-out pairs (--heldout)."
+            "pairs: bring pairs of a text of its own, or held-out pairs (`heldout`)."
         )
     chosen = _choose(store, rows[candidates], wanted, seed)
     remaining = rows[~np.isin(group, apart)]

@@ -132,7 +132,7 @@ class TokenStore:
             if (count := prompt_tokens(tokenizer, side)) > context_tokens // 2:
                 raise InputError(
                     f"A prompt must leave half of the context to the text; {side!r} has {count} tokens of "
-                    f"{context_tokens}. Shorten it, or raise --context-tokens."
+                    f"{context_tokens}. Shorten it, or raise `context_tokens`."
                 )
         hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
         before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []

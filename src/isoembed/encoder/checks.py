@@ -30,7 +30,7 @@ _QUANTISED = re.compile(
 )
 
 _UNQUANTISED = (
-    "Choose the model that it was made of, in 16 or 32 bits (--method qlora quantises it to 4 bits for the training)."
+    "Choose the model that it was made of, in 16 or 32 bits (`method=qlora` quantises it to 4 bits for the training)."
 )
 
 

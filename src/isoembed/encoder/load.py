@@ -76,7 +76,7 @@ def grow_table(model: nn.Module, rows: int) -> nn.Module:
         except Exception as error:  # whatever it raises: each architecture keeps its table its own way
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise InputError(
-                f"`--resize-embeddings` needs an architecture whose token table can grow; {table.config.model_type}'s "
+                f"`resize_embeddings` needs an architecture whose token table can grow; {table.config.model_type}'s "
                 f"cannot ({reason}). Leave it out, or choose another model."
             ) from None
     return model
@@ -142,7 +142,7 @@ def attend_both_ways(model: nn.Module) -> nn.Module:
             looks_ahead = False
         if not looks_ahead:
             raise InputError(
-                f"`--bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
+                f"`bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
                 "not. Leave it out, or choose another model."
             )
     return model

@@ -67,7 +67,7 @@ def pool(name: str, prompts: Prompts = NO_PROMPTS) -> Pooling:
         raise InputError(f"`pooling` must be one of {', '.join(POOLINGS)}; got {name!r}.")
     if not prompts.pooled and name == "weighted-mean":
         raise InputError(
-            "`--no-pool-prompt` needs a readout whose weights do not count the prompt's tokens; got weighted-mean. "
-            "Choose --pooling mean, last, first or max."
+            "A prompt is left out of a pooling whose weights do not count its tokens; got weighted-mean. "
+            "Choose mean, last, first or max as `pooling`."
         )
     return POOLINGS[name]

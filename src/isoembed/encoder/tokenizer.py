@@ -128,11 +128,11 @@ def _within(tokenizer: PreTrainedTokenizerFast, rows: int | None, source: str) -
         raise InputError(
             f"Every token must have a row in the model's token table; that of {source!r} has {rows:,} rows, and "
             f"{len(needed):,} of its tokenizer's tokens lie beyond ({some}). Let the table grow with "
-            "`--resize-embeddings`, or fetch the tokenizer that belongs to it."
+            "`resize_embeddings`, or fetch the tokenizer that belongs to it."
         )
     _LOG.warning(
         "The tokenizer of %r has special tokens beyond the %s rows of the model's token table (%s): they are taken "
-        "out, and a text that spells one is read as plain text (--resize-embeddings gives them rows).",
+        "out, and a text that spells one is read as plain text (`resize_embeddings` gives them rows).",
         source,
         f"{rows:,}",
         ", ".join(sorted(beyond - {tokenizer.pad_token})[:3]) or "its padding",

@@ -72,7 +72,7 @@ class Dense(EmbeddingSystem):
             return embedding_ND
         if not 1 <= self.dims < embedding_ND.shape[1]:
             raise InputError(
-                f"`--truncate-dim` must be at least 1 and fewer than the embedding's {embedding_ND.shape[1]} "
+                f"`truncate_dim` must be at least 1 and fewer than the embedding's {embedding_ND.shape[1]} "
                 f"dimensions; got {self.dims}."
             )
         return functional.normalize(torch.from_numpy(embedding_ND[:, : self.dims]), dim=-1).numpy()

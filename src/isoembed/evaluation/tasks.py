@@ -23,7 +23,7 @@ ALL_READERS = READERS | {kind: partial(LibraryTask.from_folder, kind) for kind i
 def open_task(kind: str, path: Path) -> Task:
     """The task of `kind` (one of ALL_READERS) at `path`; raises InputError where there is none."""
     if kind not in ALL_READERS:
-        raise InputError(f"`--task` must be one of {', '.join(ALL_READERS)}; got {kind!r}.")
+        raise InputError(f"`task` must be one of {', '.join(ALL_READERS)}; got {kind!r}.")
     if not path.exists():
         raise InputError(f"The {kind} task must exist; there is nothing at {path}.")
     return ALL_READERS[kind](path)
@@ -33,7 +33,7 @@ def open_tasks(folder: Path) -> tuple[Task, ...]:
     """Every task of a folder with retrieval/NAME and sts/NAME in it, by kind and name; other kinds are passed over."""
     tasks = tuple(open_task(kind, path) for kind, path in task_folders(folder, READERS))
     if not tasks and (folder / "corpus.jsonl").is_file():
-        raise InputError(f"{folder} is one retrieval task: say so with --task retrieval.")
+        raise InputError(f"{folder} is one retrieval task: say so with `task=retrieval`.")
     if not tasks:
         raise InputError(
             f"A folder of tasks must hold retrieval/NAME or sts/NAME; {folder} does not. Name another one."

@@ -26,7 +26,7 @@ from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.records import RunRecord
 
-#: what `--holdout` may say, and the hold-outs that it means
+#: what `holdout` may say, and the hold-outs that it means
 HOLDOUTS: dict[str, tuple[By, ...]] = {
     "largest": ("largest-size", "largest-budget"),
     "largest-size": ("largest-size",),
@@ -99,13 +99,13 @@ def open_source(
     """The runs of a table or a ledger, a group a method; arguments as those of `study_source`."""
     if not isinstance(source, Path) or source.is_dir() or source.name.endswith(".jsonl.gz"):
         if method_column is not None:
-            raise InputError(f"A ledger names its methods itself; got --method-col {method_column}: leave it out.")
+            raise InputError(f"A ledger names its methods itself; got `method_col` {method_column}: leave it out.")
         if candidates is not None:
             raise InputError(
-                f"A ledger says among how many its losses are; got --candidates {candidates}: leave it out."
+                f"A ledger says among how many its losses are; got `candidates` {candidates}: leave it out."
             )
         if family is not None:
-            raise InputError(f"A ledger names its family itself; got --family {family}: leave it out.")
+            raise InputError(f"A ledger names its family itself; got `family` {family}: leave it out.")
         if isinstance(source, Path):
             return read_ledger(source, laws, names, target=target)
         return group_runs(source, laws, names, target=target)
@@ -131,7 +131,7 @@ def study(
     Raises InputError where no law can be fitted.
     """
     if len(laws) > 1 and not by:
-        raise InputError("Laws are compared on what is held out; give a --holdout other than none, or one law.")
+        raise InputError("Laws are compared on what is held out; give a `holdout` other than none, or one law.")
     group = _thinned(_below_chance(laws, group))
     tested: list[_Tested] = []
     reasons: list[InputError] = []

@@ -28,7 +28,7 @@ LAWS: tuple[Law, ...] = (
     Odds(FRANTAR),
     INTERACTION_ODDS,
 )
-#: laws of N and D that `--law best` lets compete, that of the odds where the candidates are known; the others need
+#: laws of N and D that `law=best` lets compete, that of the odds where the candidates are known; the others need
 #: columns or meanings of their own
 COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE, INTERACTION_ODDS)
 

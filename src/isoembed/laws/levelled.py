@@ -49,5 +49,5 @@ class Levelled(Law):
     def check(self, points: Points) -> None:
         raise InputError(
             f"`law` must be one that is fitted: {self.name} is {self.form.name} moved to other pairs; fit "
-            f"{self.form.name}, or take `--level-from`."
+            f"{self.form.name}, or take `level_from`."
         )

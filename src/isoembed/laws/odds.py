@@ -71,7 +71,7 @@ class Odds(Law):
         if above := int(np.sum(points.loss >= chance)):
             raise InputError(
                 f"The {self.name} law needs losses below chance, ln {_candidates(points):g} = {chance:.3f}: {above} of "
-                f"{len(points)} runs are not. Leave them out, or state the --candidates of the loss."
+                f"{len(points)} runs are not. Leave them out, or state the `candidates` of the loss."
             )
         super().check(points)
 
@@ -81,6 +81,6 @@ def _candidates(points: Points) -> float:
     if points.candidates is None:
         raise InputError(
             "An odds law needs to know among how many candidates the loss was taken; a table does not say: give "
-            "--candidates."
+            "`candidates`."
         )
     return float(points.candidates)

@@ -52,7 +52,7 @@ def applicable(laws: LawSet, request: Request, *, other_settings: bool) -> Appli
             return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=words) for kind in both))
         raise InputError(
             f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
-            "(`isoembed validate`), fit a law to runs of yours, or say --other-settings."
+            "(`isoembed validate`), fit a law to runs of yours, or say `other_settings`."
         )
     worth = exchange(laws.settings, request.step_tokens)
     notes = [note("known", "steps", worth=worth)]
@@ -87,7 +87,7 @@ def _differences(laws: LawSet, request: Request) -> dict[str, str]:
     if settings.family is None:
         raise InputError(
             "A law speaks for one family, and this one's table named none: it serves fits and figures. Fit it again "
-            f"with `isoembed fit --family NAME`, if its losses are contrastive ones of {request.family.name} models."
+            f"with `isoembed fit` and its `family`, if its losses are contrastive ones of {request.family.name} models."
         )
     if not request.family.is_called(settings.family):
         raise InputError(

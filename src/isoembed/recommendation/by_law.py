@@ -188,7 +188,7 @@ def _remedy(law: LawFile) -> str:
     """What would repeat the data, where that is not known to be of no use."""
     if law.repetition is not None and law.repetition.worthless:
         return ""
-    return f" (--repeats {'muennighoff' if law.repetition is None else 'measured'} would repeat them)"
+    return f" (`repeats={'muennighoff' if law.repetition is None else 'measured'}` would repeat them)"
 
 
 def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[RecipeNote]:

@@ -36,7 +36,7 @@ def by_rule(request: Request) -> Recommendation:
     """
     if request.constraints.repeats != "none":
         raise InputError(
-            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked; give --law or drop it."
+            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked; give `law` or drop it."
         )
     flop, speed = request.budget.flop_at()
     method, notes = _choose_method(request)
@@ -85,8 +85,8 @@ def _choose_method(request: Request) -> tuple[Method, list[RecipeNote]]:
         method, notes = _by_published_rule(request, rule), [note("basis", "published-rule"), why]
     if not request.constraints.allows(method):
         raise InputError(
-            f"Without a law {method.name} is the only choice of the rule; --methods allows {', '.join(allowed or ())}. "
-            "Name one with --method, or give a --law."
+            f"Without a law {method.name} is the only choice of the rule; `methods` allows {', '.join(allowed or ())}. "
+            "Name one with `method`, or give a `law`."
         )
     return method, notes
 
@@ -97,7 +97,7 @@ def _by_published_rule(request: Request, rule: MethodRule) -> Method:
     if not low <= flop <= high:
         raise InputError(
             f"The paper's rule holds for budgets of {low:.2g} to {high:.2g} FLOP and is not extrapolated; got "
-            f"{flop:.3g}. Name `--method` (and `--model`) yourself, or run a pilot on your budget."
+            f"{flop:.3g}. Name `method` (and `model`) yourself, or run a pilot on your budget."
         )
     return Full() if flop <= rule.full_up_to_flop else LoRA(rank=rule.ranks[0], alpha=2.0 * rule.ranks[0])
 
@@ -118,7 +118,7 @@ def _candidates(request: Request, method: Method) -> list[RankedRecipe]:
             continue
         notes = request.unspent(flop, recipe)
         if recipe.steps < MIN_STEPS:
-            fields = {"steps": recipe.steps, "least": MIN_STEPS, "remedy": "; lower --batch-pairs"}
+            fields = {"steps": recipe.steps, "least": MIN_STEPS, "remedy": "; lower `batch_pairs`"}
             notes.insert(0, note("warning", "few-steps", **fields))
         candidates.append(
             RankedRecipe(recipe=recipe, tokens_per_param=recipe.train_tokens / spec.params, notes=tuple(notes))

@@ -89,8 +89,8 @@ def candidates_of(laws: LawSet, request: Request) -> list[Candidate]:
         _check_law(law)
         if request.constraints.repeats == "measured" and law.repetition is None:
             errors.append(
-                f"`--repeats measured` needs a law whose runs repeated their data: the {law.method or law.law} law has "
-                "no R*. Add such runs with `sweep plan --pairs` and fit again, or say --repeats muennighoff."
+                f"`repeats=measured` needs a law whose runs repeated their data: the {law.method or law.law} law has "
+                "no R*. Add such runs with `isoembed sweep plan` (`pairs`) and fit again, or say `repeats=muennighoff`."
             )
             continue
         for model in request.models:
@@ -114,7 +114,7 @@ def _check_law(law: LawFile) -> None:
     if (fewest := min(drawn)) < LEAST_DRAWS:
         raise InputError(
             f"Probabilities need {LEAST_DRAWS} bootstrap draws; the {law.method or law.law} law has {fewest}. Fit "
-            "again with --bootstrap 1000."
+            "again with `bootstrap=1000`."
         )
 
 

@@ -63,6 +63,6 @@ class Constraints(Frozen):
         if left <= 0:
             raise InputError(
                 f"`budget` must pay for serving too: embedding {self.serving_tokens:.3g} tokens with {model.name} "
-                f"costs {flop - left:.3g} FLOP of {flop:.3g}; raise it, or lower `--serving-tokens`."
+                f"costs {flop - left:.3g} FLOP of {flop:.3g}; raise it, or lower `serving_tokens`."
             )
         return left

@@ -225,8 +225,8 @@ def _out_of_reach(laws: LawSet, flop: float, nearest: Extrapolation) -> str:
     how = nearest.describe() if nearest.outside else "the law forecasts next to no loss"
     return (
         f"A law holds to {FARTHEST:g} times beyond its runs in C, N and D: these go from {low} to {high} FLOP, and at "
-        f"{flop:.3g} the nearest candidate is {how}. Run a pilot (`isoembed run --pilot`), add runs nearer to it, or "
-        "leave --law out for a guess by rule."
+        f"{flop:.3g} the nearest candidate is {how}. Run a pilot (`isoembed run` with `pilot`), add runs nearer to it, "
+        "or leave `law` out for a guess by rule."
     )
 
 

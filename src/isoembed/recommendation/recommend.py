@@ -111,7 +111,7 @@ def default_family(budget: Budget) -> Family:
         named = ", ".join(family.name for family in FAMILIES if family.name != NANO.name)
         raise InputError(
             f"A budget in time or money, or above {DEFAULT_MOST_FLOP:.2g} FLOP, needs a named family; got "
-            f"{budget.stated}. Give --family ({named}), or --model with a hub id or folder."
+            f"{budget.stated}. Give `family` ({named}), or `model` with a hub id or folder."
         )
     return NANO
 

@@ -40,7 +40,7 @@ class ForecastGrid:
 
     def __init__(self, evidence: ReportData) -> None:
         if evidence.laws is None:
-            raise InputError("A forecast needs a law; give one with --law, or more runs.")
+            raise InputError("A forecast needs a law; give one with `law`, or more runs.")
         self.laws = evidence.laws
         recipe = evidence.records[0].recipe
         request = Request(

@@ -18,7 +18,7 @@ def write_figure(made: go.Figure, out: Path, *, width: int, height: int, dark: b
     Raises InputError for another ending, and where PNG or SVG find no browser.
     """
     if out.suffix not in FORMATS:
-        raise InputError(f"`--out` must end in {', '.join(FORMATS)}; got {out.name!r}.")
+        raise InputError(f"`out` must end in {', '.join(FORMATS)}; got {out.name!r}.")
     drawn = go.Figure(made).update_layout(template=template("dark" if dark else "light"))
     if out.suffix == ".html":
         write_atomically(out, drawn.to_html(include_plotlyjs=True, full_html=True))

@@ -188,7 +188,7 @@ class PilotPlanner(Planner):
             raise PilotTooSmallError(
                 f"A pilot needs {LEAST_RUNS} runs of {LEAST_STEPS} steps or more, and something left for others: about "
                 f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "
-                "lower --batch-pairs."
+                "lower `batch_pairs`."
             )
         kept, cost = methods_paid_for(self.request.methods, possible, self.request.allowance_flop)
         for name in self.request.methods:

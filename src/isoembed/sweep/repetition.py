@@ -40,7 +40,7 @@ class Repeated(Frozen):
 def pairs_named(text: str) -> tuple[int, ...]:
     """Numbers of unique pairs as a user writes them: `8000,2000` -> (2000, 8000).  Raises InputError for others."""
     if not all(part.strip().isdecimal() and int(part) > 1 for part in text.split(",")):
-        raise InputError(f"`--pairs` must be numbers of unique pairs, 2 or more, as 2000,8000; got {text!r}.")
+        raise InputError(f"`pairs` must be numbers of unique pairs, 2 or more, as 2000,8000; got {text!r}.")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 

@@ -57,13 +57,13 @@ def variation_named(text: str, pooling: PoolingName, options: Options) -> Variat
         changed["bidirectional"] = True
     else:
         raise InputError(
-            "`--vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` readout "
+            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` readout "
             "and prompts read other tokens and need a sweep of their own; "
             f"got {text!r} in a sweep of {pooling} pooling."
         )
     varied = Variation(pooling=readout, options=Options(**changed))
     if (varied.pooling, varied.options) == (pooling, options):
-        raise InputError(f"`--vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
+        raise InputError(f"`vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
     return varied
 
 

@@ -103,7 +103,7 @@ def load_checkpoint(
     if not found:
         return fresh
     newest = found[-1]
-    remedy = f"remove {newest} to go on from the one before, or give another --out"
+    remedy = f"remove {newest} to go on from the one before, or give another `out`"
     try:
         state = LoopState.model_validate_json((newest / "state.json").read_bytes())
         weights = load_file(newest / "model.safetensors")
@@ -116,7 +116,7 @@ def load_checkpoint(
             f"The checkpoint {newest} is damaged ({len(state.losses)} losses of {state.step} steps); {remedy}."
         )
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
-        raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another --out.")
+        raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another `out`.")
     trainable = _trainable(model)
     if not _fits(trainable, weights, moments):
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")

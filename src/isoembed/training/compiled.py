@@ -42,6 +42,6 @@ def check_compiler(device: torch.device) -> None:
     """Raises InputError where a model on `device` cannot be compiled: on a CPU without a C++ compiler."""
     if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *_COMPILERS)):
         raise InputError(
-            f"`--compile` needs a C++ compiler on a CPU; found none of {', '.join(_COMPILERS)}. Install one, or leave "
+            f"`compile` needs a C++ compiler on a CPU; found none of {', '.join(_COMPILERS)}. Install one, or leave "
             "it out."
         )

@@ -16,7 +16,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 def precision_named(name: str) -> Precision:
     """`name` as a precision; raises InputError where it is none."""
     if name not in get_args(Precision):
-        raise InputError(f"`--precision` must be one of {', '.join(get_args(Precision))}; got {name!r}.")
+        raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}; got {name!r}.")
     return cast(Precision, name)
 
 

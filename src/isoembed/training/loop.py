@@ -110,7 +110,7 @@ class _Loop:
                 saved = time.monotonic()
             if stopping:
                 raise StoppedError(
-                    f"Stopped by a signal after step {done.step}; the same command with --resume goes on."
+                    f"Stopped by a signal after step {done.step}; the the same command goes on with `resume`."
                 )
         if execution.checkpoint_seconds < math.inf:
             self.save(done)
@@ -142,11 +142,11 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
     if (pairs := len(data.first(recipe.unique_pairs))) < recipe.batch_pairs:
         raise InputError(
             f"The data must hold at least one batch: {pairs} pairs < {recipe.batch_pairs}; "
-            "lower --batch-pairs or bring more data."
+            "lower `batch_pairs` or bring more data."
         )
     if execution.shard and world() == 1:
         raise InputError(
-            "`--shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
+            "`shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
             "or leave it out."
         )
     if execution.compile:
@@ -154,4 +154,4 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
     if recipe.batch_pairs % world():
         raise InputError(f"`batch_pairs` must be a multiple of the {world()} processes; got {recipe.batch_pairs}.")
     if not execution.resume and any(folder.glob("step-*")):
-        raise InputError(f"{folder} already holds checkpoints; go on with --resume or give another --out.")
+        raise InputError(f"{folder} already holds checkpoints; go on with `resume` or give another `out`.")

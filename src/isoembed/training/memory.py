@@ -145,7 +145,7 @@ def plan_memory(
     smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
         raise InputError(
-            f"`--memory` must hold the process with its model ({_mib(there)}), gradients, moments, embeddings "
+            f"`memory` must hold the process with its model ({_mib(there)}), gradients, moments, embeddings "
             f"({_mib(fixed)}) and the work on one text or a checkpoint ({_mib(smallest)}); got {_mib(peak)}. "
             f"Raise it to {_mib(there + fixed + smallest)} or more, or take a smaller model or another method."
         )

@@ -34,7 +34,7 @@ def shard(encoder: Encoder, device: torch.device) -> None:
     """
     if not all(parameter.is_floating_point() for parameter in encoder.parameters()):
         raise InputError(
-            "`--shard` cuts floating-point parameters; qlora keeps weights in 4 bits. Leave it out, or use lora."
+            "`shard` cuts floating-point parameters; qlora keeps weights in 4 bits. Leave it out, or use lora."
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)

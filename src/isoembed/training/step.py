@@ -148,7 +148,7 @@ class Trainer:
             if smaller is None:
                 raise OutOfMemoryError(
                     f"Memory must hold {self.recipe.context_tokens} tokens at work; it did not ({first_line(error)}). "
-                    "Free some, or take a smaller model, another method or --gradient-checkpointing."
+                    "Free some, or take a smaller model, another method or `gradient_checkpointing`."
                 ) from None
         # here, where nothing of the failed attempt is held any more
         self.memory = smaller
@@ -162,7 +162,7 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise DivergedError(
                 f"The loss must stay finite: it was {loss} (gradient norm {grad_norm}) at step {step}, learning rate "
-                f"{rate:.2g}. Lower --learning-rate (try {self.recipe.learning_rate / 3:.1g})."
+                f"{rate:.2g}. Lower `learning_rate` (try {self.recipe.learning_rate / 3:.1g})."
             )
 
     def _counted(self, done: Counters, batch: Batch, after: Position, gradient: Gradient, seconds: float) -> Counters:

@@ -90,7 +90,7 @@ class MetricsFile:
         if not self.file.exists():
             raise OutputGoneError(
                 f"The output folder must stay where it is while a run writes to it; {self.file} was removed or "
-                "renamed. Put the folder back and go on with --resume, or start anew."
+                "renamed. Put the folder back and go on with `resume`, or start anew."
             )
 
     def end(self) -> None:
@@ -188,5 +188,5 @@ def tracker_named(name: str, out: Path) -> Watcher:
 
             return RunTracker(wandb, dir=str(out), resume="allow")
     except ImportError:
-        raise InputError(f"`--tracker {name}` needs the package {name}: pip install 'isoembed[trackers]'.") from None
-    raise InputError(f"`--tracker` must be tensorboard, trackio or wandb; got {name!r}.")
+        raise InputError(f"`tracker={name}` needs the package {name}: pip install 'isoembed[trackers]'.") from None
+    raise InputError(f"`tracker` must be tensorboard, trackio or wandb; got {name!r}.")

@@ -1,4 +1,4 @@
-"""`isoembed eval --mteb`: the MTEB library on an exported folder, its scores kept with the model."""
+"""`isoembed eval` by the library: the MTEB library on an exported folder, its scores kept with the model."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def benchmark(
     require()
     if not (folder / MODULES).is_file():
         raise InputError(
-            f"`--mteb` must be given an exported model; {folder} holds no {MODULES}. Train one with `isoembed train`."
+            f"`mteb` must be given an exported model; {folder} holds no {MODULES}. Train one with `isoembed train`."
         )
     if results is None:
         if not (folder / MARKER).is_file():
             raise InputError(
-                f"`--results` must name a folder for the results, because {folder} is no export of isoembed's; add it."
+                f"`results` must name a folder for the results, because {folder} is no export of isoembed's; add it."
             )
         results = folder / RESULTS
 
@@ -59,7 +59,7 @@ def benchmark(
 
     if data is None:
         if ALL_LOCAL in names:
-            raise InputError("`--mteb local` needs the folder of the tasks; name it with --data.")
+            raise InputError("`mteb=local` needs the folder of the tasks; name it with `data`.")
         tasks = tasks_named(names)
     elif kind is not None:
         tasks = [local_task(kind, data)]

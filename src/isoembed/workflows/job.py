@@ -66,7 +66,7 @@ class DataOptions:
     def source(self, spec: str | Path, query_prompt: str = "") -> Source:
         """`spec` opened with these names and this patience; `query_prompt` goes before every query."""
         if self.on_bad_rows not in ("error", "skip"):
-            raise InputError(f"`--on-bad-rows` must be error or skip; got {self.on_bad_rows!r}.")
+            raise InputError(f"`on_bad_rows` must be error or skip; got {self.on_bad_rows!r}.")
         return open_source(
             str(spec),
             query_key=self.query_key,
@@ -293,16 +293,16 @@ def train_job(
     if execution.resume and record_file.exists() and (out / MODULES).exists():
         record = RunRecord.load(record_file)
         if record.key not in (job.recipe.key, job.recipe.published().key):
-            raise InputError(f"{out} holds a model of another recipe ({record.key}); give another --out.")
+            raise InputError(f"{out} holds a model of another recipe ({record.key}); give another `out`.")
         clear_export(out)  # killed when all was in its place
         return record
     if not execution.resume and record_file.exists():
-        raise InputError(f"{out} already holds a trained model; give another --out, or --resume to keep it.")
+        raise InputError(f"{out} already holds a trained model; give another `out`, or `resume` to keep it.")
     if keep_adapter and not isinstance(job.recipe.method, Adapters):
-        raise InputError(f"`--keep-adapter` needs an adapter; {job.recipe.method.label} has none. Leave it out.")
+        raise InputError(f"`keep_adapter` needs an adapter; {job.recipe.method.label} has none. Leave it out.")
     foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
     if foreign and not (out / MARKER).exists():
-        raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another --out.")
+        raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
     with sole_writer(training) if rank() == 0 else nullcontext():
         metrics = MetricsFile(training / "metrics.jsonl")
         if rank() == 0:

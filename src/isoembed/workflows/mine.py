@@ -52,9 +52,9 @@ def mine(
     from sentence_transformers.util import mine_hard_negatives
 
     if negatives < 1:
-        raise InputError(f"`--negatives` must be at least 1 to mine; got {negatives}.")
+        raise InputError(f"`negatives` must be at least 1 to mine; got {negatives}.")
     if not 0 <= margin <= 2:
-        raise InputError(f"`--margin` must be a difference of cosines, from 0 to 2; got {margin:g}. Try 0.05.")
+        raise InputError(f"`margin` must be a difference of cosines, from 0 to 2; got {margin:g}. Try 0.05.")
     columns = list(dict.fromkeys((pair.query, pair.positive) for pair in pairs))
     if len({positive for _, positive in columns}) < 2:
         raise InputError("Mining needs at least two different positives: the negatives are other queries'. Bring more.")

@@ -73,7 +73,7 @@ def prepare_pilot(
     tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
     data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
     if not len(data.heldout):
-        raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give --heldout.")
+        raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give `heldout`.")
     request = SweepRequest.model_validate(
         {
             "family": family,
@@ -120,7 +120,7 @@ def run_pilot(
     run_sweep(folder, workers=workers or workers_here(), watch=watch)
     plan = explain(SweepFolder(folder), request)
     if not plan.complete or plan.pilot is None:
-        raise StoppedError(f"The pilot in {folder} was stopped before its end; go on with --resume.")
+        raise StoppedError(f"The pilot in {folder} was stopped before its end; go on with `resume`.")
     return fit_pilot(SweepFolder(folder), request, plan.pilot)
 
 

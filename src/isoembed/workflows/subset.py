@@ -23,7 +23,7 @@ def choose_tasks(table: Path, categories: Path | None = None) -> tuple[Choice, .
     if not chosen:
         raise InputError(
             f"A score table must have columns named as tasks of the mteb library; {table.name} has "
-            f"{', '.join(names)}. Rename them, or say which is what with --categories."
+            f"{', '.join(names)}. Rename them, or say which is what with `categories`."
         )
     return choose({name: column.tolist() for name, column in columns.read(list(chosen)).numbers.items()}, chosen)
 

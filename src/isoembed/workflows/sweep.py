@@ -57,7 +57,7 @@ def load_request(ledger: Path) -> SweepRequest:
     try:
         request = SweepRequest.model_validate_json((ledger / REQUEST).read_bytes())
     except OSError:
-        raise InputError(f"{ledger} holds no sweep; plan one with `isoembed sweep plan --out {ledger}`.") from None
+        raise InputError(f"{ledger} holds no sweep; plan one with `isoembed sweep plan`.") from None
     except ValidationError as error:
         raise InputError(f"{ledger / REQUEST} is damaged ({error.errors()[0]['msg']}); plan the sweep anew.") from None
     return _with_cache(request, lambda cache: ledger.resolve() / cache)
@@ -88,7 +88,7 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
         write_once(ledger / REQUEST, kept.model_dump_json(indent=1) + "\n")
     first = load_request(ledger)
     if request is not None and not _asks_the_same(request, first):
-        raise InputError(f"{ledger} holds another sweep already; give another --out.")
+        raise InputError(f"{ledger} holds another sweep already; give another `out`.")
     folder = SweepFolder(ledger)
     plan = explain(folder, first)
     return plan, folder.add_cells(list(plan.cells))

@@ -98,7 +98,7 @@ def test_keys_by_name(tmp_path: Path) -> None:
     assert named.fingerprint() != open_source(str(file)).fingerprint()
     with pytest.raises(InputError, match="given together"):
         open_source(str(file), query_key="title")
-    with pytest.raises(InputError, match=r"--negative-key.*no row.*'worse'"):
+    with pytest.raises(InputError, match=r"`negative_key`.*no row.*'worse'"):
         list(open_source(str(file), query_key="title", positive_key="text", negatives_key="worse"))
 
 
@@ -113,9 +113,9 @@ def test_so_many_negatives_at_most(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"title": "t", "text": "x", "more": "y"}])
-    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*found title, text, more.*--query-key") as caught:
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*found title, text, more.*`query_key`") as caught:
         list(open_source(str(file)))
-    assert "--on-bad-rows skip" in str(caught.value)
+    assert "`on_bad_rows=skip`" in str(caught.value)
 
 
 GOOD = b'{"query": "q", "pos": "a"}\n'
@@ -134,7 +134,7 @@ def test_bad_line(tmp_path: Path, reason: str) -> None:
     """The third line (a blank one counts) is named, or counted under its reason; the good one after it is read."""
     file = tmp_path / "bad.jsonl"
     file.write_bytes(GOOD + b"\n" + BAD_LINES[reason] + GOOD)
-    with pytest.raises(InputError, match=r"bad\.jsonl, line 3: .*must.*[;:].*\. .*--on-bad-rows skip"):
+    with pytest.raises(InputError, match=r"bad\.jsonl, line 3: .*must.*[;:].*\. .*`on_bad_rows=skip`"):
         list(open_source(str(file)))
     source = open_source(str(file), on_bad_rows="skip")
     assert len(list(source)) == 2
@@ -385,7 +385,7 @@ def test_csv_a_row_beyond_the_limit_gives_no_pairs(tmp_path: Path) -> None:
     pairs, skipped = read_csv(tmp_path / "a.csv", content, max_row_bytes=500)
     assert [pair.query for pair in pairs] == [f"q {n}" for n in range(40)]
     assert skipped["row too long"] == 1
-    with pytest.raises(InputError, match=r"line 22: .*at most 500 bytes.*--max-row-bytes"):
+    with pytest.raises(InputError, match=r"line 22: .*at most 500 bytes.*`max_row_bytes`"):
         list(open_source(str(tmp_path / "a.csv"), max_row_bytes=500))
 
 

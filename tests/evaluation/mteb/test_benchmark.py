@@ -174,7 +174,7 @@ def test_the_librarys_own_task_and_a_hub_out_of_reach(tmp_path: Path, monkeypatc
         raise ConnectionError("Couldn't reach 'mteb/sts15-sts' on the Hub")
 
     monkeypatch.setattr("mteb.abstasks.abstask.load_dataset", unreachable)
-    with pytest.raises(InputError, match=r"STS15 .*cannot be reached.*--data FOLDER --mteb local"):
+    with pytest.raises(InputError, match=r"STS15 .*cannot be reached.*`mteb=local`, their folder as `data`"):
         benchmark(model, ["STS15"])
 
     left, right, human = texts(30, seed=5), texts(30, seed=6), np.linspace(0, 5, 30).tolist()
@@ -212,7 +212,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match=r"no modules\.json"):
         benchmark(tmp_path / "base", ["STS15"])
     (model / "isoembed.json").unlink()
-    with pytest.raises(InputError, match="`--results` must name a folder"):
+    with pytest.raises(InputError, match="`results` must name a folder"):
         benchmark(model, ["sts"], data=data)
     write_rows(data / "reranking/r/test.jsonl", [{"query": "a", "positive": [], "negative": ["b"]}])
     with pytest.raises(InputError, match=r"test\.jsonl:1: a row needs texts"):

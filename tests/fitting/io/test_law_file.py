@@ -121,7 +121,7 @@ def test_a_law_file_keeps_every_bit_and_the_promised_keys(tmp_path: Path) -> Non
 def test_a_law_without_draws_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
     points = planted("hoffmann", rows=40, noise=0.01)
     plain = LawFile.of(fit(HOFFMANN, points), points, source="runs.csv")
-    with pytest.raises(InputError, match="--bootstrap"):
+    with pytest.raises(InputError, match="`bootstrap=1000`"):
         plain.bootstrap()
     plain.save(tmp_path / "law.json")
     (tmp_path / "law.json").write_text((tmp_path / "law.json").read_text()[:-40])

@@ -267,7 +267,7 @@ def test_checkpoints_of_one_run_are_resampled_together(tmp_path: Path, name: str
 @pytest.mark.parametrize("other", [("seed", "1"), ("name", "m{n}"), ("run", "{k}")])
 def test_steps_without_runs_are_asked_about(tmp_path: Path, step: str, other: tuple[str, str]) -> None:
     file = checkpoints(tmp_path, f"{other[0]},{step}", [other[1], "{k}00"])
-    with pytest.raises(InputError, match="--run-col"):
+    with pytest.raises(InputError, match="`run_col`"):
         read_groups(file, [HOFFMANN])
     assert read_groups(file, [HOFFMANN], {"run": other[0]})[0].points.run.tolist()[:2] != [0, 2]
 

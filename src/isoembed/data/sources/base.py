@@ -55,7 +55,7 @@ class Source(ABC):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.skipped.items()))
             raise InputError(
                 f"A source must hold at least one good pair; {self.label} has none"
-                f"{f' (skipped {reasons})' if reasons else ''}. Mend it; --on-bad-rows error names the first fault."
+                f"{f' (skipped {reasons})' if reasons else ''}. Mend it; `on_bad_rows=error` names the first fault."
             )
 
 
@@ -77,7 +77,7 @@ class RowOptions:
         if (self.query_key is None) != (self.positive_key is None):
             raise InputError(
                 f"`query_key` and `positive_key` must be given together; got {self.query_key!r} and "
-                f"{self.positive_key!r}. Name both (--query-key, --positive-key) or neither."
+                f"{self.positive_key!r}. Name both (`query_key`, `positive_key`) or neither."
             )
         if self.max_negatives is not None and self.max_negatives < 0:
             raise InputError(
@@ -140,11 +140,11 @@ class RowSource(Source):
                 self.skipped[outcome.reason] += outcome.rows
             else:
                 raise InputError(
-                    f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with --on-bad-rows skip."
+                    f"{self.label}, {place}: {outcome.detail}, or leave bad rows out with `on_bad_rows=skip`."
                 )
         named = self.options.negatives_key
         if named is not None and not self.names.held_negatives:
-            raise InputError(f"`--negative-key` must name a field of the rows; no row of {self.label} holds {named!r}.")
+            raise InputError(f"`negative_key` must name a field of the rows; no row of {self.label} holds {named!r}.")
 
     def _pairs_of(self, row: dict[str, Any]) -> list[Pair] | BadRow:
         """The pairs of one row."""
@@ -171,7 +171,7 @@ def too_long(limit: int) -> BadRow:
     """The complaint about a row that is longer than `limit` bytes."""
     return BadRow(
         "row too long",
-        f"a row must have at most {limit:,} bytes; this one has more. Shorten it, or raise --max-row-bytes",
+        f"a row must have at most {limit:,} bytes; this one has more. Shorten it, or raise `max_row_bytes`",
     )
 
 
@@ -189,9 +189,9 @@ def _check_prompt(prompt: Any, name: str, given: str) -> None:
     if own and own != given.strip():
         raise _BadTextError(
             "another prompt",
-            f"`{name}` goes before the row's query, and a model has one prompt for all queries, --query-prompt; this "
-            f"row has {prompt!r}, --query-prompt is {given!r}. Give --query-prompt that text, or read the rows without "
-            "theirs by naming the fields with --query-key and --positive-key",
+            f"`{name}` goes before the row's query, and a model has one prompt for all queries, `query_prompt`; this "
+            f"row has {prompt!r}, `query_prompt` is {given!r}. Give `query_prompt` that text, or read the rows without "
+            "theirs by naming the fields with `query_key` and `positive_key`",
         )
 
 

@@ -160,7 +160,7 @@ class Hub(RowSource):
             raise InputError(
                 f"All data files of a folder must be in a split; {self.label} would leave out {left[0]}"
                 f"{f' and {len(left) - 1} more' if left[1:] else ''}. Name the splits under `configs` in its "
-                "README.md, or give the files themselves as --data."
+                "README.md, or give the files themselves as `data`."
             )
 
     def _require_inside(self, named: str) -> None:
@@ -174,7 +174,7 @@ class Hub(RowSource):
         if "::" in named or "://" in named or not (inside and place.resolve().is_relative_to(root)):
             raise InputError(
                 f"A folder of data must hold all its files; {self.label} names {label_of(Path(named))}, which lies "
-                "outside. Copy it in, or give the file itself as --data."
+                "outside. Copy it in, or give the file itself as `data`."
             )
 
     def _refusal(self, error: Exception) -> InputError:

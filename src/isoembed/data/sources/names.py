@@ -228,7 +228,7 @@ def _no_names(names: Iterable[str]) -> BadRow:
     return BadRow(
         "missing key",
         f"a row must hold {known}, or two fields of text and no more; found {shown(names)}. "
-        "Name the keys with --query-key and --positive-key (and --negative-key)",
+        "Name the keys with `query_key` and `positive_key` (and `negative_key`)",
     )
 
 
@@ -236,8 +236,8 @@ def _judged(label: str, names: Iterable[str]) -> BadRow:
     return BadRow(
         "labelled pairs",
         f"the two texts of a row must belong together; `{printable(label)}` says how far they do (found "
-        f"{shown(names)}). Keep the rows that do, and leave that field out or name the two with --query-key and "
-        "--positive-key",
+        f"{shown(names)}). Keep the rows that do, and leave that field out or name the two with `query_key` and "
+        "`positive_key`",
     )
 
 

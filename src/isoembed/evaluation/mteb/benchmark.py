@@ -53,8 +53,8 @@ def run_tasks(
             reason = str(error).strip().split("\n")[0]
             raise InputError(
                 f"The data of {task.metadata.name} must come from the model hub, which cannot be reached or refuses "
-                f"({reason}). Run tasks of local files instead (--data FOLDER --mteb local), or fetch the data where "
-                "there is a network and bring the cache (HF_HOME) along."
+                f"({reason}). Run tasks of local files instead (`mteb=local`, their folder as `data`), or fetch the "
+                "data where there is a network and bring the cache (HF_HOME) along."
             ) from None
         (result,) = found.task_results
         score = float(result.get_score())

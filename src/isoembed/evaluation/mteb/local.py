@@ -171,7 +171,7 @@ def local_task(kind: str, folder: Path) -> Local:
     """The task of `kind` over `folder`, named `local-KIND-NAME`; its revision is a hash of the files, so that results
     on other contents are never taken for its own.  Raises InputError where a file is missing."""
     if kind not in KINDS:
-        raise InputError(f"`--task` must be {', '.join(KINDS)}; got {kind!r}.")
+        raise InputError(f"`task` must be {', '.join(KINDS)}; got {kind!r}.")
     base = KINDS[kind]
     if not folder.is_dir():
         raise InputError(f"The {kind} task must be a folder; {folder} is none. Check the path.")
@@ -205,13 +205,13 @@ def local_tasks(folder: Path, names: Sequence[str] = ()) -> list[Local]:
     if not places:
         raise InputError(
             f"A folder of tasks must hold KIND/NAME folders, the kinds being {', '.join(KINDS)}; {folder} holds none. "
-            "Name another one, or with --task a folder of one task."
+            "Name another one, or with `task` a folder of one task."
         )
     chosen: dict[str, tuple[str, Path]] = {}
     for name in names:
         found = {key: place for key, place in places.items() if key == name or place[0] == name}
         if not found:
-            raise InputError(f"`--mteb` with --data must name tasks in {folder}, as {', '.join(places)}; got {name!r}.")
+            raise InputError(f"`mteb` with `data` must name tasks in {folder}, as {', '.join(places)}; got {name!r}.")
         chosen |= found
     return [local_task(kind, path) for kind, path in (chosen or places).values()]
 

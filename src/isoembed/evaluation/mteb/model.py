@@ -34,7 +34,7 @@ def open_model(
             AbsEncoder.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=True)
         except KeyError:
             raise InputError(
-                "`--prompt` must name query, document, a task type or a task of the mteb library, as query='query: '; "
+                "`prompt` must name query, document, a task type or a task of the mteb library, as query='query: '; "
                 f"got {', '.join(prompts)}. Rename it."
             ) from None
         model = open_sentence_transformer(folder, device=device)

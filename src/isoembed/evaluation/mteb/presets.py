@@ -69,6 +69,6 @@ def _tasks(name: str) -> list[AbsTask]:
         _, _, guess = str(error.args[0]).partition("Did you mean: ")
         hint = f"; did you mean {guess.rstrip('?')}?" if guess else "."
         raise InputError(
-            f"`--mteb` must be paper, {', '.join(BENCHMARKS)}, a benchmark or a task of the mteb library, or with "
-            f"--data the tasks in that folder; got {name!r}{hint} `mteb available-tasks` lists them."
+            f"`mteb` must be paper, {', '.join(BENCHMARKS)}, a benchmark or a task of the mteb library, or with "
+            f"`data` the tasks in that folder; got {name!r}{hint} `mteb available-tasks` lists them."
         ) from None

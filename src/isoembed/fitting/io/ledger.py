@@ -126,7 +126,7 @@ def _columns(names: Mapping[str, str] | None) -> dict[str, Any]:
     for column, name in (names or {}).items():
         if name not in LEDGER_COLUMNS.get(column, ()):
             raise InputError(
-                "A ledger's columns are known: --params-col may be params or total_params, --flop-col model_flop or "
+                "A ledger's columns are known: `params_col` may be params or total_params, `flop_col` model_flop or "
                 f"all_in_flop; got {name} for {column}. Leave it out."
             )
         columns[column] = name

@@ -295,7 +295,7 @@ def _checkpoints(
             return None, ()
         if len(np.unique(np.stack([run_R, size_R]), axis=1).T) == count:
             checkpoints = f"rows of one `{runs}` are taken for checkpoints of one run and resampled together"
-            return run_R, (f"{checkpoints}: {len(run_R):,} rows of {count:,} runs (--run-col names another column)",)
+            return run_R, (f"{checkpoints}: {len(run_R):,} rows of {count:,} runs (`run_col` names another column)",)
         note = (f"`{runs}` is the same for rows of several N: each row is taken for a run of its own",)
     if step is None or any(None not in texts[name] and len(set(texts[name])) == len(size_R) for name in ids):
         return None, note
@@ -304,7 +304,7 @@ def _checkpoints(
         return None, note
     raise InputError(
         f"`{step}` of {file.name} looks like steps of runs, of which a row each is a checkpoint, and no column says "
-        "which rows are of one run. Name it with --run-col, or rename the steps where each row is a run of its own."
+        "which rows are of one run. Name it with `run_col`, or rename the steps where each row is a run of its own."
     )
 
 

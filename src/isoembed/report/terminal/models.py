@@ -25,7 +25,7 @@ def families_text(families: Sequence[Family]) -> RenderableType:
     ]
     return Group(
         columns_table(("family", "models", "non-embedding parameters", "the smallest"), rows),
-        Text("\n`isoembed models --family NAME` lists a family; --model takes any other hub id or folder."),
+        Text("\nName a family and it is listed; a model may be any other hub id or folder."),
     )
 
 

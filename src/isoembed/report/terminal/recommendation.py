@@ -76,7 +76,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
     memory = recipe_memory(recipe, bf16=device is not None)
     words = f"at least {si(memory.least, 'B')}, and {si(memory.whole, 'B')} to keep a whole batch's graph (estimates)"
     if device is None:
-        return [("memory", f"{words}, in fp32 on a CPU; name a --device for its own and for the time")]
+        return [("memory", f"{words}, in fp32 on a CPU; name a GPU for its own and for the time")]
     chosen = device_named(device)
     utilisation = budget.utilisation or FALLBACK_UTILISATION
     origin = "assumed" if budget.utilisation is None else "as given"
