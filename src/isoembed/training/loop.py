@@ -110,7 +110,7 @@ class _Loop:
                 saved = time.monotonic()
             if stopping:
                 raise StoppedError(
-                    f"Stopped by a signal after step {done.step}; the the same command goes on with `resume`."
+                    f"Stopped by a signal after step {done.step}; the same command goes on with `resume`."
                 )
         if execution.checkpoint_seconds < math.inf:
             self.save(done)
