@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from isoembed.cli import app
-from isoembed.cli.models import chosen, members
+from isoembed.cli.models import chosen, members, suite
 from isoembed.core import InputError
 from isoembed.families import NANO
 from tests.models import configs
@@ -55,6 +55,20 @@ def test_a_family_along_depth_and_one_of_its_cuts() -> None:
     assert members(family, "nano-28k@4,nano-28k@1,nano-28k") == ("nano-28k", "nano-28k@1")
 
 
+def test_cuts_of_one_model_are_a_family_without_its_name() -> None:
+    """Fails where they are looked for in the family that ships, or a cut of another model is taken for one of these."""
+    for family, names in ((None, "nano-28k@3,nano-28k@1"), ("nano-28k@1,3", None)):
+        found, models = suite(family, names)
+        assert (found.name, models) == ("nano-28k@", ("nano-28k@1", "nano-28k@3"))
+    assert suite(None, "nano-28k@2,nano-28k")[1] == ("nano-28k@2", "nano-28k")
+    assert suite(None, None) == (NANO, tuple(model.name for model in NANO.models))
+    assert suite("nano", "nano-28k")[1] == ("nano-28k",)
+    with pytest.raises(InputError, match="must be cuts of one model, as X@2,X@6; got nano-28k and nano-51k"):
+        suite(None, "nano-28k@2,nano-51k@2")
+    with pytest.raises(InputError, match="`model` must be a cut of nano-28k, as nano-28k@2; got nano-51k"):
+        suite("nano-28k@", "nano-51k@2")
+
+
 @pytest.mark.parametrize(
     ("asked", "rule"),
     [
@@ -65,7 +79,7 @@ def test_a_family_along_depth_and_one_of_its_cuts() -> None:
         ((None, "nano-28k", 0), "must be 1 to 4"),
         ((None, None, 2), "`--depth` must come with --model"),
         (("nano-28k@9", None), "must be 1 to 4"),
-        (("nano-28k@", "nano-51k@2"), "`--model` must be a cut of nano-28k"),
+        (("nano-28k@", "nano-51k@2"), "`model` must be a cut of nano-28k, as nano-28k@2; got nano-51k"),
         (("none@", None), "cannot be read"),
     ],
 )
@@ -110,6 +124,8 @@ def test_a_folder_that_is_a_known_model_takes_its_name_and_rates(tmp_path: Path)
     assert mine["recipe"]["model"] == shipped["recipe"]["model"] | {"source": str(tmp_path / "mine")}
     for field in ("family", "learning_rate"):
         assert mine["recipe"][field] == shipped["recipe"][field]
+    assert shipped["loss"] is not None
+    assert mine["loss"] is None  # the law that ships is of the weights that ship
 
 
 @pytest.mark.parametrize("command", [["recipe", "--budget", "1e10", "--batch-pairs", "16"], ["models"]])

@@ -10,7 +10,7 @@ from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import check_depth
 from isoembed.families.counted import counted
 from isoembed.families.depth import Reference, along_depth, default_depths
-from isoembed.families.known import family_of
+from isoembed.families.known import family_of, is_built_in
 from isoembed.recommendation.recommend import default_family
 
 
@@ -31,8 +31,7 @@ def chosen(
         depths = suite.depths or default_depths(spec.blocks)
         if asked is None:
             return _cut_from(base, spec, depths), None
-        if _whole(asked.source, None)[1].source != spec.source:
-            raise InputError(f"`--model` must be a cut of {spec.name}, as {spec.name}@2; got {asked.source}.")
+        _check_one(spec, asked)
     elif asked is None:
         if family is not None:
             return family_named(family), None
@@ -51,7 +50,7 @@ def grown(family: Family, asked: bool) -> tuple[Family, bool]:
     """The family of one model with its token table grown, where that is `asked` and its tokenizer has more tokens; and
     whether it was.  Those that are built in never are."""
     source = family.models[0].source
-    if not asked or any(source == spec.source for known in FAMILIES for spec in known.models):
+    if not asked or is_built_in(source):
         return family, False
     from isoembed.encoder.shapes import spec_from_config
     from isoembed.encoder.tokenizer import missing_rows
@@ -69,6 +68,31 @@ def grown(family: Family, asked: bool) -> tuple[Family, bool]:
     return family.model_copy(update={"models": larger}), True
 
 
+def suite(family: str | None, names: str | None) -> tuple[Family, tuple[str, ...]]:
+    """The family of a sweep and the names of its models in it; with no family named that along the depth of the one
+    model of which `names` lists cuts, as X@2,X@6, or the one that ships."""
+    if family is None and names and "@" in names:
+        asked = [_reference(each) for each in names.split(",")]
+        if any(each.depths is not None for each in asked):
+            found = _along(asked)
+            return found, tuple(model.name for model in found.models)
+    found, _ = chosen(family, None)
+    return found, members(found, names)
+
+
+def _along(asked: list[Reference]) -> Family:
+    """The family of these cuts, which must be of one model."""
+    sources = list(dict.fromkeys(each.source for each in asked))
+    if len(sources) > 1:
+        some = " and ".join(sources[:2])
+        raise InputError(f"`--models` without --family must be cuts of one model, as X@2,X@6; got {some}.")
+    base, spec = _whole(sources[0], None)
+    depths: list[int] = []
+    for each in asked:
+        depths += (spec.blocks,) if each.depths is None else each.depths or default_depths(spec.blocks)
+    return _cut_from(base, spec, tuple(depths))
+
+
 def members(family: Family, names: str | None) -> tuple[str, ...]:
     """The names of the models of `family` that `names` lists, as a,b; of all where it lists none."""
     if not names:
@@ -77,6 +101,7 @@ def members(family: Family, names: str | None) -> tuple[str, ...]:
     for text in names.split(","):
         asked = _reference(text)
         if family.along == "depth" and asked.depths is not None and len(asked.depths) == 1:
+            _check_one(family.models[0], asked)
             found.append(_member(family, asked.depths[0]))
         else:
             found.append(family.model(text).name)
@@ -94,6 +119,13 @@ def _named_after(spec: ModelSpec, depth: int) -> ModelSpec:
     """`spec` cut, counted from its configuration, by the name and with the peak of the whole."""
     cut = counted(spec.source, _count, depth=depth)
     return cut.model_copy(update={"name": f"{spec.name}@{depth}", "pretraining_rate": spec.pretraining_rate})
+
+
+def _check_one(spec: ModelSpec, asked: Reference) -> None:
+    """Raise InputError unless `asked` is a cut of the model that `spec` is, or is a cut of."""
+    if _whole(asked.source, None)[1].source != spec.source:
+        name = spec.name if spec.depth is None else spec.name.rpartition("@")[0]
+        raise InputError(f"`model` must be a cut of {name}, as {name}@2; got {asked.source}.")
 
 
 def _member(family: Family, depth: int) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from isoembed.cli import parse, terminal
 from isoembed.cli.job import JobFileOptions
-from isoembed.cli.models import chosen, members
+from isoembed.cli.models import suite
 from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
 from isoembed.core import InputError
 from isoembed.families import Family
@@ -47,9 +47,15 @@ class GridOptions:
     panel: ClassVar[str] = "Model"
 
     family: Annotated[
-        str, typer.Option(help="a built-in family; or MODEL@, one model (a hub id, a folder, a GGUF file) cut in depth")
-    ] = "nano"
-    models: Annotated[str | None, typer.Option(help="some of the family's models, as a,b; default: all")] = None
+        str | None,
+        typer.Option(
+            help="a built-in family; or MODEL@, one model (a hub id, a folder, a GGUF file) cut in depth; default: nano"
+        ),
+    ] = None
+    models: Annotated[
+        str | None,
+        typer.Option(help="some of the family's models, as a,b, default: all; or cuts of one model, as a@2,a@6"),
+    ] = None
     methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all"
     thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
     memory: Annotated[
@@ -169,8 +175,8 @@ def _request(asked: Asked) -> SweepRequest:
         )
     if runs.max_passes is not None and not runs.max_passes > 1:
         raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {runs.max_passes:g}. Raise it.")
-    (family, _), setup = chosen(asked.grid.family, None), asked.setup
-    models = members(family, asked.grid.models)
+    family, models = suite(asked.grid.family, asked.grid.models)
+    setup = asked.setup
     return (_pilot_request if cost.adaptive else _grid_request)(
         asked,
         family,

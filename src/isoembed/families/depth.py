@@ -9,7 +9,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.families.base import Family, ModelSpec
 
 #: a number of blocks as it is written
-_DEPTH = re.compile(r"[1-9][0-9]{0,5}")
+_DEPTH = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class Reference(Frozen):

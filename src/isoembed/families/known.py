@@ -6,6 +6,11 @@ from isoembed.families import FAMILIES
 from isoembed.families.base import BORROWED_RATES, Family, ModelSpec
 
 
+def is_built_in(source: str) -> bool:
+    """Whether a built-in family has its model from there."""
+    return any(source == spec.source for family in FAMILIES for spec in family.models)
+
+
 def family_of(spec: ModelSpec) -> Family:
     """The family of the model counted as `spec`, with it alone.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from isoembed.budget import Budget
 from isoembed.core import InputError, checked
 from isoembed.families import FAMILIES, NANO, Family, family_named
+from isoembed.families.known import is_built_in
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.settings import Settings
 from isoembed.methods import Method, method_of
@@ -93,7 +94,8 @@ def recommend(
     if law is not None:
         given = LawSet.load(law)
         return by_law(request(given.settings), given, other_settings=other_settings, far=far)
-    shipped = shipped_law(suite.name)
+    as_shipped = all(is_built_in(spec.source) for spec in suite.models)  # others of that shape have other weights
+    shipped = shipped_law(suite.name) if as_shipped else None
     if shipped is None or not applies_to(shipped, request(shipped.settings)):
         return by_rule(request(Settings()))
     try:
