@@ -134,6 +134,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],
         "bidirectional": True,
+        "resize_embeddings": False,
     }
     model = SentenceTransformer(str(out), device="cpu")
     encoder, tokenizer, context = load_exported(out)
