@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from isoembed.fitting.io.law_file import LawFile, LawSet
@@ -86,6 +87,37 @@ def test_laws_are_compared_by_what_is_held_out(tmp_path: Path) -> None:
     assert found["law"] == "hoffmann"
     assert {rival["law"] for rival in found["rivals"]} == {"multiplicative"}
     assert json.loads(ok(*arguments, "--law", "best"))["law"] in ("hoffmann", "embedding")
+
+
+def test_best_sizes_are_printed_with_their_exponents(tmp_path: Path) -> None:
+    """Planted: a = beta / (alpha + beta).  A law without an optimum says so, one without N has none."""
+    table = written(tmp_path / "runs.csv", planted("hoffmann", rows=60, noise=0.003))
+    arguments = ["fit", str(table), "--bootstrap", "100", "--holdout", "none", "--out", str(tmp_path / "law.json")]
+    optimum = json.loads(ok(*arguments, "--json"))["optimum"]
+    true = TRUTH["hoffmann"]["beta"] / (TRUTH["hoffmann"]["alpha"] + TRUTH["hoffmann"]["beta"])
+    for exponent, value in ((optimum["params_exponent"], true), (optimum["tokens_exponent"], 1 - true)):
+        assert exponent["low"] < value < exponent["high"]
+        assert exponent["value"] == pytest.approx(value, abs=0.1)
+    assert [round(size["beyond"], 3) for size in optimum["sizes"]] == [0.1, 1.0, 10.0]
+    assert "N* ~ C^a, a = " in ok(*arguments)
+    assert "N*(C): none" in ok(*arguments, "--law", "multiplicative")
+    assert json.loads(ok(*arguments, "--law", "power", "--json"))["optimum"] is None
+
+
+def test_runs_on_other_pairs_set_the_level_of_a_law(tmp_path: Path) -> None:
+    points = planted("interaction-odds", rows=60, noise=0.003)
+    out, there = tmp_path / "law.json", tmp_path / "there.json"
+    fit = ["--bootstrap", "50", "--holdout", "none", "--law", "interaction-odds", "--candidates", "1024"]
+    ok("fit", str(written(tmp_path / "runs.csv", points)), *fit, "--out", str(out))
+    moved = Points.of(points.params, points.tokens, np.log1p(3 * np.expm1(points.loss)), fraction=points.fraction)
+    table = written(tmp_path / "moved.csv", moved[np.arange(3)])
+    arguments = ["fit", str(table), "--level-from", str(out), "--candidates", "1024", "--out", str(there)]
+    found = json.loads(ok(*arguments, "--json"))
+    assert found["law"] == "interaction-odds-level"
+    assert found["fit"]["params"]["c"] == pytest.approx(3.0, rel=0.05)
+    assert len(found["optimum"]["sizes"]) == 3
+    assert "at the level of 3 runs of moved.csv" in " ".join(ok(*arguments).split())
+    assert LawFile.load(there).fit.law == "interaction-odds-level"
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +219,8 @@ def test_a_job_takes_the_law(law: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["fit", "LEDGER", "--level-from", "LAW", "--law", "hoffmann"], "got --law too"),
+        (["fit", "nowhere.csv", "--level-from", "LAW"], "is not there"),
         (["fit", "nowhere.csv"], "is not there"),
         (["fit", "TABLE", "--law", "chinchilla"], "`law` must be one of hoffmann"),
         (["fit", "TABLE", "--law", "hoffmann,chinchilla"], "`law` must be one of hoffmann"),

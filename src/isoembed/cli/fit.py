@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError
+
+if TYPE_CHECKING:
+    from isoembed.fitting.io.law_file import LawSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,16 @@ class FitOptions:
     panel: ClassVar[str] = "Law"
 
     law: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified, interaction; hoffmann-odds, "
-            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on what is held out"
+            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on what is held out; default: "
+            "hoffmann"
         ),
-    ] = "hoffmann"
+    ] = None
+    level_from: Annotated[
+        Path | None, typer.Option(help="law.json whose shape holds: these runs on other pairs set its level alone")
+    ] = None
     delta: Annotated[float | None, typer.Option(help="Huber width in ln loss; default: tied to the noise")] = None
     bootstrap: Annotated[int, typer.Option(min=0, max=100_000, help="refits to resampled runs; 0: no intervals")] = 1000
     holdout: Annotated[str, typer.Option(help="largest-size, largest-budget, largest (both) or none")] = "largest"
@@ -84,16 +91,36 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit a scaling law to runs of anybody's, with intervals and its forecast of what was held out."""
-    from isoembed.fitting.source import fit as fit_source
     from isoembed.fitting.study import HOLDOUTS
 
     if how.holdout not in HOLDOUTS:
         raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {how.holdout!r}.")
     if runs.target not in ("heldout", "training"):
         raise InputError(f"`--target` must be heldout or training, the loss to fit; got {runs.target!r}.")
-    laws = fit_source(
+    laws = _fitted(table, how, columns, runs) if how.level_from is None else _levelled(table, how, columns, runs)
+    laws.save(out)
+    if as_json:
+        shown = [
+            each.model_dump(
+                mode="json", exclude={"draws": True, "repetition": {"draws"}, "forms": {"__all__": {"draws"}}}
+            )
+            | {"optimum": found and found.model_dump(mode="json")}
+            for each in laws.laws
+            for found in [each.compute_optimum()]
+        ]
+        terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
+    else:
+        from isoembed.report.terminal.laws import laws_text
+
+        terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
+
+
+def _fitted(table: Path, how: FitOptions, columns: ColumnOptions, runs: RunsOptions) -> LawSet:
+    from isoembed.fitting.source import fit as fit_source
+
+    return fit_source(
         table,
-        how.law,
+        how.law or "hoffmann",
         columns=columns.named(),
         method_column=columns.method_col,
         candidates=runs.candidates,
@@ -103,16 +130,30 @@ def fit(
         delta=how.delta,
         holdout=cast(Any, how.holdout),
     )
-    laws.save(out)
-    if as_json:
-        shown = [
-            each.model_dump(
-                mode="json", exclude={"draws": True, "repetition": {"draws"}, "forms": {"__all__": {"draws"}}}
-            )
-            for each in laws.laws
-        ]
-        terminal.print_json(shown[0] if len(shown) == 1 else {"format": laws.format, "laws": shown})
-    else:
-        from isoembed.report.terminal.laws import laws_text
 
-        terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
+
+def _levelled(table: Path, how: FitOptions, columns: ColumnOptions, runs: RunsOptions) -> LawSet:
+    """The laws of `--level-from` at the level of the runs in `table`."""
+    from isoembed.fitting.io.law_file import LawSet
+    from isoembed.fitting.level import levelled
+    from isoembed.fitting.study import open_source
+    from isoembed.laws import law_named
+
+    unset = FitOptions()
+    given = [name for name in ("law", "delta", "bootstrap", "holdout") if getattr(how, name) != getattr(unset, name)]
+    if given:
+        raise InputError(
+            f"`--level-from` moves a law that is fitted already; got --{given[0]} too: leave out one of the two."
+        )
+    assert how.level_from is not None
+    laws = LawSet.load(how.level_from)
+    groups = open_source(
+        table,
+        [law_named(name) for name in dict.fromkeys(law.law for law in laws.laws)],
+        names=columns.named(),
+        method_column=columns.method_col,
+        candidates=runs.candidates,
+        family=runs.family,
+        target=cast(Any, runs.target),
+    )
+    return levelled(laws, groups, table.name)

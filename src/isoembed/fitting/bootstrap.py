@@ -16,7 +16,7 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 from isoembed.fitting.fit import Fit, Solver, solve
 from isoembed.fitting.intervals import Interval, expanded_tail, finite, percentile
-from isoembed.fitting.isoflop import BRACKET, Optimum, surface_optimum
+from isoembed.fitting.isoflop import Optimum, surface_optimum
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
 
@@ -42,6 +42,14 @@ class BestSize(Frozen):
     tokens: Interval
     loss: Interval
     beyond: float
+
+
+class ComputeOptimum(Frozen):
+    """N*(C) and D*(C) along C = 6 N D, and their exponents over these budgets."""
+
+    sizes: tuple[BestSize, ...]
+    params_exponent: Interval = Field(description="a of N* ~ C^a")
+    tokens_exponent: Interval = Field(description="1 - a, for D* = C / (6 N*)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +89,9 @@ class Bootstrap:
     def best_sizes(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> list[BestSize]:
         """For each budget the best N and D with their intervals, and how far the budget lies beyond the fitted runs."""
         best = self._optimum(flop_F, flop_per_param_token, fraction)
-        middle = np.sqrt(np.prod(BRACKET))
-        params_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, -np.inf, np.inf), best.params_BF)
-        tokens_BF = np.where(best.edge_BF, np.where(best.params_BF < middle, np.inf, -np.inf), best.tokens_BF)
+        unbounded_BF = best.unbounded()
+        params_BF = np.where(best.edge_BF, unbounded_BF, best.params_BF)
+        tokens_BF = np.where(best.edge_BF, -unbounded_BF, best.tokens_BF)
         return [
             BestSize(
                 flop=float(flop),
@@ -94,6 +102,17 @@ class Bootstrap:
             )
             for f, flop in enumerate(flop_F)
         ]
+
+    def compute_optimum(self, flop_F: Floats, *, fraction: float = 1.0) -> ComputeOptimum:
+        """The best sizes and their exponents; unbounded in a draw without an optimum at a budget."""
+        best = self._optimum(flop_F, 6.0, fraction)
+        slope_B = np.polyfit(np.log(flop_F), np.log(best.params_BF).T, 1)[0]
+        last_B = best.unbounded()[:, -1]
+        slope_B = np.where(best.edge_BF.any(axis=1), last_B, slope_B)
+        a = percentile(finite(slope_B[0]), slope_B[1:], self.tail)
+        rest = percentile(finite(1.0 - slope_B[0]), 1.0 - slope_B[1:], self.tail)
+        sizes = tuple(self.best_sizes(flop_F, fraction=fraction))
+        return ComputeOptimum(sizes=sizes, params_exponent=a, tokens_exponent=rest)
 
     def frontier(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> Floats:
         """Best loss at each budget (1 + B, F), the fit first and then its draws: what `crossover` compares."""

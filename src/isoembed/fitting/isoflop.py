@@ -36,6 +36,10 @@ class Optimum:
     loss_BF: Floats
     edge_BF: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
+    def unbounded(self) -> Floats:
+        """Minus infinity (B, F) where N lies in the lower half of the bracket, else infinity."""
+        return np.where(self.params_BF < np.sqrt(np.prod(BRACKET)), -np.inf, np.inf)
+
 
 def surface_optimum(
     law: Law,

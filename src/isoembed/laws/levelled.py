@@ -14,6 +14,8 @@ from isoembed.laws.points import Floats, Points, Rows
 
 #: what the name of a law ends in that has a level
 SUFFIX = "-level"
+#: a form's loss beyond any run's, at the ends of the sizes among which an optimum is searched: e^M stays a number
+MOST_LOSS = 500.0
 
 
 class Levelled(Law):
@@ -28,7 +30,8 @@ class Levelled(Law):
 
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:
         loss_BR, gradient_BPR = self.form.loss_and_gradient(theta_BP[:, :-1], rows)
-        c, left_BR = theta_BP[:, -1:], np.expm1(loss_BR)
+        c = theta_BP[:, -1:]
+        left_BR = np.maximum(np.expm1(np.minimum(loss_BR, MOST_LOSS)), -0.5 / c)  # below zero the loss is there
         slope_BR = c * (1.0 + left_BR) / (1.0 + c * left_BR)
         by_c = left_BR / (1.0 + c * left_BR)
         return (

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
-from isoembed.fitting.bootstrap import Bootstrap
+from isoembed.fitting.bootstrap import Bootstrap, ComputeOptimum
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
@@ -241,6 +241,13 @@ class LawFile(Summarised):
             raise InputError("A recommendation needs a law with its bootstrap; fit again with `bootstrap=1000`.")
         values = np.array(self.draws.values)
         return Bootstrap(law_named(self.law), self.fit, values, self.draws.seed, self.draws.runs, self.draws.tail)
+
+    def compute_optimum(self) -> ComputeOptimum | None:
+        """N*(C) and D*(C) a tenth of, at and ten times the largest fitted budget, of models trained whole; None where
+        the law has no draws or does not read N and D."""
+        if self.draws is None or not {"params", "tokens"} <= set(law_named(self.law).varies):
+            return None
+        return self.bootstrap().compute_optimum(self.range["flop"][1] * np.array([0.1, 1.0, 10.0]))
 
     @property
     def content_digest(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from isoembed.fitting.bootstrap import ComputeOptimum
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import Interval
 from isoembed.fitting.io.law_file import LawFile, LawSet
@@ -65,7 +66,37 @@ def law_text(law: LawFile) -> RenderableType:
         told = f"held-out error {form.held_error:.2%}, {form.fit.status}"
         rows.append(("form", f"{form.law} is not told from it ({told}): recommendations draw from both"))
     rows += [("note", note) for note in law.notes]
-    return Group(pairs_table(rows), Text(""), _parameters(law), *([Text(""), _holdouts(law)] if law.holdout else []))
+    parts = [pairs_table(rows), Text(""), _parameters(law)]
+    if (optimum := law.compute_optimum()) is not None:
+        parts += [Text(""), _optimum(optimum)]
+    return Group(*parts, *([Text(""), _holdouts(law)] if law.holdout else []))
+
+
+def _optimum(optimum: ComputeOptimum) -> RenderableType:
+    """Best sizes by budget, or that there are none."""
+    a, rest = optimum.params_exponent, optimum.tokens_exponent
+    if a.value is None:
+        return Text("N*(C): none; along C = 6 N D the loss falls to the end of all sizes")
+    table = columns_table(
+        ("C = 6 N D", "N*", "95 %", "D*", "95 %", "loss"),
+        [
+            (
+                _digits(best.flop),
+                *(text for each in (best.params, best.tokens) for text in (_sized(each.value), _span(each))),
+                best.loss.says(),
+            )
+            for best in optimum.sizes
+        ],
+    )
+    return Group(table, Text(f"N* ~ C^a, a = {a.says()}; D* ~ C^b, b = {rest.says()}"))
+
+
+def _sized(value: float | None) -> str:
+    return "unbounded" if value is None else si(value)
+
+
+def _span(interval: Interval) -> str:
+    return f"{_sized(interval.low)} to {_sized(interval.high)}"
 
 
 def _digits(value: float) -> str:
