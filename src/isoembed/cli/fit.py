@@ -68,8 +68,8 @@ class FitOptions:
         str | None,
         typer.Option(
             help="hoffmann, tied, embedding, power, multiplicative, frantar, rectified, interaction; hoffmann-odds, "
-            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on what is held out; default: "
-            "hoffmann"
+            "frantar-odds, interaction-odds, bounded by chance; several (a,b) or best are compared on hold-outs; "
+            "default hoffmann"
         ),
     ] = None
     level_from: Annotated[
