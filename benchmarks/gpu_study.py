@@ -28,7 +28,7 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Adapters, Method, method_named
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.run import work
@@ -102,8 +102,7 @@ class Slice:
             model=spec,
             method=method,
             data=self.data,
-            batch_pairs=self.batch,
-            context_tokens=self.data.context_tokens,
+            setup=Setup(batch_pairs=self.batch, context_tokens=self.data.context_tokens),
             learning_rate=rate,
         )
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from isoembed.budget import Budget
 from isoembed.core import fingerprint
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
+from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.workflows.job import DataOptions, plan_job
@@ -76,15 +76,10 @@ def measure(job: tuple[dict[str, Any], Path, Path]) -> None:
             load_tokenizer(f"nano/{cell['model']}").save_pretrained(scratch)
             spec = NANO.model(cell["model"]).model_copy(update={"source": scratch})
             family = NANO.model_copy(update={"models": (spec,)})
-        plan = plan_job(
-            Budget.parse(str(cell["budget"])),
-            family,
-            DataOptions(),
-            cache=cache,
-            model=cell["model"],
-            method=cell["method"],
-            learning_rate=cell["rate"],
+        asked = Request.of(
+            cell["budget"], family, model=cell["model"], method=cell["method"], learning_rate=cell["rate"]
         )
+        plan = plan_job(asked, DataOptions(), cache=cache)
         _, record = run(plan.recipe, plan.data, Path(scratch) / "run", execution=Execution(checkpoint_seconds=1e9))
     assert record.heldout is not None
     assert record.heldout_before is not None

@@ -39,12 +39,12 @@ from typing import Any
 import psutil
 import torch
 
-from isoembed.budget import Budget
 from isoembed.cli.terminal import no_library_bars
 from isoembed.core import write_atomically
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Recipe
+from isoembed.recipe import DataStats, Recipe
+from isoembed.recommendation.request import Request
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training.checkpoint import checkpoints
@@ -98,10 +98,8 @@ def small_pairs(folder: Path) -> DataOptions:
 
 def small_job(folder: Path, flop: float) -> Job:
     """nano-28k on them."""
-    return plan_job(
-        Budget.parse(f"{flop}"), NANO, small_pairs(folder), cache=folder / "tokens", model="nano-28k", method=Full(),
-        batch_pairs=16, context_tokens=32,
-    )  # fmt: skip
+    asked = Request.of(flop, NANO, model="nano-28k", method=Full(), batch_pairs=16, context_tokens=32)
+    return plan_job(asked, small_pairs(folder), cache=folder / "tokens")
 
 
 def train(job: Job, out: Path, fatal: int | None, counted: Path) -> None:
@@ -148,10 +146,8 @@ def small_sweep(folder: Path, flop: float) -> SweepRequest:
     """Full and bias-only on nano-28k at two budgets."""
     options = small_pairs(folder)
     asked = {"family": NANO, "models": ("nano-28k",), "methods": ("full", "bias"), "budgets": (flop, 2 * flop),
-             "batch_pairs": 16, "context_tokens": 32, "max_epochs": 1e6}  # fmt: skip
-    return SweepRequest.model_validate(
-        asked | prepare_request(NANO, ["nano-28k"], options, cache=folder / "tokens", context_tokens=32)
-    )
+             "batch_pairs": 16, "context_tokens": 32, "max_epochs": 1e6, "data": DataStats.assumed(32)}  # fmt: skip
+    return prepare_request(SweepRequest.model_validate(asked), options, cache=folder / "tokens")
 
 
 def sweep_differences(whole: Path, part: Path, temporary: Path) -> list[str]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from isoembed.core import InputError, write_atomically
 from isoembed.families import NANO
 from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
+from isoembed.recipe import DataStats
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import LAWS_FOLDER, Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
@@ -72,11 +72,10 @@ LAWS = ("embedding", "frantar", "interaction-odds")
 SOURCE = f"a weighted mixture of {len(WEIGHTS)} public pair sources (scripts/nano_study.py)"
 
 
-def prepared(pairs: Path, ledger: Path) -> dict[str, Any]:
+def prepared(request: SweepRequest, pairs: Path, ledger: Path) -> SweepRequest:
     """The mixture tokenised into the ledger's folder: its statistics, the weights' hashes, how to open it again."""
     spec = ",".join(f"{pairs / name}.jsonl.gz:{weight}" for name, weight in WEIGHTS.items())
-    names = [model.name for model in NANO.models]
-    return prepare_request(NANO, names, DataOptions(spec), cache=ledger / "tokens", context_tokens=75)
+    return prepare_request(request, DataOptions(spec), cache=ledger / "tokens")
 
 
 def plan(pairs: Path, tasks: Path, ledger: Path) -> None:
@@ -92,10 +91,10 @@ def plan(pairs: Path, tasks: Path, ledger: Path) -> None:
             "rates": RateSearch(models=("nano-28k", "nano-113k", "nano-389k"), steps=(100, 300), factor=2.5),
             "allowance_flop": 2.5e14,
             "tasks": tuple(str(tasks / name) for name in TASKS),
-            **prepared(pairs, ledger),
+            "data": DataStats.assumed(75),
         }
     )
-    planned, new = plan_sweep(ledger, request)
+    planned, new = plan_sweep(ledger, prepared(request, pairs, ledger))
     print(f"stage {planned.stage}, {new} new cells, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
 
 
@@ -120,10 +119,11 @@ def export(ledger: Path) -> None:
 def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     """The ledger as it shipped, loss curves apart: its request, with the family as it was then (its rates are where the
     search for rates began), and its records, so that finished cells are not run again."""
-    asked, here = SweepRequest.model_validate_json(ASKED.read_bytes()), prepared(pairs, ledger)
-    if here["data"].fingerprint != asked.data.fingerprint:
+    asked = SweepRequest.model_validate_json(ASKED.read_bytes())
+    here = prepared(asked, pairs, ledger)
+    if here.data.fingerprint != asked.data.fingerprint:
         raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")
-    places = {"data_options": here["data_options"], "tasks": tuple(str(tasks / name) for name in TASKS)}
+    places = {"data_options": here.data_options, "tasks": tuple(str(tasks / name) for name in TASKS)}
     added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(RECORDS).outcomes())
     planned, new = plan_sweep(ledger, asked.model_copy(update=places))
     print(f"{added} runs restored; stage {planned.stage}, {new} cells of it planned")

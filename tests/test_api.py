@@ -157,7 +157,7 @@ def test_a_notebook_sees_a_line_and_an_escaped_table() -> None:
 def test_train_takes_pairs_at_hand_and_a_recipe_given_back(tmp_path: Path) -> None:
     """Tuples and dicts are the same pairs: same data, same key, same loss."""
     pairs = [(f"what is item {n}?", f"item {n} costs {n * 7} coins") for n in range(100)]
-    found = recommend(3e8, "nano", model="nano-28k", method="full", batch_pairs=8)
+    found = recommend(3e8, "nano", model="nano-28k", method="full", setup=isoembed.PartialSetup(batch_pairs=8))
     first = isoembed.train(found, pairs, str(tmp_path / "a"))
     rows = [{"query": query, "positive": positive} for query, positive in pairs]
     again = isoembed.train(str(tmp_path / "a" / "recipe.json"), rows, str(tmp_path / "b"))

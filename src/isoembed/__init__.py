@@ -17,9 +17,9 @@ from isoembed.core import InputError, not_installed
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
-from isoembed.recipe import DataStats, Options, Prompts, Recipe, solve
+from isoembed.recipe import DataStats, Options, PartialSetup, Prompts, Recipe, Setup, solve
 from isoembed.recommendation.constraints import Constraints
-from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger, RunRecord
 
@@ -83,12 +83,15 @@ __all__ = [
     "Norms",
     "Options",
     "PairData",
+    "PartialSetup",
     "Prompts",
     "QLoRA",
     "Recipe",
     "Recommendation",
+    "Request",
     "RsLoRA",
     "RunRecord",
+    "Setup",
     "evaluate_job",
     "family_named",
     "figure",

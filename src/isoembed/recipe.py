@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -20,7 +20,7 @@ from isoembed.core import (
     placeless,
     rejected,
 )
-from isoembed.families.base import ModelSpec
+from isoembed.families.base import Family, ModelSpec
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Method
 
@@ -163,7 +163,75 @@ class DataStats(Frozen):
         return self.query_tokens + self.positive_tokens + self.negative_tokens
 
 
-class Recipe(Summarised):
+class PartialSetup(Frozen):
+    """How runs are trained, as far as it was said; what is None was left open."""
+
+    #: fields that `differences` looks at, and what they are called where not by their names
+    COMPARED: ClassVar[dict[str, str]] = {
+        "batch_pairs": "batch pairs",
+        "context_tokens": "context tokens",
+        "temperature": "temperature",
+        "pooling": "pooling",
+        "options": "options",
+    }
+
+    batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST_BATCH)
+    context_tokens: int | None = Field(
+        None, ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
+    )
+    temperature: float | None = Field(None, ge=1e-4, le=100)
+    pooling: PoolingName | None = None
+    options: Options | None = None
+
+    def differences(self, other: PartialSetup) -> dict[str, str]:
+        """Field -> `batch pairs 32 there, 64 here`: what this value says, there, and `other` says otherwise, here.
+
+        The one comparison of setups.  A field that either leaves open, or does not have, is no difference.
+        """
+        found = {}
+        for name in self.COMPARED.keys() & other.COMPARED.keys():
+            there, here = getattr(self, name), getattr(other, name)
+            if there is not None and here is not None and there != here:
+                found[name] = f"{self.COMPARED[name]} {there} there, {here} here"
+        return {name: found[name] for name in self.COMPARED if name in found}
+
+    def completed(self, *defaults: PartialSetup) -> Setup:
+        """What this value leaves open from the first of `defaults` that says it, at last from `Setup` itself.
+
+        Raises InputError where a batch holds no negative, or texts would be cut to next to nothing.
+        """
+        said: dict[str, Any] = {}
+        for each in (*reversed(defaults), self):
+            said |= {name: value for name in PartialSetup.model_fields if (value := getattr(each, name)) is not None}
+        for name, check in (("batch_pairs", check_batch), ("context_tokens", check_context)):
+            if name not in said:
+                raise InputError(f"`{name}` must be named; no law and no family says it here.")
+            check(said[name])
+        return Setup(**said)
+
+
+class Setup(PartialSetup):
+    """How a run is trained, whatever its model, method and budget."""
+
+    batch_pairs: int = Field(ge=LEAST_BATCH, le=LARGEST_BATCH)
+    context_tokens: int = Field(
+        ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
+    )
+    temperature: float = Field(0.025, ge=1e-4, le=100)
+    pooling: PoolingName = "mean"
+    options: Options = PLAIN
+
+    @property
+    def setup(self) -> Setup:
+        """These fields alone, of a value that has more."""
+        return Setup(**{name: getattr(self, name) for name in Setup.model_fields})
+
+    def steps_of(self, train_tokens: float, data: DataStats) -> int:
+        """Expected optimiser steps of a run that sees so many real tokens of `data`."""
+        return max(1, round(train_tokens / data.tokens_per_pair / self.batch_pairs))
+
+
+class Recipe(Setup, Summarised):
     """One run: a planned sweep point and a final recommendation alike.  `train(recipe, data)` never sees the budget:
     it stops at `train_tokens` real tokens."""
 
@@ -178,13 +246,6 @@ class Recipe(Summarised):
     )
     seed: Count = 0
     train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
-    batch_pairs: int = Field(ge=LEAST_BATCH, le=LARGEST_BATCH)
-    context_tokens: int = Field(
-        ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
-    )
-    temperature: float = Field(0.025, ge=1e-4, le=100)
-    pooling: PoolingName = "mean"
-    options: Options = PLAIN
     learning_rate: float = Field(gt=0, le=LARGEST_RATE, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
@@ -254,7 +315,7 @@ class Recipe(Summarised):
     @property
     def steps(self) -> int:
         """Expected optimiser steps."""
-        return max(1, round(self.pairs / self.batch_pairs))
+        return self.steps_of(self.train_tokens, self.data)
 
     @property
     def unique(self) -> int | None:
@@ -295,6 +356,11 @@ class Recipe(Summarised):
         return fingerprint(self.model_dump(mode="json", exclude=apart))
 
 
+def family_setup(family: Family) -> PartialSetup:
+    """What suits a family where nobody says otherwise."""
+    return PartialSetup(batch_pairs=family.batch_pairs, context_tokens=family.context_tokens)
+
+
 def check_context(context_tokens: int) -> None:
     """Raise InputError where a text would be cut to next to nothing."""
     if context_tokens < LEAST_CONTEXT:
@@ -314,23 +380,35 @@ def check_batch(batch_pairs: int) -> None:
 @checked
 def solve(
     flop: float,
-    *,
-    family: str,
     model: ModelSpec,
     method: Method,
-    data: DataStats,
-    batch_pairs: int,
-    context_tokens: int,
     learning_rate: float,
+    setup: Setup,
+    data: DataStats,
+    *,
+    family: str,
     seed: int = 0,
-    pooling: str = "mean",
-    options: Options = PLAIN,
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
+    learning_rate: peak; family: its name, or `custom`.
     Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
     """
-    check_batch(batch_pairs)
+    return Recipe(
+        **dict(setup.setup),
+        family=family,
+        model=model,
+        method=method,
+        data=data,
+        seed=seed,
+        train_tokens=affordable(flop, model, method, setup, data),
+        learning_rate=learning_rate,
+    )
+
+
+def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data: DataStats) -> int:
+    """D: the real tokens that `flop` pays for.  Raises InputError as `solve`."""
+    batch_pairs = setup.batch_pairs
     if data.pairs is not None and data.pairs < batch_pairs:
         raise InputError(
             f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `batch_pairs`."
@@ -342,25 +420,14 @@ def solve(
             f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
             f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `batch_pairs` or take a smaller model."
         )
-    if context_tokens > model.context:
+    if setup.context_tokens > model.context:
         raise InputError(
-            f"`context_tokens` must be within the model's {model.context}; got {context_tokens} for {model.name}."
+            f"`context_tokens` must be within the model's {model.context}; got {setup.context_tokens} for {model.name}."
         )
-    if options.matryoshka and options.matryoshka[0] >= model.hidden:
+    matryoshka = setup.options.matryoshka
+    if matryoshka and matryoshka[0] >= model.hidden:
         raise InputError(
             f"`matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
-            f"them; got {options.matryoshka[0]} for {model.name}."
+            f"them; got {matryoshka[0]} for {model.name}."
         )
-    return Recipe(
-        family=family,
-        model=model,
-        method=method,
-        data=data,
-        seed=seed,
-        train_tokens=round(tokens_for(flop, cost)),
-        batch_pairs=batch_pairs,
-        context_tokens=context_tokens,
-        pooling=cast(PoolingName, pooling),  # a name that is none is refused here
-        options=options,
-        learning_rate=learning_rate,
-    )
+    return round(tokens_for(flop, cost))

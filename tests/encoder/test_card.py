@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from isoembed.encoder.card import escape, model_card
 from isoembed.families.decoders import classic
 from isoembed.methods import LoRA
-from isoembed.recipe import DataStats, solve
+from isoembed.recipe import DataStats, Setup, solve
 from isoembed.records import RunRecord
 
 NASTY = "evil | **bold** <script>alert(1)</script>\n# heading\n---\n[x](javascript:y) `code` ![i](u)"
@@ -19,8 +19,7 @@ def a_record(source: str = "EleutherAI/pythia-70m", data: str = "pairs.jsonl") -
         model=classic("pythia-70m", source, 512, 6, 50304, 2048, 1e-3),
         method=LoRA(rank=8),
         data=DataStats(source=data),
-        batch_pairs=16,
-        context_tokens=75,
+        setup=Setup(batch_pairs=16, context_tokens=75),
         learning_rate=1e-3,
     )
     cost = recipe.cost

@@ -8,7 +8,7 @@ from isoembed.families.base import BORROWED_RATES, StoredFile
 from isoembed.families.depth import Reference, along_depth, default_depths
 from isoembed.families.known import family_of
 from isoembed.methods import Full
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 
 SMOL = family_named("smollm2")
 
@@ -78,10 +78,8 @@ def test_a_family_along_depth_takes_over_what_its_model_has() -> None:
 
 
 def recipe(model: ModelSpec, family: str = "nano") -> Recipe:
-    return solve(
-        1e11, family=family, model=model, method=Full(), data=DataStats.assumed(64), batch_pairs=32,
-        context_tokens=64, learning_rate=1e-3,
-    )  # fmt: skip
+    setup = Setup(batch_pairs=32, context_tokens=64)
+    return solve(1e11, model, Full(), 1e-3, setup, DataStats.assumed(64), family=family)
 
 
 def test_a_depth_is_another_run_and_no_depth_the_run_it_was() -> None:

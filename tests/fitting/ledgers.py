@@ -10,7 +10,7 @@ from isoembed.families import NANO, ModelSpec
 from isoembed.fitting.repetition import effective_tokens
 from isoembed.laws import Points, law_named
 from isoembed.methods import Full, LoRA, Method
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import RunRecord
 from tests.sweep.fake import record
 
@@ -44,8 +44,7 @@ def planned(
         model=model,
         method=method,
         data=DATA,
-        batch_pairs=batch_pairs,
-        context_tokens=context,
+        setup=Setup(batch_pairs=batch_pairs, context_tokens=context),
         learning_rate=1e-3,
         seed=seed,
     )

@@ -19,7 +19,7 @@ from isoembed.fitting.study import study
 from isoembed.fitting.validate import Check, check, check_ledger
 from isoembed.laws import law_named
 from isoembed.methods import Full
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import Recommendation
@@ -154,7 +154,7 @@ def test_runs_of_methods_without_a_law_are_named(laws: LawSet) -> None:
         ({"heldout": "other"}, "held-out set h there, other here"),
         ({"temperature": 0.1}, "temperature 0.025 there, 0.1 here"),
         ({"pooling": "last"}, "pooling mean there, last here"),
-        ({"data": DATA.model_copy(update={"fingerprint": "e"})}, "data d there, e here"),
+        ({"data": DATA.model_copy(update={"fingerprint": "e"})}, "training set d there, e here"),
     ],
 )
 def test_runs_that_differ_in_more_are_refused(laws: LawSet, changes: dict[str, Any], words: str) -> None:
@@ -203,7 +203,8 @@ def test_nothing_elsewhere_and_old_laws_are_refused_with_a_remedy(laws: LawSet, 
 
 def asked(laws: LawSet, flop: float = 1e12, **options: Any) -> Recommendation:
     data = DataStats(fingerprint="d", tokenizer="t", pairs=10**12)
-    return recommend(Budget(stated="", flop=flop), NANO, law=laws, data=data, **options)
+    settings = {name: options.pop(name) for name in PartialSetup.model_fields if name in options}
+    return recommend(Budget(stated="", flop=flop), NANO, law=laws, data=data, setup=PartialSetup(**settings), **options)
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +248,9 @@ def test_the_chosen_size_is_the_planted_best_in_steps(proven: LawSet) -> None:
 def test_elsewhere_stays_refused_where_it_failed_or_was_not_checked(proven: LawSet) -> None:
     with pytest.raises(InputError, match=r"checked there, full: biased, the runs lie.*isoembed validate"):
         asked(proven, batch_pairs=16)
-    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 asked\. Ask"):
+    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 here\. Ask"):
         asked(proven, batch_pairs=128)
-    with pytest.raises(InputError, match="pooling mean there, max asked"):
+    with pytest.raises(InputError, match="pooling mean there, max here"):
         asked(proven, batch_pairs=256, pooling="max")
     anyway = asked(proven, batch_pairs=16, other_settings=True)
     assert any("checked there, full: biased" in warning for warning in anyway.warnings)

@@ -27,10 +27,11 @@ from isoembed.families import FAMILIES, NANO, PYTHIA, family_named
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import UNSEALED, LawFile, LawSet
 from isoembed.methods import LoRA
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import FARTHEST, OutOfReachError
-from isoembed.recommendation.recommend import DEFAULT_MOST_FLOP, LAWS_FOLDER, default_family, recommend, shipped_law
+from isoembed.recommendation.recommend import LAWS_FOLDER, recommend, shipped_law
+from isoembed.recommendation.request import DEFAULT_MOST_FLOP, Request, default_family
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger
 from isoembed.report.terminal.recommendation import recommendation_text, spent_text
@@ -47,7 +48,8 @@ def laws() -> LawSet:
 
 
 def nano(flop: float, law: LawSet, /, **options: Any) -> Recommendation:
-    return recommend(Budget.parse(f"{flop!r}"), NANO, law=law, **options)
+    heldout = options.pop("heldout", None)
+    return recommend(Request.of(flop, NANO, heldout=heldout), law=law, **options)
 
 
 def printed(found: Recommendation) -> str:
@@ -166,7 +168,7 @@ def test_a_law_is_refused_beyond_its_reach_and_guesses_where_a_pilot_asks(laws: 
     with pytest.raises(OutOfReachError, match=r"beyond the largest fitted budget.*Run a pilot"):
         nano(1e17, laws)
     with pytest.raises(OutOfReachError, match="below the smallest"):
-        nano(1e8, laws, batch_pairs=2, other_settings=True)
+        nano(1e8, laws, setup=PartialSetup(batch_pairs=2), other_settings=True)
     guess = nano(1e15, laws, far=True)
     assert (guess.loss, guess.certainty, guess.next_run, guess.crossover) == (None, None, None, None)
     assert all(candidate.best is None and candidate.loss is None for candidate in guess.methods)

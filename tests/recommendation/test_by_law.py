@@ -22,11 +22,11 @@ from isoembed.fitting.repetition import LEAST, REPEAT_WORTH, effective_tokens
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Bias, Full, LoRA
-from isoembed.recipe import DataStats, Options
+from isoembed.recipe import DataStats, Options, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend, shipped_law
-from isoembed.recommendation.request import Request
+from isoembed.recommendation.request import Problem, Request
 from isoembed.recommendation.result import Recommendation
 from tests.fitting.ledgers import BUDGETS, DATA, lora, runs, scarce, true_loss
 
@@ -55,22 +55,18 @@ def laws() -> LawSet:
 
 def asked(laws: LawSet, flop: float = TARGET, /, **options: Any) -> Recommendation:
     options = {"data": UNLIMITED} | options
-    return recommend(Budget(stated="", flop=flop), NANO, law=laws, **options)
+    settings = {name: options.pop(name) for name in PartialSetup.model_fields if name in options}
+    return recommend(Budget(stated="", flop=flop), NANO, law=laws, setup=PartialSetup(**settings), **options)
 
 
 def limited(laws: LawSet, flop: float = TARGET, /, **limits: Any) -> Recommendation:
     return asked(laws, flop, constraints=Constraints(**limits))
 
 
-def request(flop: float = TARGET) -> Request:
+def request(flop: float = TARGET) -> Problem:
     return Request(
-        budget=Budget(stated="", flop=flop),
-        family=NANO,
-        data=UNLIMITED,
-        batch_pairs=64,
-        context_tokens=75,
-        constraints=Constraints(),
-    )
+        budget=Budget(stated="", flop=flop), family=NANO, data=UNLIMITED, batch_pairs=64, context_tokens=75
+    ).problem()
 
 
 def with_form(laws: LawSet, other: LawSet) -> LawSet:
@@ -343,30 +339,37 @@ def test_settings_default_to_the_laws_and_other_ones_are_refused_unless_asked_fo
         )
     )
     assert asked(narrow).recipe.batch_pairs == 32
-    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 asked.*`other_settings`"):
+    with pytest.raises(InputError, match=r"batch pairs 64 there, 128 here.*`other_settings`"):
         asked(laws, batch_pairs=128)
-    with pytest.raises(InputError, match="context tokens 75 there, 64 asked"):
+    with pytest.raises(InputError, match="context tokens 75 there, 64 here"):
         asked(laws, context_tokens=64)
-    with pytest.raises(InputError, match=r"pooling mean there, max asked.*`other_settings`"):
+    with pytest.raises(InputError, match=r"pooling mean there, max here.*`other_settings`"):
         asked(laws, pooling="max")
-    with pytest.raises(InputError, match=r"options none there, candidates over 0\.1 above the positive masked asked"):
+    with pytest.raises(InputError, match=r"options none there, candidates over 0\.1 above the positive masked here"):
         asked(laws, options=Options(mask_margin=0.1))
-    with pytest.raises(InputError, match="negatives 0 there, 3 asked"):
+    with pytest.raises(InputError, match="hard negatives 0 there, 3 here"):
         asked(laws, data=UNLIMITED.model_copy(update={"negatives": 3.2}))
     anyway = asked(laws, batch_pairs=128, other_settings=True)
     assert anyway.recipe.batch_pairs == 128
     assert any("settings of no run" in line for line in anyway.warnings)
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", 0.05), ("pooling", "last")])
-def test_a_law_of_another_temperature_or_pooling_is_refused(laws: LawSet, field: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "own"),
+    [("temperature", 0.05, 0.025), ("pooling", "last", "mean"), ("options", Options(bidirectional=True), Options())],
+)
+def test_a_setup_that_nobody_names_is_the_laws_and_another_is_refused(
+    laws: LawSet, field: str, value: Any, own: Any
+) -> None:
+    """A law of another temperature could not be asked at all: its runs' temperature reached no recipe."""
     other = LawSet(
         laws=tuple(
             law.model_copy(update={"settings": law.settings.model_copy(update={field: value})}) for law in laws.laws
         )
     )
-    with pytest.raises(InputError, match=f"{field} {value} there"):
-        asked(other)
+    assert getattr(asked(other).recipe, field) == value
+    with pytest.raises(InputError, match=f"{field} {value} there, {own} here"):
+        asked(other, **{field: own})
 
 
 def test_no_familys_law_speaks_of_another_whatever_is_said(laws: LawSet) -> None:
@@ -435,7 +438,7 @@ def test_the_law_that_ships_speaks_where_it_holds_and_the_rule_elsewhere(
     laws.save(tmp_path / "nano.json")
     budget = Budget(stated="", flop=TARGET)
     assert recommend(budget, NANO).certainty is not None
-    assert recommend(budget, NANO, batch_pairs=128).certainty is None
+    assert recommend(budget, NANO, setup=PartialSetup(batch_pairs=128)).certainty is None
     assert recommend(budget, NANO, method=Bias()).certainty is None
     assert recommend(Budget.parse("1e17"), PYTHIA).certainty is None
 

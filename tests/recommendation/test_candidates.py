@@ -13,8 +13,9 @@ from isoembed.core import InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families import NANO, PYTHIA, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, solve
 from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.request import Request
 
 METHODS: list[Method] = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=32, alpha=64.0)]
 
@@ -26,8 +27,7 @@ def recipe(flop: float = 1e12, method: Method | None = None) -> Recipe:
         model=NANO.models[3],
         method=method or Full(),
         data=DataStats(),
-        batch_pairs=64,
-        context_tokens=75,
+        setup=Setup(batch_pairs=64, context_tokens=75),
         learning_rate=1e-3,
     )
 
@@ -133,9 +133,11 @@ def test_more_budget_than_data_takes_the_largest_model_and_says_so() -> None:
 
 
 def test_what_is_asked_for_is_kept() -> None:
-    found = recommend(
-        Budget.parse("1e12"), NANO, model="nano-51k", method=Bias(), batch_pairs=32, learning_rate=0.5, seed=3
-    ).recipe
+    asked = Request.of(1e12, "nano", model="nano-51k", method="bias", batch_pairs=32, learning_rate=0.5, seed=3)
+    found = recommend(asked).recipe
+    assert found == recommend(Request.of(asked, seed=4), setup=asked, method=Bias()).recipe.model_copy(
+        update={"seed": 3}
+    )
     assert (found.model.name, found.method, found.batch_pairs, found.learning_rate, found.seed) == (
         "nano-51k",
         Bias(),
@@ -162,5 +164,5 @@ def test_memory_estimate_orders_the_methods() -> None:
 
 
 def test_assumed_data_are_cut_at_the_context() -> None:
-    found = recommend(Budget.parse("1e12"), NANO, context_tokens=20).recipe
+    found = recommend(1e12, NANO, setup=PartialSetup(context_tokens=20)).recipe
     assert found.data.tokens_per_pair == 14 + 20

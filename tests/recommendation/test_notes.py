@@ -6,6 +6,7 @@ import json
 
 from isoembed.budget import Budget
 from isoembed.families import NANO
+from isoembed.recipe import PartialSetup
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.result import Recommendation
 
@@ -15,7 +16,7 @@ def asked() -> list[Recommendation]:
     budget = Budget.parse("1e13")
     return [
         recommend(budget, NANO),
-        recommend(budget, NANO, batch_pairs=128, law=shipped_law("nano"), other_settings=True),
+        recommend(budget, NANO, setup=PartialSetup(batch_pairs=128), law=shipped_law("nano"), other_settings=True),
         recommend(Budget.parse("1e17"), "pythia"),
     ]
 

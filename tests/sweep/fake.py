@@ -8,7 +8,7 @@ from pathlib import Path
 from isoembed.families import NANO
 from isoembed.methods import Method
 from isoembed.methods.full import Full
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import RateSearch, SweepRequest
@@ -23,8 +23,7 @@ def recipe(model: str = "nano-51k", flop: float = 1e12, *, method: Method | None
         model=NANO.model(model),
         method=method or Full(),
         data=DATA,
-        batch_pairs=32,
-        context_tokens=75,
+        setup=Setup(batch_pairs=32, context_tokens=75),
         learning_rate=1e-3,
         seed=seed,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from isoembed.families import NANO, PYTHIA
 from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
-from isoembed.records import FailedRun
+from isoembed.recipe import Options, Setup
+from isoembed.records import FailedRun, Ledger
 from isoembed.sweep.folder import Cell
+from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
 from tests.sweep.fake import SEARCH, record, request
 
@@ -18,6 +22,29 @@ def complete(asked: SweepRequest) -> Plan:
     while not (plan := Planner(asked, done).plan()).complete:
         done = [(cell, record(cell.recipe)) for cell in plan.cells]
     return plan
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def test_the_study_that_ships_is_planned_again_key_for_key() -> None:
+    """A recipe's key is its run's name: one that changes orphans every run made before.  The request and the records
+    are as an older version wrote them; each cell is planned from those before it."""
+    asked = SweepRequest.model_validate_json((RESULTS / "nano_study.request.json").read_bytes())
+    outcomes = Ledger.open(RESULTS / "nano_study.jsonl.gz").outcomes()
+    plan = Planner(asked, [(Cell(recipe=each.recipe, stage=""), each) for each in outcomes]).plan()
+    assert plan.complete
+    assert len(plan.cells) == 267
+    assert {cell.key for cell in plan.cells} <= {each.key for each in outcomes}
+
+
+def test_every_cell_has_the_requests_setup() -> None:
+    """The temperature was put on afterwards, by hand, and missing from what a pilot decides between."""
+    setup = Setup(batch_pairs=64, context_tokens=48, temperature=0.07, pooling="max", options=Options(mask_margin=0.1))
+    asked = request(**dict(setup), rates=SEARCH)
+    assert all(cell.recipe.setup == setup for cell in Planner(asked, []).plan().cells)
+    pilot = asked.model_copy(update={"target_flop": 1e14, "allowance_flop": 5e12})
+    assert all(recipe.setup == setup for recipe in candidates(pilot).values())
 
 
 def test_hyperparameters_as_in_the_paper() -> None:

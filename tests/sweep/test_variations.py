@@ -7,18 +7,19 @@ import pytest
 from isoembed.core import InputError
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import law_named
-from isoembed.recipe import PLAIN, Options, Recipe
+from isoembed.recipe import PLAIN, Options, Recipe, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import Planner, SweepRequest
 from isoembed.sweep.variations import STAGE, compare, variation_named
 from tests.sweep.fake import planted_loss, record, request
 
+SETUP = Setup(batch_pairs=32, context_tokens=75)
 ASKED = ("pooling=max", "mask-margin=0.1", "matryoshka=8,16", "bidirectional")
 
 
 def varied(**changes: object) -> SweepRequest:
-    return request(variations=tuple(variation_named(text, "mean", PLAIN) for text in ASKED), **changes)
+    return request(variations=tuple(variation_named(text, SETUP) for text in ASKED), **changes)
 
 
 def outcome(recipe: Recipe) -> RunRecord:
@@ -34,16 +35,15 @@ def finished(asked: SweepRequest) -> list[tuple[Cell, RunRecord]]:
 
 
 def test_what_may_vary_and_what_may_not() -> None:
-    assert variation_named("pooling=first", "mean", PLAIN).pooling == "first"
-    assert variation_named("matryoshka=8,16", "mean", PLAIN).options == Options(matryoshka=(16, 8))
-    assert variation_named("mask-margin=0.2", "max", Options(bidirectional=True)).options == Options(
-        mask_margin=0.2, bidirectional=True
-    )
+    assert variation_named("pooling=first", SETUP).pooling == "first"
+    assert variation_named("matryoshka=8,16", SETUP).options == Options(matryoshka=(16, 8))
+    both_ways = SETUP.model_copy(update={"options": Options(bidirectional=True)})
+    assert variation_named("mask-margin=0.2", both_ways).options == Options(mask_margin=0.2, bidirectional=True)
     for text in ("pooling=last", "pooling=mean", "pooling=best", "mask-margin=-1", "matryoshka=0", "prompt=x", "", "b"):
         with pytest.raises(InputError):
-            variation_named(text, "mean", PLAIN)
+            variation_named(text, SETUP)
     with pytest.raises(InputError, match="sweep of their own"):
-        variation_named("pooling=mean", "last", PLAIN)
+        variation_named("pooling=mean", SETUP.model_copy(update={"pooling": "last"}))
 
 
 def test_the_best_cell_of_each_method_is_run_again_with_one_thing_changed() -> None:
@@ -85,5 +85,5 @@ def test_laws_are_fitted_to_the_sweep_without_its_variations() -> None:
     assert [group.points.fingerprint for group in with_them] == [group.points.fingerprint for group in without]
     assert all("16 runs of other readouts or options left out" in group.notes for group in with_them)
     few = [*plain[:2], *[run for run in records if run.recipe.pooling == "max"][:2]]
-    with pytest.raises(InputError, match="one pooling"):
+    with pytest.raises(InputError, match="pooling mean there, max here"):
         group_runs(few, [law_named("hoffmann")])

@@ -22,7 +22,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import Recipe, solve
+from isoembed.recipe import Recipe, Setup, solve
 from isoembed.training.distributed import process_group
 from isoembed.training.gradients import Memory
 from isoembed.training.memory import fill, measure_footprint
@@ -115,8 +115,7 @@ def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: f
         model=MODEL,
         method=method,
         data=data.stats,
-        batch_pairs=16,
-        context_tokens=32,
+        setup=Setup(batch_pairs=16, context_tokens=32),
         learning_rate=rate,
     )
 

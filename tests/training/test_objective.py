@@ -9,7 +9,7 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.batches import Batch
 from isoembed.methods import Full
-from isoembed.recipe import DataStats, Options, Recipe, solve
+from isoembed.recipe import DataStats, Options, Recipe, Setup, solve
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.objective import Objective
 from tests.training.small import MODEL
@@ -58,10 +58,8 @@ def planned(*dims: int) -> Recipe:
         model=MODEL,
         method=Full(),
         data=DataStats(),
-        batch_pairs=16,
-        context_tokens=32,
+        setup=Setup(batch_pairs=16, context_tokens=32, options=Options(matryoshka=dims)),
         learning_rate=1e-3,
-        options=Options(matryoshka=dims),
     )
 
 

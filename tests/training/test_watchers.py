@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from isoembed.core import InputError
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import DataStats, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.training.watchers import RunTracker, StepFacts, tracker_named
 
 
@@ -23,8 +23,7 @@ def recipe() -> Recipe:
         model=NANO.models[0],
         method=Full(),
         data=DataStats(),
-        batch_pairs=64,
-        context_tokens=75,
+        setup=Setup(batch_pairs=64, context_tokens=75),
         learning_rate=1e-3,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from isoembed.families import NANO
+from isoembed.recipe import DataStats
 from isoembed.records import LossPoint
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.plan import SweepRequest
@@ -40,8 +41,8 @@ def small_request(folder: Path, *, budgets: tuple[float, ...] = (3e9, 6e9)) -> S
         "context_tokens": 32,
         "max_epochs": 1e6,
     }
-    prepared = prepare_request(NANO, [MODEL], options, cache=folder / "tokens", context_tokens=32)
-    return SweepRequest.model_validate(fields | prepared)
+    draft = SweepRequest.model_validate({**fields, "data": DataStats.assumed(32)})
+    return prepare_request(draft, options, cache=folder / "tokens")
 
 
 def undisturbed(ledger: Path, request: SweepRequest, *, threads: int) -> dict[str, Losses]:

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from isoembed.cli.boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
-from isoembed.families import NANO
 from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder, Worker
@@ -29,6 +28,7 @@ from isoembed.workflows import sweep
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import load_request, measure_pace, plan_sweep, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
+from tests.sweep.fake import request
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
 #: two workers that save a checkpoint after every step
@@ -163,9 +163,8 @@ def test_data_that_no_worker_can_open_are_reported_once(
 def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"q {n}", "pos": f"p {n}"} for n in range(50)])
     monkeypatch.chdir(tmp_path)
-    fields = prepare_request(NANO, ["nano-28k"], DataOptions("pairs.jsonl"), cache=Path("tokens"), context_tokens=32)
-    options = fields["data_options"]
-    assert isinstance(options, dict)
+    draft = request(models=("nano-28k",), context_tokens=32)
+    options = prepare_request(draft, DataOptions("pairs.jsonl"), cache=Path("tokens")).data_options
     assert options["spec"] == str(tmp_path / "pairs.jsonl")
     assert options["cache"] == str(tmp_path / "tokens")
 

@@ -11,7 +11,7 @@ from isoembed.families.base import check_depth
 from isoembed.families.counted import counted
 from isoembed.families.depth import Reference, along_depth, default_depths
 from isoembed.families.known import family_of, is_built_in
-from isoembed.recommendation.recommend import default_family
+from isoembed.recommendation.request import default_family
 
 
 def chosen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
@@ -16,7 +16,7 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.recipe import Options, Prompts, dims_named
+from isoembed.recipe import PLAIN, Options, PartialSetup, PoolingName, Prompts, dims_named
 from isoembed.recommendation.constraints import Constraints
 
 if TYPE_CHECKING:
@@ -178,9 +178,13 @@ class SetupOptions:
 
     batch_pairs: Annotated[int | None, typer.Option(help="pairs per batch; default: the family's")] = None
     context_tokens: ContextTokens = None
-    pooling: Annotated[str, typer.Option(help="mean, weighted-mean, last (an end-of-text token), first or max")] = (
-        "mean"
+    temperature: Annotated[float | None, typer.Option(help="of the contrastive loss; default: the law's, or 0.025")] = (
+        None
     )
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="mean, weighted-mean, last (an end-of-text token), first or max; default: the law's or mean"),
+    ] = None
     mask_margin: Annotated[
         float | None,
         typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive"),
@@ -195,6 +199,17 @@ class SetupOptions:
     pool_prompt: Annotated[
         bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")
     ] = True
+
+    def value(self, *, resize_embeddings: bool = False) -> PartialSetup:
+        """What is named of the setup; raises InputError for what is out of range."""
+        options = self.options(resize_embeddings=resize_embeddings)
+        return PartialSetup(
+            batch_pairs=self.batch_pairs,
+            context_tokens=self.context_tokens,
+            temperature=self.temperature,
+            pooling=cast(PoolingName | None, self.pooling),  # a name that is none is refused here
+            options=None if options == PLAIN else options,
+        )
 
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""

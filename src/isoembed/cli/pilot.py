@@ -13,6 +13,7 @@ from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.recipe import DataStats, family_setup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.result import Recommendation
@@ -90,25 +91,26 @@ def _allowed(limits: Constraints) -> list[str]:
 
 
 def _request(planning: Planning, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
+    from isoembed.sweep.plan import SweepRequest
     from isoembed.workflows.pilot import memory_here, prepare_pilot
 
-    family, most, setup = planning.family, planning.limits.max_params, planning.asked.training.setup
+    family, most = planning.family, planning.limits.max_params
     if most is not None:
         within = tuple(model for model in family.models if model.params <= most)
         family = family.model_copy(update={"models": within})
-    return prepare_pilot(
-        family,
-        planning.asked.data.value(),
+    setup = planning.setup.completed(family_setup(family))
+    draft = SweepRequest(
+        **dict(setup),
+        family=family,
+        models=tuple(model.name for model in family.models),
+        methods=tuple(methods),
+        budgets=(target_flop,),
+        data=DataStats.assumed(setup.context_tokens),
+        max_bytes=memory_here(),
         target_flop=target_flop,
         allowance_flop=allowance_flop,
-        methods=methods,
-        cache=planning.cache,
-        batch_pairs=setup.batch_pairs or family.batch_pairs,
-        context_tokens=setup.context_tokens or family.context_tokens,
-        pooling=setup.pooling,
-        recipe_options=planning.options,
-        max_bytes=memory_here(),
     )
+    return prepare_pilot(draft, planning.asked.data.value(), cache=planning.cache)
 
 
 def found_text(pilot: Pilot, flop: float) -> str:
@@ -123,7 +125,5 @@ def found_text(pilot: Pilot, flop: float) -> str:
 
 def noted(recommendation: Recommendation, pilot: Pilot, flop: float) -> Recommendation:
     """The recommendation with the pilot among what it rests on, or, where that came to nothing, among its warnings."""
-    words = found_text(pilot, flop)
-    said = note("warning" if pilot.laws is None else "known", "text", text=words)
-    notes = (said, *recommendation.notes) if pilot.laws is None else (*recommendation.notes, said)
-    return recommendation.model_copy(update={"notes": notes})
+    found = note("warning" if pilot.laws is None else "known", "pilot", found=found_text(pilot, flop))
+    return recommendation.model_copy(update={"notes": (*recommendation.notes, found)})

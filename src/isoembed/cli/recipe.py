@@ -17,6 +17,7 @@ from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOpti
 from isoembed.core import InputError, rejected
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
 #: what `recipe_json` adds
@@ -47,21 +48,17 @@ def recipe(
         raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
     spend, setup = budget.value(), asked.training.setup
     family, model, grown = asked.model.chosen_and_grown(spend)
-    recommendation = recommend(
+    request = Request.of(
         spend,
         family,
+        setup.value(resize_embeddings=grown),
         method=asked.model.chosen_method(),
         model=model,
-        batch_pairs=setup.batch_pairs,
-        context_tokens=setup.context_tokens,
         learning_rate=asked.training.learning_rate,
         seed=asked.training.seed,
-        pooling=setup.pooling,
-        options=setup.options(resize_embeddings=grown),
-        law=asked.law.value(),
-        other_settings=asked.law.other_settings,
         constraints=asked.limits.value(),
     )
+    recommendation = recommend(request, law=asked.law.value(), other_settings=asked.law.other_settings)
     job.save(ctx)
     if as_json:
         terminal.print_json(recommendation_json(recommendation))

@@ -27,6 +27,7 @@ from isoembed.cli.options import (
 from isoembed.cli.parse import size_in_bytes
 from isoembed.cli.recipe import flagged, read_recipe, recommendation_json
 from isoembed.core import InputError
+from isoembed.recommendation.request import Request
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +132,7 @@ class Planning:
         self.asked, self.spend = asked, asked.budget.value()
         self.family, self.model, grown = asked.model.chosen_and_grown(self.spend)
         self.method = asked.model.chosen_method()
-        self.options = asked.training.setup.options(resize_embeddings=grown)
+        self.setup = asked.training.setup.value(resize_embeddings=grown)
         self.limits = asked.limits.value()
         self.law = asked.law.value()
         if asked.pilot is not None:
@@ -147,29 +148,29 @@ class Planning:
         """The job, after its pilot where one is asked for; None after a pilot's dry run."""
         from isoembed.workflows.job import plan_job
 
-        asked, setup = self.asked, self.asked.training.setup
+        asked = self.asked
         spend, law, piloted = self.spend, self.law, None
         if asked.pilot is not None:
             found = pilot.pilot_first(self, asked.pilot, console)
             if found is None:
                 return None
             spend, law, piloted = found
-        job = plan_job(
+        request = Request.of(
             spend,
             self.family,
-            asked.data.value(),
-            cache=self.cache,
-            model=self.model,
+            self.setup,
             method=self.method,
-            batch_pairs=setup.batch_pairs,
-            context_tokens=setup.context_tokens,
+            model=self.model,
             learning_rate=asked.training.learning_rate,
             seed=asked.training.seed,
-            pooling=setup.pooling,
-            recipe_options=self.options,
+            constraints=self.limits,
+        )
+        job = plan_job(
+            request,
+            asked.data.value(),
+            cache=self.cache,
             law=law,
             other_settings=asked.law.other_settings,
-            constraints=self.limits,
             far=piloted is not None,
         )
         if piloted is None:

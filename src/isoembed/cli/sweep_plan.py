@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -15,7 +15,7 @@ from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.methods import names
-from isoembed.recipe import PoolingName
+from isoembed.recipe import DataStats, Setup, family_setup
 
 if TYPE_CHECKING:
     from isoembed.sweep.plan import Plan, RateSearch, SweepRequest
@@ -176,78 +176,64 @@ def _request(asked: Asked) -> SweepRequest:
     if runs.max_passes is not None and not runs.max_passes > 1:
         raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {runs.max_passes:g}. Raise it.")
     family, models = suite(asked.grid.family, asked.grid.models)
-    setup = asked.setup
-    return (_pilot_request if cost.adaptive else _grid_request)(
-        asked,
-        family,
-        models,
-        {
-            "batch_pairs": family.batch_pairs if setup.batch_pairs is None else setup.batch_pairs,
-            "context_tokens": family.context_tokens if setup.context_tokens is None else setup.context_tokens,
-        },
-    )
+    setup = asked.setup.value().completed(family_setup(family))
+    return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup)
 
 
-def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], sizes: dict[str, int]) -> SweepRequest:
+def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.pilot import PILOT_METHODS
+    from isoembed.sweep.plan import SweepRequest
     from isoembed.workflows.pilot import prepare_pilot
 
     target, methods = parse.number(asked.cost.target or "", "--target"), asked.grid.methods
-    return prepare_pilot(
-        family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
-        asked.data.value(),
+    draft = SweepRequest(
+        **dict(setup),
+        family=family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
+        models=models,
+        methods=PILOT_METHODS if methods == "all" else _chosen_methods(methods),
+        budgets=(target,),
+        data=DataStats.assumed(setup.context_tokens),
+        max_bytes=_most_bytes(asked),
+        rates=_rates(asked.runs.rate_steps or "none", models),
         target_flop=target,
         allowance_flop=parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
-        methods=PILOT_METHODS if methods == "all" else _chosen_methods(methods),
-        cache=asked.data.cache or asked.output.out / "tokens",
-        pooling=asked.setup.pooling,
-        recipe_options=asked.setup.options(),
-        max_bytes=_most_bytes(asked),
-        budgets=None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets),
-        rates=_rates(asked.runs.rate_steps or "none", models),
-        **sizes,
     )
+    budgets = None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets)
+    return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets)
 
 
-def _grid_request(asked: Asked, family: Family, models: tuple[str, ...], sizes: dict[str, int]) -> SweepRequest:
+def _grid_request(asked: Asked, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.plan import SweepRequest
     from isoembed.sweep.repetition import MAX_PASSES, pairs_named
     from isoembed.sweep.variations import variation_named
     from isoembed.workflows.sweep import prepare_request
 
-    runs, setup, options = asked.runs, asked.setup, asked.setup.options()
-    pooling = cast(PoolingName, setup.pooling)
-    variations = tuple(variation_named(each, pooling, options) for each in runs.vary or ())
+    runs = asked.runs
     flop, seconds = parse.allowance(asked.cost.allowance)
-    fields: dict[str, Any] = {
-        "family": family,
-        "models": models,
-        "methods": _chosen_methods(asked.grid.methods),
-        "budgets": parse.budgets(asked.cost.budgets or ""),
-        **sizes,
-        "seeds": tuple(range(runs.seeds)),
-        "variations": variations,
-        "pairs": pairs_named(runs.pairs) if runs.pairs else (),
-        "max_passes": runs.max_passes or MAX_PASSES,
-        "min_steps": runs.min_steps,
-        "thin": asked.grid.thin or None,
-        "rates": _rates(runs.rate_steps or "100,300", models),
-        "max_bytes": _most_bytes(asked),
-        "allowance_flop": flop,
-        "allowance_seconds": seconds,
-        "tasks": tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
-    }
-    read = prepare_request(
-        family,
-        models,
-        asked.data.value(),
-        cache=asked.data.cache or asked.output.out / "tokens",
-        context_tokens=sizes["context_tokens"],
-        pooling=setup.pooling,
-        recipe_options=options,
-        variations=variations,
+    draft = SweepRequest(
+        **dict(setup),
+        family=family,
+        models=models,
+        methods=_chosen_methods(asked.grid.methods),
+        budgets=parse.budgets(asked.cost.budgets or ""),
+        data=DataStats.assumed(setup.context_tokens),
+        seeds=tuple(range(runs.seeds)),
+        variations=tuple(variation_named(each, setup) for each in runs.vary or ()),
+        pairs=pairs_named(runs.pairs) if runs.pairs else (),
+        max_passes=runs.max_passes or MAX_PASSES,
+        min_steps=runs.min_steps,
+        thin=asked.grid.thin or None,
+        rates=_rates(runs.rate_steps or "100,300", models),
+        max_bytes=_most_bytes(asked),
+        allowance_flop=flop,
+        allowance_seconds=seconds,
+        tasks=tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
     )
-    return SweepRequest.model_validate(fields | read)
+    return prepare_request(draft, asked.data.value(), cache=_cache(asked))
+
+
+def _cache(asked: Asked) -> Path:
+    return asked.data.cache or asked.output.out / "tokens"
 
 
 def _most_bytes(asked: Asked) -> float:

@@ -33,8 +33,8 @@ from isoembed.laws.points import Floats
 LEAST_RUNS = 2
 #: root mean square around the level, in units of the noise, beyond which the laws are biased on these pairs
 MISFIT = 3.0
-#: what runs on other pairs must share with the law's own
-_SHARED = ("family", "batch_pairs", "context_tokens", "temperature", "pooling", "negatives", "options", "tokenizer")
+#: in what alone runs on other pairs may differ from the law's own
+_OF_DATA = ("heldout", "data")
 
 
 def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
@@ -76,7 +76,7 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
 def _settings(law: Settings, there: Settings) -> Settings:
     """The law's own, with what is known of the new runs in place of it; the data are theirs in any case."""
     plain = Settings()
-    known = {name: value for name, value in there if value != getattr(plain, name)}
+    known = {name: value for name, value in dict(there).items() if value != getattr(plain, name)}
     return law.model_copy(update={"heldout": None, "data": None, "step_tokens": None, **known})
 
 
@@ -86,12 +86,7 @@ def _checked(laws: LawSet, group: Group) -> LawFile:
     if law is None:
         known = ", ".join(str(law.method) for law in laws.laws)
         raise InputError(f"A level is that of laws' own methods, here {known}; got runs of {group.method}. Drop them.")
-    differ = [
-        f"{name} {ours} there, {theirs} here"
-        for name in _SHARED
-        if (ours := getattr(law.settings, name)) != (theirs := getattr(group.settings, name))
-        and None not in (ours, theirs)
-    ]
+    differ = [words for name, words in law.settings.differences(group.settings).items() if name not in _OF_DATA]
     if differ:
         raise InputError(f"Runs that set a law's level may differ from its own in data alone: {'; '.join(differ)}.")
     return law

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from isoembed.core import LARGEST, Frozen, InputError
+from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.repetition import Repeats
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, method_of
-from isoembed.recipe import LEAST_BATCH, LEAST_CONTEXT, PLAIN, Options
+from isoembed.recipe import PLAIN, DataStats, Options, PartialSetup
 
 #: a positive share, as str(Fraction) writes it
 _SHARE = r"^[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?$"
 
 
-class Settings(Frozen):
+class Settings(PartialSetup):
     """One value each for all runs behind a law; None where the table did not say."""
+
+    COMPARED: ClassVar[dict[str, str]] = {
+        "family": "family",
+        **PartialSetup.COMPARED,
+        "negatives": "hard negatives",
+        "heldout": "held-out set",
+        "data": "training set",
+        "tokenizer": "tokenizer",
+    }
 
     family: str | None = None
     along: Literal["depth"] | None = Field(
         None, description="depth: its runs are of one model's first blocks; None: of models pretrained apart"
     )
-    batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST)
-    context_tokens: int | None = Field(None, ge=LEAST_CONTEXT, le=LARGEST)
-    temperature: float | None = Field(None, gt=0)
-    pooling: str | None = None
     negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
     options: Options = PLAIN
     target: Literal["heldout", "training"] | None = Field(None, description="which loss was fitted")
@@ -39,6 +44,18 @@ class Settings(Frozen):
     params: Literal["params", "total_params"] = Field("params", description="what N counts: without or with the table")
     flop: Literal["model_flop", "all_in_flop"] = Field("model_flop", description="what C counts")
     step_tokens: float | None = Field(None, gt=0, description="mean real tokens a step; None in older laws and tables")
+
+    @classmethod
+    def of(cls, family: str, setup: PartialSetup, data: DataStats, *, heldout: str | None) -> Settings:
+        """Those of one run, or of what is asked."""
+        return cls(
+            **{name: getattr(setup, name) for name in PartialSetup.model_fields},
+            family=family,
+            negatives=round(data.negatives),
+            heldout=heldout,
+            data=data.fingerprint,
+            tokenizer=data.tokenizer,
+        )
 
     def size(self, model: ModelSpec) -> int:
         """N of `model` as the law counts it."""

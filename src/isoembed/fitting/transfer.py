@@ -96,17 +96,13 @@ def comparable(law: Settings, there: Settings) -> None:
             "losses."
         )
     exchange(law, 1.0)
-    names = ["family", "heldout", "temperature", "pooling", "negatives", "options", "tokenizer"]
-    if law.context_tokens == there.context_tokens:
-        names.append("data")  # pairs cut elsewhere have another fingerprint
-    differ = [
-        f"{'held-out set' if name == 'heldout' else name} {getattr(law, name)} there, {getattr(there, name)} here"
-        for name in names
-        if getattr(law, name) != getattr(there, name)
-    ]
-    if differ:
+    differs = law.differences(there)
+    if "context_tokens" in differs:
+        differs.pop("data", None)  # pairs cut elsewhere have another fingerprint
+    words = [said for name, said in differs.items() if name not in ("batch_pairs", "context_tokens")]
+    if words:
         raise InputError(
-            f"Runs that check a law may differ from its own in batch and context alone: {'; '.join(differ)}. Run them "
+            f"Runs that check a law may differ from its own in batch and context alone: {'; '.join(words)}. Run them "
             "on the same pairs with the same held-out set, or fit a law to them."
         )
 

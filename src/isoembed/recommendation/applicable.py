@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.transfer import Elsewhere, exchange
-from isoembed.recipe import Recipe
 from isoembed.recommendation.notes import Kind, RecipeNote, note
-from isoembed.recommendation.request import Request
+from isoembed.recommendation.request import Problem
+
+#: in what a law's runs may differ from what is asked: the family is checked apart, other data change the level of the
+#: loss and not the order of recipes
+_OF_LEVEL = ("family", "heldout", "data", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Applicable:
     notes: tuple[RecipeNote, ...] = ()
 
 
-def applies_to(laws: LawSet, request: Request) -> bool:
+def applies_to(laws: LawSet, request: Problem) -> bool:
     """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
     differs = _differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
@@ -31,7 +34,7 @@ def applies_to(laws: LawSet, request: Request) -> bool:
     return bool(holding) and (request.method is None or request.method.name in names)
 
 
-def applicable(laws: LawSet, request: Request, *, other_settings: bool) -> Applicable:
+def applicable(laws: LawSet, request: Problem, *, other_settings: bool) -> Applicable:
     """All laws at their own settings; at a batch or context that was checked those that hold there, D counting steps.
 
     Raises InputError for another family, and at other settings unless `other_settings`.
@@ -66,12 +69,12 @@ def applicable(laws: LawSet, request: Request, *, other_settings: bool) -> Appli
     return Applicable(LawSet(laws=tuple(holding)), worth, tuple(notes))
 
 
-def checks(laws: LawSet, request: Request) -> list[tuple[LawFile, Elsewhere | None]]:
+def checks(laws: LawSet, request: Problem) -> list[tuple[LawFile, Elsewhere | None]]:
     """Each law with what was seen of it at the request's batch and context."""
     return [(law, law.at(request.batch_pairs, request.context_tokens)) for law in laws.laws]
 
 
-def _holding(laws: LawSet, request: Request, differs: Collection[str]) -> list[LawFile]:
+def _holding(laws: LawSet, request: Problem, differs: Collection[str]) -> list[LawFile]:
     """The laws that were seen to hold at the request's batch and context, where it differs in these alone; without
     their other forms, which were not checked there."""
     if not set(differs) <= {"batch_pairs", "context_tokens"}:
@@ -80,7 +83,7 @@ def _holding(laws: LawSet, request: Request, differs: Collection[str]) -> list[L
     return [law.model_copy(update={"forms": ()}) for law in holding]
 
 
-def _differences(laws: LawSet, request: Request) -> dict[str, str]:
+def _differences(laws: LawSet, request: Problem) -> dict[str, str]:
     """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
     family."""
     settings = laws.settings
@@ -94,16 +97,5 @@ def _differences(laws: LawSet, request: Request) -> dict[str, str]:
             f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
             "No family's rule follows from another's exponents: run a pilot, or leave the law out."
         )
-    asked = {
-        "batch_pairs": request.batch_pairs,
-        "context_tokens": request.context_tokens,
-        "temperature": Recipe.model_fields["temperature"].default,
-        "pooling": request.pooling,
-        "negatives": round(request.data.negatives),
-        "options": request.options,
-    }
-    return {
-        name: f"{name.replace('_', ' ')} {measured} there, {asked[name]} asked"
-        for name in asked
-        if (measured := getattr(settings, name)) not in (None, asked[name])
-    }
+    differs = settings.differences(request.settings)
+    return {name: words for name, words in differs.items() if name not in _OF_LEVEL}

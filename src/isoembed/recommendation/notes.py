@@ -55,6 +55,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "batch {batch_pairs} and context {context_tokens}",
         "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
     ),
+    "pilot": ("{found}",),
     "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
     # data
     "data-assumed": ("data", "{source}"),

@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
 
 from isoembed.budget import Budget
-from isoembed.core import InputError
+from isoembed.core import Count, InputError
 from isoembed.estimates import TrainingMemory, training_memory
-from isoembed.families import Family, ModelSpec
+from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
+from isoembed.fitting.settings import Settings
 from isoembed.flops import Cost, tokens_for
-from isoembed.methods import Method
-from isoembed.recipe import PLAIN, DataStats, Options, Recipe, check_batch, check_context, solve
+from isoembed.methods import Method, method_of
+from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, family_setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
 
 #: a recipe of fewer steps is mostly warm-up: such a model is too large for the budget
 MIN_STEPS = 30
 
+#: the largest budget for which no family need be named: as far as the law that ships for nano reaches
+DEFAULT_MOST_FLOP = 1.5e14
 
-@dataclass(frozen=True)
-class Request:
-    """Budget, family, data and limits; what the caller fixes is not None and not judged."""
+
+class Request(PartialSetup):
+    """Budget, family, data and limits.  What the caller fixes is kept and not judged; what is None is open: the setup
+    is then that of the law's runs, or the family's."""
 
     budget: Budget
     family: Family
-    data: DataStats
-    batch_pairs: int
-    context_tokens: int
-    constraints: Constraints
+    data: DataStats | None = Field(None, description="default: the paper's corpus, without end")
+    constraints: Constraints = Constraints()
     method: Method | None = None
     model: str | None = None
-    learning_rate: float | None = None
-    seed: int = 0
-    pooling: str = "mean"
-    options: Options = PLAIN
-    heldout: str | None = None
-    """fingerprint of the held-out set on which losses will be taken; None: not known, or a law's own"""
+    learning_rate: float | None = Field(None, gt=0)
+    seed: Count = 0
+    heldout: str | None = Field(
+        None, description="fingerprint of the held-out set on which losses will be taken; None: not known, or a law's"
+    )
 
-    def __post_init__(self) -> None:
-        check_batch(self.batch_pairs)
-        check_context(self.context_tokens)
+    @classmethod
+    def of(
+        cls,
+        budget: Request | Budget | str | float,
+        family: Family | str | None = None,
+        setup: PartialSetup | None = None,
+        *,
+        method: Method | str | None = None,
+        **fields: Any,
+    ) -> Request:
+        """What a user asks: a budget in FLOP as a number or a text, a family by name (default: `default_family`), a
+        method by its label.  Of a request, the same one with what is given here in place of its own."""
+        fields |= {name: getattr(setup, name) for name in PartialSetup.model_fields} if setup is not None else {}
+        fields |= {} if family is None else {"family": family_named(family)}
+        fields |= {} if method is None else {"method": method_of(method)}
+        given = {name: value for name, value in fields.items() if value is not None}
+        if isinstance(budget, Request):
+            return cls(**dict(budget) | given) if given else budget
+        spend = Budget.parse(budget)
+        return cls(**{"budget": spend, "family": given.get("family") or default_family(spend)} | given)
+
+    def setup_at(self, *others: PartialSetup) -> Setup:
+        """The setup, what is open in it from the first of `others` that says it, or the family's."""
+        return self.completed(*others, family_setup(self.family))
+
+    def problem(self, *others: PartialSetup) -> Problem:
+        """What is asked with nothing left open, as `setup_at`."""
+        setup = self.setup_at(*others)
+        data = self.constraints.cap(self.data or DataStats.assumed(setup.context_tokens))
+        return Problem(**{**dict(self), **dict(setup), "data": data})
+
+
+class Problem(Setup, Request):
+    """A request with nothing left open, and the recipe that any one model and method give within it."""
+
+    data: DataStats
+
+    @property
+    def settings(self) -> Settings:
+        """What is asked, as the settings of a law that would answer it."""
+        return Settings.of(self.family.name, self, self.data, heldout=self.heldout)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -100,18 +141,16 @@ class Request:
         self.check_memory(model, method)
         cost = method.cost(model)
         tokens = self.tokens(flop, model, cost, one_pass=one_pass)
+        rate, _ = self.rate(model, method, tokens)
         return solve(
             tokens * cost.flop_per_token,
+            model,
+            method,
+            rate,
+            self,
+            self.data,
             family=self.family.name,
-            model=model,
-            method=method,
-            data=self.data,
-            batch_pairs=self.batch_pairs,
-            context_tokens=self.context_tokens,
-            learning_rate=self.rate(model, method, tokens)[0],
             seed=self.seed,
-            pooling=self.pooling,
-            options=self.options,
         )
 
     @property
@@ -144,3 +183,14 @@ class Request:
             return self.learning_rate, "learning rate as asked"
         steps = max(1, round(tokens / self.step_tokens))
         return self.family.peak_rate(model, method.name, steps=steps, share=method.share(model))
+
+
+def default_family(budget: Budget) -> Family:
+    """The family that ships, for a budget in FLOP that its law reaches; raises InputError for any other."""
+    if budget.flop is None or budget.flop > DEFAULT_MOST_FLOP:
+        named = ", ".join(family.name for family in FAMILIES if family.name != NANO.name)
+        raise InputError(
+            f"A budget in time or money, or above {DEFAULT_MOST_FLOP:.2g} FLOP, needs a named family; got "
+            f"{budget.stated}. Give `family` ({named}), or `model` with a hub id or folder."
+        )
+    return NANO

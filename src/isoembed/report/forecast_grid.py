@@ -15,7 +15,6 @@ from isoembed.budget import Budget
 from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.intervals import Interval, percentile
-from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
 from isoembed.report.data import ReportData
@@ -43,15 +42,8 @@ class ForecastGrid:
             raise InputError("A forecast needs a law; give one with `law`, or more runs.")
         self.laws = evidence.laws
         recipe = evidence.records[0].recipe
-        request = Request(
-            budget=Budget(stated="any", flop=1.0),
-            family=evidence.family,
-            data=recipe.data,
-            batch_pairs=recipe.batch_pairs,
-            context_tokens=recipe.context_tokens,
-            constraints=Constraints(),
-        )
-        self.frontier = Frontier(self.laws, request)
+        asked = Request(budget=Budget(stated="any", flop=1.0), family=evidence.family, data=recipe.data)
+        self.frontier = Frontier(self.laws, asked.problem(recipe))
 
     @property
     def fitted(self) -> tuple[float, float]:

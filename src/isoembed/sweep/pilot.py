@@ -73,12 +73,8 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
         budget=Budget.parse(repr(request.target_flop)),
         family=request.family,
         data=request.data,
-        batch_pairs=request.batch_pairs,
-        context_tokens=request.context_tokens,
         constraints=Constraints(device_memory=request.max_bytes),
-        pooling=request.pooling,
-        options=request.options,
-    )
+    ).problem(request.setup)
     found: dict[str, Recipe] = {}
     for model in request.family.models:
         for method in pilot_methods(request, model):

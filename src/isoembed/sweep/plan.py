@@ -26,7 +26,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Adapters, Freeze, Method, method_named
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import PLAIN, DataStats, Options, PoolingName, Recipe, solve
+from isoembed.recipe import DataStats, Recipe, Setup, affordable, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -54,7 +54,7 @@ class RateSearch(Frozen):
     factor: float = Field(2.5, gt=1)
 
 
-class SweepRequest(Frozen):
+class SweepRequest(Setup):
     """What a sweep was asked for; `sweep.json`."""
 
     format: Literal[1] = 1
@@ -64,11 +64,6 @@ class SweepRequest(Frozen):
     methods: tuple[str, ...] = ("full", "freeze", "bias", "lora")
     budgets: tuple[float, ...] = Field(min_length=1, description="FLOP, ascending")
     data: DataStats
-    batch_pairs: int
-    context_tokens: int
-    temperature: float = 0.025
-    pooling: PoolingName = "mean"
-    options: Options = PLAIN
     variations: tuple[Variation, ...] = Field((), description="readouts and options for the best cells once more")
     pairs: tuple[int, ...] = Field((), description="unique pairs, on which alone the best cells are trained once more")
     max_passes: float = Field(MAX_PASSES, gt=1, description="over these pairs; cells of more are left out")
@@ -395,18 +390,13 @@ class Planner:
     ) -> Cell | None:  # fmt: skip
         """The cell, or None with an entry in `skipped`."""
         request = self.request
+        setup = request.setup if variation is None else variation.of(request.setup)
         try:
+            if rate is None:
+                tokens = affordable(flop, model, method, setup, request.data)
+                rate = self._rate(model, method, setup.steps_of(tokens, request.data))
             recipe = solve(
-                flop,
-                family=request.family.name,
-                model=model,
-                method=method,
-                data=request.data,
-                batch_pairs=request.batch_pairs,
-                context_tokens=request.context_tokens,
-                learning_rate=1.0,
-                pooling=(variation or request).pooling,
-                options=(variation or request).options,
+                flop, model, method, rate, setup, request.data, family=request.family.name, seed=request.seeds[0]
             )
         except InputError as error:
             self._skip(model, method, flop, "no recipe at this budget", str(error))
@@ -414,14 +404,8 @@ class Planner:
         if unfit := self._unfit(recipe, stage):
             self._skip(model, method, flop, *unfit)
             return None
-        rate = self._rate(model, method, recipe.steps) if rate is None else rate
-        update = {
-            "learning_rate": rate,
-            "temperature": request.temperature,
-            "base_hash": request.base_hashes.get(model.name),
-            "seed": request.seeds[0],
-        }
-        return Cell(recipe=recipe.model_copy(update=update), stage=stage, scored=scored and bool(request.tasks))
+        recipe = recipe.model_copy(update={"base_hash": request.base_hashes.get(model.name)})
+        return Cell(recipe=recipe, stage=stage, scored=scored and bool(request.tasks))
 
     def _unfit(self, recipe: Recipe, stage: str) -> Why | None:
         """Why this recipe is not run; None where it is."""

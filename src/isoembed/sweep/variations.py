@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 
 from isoembed.core import Frozen, InputError
-from isoembed.recipe import Options, PoolingName, Recipe, dims_named
+from isoembed.recipe import Options, PoolingName, Recipe, Setup, dims_named
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 
@@ -21,6 +21,10 @@ class Variation(Frozen):
 
     pooling: PoolingName
     options: Options
+
+    def of(self, setup: Setup) -> Setup:
+        """`setup` with these in place of its own."""
+        return setup.model_copy(update={"pooling": self.pooling, "options": self.options})
 
 
 class Varied(Frozen):
@@ -39,13 +43,13 @@ class Varied(Frozen):
         return self.loss - self.plain_loss
 
 
-def variation_named(text: str, pooling: PoolingName, options: Options) -> Variation:
-    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64` or `bidirectional`, of a sweep with this readout
-    and these options.
+def variation_named(text: str, setup: Setup) -> Variation:
+    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64` or `bidirectional`, of a sweep with this setup.
 
     Raises InputError for anything else: the `last` readout and prompts are other tokens, and so another sweep.
     """
     what, _, value = text.partition("=")
+    pooling, options = setup.pooling, setup.options
     readout, changed = pooling, options.model_dump()
     if what == "pooling" and value in get_args(PoolingName) and "last" not in (value, pooling):
         readout = cast(PoolingName, value)

@@ -30,13 +30,11 @@ from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
-from isoembed.families import Family, family_named
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.methods import Adapters, Method
-from isoembed.recipe import NO_PROMPTS, PLAIN, Options, Prompts, Recipe, check_context
-from isoembed.recommendation.constraints import Constraints
+from isoembed.methods import Adapters
+from isoembed.recipe import Recipe, Setup
 from isoembed.recommendation.notes import note
-from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.scratch import clear_files, own_place
@@ -83,19 +81,13 @@ class DataOptions:
         heldout = None if self.heldout is None else absolute(str(self.heldout))
         return replace(self, spec=absolute(str(self.spec)), heldout=heldout)
 
-    def prepare(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        *,
-        context_tokens: int,
-        cache: str | Path,
-        prompts: Prompts = NO_PROMPTS,
-    ) -> PairData:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
+        prompts = setup.options.prompts
         return prepare(
             self.source(self.spec, prompts.query),
             tokenizer,
-            context_tokens=context_tokens,
+            context_tokens=setup.context_tokens,
             folder=cache,
             heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
             prompts=prompts,
@@ -120,61 +112,34 @@ class Job:
 
 @checked
 def plan_job(
-    budget: Budget | str | float,
-    family: Family | str,
-    options: DataOptions | str | Path,
+    request: Request,
+    data: DataOptions | str | Path,
     *,
     cache: str | Path,
-    model: str | None = None,
-    method: Method | str | None = None,
-    batch_pairs: int | None = None,
-    context_tokens: int | None = None,
-    learning_rate: float | None = None,
-    seed: int = 0,
     law: LawSet | str | Path | None = None,
-    constraints: Constraints | None = None,
     other_settings: bool = False,
-    pooling: str = "mean",
-    recipe_options: Options = PLAIN,
     far: bool = False,
 ) -> Job:
     """Tokenise the data, then decide.  A family shares one tokenizer, so the data are prepared once for all sizes; for
-    `pooling` by the last token every text ends in the end-of-text token.
+    pooling by the last token every text ends in the end-of-text token.
 
-    options: how the pairs are read, or where they lie.
-    `budget`, `family`, `method`, `law`, `constraints`, `other_settings` and `far` as for `recommend`; a law brings the
-    context of its runs.
+    data: how the pairs are read, or where they lie.
+    `law`, `other_settings` and `far` as for `recommend`; a law brings the setup of its runs.
     """
-    family, law = family_named(family), None if law is None else LawSet.load(law)
-    options = options if isinstance(options, DataOptions) else DataOptions(options)
-    if context_tokens is None:
-        context_tokens = (law.settings.context_tokens if law else None) or family.context_tokens
-    check_context(context_tokens)
-    some_model = family.models[0] if model is None else family.model(model)
-    pool(pooling, recipe_options.prompts)  # a name that is none is refused before the data are read
-    rows = some_model.vocab if recipe_options.resize_embeddings else None
-    tokenizer = load_tokenizer(some_model.source, pooling=pooling, rows=rows)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
-    recommendation = recommend(
-        budget,
-        family,
-        data=data.stats,
-        model=model,
-        method=method,
-        batch_pairs=batch_pairs,
-        context_tokens=context_tokens,
-        learning_rate=learning_rate,
-        seed=seed,
-        law=law,
-        constraints=constraints,
-        other_settings=other_settings,
-        pooling=pooling,
-        options=recipe_options,
-        heldout=heldout_fingerprint(data, temperature=Recipe.model_fields["temperature"].default),
-        far=far,
-    )
+    family, law = request.family, None if law is None else LawSet.load(law)
+    data = data if isinstance(data, DataOptions) else DataOptions(data)
+    setup = request.setup_at(*(() if law is None else (law.settings,)))
+    some_model = family.models[0] if request.model is None else family.model(request.model)
+    pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
+    rows = some_model.vocab if setup.options.resize_embeddings else None
+    tokenizer = load_tokenizer(some_model.source, pooling=setup.pooling, rows=rows)
+    pairs = data.prepare(tokenizer, setup, cache=cache)
+    read = {name: getattr(setup, name) for name in ("context_tokens", "temperature", "pooling", "options")}
+    heldout = heldout_fingerprint(pairs, temperature=setup.temperature)
+    asked = request.model_copy(update={**read, "data": pairs.stats, "heldout": heldout})
+    recommendation = recommend(asked, law=law, other_settings=other_settings, far=far)
     recipe = _with_base(recommendation.recipe)
-    return Job(recommendation.model_copy(update={"recipe": recipe}), data, tokenizer)
+    return Job(recommendation.model_copy(update={"recipe": recipe}), pairs, tokenizer)
 
 
 def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Path, other_data: bool = False) -> Job:
@@ -188,7 +153,7 @@ def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Pat
         raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
     rows = found.model.vocab if found.options.resize_embeddings else None
     tokenizer = load_tokenizer(found.model.source, pooling=found.pooling, rows=rows)
-    data = options.prepare(tokenizer, context_tokens=found.context_tokens, cache=cache, prompts=found.options.prompts)
+    data = options.prepare(tokenizer, found, cache=cache)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
         raise InputError(
@@ -243,13 +208,14 @@ def train(
     asked = found.recipe
     rows = asked.model.vocab if asked.options.resize_embeddings else None
     tokenizer = load_tokenizer(asked.model.source, pooling=asked.pooling, rows=rows)
-    context_tokens, prompts, folder = asked.context_tokens, asked.options.prompts, expanded(cache or out / "tokens")
+    folder = expanded(cache or out / "tokens")
     if isinstance(pairs, str | Path):
         pairs = DataOptions(pairs)
     if isinstance(pairs, DataOptions):
-        data = pairs.prepare(tokenizer, context_tokens=context_tokens, cache=folder, prompts=prompts)
+        data = pairs.prepare(tokenizer, asked, cache=folder)
     else:
-        data = prepare(Memory(pairs), tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
+        prompts = asked.options.prompts
+        data = prepare(Memory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts)
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:

@@ -13,7 +13,6 @@ import torch
 
 from isoembed.core import InputError
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.families import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.settings import Group
@@ -23,11 +22,10 @@ from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.pilot.choose import PilotBatch
 from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
-from isoembed.recipe import PLAIN, Options
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
-from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.sweep.plan import SweepRequest
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import explain, plan_sweep, prepare_request, run_sweep
@@ -50,63 +48,31 @@ class Pilot:
 
 
 def prepare_pilot(
-    family: Family,
-    options: DataOptions,
-    *,
-    target_flop: float,
-    allowance_flop: float,
-    methods: Sequence[str],
-    cache: Path,
-    batch_pairs: int,
-    context_tokens: int,
-    pooling: str = "mean",
-    recipe_options: Options = PLAIN,
-    max_bytes: float | None = None,
-    budgets: Sequence[float] | None = None,
-    rates: RateSearch | None = None,
+    request: SweepRequest, data: DataOptions, *, cache: Path, budgets: Sequence[float] | None = None
 ) -> SweepRequest:
-    """The request of a pilot for `target_flop`: data tokenised, and the weights hashed of every size that it may run.
+    """The request of a pilot for its `target_flop`: data tokenised, and the weights hashed of every size that it may
+    run.
 
-    budgets: the ladder of its runs, FLOP; default: `pilot_budgets`.  max_bytes: memory that every run must fit into.
+    budgets: of its runs, FLOP; default: `pilot_budgets`.
     Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
-    tokenizer = load_tokenizer(family.models[0].source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
-    if not len(data.heldout):
+    family = request.family
+    tokenizer = load_tokenizer(family.models[0].source, pooling=request.pooling)
+    pairs = data.prepare(tokenizer, request, cache=cache)
+    if not len(pairs.heldout):
         raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give `heldout`.")
-    request = SweepRequest.model_validate(
-        {
-            "family": family,
-            "models": tuple(model.name for model in family.models),
-            "methods": tuple(methods),
-            "budgets": (target_flop,),
-            "data": data.stats,
-            "batch_pairs": batch_pairs,
-            "context_tokens": context_tokens,
-            "pooling": pooling,
-            "options": recipe_options,
-            "min_steps": LEAST_STEPS,
-            "max_bytes": max_bytes,
-            "rates": rates,
-            "target_flop": target_flop,
-            "allowance_flop": allowance_flop,
-        }
-    )
+    request = request.model_copy(update={"data": pairs.stats, "min_steps": LEAST_STEPS})
     ladder = tuple(sorted(budgets)) if budgets else pilot_budgets(request)
-    step_tokens = batch_pairs * data.stats.tokens_per_pair
+    step_tokens = request.batch_pairs * pairs.stats.tokens_per_pair
     names = [
         model.name
-        for model in family.models
+        for model in map(family.model, request.models)
         if any(
             method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= ladder[-1]
             for method in pilot_methods(request, model)
         )
     ]
-    prepared = prepare_request(
-        family, names, options, cache=cache, context_tokens=context_tokens, pooling=pooling,
-        recipe_options=recipe_options,
-    )  # fmt: skip
-    return request.model_copy(update={"models": tuple(names), "budgets": ladder, **prepared})
+    return prepare_request(request.model_copy(update={"models": tuple(names), "budgets": ladder}), data, cache=cache)
 
 
 def run_pilot(

@@ -23,15 +23,13 @@ from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
-from isoembed.families import Family
 from isoembed.methods import Full
-from isoembed.recipe import PLAIN, Options, Recipe, solve
+from isoembed.recipe import Recipe, solve
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell, End, SweepFolder
 from isoembed.sweep.pilot import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
-from isoembed.sweep.variations import Variation
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.training.signals import HANGUP, stop_signals
@@ -107,40 +105,31 @@ def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
 
 
-def prepare_request(
-    family: Family,
-    models: Sequence[str],
-    options: DataOptions,
-    *,
-    cache: Path,
-    context_tokens: int,
-    pooling: str = "mean",
-    recipe_options: Options = PLAIN,
-    variations: Sequence[Variation] = (),
-) -> dict[str, object]:
-    """The fields of a request that need data and weights: their statistics and hashes."""
-    for readout in (pooling, *(each.pooling for each in variations)):
-        pool(readout, recipe_options.prompts)  # a name that is none is refused before the data are read
-    options = options.absolute()  # the sweep may be run from another folder
-    tokenizer = load_tokenizer(family.model(models[0]).source, pooling=pooling)
-    data = options.prepare(tokenizer, context_tokens=context_tokens, cache=cache, prompts=recipe_options.prompts)
+def prepare_request(request: SweepRequest, data: DataOptions, *, cache: Path) -> SweepRequest:
+    """The request with what needs data and weights: the data's statistics, the models' hashes, what they allow."""
+    settings = [request.setup, *(each.of(request.setup) for each in request.variations)]
+    for setup in settings:
+        pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
+    data = data.absolute()  # the sweep may be run from another folder
+    tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
+    pairs = data.prepare(tokenizer, request, cache=cache)
     hashes = {}
-    for name in models:
-        spec = family.model(name)
+    for name in request.models:
+        spec = request.family.model(name)
         base = load_model(spec.source, depth=spec.depth)
         hashes[name] = weights_hash(base)
-        if any(each.bidirectional for each in (recipe_options, *(each.options for each in variations))):
+        if any(setup.options.bidirectional for setup in settings):
             attend_both_ways(base)  # refused before anything is planned, where it is
-    fields = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__}
-    if options.max_row_bytes == DataOptions.max_row_bytes:
+    fields = {name: getattr(data, name) for name in DataOptions.__dataclass_fields__}
+    if data.max_row_bytes == DataOptions.max_row_bytes:
         del fields["max_row_bytes"]  # as in requests of before there was such a field, which are to stay the same
-    return {
-        "pooling": pooling,
-        "options": recipe_options,
-        "data": data.stats,
-        "base_hashes": hashes,
-        "data_options": {**fields, "cache": str(cache.resolve())},
-    }
+    return request.model_copy(
+        update={
+            "data": pairs.stats,
+            "base_hashes": hashes,
+            "data_options": {**fields, "cache": str(cache.resolve())},
+        }
+    )
 
 
 def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
@@ -167,19 +156,10 @@ def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
 def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
     """Full fine-tuning of `model` for `steps` steps and the one before them."""
     method, spec, data = Full(), request.family.model(model), request.data
-    recipe = solve(
-        (steps + 1) * request.batch_pairs * data.tokens_per_pair * method.cost(spec).flop_per_token,
-        family=request.family.name,
-        model=spec,
-        method=method,
-        data=data,
-        batch_pairs=request.batch_pairs,
-        context_tokens=request.context_tokens,
-        learning_rate=request.family.peak_rate(spec, method.name, steps=steps + 1, share=method.share(spec))[0],
-        pooling=request.pooling,
-        options=request.options,
-    )
-    return recipe.model_copy(update={"temperature": request.temperature, "base_hash": request.base_hashes.get(model)})
+    flop = (steps + 1) * request.batch_pairs * data.tokens_per_pair * method.cost(spec).flop_per_token
+    rate = request.family.peak_rate(spec, method.name, steps=steps + 1, share=method.share(spec))[0]
+    recipe = solve(flop, spec, method, rate, request.setup, data, family=request.family.name)
+    return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})
 
 
 def open_bench(request: SweepRequest, execution: Execution) -> Bench:
@@ -187,9 +167,7 @@ def open_bench(request: SweepRequest, execution: Execution) -> Bench:
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
     tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
-    data = DataOptions(**options).prepare(  # type: ignore[arg-type]
-        tokenizer, context_tokens=request.context_tokens, cache=cache, prompts=request.options.prompts
-    )
+    data = DataOptions(**options).prepare(tokenizer, request, cache=cache)  # type: ignore[arg-type]
     return Bench(data, tokenizer, open_all(request.tasks), execution)
 
 

@@ -77,21 +77,21 @@ def test_ranks_carry_over_to_other_sizes_as_they_were_chosen() -> None:
 @pytest.mark.parametrize(
     ("what", "changes"),
     [
-        ("batch", {"batch_pairs": 32}),
-        ("context", {"context_tokens": 64}),
-        ("temperature", {"temperature": 0.05}),
-        ("pooling", {"pooling": "last"}),
-        ("set of options", {"options": Options(mask_margin=0.1)}),
-        ("number of hard negatives", {"data": DATA.model_copy(update={"negatives": 2.0})}),
-        ("family", {"family": "custom"}),
-        ("semantics version", {"semantics": 99}),
-        ("set of weights for nano-28k", {"base_hash": "random"}),
+        ("batch pairs 64 there, 32 here", {"batch_pairs": 32}),
+        ("context tokens 75 there, 64 here", {"context_tokens": 64}),
+        ("temperature 0.025 there, 0.05 here", {"temperature": 0.05}),
+        ("pooling mean there, last here", {"pooling": "last"}),
+        ("options none there, candidates over 0.1 .* here", {"options": Options(mask_margin=0.1)}),
+        ("hard negatives 0 there, 2 here", {"data": DATA.model_copy(update={"negatives": 2.0})}),
+        ("family nano there, custom here", {"family": "custom"}),
+        ("semantics", {"semantics": 99}),
+        ("other weights for nano-", {"base_hash": "random"}),
     ],
 )
 def test_runs_of_other_settings_are_refused(what: str, changes: dict[str, Any]) -> None:
     records = runs(methods={"full": None})
-    records[0] = changed(records[0], **changes)
-    with pytest.raises(InputError, match=rf"A law needs runs of one {what}: .* holds .*; put the others"):
+    records[1] = changed(records[1], **changes)
+    with pytest.raises(InputError, match=rf"A law needs runs alike: .* differ .*{what}.*; put the others"):
         group_runs(records, [HOFFMANN])
 
 
@@ -99,7 +99,7 @@ def test_runs_scored_on_another_held_out_set_are_refused_unless_the_training_los
     records = runs(methods={"full": None})
     other = Heldout(loss=3.0, pairs=4096, candidates=1024, fingerprint="other")
     records[3] = records[3].model_copy(update={"heldout": other})
-    with pytest.raises(InputError, match=r"one held-out set: the runs holds h, other"):
+    with pytest.raises(InputError, match=r"those of the runs differ \(held-out set h there, other here\)"):
         group_runs(records, [HOFFMANN])
     assert group_runs(records, [HOFFMANN], target="training")
 

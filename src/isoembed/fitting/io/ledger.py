@@ -9,7 +9,7 @@ repeat their data are kept apart: their D is no number of fresh tokens (`isoembe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -162,39 +162,37 @@ def _candidates(records: Sequence[RunRecord], target: Target) -> int | None:
 
 def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str, Any], source: str) -> Settings:
     """What all runs share; refuses those that do not."""
-
-    def one(what: str, values: Iterable[Any]) -> Any:
-        distinct = list(dict.fromkeys(values))
-        if len(distinct) > 1:
-            shown = ", ".join(map(str, distinct[:4]))
-            raise InputError(
-                f"A law needs runs of one {what}: {source} holds {shown}; put the others into a ledger of their own."
-            )
-        return distinct[0]
-
     recipes = [record.recipe for record in records]
-    one("semantics version", (recipe.semantics for recipe in recipes))
-    for model in dict.fromkeys(recipe.model.name for recipe in recipes):
-        one(f"set of weights for {model}", (recipe.base_hash for recipe in recipes if recipe.model.name == model))
-    return Settings(
-        family=one("family", (recipe.family for recipe in recipes)),
-        along="depth" if any(recipe.model.depth for recipe in recipes) else None,
-        batch_pairs=one("batch", (recipe.batch_pairs for recipe in recipes)),
-        context_tokens=one("context", (recipe.context_tokens for recipe in recipes)),
-        temperature=one("temperature", (recipe.temperature for recipe in recipes)),
-        pooling=one("pooling", (recipe.pooling for recipe in recipes)),
-        negatives=one("number of hard negatives", (round(recipe.data.negatives) for recipe in recipes)),
-        options=one("set of options", (recipe.options for recipe in recipes)),
-        target=target,
-        heldout=one("held-out set", (record.heldout.fingerprint for record in records if record.heldout))
-        if target == "heldout"
-        else None,
-        data=one("training set", (recipe.data.fingerprint for recipe in recipes)),
-        tokenizer=one("tokenizer", (recipe.data.tokenizer for recipe in recipes)),
-        params=columns["params"],
-        flop=columns["flop"],
-        step_tokens=sum(record.tokens for record in records) / sum(record.steps for record in records),
+    differs: dict[str, str] = {}
+    weights: dict[str, str | None] = {}
+    for recipe in recipes:
+        if recipe.semantics != recipes[0].semantics:
+            differs["semantics"] = f"semantics {recipes[0].semantics} there, {recipe.semantics} here"
+        if recipe.base_hash != weights.setdefault(recipe.model.name, recipe.base_hash):
+            differs["base_hash"] = f"other weights for {recipe.model.name}"
+    each = dict.fromkeys(_settings_of(record, target) for record in records)
+    first = next(iter(each))
+    for other in each:
+        differs = first.differences(other) | differs
+    if differs:
+        raise InputError(
+            f"A law needs runs alike: those of {source} differ ({'; '.join(differs.values())}); put the others into a "
+            "ledger of their own."
+        )
+    return first.model_copy(
+        update={
+            "along": "depth" if any(recipe.model.depth for recipe in recipes) else None,
+            "target": target,
+            "params": columns["params"],
+            "flop": columns["flop"],
+            "step_tokens": sum(record.tokens for record in records) / sum(record.steps for record in records),
+        }
     )
+
+
+def _settings_of(record: RunRecord, target: Target) -> Settings:
+    recipe, heldout = record.recipe, record.heldout if target == "heldout" else None
+    return Settings.of(recipe.family, recipe, recipe.data, heldout=None if heldout is None else heldout.fingerprint)
 
 
 def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
