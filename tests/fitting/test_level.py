@@ -89,7 +89,7 @@ def test_the_derivatives_are_those_of_the_loss(laws: LawSet) -> None:
         step[index] = 1e-6 * value
         ends = law.loss_and_gradient(np.stack([theta - step, theta + step]), rows)[0]
         np.testing.assert_allclose(gradient[0, index], (ends[1] - ends[0]) / (2e-6 * value), rtol=1e-5)
-    with pytest.raises(InputError, match="level-from"):
+    with pytest.raises(InputError, match="level_from"):
         law.check(Points.of([1.0, 2.0], [1.0, 2.0], [1.0, 2.0]))
 
 
