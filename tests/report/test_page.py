@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -229,12 +230,17 @@ def test_figures_as_png_and_svg(study: tuple[Path, Path], tmp_path: Path) -> Non
     assert "IsoFLOP profiles, full" in svg
 
 
-def test_without_plotly_the_command_says_what_to_install(
-    study: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(InputError, match=r"isoembed\[report\]"):
-        draw(study, "frontier", None)
+def test_without_plotly_the_command_says_what_to_install(study: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['plotly'] = None\n"
+        f"sys.argv = ['isoembed', 'figure', 'frontier', {str(study[0])!r}, '--out', 'frontier.html']\n"
+        "from isoembed.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "isoembed: This needs plotly, which is not installed: pip install 'isoembed[report]'.\n"
 
 
 def test_a_damaged_law_is_named(study: tuple[Path, Path], tmp_path: Path) -> None:

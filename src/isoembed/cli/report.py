@@ -12,7 +12,7 @@ from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
 
 if TYPE_CHECKING:
-    from isoembed.report.data import ReportData
+    pass
 
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
@@ -29,9 +29,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures."""
-    evidence = _evidence(ledger, law)
+    from isoembed.report.data import ReportData
     from isoembed.report.page import page
 
+    evidence = ReportData.open(ledger, law)
     html = page(evidence)
     write_atomically(out, html)
     if as_json:
@@ -76,13 +77,3 @@ def figure(
         terminal.print_json({"out": str(out), "figure": name, "alt": drawn.alt})
     else:
         terminal.console().print(f"{drawn.alt}\nin {out}", markup=False)
-
-
-def _evidence(ledger: Path, law: Path | None) -> ReportData:
-    try:
-        import plotly  # noqa: F401 - asked for by name, so that its absence is worded
-    except ImportError:
-        raise InputError("Figures need plotly, which is not installed: pip install 'isoembed[report]'.") from None
-    from isoembed.report.data import ReportData
-
-    return ReportData.open(ledger, law)
