@@ -71,10 +71,10 @@ def test_a_family_along_depth_takes_over_what_its_model_has() -> None:
     assert [model.name for model in family.models] == ["smollm2-135m@2", "smollm2-135m@6", "smollm2-135m"]
     assert family.models[-1] is whole
     assert [model.depth for model in family.models] == [2, 6, None]
-    rate, why = family.peak_rate(family.models[0], "full", steps=100, share=1.0)
+    rate, why = family.peak_rate(family.models[0], Full(), steps=100)
     assert rate == pytest.approx(3e-4)
     assert "carried over to its first blocks" in why
-    assert "carried over" not in SMOL.peak_rate(whole, "full", steps=100, share=1.0)[1]
+    assert "carried over" not in SMOL.peak_rate(whole, Full(), steps=100)[1]
 
 
 def recipe(model: ModelSpec, family: str = "nano") -> Recipe:
@@ -102,7 +102,7 @@ def test_a_model_is_known_by_its_shape() -> None:
     assert (family.name, model.name, model.source, model.context, model.file) == (
         "smollm2", "smollm2-135m", "/mine", 2048, file,
     )  # fmt: skip
-    assert family.peak_rate(model, "full", steps=100, share=1.0)[0] == pytest.approx(3e-4)
+    assert family.peak_rate(model, Full(), steps=100)[0] == pytest.approx(3e-4)
     for other in ({"vocab": 49_153}, {"other_params": 577}, {"block_params": mine.block_params[1:]}):
         unknown = family_of(mine.model_copy(update=other))
         assert (unknown.name, unknown.models[0].name, unknown.rates) == ("custom", "mine", BORROWED_RATES)

@@ -7,7 +7,7 @@ import pytest
 
 from isoembed.families import FAMILIES, NANO, Family, family_named
 from isoembed.families.base import WIDTH_RULE, width_rate
-from isoembed.methods import METHODS
+from isoembed.methods import METHODS, Full
 
 
 def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
@@ -28,20 +28,19 @@ def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
 def test_a_published_peak_comes_before_the_rule_from_the_width() -> None:
     olmo = family_named("olmo2")
     known, unknown = olmo.model("olmo-2-7b"), olmo.model("olmo-2-13b")
-    rate, why = olmo.peak_rate(known, "full", steps=100, share=1.0)
+    rate, why = olmo.peak_rate(known, Full(), steps=100)
     assert rate == pytest.approx(3e-5)
     assert "published pretraining peak" in why
-    rate, why = olmo.peak_rate(unknown, "full", steps=100, share=1.0)
+    rate, why = olmo.peak_rate(unknown, Full(), steps=100)
     assert rate == pytest.approx(width_rate(5120))
     assert "rule from the width" in why
     assert "unmeasured" in why
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.model_fields["name"].default))
-def test_every_family_has_a_rate_for_every_method(family: Family, method: type) -> None:
-    name = method.model_fields["name"].default  # type: ignore[attr-defined]
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.called())
+def test_every_family_has_a_rate_for_every_method(family: Family, method: type[Full]) -> None:
     for model in family.models:
-        rate, why = family.peak_rate(model, name, steps=300, share=0.5)
+        rate, why = family.peak_rate(model, method(), steps=300)
         assert 1e-6 < rate < 0.3, (model.name, why)
         assert why.startswith("learning rate: ")

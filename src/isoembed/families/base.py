@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -142,8 +142,15 @@ def check_depth(depth: int, blocks: int, name: str) -> None:
         raise InputError(f"`depth` must be 1 to {blocks}, the blocks of {name}; got {depth}.")
 
 
-#: a method without a rule of its own -> the one whose rule stands in for it
-LIKE = {"norms": "bias", "rslora": "lora", "dora": "lora", "lora-top": "lora", "qlora": "lora"}
+class Tuned(Protocol):
+    """What a rule for learning rates asks a method (`isoembed.methods.base`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def like(self) -> str | None: ...
+    def share(self, model: ModelSpec) -> float: ...
+
 
 #: ln peak = WIDTH_RULE[0] + WIDTH_RULE[1] * ln hidden: least squares over the models of `families` whose pretraining
 #: peak is published, the nano suite apart; typically off by a factor of 1.9 (tests/families/test_rates.py refits it)
@@ -238,25 +245,22 @@ class Family(Frozen):
         known = ", ".join(model.name for model in self.models)
         raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")
 
-    def rate_rule(self, method: str) -> RateRule:
-        """The family's rule for `method`, else that of the method it is a variant of; one without a number where nobody
-        stated any."""
+    def rate_rule(self, method: str, like: str | None = None) -> RateRule:
+        """The family's rule for `method`, else that of the method `like` it; one without a number where nobody stated
+        any."""
         for rule in self.rates:
             if rule.method == method:
                 return rule
-        if (like := LIKE.get(method)) is not None:
+        if like is not None:
             rule = self.rate_rule(like)
             return rule.model_copy(update={"method": method, "source": f"as {like}, unmeasured: {rule.source}"})
         return RateRule(method=method, source="unknown")
 
-    def peak_rate(self, model: ModelSpec, method: str, *, steps: int, share: float) -> tuple[float, str]:
-        """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from.
-
-        `share` is the method's hyperparameter relative to the model (`BaseMethod.share`).
-        """
-        rule = self.rate_rule(method)
+    def peak_rate(self, model: ModelSpec, method: Tuned, *, steps: int) -> tuple[float, str]:
+        """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from."""
+        rule = self.rate_rule(method.name, method.like)
         if rule.law is not None:
-            return rule.law.rate(model.params, steps, share), f"learning rate: {rule.source}"
+            return rule.law.rate(model.params, steps, method.share(model)), f"learning rate: {rule.source}"
         if rule.of_pretraining is not None and model.pretraining_rate is not None:
             return rule.of_pretraining * model.pretraining_rate, f"learning rate: {rule.source}"
         if rule.fixed is not None:

@@ -73,11 +73,10 @@ class Tried(Frozen):
     @property
     def label(self) -> str:
         """`lora r=32`, or `lora r=d/8` where ranks went by the width."""
-        if self.of_width is None:
+        if self.of_width is None or not isinstance(self.method, Adapters):
             return self.method.label
         share = Fraction(self.of_width)
-        kind, _, _ = self.method.label.partition(" r=")
-        return f"{kind} r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
+        return f"{self.method.stem} r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
 
     def on(self, model: ModelSpec) -> Method:
         """The method with this setting on a model of any size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field
@@ -14,6 +15,9 @@ from isoembed.methods.base import BaseMethod
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: ranks that a sweep tries, as shares of the hidden width
+RANK_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 class Adapters(BaseMethod):
@@ -27,6 +31,27 @@ class Adapters(BaseMethod):
     magnitudes: ClassVar[bool] = False
     rank: int = Field(32, ge=1, le=LARGEST)
     alpha: float = Field(64.0, gt=0, le=1e6, description="scale: the adapter's output is multiplied by alpha / rank")
+
+    @property
+    def stem(self) -> str:
+        """The label without the rank."""
+        return self.called()
+
+    @property
+    def label(self) -> str:
+        return f"{self.stem} r={self.rank}"
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> Self:
+        if len(words) > 1:
+            raise ValueError("one rank")
+        return cls().resized(int(words[0].removeprefix("r="))) if words else cls()
+
+    @classmethod
+    def grid(cls, model: ModelSpec, alpha_per_rank: float) -> list[Self]:
+        """Ranks relative to the width; alpha goes with the rank, but for adapters scaled by its root."""
+        ranks = sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
+        return [cls(rank=rank) if cls.by_root else cls(rank=rank, alpha=alpha_per_rank * rank) for rank in ranks]
 
     def resized(self, rank: int) -> Self:
         """The same setting at another rank: alpha keeps its ratio to it."""

@@ -7,7 +7,8 @@ model in `apply`, which is the only place that imports torch or peft.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from isoembed.core import Frozen
 from isoembed.families.base import ModelSpec
@@ -22,11 +23,31 @@ class BaseMethod(Frozen):
 
     #: one line for tables and help texts
     about: ClassVar[str]
+    #: the method of whose learning rates this one's are taken to be where nobody measured its own
+    like: ClassVar[str | None] = None
 
     @property
-    @abstractmethod
     def label(self) -> str:
-        """The method with its hyperparameters, as tables show it: `lora r=32`."""
+        """The method with its hyperparameters, as tables show it: `lora r=32`; `read` takes its words again."""
+        return self.called()
+
+    @classmethod
+    def called(cls) -> str:
+        """The method's name."""
+        return str(cls.model_fields["name"].default)
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> Self:
+        """The setting of which the label has these words after the name, none for the default.  What a label does not
+        say (alpha) is the default's for it.  Raises ValueError for other words."""
+        if words:
+            raise ValueError(f"{cls.called()} has no hyperparameter")
+        return cls()
+
+    @classmethod
+    def grid(cls, model: ModelSpec, alpha_per_rank: float) -> list[Self]:
+        """The settings that a sweep tries on `model` (paper sections 3.4 and 4.2), in the order of `share`."""
+        return [cls()]
 
     @abstractmethod
     def check(self, model: ModelSpec) -> None:

@@ -19,10 +19,6 @@ class Bias(BaseMethod):
     about: ClassVar[str] = "bias vectors, those of the norms too"
     name: Literal["bias"] = "bias"
 
-    @property
-    def label(self) -> str:
-        return "bias"
-
     def check(self, model: ModelSpec) -> None:
         if not model.bias_params:
             raise _no_biases(model.name)

@@ -17,11 +17,8 @@ class DoRA(Adapters):
 
     about: ClassVar[str] = "LoRA with trained magnitudes of the adapted layers' outputs"
     magnitudes: ClassVar[bool] = True
+    like: ClassVar[str | None] = "lora"
     name: Literal["dora"] = "dora"
-
-    @property
-    def label(self) -> str:
-        return f"dora r={self.rank}"
 
     def adapter_params(self, model: ModelSpec) -> int:
         return super().adapter_params(model) + sum(layer.outputs * layer.count for layer in model.dense)

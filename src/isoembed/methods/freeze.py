@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -30,6 +31,18 @@ class Freeze(BaseMethod):
     @property
     def label(self) -> str:
         return f"freeze {self.fraction:.3g}"
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> Self:
+        if len(words) > 1:
+            raise ValueError("one fraction")
+        return cls(fraction=float(words[0])) if words else cls()
+
+    @classmethod
+    def grid(cls, model: ModelSpec, alpha_per_rank: float) -> list[Self]:
+        """Sixths of 6 to 12 blocks, eighths of more, every block of fewer."""
+        parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
+        return [cls(fraction=active / parts) for active in range(1, parts + 1)]
 
     def active_blocks(self, blocks: int) -> int:
         """How many of `blocks` train: the nearest whole number, at least one."""

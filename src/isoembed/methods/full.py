@@ -19,10 +19,6 @@ class Full(BaseMethod):
     about: ClassVar[str] = "every parameter"
     name: Literal["full"] = "full"
 
-    @property
-    def label(self) -> str:
-        return "full"
-
     def check(self, model: ModelSpec) -> None:
         """Every model can be trained in full."""
 

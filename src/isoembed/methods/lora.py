@@ -12,7 +12,3 @@ class LoRA(Adapters):
 
     about: ClassVar[str] = "low-rank adapters on all dense layers of the blocks"
     name: Literal["lora"] = "lora"
-
-    @property
-    def label(self) -> str:
-        return f"lora r={self.rank}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -24,12 +25,21 @@ class LoRATop(Adapters):
     """
 
     about: ClassVar[str] = "low-rank adapters on the last blocks (a fraction of them), everything else frozen"
+    like: ClassVar[str | None] = "lora"
     name: Literal["lora-top"] = "lora-top"
     fraction: float = Field(0.5, gt=0, le=1, description="adapted share of the blocks, counted from the top")
 
     @property
-    def label(self) -> str:
-        return f"lora-top {self.fraction:.3g} r={self.rank}"
+    def stem(self) -> str:
+        return f"lora-top {self.fraction:.3g}"
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> Self:
+        fractions = [word for word in words if not word.startswith("r=")]
+        if len(fractions) > 1:
+            raise ValueError("one fraction")
+        found = super().read([word for word in words if word.startswith("r=")])
+        return cls(**{**dict(found), "fraction": float(fractions[0])}) if fractions else found
 
     def check(self, model: ModelSpec) -> None:
         super().check(model)

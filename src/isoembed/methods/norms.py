@@ -20,11 +20,8 @@ class Norms(BaseMethod):
     """C = (4 * N + 2 * norms) * D: as bias-only (paper section 3.5), with other vectors."""
 
     about: ClassVar[str] = "weights and biases of all norms"
+    like: ClassVar[str | None] = "bias"
     name: Literal["norms"] = "norms"
-
-    @property
-    def label(self) -> str:
-        return "norms"
 
     def check(self, model: ModelSpec) -> None:
         if not model.norm_params:

@@ -23,11 +23,8 @@ class QLoRA(Adapters):
     """
 
     about: ClassVar[str] = "LoRA over dense layers kept in 4 bits (needs bitsandbytes)"
+    like: ClassVar[str | None] = "lora"
     name: Literal["qlora"] = "qlora"
-
-    @property
-    def label(self) -> str:
-        return f"qlora r={self.rank}"
 
     def cost(self, model: ModelSpec) -> Cost:
         quantised = sum(layer.inputs * layer.outputs * layer.count for layer in model.dense)

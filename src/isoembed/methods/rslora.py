@@ -15,15 +15,12 @@ class RsLoRA(Adapters):
 
     about: ClassVar[str] = "LoRA scaled by alpha / sqrt(rank)"
     by_root: ClassVar[bool] = True
+    like: ClassVar[str | None] = "lora"
     name: Literal["rslora"] = "rslora"
     #: at rank 32 the scale of LoRA's default, 2
     alpha: float = Field(
         2 * math.sqrt(32), gt=0, description="scale: the adapter's output is multiplied by alpha / sqrt(rank)"
     )
-
-    @property
-    def label(self) -> str:
-        return f"rslora r={self.rank}"
 
     def resized(self, rank: int) -> Self:
         """The same alpha at another rank, which is the method's point."""

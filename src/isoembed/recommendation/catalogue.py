@@ -55,7 +55,7 @@ def facts(family: Family) -> tuple[ModelFacts, ...]:
 
 
 def _method_facts(model: ModelSpec, method: BaseMethod, family: Family) -> MethodFacts:
-    name = type(method).model_fields["name"].default
+    name = method.called()
     try:
         cost = method.cost(model)
     except InputError as error:

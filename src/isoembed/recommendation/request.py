@@ -182,7 +182,7 @@ class Problem(Setup, Request):
         if self.learning_rate is not None:
             return self.learning_rate, "learning rate as asked"
         steps = max(1, round(tokens / self.step_tokens))
-        return self.family.peak_rate(model, method.name, steps=steps, share=method.share(model))
+        return self.family.peak_rate(model, method, steps=steps)
 
 
 def default_family(budget: Budget) -> Family:

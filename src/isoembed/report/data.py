@@ -195,7 +195,7 @@ class ReportData:
     def methods(self) -> tuple[str, ...]:
         """Names of the methods that ran, in the package's order."""
         names = {record.recipe.method.name for record in self.records}
-        return tuple(name for known in METHODS if (name := known.model_fields["name"].default) in names)
+        return tuple(name for known in METHODS if (name := known.called()) in names)
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:

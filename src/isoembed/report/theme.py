@@ -88,7 +88,7 @@ def method_style(method: str) -> Style:
     paper's are grey, told apart by symbol and dash."""
     if method in _METHODS:
         return Style(*_METHODS[method])
-    others = [name for known in METHODS if (name := known.model_fields["name"].default) not in _METHODS]
+    others = [name for known in METHODS if (name := known.called()) not in _METHODS]
     place = others.index(method) if method in others else len(others)
     return Style(NEUTRAL, _SYMBOLS[(4 + place) % len(_SYMBOLS)], _DASHES[place % len(_DASHES)])
 

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
-from isoembed.methods import Adapters, Freeze, Method, method_named
+from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import DataStats, Recipe, Setup, affordable, solve
 from isoembed.records import FailedRun, RunRecord
@@ -35,8 +35,6 @@ from isoembed.sweep.repetition import STAGE as REPETITION
 from isoembed.sweep.variations import STAGE as VARIATIONS
 from isoembed.sweep.variations import Variation
 
-#: LoRA ranks as shares of the hidden width
-RANK_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 #: cells replicated before the grid and after it
 NOISE_CELLS = 6
 REPLICATED_CELLS = 8
@@ -116,20 +114,8 @@ class Plan(Frozen):
 
 
 def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]:
-    """A method with each hyperparameter studied (paper sections 3.4 and 4.2): active fractions by block count,
-    ranks of adapters relative to the width."""
-    if name == "freeze":
-        parts = model.blocks if model.blocks <= 6 else 6 if model.blocks <= 12 else 8
-        return [Freeze(fraction=active / parts) for active in range(1, parts + 1)]
-    default = method_named(name)
-    if isinstance(default, Adapters):
-        alpha = None if default.by_root else alpha_per_rank
-        return [method_named(name, rank=rank, alpha=alpha and alpha * rank) for rank in _ranks(model)]
-    return [default]
-
-
-def _ranks(model: ModelSpec) -> list[int]:
-    return sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
+    """A method with each hyperparameter studied on `model`."""
+    return list(method_type(name).grid(model, alpha_per_rank))
 
 
 def at_most(request: SweepRequest) -> Plan:
@@ -425,7 +411,7 @@ class Planner:
         return self._prior_rate(model, method, steps)
 
     def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
-        return self.request.family.peak_rate(model, method.name, steps=steps, share=method.share(model))[0]
+        return self.request.family.peak_rate(model, method, steps=steps)[0]
 
     def _add(self, cell: Cell) -> bool:
         """Take the cell into the plan; False where the allowance does not pay for it."""

@@ -157,7 +157,7 @@ def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
     """Full fine-tuning of `model` for `steps` steps and the one before them."""
     method, spec, data = Full(), request.family.model(model), request.data
     flop = (steps + 1) * request.batch_pairs * data.tokens_per_pair * method.cost(spec).flop_per_token
-    rate = request.family.peak_rate(spec, method.name, steps=steps + 1, share=method.share(spec))[0]
+    rate = request.family.peak_rate(spec, method, steps=steps + 1)[0]
     recipe = solve(flop, spec, method, rate, request.setup, data, family=request.family.name)
     return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})
 
