@@ -73,7 +73,7 @@ def test_every_source_reads_the_same_fields(tmp_path: Path, kind: str) -> None:
         ({"a": "x", "b": "y", "score": "0.2"}, "`score` says how far"),
         ({"question1": "q", "question2": "p", "is_duplicate": "0"}, "`is_duplicate` says how far"),
         ({"query": "q", "passage": "p", "label": "0"}, "`label` says how far"),
-        ({"query": "q", "pos": "p", "prompt": "Represent: "}, "--query-prompt"),
+        ({"query": "q", "pos": "p", "prompt": "Represent: "}, "`query_prompt`"),
     ],
 )
 def test_refused_for_the_same_reason(tmp_path: Path, kind: str, row: Row, fault: str) -> None:

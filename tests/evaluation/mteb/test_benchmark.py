@@ -199,7 +199,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     data = write_tasks(tmp_path / "tasks")
     for names, options, words in (
         (["STS51"], {}, r"did you mean 'STS\d+'\?"),
-        (["local"], {}, "name it with --data"),
+        (["local"], {}, "name it with `data`"),
         (["sts/x"], {"data": data}, r"sts/s.*got 'sts/x'"),
         (["local"], {"data": tmp_path / "base"}, "KIND/NAME"),
         (["local"], {"data": data / "sts/s", "kind": "poetry"}, "retrieval, reranking, sts.*got 'poetry'"),
