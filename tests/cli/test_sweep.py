@@ -58,7 +58,7 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     assert "2 other settings: 4 cells or fewer" in printed
     assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
     assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
-    assert "mask_margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
+    assert "--mask-margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
     assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
     assert "`--max-passes` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
     assert "belong to a sweep of --budgets" in mistake(
