@@ -27,10 +27,10 @@ import torch
 
 from isoembed.core import write_atomically
 from isoembed.data.batches import Batch, Position, batches
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model
+from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import method_named
 from isoembed.recipe import PLAIN
 from isoembed.training.compiled import compiled
@@ -58,18 +58,18 @@ class Variant:
 
 def variants(threads: int) -> dict[str, Variant]:
     """By name; `shipped` first."""
-    kept = Memory(CPU_CHUNK_TOKENS, 10**9, members=threads, merged=True)
+    kept = Memory(CPU_MINI_BATCH_TOKENS, 10**9, workers=threads, merged=True)
     return {
         "shipped": Variant(kept),
-        "threads an operation": Variant(replace(kept, members=1)),
+        "threads an operation": Variant(replace(kept, workers=1)),
         "masks": Variant(kept, masked),
         "eager attention": Variant(kept, attention="eager"),
-        "chunks of 4096": Variant(replace(kept, chunk_tokens=4096)),
-        "chunks of 16384": Variant(replace(kept, chunk_tokens=16384)),
+        "chunks of 4096": Variant(replace(kept, mini_batch_tokens=4096)),
+        "chunks of 16384": Variant(replace(kept, mini_batch_tokens=16384)),
         "no graph kept": Variant(replace(kept, kept_tokens=0)),
         "adapters apart": Variant(replace(kept, merged=False)),
         "adapters merged, all of them": Variant(kept, always_merged),
-        "compiled, threads an operation": Variant(replace(kept, members=1, merged=False), compiled),
+        "compiled, threads an operation": Variant(replace(kept, workers=1, merged=False), compiled),
     }
 
 
@@ -95,17 +95,17 @@ class Runner:
         model: Any = load_model(str(folder / "model"))
         model.set_attn_implementation(variant.attention)
         self.encoder = Encoder(case.method.apply(model), "mean")
-        self.crew = Crew(self.encoder, variant.memory.members)
+        self.pool = WorkerPool(self.encoder, variant.memory.workers)
         self.objective = Objective(case.temperature, PLAIN)
 
     def seconds(self, batch: Batch) -> tuple[float, float]:
         """Time and loss of one gradient."""
-        for encoder in self.crew.encoders:
+        for encoder in self.pool.encoders:
             encoder.train()
         self.encoder.zero_grad(set_to_none=True)
         started = time.perf_counter()
         step = accumulate_gradients(
-            self.crew, batch.query_ids, batch.positive_ids, self.objective.of(batch, CPU), self.variant.memory
+            self.pool, batch.query_ids, batch.positive_ids, self.objective.of(batch, CPU), self.variant.memory
         )
         return time.perf_counter() - started, step.loss
 
@@ -146,7 +146,7 @@ def profile(case: Case, folder: Path) -> dict[str, float]:
     """Share of one thread's time by kind of operation, largest first."""
     data = tokenized(case, folder, folder / "tokens")
     _, batch = next(batches(data, batch_pairs=case.batch_pairs, seed=case.seed, start=Position(0, 0)))
-    runner = Runner(Variant(Memory(CPU_CHUNK_TOKENS, 10**9)), case, folder)
+    runner = Runner(Variant(Memory(CPU_MINI_BATCH_TOKENS, 10**9)), case, folder)
     torch.set_num_threads(1)
     runner.seconds(batch)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:

@@ -28,17 +28,17 @@ from isoembed.core import InputError, write_atomically
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.attention import unmasked
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import Full, Method, method_named, names
 from isoembed.recipe import Recipe
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import StoppedError, run
 from isoembed.training.objective import Objective
-from isoembed.training.watchers import StepFacts
 from speed_case import Case, build, recipe_of, surroundings, tokenized
 from speed_peers import initial
 
@@ -66,7 +66,7 @@ def gradient(
     encoder.zero_grad()
     encoder.train()
     objective = Objective(0.025).of(batch, device)
-    step = accumulate_gradients(Crew(encoder), batch.query_ids, batch.positive_ids, objective, memory, bf16=bf16)
+    step = accumulate_gradients(WorkerPool(encoder), batch.query_ids, batch.positive_ids, objective, memory, bf16=bf16)
     return step.loss, {n: p.grad.float().cpu() for n, p in encoder.named_parameters() if p.grad is not None}
 
 
@@ -163,7 +163,7 @@ def check_export(case: Case, folder: Path, device: str) -> Found:
     whole = losses(recipe, data, folder, execution(device, "fp32"))
     how = Execution(device=device, precision="fp32", checkpoint_seconds=0)
     try:
-        run(recipe, data, folder / "part", execution=how, watchers=[_StopAfter(2)])
+        run(recipe, data, folder / "part", execution=how, callbacks=[_StopAfter(2)])
     except StoppedError:
         encoder, record = run(recipe, data, folder / "part", execution=replace(how, resume=True))
         found.note("resumed away from not stopped, nats", furthest([p.loss for p in record.loss_curve], whole), 1e-3)

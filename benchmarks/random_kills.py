@@ -47,9 +47,9 @@ from isoembed.recipe import DataStats, Recipe
 from isoembed.recommendation.request import Request
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.plan import SweepRequest
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
-from isoembed.training.watchers import StepFacts
 from isoembed.workflows.job import DataOptions, Job, plan_job, train_job
 from isoembed.workflows.sweep import plan_sweep, prepare_request
 from speed_case import surroundings
@@ -57,12 +57,12 @@ from speed_case import surroundings
 #: what `resume` must not change; times, memory and dates differ
 FACTS = ("key", "steps", "pairs", "tokens", "model_flop", "executed_flop", "final_loss", "heldout", "loss_curve")
 _FILE_EVENTS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
-EXECUTION = Execution(chunk_tokens=256, checkpoint_seconds=0.0, resume=True)
+EXECUTION = Execution(mini_batch_tokens=256, checkpoint_seconds=0.0, resume=True)
 
 
 @dataclass
 class Start:
-    """A watcher that writes down the step a run begins at."""
+    """A callback that writes down the step a run begins at."""
 
     file: Path
 
@@ -105,7 +105,7 @@ def small_job(folder: Path, flop: float) -> Job:
 def train(job: Job, out: Path, fatal: int | None, counted: Path) -> None:
     """What a process does: train, or go on; how many file operations that took is left in `counted`."""
     operations = FileOperations(out, fatal)
-    train_job(job, out, execution=EXECUTION, watchers=[Start(out.with_suffix(".start"))])
+    train_job(job, out, execution=EXECUTION, callbacks=[Start(out.with_suffix(".start"))])
     counted.write_text(str(operations.count))
 
 
@@ -136,7 +136,7 @@ def differences(whole: Path, part: Path) -> list[str]:
 SWEEP = (
     "import sys; from pathlib import Path\n"
     "from isoembed.training.execution import Execution; from isoembed.workflows.sweep import run_sweep\n"
-    "how = Execution(chunk_tokens=256, checkpoint_seconds=0.0, resume=True)\n"
+    "how = Execution(mini_batch_tokens=256, checkpoint_seconds=0.0, resume=True)\n"
     "run_sweep(Path(sys.argv[1]), workers=2, every_seconds=0.1, execution=how)\n"
 )
 VICTIMS = ("the command", "a worker", "all at once")

@@ -14,10 +14,10 @@ import psutil
 import torch
 
 from isoembed.recipe import Recipe
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.training.memory import forget_peak, peak_bytes
-from isoembed.training.watchers import StepFacts
 from speed_case import Case, clock, recipe_of, tokenized
 from speed_peers import Trace, cached_loop, sentence_transformers_loop
 
@@ -45,7 +45,7 @@ def execution_of(case: Case, words: list[str]) -> Execution:
         device=case.device,
         precision="fp32" if "fp32" in words else case.precision,
         memory_bytes=case.memory_bytes,
-        chunk_tokens=chunk,
+        mini_batch_tokens=chunk,
         packed="packed" in words,
         compile="compile" in words,
         checkpoint_seconds=math.inf,
@@ -75,7 +75,7 @@ def facts_of(case: Case, folder: Path, side: str) -> dict[str, Any]:
                     data,
                     Path(place),
                     execution=execution_of(case, words),
-                    watchers=[_Clock(trace, case.device)],
+                    callbacks=[_Clock(trace, case.device)],
                 )
             assert record.recomputed_flop is not None
             once = record.executed_flop - record.recomputed_flop

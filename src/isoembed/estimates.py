@@ -15,7 +15,8 @@ from isoembed.recipe import Recipe
 
 #: of a weight as NF4 under double quantisation: 4 bits, 8 for each 64 weights, 32 for each 256 * 64
 QUANTISED_BYTES = (4 + 8 / 64 + 32 / (256 * 64)) / 8
-#: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, chunks of all lengths)
+#: resident bytes a byte of kept graph takes: freed pieces of other sizes lie between (glibc, mini-batches of all
+#: lengths)
 FRAGMENTATION = 1.1
 #: embeddings of the batch alive at once in fp32: this rank's, all ranks', of unit length, and a gradient of each
 EMBEDDING_COPIES = 7
@@ -30,9 +31,9 @@ PROCESS_BYTES = 0.8e9
 FREED_BYTES = 0.5e9
 #: of a graph kept under autocast to bf16, a value: its inputs are halved, norms and residuals stay in fp32
 _BF16_BYTES = 3.0
-#: padded tokens a chunk on a CPU: what a block makes of them stays in its caches (4,096 and 16,384 take 1.2 times as
-#: long: `benchmarks/encode_speed.py`)
-CPU_CHUNK_TOKENS = 1024
+#: padded tokens a mini-batch on a CPU: what a block makes of them stays in its caches (4,096 and 16,384 take 1.2 times
+#: as long: `benchmarks/encode_speed.py`)
+CPU_MINI_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def training_memory(
     1. There: the process, and weights in fp32 (0.516 bytes one kept in 4 bits).
     2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter; one gradient more of the largest.
     3. The batch's embeddings and a tile of logits (`batch_bytes`), never all logits.
-    4. The larger of a checkpoint being written and the graphs kept, with as much again for the chunk at work.
+    4. The larger of a checkpoint being written and the graphs kept, with as much again for the mini-batch at work.
 
-    Left out: sharding, several chunks at work at once, dense weights of merged adapters.
+    Left out: sharding, several mini-batches at work at once, dense weights of merged adapters.
     """
     weights = model.total_params + cost.forward - model.params - cost.quantised
     there = PROCESS_BYTES + 4.0 * weights + QUANTISED_BYTES * cost.quantised
@@ -85,12 +86,12 @@ def training_memory(
     state = 12.0 * cost.trained + 4.0 * min(cost.trained, max(cost.table, largest))
     fixed = there + state + batch_bytes(model.hidden, batch_pairs, negatives, prefixes)
     token = FRAGMENTATION * graph_bytes(model, cost, bf16=bf16)
-    checkpoint, chunk = 8.0 * cost.trained, min(CPU_CHUNK_TOKENS, batch_tokens)
+    checkpoint, mini_batch = 8.0 * cost.trained, min(CPU_MINI_BATCH_TOKENS, batch_tokens)
     return TrainingMemory(
         least=fixed + max(checkpoint, 2 * min(context_tokens, batch_tokens) * token),
         whole=fixed
         + (0.0 if bf16 else FREED_BYTES)
-        + max(checkpoint, (batch_tokens + max(chunk, context_tokens)) * token),
+        + max(checkpoint, (batch_tokens + max(mini_batch, context_tokens)) * token),
     )
 
 

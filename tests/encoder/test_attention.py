@@ -11,8 +11,8 @@ from transformers import MistralConfig, MistralModel
 from isoembed.core import InputError
 from isoembed.encoder import attention
 from isoembed.encoder.attention import unmasked
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, base_of, pad
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
@@ -42,7 +42,7 @@ def test_the_same_embeddings(architecture: str, packed: bool) -> None:
 @pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5), LoRA(rank=4, alpha=8.0)], ids=lambda m: m.name)
 @pytest.mark.parametrize("kept", [0, 60, 10**9])
 def test_packed_gradients_are_the_padded_ones(method: Method, kept: int) -> None:
-    """With graphs kept, chunks run twice and frozen blocks not run again; and no padding is counted as run."""
+    """With graphs kept, mini-batches run twice and frozen blocks not run again; and no padding is counted as run."""
     encoder = small_encoder(method)
     memory = Memory(40, kept, frozen_blocks=int(method.name == "freeze"))
     found = []
@@ -50,7 +50,7 @@ def test_packed_gradients_are_the_padded_ones(method: Method, kept: int) -> None
         encoder.zero_grad()
         with unmasked(encoder, context_tokens=20, bf16=False, packed=packed):
             step = accumulate_gradients(
-                Crew(encoder), *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory
+                WorkerPool(encoder), *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory
             )
         found.append((step, gradients(encoder)))
     (padded, wanted), (bare, got) = found

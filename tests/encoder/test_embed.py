@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed_ids, tokenize
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import TEXTS, load, write_model
 
@@ -27,7 +27,7 @@ def test_each_row_is_its_own_text_alone_whatever_the_batches(
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_a_chunk_a_thread_gives_the_same(tmp_path: Path, threads: int) -> None:
+def test_a_mini_batch_a_thread_gives_the_same(tmp_path: Path, threads: int) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
     texts, told = [f"{text} {number}" for number in range(20) for text in TEXTS], []
     before = torch.get_num_threads()
@@ -51,7 +51,7 @@ def test_a_chunk_a_thread_gives_the_same(tmp_path: Path, threads: int) -> None:
 
 
 def test_what_a_thread_raises_is_raised_after_all_have_ended(tmp_path: Path) -> None:
-    crew = Crew(load(write_model(tmp_path))[0], 2)
+    pool = WorkerPool(load(write_model(tmp_path))[0], 2)
     done: list[int] = []
 
     def task(encoder: Encoder, number: int) -> None:
@@ -60,7 +60,7 @@ def test_what_a_thread_raises_is_raised_after_all_have_ended(tmp_path: Path) -> 
         done.append(number)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        crew.map(task, range(5))
+        pool.map(task, range(5))
     assert done == [0, 2, 4]
 
 

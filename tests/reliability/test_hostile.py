@@ -19,7 +19,7 @@ from isoembed.encoder.export import load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.sweep.folder import SweepFolder
-from isoembed.training.watchers import MetricsFile
+from isoembed.training.callbacks import MetricsFile
 from isoembed.workflows.search import Index
 from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isoembed.training.watchers import MetricsFile, StepFacts
+from isoembed.training.callbacks import MetricsFile, StepFacts
 from tests.data.helpers import write_jsonl
 from tests.reliability.fuzz import Outcome, command
 

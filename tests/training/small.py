@@ -23,10 +23,10 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe, Setup, solve
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.distributed import process_group
 from isoembed.training.gradients import Memory
 from isoembed.training.memory import fill, measure_footprint
-from isoembed.training.watchers import StepFacts
 
 VOCAB = 61
 MODEL = NANO.models[0]
@@ -121,10 +121,13 @@ def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: f
 
 
 def scarce(**changes: Any) -> Callable[..., Memory]:
-    """In place of the loop's `plan_memory`: chunks of 64 tokens, no room, and `changes`; whatever this machine has."""
+    """In place of the loop's `plan_memory`: mini-batches of 64 tokens, no room, and `changes`; whatever this machine
+    has."""
 
     def plan(encoder: Encoder, *, context_tokens: int, **_: object) -> Memory:
-        memory = fill(measure_footprint(encoder, context_tokens), 0.0, chunk_tokens=64, context_tokens=context_tokens)
+        memory = fill(
+            measure_footprint(encoder, context_tokens), 0.0, mini_batch_tokens=64, context_tokens=context_tokens
+        )
         return replace(memory, **changes)
 
     return plan

@@ -10,8 +10,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from isoembed.core import InputError
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import base_of, enable_checkpointing
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import Freeze, Full, Method
 from isoembed.methods.parts import blocks_of
 from isoembed.training.compiled import compiled
@@ -22,38 +22,38 @@ from isoembed.training.loss import contrastive_loss
 from tests.training.small import assert_same_gradients, batch_ids, gradients, recipe, small_data, small_encoder
 
 
-def found(crew: Crew, memory: Memory, seed: int) -> tuple[float, dict[str, torch.Tensor]]:
-    encoder = crew.encoders[0]
+def found(pool: WorkerPool, memory: Memory, seed: int) -> tuple[float, dict[str, torch.Tensor]]:
+    encoder = pool.encoders[0]
     encoder.zero_grad()
     encoder.train()
-    step = accumulate_gradients(crew, *batch_ids(23, seed=seed), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+    step = accumulate_gradients(pool, *batch_ids(23, seed=seed), lambda q, p: contrastive_loss(q, p, 0.05), memory)
     return step.loss, gradients(encoder)
 
 
 @pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5)], ids=lambda m: m.name)
 def test_the_gradient_is_the_plain_one_and_no_length_compiles_again(method: Method) -> None:
     torch._dynamo.reset()
-    crew = Crew(small_encoder(method))
+    pool = WorkerPool(small_encoder(method))
     memory = Memory(40, 60, frozen_blocks=int(method.name == "freeze"))
-    expected = [found(crew, memory, seed) for seed in range(3)]
-    with compiled(crew.encoders[0], backend="eager"):
+    expected = [found(pool, memory, seed) for seed in range(3)]
+    with compiled(pool.encoders[0], backend="eager"):
         for seed, (loss, gradient) in enumerate(expected):
             before = counters["stats"]["unique_graphs"]
-            got_loss, got = found(crew, memory, seed)
+            got_loss, got = found(pool, memory, seed)
             assert got_loss == pytest.approx(loss, rel=1e-5)
             assert_same_gradients(gradient, got)
             assert (counters["stats"]["unique_graphs"] == before) == (seed > 0)
-    assert all("forward" not in vars(block) for block in blocks_of(base_of(crew.encoders[0].model)))
+    assert all("forward" not in vars(block) for block in blocks_of(base_of(pool.encoders[0].model)))
 
 
 def test_under_gradient_checkpointing_too() -> None:
     torch._dynamo.reset()
     encoder = small_encoder()
     enable_checkpointing(encoder.model)
-    crew = Crew(encoder)
-    loss, gradient = found(crew, Memory(40, 60), 0)
+    pool = WorkerPool(encoder)
+    loss, gradient = found(pool, Memory(40, 60), 0)
     with compiled(encoder, backend="eager"):
-        got_loss, got = found(crew, Memory(40, 60), 0)
+        got_loss, got = found(pool, Memory(40, 60), 0)
     assert got_loss == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(gradient, got)
 

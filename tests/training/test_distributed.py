@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from isoembed.data.batches import Batch
-from isoembed.encoder.crew import Crew
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.records import RunRecord
 from isoembed.training.distributed import own_share, share_parameters, sum_gradients
 from isoembed.training.execution import Execution
@@ -52,7 +52,7 @@ def step(own: slice, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torc
     distributed.all_reduce = counted  # type: ignore[assignment]
     try:
         accumulate_gradients(
-            Crew(encoder),
+            WorkerPool(encoder),
             queries[own],
             positives[own],
             Objective(0.05).of(WHOLE, torch.device("cpu")),
@@ -118,5 +118,5 @@ def test_a_cap_on_the_pairs_holds_on_every_rank(two_ranks: Path, tmp_path: Path)
 
 
 def test_one_all_reduce_a_step(two_ranks: Path) -> None:
-    """Trap 9: however many chunks the batch was cut into."""
+    """Trap 9: however many mini-batches the batch was cut into."""
     assert [(two_ranks / f"reduces{rank}").read_text() for rank in range(2)] == ["1", "1"]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, pad
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Prompts
@@ -26,7 +26,9 @@ KEEP_ALL, KEEP_NONE = 10**9, 0
 def cached(encoder: Encoder, pairs: int, memory: Memory, tau: float = 0.05) -> tuple[float, dict[str, torch.Tensor]]:
     encoder.zero_grad()
     encoder.train()
-    step = accumulate_gradients(Crew(encoder), *batch_ids(pairs), lambda q, p: contrastive_loss(q, p, tau), memory)
+    step = accumulate_gradients(
+        WorkerPool(encoder), *batch_ids(pairs), lambda q, p: contrastive_loss(q, p, tau), memory
+    )
     return step.loss, gradients(encoder)
 
 
@@ -45,7 +47,7 @@ def plain(encoder: Encoder, pairs: int, tau: float = 0.05) -> tuple[float, dict[
 )
 @pytest.mark.parametrize("kept", [KEEP_NONE, 40, KEEP_ALL])
 def test_equals_plain_gradient(method: Method, kept: int) -> None:
-    """Trap 6: 11 pairs in chunks of 20 tokens leave a ragged last chunk."""
+    """Trap 6: 11 pairs in mini-batches of 20 tokens leave a ragged last mini-batch."""
     encoder = small_encoder(method)
     loss, expected = plain(encoder, 11)
     cached_loss, found = cached(encoder, 11, Memory(20, kept))
@@ -56,10 +58,10 @@ def test_equals_plain_gradient(method: Method, kept: int) -> None:
 @pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5), LoRA(rank=4, alpha=8.0)], ids=lambda m: m.name)
 @pytest.mark.parametrize("memory", [Memory(40, KEEP_NONE), Memory(40, 60), Memory(40, KEEP_ALL)], ids=str)
 def test_a_crew_finds_the_same_gradient_every_time(method: Method, memory: Memory) -> None:
-    """Twins share the weights, so a change of them reaches all; what members find is added in one order."""
+    """Replicas share the weights, so a change of them reaches all; what workers find is added in one order."""
     encoder = small_encoder(method)
     memory = replace(memory, frozen_blocks=int(method.name == "freeze"))
-    crew = Crew(encoder, 3)
+    pool = WorkerPool(encoder, 3)
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.mul_(1.1)
@@ -67,23 +69,27 @@ def test_a_crew_finds_the_same_gradient_every_time(method: Method, memory: Memor
     found = []
     for _ in range(3):
         encoder.zero_grad()
-        step = accumulate_gradients(crew, *batch_ids(23), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+        step = accumulate_gradients(pool, *batch_ids(23), lambda q, p: contrastive_loss(q, p, 0.05), memory)
         assert step.loss == pytest.approx(loss, rel=1e-5)
         found.append(gradients(encoder))
         assert_same_gradients(expected, found[-1])
     assert all(torch.equal(found[0][name], other[name]) for other in found[1:] for name in found[0])
-    assert all(value.grad is None for twin in crew.encoders[1:] for value in twin.parameters() if value.requires_grad)
+    assert all(
+        value.grad is None for replica in pool.encoders[1:] for value in replica.parameters() if value.requires_grad
+    )
 
 
 @pytest.mark.parametrize("architecture", configs())
 def test_every_architecture_has_twins(architecture: str) -> None:
     encoder = Encoder(Full().apply(tiny(architecture)), "mean")
-    encoder.eval()  # without dropout, which a crew may not have
+    encoder.eval()  # without dropout, which a pool may not have
     found = []
-    for members in (1, 2):
+    for workers in (1, 2):
         encoder.zero_grad()
         memory = Memory(20, 40)
-        accumulate_gradients(Crew(encoder, members), *batch_ids(6), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+        accumulate_gradients(
+            WorkerPool(encoder, workers), *batch_ids(6), lambda q, p: contrastive_loss(q, p, 0.05), memory
+        )
         found.append(gradients(encoder))
     largest = max(float(value.abs().max()) for value in found[0].values())
     named = [name for name, value in found[0].items() if value.abs().max() > 1e-6 * largest]  # a key's bias has none
@@ -106,7 +112,7 @@ def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
     loss.backward()
     expected = gradients(encoder)
     encoder.zero_grad()
-    step = accumulate_gradients(Crew(encoder), *batch_ids(11), loss_of, Memory(20, kept), negative_ids=negatives)
+    step = accumulate_gradients(WorkerPool(encoder), *batch_ids(11), loss_of, Memory(20, kept), negative_ids=negatives)
     assert step.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(expected, gradients(encoder))
     assert cached(encoder, 11, Memory(20, kept))[0] != pytest.approx(step.loss, rel=1e-3)  # they count
@@ -132,7 +138,7 @@ def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
     expected = gradients(encoder)
     encoder.zero_grad()
     step = accumulate_gradients(
-        Crew(encoder), *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
+        WorkerPool(encoder), *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
     )
     assert step.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(expected, gradients(encoder))
@@ -184,11 +190,11 @@ def test_counts_processed_and_recomputed_tokens() -> None:
 
     def step(memory: Memory) -> tuple[int, int, int]:
         found = accumulate_gradients(
-            Crew(encoder), queries, positives, lambda q, p: contrastive_loss(q, p, 0.05), memory
+            WorkerPool(encoder), queries, positives, lambda q, p: contrastive_loss(q, p, 0.05), memory
         )
         return found.processed_tokens, found.recomputed_tokens, found.resumed_tokens
 
-    assert step(Memory(1, KEEP_ALL)) == (real, 0, 0)  # one text a chunk: no padding
+    assert step(Memory(1, KEEP_ALL)) == (real, 0, 0)  # one text a mini-batch: no padding
     processed, recomputed, resumed = step(Memory(40, KEEP_NONE))
     assert processed == recomputed >= real
     assert resumed == 0
@@ -198,7 +204,8 @@ def test_counts_processed_and_recomputed_tokens() -> None:
 
 
 def test_what_is_kept_first() -> None:
-    """Four chunks of 10 tokens: first what frozen blocks gave, of all where it fits; then graphs, from the last on."""
+    """Four mini-batches of 10 tokens: first what frozen blocks gave, of all where it fits; then graphs, from the last
+    on."""
     padded = [10, 10, 10, 10]
 
     def tiers(kept_tokens: int, share: float | None = None) -> tuple[int, int]:
@@ -206,13 +213,13 @@ def test_what_is_kept_first() -> None:
         return memory.tiers(padded)
 
     assert [tiers(room) for room in (0, 9, 10, 39, 40)] == [(4, 4), (4, 4), (3, 3), (1, 1), (0, 0)]
-    # a stored prefix takes a quarter of a graph's memory: 2.5 a chunk, a graph in its place 7.5 more
+    # a stored prefix takes a quarter of a graph's memory: 2.5 a mini-batch, a graph in its place 7.5 more
     assert [tiers(room, 0.25) for room in (0, 3, 10, 17, 18, 40)] == [(4, 4), (3, 4), (0, 4), (0, 4), (0, 3), (0, 0)]
 
 
 @pytest.mark.parametrize("architecture", configs())
 def test_a_frozen_prefix_runs_once(architecture: str) -> None:
-    """Of three blocks two are frozen: they run once a chunk, with the gradient of the plain way."""
+    """Of three blocks two are frozen: they run once a mini-batch, with the gradient of the plain way."""
     encoder = Encoder(Freeze(fraction=0.34).apply(tiny(architecture)), "mean")
     blocks, runs = blocks_of(encoder.model), [0, 0, 0]
 
@@ -226,11 +233,11 @@ def test_a_frozen_prefix_runs_once(architecture: str) -> None:
         inside = next(part for part in block.modules() if isinstance(part, (nn.Linear, Conv1D)))
         inside.register_forward_pre_hook(count(number))
     _, expected = cached(encoder, 6, Memory(20, KEEP_ALL))
-    chunks = runs[0]
-    assert runs == [chunks] * 3
+    mini_batches = runs[0]
+    assert runs == [mini_batches] * 3
     _, found = cached(encoder, 6, Memory(20, KEEP_NONE, frozen_blocks=2))
     assert_same_gradients(expected, found)
-    assert runs == [2 * chunks, 2 * chunks, 3 * chunks]
+    assert runs == [2 * mini_batches, 2 * mini_batches, 3 * mini_batches]
     assert not any("forward" in vars(block) for block in blocks)
 
 
@@ -248,7 +255,7 @@ def test_full_gradient_of_every_architecture(architecture: str) -> None:
 
 
 def test_no_gradient_is_as_large_as_the_table() -> None:
-    """torch's own way makes one of that size for every chunk."""
+    """torch's own way makes one of that size for every mini-batch."""
     encoder = small_encoder()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         cached(encoder, 6, Memory(20, KEEP_ALL))

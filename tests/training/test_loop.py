@@ -16,19 +16,19 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model, weights_hash
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
 from isoembed.recipe import Recipe
 from isoembed.training import loop, objective, setup, step
+from isoembed.training.callbacks import MetricsFile
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import StoppedError, run
 from isoembed.training.loss import contrastive_loss
-from isoembed.training.watchers import MetricsFile
 from tests.training.small import METHODS, StopAfter, recipe, scarce, small_data
 
 
@@ -57,8 +57,8 @@ def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_pa
     whole_encoder, whole = run(planned, data, tmp_path / "whole")
     part, metrics = tmp_path / "part", MetricsFile(tmp_path / "metrics.jsonl")
     with pytest.raises(StoppedError, match="`resume`"):
-        run(planned, data, part, watchers=[metrics, StopAfter(3)])
-    encoder, record = run(planned, data, part, execution=Execution(resume=True), watchers=[metrics])
+        run(planned, data, part, callbacks=[metrics, StopAfter(3)])
+    encoder, record = run(planned, data, part, execution=Execution(resume=True), callbacks=[metrics])
     assert record.loss_curve == whole.loss_curve
     assert record.heldout == whole.heldout
     for name, value in whole_encoder.state_dict().items():
@@ -83,18 +83,18 @@ def test_a_crew_trains_alike_and_resumes_bitwise(
     planned = recipe(data, method)
     _, whole = run(planned, data, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        run(planned, data, tmp_path / "part", watchers=[StopAfter(3)])
+        run(planned, data, tmp_path / "part", callbacks=[StopAfter(3)])
     _, resumed = run(planned, data, tmp_path / "part", execution=Execution(resume=True))
     assert resumed.loss_curve == whole.loss_curve
-    members = []
+    workers = []
 
-    def single(encoder: Encoder, count: int) -> Crew:
-        members.append(count)
-        return Crew(encoder)
+    def single(encoder: Encoder, count: int) -> WorkerPool:
+        workers.append(count)
+        return WorkerPool(encoder)
 
-    monkeypatch.setattr(setup, "Crew", single)
+    monkeypatch.setattr(setup, "WorkerPool", single)
     _, alone = run(planned, data, tmp_path / "alone")
-    assert members == [2]
+    assert workers == [2]
     assert [point.loss for point in alone.loss_curve] == pytest.approx([p.loss for p in whole.loss_curve], rel=1e-4)
 
 
@@ -115,10 +115,10 @@ def test_kill_between_checkpoints_loses_only_the_work_since(
     monkeypatch.setattr(loop, "save_checkpoint", crash)
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     with pytest.raises(RuntimeError, match="power cut"):
-        run(planned, data, tmp_path / "part", execution=Execution(checkpoint_seconds=0), watchers=[metrics])
+        run(planned, data, tmp_path / "part", execution=Execution(checkpoint_seconds=0), callbacks=[metrics])
     monkeypatch.undo()
     assert [folder.name for folder in checkpoints(tmp_path / "part")] == ["step-00000002", "step-00000003"]
-    _, record = run(planned, data, tmp_path / "part", execution=Execution(resume=True), watchers=[metrics])
+    _, record = run(planned, data, tmp_path / "part", execution=Execution(resume=True), callbacks=[metrics])
     assert record.loss_curve == whole.loss_curve
     assert len(metrics.file.read_text().splitlines()) == record.steps
 
@@ -175,7 +175,7 @@ def test_qlora_resumes_bitwise_from_the_unrounded_base(data: PairData, tmp_path:
     planned = planned.model_copy(update={"base_hash": weights_hash(load_model(planned.model.source))})
     whole, record = run(planned, data, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        run(planned, data, tmp_path / "stopped", watchers=[StopAfter(2)])
+        run(planned, data, tmp_path / "stopped", callbacks=[StopAfter(2)])
     resumed, again = run(planned, data, tmp_path / "stopped", execution=Execution(resume=True))
     assert [point.loss for point in again.loss_curve] == [point.loss for point in record.loss_curve]
     assert again.heldout == record.heldout
@@ -204,7 +204,7 @@ def test_divergence_keeps_the_last_good_weights(
 
 def test_other_recipe_or_data_is_refused(data: PairData, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
-        run(recipe(data), data, tmp_path, watchers=[StopAfter(2)])
+        run(recipe(data), data, tmp_path, callbacks=[StopAfter(2)])
     with pytest.raises(InputError, match="another recipe"):
         run(recipe(data, rate=1e-4), data, tmp_path, execution=Execution(resume=True))
     with pytest.raises(InputError, match="already holds checkpoints"):
@@ -216,7 +216,7 @@ def test_other_recipe_or_data_is_refused(data: PairData, tmp_path: Path) -> None
 
 def test_damaged_checkpoint_is_named(data: PairData, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
-        run(recipe(data), data, tmp_path, watchers=[StopAfter(2)])
+        run(recipe(data), data, tmp_path, callbacks=[StopAfter(2)])
     (checkpoints(tmp_path)[-1] / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"step-00000002 is damaged"):
         run(recipe(data), data, tmp_path, execution=Execution(resume=True))
@@ -274,7 +274,7 @@ def test_a_recipe_on_few_pairs_sees_no_others_and_resumes_bitwise(data: PairData
     _, fewer = run(planned, trained_on, tmp_path / "fewer")
     assert whole.loss_curve == fewer.loss_curve
     with pytest.raises(StoppedError):
-        run(scarce_recipe, data, tmp_path / "part", watchers=[StopAfter(3)])
+        run(scarce_recipe, data, tmp_path / "part", callbacks=[StopAfter(3)])
     _, resumed = run(scarce_recipe, data, tmp_path / "part", execution=Execution(resume=True))
     assert resumed.loss_curve == whole.loss_curve
     assert resumed.heldout == whole.heldout
@@ -300,9 +300,9 @@ def gradients_that_fail(times: int, error: Exception) -> tuple[Any, list[Memory]
     """`accumulate_gradients`, out of memory after half its work the first `times` times; and how each batch was cut."""
     cuts: list[Memory] = []
 
-    def attempt(crew: Crew, queries: Any, positives: Any, loss_of: Any, memory: Memory, **how: Any) -> Any:
+    def attempt(pool: WorkerPool, queries: Any, positives: Any, loss_of: Any, memory: Memory, **how: Any) -> Any:
         cuts.append(memory)
-        found = accumulate_gradients(crew, queries, positives, loss_of, memory, **how)
+        found = accumulate_gradients(pool, queries, positives, loss_of, memory, **how)
         if len(cuts) <= times:
             raise error
         return found
@@ -335,7 +335,7 @@ def test_one_that_never_fits_is_one_line(data: PairData, tmp_path: Path, monkeyp
         step.OutOfMemoryError, match=r"hold 32 tokens at work; it did not \(CUDA out of memory. Tried 2"
     ):
         run(recipe(data, steps=3), data, tmp_path)
-    assert (cuts[-1].chunk_tokens, cuts[-1].kept_tokens) == (32, 0)
+    assert (cuts[-1].mini_batch_tokens, cuts[-1].kept_tokens) == (32, 0)
 
 
 def test_any_other_error_is_not_taken_for_memory(
@@ -372,7 +372,7 @@ def test_without_checkpoints_nothing_is_written(data: PairData, tmp_path: Path) 
     ("wrong", "says"),
     [
         ({"precision": "bfloat16"}, "must be one of auto, fp32, bf16; got 'bfloat16'"),
-        ({"chunk_tokens": 0}, "`chunk_tokens` must be at least 1; got 0"),
+        ({"mini_batch_tokens": 0}, "`mini_batch_tokens` must be at least 1; got 0"),
         ({"keep_checkpoints": 0}, "`keep_checkpoints` must be at least 1; got 0"),
     ],
 )

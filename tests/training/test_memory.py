@@ -44,30 +44,34 @@ def test_frozen_blocks_are_found(architecture: str) -> None:
 
 
 def test_a_plan_by_hand() -> None:
-    assert fill(Footprint(1000.0), 11e6, chunk_tokens=2000, context_tokens=75) == Memory(2000, 6000)
-    assert fill(Footprint(1000.0), 1.1e6, chunk_tokens=2000, context_tokens=75) == Memory(500, 0)
-    assert fill(Footprint(1000.0), -5.0, chunk_tokens=2000, context_tokens=75) == Memory(75, 0)
-    assert fill(Footprint(1000.0, 2, 50.0), 11e6, chunk_tokens=2000, context_tokens=75) == Memory(2000, 6000, 2, 0.05)
+    assert fill(Footprint(1000.0), 11e6, mini_batch_tokens=2000, context_tokens=75) == Memory(2000, 6000)
+    assert fill(Footprint(1000.0), 1.1e6, mini_batch_tokens=2000, context_tokens=75) == Memory(500, 0)
+    assert fill(Footprint(1000.0), -5.0, mini_batch_tokens=2000, context_tokens=75) == Memory(75, 0)
+    assert fill(Footprint(1000.0, 2, 50.0), 11e6, mini_batch_tokens=2000, context_tokens=75) == Memory(
+        2000, 6000, 2, 0.05
+    )
 
 
 def test_a_crew_by_hand() -> None:
-    """Two chunks at work and a second gradient must leave half of the room to graphs."""
-    cut: dict[str, Any] = {"chunk_tokens": 1000, "context_tokens": 75, "threads": 4, "member_bytes": 1e6}
-    assert fill(Footprint(1000.0), 13.3e6, **cut) == Memory(1000, 7181, members=2)
-    assert fill(Footprint(1000.0), 12.7e6, **cut) == Memory(1000, 9545, members=1)
-    assert fill(Footprint(1000.0), 1e9, **cut).members == 4
+    """Two mini-batches at work and a second gradient must leave half of the room to graphs."""
+    cut: dict[str, Any] = {"mini_batch_tokens": 1000, "context_tokens": 75, "threads": 4, "worker_bytes": 1e6}
+    assert fill(Footprint(1000.0), 13.3e6, **cut) == Memory(1000, 7181, workers=2)
+    assert fill(Footprint(1000.0), 12.7e6, **cut) == Memory(1000, 9545, workers=1)
+    assert fill(Footprint(1000.0), 1e9, **cut).workers == 4
     assert fill(Footprint(1000.0), 13.3e6, **cut | {"threads": 1}) == Memory(1000, 10090)
 
 
 def test_random_numbers_are_noticed() -> None:
-    """A model that draws some keeps to one chunk at a time."""
-    for dropout, members in ((0.0, 2), (0.1, 1)):
+    """A model that draws some keeps to one mini-batch at a time."""
+    for dropout, workers in ((0.0, 2), (0.1, 1)):
         encoder = small_encoder(dropout=dropout)
-        assert measure_footprint(encoder, 16).draws == (members == 1)
-        plan = plan_memory(encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, chunk_tokens=64, threads=2)
-        assert plan.members == members
+        assert measure_footprint(encoder, 16).draws == (workers == 1)
+        plan = plan_memory(
+            encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, mini_batch_tokens=64, threads=2
+        )
+        assert plan.workers == workers
 
 
 def test_memory_that_holds_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="must hold the process"):
-        plan_memory(small_encoder(), batch_pairs=8, context_tokens=16, memory_bytes=1e6, chunk_tokens=64)
+        plan_memory(small_encoder(), batch_pairs=8, context_tokens=16, memory_bytes=1e6, mini_batch_tokens=64)

@@ -13,9 +13,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from isoembed.core import InputError
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, pad
 from isoembed.encoder.load import load_model
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.families import NANO
 from isoembed.methods import DoRA, Freeze, Full, LoRA, LoRATop, Method, RsLoRA
 from isoembed.methods.parts import dense_layers
@@ -27,35 +27,35 @@ from tests.models import configs, tiny
 from tests.training.small import assert_same_gradients, batch_ids, gradients, small_encoder
 
 
-def found(crew: Crew, memory: Memory) -> tuple[float, dict[str, torch.Tensor]]:
-    crew.encoders[0].zero_grad()
-    step = accumulate_gradients(crew, *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory)
-    return step.loss, gradients(crew.encoders[0])
+def found(pool: WorkerPool, memory: Memory) -> tuple[float, dict[str, torch.Tensor]]:
+    pool.encoders[0].zero_grad()
+    step = accumulate_gradients(pool, *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory)
+    return step.loss, gradients(pool.encoders[0])
 
 
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kept", [0, 60, 10**9])
 @pytest.mark.parametrize(
     "method",
     [LoRA(rank=4, alpha=8.0), RsLoRA(rank=4, alpha=8.0), LoRATop(rank=4, alpha=8.0, fraction=0.5)],
     ids=lambda method: method.name,
 )
-def test_the_gradients_are_those_of_peft(method: Method, kept: int, members: int) -> None:
+def test_the_gradients_are_those_of_peft(method: Method, kept: int, workers: int) -> None:
     """Whatever is kept or run again; each time anew from the weights as they are by then."""
     encoder = small_encoder(method)
-    crew = Crew(encoder, members)
+    pool = WorkerPool(encoder, workers)
     memory = Memory(40, kept, frozen_blocks=int(method.name == "lora-top"))
     assert merged_layers(encoder)
     for _ in range(2):
         with torch.no_grad():
             for value in encoder.parameters():
                 value.mul_(1.1)
-        loss, expected = found(crew, memory)
-        merged_loss, got = found(crew, replace(memory, merged=True))
+        loss, expected = found(pool, memory)
+        merged_loss, got = found(pool, replace(memory, merged=True))
         assert merged_loss == pytest.approx(loss, rel=1e-5)
         assert_same_gradients(expected, got)
         assert all(
-            value.grad is None for twin in crew.encoders[1:] for value in twin.parameters() if value.requires_grad
+            value.grad is None for replica in pool.encoders[1:] for value in replica.parameters() if value.requires_grad
         )
 
 
@@ -73,8 +73,8 @@ def test_of_every_architecture(architecture: str) -> None:
     layers = merged_layers(encoder)
     assert len(layers) == sum("lora_A" in name for name, _ in encoder.named_parameters())
     assert architecture != "gpt2" or all(isinstance(layer.base_layer, Conv1D) for layer in layers)
-    loss, expected = found(Crew(encoder), Memory(40, 60))
-    merged_loss, got = found(Crew(encoder), Memory(40, 60, merged=True))
+    loss, expected = found(WorkerPool(encoder), Memory(40, 60))
+    merged_loss, got = found(WorkerPool(encoder), Memory(40, 60, merged=True))
     assert merged_loss == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(expected, got, rtol=1e-3)
 
@@ -155,6 +155,6 @@ def test_merged_weights_are_no_graph() -> None:
     full = measure_footprint(small_encoder(Full()), 16)
     assert 0.9 * full.graph_bytes < merged.graph_bytes <= full.graph_bytes < apart.graph_bytes
     plan = plan_memory(
-        encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, chunk_tokens=64, threads=2, merged=True
+        encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, mini_batch_tokens=64, threads=2, merged=True
     )
     assert plan.merged

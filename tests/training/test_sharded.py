@@ -18,17 +18,18 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
-from isoembed.encoder.chunks import chunks_of
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, is_sharded
 from isoembed.encoder.export import load_exported
+from isoembed.encoder.mini_batches import mini_batches_of
 from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import Freeze, Full, LoRA, Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.training import setup
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.distributed import own_share
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
@@ -36,7 +37,6 @@ from isoembed.training.loop import StoppedError, run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import measure_footprint
 from isoembed.training.sharding import held_elements, shard, whole
-from isoembed.training.watchers import StepFacts
 from tests.models import configs, tiny
 from tests.training.small import (
     METHODS,
@@ -70,7 +70,8 @@ CASES = [*(method.name for method in METHODS), *configs()]
 
 
 def sorted_batch() -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Longest first, so that the first rank has more tokens, and by itself would run more chunks, than the second."""
+    """Longest first, so that the first rank has more tokens, and by itself would run more mini-batches, than the
+    second."""
     queries, positives = (sorted(side, key=len, reverse=True) for side in batch_ids(PAIRS))
     return queries, positives
 
@@ -81,7 +82,7 @@ def gradient(encoder: Encoder, own: slice) -> tuple[dict[str, torch.Tensor], flo
     encoder.zero_grad()
     hard = negative_ids(3)  # an odd number: one rank embeds one twice, so that both call the model equally often
     accumulate_gradients(
-        Crew(encoder),
+        WorkerPool(encoder),
         queries[own],
         positives[own],
         lambda q, p, n: contrastive_loss(q, p, 0.05, negative_MD=n[:3]),
@@ -123,7 +124,7 @@ def train(
             patch.setattr(setup, "adamw", sgd)
         if execution.shard:
             patch.setattr(setup, "plan_memory", CUT)
-        encoder, record = run(planned, data, folder, execution=execution, watchers=[norms])
+        encoder, record = run(planned, data, folder, execution=execution, callbacks=[norms])
     assert not is_sharded(encoder)
     return {name: value.detach().clone() for name, value in encoder.named_parameters()}, record, norms.seen
 
@@ -168,7 +169,7 @@ def worker(rank: int, folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(setup, "plan_memory", CUT)
             try:
-                run(planned, data, stopped, execution=SHARDED, watchers=[StopAfter(3)] if rank == 1 else [])
+                run(planned, data, stopped, execution=SHARDED, callbacks=[StopAfter(3)] if rank == 1 else [])
             except StoppedError:
                 facts[f"stopped-{method.name}"] = True
         torch.distributed.barrier()
@@ -207,7 +208,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, data: PairData) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for method in RESUMED:
         with pytest.raises(StoppedError):
-            run(recipe(data, method), data, folder / f"plain-{method.name}", watchers=[StopAfter(3)])
+            run(recipe(data, method), data, folder / f"plain-{method.name}", callbacks=[StopAfter(3)])
     again = tmp_path_factory.mktemp("again") / "ranks"
     shutil.copytree(folder, again)
     try:
@@ -233,11 +234,11 @@ def facts_of(ranks: Path, rank: int) -> dict[str, Any]:
     return found
 
 
-def test_the_ranks_would_run_unequal_chunks() -> None:
+def test_the_ranks_would_run_unequal_mini_batches() -> None:
     """What the tests below rest on: left alone, the ranks would call the model a different number of times and hang."""
     queries, positives = sorted_batch()
     counts = [
-        len(chunks_of([len(text) for text in (*queries[own], *positives[own])], MEMORY.chunk_tokens))
+        len(mini_batches_of([len(text) for text in (*queries[own], *positives[own])], MEMORY.mini_batch_tokens))
         for own in (slice(0, PAIRS // 2), slice(PAIRS // 2, PAIRS))
     ]
     assert counts[0] > counts[1]
@@ -245,7 +246,7 @@ def test_the_ranks_would_run_unequal_chunks() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_that_of_one_process(name: str, ranks: Path, rank: int) -> None:
-    """Trap 5: summed, not averaged, and each chunk once."""
+    """Trap 5: summed, not averaged, and each mini-batch once."""
     expected, norm = gradient(encoder_named(name), slice(None))
     found = load_file(ranks / f"{name}{rank}.safetensors")
     assert found.keys() == expected.keys()

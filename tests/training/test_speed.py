@@ -38,9 +38,9 @@ def test_the_loops_own_steps_are_timed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(speed, "set_up", kept)
     monkeypatch.setattr(Trainer, "step", noted)
     random = torch.get_rng_state()
-    found = measure_speed(planned, data, Execution(device="cpu", chunk_tokens=64), steps=2)
+    found = measure_speed(planned, data, Execution(device="cpu", mini_batch_tokens=64), steps=2)
     assert torch.equal(random, torch.get_rng_state())
-    assert made[0].memory.chunk_tokens == 64
+    assert made[0].memory.mini_batch_tokens == 64
     tokens = counted[2].tokens - counted[0].tokens
     assert found.flop_per_second == planned.cost.flop_per_token * tokens / 2.0
     assert min(found.setup_seconds, found.heldout_seconds) > 0

@@ -10,11 +10,11 @@ import torch
 from isoembed.data.batches import Position, batches
 from isoembed.data.dataset import PairData
 from isoembed.records import LossPoint
+from isoembed.training.callbacks import LossCurve
 from isoembed.training.checkpoint import Counters, LoopState
 from isoembed.training.execution import Execution
 from isoembed.training.setup import set_up
 from isoembed.training.step import DivergedError, Trainer
-from isoembed.training.watchers import LossCurve
 from tests.training.small import recipe, small_data
 
 POINT = LossPoint(step=1, tokens=1, loss=1.0, rate=1e-3)

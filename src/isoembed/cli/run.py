@@ -223,8 +223,8 @@ def _train(
 ) -> None:
     """Train, evaluate where asked, and say what came of it; `whole` is the budget before its pilot, in FLOP."""
     from isoembed.report.terminal.recommendation import achieved_text, scores_text, section, spent_text
+    from isoembed.training.callbacks import ProgressBar, tracker_named
     from isoembed.training.distributed import rank as process_rank
-    from isoembed.training.watchers import ProgressBar, tracker_named
     from isoembed.workflows.job import evaluate_job, train_job
 
     out = asked.output.out
@@ -233,7 +233,7 @@ def _train(
         job,
         out,
         execution=execution,
-        watchers=[ProgressBar(console), *(tracker_named(each, out) for each in asked.output.tracker or [])],
+        callbacks=[ProgressBar(console), *(tracker_named(each, out) for each in asked.output.tracker or [])],
         keep_adapter=asked.output.keep_adapter,
     )
     if process_rank():

@@ -121,7 +121,7 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
         ("loss", recipe.objective),
         *([("matryoshka", _MATRYOSHKA)] if recipe.options.matryoshka else []),
-        ("readout", f"{recipe.readout}, over the last hidden states, L2-normalised"),
+        ("pooling", f"{recipe.readout}, over the last hidden states, L2-normalised"),
         (
             "optimiser",
             f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "
@@ -135,8 +135,8 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
 def _cost_rows(record: RunRecord, budget_flop: float | None) -> list[tuple[str, str]]:
     rows = [
         ("model FLOP (C)", f"{record.model_flop:.4g}"),
-        ("executed FLOP, with padding and recomputation", f"{record.executed_flop:.4g}"),
-        ("C with attention and the token table", f"{record.all_in_flop:.4g}"),
+        ("hardware FLOP, with padding and recomputation", f"{record.executed_flop:.4g}"),
+        ("total FLOP: C with attention and the token table", f"{record.all_in_flop:.4g}"),
         ("wall time", f"{record.wall_seconds:,.0f} s at {record.tokens_per_second:,.0f} tokens/s"),
         ("machine", ", ".join(f"{key} {value}" for key, value in record.machine.items())),
     ]

@@ -1,6 +1,6 @@
 """Texts in, embeddings out: the same vectors that sentence-transformers gives for the exported folder.
 
-Shape legend: N texts, T tokens of the longest text of a chunk, D embedding width.
+Shape legend: N texts, T tokens of the longest text of a mini-batch, D embedding width.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import no_panic
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS, chunks_of, even_tokens
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, is_sharded, pad
+from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS, GPU_MINI_BATCH_TOKENS, even_tokens, mini_batches_of
+from isoembed.encoder.worker_pool import WorkerPool
 
-#: told of (texts done, texts in all) after every chunk
+#: told of (texts done, texts in all) after every mini-batch
 Progress = Callable[[int, int], None]
 
 
@@ -51,8 +51,8 @@ def embed_ids(
     """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient; the first
     `prompt` tokens of each are its prompt.
 
-    Texts run sorted by length in chunks of at most `batch_tokens` padded tokens (None: as suits the device), so that
-    little is padding.  A text without tokens gets the zero vector, as in sentence-transformers: it is similar to
+    Texts run sorted by length in mini-batches of at most `batch_tokens` padded tokens (None: as suits the device), so
+    that little is padding.  A text without tokens gets the zero vector, as in sentence-transformers: it is similar to
     nothing.
     """
     if not ids:
@@ -61,30 +61,30 @@ def embed_ids(
     is_empty = torch.tensor([len(row) == 0 for row in ids])
     stand_in = np.array([pad_id])
     lengths = [len(row) for row in ids]
-    members = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
-    batch_tokens = batch_tokens or (CPU_CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS)
-    chunks = chunks_of(lengths, even_tokens(lengths, batch_tokens, members))
-    crew = Crew(encoder, min(members, len(chunks)))
+    workers = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
+    batch_tokens = batch_tokens or (CPU_MINI_BATCH_TOKENS if device.type == "cpu" else GPU_MINI_BATCH_TOKENS)
+    mini_batches = mini_batches_of(lengths, even_tokens(lengths, batch_tokens, workers))
+    pool = WorkerPool(encoder, min(workers, len(mini_batches)))
     done, training, lock = 0, encoder.training, Lock()
 
     def run(encoder: Encoder, number: int) -> torch.Tensor:
         nonlocal done
-        chunk = chunks[number]
-        ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in chunk], pad_id)
-        prompt_B = torch.full((len(chunk),), prompt)
+        mini_batch = mini_batches[number]
+        ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in mini_batch], pad_id)
+        prompt_B = torch.full((len(mini_batch),), prompt)
         with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
             embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompt_B).float().cpu()
         with lock:
-            done += len(chunk)
+            done += len(mini_batch)
             if progress is not None:
                 progress(done, len(ids))
         return embedding_BD
 
-    for each in crew.encoders:
+    for each in pool.encoders:
         each.eval()
     try:
-        parts = crew.map(run, range(len(chunks)))
+        parts = pool.map(run, range(len(mini_batches)))
     finally:
         encoder.train(training)
-    embedding_ND = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(chunks)))]
+    embedding_ND = torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(mini_batches)))]
     return embedding_ND.masked_fill(is_empty[:, None], 0.0)

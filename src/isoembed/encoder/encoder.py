@@ -1,4 +1,4 @@
-"""Token ids in, unit vectors out: a decoder-only model with a readout.
+"""Token ids in, unit vectors out: a decoder-only model with its pooling.
 
 Shape legend: B texts, T tokens of the longest, D embedding width.
 """
@@ -26,7 +26,7 @@ from isoembed.recipe import NO_PROMPTS, Prompts
 
 
 class Encoder(nn.Module):
-    """`model` (of `load_model`, as a method's `apply` returned it) with the readout named `pooling`, for texts behind
+    """`model` (of `load_model`, as a method's `apply` returned it) with the pooling called `pooling`, for texts behind
     `prompts`."""
 
     def __init__(self, model: nn.Module, pooling: str, prompts: Prompts = NO_PROMPTS) -> None:
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
         `mask_BT` is 1 at real tokens.  What is given may lie on the CPU wherever the model is: whether it is padded on
         the right is then known without waiting for a GPU.  `prompt_B` says how many of a text's first tokens are its
-        prompt's; where prompts are not pooled, the readout passes over them, but for the last token of a text that is
+        prompt's; where prompts are not pooled, the pooling passes over them, but for the last token of a text that is
         nothing else (a word of one letter may melt into the prompt's last token; sentence-transformers makes a zero
         vector of it).
 

@@ -166,7 +166,7 @@ def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransform
 
 
 def _speak_to_servers(stage: Path, mode: str, context_tokens: int) -> None:
-    """Say where readout and context lie in the words of sentence-transformers before 5.4 too, which it still reads, and
+    """Say where pooling and context lie in the words of sentence-transformers before 5.4 too, which it still reads, and
     what the tokenizer is in those of transformers before 5.
 
     Servers that look for those words alone (vLLM before its pull request 54533, text-embeddings-inference) would else
@@ -270,7 +270,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
 @checked
 def load_exported(folder: str | Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
     """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
-    transformer with one of our readouts.
+    transformer with one of our poolings.
 
     Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
     """

@@ -1,4 +1,4 @@
-"""Readouts: one vector a text from its last hidden states.  Add a function, list it in `POOLINGS`.
+"""Poolings: one vector a text from its last hidden states.  Add a function, list it in `POOLINGS`.
 
 Contract: `(hidden_BTD, mask_BT) -> embedding_BD` in fp32, whatever the side and amount of padding; what stands at
 padding (NaN even) neither reaches the vector nor its gradient.  Every row has at least one real token.
@@ -62,7 +62,7 @@ POOLINGS: dict[str, Pooling] = {
 
 
 def pool(name: str, prompts: Prompts = NO_PROMPTS) -> Pooling:
-    """The readout called `name`; raises InputError where there is none, or it cannot leave `prompts` out."""
+    """The pooling called `name`; raises InputError where there is none, or it cannot leave `prompts` out."""
     if name not in POOLINGS:
         raise InputError(f"`pooling` must be one of {', '.join(POOLINGS)}; got {name!r}.")
     if not prompts.pooled and name == "weighted-mean":

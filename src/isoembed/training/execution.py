@@ -27,7 +27,7 @@ class Execution:
     device: str | None = None  #: None: the GPU where there is one
     precision: str = "auto"  #: of products: fp32, or bf16 by autocast; auto: bf16 on a GPU that has it
     memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
-    chunk_tokens: int | None = None  #: padded tokens a chunk; None: by device
+    mini_batch_tokens: int | None = None  #: padded tokens a mini-batch; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
     packed: bool = False  #: texts one behind the other in place of padding, where the architecture allows it
     compile: bool = False  #: torch.compile of the blocks: slow at first, then faster
@@ -38,7 +38,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         precision_named(self.precision)
-        for name in ("chunk_tokens", "keep_checkpoints"):
+        for name in ("mini_batch_tokens", "keep_checkpoints"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise InputError(f"`{name}` must be at least 1; got {number}. Give another number.")
 

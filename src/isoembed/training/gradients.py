@@ -1,18 +1,19 @@
 """The gradient of the contrastive loss of a large batch in bounded memory, exact.
 
-The loss needs all embeddings of a batch at once, the model needs only a chunk of them at a time (gradient caching, Gao
-et al. 2021, arXiv 2101.06983).  Here a chunk's graph is kept while memory allows and only the rest is run twice:
+The loss needs all embeddings of a batch at once, the model needs only a mini-batch of them at a time (gradient caching,
+Gao et al. 2021, arXiv 2101.06983).  Here a mini-batch's graph is kept while memory allows and only the rest is run
+twice:
 
-1. Embed every chunk.  The last chunks, as many as fit, keep their graph; the others run without one and keep, where
-   blocks in front are frozen and memory allows, what the last of those gave.
+1. Embed every mini-batch.  The last mini-batches, as many as fit, keep their graph; the others run without one and
+   keep, where blocks in front are frozen and memory allows, what the last of those gave.
 2. Loss and its gradient with respect to the embeddings, on detached copies (of all ranks' embeddings).
-3. Backward through the kept graphs, which frees them; then run each other chunk again, from the lowest trained block
-   where its input was kept, with the random state of the first run, so that dropout is the same, and go backward.
+3. Backward through the kept graphs, which frees them; then run each other mini-batch again, from the lowest trained
+   block where its input was kept, with the random state of the first run, so that dropout is the same, and go backward.
 
-On a CPU the members of a crew share the chunks of passes 1 and 3, and low-rank adapters run as dense weights where
-that is faster (`isoembed.training.merged`).
+On a CPU the workers of a pool share the mini-batches of passes 1 and 3, and low-rank adapters run as dense weights
+where that is faster (`isoembed.training.merged`).
 
-Shape legend: B pairs of the global batch, T tokens of the longest text of a chunk, D embedding width.
+Shape legend: B pairs of the global batch, T tokens of the longest text of a mini-batch, D embedding width.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from isoembed.encoder.chunks import chunks_of, even_tokens, split_to
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, base_of, pad, to_device
+from isoembed.encoder.mini_batches import even_tokens, mini_batches_of, split_to
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
 from isoembed.training.merged import adapters_merged
@@ -43,32 +44,33 @@ LossOf = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """How a batch is cut: `chunk_tokens` padded tokens a chunk, graphs kept for up to `kept_tokens` padded tokens,
-    `members` chunks at work at once; the process on a CPU is to stay below `limit_bytes`.
+    """How a batch is cut: `mini_batch_tokens` padded tokens a mini-batch, graphs kept for up to `kept_tokens` padded
+    tokens, `workers` mini-batches at work at once; the process on a CPU is to stay below `limit_bytes`.
 
-    The output of the first `frozen_blocks` is kept of chunks that keep no graph, at `prefix_share` of a graph's memory
-    a token; nothing in these blocks or before them may require a gradient.  `merged`: there are low-rank adapters that
-    run as the dense weights they amount to.
+    The output of the first `frozen_blocks` is kept of mini-batches that keep no graph, at `prefix_share` of a graph's
+    memory a token; nothing in these blocks or before them may require a gradient.  `merged`: there are low-rank
+    adapters that run as the dense weights they amount to.
     """
 
-    chunk_tokens: int
+    mini_batch_tokens: int
     kept_tokens: int
     frozen_blocks: int = 0
     prefix_share: float = 0.0
-    members: int = 1
+    workers: int = 1
     limit_bytes: float | None = None
     merged: bool = False
 
     def smaller(self, least: int) -> Memory | None:
-        """The next smaller cut, down to chunks of `least` tokens; None where this is the smallest."""
-        if self.kept_tokens >= self.chunk_tokens:
+        """The next smaller cut, down to mini-batches of `least` tokens; None where this is the smallest."""
+        if self.kept_tokens >= self.mini_batch_tokens:
             return replace(self, kept_tokens=self.kept_tokens // 2)
-        if self.chunk_tokens > least or self.kept_tokens:
-            return replace(self, kept_tokens=0, chunk_tokens=max(least, self.chunk_tokens // 2))
+        if self.mini_batch_tokens > least or self.kept_tokens:
+            return replace(self, kept_tokens=0, mini_batch_tokens=max(least, self.mini_batch_tokens // 2))
         return None
 
     def tiers(self, padded: Sequence[int]) -> tuple[int, int]:
-        """(first chunk whose prefix output is kept, first chunk whose graph is), of chunks of `padded` tokens each.
+        """(first mini-batch whose prefix output is kept, first mini-batch whose graph is), of mini-batches of `padded`
+        tokens each.
 
         Prefix outputs come first: a byte of them saves more work than a byte of graph.
         """
@@ -99,7 +101,7 @@ class Gradient:
 
 
 def accumulate_gradients(
-    crew: Crew,
+    pool: WorkerPool,
     query_ids: Sequence[np.ndarray],
     positive_ids: Sequence[np.ndarray],
     loss_of: LossOf,
@@ -110,7 +112,7 @@ def accumulate_gradients(
     pad_id: int = 0,
     bf16: bool = False,
 ) -> Gradient:
-    """Add the gradient of `loss_of` to the `.grad` of the parameters of the crew's encoder: equal to that of one plain
+    """Add the gradient of `loss_of` to the `.grad` of the parameters of the pool's encoder: equal to that of one plain
     backward.
 
     `query_ids`, `positive_ids` and `negative_ids` are this rank's share of the batch, each equally many on every rank.
@@ -121,15 +123,15 @@ def accumulate_gradients(
     texts = [text for side in sides for text in side]
     before, behind = prompt_tokens
     prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)))
-    passes = _Passes.over(texts, prompts, crew, memory, pad_id, bf16)
-    numbers = range(len(passes.chunks))
-    with adapters_merged(crew.encoders) if memory.merged else nullcontext():
-        place = to_device(torch.from_numpy(np.argsort(np.concatenate(passes.chunks))), passes.device)
-        embedding_BD = torch.cat(crew.map(passes.embed, numbers))[place]
+    passes = _Passes.over(texts, prompts, pool, memory, pad_id, bf16)
+    numbers = range(len(passes.mini_batches))
+    with adapters_merged(pool.encoders) if memory.merged else nullcontext():
+        place = to_device(torch.from_numpy(np.argsort(np.concatenate(passes.mini_batches))), passes.device)
+        embedding_BD = torch.cat(pool.map(passes.embed, numbers))[place]
         loss, gradient_BD = _loss_and_gradient(embedding_BD, [len(side) for side in sides], loss_of)
         kept_first = [*numbers[passes.first_kept :], *numbers[: passes.first_kept]]
-        crew.map(partial(passes.backward, gradient_BD=gradient_BD), kept_first)
-    crew.collect_gradients()
+        pool.map(partial(passes.backward, gradient_BD=gradient_BD), kept_first)
+    pool.collect_gradients()
     return passes.cost(loss.item())
 
 
@@ -146,7 +148,7 @@ def _loss_and_gradient(
 
 @dataclass
 class _Passes:
-    """Both passes over the chunks of a batch's texts, and what the first leaves to the second."""
+    """Both passes over the mini-batches of a batch's texts, and what the first leaves to the second."""
 
     texts: Sequence[np.ndarray]
     prompts: torch.Tensor  #: by text, how many of its first tokens are a prompt's
@@ -154,38 +156,38 @@ class _Passes:
     device: torch.device
     pad_id: int
     bf16: bool
-    chunks: list[np.ndarray]
-    padded: list[int]  #: tokens of each chunk as it runs
-    first_stored: int  #: the first chunk whose prefix output is kept
-    first_kept: int  #: the first chunk whose graph is kept
+    mini_batches: list[np.ndarray]
+    padded: list[int]  #: tokens of each mini-batch as it runs
+    first_stored: int  #: the first mini-batch whose prefix output is kept
+    first_kept: int  #: the first mini-batch whose graph is kept
 
     def __post_init__(self) -> None:
-        self.first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = [None] * len(self.chunks)
+        self.first_pass: list[torch.Tensor | PrefixOutput | RandomState | None] = [None] * len(self.mini_batches)
 
     @classmethod
     def over(
         cls,
         texts: Sequence[np.ndarray],
         prompts: torch.Tensor,
-        crew: Crew,
+        pool: WorkerPool,
         memory: Memory,
         pad_id: int,
         bf16: bool,
     ) -> _Passes:
-        """Cut the texts and decide what is kept of each chunk."""
-        encoder = crew.encoders[0]
+        """Cut the texts and decide what is kept of each mini-batch."""
+        encoder = pool.encoders[0]
         assert not any(value.requires_grad for block in _frozen(encoder, memory) for value in block.parameters())
         lengths = [len(text) for text in texts]
-        chunks = chunks_of(lengths, even_tokens(lengths, memory.chunk_tokens, len(crew.encoders)))
-        chunks = split_to(chunks, in_step(encoder, len(chunks)))
-        each = (np.array([lengths[index] for index in chunk]) for chunk in chunks)
+        mini_batches = mini_batches_of(lengths, even_tokens(lengths, memory.mini_batch_tokens, len(pool.encoders)))
+        mini_batches = split_to(mini_batches, in_step(encoder, len(mini_batches)))
+        each = (np.array([lengths[index] for index in mini_batch]) for mini_batch in mini_batches)
         padded = [int(lengths_B.sum() if encoder.packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
         first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
         device = next(encoder.parameters()).device
-        return cls(texts, prompts, memory, device, pad_id, bf16, chunks, padded, first_stored, first_kept)
+        return cls(texts, prompts, memory, device, pad_id, bf16, mini_batches, padded, first_stored, first_kept)
 
     def embed(self, encoder: Encoder, number: int) -> torch.Tensor:
-        """The embeddings of a chunk, detached; its graph, its prefix output or its random state is kept."""
+        """The embeddings of a mini-batch, detached; its graph, its prefix output or its random state is kept."""
         note: PrefixOutput | RandomState | None = None
         with ExitStack() as around:
             if number < self.first_kept:
@@ -200,7 +202,7 @@ class _Passes:
         return output.detach()
 
     def backward(self, encoder: Encoder, number: int, gradient_BD: torch.Tensor) -> None:
-        """Add the gradient of a chunk's texts, run again where no graph was kept."""
+        """Add the gradient of a mini-batch's texts, run again where no graph was kept."""
         known, self.first_pass[number] = self.first_pass[number], None
         if isinstance(known, PrefixOutput):
             with resumed(_frozen(encoder, self.memory), known, self.device):
@@ -211,7 +213,7 @@ class _Passes:
         else:
             assert known is not None
             output = known
-        output.backward(gradient_BD[to_device(torch.from_numpy(self.chunks[number]), self.device)])
+        output.backward(gradient_BD[to_device(torch.from_numpy(self.mini_batches[number]), self.device)])
 
     def cost(self, loss: float) -> Gradient:
         """What both passes ran."""
@@ -219,12 +221,12 @@ class _Passes:
         return Gradient(loss, sum(self.padded), sum(self.padded[:stored]), sum(self.padded[stored:kept]))
 
     def _run(self, encoder: Encoder, number: int) -> torch.Tensor:
-        chunk = self.chunks[number]
-        ids_BT, mask_BT = pad([self.texts[index] for index in chunk], self.pad_id)
+        mini_batch = self.mini_batches[number]
+        ids_BT, mask_BT = pad([self.texts[index] for index in mini_batch], self.pad_id)
         # a weight is used once: a cache would hold a second copy of all of them
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
         with rows_added(encoder), autocast:
-            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, self.prompts[chunk])
+            embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, self.prompts[mini_batch])
         return embedding_BD
 
 

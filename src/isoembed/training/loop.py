@@ -14,6 +14,7 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
+from isoembed.training.callbacks import Callback, LossCurve
 from isoembed.training.checkpoint import Counters, LoopState, load_checkpoint, save_checkpoint
 from isoembed.training.compiled import check_compiler
 from isoembed.training.distributed import largest, world
@@ -25,7 +26,6 @@ from isoembed.training.setup import ready_to_step, set_up, untrained
 from isoembed.training.sharding import unsharded
 from isoembed.training.signals import stop_requested
 from isoembed.training.step import DivergedError, Trainer
-from isoembed.training.watchers import LossCurve, Watcher
 
 
 class StoppedError(InputError):
@@ -41,7 +41,7 @@ def run(
     folder: str | Path,
     *,
     execution: Execution | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
     before: Heldout | None = None,
 ) -> tuple[Encoder, RunRecord]:
     """Train as `recipe` says; checkpoints go to `folder`.  Returns the trained encoder and the record.
@@ -55,20 +55,20 @@ def run(
     _check(recipe, data, folder, execution)
     forget_peak(execution.torch_device())
     trainer = set_up(recipe, execution)
-    encoder = trainer.crew.encoders[0]
+    encoder = trainer.encoder
     before = before or _heldout(trainer, data)
     fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
     curve = LossCurve([*state.losses])
-    loop = _Loop(trainer, data, folder, fresh, curve.points, (curve, *watchers))
-    for watcher in loop.watchers:
-        watcher.start(recipe, state.step, state.tokens)
+    loop = _Loop(trainer, data, folder, fresh, curve.points, (curve, *callbacks))
+    for callback in loop.callbacks:
+        callback.start(recipe, state.step, state.tokens)
     try:
         with stop_requested() as stop, ready_to_step(trainer):
             done = loop.until_spent(state, stop)
     finally:
-        for watcher in loop.watchers:
-            watcher.end()
+        for callback in loop.callbacks:
+            callback.end()
     record = record_of(trainer, data, done, curve.points, before=before, after=_heldout(trainer, data))
     return (unsharded(encoder, untrained(recipe)) if execution.shard else encoder), record
 
@@ -82,7 +82,7 @@ class _Loop:
     folder: Path
     fresh: LoopState
     losses: list[LossPoint]
-    watchers: Sequence[Watcher]
+    callbacks: Sequence[Callback]
 
     def until_spent(self, done: Counters, stop: list[int]) -> Counters:
         """Step until the next step would end further from `train_tokens` than the last one did."""
@@ -98,7 +98,7 @@ class _Loop:
             if done.step > 0 and done.tokens + batch.tokens / 2 > recipe.train_tokens:
                 break
             try:
-                done = self.trainer.step(done, batch, after, self.watchers)
+                done = self.trainer.step(done, batch, after, self.callbacks)
             except DivergedError as error:
                 self.save(done)
                 raise DivergedError(f"{error} The weights before that step are kept in {self.folder}.") from None
@@ -121,15 +121,15 @@ class _Loop:
         trainer = self.trainer
         state = self.fresh.model_copy(update={**dict(done), "losses": tuple(self.losses)})
         keep = trainer.execution.keep_checkpoints
-        save_checkpoint(self.folder, state, trainer.crew.encoders[0], trainer.optimizer, keep=keep)
+        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep)
 
 
 def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:
     return heldout_loss(
-        trainer.crew.encoders[0],
+        trainer.encoder,
         data,
         temperature=trainer.recipe.temperature,
-        batch_tokens=trainer.memory.chunk_tokens,
+        batch_tokens=trainer.memory.mini_batch_tokens,
     )
 
 

@@ -5,13 +5,13 @@ The peak is the process's resident size on a CPU, the tensors allocated on a GPU
     peak = what is there before the first step              (read then)
          + gradients and AdamW's moments                     12 bytes a trained parameter in fp32
          + the batch's embeddings, their gradients, the loss
-         + the larger of  graphs kept + one chunk at work    graph and as much again for temporary values
+         + the larger of  graphs kept + one mini-batch at work    graph and as much again for temporary values
                     and   a checkpoint being written         8 bytes a trained parameter
          + one more gradient of the largest trained parameter, before it is added to the sum
 
-with a graph's bytes a token measured by autograd.  A crew of m has m chunks at work, and m - 1 more gradients of
+with a graph's bytes a token measured by autograd.  A pool of m has m mini-batches at work, and m - 1 more gradients of
 everything trained.  Merged adapters (`isoembed.training.merged`) add their dense weights once and a gradient of these a
-member.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
+worker.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ FREE_SHARE = {"cuda": 0.85, "cpu": 0.5}
 @dataclass(frozen=True)
 class Footprint:
     """What an encoder keeps for the backward pass: bytes of graph a padded token; how many blocks in front are frozen,
-    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers; bytes a chunk,
-    however large: weights in bf16."""
+    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers; bytes a
+    mini-batch, however large: weights in bf16."""
 
     graph_bytes: float
     frozen_blocks: int = 0
     prefix_bytes: float = 0.0
     draws: bool = False
-    chunk_bytes: float = 0.0
+    mini_batch_bytes: float = 0.0
 
 
 def measure_footprint(
@@ -68,7 +68,7 @@ def measure_footprint(
     small, large = (each * length for each in (texts, 2 * texts))
     kept, more = found.graph_bytes * small, _footprint(encoder, length, 2 * small, bf16, merged).graph_bytes * large
     slope = (more - kept) / (large - small)
-    return replace(found, graph_bytes=slope, chunk_bytes=max(0.0, kept - slope * small))
+    return replace(found, graph_bytes=slope, mini_batch_bytes=max(0.0, kept - slope * small))
 
 
 def _footprint(encoder: Encoder, length: int, tokens: int, bf16: bool, merged: bool) -> Footprint:
@@ -118,7 +118,7 @@ def plan_memory(
     prefixes: int = 0,
     context_tokens: int,
     memory_bytes: float | None,
-    chunk_tokens: int,
+    mini_batch_tokens: int,
     threads: int = 1,
     bf16: bool = False,
     merged: bool = False,
@@ -126,9 +126,9 @@ def plan_memory(
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as a share of what is free now allows.
 
     `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
-    `threads` chunks may be at work at once; with `merged`, adapters run merged where that is faster.
+    `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster.
 
-    Raises InputError where a stated peak does not hold even the smallest chunk, one text of `context_tokens`.
+    Raises InputError where a stated peak does not hold even the smallest mini-batch, one text of `context_tokens`.
     """
     device = next(encoder.parameters()).device
     encoder.train()
@@ -141,7 +141,7 @@ def plan_memory(
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
     peak = memory_bytes if memory_bytes is not None else there + FREE_SHARE[device.type] * free
-    text = footprint.chunk_bytes + context_tokens * footprint.graph_bytes
+    text = footprint.mini_batch_bytes + context_tokens * footprint.graph_bytes
     smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))
     if memory_bytes is not None and there + fixed + smallest > peak:
         raise InputError(
@@ -152,10 +152,10 @@ def plan_memory(
     memory = fill(
         footprint,
         peak - there - fixed,
-        chunk_tokens=chunk_tokens,
+        mini_batch_tokens=mini_batch_tokens,
         context_tokens=context_tokens,
         threads=1 if footprint.draws else threads,
-        member_bytes=gradient_bytes(encoder) + dense,
+        worker_bytes=gradient_bytes(encoder) + dense,
     )
     return replace(memory, limit_bytes=SLACK * peak if device.type == "cpu" else None, merged=dense > 0)
 
@@ -164,27 +164,27 @@ def fill(
     footprint: Footprint,
     room_bytes: float,
     *,
-    chunk_tokens: int,
+    mini_batch_tokens: int,
     context_tokens: int,
     threads: int = 1,
-    member_bytes: float = 0.0,
+    worker_bytes: float = 0.0,
 ) -> Memory:
-    """Cut a batch for `room_bytes` of graphs and the chunks at work, each of which needs about as much again as its
-    graph for temporary values.
+    """Cut a batch for `room_bytes` of graphs and the mini-batches at work, each of which needs about as much again as
+    its graph for temporary values.
 
-    As many of the `threads` as leave half of the room to graphs work on a chunk each, every one but the first at
-    `member_bytes` more.
+    As many of the `threads` as leave half of the room to graphs work on a mini-batch each, every one but the first at
+    `worker_bytes` more.
     """
-    token_bytes = FRAGMENTATION * (footprint.graph_bytes + footprint.chunk_bytes / chunk_tokens)
-    members = max(1, min(threads, int(room_bytes / 2 / (member_bytes + 2 * chunk_tokens * token_bytes))))
-    fit = int(max(0.0, room_bytes - (members - 1) * member_bytes) / token_bytes)
-    chunk = max(context_tokens, min(chunk_tokens, fit // 2))
+    token_bytes = FRAGMENTATION * (footprint.graph_bytes + footprint.mini_batch_bytes / mini_batch_tokens)
+    workers = max(1, min(threads, int(room_bytes / 2 / (worker_bytes + 2 * mini_batch_tokens * token_bytes))))
+    fit = int(max(0.0, room_bytes - (workers - 1) * worker_bytes) / token_bytes)
+    mini_batch = max(context_tokens, min(mini_batch_tokens, fit // 2))
     return Memory(
-        chunk_tokens=chunk,
-        kept_tokens=max(0, fit - 2 * members * chunk),
+        mini_batch_tokens=mini_batch,
+        kept_tokens=max(0, fit - 2 * workers * mini_batch),
         frozen_blocks=footprint.frozen_blocks,
         prefix_share=footprint.prefix_bytes / footprint.graph_bytes,
-        members=members,
+        workers=workers,
     )
 
 

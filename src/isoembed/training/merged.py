@@ -29,8 +29,8 @@ TRAFFIC = 300
 
 @contextmanager
 def adapters_merged(encoders: Sequence[Encoder]) -> Iterator[list[torch.Tensor]]:
-    """Passes of the `encoders`, twins that share their weights, run merged layers inside the body, which is given the
-    merged weights of the first encoder.  At its end the gradients of all of them are added to those of the first
+    """Passes of the `encoders`, replicas that share their weights, run merged layers inside the body, which is given
+    the merged weights of the first encoder.  At its end the gradients of all of them are added to those of the first
     encoder's adapters.
 
     Left to peft: what `merged_layers` does not name.

@@ -1,4 +1,4 @@
-"""Running a chunk a second time: with the random numbers of the first, and from the lowest trained block on.
+"""Running a mini-batch a second time: with the random numbers of the first, and from the lowest trained block on.
 
 Frozen blocks in front of the lowest trained one compute the same in both passes and take no part in the backward pass,
 so the output of the last of them is kept from the first pass and handed on in the second, in which none of them runs.
@@ -52,7 +52,8 @@ def replayed(state: RandomState, device: torch.device) -> Iterator[None]:
 
 @dataclass
 class PrefixOutput:
-    """What the last frozen block returned in a chunk's first pass, and the random state it left; empty until then."""
+    """What the last frozen block returned in a mini-batch's first pass, and the random state it left; empty until
+    then."""
 
     output: Any = None
     random: RandomState | None = None

@@ -24,7 +24,7 @@ def stay_below(limit_bytes: float | None) -> None:
     """Return freed memory where the process holds more than `limit_bytes` (None: it may).
 
     Between the tensors of kept graphs lie holes that temporary values left, half as large again as the graphs after a
-    dozen chunks; only where they do not fit is it worth the time to take them back.
+    dozen mini-batches; only where they do not fit is it worth the time to take them back.
     """
     if limit_bytes is not None and resident_bytes() > limit_bytes:
         give_back()

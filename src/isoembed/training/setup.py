@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from isoembed.encoder.attention import unmasked
-from isoembed.encoder.chunks import CPU_CHUNK_TOKENS, GPU_CHUNK_TOKENS
-from isoembed.encoder.crew import Crew
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_base
+from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS, GPU_MINI_BATCH_TOKENS
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.recipe import Recipe
 from isoembed.training.compiled import compiled
 from isoembed.training.distributed import share_parameters
@@ -30,7 +30,7 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
     device = execution.torch_device()
     bf16 = execution.uses_bf16(device)
 
-    # 1. model: base weights, method, readout
+    # 1. model: base weights, method, pooling
     torch.manual_seed(recipe.seed)
     encoder = untrained(recipe)
     if execution.checkpointing:
@@ -52,19 +52,20 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
         prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
-        chunk_tokens=execution.chunk_tokens or (GPU_CHUNK_TOKENS if device.type == "cuda" else CPU_CHUNK_TOKENS),
+        mini_batch_tokens=execution.mini_batch_tokens
+        or (GPU_MINI_BATCH_TOKENS if device.type == "cuda" else CPU_MINI_BATCH_TOKENS),
         threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
         merged=not alone,
     )
-    return Trainer(recipe, execution, Crew(encoder, memory.members), optimizer, memory, bf16)
+    return Trainer(recipe, execution, WorkerPool(encoder, memory.workers), optimizer, memory, bf16)
 
 
 @contextmanager
 def ready_to_step(trainer: Trainer) -> Iterator[None]:
     """Inside the body the encoder runs as steps run it: without masks or packed where that is the same, compiled where
     that is asked.  Held-out losses are computed outside."""
-    encoder, execution = trainer.crew.encoders[0], trainer.execution
+    encoder, execution = trainer.encoder, trainer.execution
     with ExitStack() as around:
         if trainer.device.type == "cuda" or execution.packed:
             context_tokens = trainer.recipe.context_tokens
@@ -77,7 +78,7 @@ def ready_to_step(trainer: Trainer) -> Iterator[None]:
 
 
 def untrained(recipe: Recipe) -> Encoder:
-    """Base weights, method and readout, on the CPU."""
+    """Base weights, method and pooling, on the CPU."""
     base = load_base(recipe)
     if recipe.options.bidirectional:
         attend_both_ways(base)

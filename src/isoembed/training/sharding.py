@@ -1,9 +1,9 @@
 """One model over several devices, for one is too small: each rank keeps a slice of every parameter (torch's FSDP2).
 
-A block's parameters are gathered when it runs, forward or backward, and dropped again; the gradient of a chunk is
-summed over the ranks, each keeping its slice, before the next chunk runs.  So a rank holds its share of parameters,
-gradients and AdamW's moments, and beside them the whole of what is not in a block (the token table) and of the two
-blocks at work.  The price is traffic with every chunk, not only once a step: large chunks hide it.
+A block's parameters are gathered when it runs, forward or backward, and dropped again; the gradient of a mini-batch is
+summed over the ranks, each keeping its slice, before the next mini-batch runs.  So a rank holds its share of
+parameters, gradients and AdamW's moments, and beside them the whole of what is not in a block (the token table) and of
+the two blocks at work.  The price is traffic with every mini-batch, not only once a step: large mini-batches hide it.
 
 Gathering needs all ranks at once: with sharded parameters every rank calls the model, forward and backward, equally
 often and in the same order (`in_step`), saves when the others do, and computes the same held-out loss beside them.

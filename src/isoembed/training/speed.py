@@ -54,9 +54,9 @@ def _heldout_seconds(trainer: Trainer, data: PairData) -> float:
     some = replace(data, heldout=data.heldout[:HELDOUT_TIMED])
     began = time.perf_counter()
     heldout_loss(
-        trainer.crew.encoders[0],
+        trainer.encoder,
         some,
         temperature=trainer.recipe.temperature,
-        batch_tokens=trainer.memory.chunk_tokens,
+        batch_tokens=trainer.memory.mini_batch_tokens,
     )
     return (time.perf_counter() - began) * len(data.heldout) / max(1, len(some.heldout))

@@ -14,9 +14,11 @@ from torch import nn
 
 from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position
-from isoembed.encoder.crew import Crew
+from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.flops import Cost, all_in_flop, executed_flop
 from isoembed.recipe import Recipe
+from isoembed.training.callbacks import Callback, StepFacts
 from isoembed.training.checkpoint import Counters
 from isoembed.training.distributed import own_share, rank, sum_gradients, world
 from isoembed.training.execution import Execution
@@ -27,7 +29,6 @@ from isoembed.training.objective import Objective
 from isoembed.training.replay import RandomState
 from isoembed.training.schedule import rate_at
 from isoembed.training.sharding import whole
-from isoembed.training.watchers import StepFacts, Watcher
 
 
 class DivergedError(InputError):
@@ -52,14 +53,18 @@ class Trainer:
 
     recipe: Recipe
     execution: Execution
-    crew: Crew
+    pool: WorkerPool
     optimizer: torch.optim.AdamW
     memory: Memory
     bf16: bool
 
+    @property
+    def encoder(self) -> Encoder:
+        return self.pool.encoders[0]
+
     @cached_property
     def trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.crew.encoders[0].parameters() if parameter.requires_grad]
+        return [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
     @property
     def device(self) -> torch.device:
@@ -68,9 +73,9 @@ class Trainer:
     @cached_property
     def executed_cost(self) -> Cost:
         """The recipe's cost as this machine runs it."""
-        return as_run(self.recipe.cost, self.crew.encoders[0]) if self.memory.merged else self.recipe.cost
+        return as_run(self.recipe.cost, self.encoder) if self.memory.merged else self.recipe.cost
 
-    def step(self, done: Counters, batch: Batch, after: Position, watchers: Sequence[Watcher] = ()) -> Counters:
+    def step(self, done: Counters, batch: Batch, after: Position, callbacks: Sequence[Callback] = ()) -> Counters:
         """One optimiser step on `batch`, behind which the data stand at `after`; what is done with it.
 
         Raises DivergedError before the weights change where loss or gradient is not finite, OutOfMemoryError where
@@ -96,8 +101,8 @@ class Trainer:
             tokens_per_second=batch.tokens / seconds,
             flop_per_second=flop_per_token * batch.tokens / seconds,
         )
-        for watcher in watchers:
-            watcher.step(facts)
+        for callback in callbacks:
+            callback.step(facts)
         return done
 
     def _set_rate(self, tokens: float) -> float:
@@ -115,7 +120,7 @@ class Trainer:
 
     def _gradient(self, batch: Batch) -> Gradient:
         """The gradient of `batch`, summed over the ranks; where memory runs out, of smaller pieces, from then on."""
-        for encoder in self.crew.encoders:
+        for encoder in self.pool.encoders:
             encoder.train()
         gradient = None
         while gradient is None:
@@ -132,7 +137,7 @@ class Trainer:
         own = slice(rank() * share, (rank() + 1) * share)
         try:
             return accumulate_gradients(
-                self.crew,
+                self.pool,
                 batch.query_ids[own],
                 batch.positive_ids[own],
                 Objective(self.recipe.temperature, self.recipe.options).of(batch, self.device),

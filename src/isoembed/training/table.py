@@ -1,7 +1,7 @@
 """The gradient of a token table, added row by row.
 
-torch makes a gradient as large as the table for every chunk, nearly all of it zero, and adds that to the sum.  With a
-vocabulary of 50,304 this filling and adding takes a tenth of a small model's training time on a CPU.
+torch makes a gradient as large as the table for every mini-batch, nearly all of it zero, and adds that to the sum.
+With a vocabulary of 50,304 this filling and adding takes a tenth of a small model's training time on a CPU.
 """
 
 from __future__ import annotations

@@ -38,11 +38,11 @@ from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.scratch import clear_files, own_place
+from isoembed.training.callbacks import Callback, MetricsFile
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
-from isoembed.training.watchers import MetricsFile, Watcher
 
 #: file that says a training run ended well
 RECORD = "record.json"
@@ -193,7 +193,7 @@ def train(
     *,
     cache: str | Path | None = None,
     execution: Execution | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
     keep_adapter: bool = False,
 ) -> RunRecord:
     """Train what `recommend` found, or a recipe or its file (recipe.json of any run), and leave the model in `out`.
@@ -227,7 +227,7 @@ def train(
         warnings.warn(f"{repeated}; `plan_job` decides for the pairs at hand.", stacklevel=3)  # through `checked`
         found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=repeated))})
     job = Job(found.model_copy(update={"recipe": asked}), data, tokenizer)
-    return train_job(job, out, execution=execution, watchers=watchers, keep_adapter=keep_adapter)
+    return train_job(job, out, execution=execution, callbacks=callbacks, keep_adapter=keep_adapter)
 
 
 def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
@@ -250,7 +250,7 @@ def train_job(
     out: str | Path,
     *,
     execution: Execution | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
     keep_adapter: bool = False,
 ) -> RunRecord:
     """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
@@ -274,10 +274,10 @@ def train_job(
         if rank() == 0:
             clear_files(out, old_seconds=0.0)
             write_atomically(out / "recipe.json", job.recipe.published().model_dump_json(indent=1) + "\n")
-            watchers = (metrics, *watchers)
+            callbacks = (metrics, *callbacks)
         else:
-            watchers = ()
-        encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, watchers=watchers)
+            callbacks = ()
+        encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, callbacks=callbacks)
         shown = record.recipe.published()  # what may leave this machine
         record = record.model_copy(update={"recipe": shown, "key": shown.key})
         if rank() == 0:

@@ -48,10 +48,10 @@ def open_model(
 
 
 def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
-    """16 hex digits over all that the embeddings depend on: weights, tokenizer, longest text, attention, readout,
+    """16 hex digits over all that the embeddings depend on: weights, tokenizer, longest text, attention, pooling,
     prompts.
 
-    Two checkpoints of one run differ in it, and so do two readouts of one checkpoint.
+    Two checkpoints of one run differ in it, and so do two poolings of one checkpoint.
     """
     tokenizer = model.tokenizer.backend_tokenizer
     return fingerprint(

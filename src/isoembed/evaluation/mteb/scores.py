@@ -24,7 +24,7 @@ class BenchmarkScores(Frozen):
     """One model's scores, in the order of the tasks."""
 
     model: str
-    revision: str = Field(description="of the model: a hash of its weights, tokenizer, readout and prompts")
+    revision: str = Field(description="of the model: a hash of its weights, tokenizer, pooling and prompts")
     library: str = Field(description="version of mteb")
     prompts: dict[str, str]
     tasks: tuple[BenchmarkScore, ...]

@@ -64,7 +64,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         (
             "executed FLOP",
             f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
-            f"(every chunk run twice); {_beside(recipe)} beside it",
+            f"(every mini-batch run twice); {_beside(recipe)} beside it",
         ),
     ]
 

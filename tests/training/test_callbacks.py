@@ -13,7 +13,7 @@ from isoembed.core import InputError
 from isoembed.families import NANO
 from isoembed.methods import Full
 from isoembed.recipe import DataStats, Recipe, Setup, solve
-from isoembed.training.watchers import RunTracker, StepFacts, tracker_named
+from isoembed.training.callbacks import RunTracker, StepFacts, tracker_named
 
 
 def recipe() -> Recipe:

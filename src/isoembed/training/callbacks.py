@@ -32,7 +32,7 @@ class StepFacts:
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class Callback(Protocol):
     """Told of the start, of every step, and of the end (also when the run fails)."""
 
     def start(self, recipe: Recipe, step: int, tokens: int) -> None:
@@ -173,7 +173,7 @@ class RunTracker:
         self.library.finish()
 
 
-def tracker_named(name: str, out: Path) -> Watcher:
+def tracker_named(name: str, out: Path) -> Callback:
     """The tracker called `tensorboard` (writes OUT/tensorboard), `trackio` or `wandb`."""
     try:
         if name == "tensorboard":
