@@ -32,6 +32,7 @@ from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.run import work
+from isoembed.sweep.stage import Stage
 from isoembed.training.execution import Execution
 from isoembed.workflows.execute import Bench, execute
 from travel import expand_model, expand_pairs
@@ -177,7 +178,7 @@ def study(given: argparse.Namespace) -> None:
             full = recipe.model_copy(update={"base_hash": hashes[name]})
             if full.key not in known:
                 order = len(known) + len(cells)
-                cells.append(Cell(recipe=full, stage=stage, order=order, scored=True))
+                cells.append(Cell(recipe=full, part=Stage(kind="other", name=stage), order=order, scored=True))
         return folder.add_cells(cells)
 
     # what failed is tried again by a study that is started again: it may have been mended meanwhile

@@ -31,6 +31,7 @@ from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import RateSearch, SweepRequest
 from isoembed.sweep.run import work
+from isoembed.sweep.stage import Stage
 from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_bench, plan_sweep, prepare_request
@@ -137,12 +138,12 @@ def again(ledger: Path, method: str, rates: list[float]) -> None:
         cell.model_copy(
             update={
                 "recipe": cell.recipe.model_copy(update={"learning_rate": rate}),
-                "stage": f"{method} again",
+                "part": Stage(kind="other", name=f"{method} again"),
                 "order": round(cell.recipe.flop / BUDGETS[0]),
             }
         )
         for cell in folder.cells()
-        if cell.stage.startswith("budget") and cell.recipe.method.name == method and cell.recipe.seed == 0
+        if cell.part.kind == "budget" and cell.recipe.method.name == method and cell.recipe.seed == 0
         for rate in rates
     ]
     known = {cell.key for cell in folder.cells()}
@@ -168,7 +169,7 @@ def claim(ledger: Path, out: Path) -> None:
             [
                 Cell(
                     recipe=recipe.model_copy(update={"base_hash": request.base_hashes[recipe.model.name]}),
-                    stage="claim",
+                    part=Stage(kind="other", name="claim"),
                     order=order,
                     scored=True,
                 )

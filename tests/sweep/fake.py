@@ -12,6 +12,7 @@ from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.sweep.stage import Stage
 
 DATA = DataStats(fingerprint="d", source="fake", pairs=1_000_000, query_tokens=20.0, positive_tokens=40.0)
 
@@ -30,7 +31,7 @@ def recipe(model: str = "nano-51k", flop: float = 1e12, *, method: Method | None
 
 
 def cell(model: str = "nano-51k", flop: float = 1e12, *, seed: int = 0) -> Cell:
-    return Cell(recipe=recipe(model, flop, seed=seed), stage="test")
+    return Cell(recipe=recipe(model, flop, seed=seed), part=Stage(kind="other", name="test"))
 
 
 def request(**changes: object) -> SweepRequest:

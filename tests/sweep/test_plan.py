@@ -13,6 +13,7 @@ from isoembed.records import FailedRun, Ledger
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
+from isoembed.sweep.stage import Stage
 from tests.sweep.fake import SEARCH, record, request
 
 
@@ -32,7 +33,7 @@ def test_the_study_that_ships_is_planned_again_key_for_key() -> None:
     are as an older version wrote them; each cell is planned from those before it."""
     asked = SweepRequest.model_validate_json((RESULTS / "nano_study.request.json").read_bytes())
     outcomes = Ledger.open(RESULTS / "nano_study.jsonl.gz").outcomes()
-    plan = Planner(asked, [(Cell(recipe=each.recipe, stage=""), each) for each in outcomes]).plan()
+    plan = Planner(asked, [(Cell(recipe=each.recipe, part=Stage(kind="other")), each) for each in outcomes]).plan()
     assert plan.complete
     assert len(plan.cells) == 267
     assert {cell.key for cell in plan.cells} <= {each.key for each in outcomes}

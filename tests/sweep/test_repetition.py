@@ -11,7 +11,8 @@ from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
-from isoembed.sweep.repetition import STAGE, compare, pairs_named
+from isoembed.sweep.repetition import compare, pairs_named
+from isoembed.sweep.stage import REPETITION
 from tests.sweep.fake import DATA, planted_loss, record, request
 
 PAIRS = (20_000, 40_000)
@@ -48,7 +49,7 @@ def test_the_best_size_of_each_method_and_those_beside_it_are_run_on_scarce_pair
             if cell.stage == f"budget {asked.budgets[-1]:.3g}" and cell.recipe.method.name == name and run.heldout
         }
         best = min(top, key=lambda recipe: top[recipe])
-        own = [cell.recipe for cell, _ in done if cell.stage == STAGE and cell.recipe.method.name == name]
+        own = [cell.recipe for cell, _ in done if cell.part == REPETITION and cell.recipe.method.name == name]
         assert {recipe.unique_pairs for recipe in own} == set(PAIRS)
         places = {sizes.index(recipe.model.params) - sizes.index(best.model.params) for recipe in own}
         assert {0} < places <= {-1, 0, 1}
@@ -65,7 +66,7 @@ def test_the_best_size_of_each_method_and_those_beside_it_are_run_on_scarce_pair
 def test_every_cell_left_out_has_its_reason() -> None:
     asked = request(pairs=(16, 1000, 20_000, 900_000, 1_000_000), max_passes=30.0)
     plan, done = finished(asked)
-    own = [cell.recipe for cell, _ in done if cell.stage == STAGE]
+    own = [cell.recipe for cell, _ in done if cell.part == REPETITION]
     assert {recipe.unique_pairs for recipe in own} == {20_000}
     reasons = {skip.reason: skip.why for skip in plan.skipped}
     assert "do not fill a batch of 32" in reasons["fewer pairs than a batch"]
@@ -76,8 +77,8 @@ def test_every_cell_left_out_has_its_reason() -> None:
 
 def test_the_rest_of_the_sweep_is_the_same_without_it() -> None:
     (_, with_them), (_, without) = finished(request(pairs=PAIRS, seeds=(0, 1))), finished(request(seeds=(0, 1)))
-    assert [cell.key for cell, _ in with_them if cell.stage != STAGE] == [cell.key for cell, _ in without]
-    assert max(cell.order for cell, _ in without) < min(cell.order for cell, _ in with_them if cell.stage == STAGE)
+    assert [cell.key for cell, _ in with_them if cell.part != REPETITION] == [cell.key for cell, _ in without]
+    assert max(cell.order for cell, _ in without) < min(cell.order for cell, _ in with_them if cell.part == REPETITION)
     law = [law_named("hoffmann")]
     grouped, plain = (group_runs([run for _, run in done], law) for done in (with_them, without))
     assert [group.points.fingerprint for group in grouped] == [group.points.fingerprint for group in plain]
@@ -87,7 +88,7 @@ def test_the_rest_of_the_sweep_is_the_same_without_it() -> None:
 def test_what_scarcity_costs_is_what_was_planted() -> None:
     _, done = finished(request(pairs=PAIRS))
     found = compare([cell for cell, _ in done], {cell.key: run for cell, run in done})
-    assert len(found) == sum(cell.stage == STAGE for cell, _ in done) > 8
+    assert len(found) == sum(cell.part == REPETITION for cell, _ in done) > 8
     for each in found:
         assert each.difference == pytest.approx(0.01 * (each.epochs - 1), abs=1e-4)
     assert compare([], {}) == ()

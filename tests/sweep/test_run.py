@@ -209,7 +209,7 @@ def test_a_whole_sweep_finds_the_planted_rates(finished: tuple[SweepFolder, Swee
         assert fit.law.share == pytest.approx(0.0, abs=0.02)
         assert not any(optimum.edge for optimum in fit.optima)
     for planned in folder.cells():
-        if planned.stage.startswith("budget"):
+        if planned.part.kind == "budget":
             assert planned.recipe.learning_rate == pytest.approx(best_rate(planned.recipe), rel=0.1)
 
 

@@ -11,7 +11,8 @@ from isoembed.recipe import PLAIN, Options, Recipe, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import Planner, SweepRequest
-from isoembed.sweep.variations import STAGE, compare, variation_named
+from isoembed.sweep.stage import VARIATIONS
+from isoembed.sweep.variations import compare, variation_named
 from tests.sweep.fake import planted_loss, record, request
 
 SETUP = Setup(batch_pairs=32, context_tokens=75)
@@ -49,7 +50,7 @@ def test_what_may_vary_and_what_may_not() -> None:
 def test_the_best_cell_of_each_method_is_run_again_with_one_thing_changed() -> None:
     asked = varied(seeds=(0, 1))
     done = finished(asked)
-    own = [cell for cell, _ in done if cell.stage == STAGE]
+    own = [cell for cell, _ in done if cell.part == VARIATIONS]
     assert len(own) == len(asked.methods) * len(ASKED) * 2
     top: dict[str, list[tuple[float, Recipe]]] = {}
     for cell, run in done:

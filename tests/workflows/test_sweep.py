@@ -22,6 +22,7 @@ from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.stage import Stage
 from isoembed.training import loop
 from isoembed.training.speed import Speed
 from isoembed.workflows import sweep
@@ -254,7 +255,9 @@ def test_cells_that_cannot_end_well_are_failed_records_and_block_nothing(
     like = folder.cells()[0].recipe
     diverges = like.model_copy(update={"seed": 8})
     too_large = like.model_copy(update={"seed": 7})
-    folder.add_cells([Cell(recipe=recipe, stage="bad", order=-1) for recipe in (diverges, too_large)])
+    folder.add_cells(
+        [Cell(recipe=recipe, part=Stage(kind="other", name="bad"), order=-1) for recipe in (diverges, too_large)]
+    )
 
     def run(recipe: Recipe, *arguments: Any, **options: Any) -> tuple[Encoder, RunRecord]:
         if recipe == too_large:

@@ -27,15 +27,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, computed_field, model_validator
 
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
 from isoembed.scratch import STEPS, boot_id, clock, own_place, remove
+from isoembed.sweep.stage import Stage
 
 Reason = Literal["out-of-memory", "diverged", "lost-worker", "error"]
 
@@ -50,9 +51,24 @@ class Cell(Frozen):
     """One planned run and what it is for."""
 
     recipe: Recipe
-    stage: str = Field(description="part of the plan that asked for it")
+    part: Stage = Field(description="of the plan that asked for it")
     order: int = Field(0, description="place in the plan: lower ones run first")
     scored: bool = Field(False, description="scored on the sweep's tasks too")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _part_in_words(cls, value: Any) -> Any:
+        """`stage` is the part in words: all that older files have."""
+        if not isinstance(value, dict) or "stage" not in value:
+            return value
+        others = {name: each for name, each in value.items() if name != "stage"}
+        return {"part": Stage.of_older_file(value["stage"]), **others}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def stage(self) -> str:
+        """Its part of the plan, as tables show it."""
+        return str(self.part)
 
     @property
     def key(self) -> str:

@@ -27,6 +27,7 @@ from isoembed.recommendation.request import MIN_STEPS, Request
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.plan import Planner, SweepRequest, variants
+from isoembed.sweep.stage import Stage
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
@@ -113,13 +114,13 @@ def as_pilot_cell(key: str, recipe: Recipe) -> PossibleRun:
 
 def pilot_stage(cell: Cell) -> bool:
     """Whether the cell is a run of the pilot itself, not of the search for learning rates."""
-    return cell.stage.startswith("pilot ")
+    return cell.part.kind == "pilot"
 
 
 class PilotPlanner(Planner):
     """Plans a pilot as far as what has ended allows."""
 
-    def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
+    def _stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
         request = self.request
         assert request.allowance_flop is not None
         yield from self._rate_stages()
@@ -143,9 +144,9 @@ class PilotPlanner(Planner):
             if self.pilot.stop is not None:
                 return
             decisions.append(self.pilot.decision)
-            stage = f"pilot {number}"
+            part = Stage(kind="pilot", batch=number)
             # a cell is asked for once, whether it fails or the allowance refuses it
-            yield stage, [cells.pop(each.key).model_copy(update={"stage": stage}) for each in self.pilot.cells]
+            yield part, [cells.pop(each.key).model_copy(update={"part": part}) for each in self.pilot.cells]
 
     def _runs(self) -> tuple[PilotRun, ...]:
         """What the pilot's cells came to."""
@@ -163,7 +164,7 @@ class PilotPlanner(Planner):
         for budget in self.request.budgets:
             for model in self.models:
                 for method in pilot_methods(self.request, model):
-                    cell = self._cell(model, method, budget, "pilot 0")
+                    cell = self._cell(model, method, budget, Stage(kind="pilot", batch=0))
                     if cell is not None:
                         found[cell.key] = cell
         return found
@@ -194,7 +195,7 @@ class PilotPlanner(Planner):
                     f"{least_runs(HOFFMANN)} runs of {name} would cost {cost[name]:.3g} of "
                     f"{self.request.allowance_flop:.3g} FLOP"
                 )
-                self._skip(self.models[0], method, self.request.budgets[0], f"no allowance for {name}", why)
+                self._skip(self.models[0], method, self.request.budgets[0], "method-unpaid", why)
         return {key: cell for key, cell in cells.items() if cell.recipe.method.name in kept}
 
 

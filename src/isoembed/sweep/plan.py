@@ -31,8 +31,18 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import MAX_PASSES, unfit
-from isoembed.sweep.repetition import STAGE as REPETITION
-from isoembed.sweep.variations import STAGE as VARIATIONS
+from isoembed.sweep.stage import (
+    NOISE,
+    RATES,
+    REASONS,
+    REPETITION,
+    REPLICATES,
+    VARIATIONS,
+    SkipKind,
+    Skipped,
+    Stage,
+    Why,
+)
 from isoembed.sweep.variations import Variation
 
 #: cells replicated before the grid and after it
@@ -40,8 +50,6 @@ NOISE_CELLS = 6
 REPLICATED_CELLS = 8
 
 Outcome = RunRecord | FailedRun
-#: a kind of reason, and the reason with its numbers
-Why = tuple[str, str]
 
 
 class RateSearch(Frozen):
@@ -90,16 +98,6 @@ class SweepRequest(Setup):
         return self
 
 
-class Skipped(Frozen):
-    """A cell that is not run, and why."""
-
-    model: str
-    method: str
-    budget: float
-    reason: str = Field(description="the kind of reason, the same for all cells left out for it")
-    why: str = Field(description="the reason with its numbers")
-
-
 class Plan(Frozen):
     """The cells of all stages that can be planned by now, and what they leave out."""
 
@@ -108,7 +106,8 @@ class Plan(Frozen):
     rates: dict[str, RateFit] = Field({}, description="the learning rate's rule by method, once measured")
     flop: float = Field(description="of all cells")
     seconds: float | None = Field(description="of all cells here, one after another; None where no speed was measured")
-    stage: str = Field(description="the last stage planned")
+    stage: str = Field(description="the last stage planned, in words; none before the first")
+    part: Stage | None = Field(None, description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
     pilot: PilotBatch | None = Field(None, description="of a pilot: what its runs say so far, and why it stopped")
 
@@ -148,9 +147,9 @@ class Planner:
 
     def plan(self) -> Plan:
         """All stages whose predecessors have ended."""
-        complete, stages = True, ["none"]
-        for stage, cells in self._stages():
-            stages.append(stage)
+        complete, last = True, None
+        for part, cells in self._stages():
+            last = part
             planned = [cell for cell in cells if self._add(cell)]
             if any(cell.key not in self.outcomes for cell in planned):
                 complete = False
@@ -161,21 +160,22 @@ class Planner:
             rates=self.rates,
             flop=self.flop,
             seconds=self.seconds if self.request.speeds else None,
-            stage=stages[-1],
+            stage=str(last or "none"),
+            part=last,
             complete=complete,
             pilot=self.pilot,
         )
 
-    def _stages(self) -> Iterator[tuple[str, list[Cell]]]:
+    def _stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
         """Each stage with its cells; the next is asked for only when all of these have ended."""
         request = self.request
         yield from self._rate_stages()
         if len(request.seeds) > 1 and len(request.budgets) > 1:
-            yield "noise", self._noise_cells()
+            yield NOISE, self._noise_cells()
         for index, budget in enumerate(request.budgets):
-            yield f"budget {budget:.3g}", self._budget_cells(index, budget)
+            yield Stage(kind="budget", budget=budget), self._budget_cells(index, budget)
         if len(request.seeds) > 1:
-            yield "replicates", self._replicates()
+            yield REPLICATES, self._replicates()
         if request.variations:
             yield VARIATIONS, self._variations()
         if request.pairs:
@@ -183,16 +183,16 @@ class Planner:
 
     # ---- stages ----
 
-    def _rate_stages(self) -> Iterator[tuple[str, list[Cell]]]:
+    def _rate_stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
         """The search for learning rates, widened where the best one lies on an edge; then its rules hold."""
         if self.request.rates is None:
             return
-        yield "rates", self._rate_cells(self.request.rates)
+        yield RATES, self._rate_cells(self.request.rates)
         asked: set[str] = set()  # where the allowance refuses a cell, it is not asked for again
         while more := [cell for cell in self._beyond_edges() if cell.key not in asked]:
             asked |= {cell.key for cell in more}
-            yield "rates", more
-        self.rates = fit_rates(optima(self._records("rates")))
+            yield RATES, more
+        self.rates = fit_rates(optima(self._records()))
 
     def _rate_cells(self, search: RateSearch) -> list[Cell]:
         cells = []
@@ -204,7 +204,7 @@ class Planner:
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
                         flop = method.cost(model).flop_per_token * tokens
-                        cell = self._cell(model, method, flop, "rates", rate=centre * search.factor**power)
+                        cell = self._cell(model, method, flop, RATES, rate=centre * search.factor**power)
                         cells += [] if cell is None else [cell]
         return sorted(cells, key=lambda cell: cell.recipe.flop)
 
@@ -219,8 +219,8 @@ class Planner:
     def _beyond_edges(self) -> list[Cell]:
         """One more rate where the best one so far lies on the edge of those tried."""
         cells = []
-        records = {cell.key: cell for cell in self.cells.values() if cell.stage == "rates"}
-        for optimum in optima(self._records("rates")):
+        records = {cell.key: cell for cell in self.cells.values() if cell.part == RATES}
+        for optimum in optima(self._records()):
             rate = beyond(optimum, first=3)
             if rate is None:
                 continue
@@ -230,7 +230,7 @@ class Planner:
                 if (cell.recipe.method, cell.recipe.model.name, cell.recipe.steps)
                 == (optimum.method, optimum.model, optimum.steps)
             )
-            cell = Cell(recipe=like.model_copy(update={"learning_rate": rate}), stage="rates")
+            cell = Cell(recipe=like.model_copy(update={"learning_rate": rate}), part=RATES)
             if cell.key not in self.cells:
                 cells.append(cell)
         return cells
@@ -243,7 +243,7 @@ class Planner:
         for name in (*self.request.methods, *self.request.methods):
             model = middle if len(chosen) < len(self.request.methods) else self.models[len(self.models) // 3 - 1]
             found = variants(name, model, self.request.alpha_per_rank)
-            cell = self._cell(model, found[len(found) // 2], budget, "noise")
+            cell = self._cell(model, found[len(found) // 2], budget, NOISE)
             chosen += [] if cell is None or len(chosen) >= NOISE_CELLS else [cell]
         return [
             cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"seed": seed})})
@@ -260,7 +260,7 @@ class Planner:
                     if best is not None and (thinned := self._thinned(best, model, method, budget)):
                         self._skip(model, method, budget, *thinned)
                         continue
-                    cell = self._cell(model, method, budget, f"budget {budget:.3g}", scored=True)
+                    cell = self._cell(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
                     cells += [] if cell is None else [cell]
         return sorted(cells, key=lambda cell: self._distance(cell, index))
 
@@ -268,7 +268,7 @@ class Planner:
         """The best few cells of the highest budget, whatever their method, with the other seeds."""
         top = [cell for cell, record in self._grid(self.request.budgets[-1:])][:REPLICATED_CELLS]
         return [
-            Cell(recipe=cell.recipe.model_copy(update={"seed": seed}), stage="replicates", scored=True)
+            Cell(recipe=cell.recipe.model_copy(update={"seed": seed}), part=REPLICATES, scored=True)
             for seed in self.request.seeds[1:]
             for cell in top
         ]
@@ -307,7 +307,7 @@ class Planner:
             for model in sizes[max(0, place - 1) : place + 2]:
                 if model.name not in by_size:
                     why = f"{model.name} has no run at {budget:.3g} FLOP to compare with"
-                    self._skip(model, recipe.method, budget, "no run on fresh data", why)
+                    self._skip(model, recipe.method, budget, "no-fresh-run", why)
                     continue
                 for pairs in self.request.pairs:
                     fresh = by_size[model.name]
@@ -315,22 +315,23 @@ class Planner:
                         self._skip(model, fresh.method, budget, *why_not)
                         continue
                     scarce = fresh.model_copy(update={"unique_pairs": pairs})
-                    cells.append(Cell(recipe=scarce, stage=REPETITION, scored=bool(self.request.tasks)))
+                    cells.append(Cell(recipe=scarce, part=REPETITION, scored=bool(self.request.tasks)))
         return cells
 
     # ---- what earlier stages say ----
 
-    def _records(self, stage: str) -> list[RunRecord]:
-        found = [(cell, self.outcomes.get(key)) for key, cell in self.cells.items()]
-        return [o for cell, o in found if cell.stage == stage and isinstance(o, RunRecord)]
+    def _records(self) -> list[RunRecord]:
+        """Of the search for learning rates."""
+        found = [self.outcomes.get(key) for key, cell in self.cells.items() if cell.part == RATES]
+        return [outcome for outcome in found if isinstance(outcome, RunRecord)]
 
     def _grid(self, budgets: Sequence[float], method: str | None = None) -> list[tuple[Cell, RunRecord]]:
         """The grid's finished cells at these budgets, lowest held-out loss first."""
-        stages = {f"budget {budget:.3g}" for budget in budgets}
         found = [
             (record.heldout.loss, key, cell, record)
             for key, cell in self.cells.items()
-            if cell.stage in stages
+            if cell.part.kind == "budget"
+            and cell.part.budget in budgets
             and method in (None, cell.recipe.method.name)
             and isinstance(record := self.outcomes.get(key), RunRecord)
             and record.heldout is not None
@@ -352,13 +353,13 @@ class Planner:
         expected = cell.recipe.model.params * math.sqrt(budget / at)
         if abs(math.log(model.params / expected)) > math.log(self.request.thin):
             why = f"size over {self.request.thin:g} x from the expected best, {expected:.2g}"
-            return "size far from the expected best", why
+            return "far-size", why
         here = [m.share(model) for m in variants(method.name, model, self.request.alpha_per_rank)]
         own, wanted = method.share(model), cell.recipe.method.share(cell.recipe.model)
         nearest = min(range(len(here)), key=lambda index: abs(math.log(here[index] / wanted)))
         if abs(here.index(own) - nearest) > 1:
             why = f"hyperparameter not beside the best so far ({cell.recipe.method.label})"
-            return "hyperparameter far from the best", why
+            return "far-hyperparameter", why
         return None
 
     def _distance(self, cell: Cell, index: int) -> float:
@@ -371,7 +372,7 @@ class Planner:
     # ---- cells ----
 
     def _cell(
-        self, model: ModelSpec, method: Method, flop: float, stage: str, *, rate: float | None = None,
+        self, model: ModelSpec, method: Method, flop: float, part: Stage, *, rate: float | None = None,
         scored: bool = False, variation: Variation | None = None,
     ) -> Cell | None:  # fmt: skip
         """The cell, or None with an entry in `skipped`."""
@@ -385,24 +386,24 @@ class Planner:
                 flop, model, method, rate, setup, request.data, family=request.family.name, seed=request.seeds[0]
             )
         except InputError as error:
-            self._skip(model, method, flop, "no recipe at this budget", str(error))
+            self._skip(model, method, flop, "no-recipe", str(error))
             return None
-        if unfit := self._unfit(recipe, stage):
+        if unfit := self._unfit(recipe, part):
             self._skip(model, method, flop, *unfit)
             return None
         recipe = recipe.model_copy(update={"base_hash": request.base_hashes.get(model.name)})
-        return Cell(recipe=recipe, stage=stage, scored=scored and bool(request.tasks))
+        return Cell(recipe=recipe, part=part, scored=scored and bool(request.tasks))
 
-    def _unfit(self, recipe: Recipe, stage: str) -> Why | None:
+    def _unfit(self, recipe: Recipe, part: Stage) -> Why | None:
         """Why this recipe is not run; None where it is."""
         request = self.request
-        if recipe.steps < request.min_steps and stage != "rates":
-            return "too few steps", f"{recipe.steps} steps, {request.min_steps} are the least"
+        if recipe.steps < request.min_steps and part != RATES:
+            return "few-steps", f"{recipe.steps} steps, {request.min_steps} are the least"
         if recipe.epochs is not None and recipe.epochs > request.max_epochs:
-            return "the data would repeat", f"the data would repeat {recipe.epochs:.1f} times"
+            return "repeats", f"the data would repeat {recipe.epochs:.1f} times"
         need = recipe_memory(recipe).least
         if request.max_bytes is not None and need > request.max_bytes:
-            return "does not fit in memory", f"needs {need / 2**30:.1f} GiB of memory"
+            return "memory", f"needs {need / 2**30:.1f} GiB of memory"
         return None
 
     def _rate(self, model: ModelSpec, method: Method, steps: int) -> float:
@@ -422,7 +423,7 @@ class Planner:
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
-            self._skip(recipe.model, recipe.method, recipe.flop, "the allowance is spent", "the allowance is spent")
+            self._skip(recipe.model, recipe.method, recipe.flop, "allowance", REASONS["allowance"])
             return False
         self.flop, self.seconds = flop, seconds
         self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
@@ -436,5 +437,15 @@ class Planner:
         before = 0.0 if self.cells else request.startup_seconds
         return before + request.run_seconds.get(name, 0.0) + recipe.flop / speed
 
-    def _skip(self, model: ModelSpec, method: Method, budget: float, reason: str, why: str) -> None:
-        self.skipped.append(Skipped(model=model.name, method=method.label, budget=budget, reason=reason, why=why))
+    def _skip(self, model: ModelSpec, method: Method, budget: float, kind: SkipKind, why: str) -> None:
+        self.skipped.append(
+            Skipped(
+                model=model.name,
+                method=method.label,
+                method_name=method.name,
+                budget=budget,
+                kind=kind,
+                reason=REASONS[kind].format(method=method.name),
+                why=why,
+            )
+        )

@@ -11,9 +11,8 @@ from isoembed.core import Frozen, InputError
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
+from isoembed.sweep.stage import Why
 
-#: the stage of a plan that they make up
-STAGE = "repetition"
 #: passes beyond which a cell is not planned, unless told otherwise: past them the losses of Muennighoff et al.'s runs
 #: rise, which no worth of repeated data explains
 MAX_PASSES = 40.0
@@ -44,18 +43,18 @@ def pairs_named(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 
-def unfit(recipe: Recipe, pairs: int, max_passes: float) -> tuple[str, str] | None:
+def unfit(recipe: Recipe, pairs: int, max_passes: float) -> Why | None:
     """Why `recipe` is not run on `pairs` unique pairs: a kind of reason, and the reason with its numbers; None where it
     is."""
     passes = recipe.pairs / pairs
     if recipe.data.pairs is not None and pairs >= recipe.data.pairs:
-        return "no fewer pairs than all", f"{pairs:,} pairs are no fewer than the data's {recipe.data.pairs:,}"
+        return "all-pairs", f"{pairs:,} pairs are no fewer than the data's {recipe.data.pairs:,}"
     if pairs < recipe.batch_pairs:
-        return "fewer pairs than a batch", f"{pairs:,} pairs do not fill a batch of {recipe.batch_pairs}"
+        return "below-a-batch", f"{pairs:,} pairs do not fill a batch of {recipe.batch_pairs}"
     if passes <= 1:
-        return "the pairs would not repeat", f"the budget pays for {passes:.2f} passes over {pairs:,} pairs"
+        return "single-epoch", f"the budget pays for {passes:.2f} passes over {pairs:,} pairs"
     if passes > max_passes:
-        return "too many passes", f"{passes:.0f} passes over {pairs:,} pairs, {max_passes:g} are the most"
+        return "many-epochs", f"{passes:.0f} passes over {pairs:,} pairs, {max_passes:g} are the most"
     return None
 
 

@@ -12,6 +12,7 @@ from isoembed.sweep import repetition, variations
 from isoembed.sweep.folder import Cell, SweepFolder
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
+from isoembed.sweep.stage import Stage
 from isoembed.sweep.variations import Varied
 
 
@@ -19,6 +20,7 @@ class StageStatus(Frozen):
     """One stage's cells."""
 
     stage: str
+    part: Stage
     done: int
     running: int
     failed: int
@@ -71,12 +73,13 @@ class StatusReader:
         states = {cell.key: self._state(cell) for cell in cells}
         silences = folder.silences([key for key, state in states.items() if state == "running"])
         stages = []
-        for stage in dict.fromkeys(cell.stage for cell in cells):
-            own = [cell for cell in cells if cell.stage == stage]
+        for part in dict.fromkeys(cell.part for cell in cells):
+            own = [cell for cell in cells if cell.part == part]
             counts = Counter(states[cell.key] for cell in own)
             stages.append(
                 StageStatus(
-                    stage=stage,
+                    stage=str(part),
+                    part=part,
                     done=counts["done"],
                     running=counts["running"],
                     failed=counts["failed"],
@@ -125,9 +128,9 @@ def _pace(runs: list[RunRecord]) -> tuple[float, float]:
     return pace, sum(beside) / max(1, len(beside))
 
 
-def stage_costs(plan: Plan) -> dict[str, tuple[int, float]]:
+def stage_costs(plan: Plan) -> dict[Stage, tuple[int, float]]:
     """Stage -> (cells, FLOP), in the plan's order."""
     return {
-        stage: (len(own := [cell for cell in plan.cells if cell.stage == stage]), sum(c.recipe.flop for c in own))
-        for stage in dict.fromkeys(cell.stage for cell in plan.cells)
+        part: (len(own := [cell for cell in plan.cells if cell.part == part]), sum(c.recipe.flop for c in own))
+        for part in dict.fromkeys(cell.part for cell in plan.cells)
     }

@@ -11,9 +11,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.recipe import Options, PoolingName, Recipe, Setup, dims_named
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
-
-#: the stage of a plan that they make up
-STAGE = "variations"
+from isoembed.sweep.stage import VARIATIONS
 
 
 class Variation(Frozen):
@@ -80,7 +78,7 @@ def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]
         if isinstance(outcome, RunRecord) and outcome.heldout is not None:
             recipe = cell.recipe
             same = recipe.key_without("seed", "pooling", "options")
-            if cell.stage == STAGE:
+            if cell.part == VARIATIONS:
                 varied.setdefault(same, {}).setdefault((recipe.pooling, recipe.options), []).append(outcome)
             else:
                 plain.setdefault(same, []).append(outcome)

@@ -15,19 +15,19 @@ from isoembed.report.terminal.layout import columns_table, pairs_table, si
 from isoembed.report.terminal.recommendation import duration, recipe_rows, spent_text
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, SweepRequest
-from isoembed.sweep.repetition import STAGE as REPETITION
 from isoembed.sweep.repetition import Repeated
+from isoembed.sweep.stage import REPETITION, Stage, StageKind
 from isoembed.sweep.status import SweepStatus, stage_costs
 from isoembed.sweep.variations import Varied
 
-_PURPOSE = {
+_PURPOSE: dict[StageKind, str] = {
     "rates": "peak learning rate by method, size, hyperparameter and horizon",
     "noise": "how far losses differ by seed alone",
     "budget": "loss by method, hyperparameter and size",
     "pilot": "what most sharpens the decision, per FLOP",
     "replicates": "the best cells of the highest budget with the other seeds",
     "variations": "other readouts and options, on each method's best cell of the highest budget",
-    REPETITION: "the best cells of the highest budget on few unique pairs, repeated",
+    "repetition": "the best cells of the highest budget on few unique pairs, repeated",
 }
 
 
@@ -56,7 +56,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     stages = columns_table(
         ("stage", "cells", "FLOP", "what it is for"),
         [
-            (stage, f"{count:,}", f"{flop:.3g}", _PURPOSE[stage.split(" ")[0]])
+            (str(stage), f"{count:,}", f"{flop:.3g}", _PURPOSE[stage.kind])
             for stage, (count, flop) in stage_costs(most).items()
         ],
     )
@@ -64,7 +64,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     if plan.rates:
         parts += [Text(""), rates_text(plan)]
     if most.skipped:
-        parts += [Text(""), skipped_text(plan if plan.complete or plan.stage == REPETITION else most)]
+        parts += [Text(""), skipped_text(plan if plan.complete or plan.part == REPETITION else most)]
     return Group(*parts)
 
 
@@ -97,8 +97,8 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
     """What a pilot runs next, for which decision, and what its runs say so far; `new` is None in a dry run."""
     assert request.allowance_flop is not None
     assert request.target_flop is not None
-    unpaid = {skip.reason for skip in plan.skipped}
-    decided = [r for r in candidates(request).values() if f"no allowance for {r.method.name}" not in unpaid]
+    unpaid = {skip.method_name for skip in plan.skipped if skip.kind == "method-unpaid"}
+    decided = [r for r in candidates(request).values() if r.method.name not in unpaid]
     slowest = min(request.speeds.values(), default=None)
     time = "" if slowest is None else f", at most {duration(request.allowance_flop / slowest)} here"
     ladder = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
@@ -118,20 +118,20 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         rows.append(("so far", plan.pilot.decision.describe()))
         if plan.pilot.stop is not None:
             rows.append(("ended", plan.pilot.why))
-    rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.reason.startswith("no allow")]
+    rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.kind == "method-unpaid"]
     stages = columns_table(
         ("stage", "cells", "FLOP", "runs"),
         [
-            (stage, f"{count:,}", f"{flop:.3g}", _runs(plan, stage))
+            (str(stage), f"{count:,}", f"{flop:.3g}", _runs(plan, stage))
             for stage, (count, flop) in stage_costs(plan).items()
         ],
     )
     return Group(pairs_table(rows), Text(""), stages)
 
 
-def _runs(plan: Plan, stage: str) -> str:
+def _runs(plan: Plan, stage: Stage) -> str:
     """How many runs of which method: `6 full, 6 lora`."""
-    counts = Counter(cell.recipe.method.name for cell in plan.cells if cell.stage == stage)
+    counts = Counter(cell.recipe.method.name for cell in plan.cells if cell.part == stage)
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 

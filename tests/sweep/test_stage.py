@@ -1,0 +1,50 @@
+"""Stages are facts: nothing reads them out of words, but for files of before there were facts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from isoembed.sweep.folder import Cell
+from isoembed.sweep.plan import Planner
+from isoembed.sweep.stage import RATES, REASONS, Stage
+from tests.sweep.fake import cell, record, request
+
+STAGES = (
+    RATES,
+    Stage(kind="budget", budget=7.8125e10),
+    Stage(kind="pilot", batch=2),
+    Stage(kind="other", name="claim"),
+)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=str)
+def test_a_planned_run_is_read_back_and_one_of_an_older_file_too(stage: Stage) -> None:
+    planned = cell().model_copy(update={"part": stage})
+    value = planned.model_dump(mode="json")
+    assert value["stage"] == str(stage)  # what other people's tools read
+    assert Cell.model_validate_json(planned.model_dump_json()) == planned
+    del value["part"]
+    old = Cell.model_validate_json(json.dumps(value))
+    assert (old.part.kind, old.stage, old.key) == (stage.kind, planned.stage, planned.key)
+
+
+def test_budgets_alike_to_three_digits_are_stages_of_their_own() -> None:
+    """By its label the second budget took the first one's runs for its own: its best was looked for among both."""
+    asked = request(budgets=(1.001e12, 1.002e12, 1.6e12), thin=None)
+    done: list[tuple[Cell, object]] = []
+    plan = Planner(asked, []).plan()
+    assert {each.part.budget for each in plan.cells} == {1.001e12}
+    done = [(each, record(each.recipe)) for each in plan.cells]
+    planner = Planner(asked, done)  # type: ignore[arg-type] # records are outcomes
+    assert {each.part.budget for each in planner.plan().cells} == {1.001e12, 1.002e12}
+    assert not planner._grid([1.002e12])
+    assert len(planner._grid([1.001e12])) == len(done)
+
+
+def test_what_is_left_out_has_a_kind_beside_its_words() -> None:
+    plan = Planner(request(min_steps=10_000), []).plan()
+    assert plan.skipped
+    assert {(skip.kind, skip.reason) for skip in plan.skipped} <= set(REASONS.items())
+    assert {skip.method_name for skip in plan.skipped} == {"full", "freeze", "bias", "lora"}
