@@ -88,7 +88,21 @@ class Bootstrap:
 
     def best_sizes(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> list[BestSize]:
         """For each budget the best N and D with their intervals, and how far the budget lies beyond the fitted runs."""
-        best = self._optimum(flop_F, flop_per_param_token, fraction)
+        return self._sizes(self._optimum(flop_F, flop_per_param_token, fraction), flop_F)
+
+    def compute_optimum(self, flop_F: Floats, *, fraction: float = 1.0) -> ComputeOptimum:
+        """The best sizes and their exponents; unbounded in a draw without an optimum at a budget."""
+        best = self._optimum(flop_F, 6.0, fraction)
+        slope_B = np.polyfit(np.log(flop_F), np.log(best.params_BF).T, 1)[0]
+        slope_B = np.where(best.edge_BF.any(axis=1), best.unbounded()[:, -1], slope_B)
+        return ComputeOptimum(
+            sizes=tuple(self._sizes(best, flop_F)),
+            params_exponent=percentile(finite(slope_B[0]), slope_B[1:], self.tail),
+            tokens_exponent=percentile(finite(1.0 - slope_B[0]), 1.0 - slope_B[1:], self.tail),
+        )
+
+    def _sizes(self, best: Optimum, flop_F: Floats) -> list[BestSize]:
+        """The optima of the fit and of its draws as intervals."""
         unbounded_BF = best.unbounded()
         params_BF = np.where(best.edge_BF, unbounded_BF, best.params_BF)
         tokens_BF = np.where(best.edge_BF, -unbounded_BF, best.tokens_BF)
@@ -102,17 +116,6 @@ class Bootstrap:
             )
             for f, flop in enumerate(flop_F)
         ]
-
-    def compute_optimum(self, flop_F: Floats, *, fraction: float = 1.0) -> ComputeOptimum:
-        """The best sizes and their exponents; unbounded in a draw without an optimum at a budget."""
-        best = self._optimum(flop_F, 6.0, fraction)
-        slope_B = np.polyfit(np.log(flop_F), np.log(best.params_BF).T, 1)[0]
-        last_B = best.unbounded()[:, -1]
-        slope_B = np.where(best.edge_BF.any(axis=1), last_B, slope_B)
-        a = percentile(finite(slope_B[0]), slope_B[1:], self.tail)
-        rest = percentile(finite(1.0 - slope_B[0]), 1.0 - slope_B[1:], self.tail)
-        sizes = tuple(self.best_sizes(flop_F, fraction=fraction))
-        return ComputeOptimum(sizes=sizes, params_exponent=a, tokens_exponent=rest)
 
     def frontier(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> Floats:
         """Best loss at each budget (1 + B, F), the fit first and then its draws: what `crossover` compares."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from isoembed.core import InputError
-from isoembed.laws.base import Law, Parameter, Units
+from isoembed.laws.base import Law, Parameter
+from isoembed.laws.link import Link
 from isoembed.laws.points import Floats, Points, Rows
 
 #: what the name of a law ends in that has a level
@@ -18,15 +19,13 @@ SUFFIX = "-level"
 MOST_LOSS = 500.0
 
 
-class Levelled(Law):
+class Levelled(Link):
     """`form` with the factor c; it is moved there and never fitted."""
 
     def __init__(self, form: Law) -> None:
-        self.form = form
-        self.name = form.name + SUFFIX
-        self.about = f"ln(1 + c (e^M - 1)), M = {form.about}"
-        self.varies, self.also_reads, self.own_units = form.varies, form.also_reads, form.own_units
-        self.parameters = (*form.parameters, Parameter("c", 0.0, np.inf, (1.0,)))
+        about = f"ln(1 + c (e^M - 1)), M = {form.about}"
+        super().__init__(form, form.name + SUFFIX, about, Parameter("c", 0.0, np.inf, (1.0,)))
+        self.own_units = form.own_units
 
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:
         loss_BR, gradient_BPR = self.form.loss_and_gradient(theta_BP[:, :-1], rows)
@@ -38,13 +37,6 @@ class Levelled(Law):
             np.log1p(c * left_BR),
             np.concatenate([gradient_BPR * slope_BR[:, None], by_c[:, None]], axis=1),
         )
-
-    def physical(self, theta_BP: Floats, units: Units) -> Floats:
-        return np.concatenate([self.form.physical(theta_BP[:, :-1], units), theta_BP[:, -1:]], axis=1)
-
-    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats | None:
-        """The form's own: the loss rises with the form's."""
-        return self.form.log_optimal_params(theta_BP[:, :-1], flop_F, flop_per_param_token)
 
     def held(self, points: Points) -> dict[str, float]:
         return self.form.held(points) | {"c": 1.0}

@@ -15,24 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoembed.core import InputError
-from isoembed.laws.base import Law, Parameter, Units
+from isoembed.laws.base import Law, Parameter
+from isoembed.laws.link import Link
 from isoembed.laws.points import Floats, Points, Rows
 
 #: the parameter that carries K, always held: a law file says for itself among how many its loss was taken
 CANDIDATES = "K"
 
 
-class Odds(Law):
+class Odds(Link):
     """`form` as a law of the odds; K, the candidates of a query, is held at what the points say."""
 
     own_units = True
 
     def __init__(self, form: Law) -> None:
-        self.form = form
-        self.name = f"{form.name}-odds"
-        self.about = f"ln(1 + K f) - ln(1 + f), f = {form.about}"
-        self.varies, self.also_reads = form.varies, form.also_reads
-        self.parameters = (*form.parameters, Parameter(CANDIDATES, 2.0, 2.0**53, (1024.0,)))
+        about = f"ln(1 + K f) - ln(1 + f), f = {form.about}"
+        super().__init__(form, f"{form.name}-odds", about, Parameter(CANDIDATES, 2.0, 2.0**53, (1024.0,)))
 
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:
         odds_BR, gradient_BPR = self.form.loss_and_gradient(theta_BP[:, :-1], rows)
@@ -51,13 +49,6 @@ class Odds(Law):
         target_BR = np.expm1(loss_R) / (K - np.exp(loss_R))
         slope_BR = K / (1.0 + K * target_BR) - 1.0 / (1.0 + target_BR)
         return odds_BR, np.concatenate([gradient_BPR, 0.0 * odds_BR[:, None]], axis=1), target_BR, slope_BR
-
-    def physical(self, theta_BP: Floats, units: Units) -> Floats:
-        return np.concatenate([self.form.physical(theta_BP[:, :-1], units), theta_BP[:, -1:]], axis=1)
-
-    def log_optimal_params(self, theta_BP: Floats, flop_F: Floats, flop_per_param_token: float) -> Floats | None:
-        """The form's own: the loss rises with the odds."""
-        return self.form.log_optimal_params(theta_BP[:, :-1], flop_F, flop_per_param_token)
 
     def held(self, points: Points) -> dict[str, float]:
         return self.form.held(points) | {CANDIDATES: _candidates(points)}
