@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from isoembed.core import InputError
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.io.runs import RunsSchema
 from isoembed.fitting.io.tables import read_groups
 from isoembed.fitting.settings import Group
 from isoembed.fitting.study import _ranked, _Tested, study, study_source
@@ -146,7 +147,7 @@ def test_a_ledger_gives_a_law_a_method_with_the_settings_of_its_runs(tmp_path: P
     assert laws.laws[1].tried[0].of_width == "1/8"
     assert all(law.source == "ledger" for law in laws.laws)
     with pytest.raises(InputError, match="leave it out"):
-        study_source(tmp_path / "ledger", [HOFFMANN], method_column="method")
+        study_source(tmp_path / "ledger", [HOFFMANN], RunsSchema(method_column="method"))
 
 
 def written(folder: Path, rows: str) -> Path:
@@ -163,12 +164,12 @@ def table_rows(method: str, points: Points) -> str:
 def test_a_table_with_a_method_column_gives_a_law_each_and_names_what_it_leaves_out(tmp_path: Path) -> None:
     rows = table_rows("full", planted("hoffmann", rows=30, noise=0.003))
     rows += table_rows("lora r=8", planted("hoffmann", rows=30, noise=0.003, seed=1)) + "bias,1e6,1e8,1,3\n"
-    laws = study_source(written(tmp_path, rows), [HOFFMANN], method_column="how", draws=20, by=())
+    laws = study_source(written(tmp_path, rows), [HOFFMANN], RunsSchema(method_column="how"), draws=20, by=())
     assert [law.method for law in laws.laws] == ["full", "lora r=8"]
     assert laws.laws[1].tried[0].method.label == "lora r=8"
     assert any(note.startswith("bias left out: The hoffmann law needs runs") for note in laws.laws[0].notes)
     with pytest.raises(InputError, match="needs a method column named which"):
-        study_source(tmp_path / "runs.csv", [HOFFMANN], method_column="which")
+        study_source(tmp_path / "runs.csv", [HOFFMANN], RunsSchema(method_column="which"))
 
 
 def test_ranks_of_a_table_are_one_method_to_a_law_that_reads_the_share(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.fitting.fit import fit
 from isoembed.fitting.io.ledger import read_ledger
+from isoembed.fitting.io.runs import RunsSchema
 from isoembed.fitting.isoflop import surface_optimum
 from isoembed.fitting.settings import Group
 from isoembed.fitting.study import study, study_source
@@ -118,7 +119,7 @@ def test_a_table_says_its_candidates_by_the_option(tmp_path: Path) -> None:
     law = law_named("hoffmann-odds")
     with pytest.raises(InputError, match="`candidates`"):
         study_source(file, [law], draws=0, by=())
-    found = study_source(file, [law], candidates=1024, draws=0, by=()).laws[0]
+    found = study_source(file, [law], RunsSchema(candidates=1024), draws=0, by=()).laws[0]
     assert found.fit.params["beta"] == pytest.approx(0.5, rel=1e-3)
     with pytest.raises(InputError, match="A ledger says"):
-        study_source(LEDGER, [law], candidates=1024)
+        study_source(LEDGER, [law], RunsSchema(candidates=1024))

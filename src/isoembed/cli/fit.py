@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -14,6 +14,7 @@ from isoembed.core import InputError
 
 if TYPE_CHECKING:
     from isoembed.fitting.io.law_file import LawSet
+    from isoembed.fitting.io.runs import RunsSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,13 @@ class ColumnOptions:
 
     def named(self) -> dict[str, str]:
         """Column of a run -> its name in the table, where one was given; the method's is apart."""
-        given = {each.name.removesuffix("_col"): getattr(self, each.name) for each in fields(self)}
+        given = {each.name.removesuffix("_col"): getattr(self, each.name) for each in fields(ColumnOptions)}
         return {column: name for column, name in given.items() if name is not None and column != "method"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsOptions:
-    """What the runs of a table are, beside their columns."""
-
-    panel: ClassVar[str] = "Data"
+class TableOptions(ColumnOptions):
+    """What the runs of a table are, with their columns; of a ledger, the loss that is fitted."""
 
     candidates: Annotated[
         int | None, typer.Option(min=2, help="texts among which a table's loss finds the right one: for odds laws")
@@ -56,6 +55,20 @@ class RunsOptions:
         ),
     ] = None
     target: Annotated[str, typer.Option(help="loss of a ledger's runs: heldout or training")] = "heldout"
+
+    def schema(self) -> RunsSchema:
+        """The same for reading; raises InputError for a loss that is none."""
+        from isoembed.fitting.io.runs import RunsSchema
+
+        if self.target not in ("heldout", "training"):
+            raise InputError(f"`--target` must be heldout or training, the loss to fit; got {self.target!r}.")
+        return RunsSchema(
+            columns=self.named(),
+            method_column=self.method_col,
+            candidates=self.candidates,
+            family=self.family,
+            target="training" if self.target == "training" else "heldout",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +96,7 @@ class FitOptions:
 def fit(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet of runs, or a ledger")],
     how: FitOptions,
-    columns: ColumnOptions,
-    runs: RunsOptions,
+    runs: TableOptions,
     out: Annotated[
         Path, typer.Option(help="file that --law of recipe, run and train takes", rich_help_panel="Output")
     ] = Path("law.json"),
@@ -95,9 +107,8 @@ def fit(
 
     if how.holdout not in HOLDOUTS:
         raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {how.holdout!r}.")
-    if runs.target not in ("heldout", "training"):
-        raise InputError(f"`--target` must be heldout or training, the loss to fit; got {runs.target!r}.")
-    laws = _fitted(table, how, columns, runs) if how.level_from is None else _levelled(table, how, columns, runs)
+    schema = runs.schema()
+    laws = _fitted(table, how, schema) if how.level_from is None else _levelled(table, how, schema)
     laws.save(out)
     if as_json:
         shown = [
@@ -115,28 +126,19 @@ def fit(
         terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
 
 
-def _fitted(table: Path, how: FitOptions, columns: ColumnOptions, runs: RunsOptions) -> LawSet:
-    from isoembed.fitting.source import fit as fit_source
+def _fitted(table: Path, how: FitOptions, schema: RunsSchema) -> LawSet:
+    from isoembed.fitting.study import HOLDOUTS, study_source
+    from isoembed.laws import laws_named
 
-    return fit_source(
-        table,
-        how.law or "hoffmann",
-        columns=columns.named(),
-        method_column=columns.method_col,
-        candidates=runs.candidates,
-        family=runs.family,
-        target=cast(Any, runs.target),
-        draws=how.bootstrap,
-        delta=how.delta,
-        holdout=cast(Any, how.holdout),
-    )
+    laws = laws_named(how.law or "hoffmann")
+    return study_source(table, laws, schema, draws=how.bootstrap, delta=how.delta, by=HOLDOUTS[how.holdout])
 
 
-def _levelled(table: Path, how: FitOptions, columns: ColumnOptions, runs: RunsOptions) -> LawSet:
+def _levelled(table: Path, how: FitOptions, schema: RunsSchema) -> LawSet:
     """The laws of `--level-from` at the level of the runs in `table`."""
     from isoembed.fitting.io.law_file import LawSet
+    from isoembed.fitting.io.runs import read_runs
     from isoembed.fitting.level import levelled
-    from isoembed.fitting.study import open_source
     from isoembed.laws import law_named
 
     unset = FitOptions()
@@ -147,13 +149,5 @@ def _levelled(table: Path, how: FitOptions, columns: ColumnOptions, runs: RunsOp
         )
     assert how.level_from is not None
     laws = LawSet.load(how.level_from)
-    groups = open_source(
-        table,
-        [law_named(name) for name in dict.fromkeys(law.law for law in laws.laws)],
-        names=columns.named(),
-        method_column=columns.method_col,
-        candidates=runs.candidates,
-        family=runs.family,
-        target=cast(Any, runs.target),
-    )
-    return levelled(laws, groups, table.name)
+    forms = [law_named(name) for name in dict.fromkeys(law.law for law in laws.laws)]
+    return levelled(laws, read_runs(table, forms, schema), table.name)

@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from isoembed.core import InputError, checked, expanded
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.io.ledger import Target
+from isoembed.fitting.io.runs import RunsSchema
 from isoembed.fitting.study import HOLDOUTS, study_source
-from isoembed.laws import COMPARED, law_named
+from isoembed.laws import laws_named
 from isoembed.records import RunRecord
 from isoembed.scratch import own_folder, scratch
 
@@ -48,24 +49,16 @@ def fit(
     """
     if draws < 0:
         raise InputError(f"`draws` must be at least 0, for no bootstrap; got {draws}. 1000 are usual.")
+    schema = RunsSchema(
+        columns=columns, method_column=method_column, candidates=candidates, family=family, target=target
+    )
     with scratch(own_folder(), "fit-") if isinstance(source, DataFrame) else nullcontext(Path()) as folder:
         runs: Path | Sequence[RunRecord]
         if isinstance(source, DataFrame):
             runs = _written(source, folder)
         else:
             runs = expanded(source) if isinstance(source, str | Path) else source
-        return study_source(
-            runs,
-            COMPARED if law == "best" else [law_named(name.strip()) for name in law.split(",")],
-            names=columns,
-            method_column=method_column,
-            candidates=candidates,
-            family=family,
-            target=target,
-            draws=draws,
-            delta=delta,
-            by=HOLDOUTS[holdout],
-        )
+        return study_source(runs, laws_named(law), schema, draws=draws, delta=delta, by=HOLDOUTS[holdout])
 
 
 def _written(frame: DataFrame, folder: Path) -> Path:

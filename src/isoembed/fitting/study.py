@@ -5,7 +5,7 @@ One law a method (corrections to the paper's set-up: what full fine-tuning teach
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoembed.core import InputError, number_of
-from isoembed.families import family_named
 from isoembed.fitting.bootstrap import Bootstrap, bootstrap
 from isoembed.fitting.fit import Fit, fit, outliers
 from isoembed.fitting.holdout import By, Holdout, holdout
 from isoembed.fitting.io.law_file import Form, LawFile, LawSet
-from isoembed.fitting.io.ledger import Target, group_runs, read_ledger
-from isoembed.fitting.io.tables import read_groups
+from isoembed.fitting.io.runs import RunsSchema, read_runs
 from isoembed.fitting.repetition import Repeats, Repetition, measure
-from isoembed.fitting.settings import Group, Settings
+from isoembed.fitting.settings import Group
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.records import RunRecord
@@ -33,7 +31,8 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
     "largest-budget": ("largest-budget",),
     "none": (),
 }
-
+#: a table whose columns have known names, of one method
+PLAIN_SCHEMA = RunsSchema()
 
 #: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
 SAME_ERROR = 1.5
@@ -46,31 +45,17 @@ MOST_FORMS = 2
 def study_source(
     source: Path | Sequence[RunRecord],
     laws: Sequence[Law],
+    schema: RunsSchema = PLAIN_SCHEMA,
     *,
-    names: Mapping[str, str] | None = None,
-    method_column: str | None = None,
-    candidates: int | None = None,
-    family: str | None = None,
-    target: Target = "heldout",
     draws: int = 1000,
     delta: float | None = None,
     by: Sequence[By] = HOLDOUTS["largest"],
 ) -> LawSet:
-    """A law for every method in `source`, a table (`read_groups`), a ledger (`read_ledger`), or a ledger's records.
+    """A law for every method in `source`, read as `read_runs` does.
 
-    candidates: K of a table's contrastive loss, for the laws of the odds; a ledger says it itself.
-    family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
     A method whose runs allow no fit is left out and named in the notes; raises InputError where that leaves none.
     """
-    groups = open_source(
-        source,
-        laws,
-        names=names,
-        method_column=method_column,
-        candidates=candidates,
-        family=family,
-        target=target,
-    )
+    groups = read_runs(source, laws, schema)
     name = source.name if isinstance(source, Path) else number_of(len(source), "record")
     found: list[LawFile] = []
     left_out: list[str] = []
@@ -84,33 +69,6 @@ def study_source(
     if not found:
         raise InputError(left_out[0])
     return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
-
-
-def open_source(
-    source: Path | Sequence[RunRecord],
-    laws: Sequence[Law],
-    *,
-    names: Mapping[str, str] | None = None,
-    method_column: str | None = None,
-    candidates: int | None = None,
-    family: str | None = None,
-    target: Target = "heldout",
-) -> list[Group]:
-    """The runs of a table or a ledger, a group a method; arguments as those of `study_source`."""
-    if not isinstance(source, Path) or source.is_dir() or source.name.endswith(".jsonl.gz"):
-        if method_column is not None:
-            raise InputError(f"A ledger names its methods itself; got `method_col` {method_column}: leave it out.")
-        if candidates is not None:
-            raise InputError(
-                f"A ledger says among how many its losses are; got `candidates` {candidates}: leave it out."
-            )
-        if family is not None:
-            raise InputError(f"A ledger names its family itself; got `family` {family}: leave it out.")
-        if isinstance(source, Path):
-            return read_ledger(source, laws, names, target=target)
-        return group_runs(source, laws, names, target=target)
-    settings = Settings(family=None if family is None else family_named(family).name)
-    return [replace(group, settings=settings) for group in read_groups(source, laws, names, method_column, candidates)]
 
 
 def study(

@@ -32,7 +32,7 @@ LAWS: tuple[Law, ...] = (
 #: columns or meanings of their own
 COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE, INTERACTION_ODDS)
 
-__all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named"]
+__all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named", "laws_named"]
 
 
 def law_named(name: str) -> Law:
@@ -44,3 +44,8 @@ def law_named(name: str) -> Law:
             return law
     known = ", ".join(law.name for law in LAWS)
     raise InputError(f"`law` must be one of {known}; got {name!r}.")
+
+
+def laws_named(text: str) -> tuple[Law, ...]:
+    """`best`: those that compete; else the laws of these names, as `hoffmann,embedding`."""
+    return COMPARED if text == "best" else tuple(law_named(name.strip()) for name in text.split(","))
