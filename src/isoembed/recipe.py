@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -255,16 +257,26 @@ class Recipe(Setup, Summarised):
     @classmethod
     @checked
     def load(cls, file: str | Path) -> Recipe:
-        """Read a recipe.json; raises InputError naming the file where it is none."""
+        """Read recipe.json or record.json of a finished run, or what `recipe --json` prints.
+
+        Raises InputError naming the file where it holds no recipe.
+        """
         file = expanded(file)
         try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError as error:
-            raise InputError(
-                f"A recipe must be a file: {file} cannot be read ({error.strerror}). Training writes recipe.json."
-            ) from None
+            value = json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(f"`recipe` must be a JSON file that holds a recipe; {file} is none ({error}).") from None
+        value = value.get("recipe", value) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise InputError(f"`recipe` must be a JSON file that holds a recipe; {file} holds another value.")
+        try:
+            return cls.model_validate_json(json.dumps({name: value[name] for name in value if name not in DERIVED}))
         except ValidationError as error:
-            raise rejected(error, str(file)) from None
+            raise rejected(error, f"the recipe in {file}") from None
+
+    def derived(self) -> dict[str, Any]:
+        """What follows from the fields, by the names of `DERIVED`."""
+        return {name: value(self) for name, value in DERIVED.items()}
 
     def summary(self) -> dict[str, str]:
         """What is trained how, and the run's key."""
@@ -375,6 +387,19 @@ def check_batch(batch_pairs: int) -> None:
         raise InputError(f"`batch_pairs` must be at most {LARGEST_BATCH:,}; got {batch_pairs:,}. Give fewer.")
     if batch_pairs < LEAST_BATCH:
         raise InputError(f"`batch_pairs` must be at least 2, a pair and one negative; got {batch_pairs}.")
+
+
+#: what JSON shows beside a recipe's fields, and how it follows from them
+DERIVED: dict[str, Callable[[Recipe], Any]] = {
+    "key": lambda recipe: recipe.key,
+    "flop": lambda recipe: recipe.flop,
+    "pairs": lambda recipe: recipe.pairs,
+    "steps": lambda recipe: recipe.steps,
+    "epochs": lambda recipe: recipe.epochs,
+    "forward_params": lambda recipe: recipe.cost.forward,
+    "backward_params": lambda recipe: recipe.cost.backward,
+    "updated_params": lambda recipe: recipe.cost.updated,
+}
 
 
 @checked

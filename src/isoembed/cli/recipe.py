@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from isoembed.cli import terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
 from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOptions, ModelOptions, TrainingOptions
-from isoembed.core import InputError, rejected
+from isoembed.core import InputError
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
-
-#: what `recipe_json` adds
-_DERIVED = ("key", "flop", "pairs", "steps", "epochs", "forward_params", "backward_params", "updated_params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +62,6 @@ def recipe(
         terminal.console().print(recommendation_text(flagged(recommendation, ctx), budget.gpu))
 
 
-def read_recipe(file: Path) -> Recipe:
-    """The recipe in a file: recipe.json or record.json of a finished run, or what `recipe --json` prints.
-
-    Raises InputError where it holds none.
-    """
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"`--recipe` must be a file of JSON that holds a recipe; {file} is none ({error}).") from None
-    value = value.get("recipe", value) if isinstance(value, dict) else value
-    if not isinstance(value, dict):
-        raise InputError(f"`--recipe` must be a file of JSON that holds a recipe; {file} holds another value.")
-    try:
-        return Recipe.model_validate_json(json.dumps({key: each for key, each in value.items() if key not in _DERIVED}))
-    except ValidationError as error:
-        raise rejected(error, f"the recipe in {file}") from None
-
-
 def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendation:
     """The recommendation as it is shown: its notes name the command's options, not fields."""
     notes = []
@@ -99,17 +75,7 @@ def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendatio
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON, with the numbers that follow from its fields beside them."""
-    return {
-        **recipe.model_dump(mode="json"),
-        "key": recipe.key,
-        "flop": recipe.flop,
-        "pairs": recipe.pairs,
-        "steps": recipe.steps,
-        "epochs": recipe.epochs,
-        "forward_params": recipe.cost.forward,
-        "backward_params": recipe.cost.backward,
-        "updated_params": recipe.cost.updated,
-    }
+    return recipe.model_dump(mode="json") | recipe.derived()
 
 
 def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from isoembed.cli.options import (
     TrainingOptions,
 )
 from isoembed.cli.parse import size_in_bytes
-from isoembed.cli.recipe import flagged, read_recipe, recommendation_json
+from isoembed.cli.recipe import flagged, recommendation_json
 from isoembed.core import InputError
+from isoembed.recipe import Recipe
 from isoembed.recommendation.request import Request
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class GivenRecipe:
         if said:
             flags = " and ".join(max(each.opts, key=len) for each in said)
             raise InputError(f"`--recipe` says how the model is trained; leave {flags} out.")
-        self.asked, self.file, self.recipe = asked, file, read_recipe(file)
+        self.asked, self.file, self.recipe = asked, file, Recipe.load(file)
         self.spend = Budget.parse(self.recipe.flop)
         self.names_data = "data" in [each.name for each in options]
 

@@ -30,6 +30,7 @@ from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
 from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
+from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
 from isoembed.recipe import Recipe, Setup
@@ -131,8 +132,7 @@ def plan_job(
     setup = request.setup_at(*(() if law is None else (law.settings,)))
     some_model = family.models[0] if request.model is None else family.model(request.model)
     pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
-    rows = some_model.vocab if setup.options.resize_embeddings else None
-    tokenizer = load_tokenizer(some_model.source, pooling=setup.pooling, rows=rows)
+    tokenizer = _tokenizer(some_model, setup)
     pairs = data.prepare(tokenizer, setup, cache=cache)
     read = {name: getattr(setup, name) for name in ("context_tokens", "temperature", "pooling", "options")}
     heldout = heldout_fingerprint(pairs, temperature=setup.temperature)
@@ -151,8 +151,7 @@ def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Pat
     found = _at_hand(recipe, place)
     if found is None:
         raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
-    rows = found.model.vocab if found.options.resize_embeddings else None
-    tokenizer = load_tokenizer(found.model.source, pooling=found.pooling, rows=rows)
+    tokenizer = _tokenizer(found.model, found)
     data = options.prepare(tokenizer, found, cache=cache)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
@@ -165,13 +164,18 @@ def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Pat
     decided = _with_base(found)
     if decided.base_hash != (found.base_hash or decided.base_hash):
         raise InputError(f"The weights of {found.model.source} are not those that the recipe was made for.")
-    recommendation = Recommendation(
-        budget=Budget.parse(decided.flop),
-        recipe=decided,
-        notes=(note("basis", "given" if same else "given-elsewhere"),),
-        runners_up=(),
-    )
-    return Job(recommendation, data, tokenizer)
+    return Job(_given(decided, "given" if same else "given-elsewhere"), data, tokenizer)
+
+
+def _tokenizer(model: ModelSpec, setup: Setup) -> PreTrainedTokenizerFast:
+    """The model's, which ends texts as the pooling needs it."""
+    rows = model.vocab if setup.options.resize_embeddings else None
+    return load_tokenizer(model.source, pooling=setup.pooling, rows=rows)
+
+
+def _given(recipe: Recipe, code: str = "given") -> Recommendation:
+    """A recipe that nobody here chose, as what is trained."""
+    return Recommendation(budget=Budget.parse(recipe.flop), recipe=recipe, notes=(note("basis", code),), runners_up=())
 
 
 def _with_base(recipe: Recipe) -> Recipe:
@@ -206,8 +210,7 @@ def train(
     out = expanded(out)
     found = recipe if isinstance(recipe, Recommendation) else _as_recommendation(recipe)
     asked = found.recipe
-    rows = asked.model.vocab if asked.options.resize_embeddings else None
-    tokenizer = load_tokenizer(asked.model.source, pooling=asked.pooling, rows=rows)
+    tokenizer = _tokenizer(asked.model, asked)
     folder = expanded(cache or out / "tokens")
     if isinstance(pairs, str | Path):
         pairs = DataOptions(pairs)
@@ -219,9 +222,7 @@ def train(
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
-        asked = asked.model_copy(
-            update={"base_hash": weights_hash(load_model(asked.model.source, depth=asked.model.depth))}
-        )
+        asked = _with_base(asked)
     if found.recipe.epochs is None and (asked.epochs or 0) > 1:
         repeated = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
         warnings.warn(f"{repeated}; `plan_job` decides for the pairs at hand.", stacklevel=3)  # through `checked`
@@ -236,12 +237,7 @@ def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
         file = expanded(recipe)
         read = Recipe.load(file)
         recipe = _at_hand(read, file.parent) or read
-    return Recommendation(
-        budget=Budget.parse(recipe.flop),
-        recipe=recipe,
-        notes=(note("basis", "text", text="the recipe as given"),),
-        runners_up=(),
-    )
+    return _given(recipe)
 
 
 @checked
