@@ -77,7 +77,7 @@ class Note(Frozen):
     sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.code, *self.fields.items()))
+        return hash((self.kind, self.code, frozenset(self.fields.items())))
 
     @property
     def title(self) -> str:

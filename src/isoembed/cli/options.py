@@ -18,6 +18,7 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
 from isoembed.recipe import PLAIN, Options, PartialSetup, PoolingName, Prompts, dims_named
 from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.request import Request
 
 if TYPE_CHECKING:
     from isoembed.training.execution import Execution
@@ -388,3 +389,18 @@ class AllLimitOptions(LimitOptions):
             return super()._given()
         limit = memory.lower() if is_a_gpu(memory) else size_in_bytes(memory, "--device-memory")
         return {**super()._given(), "device_memory": limit}
+
+
+def request_of(spend: Budget, model: ModelOptions, training: TrainingOptions, limits: LimitOptions) -> Request:
+    """What these options ask for within a budget; raises InputError for what is out of range."""
+    family, name, is_grown = model.chosen_and_grown(spend)
+    return Request.of(
+        spend,
+        family,
+        training.setup.value(resize_embeddings=is_grown),
+        method=model.chosen_method(),
+        model=name,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+        constraints=limits.value(),
+    )

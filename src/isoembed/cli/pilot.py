@@ -11,11 +11,10 @@ from isoembed.cli.parse import share_of
 from isoembed.cli.sweep import watching
 from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
-from isoembed.families import Family
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.recipe import DataStats, family_setup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import note
+from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
 if TYPE_CHECKING:
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     from isoembed.workflows.pilot import Pilot
 
 
-def check(family: Family, constraints: Constraints, **given: object) -> None:
+def check(request: Request, **given: object) -> None:
     """Raise InputError where something is fixed (`given`, by option) that the pilot is there to choose, or where it
     could not run."""
     if fixed := [option for option, value in given.items() if value is not None]:
         raise InputError(f"A pilot chooses method and model itself; leave {' and '.join(fixed)} out.")
-    if constraints.serving_tokens:
+    if request.constraints.serving_tokens:
         raise InputError("A pilot decides for training alone; leave --serving-tokens out, or give `recipe` its law.")
-    if len(family.models) < 2:
-        raise InputError(f"A pilot compares sizes; {family.name} has one. Name a --family of several models.")
+    if len(request.family.models) < 2:
+        raise InputError(f"A pilot compares sizes; {request.family.name} has one. Name a --family of several models.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "A pilot runs before torchrun: `isoembed sweep plan --adaptive`, `sweep run`, then this with --law."
@@ -57,7 +56,7 @@ def pilot_first(planning: Planning, share: str, console: Console) -> tuple[Budge
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
     flop, _ = planning.spend.flop_at()
     allowance = share_of(flop, share, "--pilot")
-    methods = _allowed(planning.limits)
+    methods = _allowed(planning.request.constraints)
     console.print(section("Pilot"))
     try:
         request = _request(planning, flop - allowance, allowance, methods)
@@ -91,25 +90,14 @@ def _allowed(limits: Constraints) -> list[str]:
 
 
 def _request(planning: Planning, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
-    from isoembed.sweep.plan import SweepRequest
-    from isoembed.workflows.pilot import memory_here, prepare_pilot
+    from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot
 
-    family, most = planning.family, planning.limits.max_params
+    family, most = planning.request.family, planning.request.constraints.max_params
     if most is not None:
         within = tuple(model for model in family.models if model.params <= most)
         family = family.model_copy(update={"models": within})
-    setup = planning.setup.completed(family_setup(family))
-    draft = SweepRequest(
-        **dict(setup),
-        family=family,
-        models=tuple(model.name for model in family.models),
-        methods=tuple(methods),
-        budgets=(target_flop,),
-        data=DataStats.assumed(setup.context_tokens),
-        max_bytes=memory_here(),
-        target_flop=target_flop,
-        allowance_flop=allowance_flop,
-    )
+    draft = pilot_draft(family, planning.request.setup_at(), methods, target_flop, allowance_flop)
+    draft = draft.model_copy(update={"max_bytes": memory_here()})
     return prepare_pilot(draft, planning.asked.data.value(), cache=planning.cache)
 
 

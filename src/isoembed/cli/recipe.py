@@ -10,11 +10,18 @@ import typer
 from isoembed.cli import terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
-from isoembed.cli.options import AllLimitOptions, AsJson, BudgetOptions, LawOptions, ModelOptions, TrainingOptions
+from isoembed.cli.options import (
+    AllLimitOptions,
+    AsJson,
+    BudgetOptions,
+    LawOptions,
+    ModelOptions,
+    TrainingOptions,
+    request_of,
+)
 from isoembed.core import InputError
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
-from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
 
@@ -40,18 +47,7 @@ def recipe(
     budget, device = asked.budget.with_device(device)
     if device is not None:
         raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
-    spend, setup = budget.value(), asked.training.setup
-    family, model, grown = asked.model.chosen_and_grown(spend)
-    request = Request.of(
-        spend,
-        family,
-        setup.value(resize_embeddings=grown),
-        method=asked.model.chosen_method(),
-        model=model,
-        learning_rate=asked.training.learning_rate,
-        seed=asked.training.seed,
-        constraints=asked.limits.value(),
-    )
+    request = request_of(budget.value(), asked.model, asked.training, asked.limits)
     recommendation = recommend(request, law=asked.law.value(), other_settings=asked.law.other_settings)
     job.save(ctx)
     if as_json:

@@ -23,12 +23,12 @@ from isoembed.cli.options import (
     ModelOptions,
     PairsOptions,
     TrainingOptions,
+    request_of,
 )
 from isoembed.cli.parse import size_in_bytes
 from isoembed.cli.recipe import flagged, recommendation_json
 from isoembed.core import InputError
 from isoembed.recipe import Recipe
-from isoembed.recommendation.request import Request
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,10 +131,7 @@ class Planning:
 
     def __init__(self, asked: JobOptions) -> None:
         self.asked, self.spend = asked, asked.budget.value()
-        self.family, self.model, grown = asked.model.chosen_and_grown(self.spend)
-        self.method = asked.model.chosen_method()
-        self.setup = asked.training.setup.value(resize_embeddings=grown)
-        self.limits = asked.limits.value()
+        self.request = request_of(self.spend, asked.model, asked.training, asked.limits)
         self.law = asked.law.value()
         if asked.pilot is not None:
             fixed = {
@@ -143,7 +140,7 @@ class Planning:
                 "--depth": asked.model.depth,
                 "--law": asked.law.law,
             }
-            pilot.check(self.family, self.limits, **fixed, **{"--learning-rate": asked.training.learning_rate})
+            pilot.check(self.request, **fixed, **{"--learning-rate": asked.training.learning_rate})
 
     def job(self, console: Console) -> Job | None:
         """The job, after its pilot where one is asked for; None after a pilot's dry run."""
@@ -156,18 +153,8 @@ class Planning:
             if found is None:
                 return None
             spend, law, piloted = found
-        request = Request.of(
-            spend,
-            self.family,
-            self.setup,
-            method=self.method,
-            model=self.model,
-            learning_rate=asked.training.learning_rate,
-            seed=asked.training.seed,
-            constraints=self.limits,
-        )
         job = plan_job(
-            request,
+            self.request.model_copy(update={"budget": spend}),
             asked.data.value(),
             cache=self.cache,
             law=law,

@@ -182,22 +182,18 @@ def _request(asked: Asked) -> SweepRequest:
 
 def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.pilot import PILOT_METHODS
-    from isoembed.sweep.plan import SweepRequest
-    from isoembed.workflows.pilot import prepare_pilot
+    from isoembed.workflows.pilot import pilot_draft, prepare_pilot
 
     target, methods = parse.number(asked.cost.target or "", "--target"), asked.grid.methods
-    draft = SweepRequest(
-        **dict(setup),
-        family=family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
-        models=models,
-        methods=PILOT_METHODS if methods == "all" else _chosen_methods(methods),
-        budgets=(target,),
-        data=DataStats.assumed(setup.context_tokens),
-        max_bytes=_most_bytes(asked),
-        rates=_rates(asked.runs.rate_steps or "none", models),
-        target_flop=target,
-        allowance_flop=parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
+    draft = pilot_draft(
+        family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
+        setup,
+        PILOT_METHODS if methods == "all" else _chosen_methods(methods),
+        target,
+        parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
     )
+    limits = {"max_bytes": _most_bytes(asked), "rates": _rates(asked.runs.rate_steps or "none", models)}
+    draft = draft.model_copy(update=limits)
     budgets = None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets)
     return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets)
 

@@ -13,6 +13,7 @@ import torch
 
 from isoembed.core import InputError
 from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.settings import Group
@@ -22,6 +23,7 @@ from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.pilot.choose import PilotBatch
 from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
+from isoembed.recipe import DataStats, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
@@ -45,6 +47,22 @@ class Pilot:
     """of all its runs, failed ones and the search for learning rates included"""
     why: str
     """why it ended; where there are no laws, why not"""
+
+
+def pilot_draft(
+    family: Family, setup: Setup, methods: Sequence[str], target_flop: float, allowance_flop: float
+) -> SweepRequest:
+    """What a pilot on all sizes of `family` is asked for, before its data and weights are read."""
+    return SweepRequest(
+        **dict(setup),
+        family=family,
+        models=tuple(model.name for model in family.models),
+        methods=tuple(methods),
+        budgets=(target_flop,),
+        data=DataStats.assumed(setup.context_tokens),
+        target_flop=target_flop,
+        allowance_flop=allowance_flop,
+    )
 
 
 def prepare_pilot(
