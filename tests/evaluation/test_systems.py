@@ -17,7 +17,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import evaluate
 from isoembed.evaluation.sts import StsTask
-from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static
+from isoembed.evaluation.systems import BM25, DenseSystem, EmbeddingSystem, Quantized, Static
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import load, write_model
@@ -36,7 +36,7 @@ def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: P
     Embedder(encoder, tokenizer, 24).save(tmp_path / "out", card="")
     theirs, ours = (
         SentenceTransformer(str(tmp_path / "out"), device="cpu"),
-        Dense(Embedder(encoder, tokenizer, 24)),
+        DenseSystem(Embedder(encoder, tokenizer, 24)),
     )
 
     corpus = {f"d{index}": text for index, text in enumerate(texts(150, seed=0))}
@@ -63,7 +63,7 @@ def test_agrees_with_sentence_transformers_evaluators(tmp_path: Path, pooling: P
 def test_dense_finds_the_text_itself(tmp_path: Path) -> None:
     encoder, tokenizer = load(write_model(tmp_path))
     documents = texts(20, seed=5)
-    found = Dense(Embedder(encoder, tokenizer, 64)).search(documents, documents, k=3)
+    found = DenseSystem(Embedder(encoder, tokenizer, 64)).search(documents, documents, k=3)
     assert [hits[0][0] for hits in found] == list(range(20))
     assert [hits[0][1] for hits in found] == pytest.approx([1.0] * 20, abs=1e-5)
     assert all(len(hits) == 3 and hits[0][1] >= hits[1][1] >= hits[2][1] for hits in found)
@@ -125,7 +125,7 @@ def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     scores = evaluate(
         {
-            "base": Dense(Embedder(encoder, tokenizer, 64)),
+            "base": DenseSystem(Embedder(encoder, tokenizer, 64)),
             "static": Static(Embedder(encoder, tokenizer, 64)),
             "bm25": BM25(),
         },

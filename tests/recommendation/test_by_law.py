@@ -26,7 +26,7 @@ from isoembed.recipe import DataStats, Options, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend, shipped_law
-from isoembed.recommendation.request import Problem, Request
+from isoembed.recommendation.request import CompleteRequest, Request
 from isoembed.recommendation.result import Recommendation
 from tests.fitting.ledgers import BUDGETS, DATA, lora, runs, scarce, true_loss
 
@@ -63,10 +63,10 @@ def limited(laws: LawSet, flop: float = TARGET, /, **limits: Any) -> Recommendat
     return asked(laws, flop, constraints=Constraints(**limits))
 
 
-def request(flop: float = TARGET) -> Problem:
+def request(flop: float = TARGET) -> CompleteRequest:
     return Request(
         budget=Budget(stated="", flop=flop), family=NANO, data=UNLIMITED, batch_pairs=64, context_tokens=75
-    ).problem()
+    ).complete()
 
 
 def with_form(laws: LawSet, other: LawSet) -> LawSet:

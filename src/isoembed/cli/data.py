@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isoembed.cli import terminal
-from isoembed.cli.options import AsJson, ContextTokens, ModelOptions, NegativeOptions, PromptOptions, RowOptions
+from isoembed.cli.options import AsJson, ContextTokens, ModelOptions, NegativeOptions, PromptOptions, RowReadingOptions
 from isoembed.methods import method_named
 from isoembed.recipe import Prompts
 
@@ -51,7 +51,7 @@ def inspect(
 def mine(
     model: Annotated[Path, typer.Argument(help="folder of an exported model")],
     source: Annotated[str, typer.Argument(metavar="DATA", help="pairs, as --data of run")],
-    rows: RowOptions,
+    rows: RowReadingOptions,
     out: Annotated[
         Path, typer.Option(help="JSONL file for the pairs with their hard negatives", rich_help_panel="Output")
     ],

@@ -236,7 +236,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowOptions:
+class RowReadingOptions:
     """How the rows of data are read."""
 
     panel: ClassVar[str] = "Data"
@@ -254,7 +254,7 @@ class RowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeOptions(RowOptions):
+class NegativeOptions(RowReadingOptions):
     """How rows are read that may hold hard negatives."""
 
     negative_key: Annotated[

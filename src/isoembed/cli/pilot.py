@@ -20,7 +20,7 @@ from isoembed.recommendation.result import Recommendation
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from isoembed.cli.run import Planning
+    from isoembed.cli.run import ChosenRecipe
     from isoembed.sweep.plan import SweepRequest
     from isoembed.workflows.pilot import Pilot
 
@@ -40,7 +40,7 @@ def check(request: Request, **given: object) -> None:
         )
 
 
-def pilot_first(planning: Planning, share: str, console: Console) -> tuple[Budget, LawSet | None, Pilot] | None:
+def pilot_first(chosen: ChosenRecipe, share: str, console: Console) -> tuple[Budget, LawSet | None, Pilot] | None:
     """Spend `share` of the budget on a pilot: what is left of it, the laws found (None: none to go by), and the pilot
     itself; None after a dry run."""
     from isoembed.report.terminal.recommendation import section
@@ -50,21 +50,21 @@ def pilot_first(planning: Planning, share: str, console: Console) -> tuple[Budge
     from isoembed.workflows.pilot import Pilot, run_pilot
     from isoembed.workflows.sweep import REQUEST, explain, measure_pace
 
-    asked, out = planning.asked, planning.asked.output.out
+    asked, out = chosen.asked, chosen.asked.output.out
     folder = out / "pilot"
     if (folder / REQUEST).is_file() and not (asked.execution.resume or asked.output.dry_run):
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
-    flop, _ = planning.spend.flop_at()
+    flop, _ = chosen.spend.flop_at()
     allowance = share_of(flop, share, "--pilot")
-    methods = _allowed(planning.request.constraints)
+    methods = _allowed(chosen.request.constraints)
     console.print(section("Pilot"))
     try:
-        request = _request(planning, flop - allowance, allowance, methods)
+        request = _request(chosen, flop - allowance, allowance, methods)
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
         console.print(found_text(pilot, flop), markup=False)
-        return planning.spend, None, pilot
+        return chosen.spend, None, pilot
     request = request.model_copy(update=measure_pace(request))
     console.print(pilot_text(request, plan, None))
     if asked.output.dry_run:
@@ -89,16 +89,16 @@ def _allowed(limits: Constraints) -> list[str]:
     return allowed
 
 
-def _request(planning: Planning, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
+def _request(chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
     from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot
 
-    family, most = planning.request.family, planning.request.constraints.max_params
+    family, most = chosen.request.family, chosen.request.constraints.max_params
     if most is not None:
         within = tuple(model for model in family.models if model.params <= most)
         family = family.model_copy(update={"models": within})
-    draft = pilot_draft(family, planning.request.setup_at(), methods, target_flop, allowance_flop)
+    draft = pilot_draft(family, chosen.request.setup_at(), methods, target_flop, allowance_flop)
     draft = draft.model_copy(update={"max_bytes": memory_here()})
-    return prepare_pilot(draft, planning.asked.data.value(), cache=planning.cache)
+    return prepare_pilot(draft, chosen.asked.data.value(), cache=chosen.cache)
 
 
 def found_text(pilot: Pilot, flop: float) -> str:

@@ -26,7 +26,7 @@ from isoembed.recommendation.result import Recommendation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RecipeOptions:
     """What a recipe is asked for."""
 
     budget: BudgetOptions
@@ -38,7 +38,7 @@ class Asked:
 
 def recipe(
     ctx: typer.Context,
-    asked: Asked,
+    asked: RecipeOptions,
     job: JobFileOptions,
     device: Annotated[str | None, typer.Option(hidden=True, help="once the name of --gpu")] = None,
     as_json: AsJson = False,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class ModelOutputOptions:
     """Where the model goes, and what is said on the way."""
 
     panel: ClassVar[str] = "Output"
@@ -77,7 +77,7 @@ class JobOptions:
     training: TrainingOptions
     law: LawOptions
     execution: ExecutionOptions
-    output: OutputOptions
+    output: ModelOutputOptions
 
     @property
     def cache(self) -> Path:
@@ -100,7 +100,7 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     budget, device = asked.budget.with_device(asked.execution.device)
     asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))
     memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
-    planned = Planning(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
+    planned = ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
 
     from isoembed.report.terminal.recommendation import recommendation_text, section
     from isoembed.training.distributed import process_group
@@ -126,7 +126,7 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             terminal.print_json(recommendation_json(job.recommendation))
 
 
-class Planning:
+class ChosenRecipe:
     """What turns the options into a job.  Made before torch is loaded, so that it refuses at once what it can."""
 
     def __init__(self, asked: JobOptions) -> None:

@@ -103,7 +103,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class SweepOutputOptions:
     """Where the sweep goes."""
 
     panel: ClassVar[str] = "Output"
@@ -117,7 +117,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SweepOptions:
     """What a sweep is asked for."""
 
     cost: CostOptions
@@ -125,10 +125,10 @@ class Asked:
     data: PairsOptions
     setup: SetupOptions
     runs: RunOptions
-    output: OutputOptions
+    output: SweepOutputOptions
 
 
-def plan(ctx: typer.Context, asked: Asked, job: JobFileOptions) -> None:
+def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
     from isoembed.report.terminal.sweep import pilot_text, plan_text
     from isoembed.sweep.folder import SweepFolder
@@ -162,7 +162,7 @@ def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str
     return {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
 
 
-def _request(asked: Asked) -> SweepRequest:
+def _request(asked: SweepOptions) -> SweepRequest:
     """The sweep that is asked for, its data and weights read."""
     cost, runs = asked.cost, asked.runs
     if cost.adaptive != (cost.target is not None):
@@ -180,7 +180,7 @@ def _request(asked: Asked) -> SweepRequest:
     return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup)
 
 
-def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.pilot import PILOT_METHODS
     from isoembed.workflows.pilot import pilot_draft, prepare_pilot
 
@@ -198,7 +198,7 @@ def _pilot_request(asked: Asked, family: Family, models: tuple[str, ...], setup:
     return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets)
 
 
-def _grid_request(asked: Asked, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.plan import SweepRequest
     from isoembed.sweep.repetition import MAX_PASSES, pairs_named
     from isoembed.sweep.variations import variation_named
@@ -228,11 +228,11 @@ def _grid_request(asked: Asked, family: Family, models: tuple[str, ...], setup: 
     return prepare_request(draft, asked.data.value(), cache=_cache(asked))
 
 
-def _cache(asked: Asked) -> Path:
+def _cache(asked: SweepOptions) -> Path:
     return asked.data.cache or asked.output.out / "tokens"
 
 
-def _most_bytes(asked: Asked) -> float:
+def _most_bytes(asked: SweepOptions) -> float:
     from isoembed.workflows.pilot import memory_here
 
     return memory_here() if asked.grid.memory is None else parse.size_in_bytes(asked.grid.memory)

@@ -54,7 +54,7 @@ class EmbeddingSystem(System):
         return [[(int(hit["corpus_id"]), float(hit["score"])) for hit in hits] for hits in ranked]
 
 
-class Dense(EmbeddingSystem):
+class DenseSystem(EmbeddingSystem):
     """An embedder, trained or not; of its embeddings the first `dims` dimensions, or all."""
 
     def __init__(self, embedder: Embedder, *, dims: int | None = None) -> None:

@@ -10,7 +10,7 @@ from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.transfer import Elsewhere, exchange
 from isoembed.recommendation.notes import Kind, RecipeNote, note
-from isoembed.recommendation.request import Problem
+from isoembed.recommendation.request import CompleteRequest
 
 #: in what a law's runs may differ from what is asked: the family is checked apart, other data change the level of the
 #: loss and not the order of recipes
@@ -26,7 +26,7 @@ class Applicable:
     notes: tuple[RecipeNote, ...] = ()
 
 
-def applies_to(laws: LawSet, request: Problem) -> bool:
+def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
     differs = _differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
@@ -34,7 +34,7 @@ def applies_to(laws: LawSet, request: Problem) -> bool:
     return bool(holding) and (request.method is None or request.method.name in names)
 
 
-def applicable(laws: LawSet, request: Problem, *, other_settings: bool) -> Applicable:
+def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) -> Applicable:
     """All laws at their own settings; at a batch or context that was checked those that hold there, D counting steps.
 
     Raises InputError for another family, and at other settings unless `other_settings`.
@@ -69,12 +69,12 @@ def applicable(laws: LawSet, request: Problem, *, other_settings: bool) -> Appli
     return Applicable(LawSet(laws=tuple(holding)), worth, tuple(notes))
 
 
-def checks(laws: LawSet, request: Problem) -> list[tuple[LawFile, Elsewhere | None]]:
+def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, Elsewhere | None]]:
     """Each law with what was seen of it at the request's batch and context."""
     return [(law, law.at(request.batch_pairs, request.context_tokens)) for law in laws.laws]
 
 
-def _holding(laws: LawSet, request: Problem, differs: Collection[str]) -> list[LawFile]:
+def _holding(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -> list[LawFile]:
     """The laws that were seen to hold at the request's batch and context, where it differs in these alone; without
     their other forms, which were not checked there."""
     if not set(differs) <= {"batch_pairs", "context_tokens"}:
@@ -83,7 +83,7 @@ def _holding(laws: LawSet, request: Problem, differs: Collection[str]) -> list[L
     return [law.model_copy(update={"forms": ()}) for law in holding]
 
 
-def _differences(laws: LawSet, request: Problem) -> dict[str, str]:
+def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, str]:
     """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
     family."""
     settings = laws.settings

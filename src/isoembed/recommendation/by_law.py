@@ -13,7 +13,7 @@ from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
 from isoembed.recommendation.notes import RecipeNote, note
-from isoembed.recommendation.request import MIN_STEPS, Problem
+from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import Certainty, RankedRecipe, Recommendation
 
 _RUNNERS_UP = 4
@@ -23,7 +23,9 @@ _NAMED = 6
 _IN_CONTENTION = 0.01
 
 
-def by_law(request: Problem, laws: LawSet, *, other_settings: bool = False, far: bool = False) -> Recommendation:
+def by_law(
+    request: CompleteRequest, laws: LawSet, *, other_settings: bool = False, far: bool = False
+) -> Recommendation:
     """The recipe of least expected loss over the laws' bootstrap samples, with runners-up and how sure.
 
     At a batch or context at which runs have shown that a law holds in steps, it is used, in steps; laws of the set that
@@ -139,7 +141,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
     return notes
 
 
-def _other_losses(laws: LawSet, request: Problem) -> list[RecipeNote]:
+def _other_losses(laws: LawSet, request: CompleteRequest) -> list[RecipeNote]:
     """Why the law's losses are not those that the request's runs will have.  The order of recipes carries over to other
     pairs, the level of the loss does not."""
     settings, data = laws.settings, request.data

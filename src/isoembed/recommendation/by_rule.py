@@ -18,7 +18,7 @@ from isoembed.core import InputError
 from isoembed.families.base import MethodRule
 from isoembed.methods import Full, LoRA, Method, method_named
 from isoembed.recommendation.notes import Kind, RecipeNote, note
-from isoembed.recommendation.request import MIN_STEPS, Problem
+from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 
 #: batch and context of the paper's runs
@@ -29,7 +29,7 @@ _WHOLE = 0.99
 _BRACKET = 10.0
 
 
-def by_rule(request: Problem) -> Recommendation:
+def by_rule(request: CompleteRequest) -> Recommendation:
     """The recipe that the rules name.  Whatever the caller fixed is kept and not judged.
 
     Raises InputError where the family's rule would have to be extrapolated, or no model of the family is affordable.
@@ -68,7 +68,7 @@ def by_rule(request: Problem) -> Recommendation:
     )
 
 
-def _choose_method(request: Problem) -> tuple[Method, list[RecipeNote]]:
+def _choose_method(request: CompleteRequest) -> tuple[Method, list[RecipeNote]]:
     """The method, which rule chose it, and why."""
     family, allowed = request.family, request.constraints.methods
     rule = family.method_rule
@@ -91,7 +91,7 @@ def _choose_method(request: Problem) -> tuple[Method, list[RecipeNote]]:
     return method, notes
 
 
-def _by_published_rule(request: Problem, rule: MethodRule) -> Method:
+def _by_published_rule(request: CompleteRequest, rule: MethodRule) -> Method:
     flop, _ = request.budget.flop_at()
     low, high = rule.range_flop
     if not low <= flop <= high:
@@ -102,7 +102,7 @@ def _by_published_rule(request: Problem, rule: MethodRule) -> Method:
     return Full() if flop <= rule.full_up_to_flop else LoRA(rank=rule.ranks[0], alpha=2.0 * rule.ranks[0])
 
 
-def _candidates(request: Problem, method: Method) -> list[RankedRecipe]:
+def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
     """One candidate a model at the FLOP that the budget buys for it, one pass at most, smallest first.
 
     Raises InputError where there is none.
@@ -131,7 +131,7 @@ def _candidates(request: Problem, method: Method) -> list[RankedRecipe]:
     return long or ended or candidates[:1]
 
 
-def _ranked(request: Problem, candidates: list[RankedRecipe]) -> tuple[list[RankedRecipe], bool]:
+def _ranked(request: CompleteRequest, candidates: list[RankedRecipe]) -> tuple[list[RankedRecipe], bool]:
     """Candidates, best first, and whether the data decide: the size that the rule names would repeat them."""
     flop, _ = request.budget.flop_at()
 
@@ -148,7 +148,7 @@ def _ranked(request: Problem, candidates: list[RankedRecipe]) -> tuple[list[Rank
 
 
 def _size(
-    request: Problem, candidates: list[RankedRecipe], best: RankedRecipe, *, ended: bool
+    request: CompleteRequest, candidates: list[RankedRecipe], best: RankedRecipe, *, ended: bool
 ) -> tuple[list[RecipeNote], tuple[str, ...]]:
     """Why `best` is of the size that it is, and the models that the rule cannot tell apart."""
     family, ratio = request.family, best.tokens_per_param
@@ -166,7 +166,7 @@ def _size(
     return [note("basis", "provisional", tokens_per_param=wanted), why], bracket
 
 
-def _ends(request: Problem, candidate: RankedRecipe) -> bool:
+def _ends(request: CompleteRequest, candidate: RankedRecipe) -> bool:
     """Whether the budget pays for all unique pairs, or more."""
     unique = request.unique_tokens
     return unique is not None and candidate.recipe.train_tokens >= _WHOLE * unique

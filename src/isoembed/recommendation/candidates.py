@@ -12,7 +12,7 @@ from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
 from isoembed.methods import Full, Method
 from isoembed.recipe import DataStats
-from isoembed.recommendation.request import Problem
+from isoembed.recommendation.request import CompleteRequest
 from isoembed.recommendation.result import Extrapolation
 
 #: fewer bootstrap samples tell no probabilities
@@ -43,12 +43,12 @@ class Candidate:
         assert self.law.draws is not None
         return self.law.draws.tail
 
-    def one_pass(self, request: Problem) -> bool:
+    def one_pass(self, request: CompleteRequest) -> bool:
         """Whether the data must not repeat: nobody asked for it, or the law's own runs gained nothing by it."""
         repeats, worth = request.constraints.repeats, self.law.repetition
         return repeats == "none" or (repeats == "measured" and worth is not None and worth.worthless)
 
-    def tokens(self, request: Problem, flop: float) -> float:
+    def tokens(self, request: CompleteRequest, flop: float) -> float:
         """The tokens that `flop` trains it on; 0 where serving leaves nothing."""
         try:
             return request.tokens(flop, self.model, self.cost, one_pass=self.one_pass(request))
@@ -78,7 +78,7 @@ class Candidate:
         )
 
 
-def candidates_of(laws: LawSet, request: Problem) -> list[Candidate]:
+def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
     """Every candidate within the limits of `request`.
 
     Raises InputError where a law has no size in it or too few samples, or where no candidate is left.
@@ -118,7 +118,7 @@ def _check_law(law: LawFile) -> None:
         )
 
 
-def _methods(law: LawFile, request: Problem, model: ModelSpec) -> list[Method]:
+def _methods(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[Method]:
     """The methods, hyperparameters included, that `law` holds for on `model` and the request allows."""
     found: list[Method] = [tried.on(model) for tried in law.tried]
     if law.method is None:
@@ -133,7 +133,7 @@ def _methods(law: LawFile, request: Problem, model: ModelSpec) -> list[Method]:
     return [method for method in dict.fromkeys(found) if request.constraints.allows(method)]
 
 
-def _nothing_allowed(laws: LawSet, request: Problem) -> str:
+def _nothing_allowed(laws: LawSet, request: CompleteRequest) -> str:
     asked = request.method.label if request.method else ", ".join(request.constraints.methods or ("any",))
     fitted = ", ".join(tried.label for law in laws.laws for tried in law.tried) or "no method that is known here"
     return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."

@@ -25,7 +25,7 @@ from isoembed.laws.points import Floats
 from isoembed.recipe import Recipe
 from isoembed.recommendation.candidates import Candidate, candidates_of
 from isoembed.recommendation.law_samples import LawSamples
-from isoembed.recommendation.request import MIN_STEPS, Problem
+from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import Extrapolation, MethodCrossover, NextRun
 
 #: a law says nothing of recipes so many times beyond its runs in C, N or D, at either end
@@ -48,7 +48,7 @@ class OutOfReachError(InputError):
 class Forecasts:
     """The candidates that a budget can train, with samples of the loss of each."""
 
-    request: Problem
+    request: CompleteRequest
     flop: float
     candidates: list[Candidate]
     tokens_K: Floats
@@ -112,7 +112,7 @@ class Frontier:
     Raises InputError where a law has no size in it or too few samples, or no candidate is left.
     """
 
-    def __init__(self, laws: LawSet, request: Problem, token_worth: float = 1.0) -> None:
+    def __init__(self, laws: LawSet, request: CompleteRequest, token_worth: float = 1.0) -> None:
         self.laws, self.request, self.token_worth = laws, request, token_worth
         self.candidates = candidates_of(laws, request)
         self._samples = LawSamples(laws)
@@ -144,7 +144,7 @@ class Frontier:
         samples = CandidateSamples(loss_BK[:, kept_K])
         return Forecasts(request, flop, kept, tokens_K[within_K][kept_K], samples, self.token_worth, left_out)
 
-    def _affordable(self, flop: float, request: Problem, *, short: bool) -> tuple[list[Candidate], Floats]:
+    def _affordable(self, flop: float, request: CompleteRequest, *, short: bool) -> tuple[list[Candidate], Floats]:
         """The candidates that `flop` trains for 30 steps, and the tokens of each; for one step where there are none and
         `short` ones may do."""
         tokens_K = np.array([candidate.tokens(request, flop) for candidate in self.candidates])
@@ -230,6 +230,6 @@ def _out_of_reach(laws: LawSet, flop: float, nearest: Extrapolation) -> str:
     )
 
 
-def _not_served(request: Problem) -> Problem:
+def _not_served(request: CompleteRequest) -> CompleteRequest:
     constraints = request.constraints.model_copy(update={"serving_tokens": 0.0})
     return request.model_copy(update={"constraints": constraints})

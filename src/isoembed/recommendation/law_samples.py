@@ -22,7 +22,7 @@ from isoembed.fitting.repetition import REPEAT_WORTH, effective_tokens
 from isoembed.laws import law_named
 from isoembed.laws.points import Floats, Rows
 from isoembed.recommendation.candidates import Candidate
-from isoembed.recommendation.request import Problem
+from isoembed.recommendation.request import CompleteRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,9 @@ class LawSamples:
             r_star_B = law.repetition.fit_and_draws()[1:] if law.repetition else np.full(draws, REPEAT_WORTH)
             self._r_star_B.append(r_star_B[order])
 
-    def losses(self, candidates: Sequence[Candidate], tokens_K: Floats, request: Problem, token_worth: float) -> Floats:
+    def losses(
+        self, candidates: Sequence[Candidate], tokens_K: Floats, request: CompleteRequest, token_worth: float
+    ) -> Floats:
         """Forecasts (B, K) of `candidates` trained on `tokens_K`, each token `token_worth` of the law's."""
         unique = request.unique_tokens
         loss_BK = np.empty((self.count, len(candidates)))

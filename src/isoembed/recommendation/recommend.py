@@ -60,18 +60,17 @@ def recommend(
     asked = Request.of(request, family, setup, data=data, method=method, model=model, constraints=constraints)
     if law is not None:
         given = LawSet.load(law)
-        return by_law(asked.problem(given.settings), given, other_settings=other_settings, far=far)
-    as_shipped = all(
-        is_built_in(spec.source) for spec in asked.family.models
-    )  # others of that shape have other weights
+        return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)
+    # models of the same shape from elsewhere have other weights
+    as_shipped = all(is_built_in(spec.source) for spec in asked.family.models)
     shipped = shipped_law(asked.family.name) if as_shipped else None
-    if shipped is None or not applies_to(shipped, asked.problem(shipped.settings)):
-        return by_rule(asked.problem())
-    problem = asked.problem(shipped.settings)
+    if shipped is None or not applies_to(shipped, asked.complete(shipped.settings)):
+        return by_rule(asked.complete())
+    complete = asked.complete(shipped.settings)
     try:
-        return by_law(problem, shipped)
+        return by_law(complete, shipped)
     except OutOfReachError as error:
-        guess = by_rule(problem)
+        guess = by_rule(complete)
         basis = note("basis", "by-rule-beyond", basis=guess.basis)
         others = (each for each in guess.notes if each.kind != "basis")
         return guess.model_copy(update={"notes": (basis, note("warning", "out-of-reach", error=str(error)), *others)})

@@ -65,14 +65,14 @@ class Request(PartialSetup):
         """The setup, what is open in it from the first of `others` that says it, or the family's."""
         return self.completed(*others, family_setup(self.family))
 
-    def problem(self, *others: PartialSetup) -> Problem:
+    def complete(self, *others: PartialSetup) -> CompleteRequest:
         """What is asked with nothing left open, as `setup_at`."""
         setup = self.setup_at(*others)
         data = self.constraints.cap(self.data or DataStats.assumed(setup.context_tokens))
-        return Problem(**{**dict(self), **dict(setup), "data": data})
+        return CompleteRequest(**{**dict(self), **dict(setup), "data": data})
 
 
-class Problem(Setup, Request):
+class CompleteRequest(Setup, Request):
     """A request with nothing left open, and the recipe that any one model and method give within it."""
 
     data: DataStats

@@ -43,7 +43,7 @@ class ForecastGrid:
         self.laws = evidence.laws
         recipe = evidence.records[0].recipe
         asked = Request(budget=Budget(stated="any", flop=1.0), family=evidence.family, data=recipe.data)
-        self.frontier = Frontier(self.laws, asked.problem(recipe))
+        self.frontier = Frontier(self.laws, asked.complete(recipe))
 
     @property
     def fitted(self) -> tuple[float, float]:

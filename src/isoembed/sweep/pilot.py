@@ -75,7 +75,7 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
         family=request.family,
         data=request.data,
         constraints=Constraints(device_memory=request.max_bytes),
-    ).problem(request.setup)
+    ).complete(request.setup)
     found: dict[str, Recipe] = {}
     for model in request.family.models:
         for method in pilot_methods(request, model):

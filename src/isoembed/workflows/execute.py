@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
-from isoembed.evaluation.systems import Dense
+from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord
@@ -51,7 +51,7 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
         if record.heldout_before is not None:
             bench.untrained[base] = record.heldout_before
         if scored and bench.tasks:
-            system = Dense(Embedder(encoder, bench.tokenizer, recipe.context_tokens))
+            system = DenseSystem(Embedder(encoder, bench.tokenizer, recipe.context_tokens))
             record = record.model_copy(update={"scores": scores_of(system, bench.tasks)})
     except StoppedError:
         raise
@@ -71,6 +71,6 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     return record
 
 
-def scores_of(system: Dense, tasks: Sequence[Task]) -> dict[str, float]:
+def scores_of(system: DenseSystem, tasks: Sequence[Task]) -> dict[str, float]:
     """`task/metric` -> score of an encoder."""
     return {f"{task.name}/{metric}": value for task in tasks for metric, value in task.score(system).items()}

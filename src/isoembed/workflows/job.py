@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from isoembed.budget import Budget
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.sources import MAX_ROW_BYTES, Memory, Source, absolute, open_source
+from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
@@ -28,7 +28,7 @@ from isoembed.encoder.pooling import pool
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
-from isoembed.evaluation.systems import BM25, Dense, EmbeddingSystem, Quantized, Static, System
+from isoembed.evaluation.systems import BM25, DenseSystem, EmbeddingSystem, Quantized, Static, System
 from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
@@ -218,7 +218,9 @@ def train(
         data = pairs.prepare(tokenizer, asked, cache=folder)
     else:
         prompts = asked.options.prompts
-        data = prepare(Memory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts)
+        data = prepare(
+            PairsInMemory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts
+        )
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
@@ -326,7 +328,7 @@ def evaluate_folder(
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
         base = None if record is None else _at_hand(record.recipe, folder)
         return evaluate(systems_beside(embedder, base=base, dims=dims, quantized=quantized), tasks)
-    untrained = Dense(embedder, dims=dims)
+    untrained = DenseSystem(embedder, dims=dims)
     systems: dict[str, System] = {"base, untrained": untrained, "static table": Static(embedder), "BM25": BM25()}
     return evaluate(systems | (_smaller("base, untrained", untrained) if quantized else {}), tasks)
 
@@ -353,10 +355,10 @@ def systems_beside(
     if base is not None:
         encoder = Encoder(load_base(base), base.pooling, base.options.prompts)
         untrained = replace(trained, encoder=encoder.to(next(trained.encoder.parameters()).device))
-        systems["base, untrained"] = Dense(untrained, dims=dims)
+        systems["base, untrained"] = DenseSystem(untrained, dims=dims)
         systems["static table"] = Static(untrained)
     systems["BM25"] = BM25()
-    dense = Dense(trained, dims=dims)
+    dense = DenseSystem(trained, dims=dims)
     return systems | {TRAINED: dense} | (_smaller(TRAINED, dense) if quantized else {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isoembed.encoder.embedder import Embedder
-from isoembed.evaluation.systems import Dense
+from isoembed.evaluation.systems import DenseSystem
 from isoembed.families import NANO
 from isoembed.methods import Full
 from tests.evaluation.tiny import load, write_model
@@ -25,14 +25,14 @@ def texts(count: int, seed: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, size=rng.integers(2, 12))) for _ in range(count)]
 
 
-def exported(folder: Path, *, shift: float = 0.0) -> tuple[Path, Dense]:
+def exported(folder: Path, *, shift: float = 0.0) -> tuple[Path, DenseSystem]:
     """A model as isoembed leaves it, and our own system over the same weights; `shift` makes other weights."""
     encoder, tokenizer = load(write_model(folder / "base"))
     for parameter in encoder.parameters():
         parameter.data.add_(shift)
     made = record(planned(1e10, NANO.models[0], Full()))
     Embedder(encoder, tokenizer, CONTEXT).save(folder / "out", card="", record=made)
-    return folder / "out", Dense(Embedder(encoder, tokenizer, CONTEXT))
+    return folder / "out", DenseSystem(Embedder(encoder, tokenizer, CONTEXT))
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:

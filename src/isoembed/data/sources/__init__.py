@@ -13,7 +13,7 @@ from isoembed.data.sources.files import existing, label_of
 from isoembed.data.sources.formats import TABLES, TEXT, reader_of
 from isoembed.data.sources.hub import Hub
 from isoembed.data.sources.jsonl import JsonLines
-from isoembed.data.sources.memory import AnyPair, Memory
+from isoembed.data.sources.memory import AnyPair, PairsInMemory
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
 
@@ -24,8 +24,8 @@ __all__ = [
     "Docstrings",
     "Hub",
     "JsonLines",
-    "Memory",
     "Mixture",
+    "PairsInMemory",
     "Parquet",
     "Source",
     "absolute",

@@ -16,7 +16,7 @@ from isoembed.data.sources.names import BadRow
 AnyPair = Pair | Mapping[str, Any] | Sequence[Any]
 
 
-class Memory(RowSource):
+class PairsInMemory(RowSource):
     """Rows in a list; dicts are read by the names that files are read by."""
 
     def __init__(self, pairs: Iterable[AnyPair]) -> None:
