@@ -5,6 +5,10 @@ Errors are of ln loss, observed minus forecast, in %: below zero the forecast wa
 runs inside the 95 % interval of one more run (bootstrap and scatter, no allowance for drift).
 
     python benchmarks/law_backtest.py benchmarks/results/nano_study.jsonl.gz --out benchmarks/results/law_backtest.json
+
+With `--unseen TABLE` (a ledger's export) each law is fitted to all of the ledger and forecasts the table's runs.
+
+    python benchmarks/law_backtest.py benchmarks/results/nano_study.jsonl.gz --unseen benchmarks/results/nano_claim.csv
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ import numpy as np
 
 from isoembed.core import InputError
 from isoembed.fitting.bootstrap import bootstrap
+from isoembed.fitting.fit import fit
 from isoembed.fitting.io.ledger import read_ledger
-from isoembed.laws import LAWS, Law, Points, law_named
+from isoembed.fitting.io.tables import read_groups
+from isoembed.fitting.settings import Group
+from isoembed.laws import LAWS, Law, Points, laws_named
 
 #: budgets of a grid lie at least this far apart in ln C
 _APART = 0.4
@@ -61,6 +68,23 @@ def back_tests(law: Law, points: Points, *, budgets: int, draws: int) -> Iterato
         }
 
 
+def forecast_unseen(laws: list[Law], groups: list[Group], table: Path) -> None:
+    """Print each law's error of ln loss on the runs of `table`, whose methods are those of `groups`."""
+    print(f"{'law':18}{'bias':>7}{'rms':>6}   error by run, %")
+    unseen = {group.method: group.points for group in read_groups(table, laws, None, "method")}
+    for law in laws:
+        errors, each = [], []
+        for group in groups:
+            if (points := unseen.get(group.method)) is None:
+                continue
+            found = fit(law, group.points[law.applies(group.points)])
+            error_R = np.log(points.loss) - np.log(law.predict(found.params, points))
+            errors += error_R.tolist()
+            each += [f"{group.method} {100 * error:+.1f}" for error in error_R]
+        bias, rms = np.mean(errors), np.sqrt(np.mean(np.square(errors)))
+        print(f"{law.name:18}{100 * bias:+7.1f}{100 * rms:6.1f}   {', '.join(each)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ledger", type=Path)
@@ -68,10 +92,14 @@ def main() -> None:
                         "frantar-odds,interaction-odds")  # fmt: skip
     parser.add_argument("--budgets", type=int, default=3)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--unseen", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    laws = [law_named(name) for name in options.laws.split(",")]
+    laws = list(laws_named(options.laws))
     groups = read_ledger(options.ledger, LAWS)
+    if options.unseen is not None:
+        forecast_unseen(laws, groups, options.unseen)
+        return
     rows = []
     print(f"{'law':18}{'bias':>7}{'rms':>6}{'cover':>7}{'too high':>10}   bias by method and budget, %")
     for law in laws:

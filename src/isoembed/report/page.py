@@ -128,7 +128,7 @@ def _run(evidence: ReportData, record: RunRecord) -> dict[str, Any]:
         "temperature": f"{recipe.temperature:g}",
         "pooling": recipe.pooling,
         "options": str(recipe.options),
-        "executed FLOP": f"{record.executed_flop:.3g}",
+        "hardware FLOP": f"{record.executed_flop:.3g}",
         **{name: f"{score:.3f}" for name, score in record.scores.items()},
     }
     return {"cells": [_short(cell) for cell in cells], "more": more}

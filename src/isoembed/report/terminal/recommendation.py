@@ -62,7 +62,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{si(cost.updated)} updated) x {si(recipe.train_tokens)} tokens",
         ),
         (
-            "executed FLOP",
+            "hardware FLOP",
             f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
             f"(every mini-batch run twice); {_beside(recipe)} beside it",
         ),
@@ -162,7 +162,7 @@ def spent_text(record: RunRecord, budget_flop: float | None = None) -> Renderabl
     whole, name = (record.recipe.flop, "recipe") if budget_flop is None else (budget_flop, "budget")
     rows = [
         ("model FLOP", f"{record.model_flop:.4g}, {record.model_flop / whole:.2%} of the {name}"),
-        ("executed FLOP", _executed(record)),
+        ("hardware FLOP", _executed(record)),
         ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
         ("trained parameters", f"{record.trainable_params:,} ({record.table_params:,} of them the token table)"),
