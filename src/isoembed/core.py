@@ -111,6 +111,8 @@ class Summarised(Frozen):
 def rejected(error: ValidationError, owner: str = "") -> InputError:
     """The first complaint of pydantic's about a value a user gave, as an InputError; `owner` says whose field it is."""
     first = error.errors()[0]
+    if isinstance(worded := first.get("ctx", {}).get("error"), InputError):
+        return worded
     field = ".".join(map(str, first["loc"])) or error.title
     whose = f" of {owner}" if owner else ""
     got = str(first["input"])[:200]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from isoembed.core import (
     LARGEST,
@@ -185,6 +185,18 @@ class PartialSetup(Frozen):
     pooling: PoolingName | None = None
     options: Options | None = None
 
+    @field_validator("batch_pairs", "context_tokens", "pooling", mode="before")
+    @classmethod
+    def _in_words(cls, value: Any, field: ValidationInfo) -> Any:
+        """Says the rule and its reason where pydantic would say the bound alone."""
+        if field.field_name == "pooling" and isinstance(value, str):
+            check_pooling(value)
+        elif field.field_name == "batch_pairs" and isinstance(value, int):
+            check_batch(value)
+        elif field.field_name == "context_tokens" and isinstance(value, int):
+            check_context(value)
+        return value
+
     def differences(self, other: PartialSetup) -> dict[str, str]:
         """Field -> `batch pairs 32 there, 64 here`: what this value says, there, and `other` says otherwise, here.
 
@@ -198,17 +210,13 @@ class PartialSetup(Frozen):
         return {name: found[name] for name in self.COMPARED if name in found}
 
     def completed(self, *defaults: PartialSetup) -> Setup:
-        """What this value leaves open from the first of `defaults` that says it, at last from `Setup` itself.
-
-        Raises InputError where a batch holds no negative, or texts would be cut to next to nothing.
-        """
+        """What this value leaves open from the first of `defaults` that says it, at last from `Setup` itself."""
         said: dict[str, Any] = {}
         for each in (*reversed(defaults), self):
             said |= {name: value for name in PartialSetup.model_fields if (value := getattr(each, name)) is not None}
-        for name, check in (("batch_pairs", check_batch), ("context_tokens", check_context)):
+        for name in ("batch_pairs", "context_tokens"):
             if name not in said:
                 raise InputError(f"`{name}` must be named; no law and no family says it here.")
-            check(said[name])
         return Setup(**said)
 
 
@@ -379,6 +387,12 @@ def check_context(context_tokens: int) -> None:
         raise InputError(
             f"`context_tokens` must be at least {LEAST_CONTEXT}; got {context_tokens}. Raise `context_tokens`."
         )
+
+
+def check_pooling(name: str) -> None:
+    """Raise InputError where no pooling is called `name`."""
+    if name not in get_args(PoolingName):
+        raise InputError(f"`pooling` must be one of {', '.join(get_args(PoolingName))}; got {name!r}.")
 
 
 def check_batch(batch_pairs: int) -> None:

@@ -174,7 +174,7 @@ def test_a_ledger_too_small_for_a_law_has_a_page_without_a_slider(tmp_path: Path
 def test_runs_of_several_settings_are_refused(tmp_path: Path) -> None:
     other = planned(BUDGETS[5], runs()[0].recipe.model, runs()[0].recipe.method, batch_pairs=32)
     folder = ledger(tmp_path / "ledger", [*runs()[:5], record(other, 4.0)])
-    with pytest.raises(InputError, match="one batch"):
+    with pytest.raises(InputError, match="batch pairs 64 there, 32 here"):
         ReportData.open(folder)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from isoembed.core import InputError
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.recipe import NO_PROMPTS, Prompts, check_pooling
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -63,8 +63,7 @@ POOLINGS: dict[str, Pooling] = {
 
 def pool(name: str, prompts: Prompts = NO_PROMPTS) -> Pooling:
     """The pooling called `name`; raises InputError where there is none, or it cannot leave `prompts` out."""
-    if name not in POOLINGS:
-        raise InputError(f"`pooling` must be one of {', '.join(POOLINGS)}; got {name!r}.")
+    check_pooling(name)
     if not prompts.pooled and name == "weighted-mean":
         raise InputError(
             "A prompt is left out of a pooling whose weights do not count its tokens; got weighted-mean. "

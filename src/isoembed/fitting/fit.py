@@ -135,7 +135,7 @@ def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np
 
 def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units."""
-    if delta is not None and not 0 < delta <= 10:
+    if delta is not None and not (0 < delta <= 10 or delta == np.inf):  # infinite for squares
         raise InputError(
             f"`delta` must be positive, a width in ln loss up to 10; got {delta:g}. Leave it out for the noise."
         )
