@@ -160,10 +160,8 @@ def _content(file: Path) -> dict[Any, Any]:
 
 
 def _yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise InputError("A job in YAML needs PyYAML, which is not installed; write it in TOML.") from None
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
