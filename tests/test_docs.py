@@ -155,6 +155,7 @@ def values(place: Path) -> dict[str, Any]:
         "train": printed("train", *job, "--out", str(place / "other")),
         "eval": printed("eval", demo, "--data", str(place / "tasks")),
         "data mine": printed("data", "mine", demo, pairs, "--out", str(place / "mined.jsonl")),
+        "certify": printed("certify", demo),
         "search": printed("search", demo, "item", "--documents", str(place / "documents.jsonl"))[0],
         "fit": printed(
             *("fit", str(LEDGER), "--law", "hoffmann", "--bootstrap", "0", "--holdout", "none"),

@@ -26,11 +26,12 @@ from isoembed.records import Ledger, RunRecord
 if TYPE_CHECKING:
     from isoembed.data.dataset import PairData, prepare
     from isoembed.encoder.embedder import Embedder
-    from isoembed.encoder.export import load_exported
+    from isoembed.encoder.exported import load_exported
     from isoembed.fitting.source import fit
     from isoembed.report.figures import Figure, figure
     from isoembed.training.execution import Execution
     from isoembed.training.loop import run
+    from isoembed.workflows.certify import certify
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
     from isoembed.workflows.mine import mine
 
@@ -45,9 +46,10 @@ _LAZY = {
     "PairData": "isoembed.data.dataset",
     "prepare": "isoembed.data.dataset",
     "Embedder": "isoembed.encoder.embedder",
-    "load_exported": "isoembed.encoder.export",
+    "load_exported": "isoembed.encoder.exported",
     "Execution": "isoembed.training.execution",
     "run": "isoembed.training.loop",
+    "certify": "isoembed.workflows.certify",
     "DataOptions": "isoembed.workflows.job",
     "Job": "isoembed.workflows.job",
     "evaluate_job": "isoembed.workflows.job",
@@ -92,6 +94,7 @@ __all__ = [
     "RsLoRA",
     "RunRecord",
     "Setup",
+    "certify",
     "evaluate_job",
     "family_named",
     "figure",

@@ -19,6 +19,9 @@ from isoembed.core import Frozen, InputError, Summarised, checked, expanded, wri
 from isoembed.recipe import Recipe
 from isoembed.scratch import clear_files
 
+#: file of a run's record, beside what it made
+RECORD = "record.json"
+
 
 class Heldout(Frozen):
     """Contrastive loss on a fixed held-out set, the number that laws are fitted to.

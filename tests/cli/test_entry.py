@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 import isoembed
 from isoembed.encoder.embedder import Embedder
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import load_exported
 from isoembed.records import RunRecord
 
 

@@ -14,7 +14,7 @@ from transformers import MambaConfig, MambaModel
 from isoembed.core import InputError
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import POOLING_MODES, load_exported
+from isoembed.encoder.exported import POOLING_MODES, load_exported
 from isoembed.encoder.load import attend_both_ways, load_model
 from isoembed.encoder.pooling import POOLINGS
 from isoembed.encoder.tokenizer import load_tokenizer

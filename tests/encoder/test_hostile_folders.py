@@ -15,7 +15,7 @@ from isoembed.core import InputError
 from isoembed.encoder.config import load_config, read_config
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import KNOWN_MODULES, load_exported
+from isoembed.encoder.exported import KNOWN_MODULES, load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer

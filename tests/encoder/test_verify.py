@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from isoembed.encoder import export as module
+from isoembed.encoder.certificate import ExportError
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import POOLING_MODES, load_exported
 from isoembed.encoder.tokenizer import plain
-from isoembed.encoder.verify import ExportError
 from isoembed.recipe import Prompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 
@@ -41,7 +41,7 @@ def _another_template(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _another_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.POOLING_MODES, "last", "mean")
+    monkeypatch.setitem(POOLING_MODES, "last", "mean")
 
 
 def _another_context(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "the template": (_another_template, r"is read as tokens \["),
     "the pooling": (_another_pooling, "vectors of the query side are .* apart"),
     "the context": (_another_context, "cuts texts at"),
-    "a prompt": (_another_prompt, "vectors of the query side are .* apart"),
+    "a prompt": (_another_prompt, "prompts .other: . and .., not prompts .find: . and .."),
 }
 
 

@@ -45,6 +45,7 @@ GIVEN: dict[str, list[str]] = {
     "fit": ["runs.csv", "--law=power", "--bootstrap=0", "--holdout=none", "--out=law.json"],
     "validate": ["law.json", "ledger"],
     "eval": ["nano-28k", "--data=task"],
+    "certify": ["model"],
     "search": ["model", "words", "--documents=documents.jsonl"],
     "data inspect": ["pairs.jsonl"],
     "data mine": ["model", "pairs.jsonl", "--out=mined.jsonl"],

@@ -15,7 +15,7 @@ from isoembed.core import InputError
 from isoembed.encoder.config import resolve
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.sweep.folder import SweepFolder

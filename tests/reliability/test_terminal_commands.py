@@ -94,6 +94,8 @@ TRIED = [
     ["search", "model", EVIL, "--documents=documents.jsonl", "--json"],
     ["search", f"model{NAME}", "one", "--documents=documents.jsonl"],
     ["search", f"nothing{NAME}", "one"],
+    ["certify", f"model{NAME}"],
+    ["certify", "model", f"--base={EVIL}"],
     ["eval", f"model{NAME}", "--data=task"],
     ["eval", f"model{NAME}", "--data=task", "--json"],
     ["eval", "model", f"--data={NAME}nothing"],

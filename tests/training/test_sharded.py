@@ -21,7 +21,7 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, is_sharded
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import load_exported
 from isoembed.encoder.mini_batches import mini_batches_of
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.encoder.worker_pool import WorkerPool

@@ -13,7 +13,7 @@ from isoembed.core import InputError
 from isoembed.data.pair import Pair
 from isoembed.data.sources import open_source
 from isoembed.encoder.embedder import Embedder
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import load_exported
 from isoembed.workflows.mine import mine
 from tests.evaluation.tiny import load, write_model
 

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from isoembed.encoder.embedder import Embedder
-from isoembed.encoder.export import load_exported
+from isoembed.encoder.exported import load_exported
 from isoembed.encoder.load import grow_table, load_model
 from isoembed.encoder.shapes import spec_from_config, spec_of
 from isoembed.encoder.tokenizer import load_tokenizer, missing_rows

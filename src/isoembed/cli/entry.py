@@ -11,6 +11,7 @@ import typer
 from isoembed.cli import (
     boundary,
     catalogue,
+    certify,
     data,
     ledger,
     recipe,
@@ -47,6 +48,7 @@ COMMANDS: dict[str | None, dict[str, Callable[..., None]]] = {
         "fit": fitting.fit,
         "validate": validate.validate,
         "eval": evaluation.evaluate,
+        "certify": certify.certify,
         "search": search.search,
         "models": catalogue.models,
         "report": report.report,

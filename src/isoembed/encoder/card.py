@@ -164,6 +164,8 @@ def _general_limits(record: RunRecord) -> list[str]:
         "It knows the languages and subjects of its base model and its training pairs, and carries their biases.",
         f"Trained once, with seed {recipe.seed}: another seed gives somewhat other scores.",
         "Scores are fractions, measured on the tasks named here and nowhere else.",
+        "Before it was published this folder was opened in a new process and compared with the trained model and its "
+        "base (certificate.json; `isoembed certify` asks again).",
     ]
 
 

@@ -19,13 +19,13 @@ from isoembed.core import checked, expanded
 from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.embed import Progress, embed_ids, tokenize
 from isoembed.encoder.encoder import Encoder, base_of
-from isoembed.encoder.export import MARKER, MODULES, export, load_exported
+from isoembed.encoder.export import MARKER, export
+from isoembed.encoder.exported import MODULES, load_exported
 from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
-
-Side = Literal["query", "document"]
 
 #: README.md of a model that is saved without another
 CARD = "A sentence-transformers model, saved by isoembed.\n"
@@ -99,11 +99,26 @@ class Embedder:
 
     @checked
     def save(
-        self, folder: str | Path, *, card: str = CARD, record: RunRecord | None = None, keep_adapter: bool = False
+        self,
+        folder: str | Path,
+        *,
+        card: str = CARD,
+        record: RunRecord | None = None,
+        recipe: Recipe | None = None,
+        keep_adapter: bool = False,
+        afresh: bool = False,
     ) -> None:
         """Make `folder` a sentence-transformers model; see `isoembed.encoder.export.export`.
 
         Raises InputError where files are in the way or there is no adapter to keep, ExportError where what was written
         is not the same model when it is read back.
         """
-        export(self, expanded(folder), card=card, record=record, keep_adapter=keep_adapter)
+        export(
+            self,
+            expanded(folder),
+            card=card,
+            record=record,
+            recipe=recipe,
+            keep_adapter=keep_adapter,
+            afresh=afresh,
+        )

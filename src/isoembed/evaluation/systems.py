@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from isoembed.core import InputError
 from isoembed.encoder.embed import tokenize
-from isoembed.encoder.embedder import Embedder, Side
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import base_of
+from isoembed.encoder.statement import Side
 
 #: (index of the document, its score), best first
 Hits = list[tuple[int, float]]

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from isoembed.core import InputError
-from isoembed.encoder.export import MARKER, MODULES
+from isoembed.encoder.export import MARKER
+from isoembed.encoder.exported import MODULES
 from isoembed.evaluation.mteb.library import require
 from isoembed.evaluation.mteb.scores import BenchmarkScore, BenchmarkScores
-from isoembed.records import RunRecord
-from isoembed.workflows.job import RECORD
+from isoembed.records import RECORD, RunRecord
 
 #: folder of the library's own results, beside the model
 RESULTS = "mteb"

@@ -22,7 +22,8 @@ from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.export import MARKER, MODULES, clear_export
+from isoembed.encoder.export import MARKER, clear_export
+from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -37,16 +38,13 @@ from isoembed.recipe import Recipe, Setup
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
-from isoembed.records import RunRecord
+from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import clear_files, own_place
 from isoembed.training.callbacks import Callback, MetricsFile
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
-
-#: file that says a training run ended well
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Pat
     other_data: train on these pairs whichever the recipe was made for; else those must be they.
     Raises InputError where the base or the pairs are not those of the recipe.
     """
-    found = _at_hand(recipe, place)
+    found = at_hand(recipe, place)
     if found is None:
         raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
     tokenizer = _tokenizer(found.model, found)
@@ -238,7 +236,7 @@ def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
     if not isinstance(recipe, Recipe):
         file = expanded(recipe)
         read = Recipe.load(file)
-        recipe = _at_hand(read, file.parent) or read
+        recipe = at_hand(read, file.parent) or read
     return _given(recipe)
 
 
@@ -281,7 +279,9 @@ def train_job(
         if rank() == 0:
             metrics.check()
             embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
-            embedder.save(out, card=card_of(job, record), record=record, keep_adapter=keep_adapter)
+            embedder.save(
+                out, card=card_of(job, record), record=record, recipe=job.recipe, keep_adapter=keep_adapter, afresh=True
+            )
     barrier()
     return record
 
@@ -326,14 +326,14 @@ def evaluate_folder(
     embedder = Embedder.load(model)
     if (folder / MODULES).is_file():
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
-        base = None if record is None else _at_hand(record.recipe, folder)
+        base = None if record is None else at_hand(record.recipe, folder)
         return evaluate(systems_beside(embedder, base=base, dims=dims, quantized=quantized), tasks)
     untrained = DenseSystem(embedder, dims=dims)
     systems: dict[str, System] = {"base, untrained": untrained, "static table": Static(embedder), "BM25": BM25()}
     return evaluate(systems | (_smaller("base, untrained", untrained) if quantized else {}), tasks)
 
 
-def _at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
+def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
     """The recipe of the model in `folder`, with its base where it lies; None where that was a folder which is neither
     here nor beside `folder`: a record names no places."""
     source = recipe.model.source

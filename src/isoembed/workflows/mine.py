@@ -11,7 +11,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError, checked, expanded, write_atomically
 from isoembed.data.pair import Pair
-from isoembed.encoder.export import open_sentence_transformer
+from isoembed.encoder.exported import open_sentence_transformer
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 from isoembed.core import Frozen, InputError, fingerprint, sole_writer
 from isoembed.encoder.embed import Progress
 from isoembed.encoder.embedder import Embedder
-from isoembed.encoder.export import load_exported, scratch_folder
+from isoembed.encoder.export import scratch_folder
+from isoembed.encoder.exported import load_exported
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.readers import rows
 from isoembed.recipe import NO_PROMPTS

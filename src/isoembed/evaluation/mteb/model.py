@@ -12,7 +12,7 @@ from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 
 from isoembed.core import InputError, fingerprint
-from isoembed.encoder.export import open_sentence_transformer
+from isoembed.encoder.exported import open_sentence_transformer
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.mteb.library import quiet
 from isoembed.evaluation.systems import EmbeddingSystem

@@ -1,0 +1,165 @@
+"""A sentence-transformers model folder, opened: one of ours or any other of the same parts, and no code of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedTokenizerBase
+
+from isoembed.core import InputError, checked, expanded
+from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.load import check_weights
+from isoembed.recipe import Prompts
+
+#: without it the folder is no model, so it goes first and comes last
+MODULES = "modules.json"
+#: our pooling names -> sentence-transformers'
+POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
+#: sentence-transformers' pooling modes -> the keys it had for them before 5.4
+EARLIER_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+#: the modules of a model folder, in their order, each by the paths that sentence-transformers has had for it: any other
+#: path is code of somebody else's, which its versions before 6 import from the folder unasked
+KNOWN_MODULES = {
+    name: (
+        f"sentence_transformers.models.{name}",
+        f"sentence_transformers.models.{name}.{name}",
+        f"sentence_transformers.base.modules.{name.lower()}.{name}",
+        f"sentence_transformers.sentence_transformer.modules.{name.lower()}.{name}",
+    )
+    for name in ("Transformer", "Pooling", "Normalize")
+}
+#: where a folder may keep arguments for the opening of its transformer, by all names that sentence-transformers reads
+_ARGUMENT_FILES = "sentence_*_config.json"
+#: the only ones that a folder may name, for they are overruled: others may lead to code, kernels or files elsewhere
+_PLAIN_ARGUMENTS = {"dtype", "torch_dtype", "trust_remote_code", "attn_implementation", "use_safetensors"}
+#: prompts for documents, by the names under which sentence-transformers' `encode_document` looks for them
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any:
+    """The folder's SentenceTransformer in fp32, from safetensors, running no code of the folder's.
+
+    Raises InputError where the folder is no such model.
+    """
+    inner = folder / transformer_of(folder)
+    check_weights(str(inner))
+    _check_arguments(folder, inner)
+    # None: as transformers chooses, whatever the folder's configuration names
+    model_kwargs = {"attn_implementation": None, "experts_implementation": None, "trust_remote_code": False}
+    try:
+        model: Any = SentenceTransformer(
+            str(folder),
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32, **model_kwargs},
+        )
+    except Exception as error:  # whatever it raises: what is in the folder is read by three libraries
+        raise InputError(
+            f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
+        ) from error
+    return model
+
+
+@checked
+def load_exported(folder: str | Path, *, device: str | None = None) -> tuple[Encoder, PreTrainedTokenizerBase, int]:
+    """Encoder, tokenizer and context length of a sentence-transformers folder: one of ours, or any other that is a
+    transformer with one of our poolings.
+
+    Reads safetensors only and runs no code of the folder's.  Raises InputError where the folder is no such model.
+    """
+    folder = expanded(folder)
+    model = open_sentence_transformer(folder, device=device)
+    transformer, pooling = model[0], model[1]
+    mode = next((ours for ours, theirs in POOLING_MODES.items() if theirs == pooling.pooling_mode), None)
+    if mode is None:
+        raise InputError(
+            f"A model folder must pool by {', '.join(POOLING_MODES.values())}; {folder} has {pooling.pooling_mode!r}. "
+            "Use sentence-transformers for it."
+        )
+    if list(transformer.modality_config) != ["text"] or model.default_prompt_name is not None:
+        raise InputError(
+            f"A model folder must take plain text; {folder} puts a prompt or a chat template around it. "
+            "Use sentence-transformers for it."
+        )
+    # a tokenizer without a limit of its own says 1e30
+    context_tokens = int(min(model.max_seq_length, 1 << 20))
+    encoder = Encoder(transformer.auto_model, mode, prompts_of(model))
+    return encoder.to(device).eval(), transformer.tokenizer, context_tokens
+
+
+def prompts_of(model: Any) -> Prompts:
+    """What a SentenceTransformer puts in front of texts."""
+    query = model.prompts.get("query") or ""
+    positive = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
+    return Prompts(query=query, positive=positive, pooled=model[1].include_prompt or not (query or positive))
+
+
+def transformer_of(folder: Path) -> str:
+    """The subfolder of the transformer; raises InputError unless modules.json names only modules that lie in `folder`
+    and load without weights or code of their own, but for the transformer."""
+    file = folder / MODULES
+    listed = _json_of(file, missing=None)
+    if listed is None:
+        raise InputError(
+            f"A model folder must hold {MODULES}; {folder} does not. Name a folder that isoembed or "
+            "sentence-transformers wrote."
+        )
+    try:
+        types = [str(module["type"]) for module in listed]
+        paths = [str(module["path"]) for module in listed]
+        if any(path == ".." or Path(path).name != path for path in paths):
+            raise ValueError("a module's path leads elsewhere")
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{file} is damaged: it is not a list of modules in that folder. Export the model anew."
+        ) from None
+    known = [name for kind in types for name, paths_of in KNOWN_MODULES.items() if kind in paths_of]
+    if len(known) != len(types) or known not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise InputError(
+            "A model folder must be sentence-transformers' own Transformer, Pooling and Normalize, and no other code "
+            f"is run; {folder} is {', '.join(types)}. Use sentence-transformers for it, where you trust it."
+        )
+    return paths[0]
+
+
+def _check_arguments(folder: Path, inner: Path) -> None:
+    """Raise InputError where the folder asks for arguments of its own, or for a class other than
+    SentenceTransformer."""
+    kind = _json_of(folder / "config_sentence_transformers.json", missing={})
+    asked = set() if kind.get("model_type", "SentenceTransformer") == "SentenceTransformer" else {"model_type"}
+    for file in sorted(inner.glob(_ARGUMENT_FILES)):
+        for name, given in _json_of(file, missing={}).items():
+            if name.endswith(("_args", "_kwargs")) and not name.startswith(("tokenizer", "processor")) and given:
+                asked |= {f"{name}.{key}" for key in given if key not in _PLAIN_ARGUMENTS}
+    if asked:
+        raise InputError(
+            f"A model folder must open without arguments of its own; {folder} asks for {', '.join(sorted(asked))}. Use "
+            "sentence-transformers for it, where you trust it."
+        )
+
+
+def _json_of(file: Path, missing: Any) -> Any:
+    """What is in a JSON file of a model's folder, of the kind of `missing`, which it is where there is no file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return missing
+    except (ValueError, RecursionError):
+        value = None
+    if value is None or (isinstance(missing, dict) and not isinstance(value, dict)):
+        raise InputError(
+            f"{file} is damaged: it is not what isoembed or sentence-transformers writes there. Export the model anew."
+        )
+    return value

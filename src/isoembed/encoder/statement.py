@@ -1,0 +1,209 @@
+"""What a model is, stated from memory before it is written, so that whoever opens its folder can compare: tensors,
+token ids, vectors.
+
+Shape legend: N texts, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from isoembed.core import Frozen, InputError
+from isoembed.data.prompts import prompt_tokens
+from isoembed.encoder.embed import tokenize
+from isoembed.encoder.encoder import base_of
+from isoembed.encoder.exported import prompts_of
+from isoembed.methods.parts import blocks_of
+from isoembed.recipe import Prompts, Recipe
+
+if TYPE_CHECKING:
+    from isoembed.encoder.embedder import Embedder
+
+Side = Literal["query", "document"]
+
+#: what is compared: short, of several scripts, with spaces at odd places; a long one is put beside them
+TEXTS = ("", "a", "What is 12.5% of 80?", " Füße, 東京 und\n\tkein Ende… 🙂 ", "def f(x):\n    return x[-1]")
+_LONG = "the quick brown fox jumps over the lazy dog, "
+#: tokens of the longest text whose vector is compared; ids are compared up to the context
+_VECTOR_TOKENS = 64
+#: dimensions of a vector that are written down
+_SHOWN = 64
+#: the longest difference of unit vectors between equal weights: in fp32 on the CPU, and in any other precision or place
+_NEAR, _NEAR_ROUNDED = 1e-4, 0.1
+
+
+class Probe(Frozen):
+    """One text as the model reads it."""
+
+    text: str
+    times: int = 1  #: how often the text stands there, one behind the other
+    side: Side
+    tokens: int
+    ends: tuple[int, ...]  #: the first two and the last two token ids
+    digest: str  #: of all of them
+    vector: tuple[float, ...] | None  #: the first dimensions of the embedding; None where no token is pooled
+
+    def __str__(self) -> str:
+        ids = list(map(str, self.ends))
+        if self.tokens > len(ids):
+            ids.insert(2, "...")
+        return f"[{', '.join(ids)}]"
+
+
+class Reading(Frozen):
+    """How a model reads texts."""
+
+    blocks: int
+    context_tokens: int
+    prompts: Prompts
+    pooling: str
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Reading:
+        """As `recipe` trains it."""
+        return cls(
+            blocks=recipe.model.blocks,
+            context_tokens=recipe.context_tokens,
+            prompts=recipe.options.prompts,
+            pooling=recipe.pooling,
+        )
+
+
+class Statement(Reading):
+    """What the model in memory was."""
+
+    tensors: dict[str, str]  #: the digest of each, by name
+    tolerance: float  #: the longest difference between vectors in memory and as written
+    probes: tuple[Probe, ...]
+
+
+class Reader(Protocol):
+    """What turns texts into token ids and vectors, in memory or from a folder."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    @property
+    def prompts(self) -> Prompts: ...
+
+    def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
+        """Embeddings (N, D), of the first `_VECTOR_TOKENS` tokens of each text."""
+
+
+class Remembered:
+    """The model in memory."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.tokenizer = embedder.tokenizer
+        self.context_tokens = embedder.context_tokens
+        self.prompts = embedder.encoder.prompts
+        self._short = replace(embedder, context_tokens=min(embedder.context_tokens, _VECTOR_TOKENS))
+
+    def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
+        return self._short.embed(texts, side)
+
+
+class Written:
+    """A SentenceTransformer, read from a folder."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.tokenizer: PreTrainedTokenizerBase = model.tokenizer
+        self.context_tokens = int(min(model.max_seq_length, 1 << 20))  # one without a limit of its own says 1e30
+        self.prompts = prompts_of(model)
+
+    def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
+        whole, self.model.max_seq_length = self.model.max_seq_length, min(self.context_tokens, _VECTOR_TOKENS)
+        try:
+            encode = self.model.encode_query if side == "query" else self.model.encode_document
+            found: np.ndarray = encode(list(texts), show_progress_bar=False)
+        finally:
+            self.model.max_seq_length = whole
+        return found
+
+
+def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
+    """What `embedder` is; `tensors` are the digests of what is written of it."""
+    on_cpu = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in embedder.encoder.parameters())
+    return Statement(
+        blocks=len(blocks_of(base_of(embedder.encoder.model))),
+        context_tokens=embedder.context_tokens,
+        prompts=embedder.encoder.prompts,
+        pooling=embedder.encoder.pooling,
+        tensors=dict(tensors),
+        tolerance=_NEAR if on_cpu else _NEAR_ROUNDED,
+        probes=probed(Remembered(embedder)),
+    )
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    """16 hex digits of the SHA-256 of each tensor of `model`'s state, by name."""
+    return {
+        name: hashlib.sha256(
+            f"{tuple(value.shape)} {value.dtype}".encode()
+            + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        ).hexdigest()[:16]
+        for name, value in model.state_dict().items()
+    }
+
+
+def probed(reader: Reader) -> tuple[Probe, ...]:
+    """The texts as `reader` reads them, on both sides."""
+    return (*_probed(reader, "query"), *_probed(reader, "document"))
+
+
+def _probed(reader: Reader, side: Side) -> list[Probe]:
+    prompt = reader.prompts.query if side == "query" else reader.prompts.positive
+    asked = [*((text, 1) for text in TEXTS), (_LONG, reader.context_tokens // 8 + 1)]
+    texts = [text * times for text, times in asked]
+    rows = tokenize(reader.tokenizer, [prompt + text for text in texts], context_tokens=reader.context_tokens)
+    # no vector is right for a text without a token to pool
+    passed = 0 if reader.prompts.pooled else prompt_tokens(reader.tokenizer, prompt)
+    pooled = [place for place, row in enumerate(rows) if min(len(row), _VECTOR_TOKENS) > passed]
+    vectors_ND = reader.embed([texts[place] for place in pooled], side)
+    if not np.isfinite(vectors_ND).all():
+        raise InputError("Every vector must be of finite numbers; the model's are not. Train it anew at a lower rate.")
+    vectors = dict(zip(pooled, vectors_ND[:, :_SHOWN].tolist(), strict=True))
+    return [
+        Probe(
+            text=text,
+            times=times,
+            side=side,
+            tokens=len(row),
+            ends=tuple(row.tolist() if len(row) <= 4 else [*row[:2].tolist(), *row[-2:].tolist()]),
+            digest=hashlib.sha256(row.tobytes()).hexdigest()[:16],
+            vector=None if place not in vectors else tuple(round(value, 7) for value in vectors[place]),
+        )
+        for place, ((text, times), row) in enumerate(zip(asked, rows, strict=True))
+    ]
+
+
+def ids_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> str | None:
+    """The first text whose token ids differ; None where all are the same."""
+    for ours, theirs in zip(stated, found, strict=True):
+        if ours.digest != theirs.digest:
+            return f"{ours.text[:40]!r} is read as tokens {theirs}, not {ours}"
+    return None
+
+
+def vectors_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> dict[Side, float]:
+    """The longest difference between the vectors of a text, by side."""
+    longest: dict[Side, float] = {"query": 0.0, "document": 0.0}
+    for ours, theirs in zip(stated, found, strict=True):
+        if ours.vector is not None:
+            apart = np.inf
+            if theirs.vector is not None and len(theirs.vector) == len(ours.vector):
+                apart = float(np.linalg.norm(np.subtract(ours.vector, theirs.vector)))
+            longest[ours.side] = max(longest[ours.side], apart)
+    return longest

@@ -1,0 +1,38 @@
+"""`isoembed certify`: is a model folder what it should be?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isoembed.core import checked, expanded
+from isoembed.encoder.certificate import Certificate, Origin, examine
+from isoembed.encoder.load import load_model
+from isoembed.families.base import ModelSpec
+from isoembed.records import RECORD, RunRecord
+from isoembed.workflows.job import at_hand
+
+
+@checked
+def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certificate:
+    """Every question that there is something to compare `folder`, a sentence-transformers model, with.
+
+    base: the model that it was trained from (folder, hub id, GGUF file, `nano/NAME`); default: that of its record,
+    where it is at hand.
+
+    Runs on the CPU, reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` or
+    `base` is no such model.
+    """
+    folder = expanded(folder)
+    return examine(folder, origin=_origin(folder, base))
+
+
+def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
+    recipe = RunRecord.load(folder / RECORD).recipe if (folder / RECORD).is_file() else None
+    if base is None:
+        recipe = None if recipe is None else at_hand(recipe, folder)
+    elif recipe is None or isinstance(base, str):
+        source, depth, name = (base, None, base) if isinstance(base, str) else (base.source, base.depth, base.name)
+        return Origin.of_model(name, load_model(source, depth=depth))
+    else:
+        recipe = recipe.model_copy(update={"model": base, "base_hash": None})
+    return None if recipe is None else Origin.of(recipe)

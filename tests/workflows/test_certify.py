@@ -1,0 +1,187 @@
+"""`isoembed certify`: five faults that people complain of, planted, and a model that has none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import isoembed
+from isoembed.encoder import export
+from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
+from isoembed.records import RECORD
+from tests.data.helpers import write_jsonl
+from tests.models import tiny, tiny_tokenizer
+from tests.reliability.fuzz import Outcome, command
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base model, pairs, and a model trained by LoRA on the last token, with its adapter beside it."""
+    inside = tmp_path_factory.mktemp("certified")
+    tiny_tokenizer().save_pretrained(inside / "base")
+    tiny("gpt_neox").save_pretrained(inside / "base")  # type: ignore[operator]
+    words = [f"w{4 + n % 60} w{4 + n // 60} w{4 + n * 7 % 60}" for n in range(120)]
+    write_jsonl(inside / "pairs.jsonl", [{"query": text, "pos": f"{text} w7"} for text in words])
+    done = _train(inside, "out", "--method=lora", "--rank=2", "--keep-adapter")
+    assert not done.status, done.err
+    return inside
+
+
+def _command(*arguments: str, inside: Path) -> Outcome:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(inside))
+        return command(*arguments, inside=inside)
+
+
+def _train(inside: Path, out: str, *more: str) -> Outcome:
+    asked = ["train", "--budget=2e8", "--model=base", "--data=pairs.jsonl", "--batch-pairs=16", "--pooling=last"]
+    return _command(*asked, "--context-tokens=16", f"--out={out}", *more, inside=inside)
+
+
+def _edit(file: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def _untrained_adapter(folder: Path) -> None:
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: value * (".lora_B." not in name) for name, value in load_file(file).items()}, file)
+
+
+def _dropped_bias(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["layers.1.attention.dense.bias"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def _wrong_pooling(folder: Path) -> None:
+    modes = {"pooling_mode": "mean", "pooling_mode_lasttoken": False, "pooling_mode_mean_tokens": True}
+    _edit(folder / "1_Pooling" / "config.json", lambda content: content.update(modes))
+
+
+def _half_named(folder: Path) -> None:
+    """The pooling by one of its two names alone, so that libraries differ in what they read."""
+    modes = {"pooling_mode_lasttoken": False, "pooling_mode_mean_tokens": True}
+    _edit(folder / "1_Pooling" / "config.json", lambda content: content.update(modes))
+
+
+def _no_end_token(folder: Path) -> None:
+    _edit(folder / "tokenizer.json", lambda content: content.update(post_processor=None))
+
+
+def _half_the_blocks(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in tensors.items() if not name.startswith(("layers.1.", "layers.2."))},
+        folder / "model.safetensors",
+    )
+    _edit(folder / "config.json", lambda content: content.update(num_hidden_layers=1))
+
+
+def _base_weights(folder: Path) -> None:
+    shutil.copy(folder.parent / "base" / "model.safetensors", folder / "model.safetensors")
+
+
+def _cut_by_others(folder: Path) -> None:
+    cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    _edit(folder / "tokenizer.json", lambda content: content.update(truncation=cut))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "untrained adapter": (_untrained_adapter, "adapter", "second factors of the adapter are zero"),
+    "dropped bias": (_dropped_bias, "opens", "layers.1.attention.dense.bias"),
+    "wrong pooling": (_wrong_pooling, "pooling", "mean, not lasttoken"),
+    "half-named pooling": (_half_named, "pooling", "lasttoken by one of its names, mean by the other"),
+    "no end token": (_no_end_token, "end token", "texts do not end in one special token"),
+    "half the blocks": (_half_the_blocks, "trained", "has 1 of the 3 blocks of "),
+    "untrained": (_base_weights, "trained", "is untrained: every tensor is that of "),
+    "cut by others": (_cut_by_others, "truncation", "tokenizer.json cuts texts at 8 tokens, the model at 16"),
+}
+
+
+@pytest.mark.parametrize("certified", [True, False], ids=["with certificate", "without"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault: str, certified: bool, whole: Path, tmp_path: Path) -> None:
+    """By what was stated at the export, and, but for what nobody can know then, by record and base alone."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    plant, name, seen = FAULTS[fault]
+    plant(tmp_path / "out")
+    if not certified:
+        (tmp_path / "out" / CERTIFICATE).unlink()
+    done = _command("certify", "out", "--json", inside=tmp_path)
+    assert done.status == 1, done.err
+    failed = {check["name"]: check["seen"] for check in json.loads(done.out)["checks"] if check["passed"] is False}
+    assert seen in failed[name]
+
+
+def test_a_sound_model_passes(whole: Path) -> None:
+    done = _command("certify", "out", inside=whole)
+    assert not done.status, done.err + done.out
+    assert "checks passed" in done.out
+    again = isoembed.certify(whole / "out", base=str(whole / "base"))
+    assert again.passed
+    assert {check.name for check in again.checks if check.passed is None} == {"distinct"}
+
+
+def test_without_a_record_half_the_blocks_need_the_base(whole: Path, tmp_path: Path) -> None:
+    """A cut model may be meant; beside the whole one it is said."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    _half_the_blocks(tmp_path / "out")
+    for file in (CERTIFICATE, RECORD):
+        (tmp_path / "out" / file).unlink()
+    assert not _command("certify", "out", inside=tmp_path).status
+    assert "has 1 of the 3 blocks" in _command("certify", "out", "--base=base", inside=tmp_path).out
+    assert not _command("certify", "out", "--base=base@1", inside=tmp_path).status
+
+
+def test_what_was_not_trained_is_no_export(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser that updates nothing (adapters lost, a frozen model, a rate of zero) ends in an error, not in a
+    model."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("torch.optim.AdamW.step", lambda self, *_, **__: None)
+    done = _train(tmp_path, "second", "--method=full")
+    assert done.status == 1
+    assert "is untrained: every tensor is that of" in done.err
+    assert not (tmp_path / "second" / "modules.json").exists()
+
+
+def test_trained_tensors_are_those_of_the_method() -> None:
+    base = Origin("m", {"a": "1", "b": "2"}, 2, frozenset({"a"}))
+    assert trained({"a": "3", "b": "2"}, 2, base)[0].passed
+    assert "b, which was not trained" in trained({"a": "3", "b": "4"}, 2, base)[0].seen
+    assert "lacks b of m" in trained({"a": "3"}, 2, base)[0].seen
+    assert "has c, which m has not" in trained({"a": "3", "b": "2", "c": "1"}, 2, base)[0].seen
+    both = Origin("m", base.tensors, 2, frozenset({"a", "b"}))
+    check, untouched = trained({"a": "3", "b": "2"}, 2, both)
+    assert check.passed
+    assert untouched == ("b",)  # some parameters get no gradient: who writes the folder knows which
+    assert not trained({"a": "3", "b": "2"}, 2, both, known=())[0].passed
+    assert trained({"a": "3", "b": "2"}, 2, both, known=untouched)[0].passed
+
+
+def test_the_export_is_opened_in_a_new_process(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has not written the model: nothing that is patched here holds there."""
+    monkeypatch.setattr(export, "examine_afresh", examine_afresh)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    done = _train(tmp_path, "second", "--method=full")
+    assert not done.status, done.err
+    found = json.loads((tmp_path / "second" / CERTIFICATE).read_text())
+    assert {"tensors", "token ids", "query vectors", "trained"} <= {check["name"] for check in found["checks"]}
+
+
+def test_a_process_that_cannot_open_it_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"must open in a new process; it did not: .*modules\.json"):
+        examine_afresh(tmp_path)
+
+
+def test_a_folder_that_is_no_model_is_wrong_use(tmp_path: Path) -> None:
+    done = _command("certify", ".", inside=tmp_path)
+    assert done.status == 2
+    assert "modules.json" in done.err
