@@ -133,7 +133,7 @@ def test_no_command_sends_what_a_user_gave_to_the_terminal(
         assert EVIL in done.out.encode().decode("unicode_escape") or json.loads(done.out)
 
 
-@pytest.mark.parametrize("arguments", [TRIED[17], TRIED[10], TRIED[28]], ids=["search", "inspect", "status"])
+@pytest.mark.parametrize("arguments", [TRIED[17], TRIED[10], TRIED[30]], ids=["search", "inspect", "status"])
 def test_on_a_terminal_only_our_own_styles_command_it(
     arguments: list[str], inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
