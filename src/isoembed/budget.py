@@ -1,4 +1,4 @@
-"""Budget: FLOP, or a time on devices, or money; turned into FLOP once, for each candidate at its own speed."""
+"""Budget: FLOP, a time on devices, money or epochs; turned into FLOP once, for each candidate at its own speed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field
 
-from isoembed.core import LARGEST, Frozen, InputError, checked
+from isoembed.core import LARGEST, Frozen, InputError, checked, number_of
 
 #: share of a device's peak assumed where nothing was measured; a labelled fallback, never a fact
 FALLBACK_UTILISATION = 0.4
@@ -54,10 +54,11 @@ def device_named(name: str) -> Device:
 
 
 class Budget(Frozen):
-    """What may be spent on training.  Either `flop` is set, or `device`, `count` and `seconds` are.
+    """What may be spent on training.  Either `flop` is set, or `device`, `count` and `seconds` are, or `epochs` is.
 
     A time stays a time until a candidate's own speed is known: small models run at a smaller share of a device's peak
-    than large ones, so one utilisation for all would favour them.
+    than large ones, so one utilisation for all would favour them.  Epochs are FLOP once pairs and model are known
+    (`isoembed.recommendation.request`).
     """
 
     stated: str = Field(description="the budget as the user gave it")
@@ -66,6 +67,7 @@ class Budget(Frozen):
     count: int = Field(1, ge=1, le=LARGEST)
     seconds: float | None = None
     utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
+    epochs: float | None = Field(None, description="passes over the unique pairs, where these alone are the budget")
 
     @classmethod
     @checked
@@ -86,6 +88,13 @@ class Budget(Frozen):
         _positive(count=count)
         _share(utilisation)
         return cls(stated=f"{flop:.3g} FLOP", flop=flop, count=count, utilisation=utilisation)
+
+    @classmethod
+    @checked
+    def from_epochs(cls, epochs: float) -> Self:
+        """So many passes over the pairs, whatever they cost; the model must then be named."""
+        _positive(epochs=epochs)
+        return cls(stated=number_of(epochs, "epoch"), epochs=epochs)
 
     @classmethod
     @checked
@@ -127,6 +136,8 @@ class Budget(Frozen):
         """
         if self.flop is not None:
             return self.flop, None
+        if self.epochs is not None:
+            raise InputError(f"{self.stated} are FLOP for one model and its pairs alone; give the `budget` in FLOP.")
         assert self.device is not None
         assert self.seconds is not None
         if measured_flop_per_second is not None:

@@ -168,9 +168,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def number_of(count: int, noun: str) -> str:
-    """`1 cell`, `1,200 cells`; `noun` is one that takes an s."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def number_of(count: float, noun: str) -> str:
+    """`1 cell`, `1,200 cells`, `2.5 epochs`; `noun` is one that takes an s."""
+    shown = int(count) if count == int(count) else round(count, 2)
+    return f"{shown:,} {noun}{'' if shown == 1 else 's'}"
 
 
 def fingerprint(value: Any) -> str:

@@ -265,7 +265,7 @@ class Recipe(Setup, Summarised):
     @classmethod
     @checked
     def load(cls, file: str | Path) -> Recipe:
-        """Read recipe.json or record.json of a finished run, or what `recipe --json` prints.
+        """Read recipe.json or record.json of a finished run, or what `isoembed recipe` prints as JSON.
 
         Raises InputError naming the file where it holds no recipe.
         """
@@ -346,6 +346,15 @@ class Recipe(Setup, Summarised):
     def epochs(self) -> float | None:
         """Expected passes over the unique pairs; None where the data are unlimited."""
         return None if self.unique is None else self.pairs / self.unique
+
+    def over(self, epochs: float) -> Recipe:
+        """The same recipe over so many epochs of its unique pairs."""
+        if self.unique is None:
+            raise InputError("`epochs` need pairs to count: the recipe is for data without end. Give it its `data`.")
+        if not 0 < epochs <= 1e6:
+            raise InputError(f"`epochs` must be a positive number up to 1e6, as 3; got {epochs}.")
+        tokens = max(1, round(epochs * self.unique * self.data.tokens_per_pair))
+        return self.model_copy(update={"train_tokens": tokens})
 
     @property
     def key(self) -> str:

@@ -141,3 +141,19 @@ def test_a_finished_runs_recipe_is_trained_again(place: Path) -> None:
     (place / "advice.json").write_text(advice.out)
     found = planned("--recipe=advice.json", "--out=x", "--data=pairs.jsonl", inside=place)
     assert found["train_tokens"] == json.loads(advice.out)["recipe"]["train_tokens"]
+
+
+def test_epochs_are_a_budget_of_a_job_and_of_a_given_recipe(place: Path) -> None:
+    """A finished run's recipe goes so often through pairs it was not made for, too."""
+    model = ["--model=nano-28k", "--batch-pairs=8", "--data=pairs.jsonl"]
+    whole = asked("train", "--epochs=3", *model, "--out=here", inside=place)
+    record, budget = whole["record"], whole["recommendation"]["budget"]
+    assert whole["recommendation"]["recipe"]["epochs"] == pytest.approx(3, rel=1e-3)
+    assert record["epochs"] == pytest.approx(3, abs=8 / record["unique_pairs"])
+    assert (budget["epochs"], budget["flop"]) == (3, whole["recommendation"]["recipe"]["flop"])
+    given = ["--recipe=here/recipe.json", "--out=x", "--data=pairs.jsonl"]
+    assert planned(*given, "--epochs=1.5", inside=place)["epochs"] == pytest.approx(1.5, rel=1e-3)
+    assert "Name `--model`" in mistake("train", "--epochs=3", "--data=pairs.jsonl", "--out=x", inside=place)
+    assert "--epochs" in mistake("train", *model, "--epochs=0", "--out=x", inside=place)
+    assert "--epochs" in mistake("train", "--epochs=3", "--pilot=5%", "--family=nano", "--out=x", inside=place)
+    assert "`--repeats none`" in mistake("train", *model, "--epochs=3", "--repeats=none", "--out=x", inside=place)

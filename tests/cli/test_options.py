@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -66,7 +67,7 @@ def test_the_options_of_a_run_are_in_panels() -> None:
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_names_of_others_are_taken_and_not_shown(alias: str, name: str, tmp_path: Path) -> None:
     value = "0.01" if alias == "--lr" else "8"
-    recipe = ["recipe", "--budget=1e13", "--method=lora", "--model=nano-28k"]
+    recipe = ["recipe", "--budget=1e13", "--method=lora", "--model=nano-28k", "--pairs=5000"]
     ours, theirs = (asked(*recipe, f"{each}={value}", inside=tmp_path)["recipe"] for each in (name, alias))
     assert ours == theirs
     assert ours != asked(*recipe, inside=tmp_path)["recipe"]
@@ -99,6 +100,42 @@ def test_no_module_below_the_command_line_knows_an_option() -> None:
         if "cli" not in file.parts:
             found = set(re.findall(r"--[a-z][a-z-]+", file.read_text())) & flags
             assert not found, f"{file.name}: {found}"
+
+
+def literals(*rooms: str) -> Iterator[str]:
+    """Every text in the code of these rooms, but for docstrings."""
+    below = Path(boundary.__file__).parents[1]
+    for file in sorted(each for room in rooms for each in (below / room).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        passed_over = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        passed_over |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed_over:
+                yield node.value
+
+
+def test_every_option_that_the_command_line_names_is_one() -> None:
+    there = {option for each in ALL.values() for one in each.params for option in (*one.opts, *one.secondary_opts)}
+    others = {*ALIASES, "--debug", "--version", "--help", "--nproc-per-node", "--no-deps"}
+    for text in literals("cli"):
+        assert set(re.findall(r"--[a-z][a-z-]+[a-z]", text)) <= there | others, text
+
+
+def test_advice_names_options_of_the_command_that_gives_it() -> None:
+    """`run` once advised `--repeats`, which only `recipe` had.  Where it is another command's, the text names that."""
+    fields: dict[str, set[str]] = {}
+    for name, command_of in ALL.items():
+        for one in command_of.params:
+            fields.setdefault(one.name, set()).add(name)
+    of_recipe = {"pairs", "device_memory"}  # said only where no pairs are read, or where they were given
+    for text in literals("recommendation"):
+        named = {" ".join(words.split()) for words in re.findall(r"`isoembed ([a-z ]+)`", text)}
+        for field in re.findall(r"`([a-z][a-z_]*)(?:=[\w-]+)?`", text):
+            having = fields.get(field, set())
+            if having and field not in of_recipe and not having & named:
+                assert having >= {"recipe", "run", "train"}, f"{field} in {text!r}"
 
 
 @pytest.mark.parametrize("device", [device.name for device in DEVICES][:3])

@@ -481,7 +481,7 @@ def test_rules_obey_limits_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     with pytest.raises(InputError, match="only choice of the rule"):
         recommend(budget, NANO, constraints=Constraints(methods=("lora", "bias")))
     with pytest.raises(InputError, match="needs a law"):
-        recommend(budget, NANO, constraints=Constraints(repeats="muennighoff"))
+        recommend(budget, NANO, constraints=Constraints(repeats="measured"))
     with pytest.raises(InputError, match="must leave a model"):
         recommend(budget, NANO, constraints=Constraints(max_params=10))
     served = recommend(budget, NANO, constraints=Constraints(serving_tokens=1e7)).recipe

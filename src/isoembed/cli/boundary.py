@@ -7,7 +7,6 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,11 @@ def names_of(command: Any) -> dict[str, tuple[Any, bool]]:
 
 def with_flags(text: str, ctx: Any) -> str:
     """`text` with fields in backticks (`batch_pairs`, `repeats=measured`, `rank` of LoRA) as the options that set them:
-    those of the command that runs, else of any."""
+    those of the commands that it names, as `isoembed fit`, and of the one that runs."""
     flags: dict[str, str] = {}
-    for command in (*_commands(ctx.find_root().command), ctx.command):
+    root = ctx.find_root().command
+    named = [_command(root, words.split()) for words in re.findall(r"`isoembed ([a-z ]+)`", text)]
+    for command in (*named, ctx.command):
         for name, (parameter, is_positive) in names_of(command).items():
             if is_positive:
                 flags[name.replace("-", "_")] = max(parameter.opts, key=len)
@@ -93,10 +94,11 @@ def with_flags(text: str, ctx: Any) -> str:
     return re.sub(r"`([a-z][a-z_]*)(?:=([\w-]+))?`(?: of [A-Z][A-Za-z]*(?=:))?", flag, text)
 
 
-def _commands(command: Any) -> Iterator[Any]:
-    yield command
-    for below in getattr(command, "commands", {}).values():
-        yield from _commands(below)
+def _command(command: Any, words: list[str]) -> Any:
+    """The command that `words` name below `command`, as far as they name one."""
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    return command
 
 
 def _hold(command: Any) -> None:

@@ -31,6 +31,7 @@ ALIASES = {
     "--lora-r": "--rank",
     "--lora-alpha": "--alpha",
     "--lr": "--learning-rate",
+    "--num-train-epochs": "--epochs",
 }
 
 # ---- single options ---------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ Cache = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
-    """A budget in FLOP, in hours of devices or in money."""
+    """A budget in FLOP, in hours of devices, in money or in epochs."""
 
     panel: ClassVar[str] = "Budget"
 
@@ -69,14 +70,21 @@ class BudgetOptions:
     utilisation: Annotated[float | None, typer.Option(help="share of peak that your training reaches (MFU)")] = None
     dollars: Annotated[float | None, typer.Option(help="budget as money")] = None
     dollars_per_hour: Annotated[float | None, typer.Option(help="price of one GPU for an hour")] = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="epochs of the pairs at most, as 3; with --model and no other budget, exactly so many"),
+    ] = None
 
     def value(self) -> Budget:
         """The budget; raises InputError unless it is stated in exactly one way."""
         stated = {"--budget": self.budget, "--hours": self.hours, "--dollars": self.dollars}
         given = [name for name, value in stated.items() if value is not None]
+        if not given and self.epochs is not None:
+            return Budget.from_epochs(self.epochs)
         if len(given) != 1:
             raise InputError(
-                f"Exactly one of --budget, --hours and --dollars must be given; got {' and '.join(given) or 'none'}."
+                "Exactly one of --budget, --hours and --dollars must be given, or --epochs alone; got "
+                f"{' and '.join(given) or 'none'}."
             )
         if self.budget is not None:
             return Budget.parse(self.budget, count=self.count, utilisation=self.utilisation)
@@ -356,10 +364,18 @@ class LimitOptions:
             help="tokens the model will embed in its life; the budget pays for them too", rich_help_panel="Budget"
         ),
     ] = 0.0
+    repeats: Annotated[
+        str | None,
+        typer.Option(
+            help="none: one epoch at most; muennighoff: repeat, each repetition worth what it is in pretraining; "
+            "measured: worth what it is in the law's own runs; default: none, or as often as --epochs says",
+            rich_help_panel="Data",
+        ),
+    ] = None
 
-    def value(self) -> Constraints:
-        """The same for a recommendation; raises InputError for one that is out of range."""
-        return Constraints(**self._given())
+    def value(self, *, epochs: float | None = None) -> Constraints:
+        """The same for a recommendation of so many epochs at most; raises InputError for one that is out of range."""
+        return Constraints(**self._given(), epochs=epochs)
 
     def _given(self) -> dict[str, Any]:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -374,14 +390,6 @@ class AllLimitOptions(LimitOptions):
         str | None, typer.Option(help="training must fit: a size, as 24GB, or a GPU's name, as h100")
     ] = None
     pairs: Annotated[int | None, typer.Option(help="unique training pairs at hand", rich_help_panel="Data")] = None
-    repeats: Annotated[
-        str,
-        typer.Option(
-            help="none: one epoch at most; muennighoff: repeat, each repetition worth what it is in pretraining; "
-            "measured: worth what it is in the law's own runs",
-            rich_help_panel="Data",
-        ),
-    ] = "none"
 
     def _given(self) -> dict[str, Any]:
         memory = self.device_memory
@@ -391,8 +399,9 @@ class AllLimitOptions(LimitOptions):
         return {**super()._given(), "device_memory": limit}
 
 
-def request_of(spend: Budget, model: ModelOptions, training: TrainingOptions, limits: LimitOptions) -> Request:
-    """What these options ask for within a budget; raises InputError for what is out of range."""
+def request_of(budget: BudgetOptions, model: ModelOptions, training: TrainingOptions, limits: LimitOptions) -> Request:
+    """What these options ask for; raises InputError for what is out of range."""
+    spend = budget.value()
     family, name, is_grown = model.chosen_and_grown(spend)
     return Request.of(
         spend,
@@ -402,5 +411,5 @@ def request_of(spend: Budget, model: ModelOptions, training: TrainingOptions, li
         model=name,
         learning_rate=training.learning_rate,
         seed=training.seed,
-        constraints=limits.value(),
+        constraints=limits.value(epochs=budget.epochs),
     )

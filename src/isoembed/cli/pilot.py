@@ -30,6 +30,8 @@ def check(request: Request, **given: object) -> None:
     could not run."""
     if fixed := [option for option, value in given.items() if value is not None]:
         raise InputError(f"A pilot chooses method and model itself; leave {' and '.join(fixed)} out.")
+    if request.budget.epochs is not None:
+        raise InputError("A pilot chooses within a budget of FLOP, time or money; give one beside --epochs.")
     if request.constraints.serving_tokens:
         raise InputError("A pilot decides for training alone; leave --serving-tokens out, or give `recipe` its law.")
     if len(request.family.models) < 2:

@@ -47,7 +47,7 @@ def recipe(
     budget, device = asked.budget.with_device(device)
     if device is not None:
         raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
-    request = request_of(budget.value(), asked.model, asked.training, asked.limits)
+    request = request_of(budget, asked.model, asked.training, asked.limits)
     recommendation = recommend(request, law=asked.law.value(), other_settings=asked.law.other_settings)
     job.save(ctx)
     if as_json:

@@ -121,7 +121,8 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
         )
         console.print(with_flags("\n".join(job.data.notes), ctx), markup=False)
         if not asked.output.dry_run:
-            _train(asked, job, execution, console, whole=planned.spend.flop_at()[0], evaluate=evaluate)
+            spend = job.recommendation.budget if planned.spend.epochs is not None else planned.spend
+            _train(asked, job, execution, console, whole=spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
 
@@ -130,8 +131,9 @@ class ChosenRecipe:
     """What turns the options into a job.  Made before torch is loaded, so that it refuses at once what it can."""
 
     def __init__(self, asked: JobOptions) -> None:
-        self.asked, self.spend = asked, asked.budget.value()
-        self.request = request_of(self.spend, asked.model, asked.training, asked.limits)
+        self.asked = asked
+        self.request = request_of(asked.budget, asked.model, asked.training, asked.limits)
+        self.spend = self.request.budget
         self.law = asked.law.value()
         if asked.pilot is not None:
             fixed = {
@@ -177,7 +179,7 @@ class GivenRecipe:
 
     #: panels of the help whose options a recipe decides, and the options there that it does not
     _DECIDED: ClassVar = ("Budget", "Model", "Training", "Law")
-    _OPEN: ClassVar = ("gpu", "count", "recipe")
+    _OPEN: ClassVar = ("gpu", "count", "recipe", "epochs")
 
     def __init__(self, asked: JobOptions, file: Path, options: Iterable[Any]) -> None:
         options = list(options)
@@ -186,7 +188,8 @@ class GivenRecipe:
             flags = " and ".join(max(each.opts, key=len) for each in said)
             raise InputError(f"`--recipe` says how the model is trained; leave {flags} out.")
         self.asked, self.file, self.recipe = asked, file, Recipe.load(file)
-        self.spend = Budget.parse(self.recipe.flop)
+        self.epochs = asked.budget.epochs
+        self.spend = Budget.parse(self.recipe.flop) if self.epochs is None else Budget.from_epochs(self.epochs)
         self.names_data = "data" in [each.name for each in options]
 
     def job(self, _: Console) -> Job:
@@ -203,6 +206,7 @@ class GivenRecipe:
             cache=self.asked.cache,
             place=self.file.absolute().parent,
             other_data=self.names_data or made_for.fingerprint is None,
+            epochs=self.epochs,
         )
 
 

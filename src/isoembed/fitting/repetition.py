@@ -32,6 +32,9 @@ REPEAT_WORTH = 15.39
 REPEAT_SOURCE = (
     "repeated pairs count as fewer fresh ones, R* = 15.39: measured on pretraining (Muennighoff et al. 2023), not here"
 )
+#: epochs beyond which pairs are not repeated unless somebody says how often: past them the losses of Muennighoff et
+#: al.'s runs rise, which no worth of repeated data explains
+MOST_EPOCHS = 40.0
 #: passes above which a run repeats its data; one pass ends with a whole step
 ONE_PASS = 1.01
 #: an R* at these ends is none: repeated tokens are worth nothing, or as much as fresh ones

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from isoembed.core import number_of
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.fitting.repetition import REPEAT_SOURCE
+from isoembed.fitting.repetition import ONE_PASS, REPEAT_SOURCE
 from isoembed.laws import law_named
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
 from isoembed.recommendation.notes import RecipeNote, note
+from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import Certainty, RankedRecipe, Recommendation
 
@@ -133,10 +134,10 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.serving_notes(forecasts.flop, candidate.model),
     ]
-    if (recipe.epochs or 0) > 1:
-        if request.constraints.repeats == "muennighoff":
+    if (recipe.epochs or 0) > ONE_PASS:
+        if request.constraints.repeats == "muennighoff" or law.repetition is None:
             notes.append(note("assumed", "repeats-borrowed", source=REPEAT_SOURCE))
-        elif law.repetition is not None:
+        else:
             notes.append(note("known", "repeats-measured", r_star=law.repetition.says()))
     return notes
 
@@ -175,9 +176,14 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
         notes.append(note("warning", "other-tokenizer"))
     if recipe.steps < MIN_STEPS:
         notes.append(note("warning", "few-steps", steps=recipe.steps, least=MIN_STEPS, remedy=""))
-    if request.constraints.repeats == "measured":
-        notes += _repeat_warnings(laws, law, recipe)
-    return [*notes, *request.unspent(forecasts.flop, recipe, remedy=_remedy(law))]
+    if request.constraints.repeats != "muennighoff":
+        notes += _repeat_warnings(laws, law, request, recipe)
+    in_vain = law.repetition is not None and law.repetition.worthless
+    return [
+        *notes,
+        *repeated(recipe, None if request.constraints.repeats == "muennighoff" else law.repetition),
+        *request.unspent(forecasts.flop, recipe, in_vain=in_vain),
+    ]
 
 
 def _probability(forecasts: Forecasts, law: LawFile) -> float:
@@ -186,22 +192,19 @@ def _probability(forecasts: Forecasts, law: LawFile) -> float:
     return float(sum(share for candidate, share in chance if candidate.law is law))
 
 
-def _remedy(law: LawFile) -> str:
-    """What would repeat the data, where that is not known to be of no use."""
-    if law.repetition is not None and law.repetition.worthless:
-        return ""
-    return f" (`repeats={'muennighoff' if law.repetition is None else 'measured'}` would repeat them)"
-
-
-def _repeat_warnings(laws: LawSet, law: LawFile, recipe: Recipe) -> list[RecipeNote]:
+def _repeat_warnings(laws: LawSet, law: LawFile, request: CompleteRequest, recipe: Recipe) -> list[RecipeNote]:
     """Where the measured worth of repeated data says less than it seems to."""
-    unmeasured = [each.method or each.law for each in laws.laws if each.repetition is None]
-    notes = [note("warning", "repeats-unmeasured", laws=", ".join(unmeasured))] if unmeasured else []
-    found, epochs = law.repetition, recipe.epochs or 0.0
-    if found is not None and found.worthless:
-        notes.append(note("warning", "repeats-worthless"))
-    if found is None or epochs <= 1:
+    found, epochs, asked = law.repetition, recipe.epochs or 0.0, request.constraints
+    notes = []
+    if asked.repeats == "measured":
+        unmeasured = [each.method or each.law for each in laws.laws if each.repetition is None]
+        notes += [note("warning", "repeats-unmeasured", laws=", ".join(unmeasured))] if unmeasured else []
+        if asked.epochs is None and found is not None and found.worthless:
+            notes.append(note("warning", "repeats-worthless"))
+    if found is None or epochs <= ONE_PASS:
         return notes
+    if found.worthless:
+        notes.append(note("warning", "repeats-harm"))
     if not found.identified:
         notes.append(note("warning", "repeats-uncertain", r_star=found.says()))
     if epochs > found.passes[1]:

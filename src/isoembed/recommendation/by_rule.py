@@ -6,8 +6,9 @@
    from the stated threshold.
 2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens a
    parameter as the family says, within a bracket.  Labelled so; a pilot on three sizes would tell.
-3. At most one pass over the unique pairs.  Where they end before the tokens that rule 2 asks for, the largest model of
-   those that the budget pays a whole pass for: at equal data the largest is best (paper, appendix D).
+3. At most one pass over the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
+   asks for, the largest model of those that the budget pays all passes for: at equal data the largest is best (paper,
+   appendix D).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from isoembed.core import InputError
 from isoembed.families.base import MethodRule
 from isoembed.methods import Full, LoRA, Method, method_named
 from isoembed.recommendation.notes import Kind, RecipeNote, note
+from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 
@@ -34,9 +36,9 @@ def by_rule(request: CompleteRequest) -> Recommendation:
 
     Raises InputError where the family's rule would have to be extrapolated, or no model of the family is affordable.
     """
-    if request.constraints.repeats != "none":
+    if request.constraints.repeats == "measured":
         raise InputError(
-            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked; give `law` or drop it."
+            "`repeats=measured` needs a law, and none speaks of what is asked; give `law`, or `repeats=muennighoff`."
         )
     flop, speed = request.budget.flop_at()
     method, notes = _choose_method(request)
@@ -56,6 +58,7 @@ def by_rule(request: CompleteRequest) -> Recommendation:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
         notes.append(note("assumed", "setup", **setup))
     notes += request.serving_notes(flop, recipe.model)
+    notes += repeated(recipe)
     if isinstance(method, LoRA) and (rule := request.family.method_rule) is not None:
         notes.append(note("known", "lora-ranks", ranks=" or ".join(map(str, rule.ranks))))
         notes.append(note("assumed", "lora-alpha", alpha=method.alpha))
@@ -103,7 +106,7 @@ def _by_published_rule(request: CompleteRequest, rule: MethodRule) -> Method:
 
 
 def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
-    """One candidate a model at the FLOP that the budget buys for it, one pass at most, smallest first.
+    """One candidate a model at the FLOP that the budget buys for it, within the epochs allowed, smallest first.
 
     Raises InputError where there is none.
     """
@@ -112,7 +115,7 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
     errors: list[str] = []
     for spec in request.models:
         try:
-            recipe = request.recipe(flop, spec, method, one_pass=True)
+            recipe = request.recipe(flop, spec, method, most_epochs=request.constraints.most_epochs)
         except InputError as error:
             errors.append(str(error))
             continue
@@ -132,12 +135,13 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
 
 
 def _ranked(request: CompleteRequest, candidates: list[RankedRecipe]) -> tuple[list[RankedRecipe], bool]:
-    """Candidates, best first, and whether the data decide: the size that the rule names would repeat them."""
+    """Candidates, best first, and whether the data decide: the size that the rule names would repeat them more often
+    than is allowed."""
     flop, _ = request.budget.flop_at()
 
     def off(candidate: RankedRecipe) -> float:
         recipe = candidate.recipe
-        paid = request.tokens(flop, recipe.model, recipe.cost, one_pass=False)
+        paid = request.tokens(flop, recipe.model, recipe.cost, most_epochs=None)
         return abs(math.log(paid / recipe.model.params / request.family.tokens_per_param))
 
     by_rule = sorted(candidates, key=off)
@@ -167,6 +171,7 @@ def _size(
 
 
 def _ends(request: CompleteRequest, candidate: RankedRecipe) -> bool:
-    """Whether the budget pays for all unique pairs, or more."""
+    """Whether the budget pays for all epochs allowed, or more."""
     unique = request.unique_tokens
-    return unique is not None and candidate.recipe.train_tokens >= _WHOLE * unique
+    most = request.constraints.most_epochs
+    return unique is not None and candidate.recipe.train_tokens >= _WHOLE * most * unique

@@ -43,15 +43,17 @@ class Candidate:
         assert self.law.draws is not None
         return self.law.draws.tail
 
-    def one_pass(self, request: CompleteRequest) -> bool:
-        """Whether the data must not repeat: nobody asked for it, or the law's own runs gained nothing by it."""
-        repeats, worth = request.constraints.repeats, self.law.repetition
-        return repeats == "none" or (repeats == "measured" and worth is not None and worth.worthless)
+    def most_epochs(self, request: CompleteRequest) -> float:
+        """Passes over the data at most: one where the law's own runs gained nothing by more and nobody says how
+        many."""
+        limits, worth = request.constraints, self.law.repetition
+        in_vain = limits.epochs is None and limits.repeats == "measured" and worth is not None and worth.worthless
+        return 1.0 if in_vain else limits.most_epochs
 
     def tokens(self, request: CompleteRequest, flop: float) -> float:
         """The tokens that `flop` trains it on; 0 where serving leaves nothing."""
         try:
-            return request.tokens(flop, self.model, self.cost, one_pass=self.one_pass(request))
+            return request.tokens(flop, self.model, self.cost, most_epochs=self.most_epochs(request))
         except InputError:
             return 0.0
 
@@ -114,7 +116,7 @@ def _check_law(law: LawFile) -> None:
     if (fewest := min(drawn)) < LEAST_DRAWS:
         raise InputError(
             f"Probabilities need {LEAST_DRAWS} bootstrap draws; the {law.method or law.law} law has {fewest}. Fit "
-            "again with `bootstrap=1000`."
+            "again by `isoembed fit` with `bootstrap=1000`."
         )
 
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from isoembed.budget import device_named
 from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import ModelSpec
+from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.methods import Method, names
 from isoembed.recipe import DataStats
 
 
 class Constraints(Frozen):
-    """Limits on a recommendation; the default limits nothing but the repetition of data."""
+    """Limits on a recommendation; the default limits nothing but the repetition of data: one epoch at most."""
 
     device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
     pairs: int | None = Field(None, ge=1, le=LARGEST, description="unique pairs at hand; default: what the data say")
-    repeats: Literal["none", "muennighoff", "measured"] = Field(
-        "none",
-        description="none: at most one pass; else repeat, each repetition worth less: by the R* of pretraining "
-        "(muennighoff), or by the law's own (measured)",
+    epochs: float | None = Field(
+        None, gt=0, le=1e6, description="passes over the unique pairs at most; default: one, or what `repeats` says"
+    )
+    repeats: Literal["none", "muennighoff", "measured"] | None = Field(
+        None,
+        description="none: at most one epoch; else repeat, each repetition worth less: by the R* of pretraining "
+        "(muennighoff), or by the law's own (measured); default: by the law's own where it has one",
     )
     max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
@@ -36,6 +40,22 @@ class Constraints(Frozen):
             if name not in names():
                 raise ValueError(f"a method must be one of {', '.join(names())}, not {name!r}")
         return methods
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.repeats == "none" and (self.epochs or 0) > 1:
+            raise InputError(
+                f"`epochs` above 1 repeats the pairs, which `repeats=none` forbids; got {self.epochs:g}. Give one of "
+                "the two."
+            )
+        return self
+
+    @property
+    def most_epochs(self) -> float:
+        """Passes over the unique pairs at most."""
+        if self.epochs is not None:
+            return self.epochs
+        return 1.0 if self.repeats in (None, "none") else MOST_EPOCHS
 
     @property
     def memory_bytes(self) -> float | None:

@@ -101,7 +101,7 @@ class Forecasts:
     def recipe(self, k: int) -> Recipe:
         """Candidate `k` as a recipe."""
         candidate, request = self.candidates[k], self.request
-        return request.recipe(self.flop, candidate.model, candidate.method, one_pass=candidate.one_pass(request))
+        return request.recipe(self.flop, candidate.model, candidate.method, most_epochs=candidate.most_epochs(request))
 
 
 class Frontier:

@@ -75,7 +75,7 @@ class LawSamples:
             if not of_law:
                 continue
             mine = [candidates[k] for k in of_law]
-            r_star = r_star_B[:, None] if request.constraints.repeats == "measured" else REPEAT_WORTH
+            r_star = REPEAT_WORTH if request.constraints.repeats == "muennighoff" else r_star_B[:, None]
             fresh = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, r_star)
             log_fresh_BK = np.broadcast_to(np.log(fresh) + np.log(token_worth), (self.count, len(mine)))
             for form in forms:

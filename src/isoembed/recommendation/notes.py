@@ -22,6 +22,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "provisional": ("size by the provisional rule of {tokens_per_param:g} tokens a parameter",),
     "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
     "given": ("the recipe given",),
+    "epochs-as-asked": ("{epochs:g} epochs, as asked",),
     "given-elsewhere": ("the recipe given, on other pairs than it was made for",),
     "by-rule-beyond": ("a guess by rule, where the law that ships does not reach", "{basis}"),
     # method and size
@@ -62,14 +63,20 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "data": ("data", "{pairs:,} unique pairs, {tokens_per_pair:.1f} tokens a pair ({source})"),
     "data-end": (
         "the data end first",
-        "one pass is {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
+        "{epochs} of {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
     ),
+    "budget-end": ("the budget ends first", "it pays for {epochs:.2f} of {asked}"),
     "repeats-borrowed": ("{source}",),
     "repeats-measured": ("repeated pairs count as fewer fresh ones", "{r_star}"),
+    "repeats-harm": ("repeats were worth nothing, or did harm, in the law's runs",),
     "repeats-worthless": ("one pass at most", "repeats were worth nothing, or did harm, in the law's runs"),
+    "repeated": (
+        "the pairs are gone through {epochs:.3g} times",
+        "that is worth {fresh:.3g} epochs of fresh pairs, where R* is {r_star:.3g}, as {origin}",
+    ),
     "repeats-unmeasured": ("not considered, for want of a measured R*", "{laws}"),
     "repeats-uncertain": ("{r_star}", "the loss forecast may be far too low"),
-    "many-epochs": ("{epochs:.1f} passes over the data, {measured:.1f} are the most that were measured",),
+    "many-epochs": ("{epochs:.1f} epochs of the data, {measured:.1f} are the most that were measured",),
     # the law and its settings
     "fitted": ("law", "{about}, fitted to {runs} {method} runs ({source})"),
     "form": (

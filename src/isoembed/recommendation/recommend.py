@@ -46,8 +46,8 @@ def recommend(
 ) -> Recommendation:
     """The recipe for what is asked.  Whatever the caller fixes (`method`, `model`, …) is kept and not judged.
 
-    request: a `Request`; or its budget, FLOP as 1.5e12 or "1.5e12" or a `Budget` of time or money, with others of its
-        fields beside it.
+    request: a `Request`; or its budget, FLOP as 1.5e12 or "1.5e12" or a `Budget` of time, money or epochs, with others
+        of its fields beside it.
     family: default: `default_family`, for small budgets in FLOP alone.
     method: a value such as `LoRA(rank=32)`, or its label, as "lora r=32".
     law: measured on this family, or its file; default: the one that ships for it, where one does, it speaks of what is
@@ -58,6 +58,15 @@ def recommend(
     rule would have to be extrapolated, or where no model of the family is affordable.
     """
     asked = Request.of(request, family, setup, data=data, method=method, model=model, constraints=constraints)
+    found = _chosen(asked, law, other_settings=other_settings, far=far)
+    if asked.budget.epochs is None:
+        return found
+    spent = {"flop": found.recipe.flop, "stated": f"{asked.budget.stated}, {found.recipe.flop:.3g} FLOP"}
+    return found.model_copy(update={"budget": asked.budget.model_copy(update=spent)})
+
+
+def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: bool, far: bool) -> Recommendation:
+    """By the law given, else by the one that ships where it speaks of what is asked, else by rule."""
     if law is not None:
         given = LawSet.load(law)
         return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)

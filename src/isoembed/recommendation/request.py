@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Self
 
 from pydantic import Field
 
 from isoembed.budget import Budget
-from isoembed.core import Count, InputError
+from isoembed.core import Count, InputError, number_of
 from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
+from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
 from isoembed.flops import Cost, tokens_for
-from isoembed.methods import Method, method_of
+from isoembed.methods import Full, Method, method_of
 from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, family_setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
@@ -69,7 +71,8 @@ class Request(PartialSetup):
         """What is asked with nothing left open, as `setup_at`."""
         setup = self.setup_at(*others)
         data = self.constraints.cap(self.data or DataStats.assumed(setup.context_tokens))
-        return CompleteRequest(**{**dict(self), **dict(setup), "data": data})
+        whole = CompleteRequest(**{**dict(self), **dict(setup), "data": data})
+        return whole if self.budget.epochs is None else whole.with_epochs_paid(self.budget.epochs)
 
 
 class CompleteRequest(Setup, Request):
@@ -81,6 +84,23 @@ class CompleteRequest(Setup, Request):
     def settings(self) -> Settings:
         """What is asked, as the settings of a law that would answer it."""
         return Settings.of(self.family.name, self, self.data, heldout=self.heldout)
+
+    def with_epochs_paid(self, epochs: float) -> Self:
+        """The request whose budget is so many epochs alone, with what they cost: in full fine-tuning, where no method
+        is named."""
+        if self.model is None and len(self.family.models) > 1:
+            raise InputError(
+                f"`epochs` alone are a budget for one model; {self.family.name} has {len(self.family.models)}. Name "
+                "`model`, or give `budget` too."
+            )
+        if self.unique_tokens is None:
+            raise InputError("`epochs` alone are a budget where it is known how many pairs there are; give `pairs`.")
+        (model,) = self.models
+        flop = epochs * self.unique_tokens * (self.method or Full()).cost(model).flop_per_token
+        flop += 2.0 * model.params * self.constraints.serving_tokens
+        constraints = Constraints(**{**dict(self.constraints), "epochs": epochs})
+        budget = self.budget.model_copy(update={"flop": flop})
+        return self.model_copy(update={"budget": budget, "constraints": constraints})
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -131,16 +151,20 @@ class CompleteRequest(Setup, Request):
                 "trains less."
             )
 
-    def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, one_pass: bool) -> float:
-        """D: what `flop` pays for after serving, and at most the unique tokens where `one_pass`."""
+    def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, most_epochs: float | None) -> float:
+        """D: what `flop` pays for after serving, and at most so many epochs of the unique pairs; where these alone are
+        the budget, all of them."""
+        unique = self.unique_tokens
+        if self.budget.epochs is not None and flop == self.budget.flop and unique is not None:
+            return self.budget.epochs * unique
         tokens = tokens_for(self.constraints.training_flop(flop, model), cost)
-        return min(tokens, self.unique_tokens) if one_pass and self.unique_tokens is not None else tokens
+        return tokens if most_epochs is None or unique is None else min(tokens, most_epochs * unique)
 
-    def recipe(self, flop: float, model: ModelSpec, method: Method, *, one_pass: bool = False) -> Recipe:
+    def recipe(self, flop: float, model: ModelSpec, method: Method, *, most_epochs: float | None = None) -> Recipe:
         """The recipe that spends `flop` on `model` with `method`; raises InputError where it breaks a limit."""
         self.check_memory(model, method)
         cost = method.cost(model)
-        tokens = self.tokens(flop, model, cost, one_pass=one_pass)
+        tokens = self.tokens(flop, model, cost, most_epochs=most_epochs)
         rate, _ = self.rate(model, method, tokens)
         return solve(
             tokens * cost.flop_per_token,
@@ -161,13 +185,30 @@ class CompleteRequest(Setup, Request):
             return note("assumed", "data-assumed", source=data.source)
         return note("known", "data", pairs=data.pairs, tokens_per_pair=data.tokens_per_pair, source=data.source)
 
-    def unspent(self, flop: float, recipe: Recipe, *, remedy: str = "") -> list[RecipeNote]:
-        """That the data end before the budget; empty where they do not."""
-        paid = self.tokens(flop, recipe.model, recipe.cost, one_pass=False)
-        if recipe.train_tokens >= 0.99 * paid:
+    def unspent(self, flop: float, recipe: Recipe, *, in_vain: bool = False) -> list[RecipeNote]:
+        """That the data end before the budget, and what would spend it unless repeats are `in_vain`; or that the budget
+        ends before the epochs asked for.  Empty where neither does."""
+        asked, unique = self.constraints.epochs, self.unique_tokens
+        if self.budget.epochs is not None or unique is None:
             return []
-        unspent = 100 * (1 - recipe.train_tokens / paid)
-        return [note("warning", "data-end", tokens=recipe.train_tokens, unspent=unspent, remedy=remedy)]
+        paid = self.tokens(flop, recipe.model, recipe.cost, most_epochs=None)
+        if recipe.train_tokens < 0.99 * paid:
+            epochs = math.floor(min(paid / unique, MOST_EPOCHS))
+            more = not in_vain and epochs > recipe.train_tokens / unique
+            return [
+                note(
+                    "warning",
+                    "data-end",
+                    epochs=number_of(recipe.train_tokens / unique, "epoch"),
+                    tokens=recipe.train_tokens,
+                    unspent=100 * (1 - recipe.train_tokens / paid),
+                    remedy=f" (`epochs={epochs}` would repeat them)" if more else "",
+                )
+            ]
+        if asked is not None and recipe.train_tokens < 0.99 * asked * unique:
+            done = recipe.train_tokens / unique
+            return [note("warning", "budget-end", epochs=done, asked=number_of(asked, "epoch"))]
+        return []
 
     def serving_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
         """What serving costs of `flop`; empty where none was asked for."""
@@ -187,6 +228,8 @@ class CompleteRequest(Setup, Request):
 
 def default_family(budget: Budget) -> Family:
     """The family that ships, for a budget in FLOP that its law reaches; raises InputError for any other."""
+    if budget.epochs is not None:
+        raise InputError(f"`epochs` alone are a budget for one model; got {budget.stated}. Name `model`.")
     if budget.flop is None or budget.flop > DEFAULT_MOST_FLOP:
         named = ", ".join(family.name for family in FAMILIES if family.name != NANO.name)
         raise InputError(

@@ -80,7 +80,7 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
     for model in request.family.models:
         for method in pilot_methods(request, model):
             try:
-                recipe = asked.recipe(request.target_flop, model, method, one_pass=True)
+                recipe = asked.recipe(request.target_flop, model, method, most_epochs=1.0)
             except InputError:
                 continue  # too dear for one step, or too large for the memory
             if recipe.steps >= MIN_STEPS:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from isoembed.core import Frozen, InputError
+from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import Cell
 from isoembed.sweep.stage import Why
 
-#: passes beyond which a cell is not planned, unless told otherwise: past them the losses of Muennighoff et al.'s runs
-#: rise, which no worth of repeated data explains
-MAX_PASSES = 40.0
+#: passes beyond which a cell is not planned, unless told otherwise
+MAX_PASSES = MOST_EPOCHS
 
 
 class Repeated(Frozen):

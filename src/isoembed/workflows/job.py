@@ -37,6 +37,7 @@ from isoembed.methods import Adapters
 from isoembed.recipe import Recipe, Setup
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
+from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import clear_files, own_place
@@ -140,9 +141,18 @@ def plan_job(
     return Job(recommendation.model_copy(update={"recipe": recipe}), pairs, tokenizer)
 
 
-def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Path, other_data: bool = False) -> Job:
+def plan_recipe(
+    recipe: Recipe,
+    options: DataOptions,
+    *,
+    cache: Path,
+    place: Path,
+    other_data: bool = False,
+    epochs: float | None = None,
+) -> Job:
     """The job of a decided recipe, as that of a finished run, whose folder is `place`: its base may lie beside that.
 
+    epochs: of the pairs, in place of the recipe's number of tokens.
     other_data: train on these pairs whichever the recipe was made for; else those must be they.
     Raises InputError where the base or the pairs are not those of the recipe.
     """
@@ -159,10 +169,12 @@ def plan_recipe(recipe: Recipe, options: DataOptions, *, cache: Path, place: Pat
         )
     if not same:
         found = found.model_copy(update={"data": data.stats})
+    if epochs is not None:
+        found = found.over(epochs)
     decided = _with_base(found)
     if decided.base_hash != (found.base_hash or decided.base_hash):
         raise InputError(f"The weights of {found.model.source} are not those that the recipe was made for.")
-    return Job(_given(decided, "given" if same else "given-elsewhere"), data, tokenizer)
+    return Job(_given(decided, "given" if same else "given-elsewhere", epochs=epochs), data, tokenizer)
 
 
 def _tokenizer(model: ModelSpec, setup: Setup) -> PreTrainedTokenizerFast:
@@ -171,9 +183,11 @@ def _tokenizer(model: ModelSpec, setup: Setup) -> PreTrainedTokenizerFast:
     return load_tokenizer(model.source, pooling=setup.pooling, rows=rows)
 
 
-def _given(recipe: Recipe, code: str = "given") -> Recommendation:
-    """A recipe that nobody here chose, as what is trained."""
-    return Recommendation(budget=Budget.parse(recipe.flop), recipe=recipe, notes=(note("basis", code),), runners_up=())
+def _given(recipe: Recipe, code: str = "given", *, epochs: float | None = None) -> Recommendation:
+    """A recipe that nobody here chose, as what is trained; over so many `epochs` where they were asked for."""
+    asked = () if epochs is None else (note("basis", "epochs-as-asked", epochs=epochs),)
+    notes = (note("basis", code), *asked, *repeated(recipe))
+    return Recommendation(budget=Budget.parse(recipe.flop), recipe=recipe, notes=notes, runners_up=())
 
 
 def _with_base(recipe: Recipe) -> Recipe:
@@ -193,6 +207,7 @@ def train(
     pairs: DataOptions | str | Path | Iterable[Any],
     out: str | Path,
     *,
+    epochs: float | None = None,
     cache: str | Path | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
@@ -202,6 +217,7 @@ def train(
 
     pairs: (query, positive) or (query, positive, negatives) each, dicts of the fields that files have, or where the
         pairs lie, as text or `DataOptions`.
+    epochs: how often to go through the pairs, in place of the recipe's number of tokens.
     cache: folder for tokenised data, reused between runs; default: in `out`.
     A recipe that names its data is trained on these alone.
     """
@@ -223,10 +239,12 @@ def train(
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
         asked = _with_base(asked)
-    if found.recipe.epochs is None and (asked.epochs or 0) > 1:
-        repeated = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
-        warnings.warn(f"{repeated}; `plan_job` decides for the pairs at hand.", stacklevel=3)  # through `checked`
-        found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=repeated))})
+    if epochs is not None:
+        asked = asked.over(epochs)
+    elif found.recipe.epochs is None and (asked.epochs or 0) > 1:
+        too_many = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
+        warnings.warn(f"{too_many}; name `epochs`, or `plan_job` for these pairs.", stacklevel=3)  # through `checked`
+        found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=too_many))})
     job = Job(found.model_copy(update={"recipe": asked}), data, tokenizer)
     return train_job(job, out, execution=execution, callbacks=callbacks, keep_adapter=keep_adapter)
 

@@ -238,7 +238,7 @@ class LawFile(Summarised):
     def bootstrap(self) -> Bootstrap:
         """The bootstrap that the file holds; raises InputError where it was written without one."""
         if self.draws is None:
-            raise InputError("A recommendation needs a law with its bootstrap; fit again with `bootstrap=1000`.")
+            raise InputError("A recommendation needs a law with its bootstrap; use `isoembed fit`, `bootstrap=1000`.")
         values = np.array(self.draws.values)
         return Bootstrap(law_named(self.law), self.fit, values, self.draws.seed, self.draws.runs, self.draws.tail)
 

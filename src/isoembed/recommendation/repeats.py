@@ -1,0 +1,20 @@
+"""What is said of a recipe that goes through its pairs more than once."""
+
+from __future__ import annotations
+
+from isoembed.fitting.repetition import ONE_PASS, REPEAT_WORTH, Repetition, effective_tokens
+from isoembed.recipe import Recipe
+from isoembed.recommendation.notes import RecipeNote, note
+
+
+def repeated(recipe: Recipe, measured: Repetition | None = None) -> list[RecipeNote]:
+    """How many epochs of fresh pairs its epochs are worth, by the R* `measured` in a law's runs or else that of
+    pretraining; empty where no pair repeats."""
+    epochs = recipe.epochs or 0.0
+    if epochs <= ONE_PASS:
+        return []
+    own = None if measured is None else measured.worth.value
+    r_star = REPEAT_WORTH if own is None else own
+    fresh = float(effective_tokens(epochs, 1.0, r_star))
+    origin = "in pretraining (Muennighoff et al. 2023)" if own is None else "in the law's runs"
+    return [note("warning", "repeated", epochs=epochs, fresh=fresh, r_star=r_star, origin=origin)]
