@@ -48,3 +48,9 @@ def test_what_is_left_out_has_a_kind_beside_its_words() -> None:
     assert plan.skipped
     assert {(skip.kind, skip.reason) for skip in plan.skipped} <= set(REASONS.items())
     assert {skip.method_name for skip in plan.skipped} == {"full", "freeze", "bias", "lora"}
+
+
+@pytest.mark.parametrize("words", [None, 3, {"kind": "rates"}, "budget much", "pilot 1.5"])
+def test_a_stage_that_is_no_words_is_refused(words: object) -> None:
+    with pytest.raises(ValueError, match=r"stage must be text|could not convert|invalid literal"):
+        Stage.of_older_file(words)

@@ -59,8 +59,11 @@ class Stage(Frozen):
         return f"{self.kind} {self.batch}" if self.batch is not None else self.name or self.kind
 
     @classmethod
-    def of_older_file(cls, text: str) -> Stage:
-        """What a file of before stages had facts says in words, budgets to three digits."""
+    def of_older_file(cls, text: object) -> Stage:
+        """What a file of before stages had facts says in words, budgets to three digits.  Raises ValueError for what is
+        no text."""
+        if not isinstance(text, str):
+            raise ValueError(f"a stage must be text; got {text!r:.200}")
         kind, _, number = text.partition(" ")
         if kind == "budget" and number:
             return cls(kind="budget", budget=float(number))
