@@ -3,8 +3,8 @@
     python benchmarks/gpu_study.py --payload build/gpu/payload --out build/gpu/run/study --seconds 240 --device cuda
 
 PAYLOAD is what `scripts/gpu_pack.py` packed.  Depths are folders with the model's first blocks and its final norm.
-First two learning rates a method, on one depth; then every method at the better of its two, cells near the expected
-optimum first, so that an early end still gives a law.  Cells of fewer than `MIN_STEPS` steps or of more than one pass
+First two learning rates a method, on one depth; then every method at the better of its two, runs near the expected
+optimum first, so that an early end still gives a law.  Runs of fewer than `MIN_STEPS` steps or of more than one pass
 over the pairs are left out.  Started again, it goes on from what the ledger holds.
 """
 
@@ -30,11 +30,11 @@ from isoembed.families.base import ModelSpec
 from isoembed.methods import Adapters, Method, method_named
 from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import FailedRun, Ledger, RunRecord
-from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.run import work
 from isoembed.sweep.stage import Stage
 from isoembed.training.execution import Execution
-from isoembed.workflows.execute import Bench, execute
+from isoembed.workflows.execute import RunContext, execute
 from travel import expand_model, expand_pairs
 
 DEPTHS = (4, 8, 15, 22, 30)
@@ -91,7 +91,7 @@ def cut(model: Path, depths: tuple[int, ...], out: Path) -> list[ModelSpec]:
 
 
 class Slice:
-    """What the study runs: cells of rates first, then those of the budgets at the better rate."""
+    """What the study runs: runs of rates first, then those of the budgets at the better rate."""
 
     def __init__(self, specs: list[ModelSpec], data: DataStats, budgets: tuple[float, ...], batch: int) -> None:
         self.specs, self.data, self.budgets, self.batch = specs, data, budgets, batch
@@ -121,7 +121,7 @@ class Slice:
             if self.fits(budget, spec, method):
                 yield from ((self.recipe(budget, spec, method, rate), "rates") for rate in RATES[name])
 
-    def cells(self, best: dict[str, float]) -> Iterator[tuple[Recipe, str]]:
+    def runs(self, best: dict[str, float]) -> Iterator[tuple[Recipe, str]]:
         """Each budget's, nearest to the expected optimum first."""
         for flop in self.budgets:
             found = [
@@ -130,7 +130,7 @@ class Slice:
                 for number, method in enumerate(ways(spec))
                 if self.fits(flop, spec, method)
             ]
-            for _, _, spec, method in sorted(found, key=lambda cell: cell[:2]):
+            for _, _, spec, method in sorted(found, key=lambda run: run[:2]):
                 rate = best.get(method.name, RATES[method.name][0])
                 yield self.recipe(flop, spec, method, rate), f"budget {flop:.2g}"
 
@@ -145,7 +145,7 @@ def best_rates(records: list[RunRecord]) -> dict[str, float]:
 
 
 def study(given: argparse.Namespace) -> None:
-    """Work off the cells until the time is up; the ledger holds what was done."""
+    """Work off the runs until the time is up; the ledger holds what was done."""
     end = time.monotonic() + given.seconds
     place = given.out
     model = place / "models" / given.name
@@ -157,7 +157,7 @@ def study(given: argparse.Namespace) -> None:
     plan = Slice(specs, data.stats, tuple(given.budgets), given.batch)
     folder = SweepFolder(place)
     tasks = given.payload / "tasks"
-    bench = Bench(
+    context = RunContext(
         data=data,
         tokenizer=load_tokenizer(str(model)),
         tasks=open_tasks(tasks) if tasks.is_dir() else (),
@@ -169,27 +169,27 @@ def study(given: argparse.Namespace) -> None:
     )
 
     def add(recipes: Iterator[tuple[Recipe, str]]) -> int:
-        known = {cell.recipe.key for cell in folder.cells()}
-        cells: list[Cell] = []
+        known = {run.recipe.key for run in folder.runs()}
+        runs: list[PlannedRun] = []
         for recipe, stage in recipes:
             name = recipe.model.name
             if name not in hashes:
                 hashes[name] = weights_hash(AutoModel.from_pretrained(recipe.model.source, dtype="float32"))
             full = recipe.model_copy(update={"base_hash": hashes[name]})
             if full.key not in known:
-                order = len(known) + len(cells)
-                cells.append(Cell(recipe=full, part=Stage(kind="other", name=stage), order=order, scored=True))
-        return folder.add_cells(cells)
+                order = len(known) + len(runs)
+                runs.append(PlannedRun(recipe=full, part=Stage(kind="other", name=stage), order=order, scored=True))
+        return folder.add_runs(runs)
 
     # what failed is tried again by a study that is started again: it may have been mended meanwhile
     well = {record.key for record in folder.ledger.records()}
-    folder.retry([cell.key for cell in folder.cells() if cell.key not in well])
+    folder.retry([run.key for run in folder.runs() if run.key not in well])
     add(plan.rates())
     work(
         folder,
-        lambda cell, where: execute(cell.recipe, where, bench, scored=cell.scored),
+        lambda run, where: execute(run.recipe, where, context, scored=run.scored),
         tries=1,
-        more=lambda: add(plan.cells(best_rates(folder.ledger.records()))),
+        more=lambda: add(plan.runs(best_rates(folder.ledger.records()))),
         stopping=lambda: time.monotonic() > end or hopeless(folder.ledger.outcomes()) is not None,
     )
     if (why := hopeless(folder.ledger.outcomes())) is not None:

@@ -7,12 +7,12 @@
 
 Tables: gemstones_hot.csv and porian_isoflop.csv from `--tables` (skipped, with a word, where they are absent), and one
 drawn from two planted laws, and the shipped nano study.  What is at or above the target budget is never shown to a
-planner.  Each cell costs its own flop, checkpoints of one training too (gemstones): a real pilot would pay once for all
+planner.  Each run costs its own flop, checkpoints of one training too (gemstones): a real pilot would pay once for all
 checkpoints of a run.
 
-Compared at the same allowance: random, cheapest first, V-optimal (`variance`), `regret`; all choose among the cells
+Compared at the same allowance: random, cheapest first, V-optimal (`variance`), `regret`; all choose among the runs
 that the planner may run, of the methods that a tenth of the grid pays for, and decide by `isoembed.pilot.decide`.  The
-full grid decides from every cell below the target.
+full grid decides from every run below the target.
 Regret: ln loss of the chosen candidate above the best one's, at the target, as observed (gemstones: on a parabola
 through the target's runs, since N alone cannot tell shapes apart; planted: the truth).  The planner's constants were
 chosen while looking at replays of planted, gemstones and Porian's rw 1, 3, 5 and owt2 4, 5; the window and the drift
@@ -49,7 +49,7 @@ from isoembed.pilot.posterior import TOLERANCE, Criterion, Planning
 from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun
 from isoembed.pilot.start import methods_paid_for
 from isoembed.records import Ledger, RunRecord
-from isoembed.sweep.pilot import PILOT_METHODS, as_pilot_cell, middle
+from isoembed.sweep.pilot import PILOT_METHODS, as_possible_run, middle
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "planner_replay.json"
@@ -88,27 +88,27 @@ class Table:
     @property
     def flop(self) -> float:
         """What the full grid below the target cost."""
-        return math.fsum(run.cell.flop for run in self.runs)
+        return math.fsum(run.planned.flop for run in self.runs)
 
     def affordable(self, law: Law) -> PilotTarget:
         """The target with the candidates of those methods whose first runs the allowance pays for: as in a pilot."""
-        present = [method for method in PILOT_METHODS if any(cell.method == method for cell in self.target.cells)]
-        possible = eligible([run.cell for run in self.runs], self.target, law)
+        present = [method for method in PILOT_METHODS if any(run.method == method for run in self.target.candidates)]
+        possible = eligible([run.planned for run in self.runs], self.target, law)
         paid, _ = methods_paid_for(present, possible, ALLOWANCE * self.flop, law)
         return self.target.model_copy(
-            update={"cells": tuple(cell for cell in self.target.cells if cell.method in paid)}
+            update={"candidates": tuple(run for run in self.target.candidates if run.method in paid)}
         )
 
     def regret_of(self, decision: Decision) -> float | None:
         """Regret of a decision; None where it chose nothing."""
-        return None if decision.cell is None else self.regret[decision.cell.key]
+        return None if decision.candidate is None else self.regret[decision.candidate.key]
 
 
 def table(name: str, about: str, runs: Sequence[PilotRun], target_flop: float, at: dict[PossibleRun, float]) -> Table:
     lowest = min(at.values())
-    target = PilotTarget(flop=target_flop, cells=tuple(at))
-    below = tuple(run for run in runs if run.cell.flop < target_flop)
-    return Table(name, about, below, target, {cell.key: log_loss - lowest for cell, log_loss in at.items()})
+    target = PilotTarget(flop=target_flop, candidates=tuple(at))
+    below = tuple(run for run in runs if run.planned.flop < target_flop)
+    return Table(name, about, below, target, {run.key: log_loss - lowest for run, log_loss in at.items()})
 
 
 def planted(seed: int = 0, noise: float = 0.005) -> Table:
@@ -126,13 +126,13 @@ def planted(seed: int = 0, noise: float = 0.005) -> Table:
         for flop in budgets:
             for size in 5e5 * 2.0 ** np.arange(9):
                 tokens = flop / (per_token * size)
-                cell = PossibleRun(
+                run = PossibleRun(
                     key=f"{method} {size:.3g} {flop:.3g}", params=size, tokens=tokens, flop=flop, method=method
                 )
                 loss = float(law.predict(params, Points.of([size], [tokens], [1.0]))[0])
                 if flop == budgets[-1]:
-                    at[cell] = math.log(loss)
-                runs.append(PilotRun(cell=cell, loss=loss * math.exp(noise * chance.normal())))
+                    at[run] = math.log(loss)
+                runs.append(PilotRun(planned=run, loss=loss * math.exp(noise * chance.normal())))
     return table("planted", "two Hoffmann laws, 0.5 % noise", runs, float(budgets[-1]), at)
 
 
@@ -141,13 +141,13 @@ def porian(file: Path, dataset: str, config: str) -> Table:
     rows = [row for row in read(file) if row["dataset"] == dataset and row["config"] == config]
     runs = [
         PilotRun(
-            cell=PossibleRun(key=f"{row['N']} {row['C']:.3g}", params=row["N"], tokens=row["D"], flop=row["C"]),
+            planned=PossibleRun(key=f"{row['N']} {row['C']:.3g}", params=row["N"], tokens=row["D"], flop=row["C"]),
             loss=row["loss"],
         )
         for row in rows
     ]
-    top = max(run.cell.flop for run in runs)
-    at = {run.cell: math.log(run.loss) for run in runs if run.cell.flop == top}
+    top = max(run.planned.flop for run in runs)
+    at = {run.planned: math.log(run.loss) for run in runs if run.planned.flop == top}
     return table(f"porian {dataset} {config}", "observed losses", runs, top, at)
 
 
@@ -157,20 +157,20 @@ def gemstones(file: Path, target_flop: float = 2.8e20) -> Table:
     trainings: dict[str, list[PilotRun]] = {}
     for row in read(file):
         size, tokens = float(row["N"]), float(row["D"])
-        cell = PossibleRun(key=f"{row['run_name']} {row['step']}", params=size, tokens=tokens, flop=6 * size * tokens)
-        trainings.setdefault(row["run_name"], []).append(PilotRun(cell=cell, loss=row["loss"]))
+        run = PossibleRun(key=f"{row['run_name']} {row['step']}", params=size, tokens=tokens, flop=6 * size * tokens)
+        trainings.setdefault(row["run_name"], []).append(PilotRun(planned=run, loss=row["loss"]))
     found: list[tuple[PossibleRun, float]] = []
     for name, checkpoints in trainings.items():
-        flop_R = np.array([run.cell.flop for run in checkpoints])
+        flop_R = np.array([run.planned.flop for run in checkpoints])
         if flop_R.min() <= target_flop <= flop_R.max():
             loss = float(np.interp(math.log(target_flop), np.log(flop_R), np.log([run.loss for run in checkpoints])))
-            size = checkpoints[0].cell.params
+            size = checkpoints[0].planned.params
             found.append((PossibleRun(key=name, params=size, tokens=target_flop / (6 * size), flop=target_flop), loss))
-    log_params_K = np.log([cell.params for cell, _ in found])
+    log_params_K = np.log([run.params for run, _ in found])
     log_params_K -= log_params_K.mean()
     parabola = np.polyfit(log_params_K, [loss for _, loss in found], 2)
     smooth_K = np.asarray(np.polyval(parabola, log_params_K), dtype=np.float64)
-    at = {cell: float(loss) for (cell, _), loss in zip(found, smooth_K, strict=True)}
+    at = {run: float(loss) for (run, _), loss in zip(found, smooth_K, strict=True)}
     runs = [run for checkpoints in trainings.values() for run in checkpoints]
     return table("gemstones", "a parabola through the target's losses", runs, target_flop, at)
 
@@ -182,16 +182,16 @@ def ledger(file: Path) -> Table:
     found = variants_by_model(records)
     kept = [each for each in records if each.recipe.method in found[each.recipe.model.name]]
     runs = [
-        PilotRun(cell=as_pilot_cell(f"{group.method} {row}", kept[row - 1].recipe), loss=loss)
+        PilotRun(planned=as_possible_run(f"{group.method} {row}", kept[row - 1].recipe), loss=loss)
         for group in group_runs(kept, [law_named("embedding")])  # which groups by the method's name
         for row, loss in zip(group.rows, group.points.loss, strict=True)
     ]
-    top = max(run.cell.flop for run in runs) * (1 - SAME)
+    top = max(run.planned.flop for run in runs) * (1 - SAME)
     seeds: dict[tuple[str, float], list[PilotRun]] = {}
     for run in runs:
-        if run.cell.flop >= top:
-            seeds.setdefault((run.cell.method, run.cell.params), []).append(run)
-    at = {same[0].cell: float(np.mean(np.log([run.loss for run in same]))) for same in seeds.values()}
+        if run.planned.flop >= top:
+            seeds.setdefault((run.planned.method, run.planned.params), []).append(run)
+    at = {same[0].planned: float(np.mean(np.log([run.loss for run in same]))) for same in seeds.values()}
     name = file.name.removesuffix(".jsonl.gz")
     return table(name, "observed losses, mean over seeds", runs, top, at)
 
@@ -212,35 +212,35 @@ def ordered(data: Table, planner: str, law: Law, seed: int) -> Iterator[tuple[fl
     """Random or cheapest first: (share spent, decision) at each of BASE_SHARES."""
     chance = np.random.default_rng(seed)
     target = data.affordable(law)
-    allowed = {cell.key for cell in eligible([run.cell for run in data.runs], target, law)}
-    runs = [run for run in data.runs if run.cell.key in allowed]
+    allowed = {run.key for run in eligible([run.planned for run in data.runs], target, law)}
+    runs = [run for run in data.runs if run.planned.key in allowed]
     runs = [runs[index] for index in chance.permutation(len(runs))]
     if planner == "cheapest":  # ties stay in the random order
-        runs.sort(key=lambda run: float(f"{run.cell.flop:.3g}"))
+        runs.sort(key=lambda run: float(f"{run.planned.flop:.3g}"))
     for share in BASE_SHARES:
         left, done = share * data.flop, []
         for run in runs:
-            if run.cell.flop <= left:
+            if run.planned.flop <= left:
                 done.append(run)
-                left -= run.cell.flop
+                left -= run.planned.flop
         yield share, decide(done, target, Planning(law=law, draws=DRAWS, seed=seed))
 
 
 def planned(data: Table, planner: Criterion, law: Law, seed: int) -> Iterator[tuple[float, Decision]]:
     """The planner, told an allowance of a tenth of the grid: (share spent, decision) after each batch."""
-    loss = {run.cell.key: run.loss for run in data.runs}
-    cells = [run.cell for run in data.runs]
+    loss = {run.planned.key: run.loss for run in data.runs}
+    runs = [run.planned for run in data.runs]
     target = data.affordable(law)
     how = Planning(law=law, draws=DRAWS, seed=seed, batch=BATCH, criterion=planner)
     done: list[PilotRun] = []
     while True:
-        spent = math.fsum(run.cell.flop for run in done)
-        choice = plan_next(done, cells, target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), how=how)
+        spent = math.fsum(run.planned.flop for run in done)
+        choice = plan_next(done, runs, target, allowance_left=max(ALLOWANCE * data.flop - spent, 0.0), how=how)
         if done:
             yield spent / data.flop, choice.decision
         if choice.stop is not None:
             return
-        done += [PilotRun(cell=cell, loss=loss[cell.key]) for cell in choice.cells]
+        done += [PilotRun(planned=run, loss=loss[run.key]) for run in choice.runs]
 
 
 def replay(data: Table, planner: str, law: Law, replays: int) -> dict[str, Any]:
@@ -367,7 +367,7 @@ def main() -> None:
         grid = decide(data.runs, data.target, Planning(law=law, draws=DRAWS))
         found: dict[str, Any] = {
             "cells": len(data.runs),
-            "candidates": len(data.target.cells),
+            "candidates": len(data.target.candidates),
             "target_flop": data.target.flop,
             "grid_flop": data.flop,
             "regret_from": data.about,
@@ -376,7 +376,7 @@ def main() -> None:
             "planners": {planner: replay(data, planner, law, replays) for planner in PLANNERS},
         }
         results["tables"][data.name] = found
-        print(f"{data.name}: {len(data.runs)} cells, the grid's own regret {found['grid_regret']:.4f}")
+        print(f"{data.name}: {len(data.runs)} runs, the grid's own regret {found['grid_regret']:.4f}")
         for planner, outcome in found["planners"].items():
             line = "  ".join(
                 f"{float(share):.0%} {math.nan if value['mean'] is None else value['mean']:.4f} "

@@ -12,9 +12,9 @@ Processes are forked from one that has imported everything, so that a kill costs
 
     python benchmarks/random_kills.py --sweep --kills 50 --out result.json
 
-The same of `sweep run` with two workers on four cells: at random moments the command alone is killed (its workers are
+The same of `sweep run` with two workers on four runs: at random moments the command alone is killed (its workers are
 to save and end), or one of its workers (it is replaced), or all at once; then the command is given again.  Compared are
-the records of all cells; none may have failed, and nothing may be left: no checkpoint, no file or folder half written.
+the records of all runs; none may have failed, and nothing may be left: no checkpoint, no file or folder half written.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def kill_sweeps(kills: int, flop: float, folder: Path) -> dict[str, Any]:
         elif status != -signal.SIGKILL:
             wrong.append(f"a sweep ended with exit status {status}")
             break
-    cells = len(Ledger.open(whole).records())
-    return {"kills": at.total(), "at": dict(at), "sweeps_compared": sweeps, "cells": cells, "wrong": wrong}
+    records = len(Ledger.open(whole).records())
+    return {"kills": at.total(), "at": dict(at), "sweeps_compared": sweeps, "cells": records, "wrong": wrong}
 
 
 def kill_runs(kills: int, flop: float, folder: Path) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def run(part: Part, seconds: float, given: argparse.Namespace) -> dict[str, Any]
         return {"status": "left out", "why": f"{', '.join(missing)} is not there: pack with scripts/gpu_pack.py"}
     command = list(part.command)
     if part.stage == "study":
-        command += ["--seconds", f"{max(5.0, seconds - 25.0):.0f}"]  # and time to end the cell begun
+        command += ["--seconds", f"{max(5.0, seconds - 25.0):.0f}"]  # and time to end the run begun
     threads = {"OMP_NUM_THREADS": "1"} if given.tiny else {}
     paths = os.pathsep.join([str(ROOT / "src"), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
     started = time.monotonic()

@@ -4,7 +4,7 @@
     isoembed sweep run LEDGER --workers 2                   days or hours; kill it and run it again at will
     python scripts/nano_study.py export LEDGER              what ships: records, request, laws
     python scripts/nano_study.py restore PAIRS TASKS LEDGER a ledger to go on from, on another machine
-    python scripts/nano_study.py again LEDGER METHOD RATE ...  a method's cells at other learning rates
+    python scripts/nano_study.py again LEDGER METHOD RATE ...  a method's runs at other learning rates
     python scripts/nano_study.py claim LEDGER OUT           the test at four times the largest budget; once a core
 
 PAIRS holds the sources below as NAME.jsonl.gz, TASKS the evaluation tasks as KIND/NAME.  Sources are weighted by hand,
@@ -28,13 +28,13 @@ from isoembed.recipe import DataStats
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import LAWS_FOLDER, Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
-from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.plan import RateSearch, SweepRequest
 from isoembed.sweep.run import work
 from isoembed.sweep.stage import Stage
 from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_bench, plan_sweep, prepare_request
+from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_context, plan_sweep, prepare_request
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RECORDS, ASKED = RESULTS / "nano_study.jsonl.gz", RESULTS / "nano_study.request.json"
@@ -96,7 +96,7 @@ def plan(pairs: Path, tasks: Path, ledger: Path) -> None:
         }
     )
     planned, new = plan_sweep(ledger, prepared(request, pairs, ledger))
-    print(f"stage {planned.stage}, {new} new cells, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
+    print(f"stage {planned.stage}, {new} new runs, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
 
 
 def export(ledger: Path) -> None:
@@ -119,7 +119,7 @@ def export(ledger: Path) -> None:
 
 def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     """The ledger as it shipped, loss curves apart: its request, with the family as it was then (its rates are where the
-    search for rates began), and its records, so that finished cells are not run again."""
+    search for rates began), and its records, so that finished runs are not run again."""
     asked = SweepRequest.model_validate_json(ASKED.read_bytes())
     here = prepared(asked, pairs, ledger)
     if here.data.fingerprint != asked.data.fingerprint:
@@ -127,37 +127,37 @@ def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     places = {"data_options": here.data_options, "tasks": tuple(str(tasks / name) for name in TASKS)}
     added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(RECORDS).outcomes())
     planned, new = plan_sweep(ledger, asked.model_copy(update=places))
-    print(f"{added} runs restored; stage {planned.stage}, {new} cells of it planned")
+    print(f"{added} runs restored; stage {planned.stage}, {new} runs of it planned")
 
 
 def again(ledger: Path, method: str, rates: list[float]) -> None:
-    """Plan the first seed of the method's cells in the budgets once more at each of `rates`: for a rule of rates that
-    led astray.  The laws read each cell at its best rate."""
+    """Plan the first seed of the method's runs in the budgets once more at each of `rates`: for a rule of rates that
+    led astray.  The laws read each run at its best rate."""
     folder = SweepFolder(ledger)
-    cells = [
-        cell.model_copy(
+    runs = [
+        run.model_copy(
             update={
-                "recipe": cell.recipe.model_copy(update={"learning_rate": rate}),
+                "recipe": run.recipe.model_copy(update={"learning_rate": rate}),
                 "part": Stage(kind="other", name=f"{method} again"),
-                "order": round(cell.recipe.flop / BUDGETS[0]),
+                "order": round(run.recipe.flop / BUDGETS[0]),
             }
         )
-        for cell in folder.cells()
-        if cell.part.kind == "budget" and cell.recipe.method.name == method and cell.recipe.seed == 0
+        for run in folder.runs()
+        if run.part.kind == "budget" and run.recipe.method.name == method and run.recipe.seed == 0
         for rate in rates
     ]
-    known = {cell.key for cell in folder.cells()}
-    new = [cell for cell in cells if cell.key not in known]
-    print(f"{folder.add_cells(new)} new cells, {sum(cell.recipe.flop for cell in new):.3g} FLOP")
+    known = {run.key for run in folder.runs()}
+    new = [run for run in runs if run.key not in known]
+    print(f"{folder.add_runs(new)} new runs, {sum(run.recipe.flop for run in new):.3g} FLOP")
 
 
 def claim(ledger: Path, out: Path) -> None:
-    """Forecast `CLAIM_FLOP` from the ledger, write law and cells down, then run the recommended recipe and its rivals.
+    """Forecast `CLAIM_FLOP` from the ledger, write law and runs down, then run the recommended recipe and its rivals.
 
-    What is written first stands: a process that finds the cells goes on with them.
+    What is written first stands: a process that finds the runs goes on with them.
     """
     request, folder = load_request(ledger), SweepFolder(out)
-    if not folder.cells():
+    if not folder.runs():
         laws = study_source(ledger, [law_named(name) for name in LAWS])
         laws.save(out / "law.json")
         found = recommend(
@@ -165,9 +165,9 @@ def claim(ledger: Path, out: Path) -> None:
         )
         write_atomically(out / "forecast.json", found.model_dump_json(indent=1) + "\n")
         rivals = [each.recipe for each in (*found.runners_up[:RIVALS], *found.methods)]
-        folder.add_cells(
+        folder.add_runs(
             [
-                Cell(
+                PlannedRun(
                     recipe=recipe.model_copy(update={"base_hash": request.base_hashes[recipe.model.name]}),
                     part=Stage(kind="other", name="claim"),
                     order=order,
@@ -177,8 +177,8 @@ def claim(ledger: Path, out: Path) -> None:
             ]
         )
     torch.set_num_threads(1)
-    bench = open_bench(request, SWEEP_EXECUTION)
-    work(folder, lambda cell, place: execute(cell.recipe, place, bench, scored=True))
+    context = open_context(request, SWEEP_EXECUTION)
+    work(folder, lambda run, place: execute(run.recipe, place, context, scored=True))
     forecast = Recommendation.model_validate_json((out / "forecast.json").read_bytes())
     print(f"forecast {forecast.recipe.method.label} on {forecast.recipe.model.name}: {forecast.loss}")
     for record in folder.ledger.records():

@@ -44,7 +44,7 @@ Some = Annotated[int, Field(ge=1, le=LARGEST)]
 class Frozen(BaseModel):
     """A value: immutable, rejects unknown fields, compares and hashes by content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
     def __init__(self, /, *unnamed: Any, **values: Any) -> None:
         """Raises InputError where a field is missing, unknown, not named, or of a value that it cannot have."""
@@ -169,7 +169,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def number_of(count: float, noun: str) -> str:
-    """`1 cell`, `1,200 cells`, `2.5 epochs`; `noun` is one that takes an s."""
+    """`1 run`, `1,200 runs`, `2.5 epochs`; `noun` is one that takes an s."""
     shown = int(count) if count == int(count) else round(count, 2)
     return f"{shown:,} {noun}{'' if shown == 1 else 's'}"
 

@@ -38,7 +38,7 @@ LARGEST_BATCH, LARGEST_RATE = 2**24, 10.0
 #: a text cut to fewer tokens says next to nothing
 LEAST_CONTEXT = 4
 
-#: the readouts of `isoembed.encoder.pooling`
+#: those of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
@@ -48,7 +48,7 @@ class Prompts(Frozen):
 
     query: str = ""
     positive: str = ""
-    pooled: bool = Field(True, description="whether the readout reads a prompt's own tokens too")
+    pooled: bool = Field(True, description="whether the pooling reads a prompt's own tokens too")
 
     @classmethod
     @checked
@@ -380,7 +380,7 @@ class Recipe(Setup, Summarised):
         return self.model_copy(update={"model": model, "data": data})
 
     def key_without(self, *fields: str) -> str:
-        """16 hex digits, equal where all fields but these are: which runs are of one cell, or vary one."""
+        """16 hex digits, equal where all fields but these are: which runs are of one setting, or vary one thing."""
         apart: Any = {"model": _COUNTED_LATER, **dict.fromkeys(fields, True)}
         return fingerprint(self.model_dump(mode="json", exclude=apart))
 

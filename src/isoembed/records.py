@@ -111,7 +111,7 @@ class RunRecord(Summarised):
 
 
 class FailedRun(Frozen):
-    """A cell that was given up: the record of a run that never ended.  Nothing is fitted to it."""
+    """A planned run that was given up: the record of a run that never ended.  Nothing is fitted to it."""
 
     recipe: Recipe
     key: str

@@ -64,7 +64,9 @@ def test_the_options_of_a_run_are_in_panels() -> None:
     assert headings[-8:] == ["Budget", "Model", "Data", "Training", "Law", "Execution", "Output", "Options"]
 
 
-@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+@pytest.mark.parametrize(
+    ("alias", "name"), [pair for pair in ALIASES.items() if pair[1] not in ("--prune", "--max-pair-epochs")]
+)
 def test_names_of_others_are_taken_and_not_shown(alias: str, name: str, tmp_path: Path) -> None:
     value = "0.01" if alias == "--lr" else "8"
     recipe = ["recipe", "--budget=1e13", "--method=lora", "--model=nano-28k", "--pairs=5000"]

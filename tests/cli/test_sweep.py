@@ -50,23 +50,23 @@ def finished(place: Path) -> Path:
 
 def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     out = place / "dry"
-    more = ("--vary", "pooling=max", "--vary", "bidirectional", "--pairs", "120,60", "--max-passes", "9")
+    more = ("--vary", "pooling=max", "--vary", "bidirectional", "--pairs", "120,60", "--max-pair-epochs", "9")
     printed = " ".join(ok(*options(place, out), "--dry-run", *more).split())
     for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
         assert words in printed
     assert not out.exists()
-    assert "2 other settings: 4 cells or fewer" in printed
-    assert "on 60 or 120 unique pairs alone, at most 9 passes: 8 cells or fewer" in printed
+    assert "2 other settings: 4 runs or fewer" in printed
+    assert "on 60 or 120 unique pairs alone, at most 9 epochs: 8 runs or fewer" in printed
     assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
     assert "--mask-margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
     assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
-    assert "`--max-passes` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
+    assert "`--max-pair-epochs` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
     assert "belong to a sweep of --budgets" in mistake(
         *("sweep", "plan", "--out", str(out), "--adaptive", "--target", "1e10", "--pairs", "60")
     )
 
 
-def test_every_planned_cell_has_one_record_with_scores(finished: Path) -> None:
+def test_every_planned_run_has_one_record_with_scores(finished: Path) -> None:
     status = json.loads(ok("sweep", "status", str(finished), "--json"))
     assert [(stage["failed"], stage["left"], stage["running"]) for stage in status["stages"]] == [(0, 0, 0)] * 2
     records = Ledger.open(finished).records()
@@ -86,8 +86,8 @@ def test_the_plan_measured_what_runs_take_beside_steps(finished: Path) -> None:
     assert all(record.overhead_seconds for record in Ledger.open(finished).records())
 
 
-def test_a_failed_cell_is_status_1_until_it_is_retried(finished: Path, tmp_path: Path) -> None:
-    """It was status 0, and no command tried the cell again."""
+def test_a_failed_run_is_status_1_until_it_is_retried(finished: Path, tmp_path: Path) -> None:
+    """It was status 0, and no command tried the run again."""
     shutil.copytree(finished, ledger := tmp_path / "ledger")
     lost = Ledger.open(ledger).records()[0]
     (ledger / "records" / f"{lost.key}.json").unlink()
@@ -95,7 +95,7 @@ def test_a_failed_cell_is_status_1_until_it_is_retried(finished: Path, tmp_path:
     done = isoembed_command("sweep", "run", str(ledger))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "1 cell failed" in line
+    assert "1 run failed" in line
     assert f"`isoembed sweep retry {ledger}`" in line
     assert "none begins with 'zz'" in mistake("sweep", "retry", str(ledger), "zz")
     assert json.loads(ok("sweep", "retry", str(ledger), lost.key[:8], "--json")) == {"retried": [lost.key]}
@@ -103,23 +103,24 @@ def test_a_failed_cell_is_status_1_until_it_is_retried(finished: Path, tmp_path:
     again = Ledger.open(ledger).outcome(lost.key)
     assert isinstance(again, RunRecord)
     assert again.heldout == lost.heldout
-    assert "0 cells" in ok("sweep", "retry", str(ledger))
+    assert "0 runs" in ok("sweep", "retry", str(ledger))
 
 
 def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:
-    assert "0 new cells, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
+    assert "0 new runs, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
 
 
 def test_the_same_command_again_is_the_same_sweep(place: Path, finished: Path) -> None:
     """The speeds that it measures anew are never those of the first time."""
-    assert "0 new cells, the sweep is complete" in ok(*options(place, finished))
+    assert "0 new runs, the sweep is complete" in ok(*options(place, finished))
 
 
 def test_another_sweep_does_not_go_into_the_same_folder(place: Path, finished: Path) -> None:
-    assert "another sweep" in mistake(*options(place, finished), "--thin", "2")
+    assert "another sweep" in mistake(*options(place, finished), "--prune", "2")
+    assert "another sweep" in mistake(*options(place, finished), "--thin", "2")  # its older name
 
 
-def test_show_one_cell(finished: Path) -> None:
+def test_show_one_run(finished: Path) -> None:
     key = Ledger.open(finished).records()[0].key
     printed = ok("sweep", "show", str(finished), key[:10])
     assert key in printed
@@ -136,8 +137,8 @@ def test_export_as_a_table_that_fit_reads_and_as_records(finished: Path, tmp_pat
     assert "must end in" in mistake("ledger", "export", str(finished), str(tmp_path / "runs.xlsx"))
 
 
-def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> None:
-    """The held-out set is that of the runs on fresh data; what is left out is said; the law has an R*."""
+def test_repeated_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> None:
+    """The held-out set is that of the single-epoch runs; what is left out is said; the law has an R*."""
     out = tmp_path / "ledger"
     asked = [option for option in options(place, out) if option not in ("--task", str(place / "sts" / "tiny"))]
     asked[asked.index("full,lora")] = "full"
@@ -148,13 +149,13 @@ def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> N
     assert status["stages"][-1]["stage"] == "repetition"
     assert len(status["repetition"]) == status["stages"][-1]["done"] >= 2
     printed = ok("sweep", "status", str(out))
-    for words in ("unique pairs", "passes", "fresh data", "repetition"):
+    for words in ("unique pairs", "epochs", "one epoch", "repetition"):
         assert words in printed
     assert "no fewer pairs than all" in ok("sweep", "plan", "--out", str(out), "--json")
     records = Ledger.open(out).records()
-    scarce = [record for record in records if record.recipe.unique_pairs is not None]
-    assert {record.unique_pairs for record in scarce} <= {40, 160}
-    for record in scarce:
+    repeated = [record for record in records if record.recipe.unique_pairs is not None]
+    assert {record.unique_pairs for record in repeated} <= {40, 160}
+    for record in repeated:
         assert record.epochs is not None
         assert record.recipe.unique is not None
         assert 1 < record.epochs == record.pairs / record.recipe.unique
@@ -163,8 +164,8 @@ def test_scarce_pairs_are_run_shown_and_fitted(place: Path, tmp_path: Path) -> N
     fitted = json.loads(
         ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law, "--json")
     )
-    assert fitted["n_points"] == len(records) - len(scarce)
-    assert fitted["repetition"]["runs"] == len(scarce)
+    assert fitted["n_points"] == len(records) - len(repeated)
+    assert fitted["repetition"]["runs"] == len(repeated)
     assert "draws" not in fitted["repetition"]
     assert "R* " in ok("fit", str(out), "--law", "tied", "--bootstrap", "50", "--holdout", "none", "--out", law)
 

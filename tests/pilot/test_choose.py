@@ -24,7 +24,7 @@ BUDGETS = 1e15 * 3.0 ** np.arange(7)
 TARGET_FLOP = float(BUDGETS[-1])
 
 
-def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None = None) -> list[PossibleRun]:
+def runs_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None = None) -> list[PossibleRun]:
     return [
         PossibleRun(
             key=f"{method} {size:.3g} {flop:.3g}",
@@ -41,30 +41,30 @@ def cells_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None 
 
 def grid(methods: Sequence[str] = ("full",)) -> list[PossibleRun]:
     """Every budget, the target's included: a planner must see for itself what it may not run."""
-    return [cell for flop in BUDGETS for cell in cells_at(float(flop), methods)]
+    return [run for flop in BUDGETS for run in runs_at(float(flop), methods)]
 
 
 def target(methods: Sequence[str] = ("full",)) -> PilotTarget:
-    return PilotTarget(flop=TARGET_FLOP, cells=tuple(cells_at(TARGET_FLOP, methods)))
+    return PilotTarget(flop=TARGET_FLOP, candidates=tuple(runs_at(TARGET_FLOP, methods)))
 
 
-def true_loss(cell: PossibleRun) -> float:
-    points = Points.of([cell.params], [cell.tokens], [1.0])
-    return float(law_named("hoffmann").predict(LAWS[cell.method], points)[0])
+def true_loss(run: PossibleRun) -> float:
+    points = Points.of([run.params], [run.tokens], [1.0])
+    return float(law_named("hoffmann").predict(LAWS[run.method], points)[0])
 
 
-def run(cells: Sequence[PossibleRun], noise: float = 0.002) -> list[PilotRun]:
-    """A cell's noise is its own, whoever runs it and when."""
-    seeds = [sum(cell.key.encode()) for cell in cells]
+def run(runs: Sequence[PossibleRun], noise: float = 0.002) -> list[PilotRun]:
+    """A run's noise is its own, whoever runs it and when."""
+    seeds = [sum(run.key.encode()) for run in runs]
     return [
-        PilotRun(cell=cell, loss=true_loss(cell) * math.exp(noise * np.random.default_rng(seed).normal()))
-        for cell, seed in zip(cells, seeds, strict=True)
+        PilotRun(planned=run, loss=true_loss(run) * math.exp(noise * np.random.default_rng(seed).normal()))
+        for run, seed in zip(runs, seeds, strict=True)
     ]
 
 
 def pilot(
     execute: Callable[[Sequence[PossibleRun]], Sequence[PilotRun]],
-    cells: Sequence[PossibleRun],
+    runs: Sequence[PossibleRun],
     goal: PilotTarget,
     allowance_flop: float,
     how: Planning,
@@ -72,25 +72,25 @@ def pilot(
     """Plan and run until the decision is settled or the allowance spent.  `execute` may leave out a run, a failure."""
     done: list[PilotRun] = []
     decisions: list[Decision] = []
-    left, open_cells = allowance_flop, list(cells)
+    left, open_runs = allowance_flop, list(runs)
     while True:
-        choice = plan_next(done, open_cells, goal, allowance_left=left, earlier=decisions, how=how)
+        choice = plan_next(done, open_runs, goal, allowance_left=left, earlier=decisions, how=how)
         if choice.stop is not None:
             return choice, done
         decisions.append(choice.decision)
-        done += execute(choice.cells)
-        left = max(left - sum(cell.flop for cell in choice.cells), 0.0)  # rounding
-        open_cells = [cell for cell in open_cells if cell not in choice.cells]
+        done += execute(choice.runs)
+        left = max(left - sum(run.flop for run in choice.runs), 0.0)  # rounding
+        open_runs = [run for run in open_runs if run not in choice.runs]
 
 
 def regret(decision: Decision, methods: Sequence[str] = ("full",)) -> float:
-    assert decision.cell is not None
-    return math.log(true_loss(decision.cell) / min(true_loss(cell) for cell in target(methods).cells))
+    assert decision.candidate is not None
+    return math.log(true_loss(decision.candidate) / min(true_loss(run) for run in target(methods).candidates))
 
 
 @pytest.fixture(scope="module")
 def grid_flop() -> float:
-    return sum(cell.flop for cell in grid() if cell.flop < TARGET_FLOP)
+    return sum(run.flop for run in grid() if run.flop < TARGET_FLOP)
 
 
 @pytest.mark.parametrize("criterion", ["regret", "variance"])
@@ -100,18 +100,18 @@ def test_finds_the_best_candidate_for_a_tenth_of_the_grid(criterion: Criterion, 
     assert choice.decision.trusted
     assert regret(choice.decision) < 0.003
     assert choice.stop in ("settled", "allowance")
-    assert choice.decision.flop_spent == pytest.approx(sum(run.cell.flop for run in done))
+    assert choice.decision.flop_spent == pytest.approx(sum(run.planned.flop for run in done))
     assert choice.decision.flop_spent <= allowance
-    assert max(run.cell.flop for run in done) < TARGET_FLOP
-    assert len({run.cell.key for run in done}) == len(done) >= LEAST_RUNS
+    assert max(run.planned.flop for run in done) < TARGET_FLOP
+    assert len({run.planned.key for run in done}) == len(done) >= LEAST_RUNS
 
 
 def test_chooses_between_methods(grid_flop: float) -> None:
     both = ("full", "lora")
     choice, done = pilot(run, grid(both), target(both), 0.3 * grid_flop, Planning(draws=100))
-    assert choice.decision.cell is not None
-    assert choice.decision.cell.method == "full"
-    assert {run.cell.method for run in done} == set(both)
+    assert choice.decision.candidate is not None
+    assert choice.decision.candidate.method == "full"
+    assert {run.planned.method for run in done} == set(both)
     assert regret(choice.decision, both) < 0.003
 
 
@@ -121,62 +121,64 @@ def test_every_batch_fits_the_allowance(grid_flop: float) -> None:
     for share in (0.0005, 0.002, 0.02):
         left = share * grid_flop
         choice = plan_next(done, grid(), target(), allowance_left=left, how=Planning(batch=8, draws=50))
-        assert sum(cell.flop for cell in choice.cells) <= left
-        done += run(choice.cells)
+        assert sum(run.flop for run in choice.runs) <= left
+        done += run(choice.runs)
     nothing = plan_next(done, grid(), target(), allowance_left=0.0, how=Planning(draws=50))
     assert nothing.stop == "allowance"
-    assert not nothing.cells
+    assert not nothing.runs
 
 
 def test_a_batch_leaves_half_of_the_allowance(grid_flop: float) -> None:
-    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, how=Planning(draws=50)).cells)
+    done = run(plan_next([], grid(), target(), allowance_left=0.1 * grid_flop, how=Planning(draws=50)).runs)
     left = 0.05 * grid_flop
     choice = plan_next(done, grid(), target(), allowance_left=left, how=Planning(batch=50, draws=50))
-    assert 0 < sum(cell.flop for cell in choice.cells) <= BATCH_SHARE * left
+    assert 0 < sum(run.flop for run in choice.runs) <= BATCH_SHARE * left
 
 
 def test_passes_over_the_target_short_runs_and_foreign_ratios() -> None:
     law = law_named("hoffmann")
-    short = [cell.model_copy(update={"key": f"short {cell.key}", "steps": 99}) for cell in grid()]
+    short = [run.model_copy(update={"key": f"short {run.key}", "steps": 99}) for run in grid()]
     odd = PossibleRun(key="odd", params=1e9, tokens=1e5, flop=6e14)
     kept = eligible([*grid(), *short, odd], target(), law)
     assert kept
-    assert all(cell.flop < TARGET_FLOP for cell in kept)
-    assert not [cell for cell in kept if cell.key.startswith("short") or cell.key == "odd"]
+    assert all(run.flop < TARGET_FLOP for run in kept)
+    assert not [run for run in kept if run.key.startswith("short") or run.key == "odd"]
 
 
 def test_neither_order_nor_names_of_methods_matter(grid_flop: float) -> None:
     both = ("full", "lora")
     start = plan_next([], grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
-    done = run(start.cells)
+    done = run(start.runs)
     shuffled = [grid(both)[index] for index in np.random.default_rng(0).permutation(len(grid(both)))]
-    other = PilotTarget(flop=TARGET_FLOP, cells=tuple(reversed(target(both).cells)))
+    other = PilotTarget(flop=TARGET_FLOP, candidates=tuple(reversed(target(both).candidates)))
     again = plan_next([], shuffled, other, allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     assert again == start
     first = plan_next(done, grid(both), target(both), allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     second = plan_next(done[::-1], shuffled, other, allowance_left=grid_flop, how=Planning(draws=50, seed=3))
     assert first == second
-    assert first.cells
+    assert first.runs
 
 
 def test_few_runs_fall_back_in_words() -> None:
     none = decide([], target())
-    assert (none.cell, none.trusted) == (None, False)
+    assert (none.candidate, none.trusted) == (None, False)
     assert "no choice after 0 runs" in none.describe()
     few = decide(run(grid()[8:19]), target(), Planning(draws=50))
-    assert few.cell is not None
+    assert few.candidate is not None
     assert not few.trusted
     assert "11 runs of 100 steps or more; 12 are the least: fall back" in few.describe()
-    short = [run.model_copy(update={"cell": run.cell.model_copy(update={"steps": 60})}) for run in run(grid()[:40])]
-    assert decide(short, target(), Planning(draws=50)).cell is None
+    short = [
+        run.model_copy(update={"planned": run.planned.model_copy(update={"steps": 60})}) for run in run(grid()[:40])
+    ]
+    assert decide(short, target(), Planning(draws=50)).candidate is None
 
 
 def test_a_method_without_a_law_is_named() -> None:
     both = ("full", "lora")
     runs = run([*grid()[:24], *grid(("lora",))[:3]])
     decision = decide(runs, target(both), Planning(draws=50))
-    assert decision.cell is not None
-    assert decision.cell.method == "full"
+    assert decision.candidate is not None
+    assert decision.candidate.method == "full"
     assert "no law: 3 runs of lora; the hoffmann law needs 7" in decision.warnings
     assert "no law: no runs of lora" in decide(run(grid()[:24]), target(both), Planning(draws=50)).warnings
 
@@ -184,7 +186,7 @@ def test_a_method_without_a_law_is_named() -> None:
 def test_runs_far_from_the_envelope_are_left_out() -> None:
     """A wrecked run a third above its budget's best changes nothing; one within the window does."""
     runs = run(grid()[:24])
-    wreck = PilotRun(cell=grid()[9].model_copy(update={"key": "wreck"}), loss=10 * runs[9].loss)
+    wreck = PilotRun(planned=grid()[9].model_copy(update={"key": "wreck"}), loss=10 * runs[9].loss)
     assert (
         decide([*runs, wreck], target(), Planning(draws=50)).predicted_loss
         == decide(runs, target(), Planning(draws=50)).predicted_loss
@@ -195,13 +197,13 @@ def test_runs_far_from_the_envelope_are_left_out() -> None:
 
 def test_a_run_as_expensive_as_the_target_is_refused() -> None:
     with pytest.raises(InputError, match="as expensive as the target"):
-        decide(run(target().cells), target())
+        decide(run(target().candidates), target())
 
 
 def test_draws_of_two_methods_are_independent() -> None:
     both = ("full", "lora")
     posterior = fit_posterior(run(grid(both)[:64]), target(both))
-    log_BJ = posterior.log_loss(target(both).cells)
+    log_BJ = posterior.log_loss(target(both).candidates)
     half = log_BJ.shape[1] // 2
     across = np.asarray(np.corrcoef(log_BJ, rowvar=False))[:half, half:]
     assert np.abs(across).max() < 0.4
@@ -209,21 +211,21 @@ def test_draws_of_two_methods_are_independent() -> None:
 
 def test_settles_on_agreement_trust_and_small_regret() -> None:
     good = Decision(
-        cell=target().cells[0], trusted=True, expected_regret=1e-4, probability_best=0.9, predicted_loss=2.0,
+        candidate=target().candidates[0], trusted=True, expected_regret=1e-4, probability_best=0.9, predicted_loss=2.0,
         noise=0.01, runs=20, flop_spent=1.0,
     )  # fmt: skip
     assert settled([good] * SETTLED)
     assert not settled([good] * (SETTLED - 1))
-    for change in ({"cell": target().cells[1]}, {"trusted": False}, {"expected_regret": 0.02}):
+    for change in ({"candidate": target().candidates[1]}, {"trusted": False}, {"expected_regret": 0.02}):
         assert not settled([*[good] * (SETTLED - 1), good.model_copy(update=change)])
 
 
 def test_a_failed_run_is_not_asked_for_again() -> None:
     asked: list[str] = []
 
-    def execute(cells: Sequence[PossibleRun]) -> list[PilotRun]:
-        asked.extend(cell.key for cell in cells)
-        return run(cells[1:])
+    def execute(runs: Sequence[PossibleRun]) -> list[PilotRun]:
+        asked.extend(run.key for run in runs)
+        return run(runs[1:])
 
     pilot(execute, grid()[:24], target(), 1e20, Planning(batch=8, draws=20))
     assert len(set(asked)) == len(asked)
@@ -240,8 +242,8 @@ def test_senseless_arguments_are_refused(change: dict[str, int], words: str) -> 
 
 
 def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
-    """In order; the first one always, one of too few cells never; a dear one makes way for a cheap one."""
-    cells = [*cells_at(1e15), *cells_at(3e15, ("lora",)), *cells_at(1e15, ("bias",)), *cells_at(1e15, ("few",))[:6]]
+    """In order; the first one always, one of too few runs never; a dear one makes way for a cheap one."""
+    runs = [*runs_at(1e15), *runs_at(3e15, ("lora",)), *runs_at(1e15, ("bias",)), *runs_at(1e15, ("few",))[:6]]
     order = ("full", "few", "lora", "bias")
     for allowance, expected in (
         (0.0, ["full"]),
@@ -249,6 +251,6 @@ def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
         (28e15, ["full", "lora"]),
         (35e15, ["full", "lora", "bias"]),
     ):
-        kept, cost = methods_paid_for(order, cells, allowance / START_MOST * (1 + 1e-9))
+        kept, cost = methods_paid_for(order, runs, allowance / START_MOST * (1 + 1e-9))
         assert kept == expected
     assert cost == pytest.approx({"full": 7e15, "few": math.inf, "lora": 21e15, "bias": 7e15})

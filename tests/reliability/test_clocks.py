@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.fake import cell
+from tests.sweep.fake import planned_run
 from tests.sweep.test_folder import folder_with
 
 #: the time of day is SKEW seconds off; the first REFUSALS openings, and touches, of a heartbeat find a stale handle
@@ -76,18 +76,18 @@ int utimensat(int at, const char *path, const struct timespec times[2], int flag
 }
 """
 
-#: works the ledger off as a worker in container NAME, which sees no other one's processes; a cell takes 8 s
+#: works the ledger off as a worker in container NAME, which sees no other one's processes; a run takes 8 s
 WORKER = """
 import os, sys, time
 from pathlib import Path
 from isoembed.sweep import folder as places, run
 from tests.sweep.fake import record
 places._namespace = lambda: sys.argv[2]
-run.BEAT_SECONDS = run._POLL_SECONDS = 0.1
-def train(cell, place):
+run.HEARTBEAT_SECONDS = run._POLL_SECONDS = 0.1
+def train(run, place):
     print("trains", flush=True)
     time.sleep(8)
-    return record(cell.recipe)
+    return record(run.recipe)
 print(time.time(), flush=True)
 print("wrote", run.work(places.SweepFolder(Path(sys.argv[1]), stale_seconds=4.0), train))
 """
@@ -106,9 +106,9 @@ def lies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_live_workers_are_not_given_up(lies: Path, tmp_path: Path) -> None:
-    """Clocks 400 s apart, one whose first heartbeats fail: the cell was taken from its living worker, again and again,
+    """Clocks 400 s apart, one whose first heartbeats fail: the run was taken from its living worker, again and again,
     failed for good, and the finished record was thrown away."""
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path), f"pid:[{skew}]"],

@@ -135,23 +135,23 @@ def test_shipped_ledgers(data: st.DataObject, inside: Path) -> None:
 @FUZZ
 @given(data=st.data())
 def test_sweeps(data: st.DataObject, inside: Path) -> None:
-    """The request, a cell, an attempt and how it ended."""
+    """The request, a run, an attempt and how it ended."""
     shutil.rmtree(inside / "sweep", ignore_errors=True)
     plan_sweep(inside / "sweep", request(models=("nano-28k",), budgets=(1e11,)))
     folder = SweepFolder(inside / "sweep")
-    cell = folder.cells()[0]
-    attempt = folder.claim(cell.key, tries=3)
+    run = folder.runs()[0]
+    attempt = folder.claim(run.key, tries=3)
     assert attempt is not None
-    (folder.path / "attempts" / f"{cell.key}.1.end").write_text('{"reason": "error", "words": "x"}')
-    parts = ("sweep.json", f"cells/{cell.key}.json", f"attempts/{cell.key}.1", f"attempts/{cell.key}.1.end")
+    (folder.path / "attempts" / f"{run.key}.1.end").write_text('{"reason": "error", "words": "x"}')
+    parts = ("sweep.json", f"cells/{run.key}.json", f"attempts/{run.key}.1", f"attempts/{run.key}.1.end")
     file = data.draw(st.sampled_from(parts))
     spoil = folder.path / file
     spoil.write_bytes(data.draw(spoilt(json.loads(spoil.read_bytes()))))
     fine(command("sweep", "status", "sweep", inside=inside))
-    fine(command("sweep", "show", "sweep", cell.key, inside=inside))
+    fine(command("sweep", "show", "sweep", run.key, inside=inside))
     fine(command("sweep", "plan", "--out", "sweep", inside=inside))
     fresh = SweepFolder(folder.path)
-    for planned in fresh.cells():
+    for planned in fresh.runs():
         fresh.claim(planned.key, tries=3)
 
 

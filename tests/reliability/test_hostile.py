@@ -171,8 +171,8 @@ def test_a_link_in_place_of_a_file_that_is_written_is_replaced(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("key", ["../../x", "/etc/passwd", "..", ""])
-def test_a_cells_file_name_is_not_its_key(tmp_path: Path, key: str) -> None:
-    """Keys are hashes of what the cell holds; a name on the command line is looked up among them."""
+def test_a_runs_file_name_is_not_its_key(tmp_path: Path, key: str) -> None:
+    """Keys are hashes of what the run holds; a name on the command line is looked up among them."""
     (tmp_path / "sweep.json").write_text("{")
     assert command("sweep", "show", ".", key or "--", inside=tmp_path).status == 2
-    assert SweepFolder(tmp_path).cells() == []
+    assert SweepFolder(tmp_path).runs() == []

@@ -10,7 +10,7 @@ from isoembed.methods import Method
 from isoembed.methods.full import Full
 from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import Heldout, RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import RateSearch, SweepRequest
 from isoembed.sweep.stage import Stage
 
@@ -30,8 +30,8 @@ def recipe(model: str = "nano-51k", flop: float = 1e12, *, method: Method | None
     )
 
 
-def cell(model: str = "nano-51k", flop: float = 1e12, *, seed: int = 0) -> Cell:
-    return Cell(recipe=recipe(model, flop, seed=seed), part=Stage(kind="other", name="test"))
+def planned_run(model: str = "nano-51k", flop: float = 1e12, *, seed: int = 0) -> PlannedRun:
+    return PlannedRun(recipe=recipe(model, flop, seed=seed), part=Stage(kind="other", name="test"))
 
 
 def request(**changes: object) -> SweepRequest:
@@ -95,6 +95,6 @@ def record(made: Recipe, loss: float | None = None) -> RunRecord:
     )
 
 
-def train(planned: Cell, place: Path) -> RunRecord:
+def train(planned: PlannedRun, place: Path) -> RunRecord:
     """The fake trainer."""
     return record(planned.recipe)

@@ -1,4 +1,4 @@
-"""Claims: a cell is one worker's at a time, whatever dies, and has one last word."""
+"""Claims: a run is one worker's at a time, whatever dies, and has one last word."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.console import Console
 from isoembed.core import InputError
 from isoembed.records import FailedRun
 from isoembed.report.terminal.sweep import status_text
-from isoembed.sweep.folder import Attempt, Cell, End, SweepFolder, Worker
+from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder, Worker
 from isoembed.sweep.status import StatusReader
-from tests.sweep.fake import cell, record
+from tests.sweep.fake import planned_run, record
 
 
-def folder_with(tmp_path: Path, *cells: Cell) -> SweepFolder:
+def folder_with(tmp_path: Path, *runs: PlannedRun) -> SweepFolder:
     folder = SweepFolder(tmp_path)
-    folder.add_cells(list(cells))
+    folder.add_runs(list(runs))
     return folder
 
 
@@ -39,7 +39,7 @@ class Watch:
         monkeypatch.setattr("isoembed.sweep.folder.time.monotonic", lambda: self.now)
 
     def over(self, folder: SweepFolder, key: str, seconds: float, *, every: float = 2.0) -> Attempt | None:
-        """Try to claim the cell for so long."""
+        """Try to claim the run for so long."""
         end = self.now + seconds
         while self.now < end:
             if (claimed := folder.claim(key, tries=3)) is not None:
@@ -53,19 +53,19 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-def test_a_claimed_cell_is_nobody_elses(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+def test_a_claimed_run_is_nobody_elses(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := planned_run())
     assert folder.claim(planned.key, tries=3) == Attempt(key=planned.key, number=1)
     assert folder.claim(planned.key, tries=3) is None
 
 
-def test_many_processes_share_the_cells_without_overlap(tmp_path: Path) -> None:
-    """Twelve cells, four processes claiming as fast as they can: each cell is claimed exactly once."""
-    folder = folder_with(tmp_path, *(cell(seed=seed) for seed in range(12)))
+def test_many_processes_share_the_runs_without_overlap(tmp_path: Path) -> None:
+    """Twelve runs, four processes claiming as fast as they can: each run is claimed exactly once."""
+    folder = folder_with(tmp_path, *(planned_run(seed=seed) for seed in range(12)))
     code = (
         "import sys; from pathlib import Path; from isoembed.sweep.folder import SweepFolder\n"
         "folder = SweepFolder(Path(sys.argv[1]))\n"
-        "claims = [folder.claim(c.key, tries=1) for c in folder.cells()]\n"
+        "claims = [folder.claim(c.key, tries=1) for c in folder.runs()]\n"
         "print(*(claim.key for claim in claims if claim and claim.number == 1), flush=True)\n"
         "sys.stdin.read()\n"  # stay alive: a dead worker's claims are free again
     )
@@ -75,11 +75,11 @@ def test_many_processes_share_the_cells_without_overlap(tmp_path: Path) -> None:
     while len(list((tmp_path / "attempts").glob("*.1"))) < 12 and time.monotonic() < deadline:
         time.sleep(0.05)
     claimed = [key for worker in workers for key in worker.communicate()[0].split()]
-    assert sorted(claimed) == sorted(planned.key for planned in folder.cells())
+    assert sorted(claimed) == sorted(planned.key for planned in folder.runs())
 
 
 def test_a_worker_dead_on_this_machine_is_lost_at_once(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     elsewhere(folder, attempt, namespace=Worker.this().namespace, started=1.0)  # its process number was reused
@@ -103,12 +103,12 @@ def test_this_worker_is_there_and_another_users_is_not_gone() -> None:
 
 
 def test_a_worker_elsewhere_is_lost_when_its_heart_is_seen_to_stand_still(tmp_path: Path, watch: Watch) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     elsewhere(folder, attempt)
     for _ in range(5):
-        folder.beat(attempt)
+        folder.heartbeat(attempt)
         assert watch.over(folder, planned.key, 80) is None
     assert watch.over(folder, planned.key, 20) == Attempt(key=planned.key, number=2)
 
@@ -116,36 +116,36 @@ def test_a_worker_elsewhere_is_lost_when_its_heart_is_seen_to_stand_still(tmp_pa
 @pytest.mark.parametrize("age", [-200.0, 200.0, 1e6])
 def test_the_time_of_day_of_a_heartbeat_says_nothing(tmp_path: Path, age: float, watch: Watch) -> None:
     """Clocks of two machines, or of one before and after it was set."""
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     elsewhere(folder, attempt)
-    folder.beat(attempt)
+    folder.heartbeat(attempt)
     for file in (tmp_path / "attempts").iterdir():
         os.utime(file, (time.time() - age,) * 2)
     assert watch.over(folder, planned.key, 60) is None
 
 
 def test_who_was_suspended_together_with_the_worker_waits_on(tmp_path: Path, watch: Watch) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     elsewhere(folder, attempt)
     assert folder.claim(planned.key, tries=3) is None
     watch.now += 3600
     assert folder.claim(planned.key, tries=3) is None
-    folder.beat(attempt)
+    folder.heartbeat(attempt)
     assert watch.over(folder, planned.key, 80) is None
 
 
 def test_how_long_a_worker_elsewhere_is_silent_is_told_by_the_ledgers_own_clock(tmp_path: Path) -> None:
     """By the time of day here, 200 s ahead of the file system's, a beat of now would be 200 s old."""
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     assert StatusReader(folder).read().silent == {}  # it is here, and there
     elsewhere(folder, attempt)
-    folder.beat(attempt)
+    folder.heartbeat(attempt)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: os.stat(tmp_path).st_mtime + 200)
         assert StatusReader(folder).read().silent == {}
@@ -162,16 +162,16 @@ def test_how_long_a_worker_elsewhere_is_silent_is_told_by_the_ledgers_own_clock(
 
 def test_a_claim_without_a_name_is_watched_too(tmp_path: Path, watch: Watch) -> None:
     """Killed between creating the file and writing to it."""
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     (tmp_path / "attempts").mkdir()
     (tmp_path / "attempts" / f"{planned.key}.1").touch()
     assert watch.over(folder, planned.key, 80) is None
     assert watch.over(folder, planned.key, 20) == Attempt(key=planned.key, number=2)
 
 
-def test_workers_that_went_away_fail_no_cell(tmp_path: Path) -> None:
+def test_workers_that_went_away_fail_no_run(tmp_path: Path) -> None:
     """Three kills of everything before the first checkpoint."""
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     for number in range(1, 6):
         attempt = folder.claim(planned.key, tries=3)
         assert attempt == Attempt(key=planned.key, number=number)
@@ -181,7 +181,7 @@ def test_workers_that_went_away_fail_no_cell(tmp_path: Path) -> None:
 
 
 def test_a_crash_seen_counts_unless_the_run_came_further(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     crash = End(reason="lost-worker", words="its process ended with signal SIGSEGV")
     for steps in (5, 9, 9, 9):
         attempt = folder.claim(planned.key, tries=2)
@@ -194,7 +194,7 @@ def test_a_crash_seen_counts_unless_the_run_came_further(tmp_path: Path) -> None
 
 
 def test_a_retry_forgets_the_failures_and_keeps_the_checkpoints(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=1)
     assert attempt is not None
     (folder.work(attempt) / "step-00000005").mkdir(parents=True)
@@ -206,20 +206,20 @@ def test_a_retry_forgets_the_failures_and_keeps_the_checkpoints(tmp_path: Path) 
     assert (folder.work(attempt) / "step-00000005").is_dir()
 
 
-def test_a_cell_under_another_name_is_set_aside_and_planned_anew(tmp_path: Path) -> None:
-    folder_with(tmp_path, planned := cell())
+def test_a_run_under_another_name_is_set_aside_and_planned_anew(tmp_path: Path) -> None:
+    folder_with(tmp_path, planned := planned_run())
     file = tmp_path / "cells" / f"{planned.key}.json"
     file.rename(file.with_name("0123456789abcdef.json"))
     again = SweepFolder(tmp_path)
-    assert not again.cells()
+    assert not again.runs()
     (why,) = again.ledger.damaged.values()
     assert planned.key in why
-    assert again.add_cells([planned]) == 1
-    assert [found.key for found in again.cells()] == [planned.key]
+    assert again.add_runs([planned]) == 1
+    assert [found.key for found in again.runs()] == [planned.key]
 
 
 def test_working_folders_that_are_links_are_refused(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path / "ledger", planned := cell())
+    folder = folder_with(tmp_path / "ledger", planned := planned_run())
     (tmp_path / "mine").mkdir()
     (tmp_path / "ledger" / "work").symlink_to(tmp_path / "mine")
     with pytest.raises(InputError, match="is a link"):
@@ -227,7 +227,7 @@ def test_working_folders_that_are_links_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     (folder.work(attempt) / "step-00000005").mkdir(parents=True)
@@ -236,7 +236,7 @@ def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
         file.touch()
     os.utime(old, (1.0, 1.0))
     folder.clear()
-    assert folder.work(attempt).is_dir()  # a cell under way
+    assert folder.work(attempt).is_dir()  # a run under way
     assert (old.exists(), new.exists()) == (False, True)
     folder.ledger.add(record(planned.recipe))
     folder.clear()
@@ -245,14 +245,14 @@ def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
 
 def test_the_time_left_counts_what_runs_take_beside_their_steps(tmp_path: Path) -> None:
     """Two runs of a second each took 5 s more to load and evaluate: a third one takes 6 s, not one."""
-    folder = folder_with(tmp_path, *(cell(seed=seed) for seed in range(3)))
+    folder = folder_with(tmp_path, *(planned_run(seed=seed) for seed in range(3)))
     for seed, beside in ((0, 4.0), (1, 6.0)):
-        folder.ledger.add(record(cell(seed=seed).recipe).model_copy(update={"overhead_seconds": beside}))
+        folder.ledger.add(record(planned_run(seed=seed).recipe).model_copy(update={"overhead_seconds": beside}))
     assert StatusReader(folder).read().seconds_left == pytest.approx(6.0)
 
 
 def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+    folder = folder_with(tmp_path, planned := planned_run())
     for reason in ("diverged", "stopped", "out-of-memory"):
         attempt = folder.claim(planned.key, tries=2)
         assert attempt is not None
@@ -264,14 +264,14 @@ def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) 
     assert outcome.failures == ("diverged: it diverged", "out-of-memory: it out-of-memory")
 
 
-def test_a_finished_cell_is_not_claimed(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+def test_a_finished_run_is_not_claimed(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := planned_run())
     folder.ledger.add(record(planned.recipe))
     assert folder.claim(planned.key, tries=3) is None
 
 
-def test_damaged_cells_are_named_and_passed_over(tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, planned := cell())
+def test_damaged_runs_are_named_and_passed_over(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, planned := planned_run())
     (tmp_path / "cells" / "0123456789abcdef.json").write_text('{"recipe": 1')
-    assert [found.key for found in folder.cells()] == [planned.key]
+    assert [found.key for found in folder.runs()] == [planned.key]
     assert "0123456789abcdef" in next(iter(folder.ledger.damaged))

@@ -13,7 +13,7 @@ from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.records import FailedRun
-from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
     PILOT_METHODS,
     PilotPlanner,
@@ -39,11 +39,11 @@ def pilot(target: float = 2e13, share: float = 0.05, **changes: object) -> Sweep
 
 
 def complete(asked: SweepRequest) -> Plan:
-    """Plan to the end, every cell ending with its planted loss."""
-    done: list[tuple[Cell, Outcome]] = []
+    """Plan to the end, every run ending with its planted loss."""
+    done: list[tuple[PlannedRun, Outcome]] = []
     while not (plan := PilotPlanner(asked, done).plan()).complete:
-        known = {cell.key for cell, _ in done}
-        done += [(cell, record(cell.recipe)) for cell in plan.cells if cell.key not in known]
+        known = {run.key for run, _ in done}
+        done += [(run, record(run.recipe)) for run in plan.runs if run.key not in known]
     return plan
 
 
@@ -61,9 +61,9 @@ def test_chooses_what_the_planted_law_holds_best(asked: SweepRequest, plan: Plan
     assert plan.pilot is not None
     decision = plan.pilot.decision
     assert decision.trusted
-    assert decision.cell is not None
+    assert decision.candidate is not None
     true = {key: planted_loss(recipe) for key, recipe in candidates(asked).items()}
-    assert true[decision.cell.key] <= 1.02 * min(true.values())
+    assert true[decision.candidate.key] <= 1.02 * min(true.values())
 
 
 def test_stays_within_its_allowance_and_stops_in_words(asked: SweepRequest, plan: Plan) -> None:
@@ -73,38 +73,38 @@ def test_stays_within_its_allowance_and_stops_in_words(asked: SweepRequest, plan
     assert plan.pilot is not None
     assert plan.pilot.stop in ("settled", "allowance")
     assert plan.pilot.why
-    assert len(plan.cells) >= LEAST_RUNS
-    assert all(pilot_stage(cell) and cell.recipe.steps >= 100 for cell in plan.cells)
+    assert len(plan.runs) >= LEAST_RUNS
+    assert all(pilot_stage(run) and run.recipe.steps >= 100 for run in plan.runs)
 
 
 def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None:
-    done: list[tuple[Cell, Outcome]] = [(cell, record(cell.recipe)) for cell in plan.cells]
+    done: list[tuple[PlannedRun, Outcome]] = [(run, record(run.recipe)) for run in plan.runs]
     again = PilotPlanner(asked, reversed(done)).plan()
-    assert [cell.key for cell in again.cells] == [cell.key for cell in plan.cells]
+    assert [run.key for run in again.runs] == [run.key for run in plan.runs]
     assert again.pilot == plan.pilot
 
 
 def test_a_failed_run_is_paid_for_and_not_asked_for_again(asked: SweepRequest) -> None:
     first = PilotPlanner(asked, []).plan()
-    bad = first.cells[0]
+    bad = first.runs[0]
     failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
-    done: list[tuple[Cell, Outcome]] = [(bad, failed), *((cell, record(cell.recipe)) for cell in first.cells[1:])]
+    done: list[tuple[PlannedRun, Outcome]] = [(bad, failed), *((run, record(run.recipe)) for run in first.runs[1:])]
     plan = PilotPlanner(asked, done).plan()
     assert plan.stage == "pilot 2"
-    assert [cell.key for cell in plan.cells].count(bad.key) == 1
+    assert [run.key for run in plan.runs].count(bad.key) == 1
     assert plan.pilot is not None
-    assert plan.pilot.decision.runs == len(first.cells) - 1
-    assert plan.flop == pytest.approx(math.fsum(cell.recipe.flop for cell in plan.cells))
+    assert plan.pilot.decision.runs == len(first.runs) - 1
+    assert plan.flop == pytest.approx(math.fsum(run.recipe.flop for run in plan.runs))
 
 
 def test_methods_that_the_allowance_does_not_pay_for_are_named() -> None:
     plan = PilotPlanner(pilot(share=0.022), []).plan()
-    run = {cell.recipe.method.name for cell in plan.cells}
+    ran = {run.recipe.method.name for run in plan.runs}
     left_out = {skip.reason.removeprefix("no allowance for ") for skip in plan.skipped if "no allow" in skip.reason}
-    assert "full" in run
+    assert "full" in ran
     assert left_out
-    assert run | left_out == set(PILOT_METHODS)
-    assert not run & left_out
+    assert ran | left_out == set(PILOT_METHODS)
+    assert not ran & left_out
 
 
 def test_an_allowance_for_too_few_runs_is_refused() -> None:
@@ -139,15 +139,15 @@ def test_candidates_stay_within_one_pass_and_the_memory() -> None:
 def test_its_laws_recommend_by_method_whatever_the_rank(asked: SweepRequest, plan: Plan, tmp_path: Path) -> None:
     """LoRA's rank goes with the width: on every size it is one method with one law."""
     folder = SweepFolder(tmp_path)
-    folder.add_cells(list(plan.cells))
-    for cell in plan.cells:
-        folder.ledger.add(record(cell.recipe))
+    folder.add_runs(list(plan.runs))
+    for run in plan.runs:
+        folder.ledger.add(record(run.recipe))
     assert plan.pilot is not None
     found = fit_pilot(folder, asked, plan.pilot)
     assert found.laws is not None
     assert found.flop == pytest.approx(plan.flop)
-    assert (found.runs, found.why) == (len(plan.cells), plan.pilot.why)
-    ranks = {cell.recipe.method.rank for cell in plan.cells if isinstance(cell.recipe.method, LoRA)}
+    assert (found.runs, found.why) == (len(plan.runs), plan.pilot.why)
+    ranks = {run.recipe.method.rank for run in plan.runs if isinstance(run.recipe.method, LoRA)}
     assert len(ranks) > 1
     methods = [law.method for law in found.laws.laws]
     assert len(set(methods)) == len(methods)
@@ -156,12 +156,12 @@ def test_its_laws_recommend_by_method_whatever_the_rank(asked: SweepRequest, pla
 
 
 def test_a_pilot_not_to_be_trusted_has_no_laws(asked: SweepRequest, plan: Plan, tmp_path: Path) -> None:
-    few = list(plan.cells)[: LEAST_RUNS - 1]
+    few = list(plan.runs)[: LEAST_RUNS - 1]
     folder = SweepFolder(tmp_path)
-    folder.add_cells(few)
-    for cell in few:
-        folder.ledger.add(record(cell.recipe))
-    choice = PilotPlanner(asked, [(cell, record(cell.recipe)) for cell in few]).plan().pilot
+    folder.add_runs(few)
+    for run in few:
+        folder.ledger.add(record(run.recipe))
+    choice = PilotPlanner(asked, [(run, record(run.recipe)) for run in few]).plan().pilot
     assert choice is not None
     found = fit_pilot(folder, asked, choice)
     assert found.laws is None

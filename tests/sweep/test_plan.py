@@ -10,7 +10,7 @@ from isoembed.families import NANO, PYTHIA
 from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
 from isoembed.recipe import Options, Setup
 from isoembed.records import FailedRun, Ledger
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
 from isoembed.sweep.stage import Stage
@@ -18,10 +18,10 @@ from tests.sweep.fake import SEARCH, record, request
 
 
 def complete(asked: SweepRequest) -> Plan:
-    """Plan to the end, every cell ending with its planted loss."""
-    done: list[tuple[Cell, Outcome]] = []
+    """Plan to the end, every run ending with its planted loss."""
+    done: list[tuple[PlannedRun, Outcome]] = []
     while not (plan := Planner(asked, done).plan()).complete:
-        done = [(cell, record(cell.recipe)) for cell in plan.cells]
+        done = [(run, record(run.recipe)) for run in plan.runs]
     return plan
 
 
@@ -30,20 +30,22 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 def test_the_study_that_ships_is_planned_again_key_for_key() -> None:
     """A recipe's key is its run's name: one that changes orphans every run made before.  The request and the records
-    are as an older version wrote them; each cell is planned from those before it."""
+    are as an older version wrote them; each run is planned from those before it."""
     asked = SweepRequest.model_validate_json((RESULTS / "nano_study.request.json").read_bytes())
     outcomes = Ledger.open(RESULTS / "nano_study.jsonl.gz").outcomes()
-    plan = Planner(asked, [(Cell(recipe=each.recipe, part=Stage(kind="other")), each) for each in outcomes]).plan()
+    plan = Planner(
+        asked, [(PlannedRun(recipe=each.recipe, part=Stage(kind="other")), each) for each in outcomes]
+    ).plan()
     assert plan.complete
-    assert len(plan.cells) == 267
-    assert {cell.key for cell in plan.cells} <= {each.key for each in outcomes}
+    assert len(plan.runs) == 267
+    assert {run.key for run in plan.runs} <= {each.key for each in outcomes}
 
 
-def test_every_cell_has_the_requests_setup() -> None:
+def test_every_run_has_the_requests_setup() -> None:
     """The temperature was put on afterwards, by hand, and missing from what a pilot decides between."""
     setup = Setup(batch_pairs=64, context_tokens=48, temperature=0.07, pooling="max", options=Options(mask_margin=0.1))
     asked = request(**dict(setup), rates=SEARCH)
-    assert all(cell.recipe.setup == setup for cell in Planner(asked, []).plan().cells)
+    assert all(run.recipe.setup == setup for run in Planner(asked, []).plan().runs)
     pilot = asked.model_copy(update={"target_flop": 1e14, "allowance_flop": 5e12})
     assert all(recipe.setup == setup for recipe in candidates(pilot).values())
 
@@ -70,55 +72,55 @@ def test_other_methods_are_swept_over_the_same_ranks() -> None:
     assert [m.label for m in variants("dora", model, 2.0)] == ["dora r=8", "dora r=16", "dora r=32", "dora r=64"]
     assert {m.alpha for m in variants("rslora", model, 2.0) if isinstance(m, RsLoRA)} == {RsLoRA().alpha}
     assert variants("norms", model, 2.0) == [Norms()]
-    cells = Planner(request(methods=("norms", "lora-top"), pooling="max"), []).plan().cells
-    assert {cell.recipe.method.name for cell in cells} == {"norms", "lora-top"}
-    assert {cell.recipe.pooling for cell in cells} == {"max"}
+    runs = Planner(request(methods=("norms", "lora-top"), pooling="max"), []).plan().runs
+    assert {run.recipe.method.name for run in runs} == {"norms", "lora-top"}
+    assert {run.recipe.pooling for run in runs} == {"max"}
 
 
 def test_each_stage_waits_for_the_one_before() -> None:
     plan = Planner(request(rates=SEARCH), []).plan()
-    assert {cell.stage for cell in plan.cells} == {"rates"}
+    assert {run.stage for run in plan.runs} == {"rates"}
     assert not plan.complete
     plan = Planner(request(), []).plan()
-    assert {cell.stage for cell in plan.cells} == {"budget 1e+11"}
+    assert {run.stage for run in plan.runs} == {"budget 1e+11"}
 
 
 def test_planning_again_changes_nothing() -> None:
     plan = complete(request(rates=SEARCH))
-    done: list[tuple[Cell, Outcome]] = [(cell, record(cell.recipe)) for cell in plan.cells]
+    done: list[tuple[PlannedRun, Outcome]] = [(run, record(run.recipe)) for run in plan.runs]
     again = Planner(request(rates=SEARCH), reversed(done)).plan()
-    assert [cell.key for cell in again.cells] == [cell.key for cell in plan.cells]
+    assert [run.key for run in again.runs] == [run.key for run in plan.runs]
 
 
-def test_a_failed_cell_does_not_hold_up_the_next_stage() -> None:
+def test_a_failed_run_does_not_hold_up_the_next_stage() -> None:
     first = Planner(request(), []).plan()
-    bad = first.cells[0]
+    bad = first.runs[0]
     failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
-    done: list[tuple[Cell, Outcome]] = [(bad, failed), *((cell, record(cell.recipe)) for cell in first.cells[1:])]
+    done: list[tuple[PlannedRun, Outcome]] = [(bad, failed), *((run, record(run.recipe)) for run in first.runs[1:])]
     assert Planner(request(), done).plan().stage == "budget 4e+11"
 
 
-def test_no_cell_repeats_the_data_or_is_too_short() -> None:
-    asked = request(budgets=(1e11, 4e11, 6.4e12), thin=None)
+def test_no_run_repeats_the_data_or_is_too_short() -> None:
+    asked = request(budgets=(1e11, 4e11, 6.4e12), prune=None)
     plan = complete(asked)
-    assert all((cell.recipe.epochs or 0) <= 1 and cell.recipe.steps >= 100 for cell in plan.cells)
+    assert all((run.recipe.epochs or 0) <= 1 and run.recipe.steps >= 100 for run in plan.runs)
     reasons = {
         skip.why.split(" ", 1)[1].split(",")[0] if "steps" in skip.why else skip.why[:22] for skip in plan.skipped
     }
     assert reasons == {"steps", "the data would repeat "}
     kinds = sum(len(variants(name, model, 2.0)) for name in asked.methods for model in NANO.models[:6])
-    assert len(plan.cells) + len(plan.skipped) == 3 * kinds
+    assert len(plan.runs) + len(plan.skipped) == 3 * kinds
 
 
-def test_high_budgets_are_thinned_around_the_optimum_only() -> None:
-    full, thin = complete(request(thin=None)), complete(request(thin=4.0))
-    assert len(thin.cells) < len(full.cells)
-    assert thin.flop < full.flop
-    top = [record(cell.recipe) for cell in full.cells if cell.stage == "budget 6.4e+12"]
+def test_high_budgets_are_pruned_around_the_optimum_only() -> None:
+    full, pruned = complete(request(prune=None)), complete(request(prune=4.0))
+    assert len(pruned.runs) < len(full.runs)
+    assert pruned.flop < full.flop
+    top = [record(run.recipe) for run in full.runs if run.stage == "budget 6.4e+12"]
     best = min(top, key=lambda run: run.heldout.loss if run.heldout else 9)
-    assert best.key in {cell.key for cell in thin.cells}
-    assert any("from the expected best" in skip.why for skip in thin.skipped)
-    assert any("not beside the best" in skip.why for skip in thin.skipped)
+    assert best.key in {run.key for run in pruned.runs}
+    assert any("from the expected best" in skip.why for skip in pruned.skipped)
+    assert any("not beside the best" in skip.why for skip in pruned.skipped)
 
 
 def test_the_allowance_is_never_exceeded() -> None:
@@ -133,14 +135,14 @@ def test_the_promised_time_contains_what_runs_and_workers_take_beside_steps() ->
     names = [model.name for model in NANO.models[:6]]
     pace = {"speeds": dict.fromkeys(names, 1e12), "run_seconds": dict.fromkeys(names, 3.0), "startup_seconds": 20.0}
     plan = Planner(request(**pace), []).plan()
-    assert plan.seconds == pytest.approx(20.0 + 3.0 * len(plan.cells) + plan.flop / 1e12)
+    assert plan.seconds == pytest.approx(20.0 + 3.0 * len(plan.runs) + plan.flop / 1e12)
     allowed = Planner(request(**pace, allowance_seconds=30.0), []).plan()
-    assert len(allowed.cells) == 3
+    assert len(allowed.runs) == 3
     assert allowed.seconds is not None
     assert allowed.seconds <= 30.0
 
 
-def test_cells_that_need_more_memory_are_named() -> None:
+def test_runs_that_need_more_memory_are_named() -> None:
     plan = Planner(request(max_bytes=1.0), []).plan()
-    assert not plan.cells
+    assert not plan.runs
     assert any("GiB of memory" in skip.why for skip in plan.skipped)

@@ -1,4 +1,4 @@
-"""Workers: every cell ends exactly once, whatever its trainer does."""
+"""Workers: every run ends exactly once, whatever its trainer does."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import LOST, Attempt, Cell, End, SweepFolder, failed_run
+from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner, SweepRequest
-from isoembed.sweep.run import Failure, Heart, StopRequestedError, work
-from tests.sweep.fake import HANDICAP, SEARCH, best_rate, cell, record, request, train
+from isoembed.sweep.run import Failure, Heartbeat, StopRequestedError, work
+from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 
 
-def test_every_cell_ends_in_one_record(tmp_path: Path) -> None:
+def test_every_run_ends_in_one_record(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    folder.add_cells([cell(seed=seed) for seed in range(5)])
+    folder.add_runs([planned_run(seed=seed) for seed in range(5)])
     assert work(folder, train) == 5
     assert len(folder.ledger.records()) == 5
     assert work(folder, train) == 0
 
 
-def test_a_failing_cell_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:
+def test_a_failing_run_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    bad, flaky, *good = (cell(seed=seed) for seed in range(5))
-    folder.add_cells([bad, flaky, *good])
+    bad, flaky, *good = (planned_run(seed=seed) for seed in range(5))
+    folder.add_runs([bad, flaky, *good])
     calls: list[str] = []
 
-    def fails(planned: Cell, place: Path) -> RunRecord | Failure:
+    def fails(planned: PlannedRun, place: Path) -> RunRecord | Failure:
         calls.append(planned.key)
         if planned.key == bad.key:
             return Failure(reason="out-of-memory", words="too large")
@@ -45,11 +45,11 @@ def test_a_failing_cell_is_tried_again_and_never_blocks_the_rest(tmp_path: Path)
     assert calls.count(bad.key) == 2
 
 
-def test_a_stop_leaves_the_cell_open_and_its_checkpoint_to_the_next_attempt(tmp_path: Path) -> None:
+def test_a_stop_leaves_the_run_open_and_its_checkpoint_to_the_next_attempt(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    folder.add_cells([planned := cell()])
+    folder.add_runs([planned := planned_run()])
 
-    def stops(planned: Cell, place: Path) -> RunRecord:
+    def stops(planned: PlannedRun, place: Path) -> RunRecord:
         (place / "step-00000007").mkdir(parents=True)
         (place / "step-00000007" / "state.json").write_text("{}")
         raise StopRequestedError
@@ -58,7 +58,7 @@ def test_a_stop_leaves_the_cell_open_and_its_checkpoint_to_the_next_attempt(tmp_
     assert planned.key not in folder.ledger
     seen: list[list[str]] = []
 
-    def resumes(planned: Cell, place: Path) -> RunRecord:
+    def resumes(planned: PlannedRun, place: Path) -> RunRecord:
         seen.append([str(file.relative_to(place)) for file in place.rglob("*.json")])
         return record(planned.recipe)
 
@@ -67,12 +67,12 @@ def test_a_stop_leaves_the_cell_open_and_its_checkpoint_to_the_next_attempt(tmp_
     assert not any((tmp_path / "work").iterdir())
 
 
-def test_the_second_record_of_a_cell_is_dropped(tmp_path: Path) -> None:
+def test_the_second_record_of_a_run_is_dropped(tmp_path: Path) -> None:
     """A worker thought lost wakes up and finishes after its successor."""
     folder = SweepFolder(tmp_path)
-    folder.add_cells([cell()])
+    folder.add_runs([planned_run()])
 
-    def overtaken(planned: Cell, place: Path) -> RunRecord:
+    def overtaken(planned: PlannedRun, place: Path) -> RunRecord:
         assert folder.ledger.add(record(planned.recipe, loss=1.0))
         return record(planned.recipe, loss=2.0)
 
@@ -85,9 +85,9 @@ def test_the_second_record_of_a_cell_is_dropped(tmp_path: Path) -> None:
 def test_a_run_that_ends_well_after_it_was_given_up_has_its_record(tmp_path: Path) -> None:
     """Others thought its worker lost, and failed; the next one to end well comes too late."""
     folder = SweepFolder(tmp_path)
-    folder.add_cells([planned := cell()])
+    folder.add_runs([planned := planned_run()])
 
-    def given_up(planned: Cell, place: Path) -> RunRecord:
+    def given_up(planned: PlannedRun, place: Path) -> RunRecord:
         assert folder.ledger.add(failed_run(planned.recipe, [End(reason="error", words="no")]))
         return record(planned.recipe, loss=1.0)
 
@@ -104,7 +104,7 @@ def test_the_heart_survives_what_the_file_system_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = SweepFolder(tmp_path)
-    folder.add_cells([planned := cell()])
+    folder.add_runs([planned := planned_run()])
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
     clock, beats = iter([0.0, 10.0, 31.0, 45.0, 60.0]), 0
@@ -115,33 +115,33 @@ def test_the_heart_survives_what_the_file_system_says(
         if beats < 5:
             raise OSError((errno.ESTALE, errno.ENOSPC, errno.EIO, errno.EACCES)[beats - 1], "no")
 
-    monkeypatch.setattr(folder, "beat", beat)
+    monkeypatch.setattr(folder, "heartbeat", beat)
     monkeypatch.setattr("isoembed.sweep.run.time.monotonic", lambda: next(clock))
-    heart = Heart(folder)
+    heartbeat = Heartbeat(folder)
     for _ in range(5):
-        heart.beat([attempt])
+        heartbeat.send([attempt])
     assert beats == 5
-    assert heart.failing_since is None
+    assert heartbeat.failing_since is None
     assert capsys.readouterr().err.count("\n") == 1  # said once, after a while
 
 
 def test_a_worker_thought_lost_hears_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = SweepFolder(tmp_path)
-    folder.add_cells([planned := cell()])
+    folder.add_runs([planned := planned_run()])
     attempt = folder.claim(planned.key, tries=3)
     assert attempt is not None
-    heart = Heart(folder)
-    heart.beat([attempt])
+    heartbeat = Heartbeat(folder)
+    heartbeat.send([attempt])
     assert not capsys.readouterr().err
     folder.end(attempt, LOST)
-    heart.beat([attempt])
-    heart.beat([attempt])
+    heartbeat.send([attempt])
+    heartbeat.send([attempt])
     assert capsys.readouterr().err.count("given to another worker") == 1
 
 
 def test_an_error_that_passes_does_not_cost_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SweepFolder(tmp_path)
-    folder.add_cells([cell()])
+    folder.add_runs([planned_run()])
     monkeypatch.setattr("isoembed.sweep.run._PAUSES", (0.0, 0.0))
     add, tries = folder.ledger.add, 0
 
@@ -159,7 +159,7 @@ def test_an_error_that_passes_does_not_cost_the_record(tmp_path: Path, monkeypat
 def test_a_copied_checkpoint_is_whole(tmp_path: Path) -> None:
     """The newest checkpoint of the attempt before, none of its half-written ones."""
     folder = SweepFolder(tmp_path)
-    folder.add_cells([planned := cell()])
+    folder.add_runs([planned := planned_run()])
     old = folder.work(Attempt(key=planned.key, number=1))
     for name in ("step-00000002", "step-00000010", ".partial"):
         (old / name).mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_a_copied_checkpoint_is_whole(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"process":', '"process":9'))  # a worker that is no more
     seen: list[str] = []
 
-    def look(planned: Cell, place: Path) -> RunRecord:
+    def look(planned: PlannedRun, place: Path) -> RunRecord:
         seen.extend(path.name for path in place.iterdir())
         return record(planned.recipe)
 
@@ -182,8 +182,8 @@ def finish(folder: SweepFolder, asked: SweepRequest) -> None:
 
     def more() -> int:
         outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
-        done = [(planned, outcomes[planned.key]) for planned in folder.cells() if planned.key in outcomes]
-        return folder.add_cells(list(Planner(asked, done).plan().cells))
+        done = [(planned, outcomes[planned.key]) for planned in folder.runs() if planned.key in outcomes]
+        return folder.add_runs(list(Planner(asked, done).plan().runs))
 
     more()
     work(folder, train, more=more)
@@ -200,7 +200,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepFolder, Swe
 def test_a_whole_sweep_finds_the_planted_rates(finished: tuple[SweepFolder, SweepRequest]) -> None:
     folder, asked = finished
     records = {record.key: record for record in folder.ledger.records()}
-    plan = Planner(asked, [(planned, records[planned.key]) for planned in folder.cells()]).plan()
+    plan = Planner(asked, [(planned, records[planned.key]) for planned in folder.runs()]).plan()
     assert plan.complete
     assert set(plan.rates) == set(HANDICAP)
     for fit in plan.rates.values():
@@ -208,12 +208,12 @@ def test_a_whole_sweep_finds_the_planted_rates(finished: tuple[SweepFolder, Swee
         assert fit.law.steps == pytest.approx(-0.2, abs=0.02)
         assert fit.law.share == pytest.approx(0.0, abs=0.02)
         assert not any(optimum.edge for optimum in fit.optima)
-    for planned in folder.cells():
+    for planned in folder.runs():
         if planned.part.kind == "budget":
             assert planned.recipe.learning_rate == pytest.approx(best_rate(planned.recipe), rel=0.1)
 
 
-def test_a_whole_sweep_has_replicates_of_the_best_cells(finished: tuple[SweepFolder, SweepRequest]) -> None:
+def test_a_whole_sweep_has_replicates_of_the_best_runs(finished: tuple[SweepFolder, SweepRequest]) -> None:
     folder, asked = finished
     top = [record for record in folder.ledger.records() if record.recipe.flop > 0.9 * asked.budgets[-1]]
     best = min((record for record in top if record.heldout), key=lambda record: record.heldout.loss)  # type: ignore[union-attr]
@@ -222,13 +222,13 @@ def test_a_whole_sweep_has_replicates_of_the_best_cells(finished: tuple[SweepFol
 
 
 def test_a_worker_stays_where_a_rival_has_just_planned_the_stage(tmp_path: Path) -> None:
-    """Both find no open cell and plan the next stage; the second one's plan adds nothing to the first one's."""
+    """Both find no open run and plan the next stage; the second one's plan adds nothing to the first one's."""
     folder = SweepFolder(tmp_path)
-    stages = [[cell(seed=1)], [cell(seed=2)]]
+    stages = [[planned_run(seed=1)], [planned_run(seed=2)]]
 
     def more() -> int:
         if stages:
-            folder.add_cells(stages.pop())
+            folder.add_runs(stages.pop())
         return 0
 
     assert work(folder, train, more=more) == 2

@@ -1,4 +1,4 @@
-"""Readouts and options as axes: the best cells once more, one thing changed, and no law disturbed."""
+"""Pooling and options as axes: the best runs once more, one thing changed, and no law disturbed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import law_named
 from isoembed.recipe import PLAIN, Options, Recipe, Setup
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, SweepRequest
 from isoembed.sweep.stage import VARIATIONS
 from isoembed.sweep.variations import compare, variation_named
@@ -28,10 +28,10 @@ def outcome(recipe: Recipe) -> RunRecord:
     return record(recipe, planted_loss(recipe) + 0.1 * (recipe.pooling == "max"))
 
 
-def finished(asked: SweepRequest) -> list[tuple[Cell, RunRecord]]:
-    done: list[tuple[Cell, RunRecord]] = []
+def finished(asked: SweepRequest) -> list[tuple[PlannedRun, RunRecord]]:
+    done: list[tuple[PlannedRun, RunRecord]] = []
     while not (plan := Planner(asked, done).plan()).complete:
-        done = [(cell, outcome(cell.recipe)) for cell in plan.cells]
+        done = [(run, outcome(run.recipe)) for run in plan.runs]
     return done
 
 
@@ -47,25 +47,25 @@ def test_what_may_vary_and_what_may_not() -> None:
         variation_named("pooling=mean", SETUP.model_copy(update={"pooling": "last"}))
 
 
-def test_the_best_cell_of_each_method_is_run_again_with_one_thing_changed() -> None:
+def test_the_best_run_of_each_method_is_run_again_with_one_thing_changed() -> None:
     asked = varied(seeds=(0, 1))
     done = finished(asked)
-    own = [cell for cell, _ in done if cell.part == VARIATIONS]
+    own = [run for run, _ in done if run.part == VARIATIONS]
     assert len(own) == len(asked.methods) * len(ASKED) * 2
     top: dict[str, list[tuple[float, Recipe]]] = {}
-    for cell, run in done:
-        if cell.stage == f"budget {asked.budgets[-1]:.3g}":
-            assert run.heldout is not None
-            top.setdefault(cell.recipe.method.name, []).append((run.heldout.loss, cell.recipe))
-    for cell in own:
-        _, best = min(top[cell.recipe.method.name], key=lambda entry: entry[0])
-        assert cell.recipe.model_copy(update={"pooling": "mean", "options": PLAIN, "seed": best.seed}) == best
-        assert (cell.recipe.pooling != "mean") + (cell.recipe.options != PLAIN) == 1
+    for run, made in done:
+        if run.stage == f"budget {asked.budgets[-1]:.3g}":
+            assert made.heldout is not None
+            top.setdefault(run.recipe.method.name, []).append((made.heldout.loss, run.recipe))
+    for run in own:
+        _, best = min(top[run.recipe.method.name], key=lambda entry: entry[0])
+        assert run.recipe.model_copy(update={"pooling": "mean", "options": PLAIN, "seed": best.seed}) == best
+        assert (run.recipe.pooling != "mean") + (run.recipe.options != PLAIN) == 1
 
 
 def test_differences_are_those_planted() -> None:
     done = finished(varied())
-    found = compare([cell for cell, _ in done], {cell.key: run for cell, run in done})
+    found = compare([run for run, _ in done], {run.key: made for run, made in done})
     assert len(found) == 4 * len(ASKED)
     for each in found:
         assert each.difference == pytest.approx(0.1 if each.variation == "max pooling" else 0.0)
@@ -78,7 +78,7 @@ def test_differences_are_those_planted() -> None:
 
 
 def test_laws_are_fitted_to_the_sweep_without_its_variations() -> None:
-    """A ledger of which no readout is most runs' is refused, as before."""
+    """A ledger of which no pooling is most runs' is refused, as before."""
     records = [run for _, run in finished(varied())]
     plain = [run for run in records if (run.recipe.pooling, run.recipe.options) == ("mean", PLAIN)]
     assert len(records) == len(plain) + 4 * len(ASKED)

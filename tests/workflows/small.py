@@ -55,11 +55,11 @@ def undisturbed(ledger: Path, request: SweepRequest, *, threads: int) -> dict[st
 
 
 def losses(ledger: Path) -> dict[str, Losses]:
-    """Losses by key; every record must be whole, and of a planned cell."""
+    """Losses by key; every record must be whole, and of a planned run."""
     folder = SweepFolder(ledger)
     records = folder.ledger.records()
     assert not folder.ledger.damaged
-    assert {record.key for record in records} == folder.ledger.keys() == {cell.key for cell in folder.cells()}
+    assert {record.key for record in records} == folder.ledger.keys() == {run.key for run in folder.runs()}
     assert len(records) == len(folder.ledger.keys())
     found = {}
     for record in records:
@@ -71,5 +71,5 @@ def losses(ledger: Path) -> dict[str, Losses]:
 def reasons(ledger: Path) -> list[str]:
     """How all attempts ended that left no record."""
     folder = SweepFolder(ledger)
-    ends = [folder.end_of(cell.key, number) for cell in folder.cells() for number in folder.attempts(cell.key)]
+    ends = [folder.end_of(run.key, number) for run in folder.runs() for number in folder.attempts(run.key)]
     return [end.reason for end in ends if end is not None]

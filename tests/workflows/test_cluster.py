@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, one of them killed mid-cell: as if nothing had happened."""
+"""A Ray cluster of two nodes on this machine, one of them killed mid-run: as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isoembed.workflows.cluster import run_on_ray
 from isoembed.workflows.sweep import plan_sweep, work_here
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
-#: a checkpoint after every step, so that a cell under way can be seen from outside
+#: a checkpoint after every step, so that a run under way can be seen from outside
 EVERY_STEP = Execution(checkpoint_seconds=0.0, resume=True)
 
 
@@ -36,7 +36,7 @@ def node_temp() -> Iterator[Path]:
 
 
 def training(folder: Path) -> int:
-    """How many cells have a checkpoint under `folder`, from which others disappear meanwhile."""
+    """How many runs have a checkpoint under `folder`, from which others disappear meanwhile."""
     return sum(any(name.startswith("step-") for name in names) for _, names, _ in os.walk(folder))
 
 
@@ -61,7 +61,7 @@ def cluster(node_temp: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "object store"])
-def test_a_node_killed_mid_cell_changes_nothing(
+def test_a_node_killed_mid_run_changes_nothing(
     shared: bool,
     request_here: SweepRequest,
     expected: dict[str, Losses],
@@ -69,7 +69,7 @@ def test_a_node_killed_mid_cell_changes_nothing(
     node_temp: Path,
     tmp_path: Path,
 ) -> None:
-    """Every cell is there once, and its losses are bitwise those of the single process."""
+    """Every run is there once, and its losses are bitwise those of the single process."""
     ledger = tmp_path / "ledger"
     plan_sweep(ledger, request_here)
     node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
@@ -98,7 +98,7 @@ def test_a_node_killed_mid_cell_changes_nothing(
     assert not list(node_temp.glob("isoembed-*/*"))  # neither unpacked pairs nor folders of the killed node
 
 
-def test_ctrl_c_stops_the_cells_and_local_workers_go_on_from_their_checkpoints(
+def test_ctrl_c_stops_the_runs_and_local_workers_go_on_from_their_checkpoints(
     request_here: SweepRequest, expected: dict[str, Losses], cluster: Any, tmp_path: Path, resumed_at: list[int]
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -126,10 +126,10 @@ def test_ctrl_c_stops_the_cells_and_local_workers_go_on_from_their_checkpoints(
     assert max(resumed_at) > 0
 
 
-def test_a_cell_larger_than_every_node_is_refused(request_here: SweepRequest, cluster: Any, tmp_path: Path) -> None:
+def test_a_run_larger_than_every_node_is_refused(request_here: SweepRequest, cluster: Any, tmp_path: Path) -> None:
     plan_sweep(tmp_path, request_here)
-    with pytest.raises(InputError, match="room for one cell"):
-        run_on_ray(tmp_path, address=cluster.address, cpus_per_cell=64)
+    with pytest.raises(InputError, match="room for one run"):
+        run_on_ray(tmp_path, address=cluster.address, cpus_per_run=64)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])

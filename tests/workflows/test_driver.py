@@ -19,7 +19,7 @@ from isoembed.cli.boundary import line_of, status_of
 from isoembed.core import InputError, portable
 from isoembed.data.store import DamagedStoreError
 from isoembed.records import FailedRun
-from isoembed.sweep.folder import Attempt, Cell, SweepFolder
+from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.run import Failure
 from isoembed.workflows import cluster
 from isoembed.workflows.cluster import LostClusterError, _connected, _Driver, _fitting, run_on_ray
@@ -66,12 +66,12 @@ class MadeUpRay:
         LocalRayletDiedError=LocalRayletDiedError,
     )
 
-    def __init__(self, result: Callable[[Cell, Attempt], Any]) -> None:
+    def __init__(self, result: Callable[[PlannedRun, Attempt], Any]) -> None:
         self.result = result
-        self.tasks: list[tuple[Cell, Attempt]] = []
+        self.tasks: list[tuple[PlannedRun, Attempt]] = []
         self.cancelled: set[int] = set()
 
-    def submit(self, planned: Cell, attempt: Attempt) -> int:
+    def submit(self, planned: PlannedRun, attempt: Attempt) -> int:
         self.tasks.append((planned, attempt))
         return len(self.tasks) - 1
 
@@ -101,14 +101,14 @@ def driver(folder: SweepFolder, ray: MadeUpRay, *, slots: int = 3) -> _Driver:
 def drive(folder: SweepFolder, ray: MadeUpRay) -> _Driver:
     made = driver(folder, ray)
     while made.step(False, 0.0):
-        assert len(made.flights) <= 4  # one more than there is room for
+        assert len(made.in_flight) <= 4  # one more than there is room for
     return made
 
 
-def test_every_cell_ends_in_one_record(folder: SweepFolder) -> None:
+def test_every_run_ends_in_one_record(folder: SweepFolder) -> None:
     ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
     made = drive(folder, ray)
-    assert made.written == len(folder.cells()) == len(folder.ledger.records()) > 4
+    assert made.written == len(folder.runs()) == len(folder.ledger.records()) > 4
     assert len(ray.tasks) == made.written
 
 
@@ -121,30 +121,30 @@ def test_every_cell_ends_in_one_record(folder: SweepFolder) -> None:
     ],
 )
 def test_failures_are_attempts_until_the_tries_are_spent(folder: SweepFolder, result: Any, reason: str) -> None:
-    bad = folder.cells()[1].key
+    bad = folder.runs()[1].key
     ray = MadeUpRay(lambda planned, attempt: result if planned.key == bad else record(planned.recipe))
     drive(folder, ray)
     (failed,) = [outcome for outcome in folder.ledger.outcomes() if isinstance(outcome, FailedRun)]
     assert (failed.key, failed.reason, len(failed.failures)) == (bad, reason, 2)
     assert [attempt.number for planned, attempt in ray.tasks if planned.key == bad] == [1, 2]
-    assert len(folder.ledger.records()) == len(folder.cells()) - 1
+    assert len(folder.ledger.records()) == len(folder.runs()) - 1
 
 
-def test_nodes_that_die_fail_no_cell(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_die_fail_no_run(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LOST_PAUSE_SECONDS", 0.0)
-    unlucky = folder.cells()[1].key
+    unlucky = folder.runs()[1].key
     dies = [NodeDiedError("gone"), LocalRayletDiedError("gone"), NodeDiedError("gone"), NodeDiedError("gone")]
     ray = MadeUpRay(lambda planned, attempt: dies.pop() if planned.key == unlucky and dies else record(planned.recipe))
     drive(folder, ray)
     assert not dies
-    assert len(folder.ledger.records()) == len(folder.cells())
+    assert len(folder.ledger.records()) == len(folder.runs())
 
 
 def test_the_next_attempt_inherits_the_checkpoint(folder: SweepFolder) -> None:
-    lost = folder.cells()[0].key
+    lost = folder.runs()[0].key
     found: list[bool] = []
 
-    def result(planned: Cell, attempt: Attempt) -> Any:
+    def result(planned: PlannedRun, attempt: Attempt) -> Any:
         if planned.key == lost and attempt.number == 1:
             (folder.work(attempt) / "step-00000005").mkdir(parents=True)
             return RayError("node died")
@@ -155,12 +155,12 @@ def test_the_next_attempt_inherits_the_checkpoint(folder: SweepFolder) -> None:
     assert found.count(True) == 1
 
 
-def test_a_node_that_cannot_open_the_sweep_ends_the_run_and_frees_its_cells(folder: SweepFolder) -> None:
+def test_a_node_that_cannot_open_the_sweep_ends_the_run_and_frees_its_runs(folder: SweepFolder) -> None:
     made = driver(folder, MadeUpRay(lambda planned, attempt: RayTaskError(InputError("no such folder"))))
     with pytest.raises(InputError, match="no such folder"):
         made.step(False, 0.0)
     made.abandon()
-    ends = [folder.end_of(planned.key, 1) for planned in folder.cells()]
+    ends = [folder.end_of(planned.key, 1) for planned in folder.runs()]
     assert {end.reason for end in ends if end is not None} == {"stopped"}
     assert sum(end is not None for end in ends) == 4
 
@@ -169,27 +169,28 @@ def test_a_stop_interrupts_what_is_in_flight_and_starts_nothing(folder: SweepFol
     ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
     made = driver(folder, ray)
     made.step(False, 0.0)
-    assert len(made.flights) == 3
+    assert len(made.in_flight) == 3
     while made.step(True, 0.0):
         pass
-    assert not made.flights
+    assert not made.in_flight
     assert len(ray.tasks) == 4
     assert len(folder.ledger.records()) == 1
-    assert all(folder.claim(planned.key, tries=1) for planned in folder.cells() if planned.key not in folder.ledger)
+    assert all(folder.claim(planned.key, tries=1) for planned in folder.runs() if planned.key not in folder.ledger)
 
 
-def test_cells_in_flight_have_a_heartbeat(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_flight_have_a_heartbeat(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     made = driver(folder, MadeUpRay(lambda planned, attempt: record(planned.recipe)))
     made.step(False, 0.0)
-    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "HEARTBEAT_SECONDS", 0.0)
     files = {
-        attempt: folder.path / "attempts" / f"{attempt.key}.{attempt.number}.beat" for attempt in made.flights.values()
+        attempt: folder.path / "attempts" / f"{attempt.key}.{attempt.number}.beat"
+        for attempt in made.in_flight.values()
     }
     for attempt in files:
-        folder.beat(attempt)
+        folder.heartbeat(attempt)
     before = {attempt: file.read_bytes() for attempt, file in files.items()}
     made.step(False, 0.0)
-    still = [attempt for attempt in made.flights.values() if attempt in files]
+    still = [attempt for attempt in made.in_flight.values() if attempt in files]
     assert still
     assert all(files[attempt].read_bytes() != before[attempt] for attempt in still)
 
@@ -202,12 +203,12 @@ def test_a_node_that_is_lost_under_the_driver_ends_it(folder: SweepFolder) -> No
         made.step(False, 0.0)
 
 
-def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
-    theirs = folder.cells()[0]
+def test_runs_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
+    theirs = folder.runs()[0]
     assert folder.claim(theirs.key, tries=2) is not None
     ray = MadeUpRay(lambda planned, attempt: record(planned.recipe))
     made = driver(folder, ray)
-    while len(folder.ledger.keys()) < len(folder.cells()) - 1:
+    while len(folder.ledger.keys()) < len(folder.runs()) - 1:
         assert made.step(False, 0.0)
     assert made.step(False, 0.0)  # theirs is still open
     folder.ledger.add(record(theirs.recipe))
@@ -216,7 +217,7 @@ def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "cells"),
+    ("resources", "cpus", "gpus", "room"),
     [
         ({"CPU": 8.0}, 3, 0.0, 2),
         ({"CPU": 8.0}, 1, 1.0, 0),
@@ -225,8 +226,8 @@ def test_cells_of_local_workers_are_left_to_them(folder: SweepFolder) -> None:
         ({"GPU": 1.0}, 1, 1.0, 0),
     ],
 )
-def test_room_on_a_node(resources: dict[str, float], cpus: int, gpus: float, cells: int) -> None:
-    assert _fitting(resources, cpus, gpus) == cells
+def test_room_on_a_node(resources: dict[str, float], cpus: int, gpus: float, room: int) -> None:
+    assert _fitting(resources, cpus, gpus) == room
 
 
 def test_a_cluster_that_is_started_here_is_closed_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +253,7 @@ def test_a_cluster_that_is_started_here_is_closed_to_other_machines(monkeypatch:
 def test_a_driver_that_its_cluster_takes_along_is_one_line(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A killed GCS or raylet ends the process of Ray's client from C++; its cells were left to be found lost."""
+    """A killed GCS or raylet ends the process of Ray's client from C++; its runs were left to be found lost."""
     pytest.importorskip("ray", reason="ray is not installed; it comes with isoembed[ray]")
     monkeypatch.setattr(cluster, "_drive_or_say", dies_at_a_cell)
     monkeypatch.setattr(cluster, "load_request", lambda ledger: None)
@@ -266,7 +267,7 @@ def test_a_driver_that_its_cluster_takes_along_is_one_line(
 def dies_at_a_cell(news: Any, ledger: Path, how: Any) -> None:
     """A driver's process."""
     folder = SweepFolder(ledger)
-    assert folder.claim(folder.cells()[0].key, tries=1) is not None
+    assert folder.claim(folder.runs()[0].key, tries=1) is not None
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""One attempt on a node, without a cluster: what is the cell's fault and what is nobody's."""
+"""One attempt on a node, without a cluster: what is the run's fault and what is nobody's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from isoembed.data.dataset import prepare
-from isoembed.data.shipment import Shipment
+from isoembed.data.packed import PackedData
 from isoembed.sweep.folder import Attempt
 from isoembed.sweep.run import Failure
 from isoembed.workflows import node
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
-from tests.sweep.fake import cell
+from tests.sweep.fake import planned_run
 
 
 def attempted(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -> Any:
@@ -27,11 +27,11 @@ def attempted(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception) -
         raise error
 
     monkeypatch.setattr(node, "execute", fails)
-    monkeypatch.setattr(node, "_open", lambda parcel: SimpleNamespace())
+    monkeypatch.setattr(node, "_open", lambda payload: SimpleNamespace())
     monkeypatch.setattr(node, "own_folder", lambda: folder)
-    planned = cell()
-    parcels: Any = [object()]
-    return node.run_cell(planned, Attempt(key=planned.key, number=1), None, parcels, 1)
+    planned = planned_run()
+    payloads: Any = [object()]
+    return node.attempt_run(planned, Attempt(key=planned.key, number=1), None, payloads, 1)
 
 
 def test_unpacked_pairs_are_removed_from_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,17 +39,17 @@ def test_unpacked_pairs_are_removed_from_the_node(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
     data = prepare(ListSource(numbered(50)), tiny_tokenizer(), context_tokens=16, folder=tmp_path / "cache")
-    shipment = Shipment.of(data, files=True)
+    packed = PackedData.of(data, files=True)
     shutil.rmtree(tmp_path / "cache")  # as on another machine
-    shipment.open()
+    packed.open()
     assert list((tmp_path / "temp").glob("isoembed-*/pairs-*"))
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda parcel: SimpleNamespace(data=shipment)))
-    parcels: Any = [object()]
-    node.forget(parcels)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda payload: SimpleNamespace(data=packed)))
+    payloads: Any = [object()]
+    node.forget(payloads)
     assert not list((tmp_path / "temp").glob("isoembed-*/*"))
 
 
-def test_a_full_disk_costs_no_cell_a_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_no_run_a_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="No space left"):
         attempted(monkeypatch, tmp_path, OSError(errno.ENOSPC, "No space left on device"))
     failure = attempted(monkeypatch, tmp_path, OSError(errno.EIO, "Input/output error"))

@@ -42,7 +42,7 @@ def test_dry_run_explains_and_runs_nothing(pairs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     found = json.loads(ok(*options(pairs, tmp_path / "out"), "--dry-run", "--json"))
     assert found["new"] is None
-    assert {cell["recipe"]["method"]["name"] for cell in found["plan"]["cells"]} == {"full"}
+    assert {run["recipe"]["method"]["name"] for run in found["plan"]["cells"]} == {"full"}
 
 
 def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:

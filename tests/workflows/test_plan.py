@@ -32,14 +32,14 @@ def test_the_same_arguments_are_the_same_sweep_in_a_later_version(ledger: Path, 
     first = load_request(ledger)
     assert first.family.models[0].norm_params == 0 != NANO.models[0].norm_params
     plan, new = plan_sweep(ledger, again)
-    assert new == len(plan.cells) > 0
+    assert new == len(plan.runs) > 0
     assert load_request(ledger) == first
-    rates = {cell.recipe.learning_rate for cell in plan.cells if cell.recipe.method.name == "bias"}
+    rates = {run.recipe.learning_rate for run in plan.runs if run.recipe.method.name == "bias"}
     assert first.family.rate_rule("bias").fixed in rates  # the rule that the sweep began with, not today's
     assert plan_sweep(ledger, again)[1] == 0
 
 
-@pytest.mark.parametrize("changed", [{"thin": 2.0}, {"family": PYTHIA}], ids=["argument", "family"])
+@pytest.mark.parametrize("changed", [{"prune": 2.0}, {"family": PYTHIA}], ids=["argument", "family"])
 def test_other_arguments_are_refused(ledger: Path, again: SweepRequest, changed: dict[str, object]) -> None:
     with pytest.raises(InputError, match="another sweep"):
         plan_sweep(ledger, again.model_copy(update=changed))

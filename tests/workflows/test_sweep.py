@@ -1,4 +1,4 @@
-"""Local workers under kills, signals and failing cells: real training, real processes."""
+"""Local workers under kills, signals and failing runs: real training, real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import Cell, SweepFolder, Worker
+from isoembed.sweep.folder import PlannedRun, SweepFolder, Worker
 from isoembed.sweep.plan import SweepRequest
 from isoembed.sweep.stage import Stage
 from isoembed.training import loop
@@ -80,7 +80,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def under_way(ledger: Path) -> list[int]:
-    """Workers that have taken steps at a cell and not ended it."""
+    """Workers that have taken steps at a run and not ended it."""
     folder = SweepFolder(ledger)
     places = {file.parent.name for file in (ledger / "work").glob("*/step-*")}
     claims = [ledger / "attempts" / place for place in sorted(places) if place.split(".")[0] not in folder.ledger]
@@ -88,7 +88,7 @@ def under_way(ledger: Path) -> list[int]:
 
 
 def freeze(ledger: Path, target: Callable[[], int | None], halt: Callable[[int, int], None]) -> int:
-    """Halt `target`, a process or a group, at a moment when its cells are under way; returns it."""
+    """Halt `target`, a process or a group, at a moment when its runs are under way; returns it."""
     while True:
         wait_until(lambda: target() is not None)
         chosen = target()
@@ -99,7 +99,7 @@ def freeze(ledger: Path, target: Callable[[], int | None], halt: Callable[[int, 
         halt(chosen, signal.SIGCONT)
 
 
-def test_a_worker_killed_mid_cell_is_replaced(
+def test_a_worker_killed_mid_run_is_replaced(
     ledger: Path, running: subprocess.Popen[str], expected: dict[str, Losses]
 ) -> None:
     victim = freeze(ledger, lambda: next(iter(under_way(ledger)), None), os.kill)
@@ -137,7 +137,7 @@ def test_ctrl_c_stops_with_checkpoints_to_go_on_from(
     assert sum(step > 0 for step in resumed_at) == 2
 
 
-def test_a_second_ctrl_c_kills_and_costs_no_cell_a_try(ledger: Path, running: subprocess.Popen[str]) -> None:
+def test_a_second_ctrl_c_kills_and_costs_no_run_a_try(ledger: Path, running: subprocess.Popen[str]) -> None:
     group = freeze(ledger, lambda: running.pid if len(under_way(ledger)) == 2 else None, os.killpg)
     os.kill(group, signal.SIGCONT)  # the parent alone: its workers hear nothing, as one that hangs
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_data_that_no_worker_can_open_are_reported_once(
     with pytest.raises(InputError, match=r"moved\.jsonl"):
         run_sweep(tmp_path / "ledger", workers=2, every_seconds=0.1)
     assert "Traceback" not in capfd.readouterr().err
-    assert not SweepFolder(tmp_path / "ledger").attempts(SweepFolder(tmp_path / "ledger").cells()[0].key)
+    assert not SweepFolder(tmp_path / "ledger").attempts(SweepFolder(tmp_path / "ledger").runs()[0].key)
 
 
 def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_a_ledger_that_moves_takes_its_tokens_along(request_here: SweepRequest, 
         shutil.rmtree(second)
 
 
-def test_a_full_disk_stops_the_sweep_and_costs_no_cell_a_try(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_the_sweep_and_costs_no_run_a_try(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -220,14 +220,14 @@ def test_a_disk_that_no_worker_can_write_to_is_the_machines_fault(
     assert status_of(caught.value) == 1
 
 
-def finds_no_room(obstacles: Any, ledger: Path, **how: Any) -> None:
+def finds_no_room(fatal_errors: Any, ledger: Path, **how: Any) -> None:
     """A worker process on a full disk."""
 
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     sweep.work_here = full  # type: ignore[assignment]
-    sweep._work_or_say(obstacles, ledger, **how)
+    sweep._work_or_say(fatal_errors, ledger, **how)
 
 
 def test_a_signal_before_the_first_step_does_not_wait_for_the_last(
@@ -248,15 +248,15 @@ def test_a_signal_before_the_first_step_does_not_wait_for_the_last(
     assert reasons(ledger) == ["stopped"]
 
 
-def test_cells_that_cannot_end_well_are_failed_records_and_block_nothing(
+def test_runs_that_cannot_end_well_are_failed_records_and_block_nothing(
     ledger: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Losses]
 ) -> None:
     folder = SweepFolder(ledger)
-    like = folder.cells()[0].recipe
+    like = folder.runs()[0].recipe
     diverges = like.model_copy(update={"seed": 8})
     too_large = like.model_copy(update={"seed": 7})
-    folder.add_cells(
-        [Cell(recipe=recipe, part=Stage(kind="other", name="bad"), order=-1) for recipe in (diverges, too_large)]
+    folder.add_runs(
+        [PlannedRun(recipe=recipe, part=Stage(kind="other", name="bad"), order=-1) for recipe in (diverges, too_large)]
     )
 
     def run(recipe: Recipe, *arguments: Any, **options: Any) -> tuple[Encoder, RunRecord]:

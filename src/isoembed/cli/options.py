@@ -32,6 +32,8 @@ ALIASES = {
     "--lora-alpha": "--alpha",
     "--lr": "--learning-rate",
     "--num-train-epochs": "--epochs",
+    "--thin": "--prune",
+    "--max-passes": "--max-pair-epochs",
 }
 
 # ---- single options ---------------------------------------------------------------------------------------------

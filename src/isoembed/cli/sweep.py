@@ -50,8 +50,8 @@ def run(
             run_on_ray(
                 ledger,
                 address=address,
-                cpus_per_cell=cpus,
-                gpus_per_cell=gpus,
+                cpus_per_run=cpus,
+                gpus_per_run=gpus,
                 shared=shared,
                 tries=tries,
                 watch=watch,
@@ -61,7 +61,7 @@ def run(
         terminal.print_json(ended.model_dump(mode="json"))
     if failed := ended.count("failed"):
         typer.echo(
-            f"isoembed: {number_of(failed, 'cell')} failed and will not be tried again; "
+            f"isoembed: {number_of(failed, 'run')} failed and will not be tried again; "
             f"`isoembed sweep retry {ledger}` has them tried anew.",
             err=True,
         )
@@ -120,13 +120,13 @@ def retry(
     failed = [outcome.key for outcome in folder.ledger.outcomes() if isinstance(outcome, FailedRun)]
     for key in keys or ():
         if not any(each.startswith(key) for each in failed):
-            raise InputError(f"`key` must name a failed cell; none begins with {key!r}. See `sweep status`.")
+            raise InputError(f"`key` must name a failed run; none begins with {key!r}. See `sweep status`.")
     chosen = [each for each in failed if not keys or each.startswith(tuple(keys))]
     folder.retry(chosen)
     if as_json:
         terminal.print_json({"retried": chosen})
     else:
-        typer.echo(f"{number_of(len(chosen), 'cell')} to be tried again; `isoembed sweep run {ledger}` does it.")
+        typer.echo(f"{number_of(len(chosen), 'run')} to be tried again; `isoembed sweep run {ledger}` does it.")
 
 
 def show(
@@ -135,23 +135,23 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one planned run: its recipe and what came of it."""
-    from isoembed.report.terminal.sweep import cell_text
+    from isoembed.report.terminal.sweep import planned_run_text
     from isoembed.sweep.folder import SweepFolder
 
     _existing(ledger)
     folder = SweepFolder(ledger)
-    found = [cell for cell in folder.cells() if cell.key.startswith(key)]
+    found = [each for each in folder.runs() if each.key.startswith(key)]
     if len(found) != 1:
         raise InputError(
-            f"`key` must name one cell; {len(found)} begin with {key!r}. `isoembed ledger export` lists all."
+            f"`key` must name one run; {len(found)} begin with {key!r}. `isoembed ledger export` lists all."
         )
-    (cell,) = found
-    outcome = folder.ledger.outcome(cell.key)
+    (planned,) = found
+    outcome = folder.ledger.outcome(planned.key)
     if as_json:
         value = None if outcome is None else outcome.model_dump(mode="json")
-        terminal.print_json({"cell": cell.model_dump(mode="json"), "outcome": value})
+        terminal.print_json({"cell": planned.model_dump(mode="json"), "outcome": value})
     else:
-        terminal.console().print(cell_text(cell.recipe, outcome))
+        terminal.console().print(planned_run_text(planned.recipe, outcome))
 
 
 def _existing(ledger: Path) -> None:

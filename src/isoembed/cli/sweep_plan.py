@@ -57,7 +57,7 @@ class GridOptions:
         typer.Option(help="some of the family's models, as a,b, default: all; or cuts of one model, as a@2,a@6"),
     ] = None
     methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all"
-    thin: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
+    prune: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
     memory: Annotated[
         str | None, typer.Option(help="runs that need more are left out, as 16GiB; default: this machine's")
     ] = None
@@ -94,7 +94,7 @@ class RunOptions:
             rich_help_panel="Data",
         ),
     ] = None
-    max_passes: Annotated[
+    max_pair_epochs: Annotated[
         float | None,
         typer.Option(
             help="with --pairs: runs of more epochs over them are left out; default: 40", rich_help_panel="Data"
@@ -173,8 +173,10 @@ def _request(asked: SweepOptions) -> SweepRequest:
         raise InputError(
             "A pilot decides between sizes and methods; --vary and --pairs belong to a sweep of --budgets."
         )
-    if runs.max_passes is not None and not runs.max_passes > 1:
-        raise InputError(f"`--max-passes` must be above 1, so that pairs repeat; got {runs.max_passes:g}. Raise it.")
+    if runs.max_pair_epochs is not None and not runs.max_pair_epochs > 1:
+        raise InputError(
+            f"`--max-pair-epochs` must be above 1, so that pairs repeat; got {runs.max_pair_epochs:g}. Raise it."
+        )
     family, models = suite(asked.grid.family, asked.grid.models)
     setup = asked.setup.value().completed(family_setup(family))
     return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup)
@@ -200,7 +202,7 @@ def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...],
 
 def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.sweep.plan import SweepRequest
-    from isoembed.sweep.repetition import MAX_PASSES, pairs_named
+    from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, pairs_named
     from isoembed.sweep.variations import variation_named
     from isoembed.workflows.sweep import prepare_request
 
@@ -216,9 +218,9 @@ def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], 
         seeds=tuple(range(runs.seeds)),
         variations=tuple(variation_named(each, setup) for each in runs.vary or ()),
         pairs=pairs_named(runs.pairs) if runs.pairs else (),
-        max_passes=runs.max_passes or MAX_PASSES,
+        max_pair_epochs=runs.max_pair_epochs or MAX_PAIR_EPOCHS,
         min_steps=runs.min_steps,
-        thin=asked.grid.thin or None,
+        prune=asked.grid.prune or None,
         rates=_rates(runs.rate_steps or "100,300", models),
         max_bytes=_most_bytes(asked),
         allowance_flop=flop,

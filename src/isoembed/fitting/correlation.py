@@ -84,7 +84,7 @@ def correlate(records: Sequence[RunRecord], *, target: Target = "heldout") -> tu
     if len(scored) < LEAST_RUNS:
         raise InputError(
             f"A correlation needs at least {LEAST_RUNS} runs with a {target} loss and scores; there are {len(scored)}. "
-            "Plan the sweep with `task`, which scores its cells."
+            "Plan the sweep with `task`, which scores its runs."
         )
     sets = {record.heldout.fingerprint for record, _ in scored if record.heldout is not None}
     if target == "heldout" and len(sets) > 1:

@@ -42,7 +42,7 @@ ALIKE = 3.0
 class PilotBatch(Frozen):
     """The runs to make next; none where `stop` says why."""
 
-    cells: tuple[PossibleRun, ...]
+    runs: tuple[PossibleRun, ...] = Field(serialization_alias="cells")
     stop: Stop | None
     reason: PilotNote
     decision: Decision = Field(description="what the runs so far say")
@@ -56,16 +56,16 @@ class PilotBatch(Frozen):
 
 def plan_next(
     done: Sequence[PilotRun],
-    cells: Sequence[PossibleRun],
+    runs: Sequence[PossibleRun],
     target: PilotTarget,
     *,
     allowance_left: float,
     earlier: Sequence[Decision] = (),
     how: Planning = DEFAULT,
 ) -> PilotBatch:
-    """The next pilot runs, a pure function of what has ended: neither the order of `cells` nor of `done` matters.
+    """The next pilot runs, a pure function of what has ended: neither the order of `runs` nor of `done` matters.
 
-    cells: whatever could be run; those done, at or above the target budget, too short or too expensive are passed over.
+    runs: whatever could be run; those done, at or above the target budget, too short or too expensive are passed over.
     allowance_left: FLOP.  The runs chosen never cost more in sum.
     Until every candidate method has the runs that its law needs, the start set is filled; a method whose runs do not
     suffice has no say, and the decision's warnings name it.
@@ -74,37 +74,37 @@ def plan_next(
     """
     if not allowance_left >= 0:
         raise InputError(f"`allowance_left` must be 0 FLOP or more; got {allowance_left:g}.")
-    if len({cell.key for cell in cells}) < len(cells):
+    if len({run.key for run in runs}) < len(runs):
         raise InputError("Possible runs must have keys of their own; two share one. Name them apart.")
     posterior = fit_posterior(done, target, how)
     decision = decision_from(posterior, done, target)
 
-    def choice(stop: Stop | None, why: PilotNote, cells: Sequence[PossibleRun] = ()) -> PilotBatch:
-        return PilotBatch(cells=tuple(cells), stop=stop, reason=why, decision=decision)
+    def choice(stop: Stop | None, why: PilotNote, runs: Sequence[PossibleRun] = ()) -> PilotBatch:
+        return PilotBatch(runs=tuple(runs), stop=stop, reason=why, decision=decision)
 
     if settled((*earlier, decision), how.tolerance):
         return choice("settled", reason("settled", decisions=SETTLED, tolerance=how.tolerance))
-    ended = {run.cell.key for run in done}
+    ended = {run.planned.key for run in done}
     left = sorted(
-        (cell for cell in eligible(cells, target, how.law) if cell.key not in ended),
-        key=lambda cell: (cell.flop, cell.key),
+        (run for run in eligible(runs, target, how.law) if run.key not in ended),
+        key=lambda run: (run.flop, run.key),
     )
-    affordable = [cell for cell in left if cell.flop <= allowance_left]
+    affordable = [run for run in left if run.flop <= allowance_left]
     if not affordable:
         if left:
             return choice("allowance", reason("allowance", flop=left[0].flop, left=allowance_left))
         return choice("no-cells", reason("all-run"))
-    start = start_set([run.cell for run in done], affordable, target, how.law, allowance_left, how.seed)
+    start = start_set([run.planned for run in done], affordable, target, how.law, allowance_left, how.seed)
     if start:
         return choice(None, reason("start"), start)
     known = promising(
-        [run.cell for run in done], [cell for cell in affordable if posterior.knows(cell)], posterior, how.near
+        [run.planned for run in done], [run for run in affordable if posterior.knows(run)], posterior, how.near
     )
-    candidates = sorted((cell for cell in target.cells if posterior.knows(cell)), key=lambda cell: cell.key)
+    candidates = sorted((run for run in target.candidates if posterior.knows(run)), key=lambda run: run.key)
     if not known or not candidates:
         return choice("no-cells", reason("no-law"))
     # what an expensive run says may overturn the plan: keep as much for after it
-    within = [cell for cell in known if cell.flop <= BATCH_SHARE * allowance_left]
+    within = [run for run in known if run.flop <= BATCH_SHARE * allowance_left]
     if within:
         picked = choose(posterior, within, candidates, BATCH_SHARE * allowance_left, how)
     else:
@@ -112,17 +112,17 @@ def plan_next(
     return choice(None, reason("largest-cut", criterion=how.criterion), picked)
 
 
-def eligible(cells: Sequence[PossibleRun], target: PilotTarget, law: Law) -> list[PossibleRun]:
+def eligible(runs: Sequence[PossibleRun], target: PilotTarget, law: Law) -> list[PossibleRun]:
     """The runs that a pilot may make: below the target, long enough, and of tokens per parameter like the candidates'.
 
     A method with fewer of those than twice what its law needs keeps all of its runs, however far their ratios.
     """
-    ratio = [cell.tokens / cell.params for cell in target.cells]
+    ratio = [run.tokens / run.params for run in target.candidates]
     low, high = min(ratio) / ALIKE, max(ratio) * ALIKE
     kept: list[PossibleRun] = []
-    for method in sorted({cell.method for cell in target.cells}):
-        mine = [c for c in cells if c.method == method and c.flop < target.flop and c.long_enough]
-        alike = [cell for cell in mine if low <= cell.tokens / cell.params <= high]
+    for method in sorted({run.method for run in target.candidates}):
+        mine = [c for c in runs if c.method == method and c.flop < target.flop and c.long_enough]
+        alike = [run for run in mine if low <= run.tokens / run.params <= high]
         kept += alike if len(alike) >= 2 * least_runs(law) else mine
     return kept
 
@@ -134,4 +134,4 @@ def settled(decisions: Sequence[Decision], tolerance: float = TOLERANCE) -> bool
     if len(last) < SETTLED or not all(decision.trusted for decision in last):
         return False
     regret = last[-1].expected_regret
-    return len({decision.cell for decision in last}) == 1 and regret is not None and regret < tolerance
+    return len({decision.candidate for decision in last}) == 1 and regret is not None and regret < tolerance

@@ -20,9 +20,9 @@ from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, 
 
 
 class Decision(Frozen):
-    """What the pilot says so far.  `cell` is None where no candidate's method has a law."""
+    """What the pilot says so far.  `candidate` is None where no candidate's method has a law."""
 
-    cell: PossibleRun | None
+    candidate: PossibleRun | None = Field(serialization_alias="cell")
     trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `notes`")
     expected_regret: float | None = Field(description="ln loss above the best candidate, mean over draws")
     probability_best: float | None = Field(description="share of draws in which no candidate is better")
@@ -40,10 +40,10 @@ class Decision(Frozen):
 
     def describe(self) -> str:
         """The decision in one sentence."""
-        if self.cell is None or self.expected_regret is None or self.probability_best is None:
+        if self.candidate is None or self.expected_regret is None or self.probability_best is None:
             return f"no choice after {self.runs} runs: {'; '.join(self.warnings)}"
         words = (
-            f"{self.cell.key} after {self.runs} runs and {self.flop_spent:.3g} FLOP: best with probability "
+            f"{self.candidate.key} after {self.runs} runs and {self.flop_spent:.3g} FLOP: best with probability "
             f"{self.probability_best:.2f}, expected regret {self.expected_regret:.2%} of the loss"
         )
         return words if self.trusted else f"not to be trusted: {words}; {'; '.join(self.warnings)}"
@@ -60,33 +60,33 @@ def decide(done: Sequence[PilotRun], target: PilotTarget, how: Planning = DEFAUL
 
 def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotTarget) -> Decision:
     """The decision, from laws fitted already."""
-    runs = sum(run.cell.long_enough for run in done)
-    spent = math.fsum(run.cell.flop for run in done)
-    cells = sorted((cell for cell in target.cells if posterior.knows(cell)), key=lambda cell: cell.key)
+    runs = sum(run.planned.long_enough for run in done)
+    spent = math.fsum(run.planned.flop for run in done)
+    candidates = sorted((each for each in target.candidates if posterior.knows(each)), key=lambda each: each.key)
     notes = list(posterior.unfit.values())
-    if unseen := sorted({cell.method for cell in target.cells} - set(posterior.laws) - set(posterior.unfit)):
+    if unseen := sorted({each.method for each in target.candidates} - set(posterior.laws) - set(posterior.unfit)):
         notes.append(warning("no-runs-of-method", methods=", ".join(unseen)))
     if runs < LEAST_RUNS:
         notes.append(warning("few-runs", runs=runs, steps=LEAST_STEPS, least=LEAST_RUNS))
-    if not cells:
+    if not candidates:
         return Decision(
-            cell=None, trusted=False, expected_regret=None, probability_best=None, predicted_loss=None, noise=None,
+            candidate=None, trusted=False, expected_regret=None, probability_best=None, predicted_loss=None, noise=None,
             runs=runs, flop_spent=spent, notes=tuple(notes),
         )  # fmt: skip
-    samples = CandidateSamples(posterior.log_loss(cells))
+    samples = CandidateSamples(posterior.log_loss(candidates))
     best = samples.best
-    if (fitted := posterior.laws[cells[best].method].fit).why:
-        notes.append(warning("not-good", method=cells[best].method, status=fitted.says()))
-    beyond = target.flop / max(run.cell.flop for run in done)
+    if (fitted := posterior.laws[candidates[best].method].fit).why:
+        notes.append(warning("not-good", method=candidates[best].method, status=fitted.says()))
+    beyond = target.flop / max(run.planned.flop for run in done)
     if beyond > 10:
         notes.append(warning("far", ratio=beyond))
     return Decision(
-        cell=cells[best],
+        candidate=candidates[best],
         trusted=runs >= LEAST_RUNS,
         expected_regret=samples.regret(best),
         probability_best=float(samples.probabilities[best]),
         predicted_loss=float(np.exp(samples.means[best])),
-        noise=float(posterior.noise([cells[best]])[0]),
+        noise=float(posterior.noise([candidates[best]])[0]),
         runs=runs,
         flop_spent=spent,
         notes=tuple(notes),

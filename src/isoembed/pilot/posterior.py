@@ -87,27 +87,27 @@ class Posterior:
     unfit: dict[str, PilotNote]
     """methods without a law, and why"""
 
-    def knows(self, cell: PossibleRun) -> bool:
+    def knows(self, run: PossibleRun) -> bool:
         """Whether the run's method has a law."""
-        return cell.method in self.laws
+        return run.method in self.laws
 
-    def log_loss(self, cells: Sequence[PossibleRun]) -> Floats:
+    def log_loss(self, runs: Sequence[PossibleRun]) -> Floats:
         """Predicted ln loss (B, J) of runs that it knows, draw by draw.
 
         Draws of a few runs have wild outliers, which are clipped.
         """
         draws = len(next(iter(self.laws.values())).theta_BP)
-        loss_BJ = np.empty((draws, len(cells)))
+        loss_BJ = np.empty((draws, len(runs)))
         for method, boot in self.laws.items():
-            mine = [index for index, cell in enumerate(cells) if cell.method == method]
+            mine = [index for index, run in enumerate(runs) if run.method == method]
             if mine:
-                rows = points_of([cells[index] for index in mine]).rows
+                rows = points_of([runs[index] for index in mine]).rows
                 loss_BJ[:, mine] = boot.loss(rows)
         return np.log(tamed(loss_BJ))
 
-    def noise(self, cells: Sequence[PossibleRun]) -> Floats:
+    def noise(self, runs: Sequence[PossibleRun]) -> Floats:
         """Standard deviation (J,) of one more run's ln loss around the law that holds at the target."""
-        return np.array([self._noise[cell.method] for cell in cells]) * np.sqrt(relative_variance(cells, self.target))
+        return np.array([self._noise[run.method] for run in runs]) * np.sqrt(relative_variance(runs, self.target))
 
     @cached_property
     def _noise(self) -> dict[str, float]:
@@ -126,23 +126,23 @@ def fit_posterior(done: Sequence[PilotRun], target: PilotTarget, how: Planning =
     Runs of too few steps are not used.  A method whose runs do not identify the law is named with the reason.  Raises
     InputError where a finished run is as large as the target.
     """
-    if any(run.cell.flop >= target.flop for run in done):
+    if any(run.planned.flop >= target.flop for run in done):
         raise InputError(
-            f"A pilot looks at nothing as expensive as the target: {max(run.cell.flop for run in done):.3g} FLOP >= "
+            f"A pilot looks at nothing as expensive as the target: {max(run.planned.flop for run in done):.3g} FLOP >= "
             f"{target.flop:.3g}; leave such runs out."
         )
     law, laws = how.law, dict[str, Bootstrap]()
     unfit: dict[str, PilotNote] = {}
-    usable = sorted((run for run in done if run.cell.long_enough), key=lambda run: run.cell.key)
-    for index, method in enumerate(sorted({run.cell.method for run in done})):
-        mine = near_envelope([run for run in usable if run.cell.method == method], how.near, least_runs(law))
+    usable = sorted((run for run in done if run.planned.long_enough), key=lambda run: run.planned.key)
+    for index, method in enumerate(sorted({run.planned.method for run in done})):
+        mine = near_envelope([run for run in usable if run.planned.method == method], how.near, least_runs(law))
         if len(mine) < least_runs(law):
             unfit[method] = warning(
                 "few-runs-of-method", runs=len(mine), method=method, law=law.name, least=least_runs(law)
             )
             continue
-        cells = [run.cell for run in mine]
-        points = points_of(cells, np.array([run.loss for run in mine]), 1 / relative_variance(cells, target))
+        runs = [run.planned for run in mine]
+        points = points_of(runs, np.array([run.loss for run in mine]), 1 / relative_variance(runs, target))
         try:
             # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
             laws[method] = bootstrap(law, points, draws=how.draws, seed=how.seed + 1_000_003 * index)

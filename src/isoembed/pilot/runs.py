@@ -44,7 +44,7 @@ class PossibleRun(Frozen):
 class PilotRun(Frozen):
     """A run that ended and its held-out loss in nats."""
 
-    cell: PossibleRun
+    planned: PossibleRun
     loss: float = Field(gt=0)
 
 
@@ -52,25 +52,25 @@ class PilotTarget(Frozen):
     """The budget to decide for, and what could be run there."""
 
     flop: float = Field(gt=0)
-    cells: tuple[PossibleRun, ...] = Field(min_length=1)
+    candidates: tuple[PossibleRun, ...] = Field(min_length=1)
 
 
-def points_of(cells: Sequence[PossibleRun], loss: Floats | None = None, weight: Floats | None = None) -> Points:
-    """Cells as points; a loss of one stands in where none is known."""
+def points_of(runs: Sequence[PossibleRun], loss: Floats | None = None, weight: Floats | None = None) -> Points:
+    """Runs as points; a loss of one stands in where none is known."""
     return Points.of(
-        [cell.params for cell in cells],
-        [cell.tokens for cell in cells],
-        np.ones(len(cells)) if loss is None else loss,
-        flop=[cell.flop for cell in cells],
-        fraction=[cell.fraction for cell in cells],
+        [run.params for run in runs],
+        [run.tokens for run in runs],
+        np.ones(len(runs)) if loss is None else loss,
+        flop=[run.flop for run in runs],
+        fraction=[run.fraction for run in runs],
         weight=weight,
     )
 
 
-def relative_variance(cells: Sequence[PossibleRun], target: PilotTarget) -> Floats:
+def relative_variance(runs: Sequence[PossibleRun], target: PilotTarget) -> Floats:
     """Variance (J,) of a run about the law at the target, over its variance at the target's own budget:
     1 + (DRIFT ln(C_target / C))^2."""
-    return 1 + (DRIFT * np.log(target.flop / np.array([cell.flop for cell in cells]))) ** 2
+    return 1 + (DRIFT * np.log(target.flop / np.array([run.flop for run in runs]))) ** 2
 
 
 def least_runs(law: Law) -> int:
@@ -84,7 +84,7 @@ def near_envelope(runs: Sequence[PilotRun], near: float, least: int) -> list[Pil
     `least`."""
     if not runs:
         return []
-    above_R = above_envelope(np.log([run.loss for run in runs]), np.array([run.cell.flop for run in runs]))
+    above_R = above_envelope(np.log([run.loss for run in runs]), np.array([run.planned.flop for run in runs]))
     reach = max(near, np.sort(above_R)[min(least, len(runs)) - 1])
     return [run for run, above in zip(runs, above_R, strict=True) if above <= reach]
 

@@ -22,7 +22,7 @@ START_MOST = 0.6
 
 
 def methods_paid_for(
-    methods: Sequence[str], cells: Sequence[PossibleRun], allowance_flop: float, law: Law = HOFFMANN
+    methods: Sequence[str], runs: Sequence[PossibleRun], allowance_flop: float, law: Law = HOFFMANN
 ) -> tuple[list[str], dict[str, float]]:
     """Of `methods`, in this order, those whose starts the allowance still pays for; and what each start costs at least.
 
@@ -33,7 +33,7 @@ def methods_paid_for(
     cost: dict[str, float] = {}
     kept: list[str] = []
     for method in methods:
-        flop = sorted(cell.flop for cell in cells if cell.method == method)[:least]
+        flop = sorted(run.flop for run in runs if run.method == method)[:least]
         cost[method] = math.fsum(flop) if len(flop) == least else math.inf
         spent = math.fsum(cost[each] for each in kept if math.isfinite(cost[each]))
         if not kept or spent + cost[method] <= START_MOST * allowance_flop:
@@ -51,28 +51,28 @@ def start_set(
 ) -> list[PossibleRun]:
     """What is missing of each candidate method's share of the start: empty once all have theirs, or where what is left
     cannot be paid."""
-    methods = sorted({cell.method for cell in target.cells})
+    methods = sorted({run.method for run in target.candidates})
     share = max(least_runs(law), -(-LEAST_RUNS // len(methods)))
     chance = np.random.default_rng(seed)
     picked: list[PossibleRun] = []
     for method in methods:
-        mine = [cell for cell in done if cell.method == method and cell.long_enough]
-        open_cells = [cell for cell in affordable if cell.method == method]
-        missing = min(share - len(mine), len(open_cells))
+        mine = [run for run in done if run.method == method and run.long_enough]
+        open_runs = [run for run in affordable if run.method == method]
+        missing = min(share - len(mine), len(open_runs))
         if missing <= 0:
             continue
         # up to what the start can afford throughout; where that leaves little choice, the cheapest runs
         most = START_SHARE * allowance_left / (share * len(methods))
-        pools = [[cell for cell in open_cells if cell.flop <= most]]
+        pools = [[run for run in open_runs if run.flop <= most]]
         if len(pools[0]) < 2 * missing:
-            pools = [open_cells[:size] for size in range(2 * missing, missing - 1, -1)]
+            pools = [open_runs[:size] for size in range(2 * missing, missing - 1, -1)]
         # of few runs those far apart are expensive: fewer to choose from, until what is chosen leaves something over
         room = START_MOST * allowance_left / len(methods)
         spreads = (_spread(mine, pool, missing, chance) for pool in pools)
-        chosen = next((spread for spread in spreads if sum(cell.flop for cell in spread) <= room), pools[-1][:missing])
-        for cell in chosen:
-            if sum(each.flop for each in picked) + cell.flop <= allowance_left:
-                picked.append(cell)
+        chosen = next((spread for spread in spreads if sum(run.flop for run in spread) <= room), pools[-1][:missing])
+        for run in chosen:
+            if sum(each.flop for each in picked) + run.flop <= allowance_left:
+                picked.append(run)
     return picked
 
 
@@ -80,11 +80,11 @@ def _spread(
     taken: Sequence[PossibleRun], pool: Sequence[PossibleRun], count: int, chance: np.random.Generator
 ) -> list[PossibleRun]:
     """`count` runs of `pool`, each the one farthest in (ln N, ln D) from those taken so far, the first by chance."""
-    place_X2 = np.log([[cell.params, cell.tokens] for cell in pool])
+    place_X2 = np.log([[run.params, run.tokens] for run in pool])
     scale_2 = np.maximum(place_X2.std(axis=0), 1e-9)
     near_X = np.full(len(pool), np.inf)
-    for cell in taken:
-        near_X = np.minimum(near_X, _distance(place_X2, np.log([cell.params, cell.tokens]), scale_2))
+    for run in taken:
+        near_X = np.minimum(near_X, _distance(place_X2, np.log([run.params, run.tokens]), scale_2))
     picked: list[PossibleRun] = []
     for _ in range(count):
         index = int(chance.integers(len(pool))) if np.isinf(near_X).all() else int(np.argmax(near_X))

@@ -1,8 +1,8 @@
-"""A sweep on disk: its ledger, its planned cells, and who works on which.
+"""A sweep on disk: its ledger, its planned runs, and who works on which.
 
     LEDGER/sweep.json           what was asked for
-    LEDGER/cells/KEY.json       one planned cell
-    LEDGER/attempts/KEY.N       attempt N at a cell: who made it
+    LEDGER/cells/KEY.json       one planned run
+    LEDGER/attempts/KEY.N       attempt N at it: who made it
     LEDGER/attempts/KEY.N.beat  its worker's heartbeat: other bytes every few seconds
     LEDGER/attempts/KEY.N.end   how attempt N ended, where it did not end in a record
     LEDGER/work/KEY.N/          checkpoints of attempt N, removed with the record
@@ -47,7 +47,7 @@ STALE_SECONDS = 90.0
 LOOK_SECONDS = 10.0
 
 
-class Cell(Frozen):
+class PlannedRun(Frozen):
     """One planned run and what it is for."""
 
     recipe: Recipe
@@ -168,41 +168,41 @@ class SweepFolder:
     def __init__(self, path: Path, *, stale_seconds: float = STALE_SECONDS) -> None:
         self.path, self.stale_seconds = path, stale_seconds
         self.ledger = Ledger(path)
-        self._known: dict[str, Cell] = {}
+        self._known: dict[str, PlannedRun] = {}
         self._watched: dict[Attempt, _Watched] = {}
 
-    # ---- cells ----
+    # ---- runs ----
 
-    def add_cells(self, cells: list[Cell]) -> int:
-        """Write the cells that are not there yet, or cannot be read; returns how many those were."""
-        there = {cell.key for cell in self.cells()}
-        new = [cell for cell in cells if cell.key not in there]
-        for cell in new:
-            write_atomically(self._cell(cell.key), cell.model_dump_json() + "\n")
+    def add_runs(self, runs: list[PlannedRun]) -> int:
+        """Write the runs that are not there yet, or cannot be read; returns how many those were."""
+        there = {run.key for run in self.runs()}
+        new = [run for run in runs if run.key not in there]
+        for run in new:
+            write_atomically(self._file(run.key), run.model_dump_json() + "\n")
         return len(new)
 
-    def cells(self) -> list[Cell]:
-        """Every planned cell that can be read and is what its file's name says, in the plan's order."""
+    def runs(self) -> list[PlannedRun]:
+        """Every planned run that can be read and is what its file's name says, in the plan's order."""
         for file in (self.path / "cells").glob("*.json"):
-            if file.stem in self._known:  # a cell never changes
+            if file.stem in self._known:  # a run never changes
                 continue
             try:
-                cell = Cell.model_validate_json(file.read_bytes())
+                run = PlannedRun.model_validate_json(file.read_bytes())
             except (OSError, ValidationError) as error:
                 self.ledger.damaged[str(file)] = str(error).splitlines()[0]
                 continue
-            if cell.key == file.stem:
-                self._known[cell.key] = cell
+            if run.key == file.stem:
+                self._known[run.key] = run
             else:
-                self.ledger.damaged[str(file)] = f"it holds the cell {cell.key}: it was changed or renamed"
-        return sorted(self._known.values(), key=lambda cell: (cell.order, cell.key))
+                self.ledger.damaged[str(file)] = f"it holds the run {run.key}: it was changed or renamed"
+        return sorted(self._known.values(), key=lambda run: (run.order, run.key))
 
     # ---- attempts ----
 
     def claim(self, key: str, *, tries: int) -> Attempt | None:
-        """The next attempt at a cell, this worker's from now on; None where the cell is done, given up or taken.
+        """The next attempt at a run, this worker's from now on; None where the run is done, given up or taken.
 
-        A lost attempt is ended here in its worker's name.  Where `tries` attempts have failed, the cell's failed record
+        A lost attempt is ended here in its worker's name.  Where `tries` attempts have failed, the run's failed record
         is the ledger's last word on it, until somebody finishes it after all or `retry` is asked for.
         """
         if key in self.ledger:
@@ -230,12 +230,12 @@ class SweepFolder:
         return attempt
 
     def attempts(self, key: str) -> list[int]:
-        """Numbers of the attempts at a cell, from 1."""
+        """Numbers of the attempts at a run, from 1."""
         made = takewhile(lambda number: self._attempt(Attempt(key=key, number=number)).exists(), count(1))
         return list(made)  # without a gap: number n + 1 is claimed only after n
 
     def is_alive(self, key: str, number: int) -> bool:
-        """Whether the attempt's worker may be at it: it was not seen to be dead, nor its heart to stand still."""
+        """Whether the attempt's worker may be at it: it was not seen to be dead, nor its heartbeat to stand still."""
         attempt = Attempt(key=key, number=number)
         if not self._attempt(attempt).exists():
             return False
@@ -255,9 +255,9 @@ class SweepFolder:
         return watched.still_seconds < self.stale_seconds
 
     def silences(self, keys: Collection[str]) -> dict[str, float]:
-        """Seconds without a sign of life from the newest worker of each of these cells, of those that cannot be asked
-        after from here: its last beat beside a file of now, both by the clock that stamps files there.  Nothing where
-        no file can be made."""
+        """Seconds without a sign of life from the newest worker of each of these runs, of those that cannot be asked
+        after from here: its last heartbeat beside a file of now, both by the clock that stamps files there.  Nothing
+        where no file can be made."""
         silences, now = {}, None
         for key in keys:
             attempt = Attempt(key=key, number=max(self.attempts(key), default=0))
@@ -280,7 +280,7 @@ class SweepFolder:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def beat(self, attempt: Attempt) -> None:
+    def heartbeat(self, attempt: Attempt) -> None:
         """Tell that this attempt is being worked on.  In place, so that a disk that has become full does not matter."""
         handle = os.open(self._beat(attempt), os.O_WRONLY | os.O_CREAT, 0o666)
         try:
@@ -304,12 +304,12 @@ class SweepFolder:
             return None
 
     def ends(self, key: str) -> list[End]:
-        """How the attempts at a cell ended that left no record, first to last."""
+        """How the attempts at a run ended that left no record, first to last."""
         ends = [self.end_of(key, number) for number in self.attempts(key)]
         return [end for end in ends if end is not None]
 
     def failures(self, key: str) -> list[End]:
-        """How the attempts at a cell failed, first to last; those that nothing was wrong with are left out."""
+        """How the attempts at a run failed, first to last; those that nothing was wrong with are left out."""
         return [end for end in self.ends(key) if end.counts and end.reason != "stopped"]
 
     def vain(self, key: str) -> int:
@@ -319,7 +319,7 @@ class SweepFolder:
         return sum(end.reason == "lost-worker" and end.steps <= steps for end, steps in zip(ends, before, strict=True))
 
     def retry(self, keys: list[str]) -> None:
-        """Have given up cells tried again, from their newest checkpoints, as if they had never failed."""
+        """Have given up runs tried again, from their newest checkpoints, as if they had never failed."""
         for key in keys:
             for number in self.attempts(key):
                 if (end := self.end_of(key, number)) is not None and end.counts:
@@ -343,11 +343,11 @@ class SweepFolder:
             remove(self.work(attempt))
 
     def clear(self) -> None:
-        """Remove what killed workers left: checkpoints of cells that are done, files that were being written."""
+        """Remove what killed workers left: checkpoints of runs that are done, files that were being written."""
         done = {outcome.key for outcome in self.ledger.records()}
-        for cell in self.cells():
-            for number in self.attempts(cell.key) if cell.key in done else ():
-                self.remove_work(Attempt(key=cell.key, number=number))
+        for run in self.runs():
+            for number in self.attempts(run.key) if run.key in done else ():
+                self.remove_work(Attempt(key=run.key, number=number))
         self.ledger.clear(("cells", "attempts", "records", "curves"))
 
     def _steps_before(self, attempt: Attempt) -> int:
@@ -355,10 +355,10 @@ class SweepFolder:
         return max((end.steps for end in ends if end is not None), default=0)
 
     def _give_up(self, key: str, failures: list[End]) -> None:
-        cell = Cell.model_validate_json(self._cell(key).read_bytes())
-        self.ledger.add(failed_run(cell.recipe, failures))
+        run = PlannedRun.model_validate_json(self._file(key).read_bytes())
+        self.ledger.add(failed_run(run.recipe, failures))
 
-    def _cell(self, key: str) -> Path:
+    def _file(self, key: str) -> Path:
         return self.path / "cells" / f"{key}.json"
 
     def _attempt(self, attempt: Attempt) -> Path:
@@ -372,7 +372,7 @@ class SweepFolder:
 
 
 def failed_run(recipe: Recipe, failures: list[End]) -> FailedRun:
-    """The record of a cell that is given up after these failures."""
+    """The record of a run that is given up after these failures."""
     reason = failures[-1].reason
     assert reason != "stopped"
     return FailedRun(

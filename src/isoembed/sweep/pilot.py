@@ -1,6 +1,6 @@
 """A pilot as a sweep: each batch of runs that the planner chooses is one stage, planned when the one before has ended.
 
-What could be run: each method at its middle hyperparameter, every size, a ladder of budgets far below the target.  What
+What could be run: each method at its middle hyperparameter, every size, a grid of budgets far below the target.  What
 is decided: which of those methods on which size of the family is best at the target budget, one pass over the data at
 most.  `isoembed.pilot.choose` chooses; whatever runs sweeps runs this one.
 """
@@ -25,16 +25,16 @@ from isoembed.recipe import Recipe
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import MIN_STEPS, Request
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, SweepRequest, variants
 from isoembed.sweep.stage import Stage
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
-#: from one budget of the ladder to the next
-LADDER = 1.25
-#: the dearest run, as a share of the allowance
-DEAREST = START_SHARE
+#: from one budget of the grid to the next
+BUDGET_FACTOR = 1.25
+#: the most expensive run, as a share of the allowance
+LARGEST_SHARE = START_SHARE
 
 
 class PilotTooSmallError(InputError):
@@ -42,7 +42,7 @@ class PilotTooSmallError(InputError):
 
 
 def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
-    """The ladder: from `LEAST_STEPS` steps of the cheapest model to `DEAREST` of the allowance, in FLOP."""
+    """The budget grid: from `LEAST_STEPS` steps of the cheapest model to `LARGEST_SHARE` of the allowance, in FLOP."""
     if request.target_flop is None or request.allowance_flop is None:
         raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
     tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
@@ -51,9 +51,9 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
         for model in map(request.family.model, request.models)
     )
     lowest = 1.02 * cheapest  # a step more than needed: recipes round
-    highest = max(DEAREST * request.allowance_flop, lowest)
-    steps = math.floor(math.log(highest / lowest) / math.log(LADDER) + 1e-9)
-    return tuple(lowest * LADDER**step for step in range(steps + 1))
+    highest = max(LARGEST_SHARE * request.allowance_flop, lowest)
+    steps = math.floor(math.log(highest / lowest) / math.log(BUDGET_FACTOR) + 1e-9)
+    return tuple(lowest * BUDGET_FACTOR**step for step in range(steps + 1))
 
 
 def pilot_methods(request: SweepRequest, model: ModelSpec) -> list[Method]:
@@ -82,7 +82,7 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
             try:
                 recipe = asked.recipe(request.target_flop, model, method, most_epochs=1.0)
             except InputError:
-                continue  # too dear for one step, or too large for the memory
+                continue  # too expensive for one step, or too large for the memory
             if recipe.steps >= MIN_STEPS:
                 found[f"{method.label} on {model.name}"] = recipe
     if not found:
@@ -95,11 +95,11 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
 def pilot_target(request: SweepRequest) -> PilotTarget:
     """The target budget with all of its candidates."""
     assert request.target_flop is not None
-    cells = tuple(as_pilot_cell(key, recipe) for key, recipe in candidates(request).items())
-    return PilotTarget(flop=request.target_flop, cells=cells)
+    found = tuple(as_possible_run(key, recipe) for key, recipe in candidates(request).items())
+    return PilotTarget(flop=request.target_flop, candidates=found)
 
 
-def as_pilot_cell(key: str, recipe: Recipe) -> PossibleRun:
+def as_possible_run(key: str, recipe: Recipe) -> PossibleRun:
     """A recipe as the planner sees it.  Methods are told apart by name: each has one hyperparameter here."""
     return PossibleRun(
         key=key,
@@ -112,31 +112,31 @@ def as_pilot_cell(key: str, recipe: Recipe) -> PossibleRun:
     )
 
 
-def pilot_stage(cell: Cell) -> bool:
-    """Whether the cell is a run of the pilot itself, not of the search for learning rates."""
-    return cell.part.kind == "pilot"
+def pilot_stage(run: PlannedRun) -> bool:
+    """Whether the run is one of the pilot itself, not of the search for learning rates."""
+    return run.part.kind == "pilot"
 
 
 class PilotPlanner(Planner):
     """Plans a pilot as far as what has ended allows."""
 
-    def _stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
+    def _stages(self) -> Iterator[tuple[Stage, list[PlannedRun]]]:
         request = self.request
         assert request.allowance_flop is not None
         yield from self._rate_stages()
         target = pilot_target(request)
-        cells = self._paid_for(self._pool(), target)
-        methods = {cell.recipe.method.name for cell in cells.values()}
-        decided = tuple(cell for cell in target.cells if cell.method in methods)
+        runs = self._paid_for(self._pool(), target)
+        methods = {run.recipe.method.name for run in runs.values()}
+        decided = tuple(run for run in target.candidates if run.method in methods)
         if not decided:
             raise InputError("No run of the pilot is long enough within its allowance; raise it or the budget.")
-        target = target.model_copy(update={"cells": decided})
+        target = target.model_copy(update={"candidates": decided})
         decisions: list[Decision] = []
         for number in count(1):
-            open_cells = tuple(as_pilot_cell(key, cell.recipe) for key, cell in cells.items())
+            open_runs = tuple(as_possible_run(key, run.recipe) for key, run in runs.items())
             self.pilot = _choice(
-                self._runs(),
-                open_cells,
+                self._ended(),
+                open_runs,
                 target,
                 max(0.0, request.allowance_flop - self.flop),
                 tuple(decisions),
@@ -145,38 +145,38 @@ class PilotPlanner(Planner):
                 return
             decisions.append(self.pilot.decision)
             part = Stage(kind="pilot", batch=number)
-            # a cell is asked for once, whether it fails or the allowance refuses it
-            yield part, [cells.pop(each.key).model_copy(update={"part": part}) for each in self.pilot.cells]
+            # a run is asked for once, whether it fails or the allowance refuses it
+            yield part, [runs.pop(each.key).model_copy(update={"part": part}) for each in self.pilot.runs]
 
-    def _runs(self) -> tuple[PilotRun, ...]:
-        """What the pilot's cells came to."""
+    def _ended(self) -> tuple[PilotRun, ...]:
+        """What the pilot's runs came to."""
         return tuple(
-            PilotRun(cell=as_pilot_cell(key, cell.recipe), loss=outcome.heldout.loss)
-            for key, cell in self.cells.items()
-            if pilot_stage(cell)
+            PilotRun(planned=as_possible_run(key, run.recipe), loss=outcome.heldout.loss)
+            for key, run in self.runs.items()
+            if pilot_stage(run)
             and isinstance(outcome := self.outcomes.get(key), RunRecord)
             and outcome.heldout is not None
         )
 
-    def _pool(self) -> dict[str, Cell]:
+    def _pool(self) -> dict[str, PlannedRun]:
         """All runs that the pilot could make, by key."""
-        found: dict[str, Cell] = {}
+        found: dict[str, PlannedRun] = {}
         for budget in self.request.budgets:
             for model in self.models:
                 for method in pilot_methods(self.request, model):
-                    cell = self._cell(model, method, budget, Stage(kind="pilot", batch=0))
-                    if cell is not None:
-                        found[cell.key] = cell
+                    run = self._planned(model, method, budget, Stage(kind="pilot", batch=0))
+                    if run is not None:
+                        found[run.key] = run
         return found
 
-    def _paid_for(self, cells: dict[str, Cell], target: PilotTarget) -> dict[str, Cell]:
-        """The cells of the first methods whose starts the allowance pays for together.
+    def _paid_for(self, runs: dict[str, PlannedRun], target: PilotTarget) -> dict[str, PlannedRun]:
+        """The runs of the first methods whose starts the allowance pays for together.
 
         Raises PilotTooSmallError where it does not pay for `LEAST_RUNS` runs of the first one.
         """
         assert self.request.allowance_flop is not None
         most = START_MOST * self.request.allowance_flop
-        possible = eligible([as_pilot_cell(key, cell.recipe) for key, cell in cells.items()], target, HOFFMANN)
+        possible = eligible([as_possible_run(key, run.recipe) for key, run in runs.items()], target, HOFFMANN)
         first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
         if len(first) < LEAST_RUNS or math.fsum(first) > most:
             # where no run at all is possible, the cheapest one of enough steps says what is needed
@@ -196,16 +196,16 @@ class PilotPlanner(Planner):
                     f"{self.request.allowance_flop:.3g} FLOP"
                 )
                 self._skip(self.models[0], method, self.request.budgets[0], "method-unpaid", why)
-        return {key: cell for key, cell in cells.items() if cell.recipe.method.name in kept}
+        return {key: run for key, run in runs.items() if run.recipe.method.name in kept}
 
 
 @lru_cache(maxsize=64)
 def _choice(
     done: tuple[PilotRun, ...],
-    cells: tuple[PossibleRun, ...],
+    runs: tuple[PossibleRun, ...],
     target: PilotTarget,
     allowance_left: float,
     earlier: tuple[Decision, ...],
 ) -> PilotBatch:
     """`plan_next`, remembered: a plan is made again from the start each time, and each choice takes a bootstrap."""
-    return plan_next(done, cells, target, allowance_left=allowance_left, earlier=earlier)
+    return plan_next(done, runs, target, allowance_left=allowance_left, earlier=earlier)

@@ -1,16 +1,16 @@
 """What a sweep runs, stage by stage, as a pure function of what was asked for and what has ended so far.
 
 1. `rates`: the peak learning rate per method, size, hyperparameter and horizon (`isoembed.sweep.rates`).
-2. `noise`: a few cells of the second budget with every seed of the replicates, before anything is compared.
+2. `noise`: a few runs of the second budget with every seed of the replicates, before anything is compared.
 3. one stage a budget, cheapest first: every method with its hyperparameters on every size.  From the third budget on
    only sizes within a factor of the method's best so far, moved along with the budget, and only hyperparameters beside
    the best one: where the optimum cannot be, nothing is spent.
-4. `replicates`: the best few cells of the highest budget with the other seeds.
-5. `variations`: the best cell of each method at the highest budget with every readout and option that was asked for.
-6. `repetition`: the best cell of each method at the highest budget, and those of the sizes beside it, on so many unique
-   pairs alone, repeated for as many passes as the budget pays for.
+4. `replicates`: the best few runs of the highest budget with the other seeds.
+5. `variations`: the best run of each method at the highest budget with every pooling and option that was asked for.
+6. `repetition`: the best run of each method at the highest budget, and those of the sizes beside it, on so many unique
+   pairs alone, repeated for as many epochs as the budget pays for.
 
-Near-optimum cells come first within a stage, so that an allowance that ends early has been spent well.
+Near-optimum runs come first within a stage, so that an allowance that ends early has been spent well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.estimates import recipe_memory
@@ -28,9 +28,9 @@ from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import DataStats, Recipe, Setup, affordable, solve
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
-from isoembed.sweep.repetition import MAX_PASSES, unfit
+from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, unfit
 from isoembed.sweep.stage import (
     NOISE,
     RATES,
@@ -45,9 +45,9 @@ from isoembed.sweep.stage import (
 )
 from isoembed.sweep.variations import Variation
 
-#: cells replicated before the grid and after it
-NOISE_CELLS = 6
-REPLICATED_CELLS = 8
+#: runs replicated before the grid and after it
+NOISE_RUNS = 6
+REPLICATED_RUNS = 8
 
 Outcome = RunRecord | FailedRun
 
@@ -70,26 +70,38 @@ class SweepRequest(Setup):
     methods: tuple[str, ...] = ("full", "freeze", "bias", "lora")
     budgets: tuple[float, ...] = Field(min_length=1, description="FLOP, ascending")
     data: DataStats
-    variations: tuple[Variation, ...] = Field((), description="readouts and options for the best cells once more")
-    pairs: tuple[int, ...] = Field((), description="unique pairs, on which alone the best cells are trained once more")
-    max_passes: float = Field(MAX_PASSES, gt=1, description="over these pairs; cells of more are left out")
+    variations: tuple[Variation, ...] = Field((), description="pooling and options for the best runs once more")
+    pairs: tuple[int, ...] = Field((), description="unique pairs, on which alone the best runs are trained once more")
+    max_pair_epochs: float = Field(
+        MAX_PAIR_EPOCHS,
+        gt=1,
+        validation_alias=AliasChoices("max_pair_epochs", "max_passes"),
+        serialization_alias="max_passes",
+        description="over these pairs; runs of more are left out",
+    )
     alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
     seeds: tuple[int, ...] = (0,)
     min_steps: int = Field(30, ge=1, le=LARGEST)
     max_epochs: float = 1.0
-    max_bytes: float | None = Field(None, description="memory of the machine; cells that need more are left out")
-    thin: float | None = Field(4.0, gt=1, description="keep sizes within this factor of the expected best; None: all")
+    max_bytes: float | None = Field(None, description="memory of the machine; runs that need more are left out")
+    prune: float | None = Field(
+        4.0,
+        gt=1,
+        validation_alias=AliasChoices("prune", "thin"),
+        serialization_alias="thin",
+        description="keep sizes within this factor of the expected best; None: all",
+    )
     rates: RateSearch | None = None
     target_flop: float | None = Field(
         None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot`); needs `allowance_flop`"
     )
-    allowance_flop: float | None = Field(None, description="what all cells together may cost")
-    allowance_seconds: float | None = Field(None, description="how long all cells together may take here")
+    allowance_flop: float | None = Field(None, description="what all runs together may cost")
+    allowance_seconds: float | None = Field(None, description="how long all runs together may take here")
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
     run_seconds: dict[str, float] = Field({}, description="model -> seconds of a run here beside its steps")
     startup_seconds: float = Field(0.0, description="from the start of a worker here to its first run")
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
-    tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's cells are scored")
+    tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's runs are scored")
 
     @model_validator(mode="after")
     def _pilot_has_an_allowance(self) -> Self:
@@ -99,13 +111,13 @@ class SweepRequest(Setup):
 
 
 class Plan(Frozen):
-    """The cells of all stages that can be planned by now, and what they leave out."""
+    """The runs of all stages that can be planned by now, and what they leave out."""
 
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...] = Field(serialization_alias="cells")
     skipped: tuple[Skipped, ...]
     rates: dict[str, RateFit] = Field({}, description="the learning rate's rule by method, once measured")
-    flop: float = Field(description="of all cells")
-    seconds: float | None = Field(description="of all cells here, one after another; None where no speed was measured")
+    flop: float = Field(description="of all runs")
+    seconds: float | None = Field(description="of all runs here, one after another; None where no speed was measured")
     stage: str = Field(description="the last stage planned, in words; none before the first")
     part: Stage | None = Field(None, description="the last stage planned")
     complete: bool = Field(description="no further stage will follow")
@@ -118,28 +130,28 @@ def variants(name: str, model: ModelSpec, alpha_per_rank: float) -> list[Method]
 
 
 def at_most(request: SweepRequest) -> Plan:
-    """Every cell that the sweep could come to hold, replicates, variations and repetition apart: the plan in which
-    nothing is thinned, because every cell fails."""
-    cells: dict[str, Cell] = {}
+    """Every run that the sweep could come to hold, replicates, variations and repetition apart: the plan in which
+    nothing is pruned, because every run fails."""
+    runs: dict[str, PlannedRun] = {}
     while True:
         failed = [
-            (cell, FailedRun(recipe=cell.recipe, key=key, reason="error", failures=(), created=""))
-            for key, cell in cells.items()
+            (run, FailedRun(recipe=run.recipe, key=key, reason="error", failures=(), created=""))
+            for key, run in runs.items()
         ]
         plan = Planner(request, failed).plan()
         if plan.complete:
             return plan
-        cells = {cell.key: cell for cell in plan.cells}
+        runs = {run.key: run for run in plan.runs}
 
 
 class Planner:
     """Plans as far as what has ended allows."""
 
-    def __init__(self, request: SweepRequest, done: Iterable[tuple[Cell, Outcome]]) -> None:
+    def __init__(self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]]) -> None:
         self.request = request
         self.models = [request.family.model(name) for name in request.models]
-        self.outcomes = {cell.key: outcome for cell, outcome in done}
-        self.cells: dict[str, Cell] = {}
+        self.outcomes = {run.key: outcome for run, outcome in done}
+        self.runs: dict[str, PlannedRun] = {}
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
         self.pilot: PilotBatch | None = None
@@ -148,14 +160,14 @@ class Planner:
     def plan(self) -> Plan:
         """All stages whose predecessors have ended."""
         complete, last = True, None
-        for part, cells in self._stages():
+        for part, runs in self._stages():
             last = part
-            planned = [cell for cell in cells if self._add(cell)]
-            if any(cell.key not in self.outcomes for cell in planned):
+            planned = [run for run in runs if self._add(run)]
+            if any(run.key not in self.outcomes for run in planned):
                 complete = False
                 break
         return Plan(
-            cells=tuple(self.cells.values()),
+            runs=tuple(self.runs.values()),
             skipped=tuple(self.skipped),
             rates=self.rates,
             flop=self.flop,
@@ -166,14 +178,14 @@ class Planner:
             pilot=self.pilot,
         )
 
-    def _stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
-        """Each stage with its cells; the next is asked for only when all of these have ended."""
+    def _stages(self) -> Iterator[tuple[Stage, list[PlannedRun]]]:
+        """Each stage with its runs; the next is asked for only when all of these have ended."""
         request = self.request
         yield from self._rate_stages()
         if len(request.seeds) > 1 and len(request.budgets) > 1:
-            yield NOISE, self._noise_cells()
+            yield NOISE, self._noise_runs()
         for index, budget in enumerate(request.budgets):
-            yield Stage(kind="budget", budget=budget), self._budget_cells(index, budget)
+            yield Stage(kind="budget", budget=budget), self._budget_runs(index, budget)
         if len(request.seeds) > 1:
             yield REPLICATES, self._replicates()
         if request.variations:
@@ -183,19 +195,19 @@ class Planner:
 
     # ---- stages ----
 
-    def _rate_stages(self) -> Iterator[tuple[Stage, list[Cell]]]:
+    def _rate_stages(self) -> Iterator[tuple[Stage, list[PlannedRun]]]:
         """The search for learning rates, widened where the best one lies on an edge; then its rules hold."""
         if self.request.rates is None:
             return
-        yield RATES, self._rate_cells(self.request.rates)
-        asked: set[str] = set()  # where the allowance refuses a cell, it is not asked for again
-        while more := [cell for cell in self._beyond_edges() if cell.key not in asked]:
-            asked |= {cell.key for cell in more}
+        yield RATES, self._rate_runs(self.request.rates)
+        asked: set[str] = set()  # where the allowance refuses a run, it is not asked for again
+        while more := [run for run in self._beyond_edges() if run.key not in asked]:
+            asked |= {run.key for run in more}
             yield RATES, more
         self.rates = fit_rates(optima(self._records()))
 
-    def _rate_cells(self, search: RateSearch) -> list[Cell]:
-        cells = []
+    def _rate_runs(self, search: RateSearch) -> list[PlannedRun]:
+        runs = []
         for name in search.models:
             model = self.request.family.model(name)
             for method in self._rate_methods(model):
@@ -204,9 +216,9 @@ class Planner:
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
                         flop = method.cost(model).flop_per_token * tokens
-                        cell = self._cell(model, method, flop, RATES, rate=centre * search.factor**power)
-                        cells += [] if cell is None else [cell]
-        return sorted(cells, key=lambda cell: cell.recipe.flop)
+                        run = self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
+                        runs += [] if run is None else [run]
+        return sorted(runs, key=lambda run: run.recipe.flop)
 
     def _rate_methods(self, model: ModelSpec) -> list[Method]:
         """The lowest and the highest hyperparameter of each method: the rule runs between them."""
@@ -216,92 +228,92 @@ class Planner:
             methods += found if len(found) < 3 else [found[0], found[-1]]
         return methods
 
-    def _beyond_edges(self) -> list[Cell]:
+    def _beyond_edges(self) -> list[PlannedRun]:
         """One more rate where the best one so far lies on the edge of those tried."""
-        cells = []
-        records = {cell.key: cell for cell in self.cells.values() if cell.part == RATES}
+        runs = []
+        records = {run.key: run for run in self.runs.values() if run.part == RATES}
         for optimum in optima(self._records()):
             rate = beyond(optimum, first=3)
             if rate is None:
                 continue
             like = next(
-                cell.recipe
-                for cell in records.values()
-                if (cell.recipe.method, cell.recipe.model.name, cell.recipe.steps)
+                run.recipe
+                for run in records.values()
+                if (run.recipe.method, run.recipe.model.name, run.recipe.steps)
                 == (optimum.method, optimum.model, optimum.steps)
             )
-            cell = Cell(recipe=like.model_copy(update={"learning_rate": rate}), part=RATES)
-            if cell.key not in self.cells:
-                cells.append(cell)
-        return cells
+            run = PlannedRun(recipe=like.model_copy(update={"learning_rate": rate}), part=RATES)
+            if run.key not in self.runs:
+                runs.append(run)
+        return runs
 
-    def _noise_cells(self) -> list[Cell]:
+    def _noise_runs(self) -> list[PlannedRun]:
         """Every method's middle hyperparameter, and full once more on another size, with all seeds."""
         budget = self.request.budgets[1]
         middle = self.models[len(self.models) // 3]
-        chosen: list[Cell] = []
+        chosen: list[PlannedRun] = []
         for name in (*self.request.methods, *self.request.methods):
             model = middle if len(chosen) < len(self.request.methods) else self.models[len(self.models) // 3 - 1]
             found = variants(name, model, self.request.alpha_per_rank)
-            cell = self._cell(model, found[len(found) // 2], budget, NOISE)
-            chosen += [] if cell is None or len(chosen) >= NOISE_CELLS else [cell]
+            run = self._planned(model, found[len(found) // 2], budget, NOISE)
+            chosen += [] if run is None or len(chosen) >= NOISE_RUNS else [run]
         return [
-            cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"seed": seed})})
-            for cell in chosen
+            run.model_copy(update={"recipe": run.recipe.model_copy(update={"seed": seed})})
+            for run in chosen
             for seed in self.request.seeds
         ]
 
-    def _budget_cells(self, index: int, budget: float) -> list[Cell]:
-        cells = []
+    def _budget_runs(self, index: int, budget: float) -> list[PlannedRun]:
+        runs = []
         for name in self.request.methods:
-            best = self._best(name, self.request.budgets[:index]) if index >= 2 and self.request.thin else None
+            best = self._best(name, self.request.budgets[:index]) if index >= 2 and self.request.prune else None
             for model in self.models:
                 for method in variants(name, model, self.request.alpha_per_rank):
-                    if best is not None and (thinned := self._thinned(best, model, method, budget)):
-                        self._skip(model, method, budget, *thinned)
+                    if best is not None and (pruned := self._pruned(best, model, method, budget)):
+                        self._skip(model, method, budget, *pruned)
                         continue
-                    cell = self._cell(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
-                    cells += [] if cell is None else [cell]
-        return sorted(cells, key=lambda cell: self._distance(cell, index))
+                    run = self._planned(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
+                    runs += [] if run is None else [run]
+        return sorted(runs, key=lambda run: self._distance(run, index))
 
-    def _replicates(self) -> list[Cell]:
-        """The best few cells of the highest budget, whatever their method, with the other seeds."""
-        top = [cell for cell, record in self._grid(self.request.budgets[-1:])][:REPLICATED_CELLS]
+    def _replicates(self) -> list[PlannedRun]:
+        """The best few runs of the highest budget, whatever their method, with the other seeds."""
+        top = [run for run, record in self._grid(self.request.budgets[-1:])][:REPLICATED_RUNS]
         return [
-            Cell(recipe=cell.recipe.model_copy(update={"seed": seed}), part=REPLICATES, scored=True)
+            PlannedRun(recipe=run.recipe.model_copy(update={"seed": seed}), part=REPLICATES, scored=True)
             for seed in self.request.seeds[1:]
-            for cell in top
+            for run in top
         ]
 
-    def _variations(self) -> list[Cell]:
-        """Each method's best cell at the highest budget, changed in one thing at a time, with every seed."""
-        cells = []
+    def _variations(self) -> list[PlannedRun]:
+        """Each method's best run at the highest budget, changed in one thing at a time, with every seed."""
+        runs = []
         for name in self.request.methods:
             if (best := self._best(name, self.request.budgets)) is None:
                 continue
             recipe, budget = best[0].recipe, best[1]
             for variation in self.request.variations:
-                cell = self._cell(
+                run = self._planned(
                     recipe.model, recipe.method, budget, VARIATIONS, rate=recipe.learning_rate, scored=True,
                     variation=variation,
                 )  # fmt: skip
-                cells += [] if cell is None else [cell]
+                runs += [] if run is None else [run]
         return [
-            cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"seed": seed})})
+            run.model_copy(update={"recipe": run.recipe.model_copy(update={"seed": seed})})
             for seed in self.request.seeds
-            for cell in cells
+            for run in runs
         ]
 
-    def _repetition(self) -> list[Cell]:
-        """Each method's best cell at the highest budget, and the best ones of the sizes beside it, on scarce pairs."""
-        cells = []
+    def _repetition(self) -> list[PlannedRun]:
+        """Each method's best run at the highest budget, and those of the sizes beside it, on few pairs, repeated."""
+        runs = []
         for name in self.request.methods:
             if (best := self._best(name, self.request.budgets)) is None:
                 continue
             recipe, budget = best[0].recipe, best[1]
             by_size: dict[str, Recipe] = {}
-            for cell, _ in self._grid([budget], name):
-                by_size.setdefault(cell.recipe.model.name, cell.recipe)
+            for run, _ in self._grid([budget], name):
+                by_size.setdefault(run.recipe.model.name, run.recipe)
             sizes = sorted(self.models, key=lambda model: model.params)
             place = sizes.index(recipe.model)
             for model in sizes[max(0, place - 1) : place + 2]:
@@ -310,72 +322,72 @@ class Planner:
                     self._skip(model, recipe.method, budget, "no-fresh-run", why)
                     continue
                 for pairs in self.request.pairs:
-                    fresh = by_size[model.name]
-                    if why_not := unfit(fresh, pairs, self.request.max_passes):
-                        self._skip(model, fresh.method, budget, *why_not)
+                    single_epoch = by_size[model.name]
+                    if why_not := unfit(single_epoch, pairs, self.request.max_pair_epochs):
+                        self._skip(model, single_epoch.method, budget, *why_not)
                         continue
-                    scarce = fresh.model_copy(update={"unique_pairs": pairs})
-                    cells.append(Cell(recipe=scarce, part=REPETITION, scored=bool(self.request.tasks)))
-        return cells
+                    repeated = single_epoch.model_copy(update={"unique_pairs": pairs})
+                    runs.append(PlannedRun(recipe=repeated, part=REPETITION, scored=bool(self.request.tasks)))
+        return runs
 
     # ---- what earlier stages say ----
 
     def _records(self) -> list[RunRecord]:
         """Of the search for learning rates."""
-        found = [self.outcomes.get(key) for key, cell in self.cells.items() if cell.part == RATES]
+        found = [self.outcomes.get(key) for key, run in self.runs.items() if run.part == RATES]
         return [outcome for outcome in found if isinstance(outcome, RunRecord)]
 
-    def _grid(self, budgets: Sequence[float], method: str | None = None) -> list[tuple[Cell, RunRecord]]:
-        """The grid's finished cells at these budgets, lowest held-out loss first."""
+    def _grid(self, budgets: Sequence[float], method: str | None = None) -> list[tuple[PlannedRun, RunRecord]]:
+        """The grid's finished runs at these budgets, lowest held-out loss first."""
         found = [
-            (record.heldout.loss, key, cell, record)
-            for key, cell in self.cells.items()
-            if cell.part.kind == "budget"
-            and cell.part.budget in budgets
-            and method in (None, cell.recipe.method.name)
+            (record.heldout.loss, key, run, record)
+            for key, run in self.runs.items()
+            if run.part.kind == "budget"
+            and run.part.budget in budgets
+            and method in (None, run.recipe.method.name)
             and isinstance(record := self.outcomes.get(key), RunRecord)
             and record.heldout is not None
         ]
-        return [(cell, record) for _, _, cell, record in sorted(found, key=lambda entry: entry[:2])]
+        return [(run, record) for _, _, run, record in sorted(found, key=lambda entry: entry[:2])]
 
-    def _best(self, method: str, budgets: Sequence[float]) -> tuple[Cell, float] | None:
-        """The method's best cell at the highest budget that has one, and that budget."""
+    def _best(self, method: str, budgets: Sequence[float]) -> tuple[PlannedRun, float] | None:
+        """The method's best run at the highest budget that has one, and that budget."""
         for budget in reversed(budgets):
             grid = self._grid([budget], method)
             if grid:
                 return grid[0][0], budget
         return None
 
-    def _thinned(self, best: tuple[Cell, float], model: ModelSpec, method: Method, budget: float) -> Why | None:
-        """Why this cell is left out; None where it stays."""
-        assert self.request.thin is not None
-        cell, at = best
-        expected = cell.recipe.model.params * math.sqrt(budget / at)
-        if abs(math.log(model.params / expected)) > math.log(self.request.thin):
-            why = f"size over {self.request.thin:g} x from the expected best, {expected:.2g}"
+    def _pruned(self, best: tuple[PlannedRun, float], model: ModelSpec, method: Method, budget: float) -> Why | None:
+        """Why this run is left out; None where it stays."""
+        assert self.request.prune is not None
+        run, at = best
+        expected = run.recipe.model.params * math.sqrt(budget / at)
+        if abs(math.log(model.params / expected)) > math.log(self.request.prune):
+            why = f"size over {self.request.prune:g} x from the expected best, {expected:.2g}"
             return "far-size", why
         here = [m.share(model) for m in variants(method.name, model, self.request.alpha_per_rank)]
-        own, wanted = method.share(model), cell.recipe.method.share(cell.recipe.model)
+        own, wanted = method.share(model), run.recipe.method.share(run.recipe.model)
         nearest = min(range(len(here)), key=lambda index: abs(math.log(here[index] / wanted)))
         if abs(here.index(own) - nearest) > 1:
-            why = f"hyperparameter not beside the best so far ({cell.recipe.method.label})"
+            why = f"hyperparameter not beside the best so far ({run.recipe.method.label})"
             return "far-hyperparameter", why
         return None
 
-    def _distance(self, cell: Cell, index: int) -> float:
-        """How far a cell's size lies from the expected best: those near it run first."""
-        best = self._best(cell.recipe.method.name, self.request.budgets[:index])
+    def _distance(self, run: PlannedRun, index: int) -> float:
+        """How far a run's size lies from the expected best: those near it run first."""
+        best = self._best(run.recipe.method.name, self.request.budgets[:index])
         middle = self.models[len(self.models) // 2].params
         expected = middle if best is None else best[0].recipe.model.params * 2.0
-        return abs(math.log(cell.recipe.model.params / expected))
+        return abs(math.log(run.recipe.model.params / expected))
 
-    # ---- cells ----
+    # ---- runs ----
 
-    def _cell(
+    def _planned(
         self, model: ModelSpec, method: Method, flop: float, part: Stage, *, rate: float | None = None,
         scored: bool = False, variation: Variation | None = None,
-    ) -> Cell | None:  # fmt: skip
-        """The cell, or None with an entry in `skipped`."""
+    ) -> PlannedRun | None:  # fmt: skip
+        """The run, or None with an entry in `skipped`."""
         request = self.request
         setup = request.setup if variation is None else variation.of(request.setup)
         try:
@@ -392,7 +404,7 @@ class Planner:
             self._skip(model, method, flop, *unfit)
             return None
         recipe = recipe.model_copy(update={"base_hash": request.base_hashes.get(model.name)})
-        return Cell(recipe=recipe, part=part, scored=scored and bool(request.tasks))
+        return PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))
 
     def _unfit(self, recipe: Recipe, part: Stage) -> Why | None:
         """Why this recipe is not run; None where it is."""
@@ -414,10 +426,10 @@ class Planner:
     def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
         return self.request.family.peak_rate(model, method, steps=steps)[0]
 
-    def _add(self, cell: Cell) -> bool:
-        """Take the cell into the plan; False where the allowance does not pay for it."""
-        request, recipe = self.request, cell.recipe
-        if cell.key in self.cells:
+    def _add(self, run: PlannedRun) -> bool:
+        """Take the run into the plan; False where the allowance does not pay for it."""
+        request, recipe = self.request, run.recipe
+        if run.key in self.runs:
             return True
         flop, seconds = self.flop + recipe.flop, self.seconds + self._seconds(recipe)
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
@@ -426,7 +438,7 @@ class Planner:
             self._skip(recipe.model, recipe.method, recipe.flop, "allowance", REASONS["allowance"])
             return False
         self.flop, self.seconds = flop, seconds
-        self.cells[cell.key] = cell.model_copy(update={"order": len(self.cells)})
+        self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
         return True
 
     def _seconds(self, recipe: Recipe) -> float:
@@ -434,7 +446,7 @@ class Planner:
         request, name = self.request, recipe.model.name
         if not (speed := request.speeds.get(name)):
             return 0.0
-        before = 0.0 if self.cells else request.startup_seconds
+        before = 0.0 if self.runs else request.startup_seconds
         return before + request.run_seconds.get(name, 0.0) + recipe.flop / speed
 
     def _skip(self, model: ModelSpec, method: Method, budget: float, kind: SkipKind, why: str) -> None:

@@ -50,7 +50,7 @@ class RateFit(Frozen):
     method: str
     law: RateLaw
     optima: tuple[RateOptimum, ...]
-    scatter: float = Field(description="root mean square of ln(optimum / rule)")
+    noise: float = Field(serialization_alias="scatter", description="root mean square of ln(optimum / rule)")
 
 
 def setting_of(recipe: Recipe) -> tuple[str, str, int]:
@@ -119,6 +119,6 @@ def fit_rates(found: Iterable[RateOptimum]) -> dict[str, RateFit]:
             method=name,
             law=RateLaw(constant=solved[0], params=powers[0], steps=powers[1], share=powers[2]),
             optima=tuple(group),
-            scatter=float(np.sqrt(np.mean((target - design @ solved) ** 2))),
+            noise=float(np.sqrt(np.mean((target - design @ solved) ** 2))),
         )
     return fits

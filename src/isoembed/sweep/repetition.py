@@ -1,5 +1,5 @@
-"""Scarce data as an axis of a sweep: each method's best recipes once more on so many unique pairs alone, which repeat
-for as many passes as the budget pays for (paper, appendix D; Muennighoff et al. 2023, arXiv 2305.16264)."""
+"""Repeated data as an axis of a sweep: each method's best recipes once more on so many unique pairs alone, which repeat
+for as many epochs as the budget pays for (paper, appendix D; Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from isoembed.core import Frozen, InputError
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import Why
 
-#: passes beyond which a cell is not planned, unless told otherwise
-MAX_PASSES = MOST_EPOCHS
+#: epochs beyond which a run is not planned, unless told otherwise
+MAX_PAIR_EPOCHS = MOST_EPOCHS
 
 
 class Repeated(Frozen):
-    """A recipe on scarce pairs beside the same one on data that do not repeat: held-out losses in nats, means over the
+    """A recipe on few pairs, repeated, beside the same one on a single epoch: held-out losses in nats, means over the
     seeds."""
 
     method: str
@@ -32,7 +32,7 @@ class Repeated(Frozen):
 
     @property
     def difference(self) -> float:
-        """What scarcity costs, in nats."""
+        """What repetition costs, in nats."""
         return self.loss - self.fresh_loss
 
 
@@ -43,33 +43,33 @@ def pairs_named(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 
-def unfit(recipe: Recipe, pairs: int, max_passes: float) -> Why | None:
+def unfit(recipe: Recipe, pairs: int, max_pair_epochs: float) -> Why | None:
     """Why `recipe` is not run on `pairs` unique pairs: a kind of reason, and the reason with its numbers; None where it
     is."""
-    passes = recipe.pairs / pairs
+    epochs = recipe.pairs / pairs
     if recipe.data.pairs is not None and pairs >= recipe.data.pairs:
         return "all-pairs", f"{pairs:,} pairs are no fewer than the data's {recipe.data.pairs:,}"
     if pairs < recipe.batch_pairs:
         return "below-a-batch", f"{pairs:,} pairs do not fill a batch of {recipe.batch_pairs}"
-    if passes <= 1:
-        return "single-epoch", f"the budget pays for {passes:.2f} passes over {pairs:,} pairs"
-    if passes > max_passes:
-        return "many-epochs", f"{passes:.0f} passes over {pairs:,} pairs, {max_passes:g} are the most"
+    if epochs <= 1:
+        return "single-epoch", f"the budget pays for {epochs:.2f} epochs over {pairs:,} pairs"
+    if epochs > max_pair_epochs:
+        return "many-epochs", f"{epochs:.0f} epochs over {pairs:,} pairs, {max_pair_epochs:g} are the most"
     return None
 
 
-def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]) -> tuple[Repeated, ...]:
-    """Every recipe that has run on scarce pairs beside the same one on fresh data, by method, model and pairs."""
-    fresh: dict[str, list[RunRecord]] = {}
-    scarce: dict[tuple[str, int], list[RunRecord]] = {}
-    for cell in cells:
-        outcome = outcomes.get(cell.key)
+def compare(planned: Iterable[PlannedRun], outcomes: Mapping[str, RunRecord | FailedRun]) -> tuple[Repeated, ...]:
+    """Every recipe that has run on repeated pairs beside the same one on a single epoch, by method, model and pairs."""
+    single_epoch: dict[str, list[RunRecord]] = {}
+    repeated: dict[tuple[str, int], list[RunRecord]] = {}
+    for each in planned:
+        outcome = outcomes.get(each.key)
         if isinstance(outcome, RunRecord) and outcome.heldout is not None:
-            same = cell.recipe.key_without("seed", "unique_pairs")
-            if cell.recipe.unique_pairs is None:
-                fresh.setdefault(same, []).append(outcome)
+            same = each.recipe.key_without("seed", "unique_pairs")
+            if each.recipe.unique_pairs is None:
+                single_epoch.setdefault(same, []).append(outcome)
             else:
-                scarce.setdefault((same, cell.recipe.unique_pairs), []).append(outcome)
+                repeated.setdefault((same, each.recipe.unique_pairs), []).append(outcome)
     found = [
         Repeated(
             method=runs[0].recipe.method.label,
@@ -77,11 +77,11 @@ def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]
             unique_pairs=pairs,
             epochs=float(np.mean([run.pairs for run in runs])) / pairs,
             loss=_mean_loss(runs),
-            fresh_loss=_mean_loss(fresh[same]),
+            fresh_loss=_mean_loss(single_epoch[same]),
             runs=len(runs),
         )
-        for (same, pairs), runs in scarce.items()
-        if same in fresh
+        for (same, pairs), runs in repeated.items()
+        if same in single_epoch
     ]
     return tuple(sorted(found, key=lambda each: (each.method, each.model, each.unique_pairs)))
 

@@ -1,4 +1,4 @@
-"""Work a sweep off: claim a cell, train it, write its record; safe against kills and rivals at any moment.
+"""Work a sweep off: claim a run, train it, write its record; safe against kills and rivals at any moment.
 
 Training is handed in, so that this file needs no torch and is tested with a trainer that draws losses from a law.
 """
@@ -19,11 +19,11 @@ from pydantic import Field
 
 from isoembed.core import Frozen, no_room
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Attempt, Cell, End, Reason, SweepFolder
+from isoembed.sweep.folder import Attempt, End, PlannedRun, Reason, SweepFolder
 
 #: seconds between two heartbeats
-BEAT_SECONDS = 10.0
-#: seconds to wait where every open cell is being worked on by others
+HEARTBEAT_SECONDS = 10.0
+#: seconds to wait where every open run is being worked on by others
 _POLL_SECONDS = 2.0
 #: heartbeats that fail for so long are spoken of
 _TROUBLE_SECONDS = 30.0
@@ -54,8 +54,8 @@ class StopRequestedError(Exception):
 #: how an attempt ends that was asked to stop
 STOPPED = End(reason="stopped", words="stopped by a signal")
 
-#: trains a cell in a folder that may hold checkpoints of an earlier attempt
-Trainer = Callable[[Cell, Path], RunRecord | Failure]
+#: trains a run in a folder that may hold checkpoints of an earlier attempt
+Trainer = Callable[[PlannedRun, Path], RunRecord | Failure]
 
 
 def work(
@@ -66,48 +66,48 @@ def work(
     more: Callable[[], int] = lambda: 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Work off open cells until none is left; returns how many records this worker wrote.
+    """Work off open runs until none is left; returns how many records this worker wrote.
 
-    tries: failed attempts after which a cell is given up with a failed record.
-    more: called when all planned cells have ended; plans the next stage and returns how many cells it added.
-    stopping: looked at between cells.
+    tries: failed attempts after which a run is given up with a failed record.
+    more: called when all planned runs have ended; plans the next stage and returns how many runs it added.
+    stopping: looked at between runs.
 
-    A StopRequestedError ends the work and leaves the cell open.  Any other exception of `train` is a failed attempt.
+    A StopRequestedError ends the work and leaves the run open.  Any other exception of `train` is a failed attempt.
     """
     written = 0
     while not stopping():
         claimed, others = patiently(lambda: claim_next(folder, tries))
         if claimed is not None:
-            cell, attempt = claimed
+            run, attempt = claimed
             try:
-                written += _attempt(folder, cell, attempt, train)
+                written += _attempt(folder, run, attempt, train)
             except StopRequestedError:
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
-        elif not more() and not open_cells(folder):  # a rival may have planned the same stage a moment before
+        elif not more() and not open_runs(folder):  # a rival may have planned the same stage a moment before
             break
     return written
 
 
-def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[Cell, Attempt] | None, bool]:
-    """A claimed cell, or None and whether others still work on open ones.
+def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[PlannedRun, Attempt] | None, bool]:
+    """A claimed run, or None and whether others still work on open ones.
 
-    A cell whose workers went away again and again may be what takes them, or their machine, away: it waits behind the
+    A run whose workers went away again and again may be what takes them, or their machine, away: it waits behind the
     others.
     """
-    waiting = sorted(open_cells(folder), key=lambda cell: folder.vain(cell.key) >= tries)
-    for cell in waiting:
-        attempt = folder.claim(cell.key, tries=tries)
+    waiting = sorted(open_runs(folder), key=lambda run: folder.vain(run.key) >= tries)
+    for run in waiting:
+        attempt = folder.claim(run.key, tries=tries)
         if attempt is not None:
-            return (cell, attempt), True
-    return None, any(cell.key not in folder.ledger for cell in waiting)
+            return (run, attempt), True
+    return None, any(run.key not in folder.ledger for run in waiting)
 
 
-def open_cells(folder: SweepFolder) -> list[Cell]:
-    """Planned cells without a record, in the plan's order."""
+def open_runs(folder: SweepFolder) -> list[PlannedRun]:
+    """Planned runs without a record, in the plan's order."""
     ended = folder.ledger.keys()
-    return [cell for cell in folder.cells() if cell.key not in ended]
+    return [run for run in folder.runs() if run.key not in ended]
 
 
 def patiently(action: Callable[[], Result]) -> Result:
@@ -122,31 +122,31 @@ def patiently(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _attempt(folder: SweepFolder, cell: Cell, attempt: Attempt, train: Trainer) -> bool:
-    """Make one attempt; True where it wrote the cell's record."""
+def _attempt(folder: SweepFolder, run: PlannedRun, attempt: Attempt, train: Trainer) -> bool:
+    """Make one attempt; True where it wrote the run's record."""
     over = threading.Event()
-    heart = threading.Thread(target=Heart(folder).beat_until, args=(over, attempt), daemon=True)
-    heart.start()
+    heartbeat = threading.Thread(target=Heartbeat(folder).send_until, args=(over, attempt), daemon=True)
+    heartbeat.start()
     try:
         inherit(folder, attempt)  # may fail too: its source is removed when a worker thought lost ends well after all
-        outcome = train(cell, folder.work(attempt))
+        outcome = train(run, folder.work(attempt))
     except (StopRequestedError, KeyboardInterrupt):  # asked once, or pressed by somebody who would not wait
         patiently(lambda: folder.end(attempt, STOPPED))
         raise
-    except Exception as error:  # whatever it is, it must not take the other cells with it
-        if no_room(error):  # it would be the same for every cell, and is no fault of this one
+    except Exception as error:  # whatever it is, it must not take the other runs with it
+        if no_room(error):  # it would be the same for every run, and is no fault of this one
             with suppress(OSError):
                 folder.end(attempt, End(reason="stopped", words=str(error)))
             raise
         outcome = Failure.of(error)
     finally:
         over.set()
-        heart.join()
+        heartbeat.join()
     return patiently(lambda: settle(folder, attempt, outcome))
 
 
 def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) -> bool:
-    """Write down how an attempt ended; True where that is the cell's record."""
+    """Write down how an attempt ended; True where that is the run's record."""
     if isinstance(outcome, Failure):
         folder.end(attempt, End(reason=outcome.reason, words=outcome.words))
         return False
@@ -159,13 +159,13 @@ def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) 
 def end_for(folder: SweepFolder, processes: Collection[int], end: End = STOPPED) -> list[Attempt]:
     """End, in their name, the attempts that these dead processes of this machine were at; returns those."""
     ended = []
-    for cell in open_cells(folder) if processes else ():
-        last = max(folder.attempts(cell.key), default=0)
-        if not last or folder.end_of(cell.key, last) is not None:
+    for run in open_runs(folder) if processes else ():
+        last = max(folder.attempts(run.key), default=0)
+        if not last or folder.end_of(run.key, last) is not None:
             continue
-        worker = folder.worker(cell.key, last)
+        worker = folder.worker(run.key, last)
         if worker is not None and worker.is_here() and worker.process in processes:
-            ended.append(Attempt(key=cell.key, number=last))
+            ended.append(Attempt(key=run.key, number=last))
             folder.end(ended[-1], end)
     return ended
 
@@ -186,24 +186,24 @@ def inherit(folder: SweepFolder, attempt: Attempt) -> None:
             folder.remove_work(before)
 
 
-class Heart:
-    """Beats for attempts, whatever the file system says, and speaks up where it keeps refusing or a rival came."""
+class Heartbeat:
+    """Sends heartbeats for attempts, and speaks up where the file system keeps refusing them or a rival came."""
 
     def __init__(self, folder: SweepFolder, say: Callable[[str], None] | None = None) -> None:
         self.folder, self.say = folder, say or _say
         self.failing_since: float | None = None
         self.said: set[str] = set()
 
-    def beat_until(self, over: threading.Event, attempt: Attempt) -> None:
-        """Beat every `BEAT_SECONDS` until `over`."""
-        while not over.wait(BEAT_SECONDS):
-            self.beat([attempt])
+    def send_until(self, over: threading.Event, attempt: Attempt) -> None:
+        """Send one every `HEARTBEAT_SECONDS` until `over`."""
+        while not over.wait(HEARTBEAT_SECONDS):
+            self.send([attempt])
 
-    def beat(self, attempts: Collection[Attempt]) -> None:
-        """One beat for each of them."""
+    def send(self, attempts: Collection[Attempt]) -> None:
+        """One heartbeat for each of them."""
         try:
             for attempt in attempts:
-                self.folder.beat(attempt)
+                self.folder.heartbeat(attempt)
                 if (end := self.folder.end_of(attempt.key, attempt.number)) and end.reason == "lost-worker":
                     self._say(
                         f"{attempt.key} was given to another worker while nothing was heard of this one, which goes "

@@ -36,11 +36,11 @@ REASONS: dict[SkipKind, str] = {
     "far-hyperparameter": "hyperparameter far from the best",
     "allowance": "the allowance is spent",
     "method-unpaid": "no allowance for {method}",
-    "no-fresh-run": "no run on fresh data",
+    "no-fresh-run": "no single-epoch run",
     "all-pairs": "no fewer pairs than all",
     "below-a-batch": "fewer pairs than a batch",
     "single-epoch": "the pairs would not repeat",
-    "many-epochs": "too many passes",
+    "many-epochs": "too many epochs",
 }
 
 

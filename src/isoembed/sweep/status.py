@@ -9,7 +9,7 @@ from pydantic import Field
 from isoembed.core import Frozen
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep import repetition, variations
-from isoembed.sweep.folder import Cell, SweepFolder
+from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.stage import Stage
@@ -17,7 +17,7 @@ from isoembed.sweep.variations import Varied
 
 
 class StageStatus(Frozen):
-    """One stage's cells."""
+    """One stage's runs."""
 
     stage: str
     part: Stage
@@ -34,13 +34,13 @@ class SweepStatus(Frozen):
 
     stages: tuple[StageStatus, ...]
     seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
-    failures: dict[str, str] = Field(description="key -> why the cell was given up")
+    failures: dict[str, str] = Field(description="key -> why the run was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
     silent: dict[str, float] = Field(
-        {}, description="key of a running cell -> seconds without a sign of life from a worker elsewhere"
+        {}, description="key of a running run -> seconds without a sign of life from a worker elsewhere"
     )
-    variations: tuple[Varied, ...] = Field((), description="readouts and options beside the sweep's own")
-    repetition: tuple[Repeated, ...] = Field((), description="scarce pairs beside data that do not repeat")
+    variations: tuple[Varied, ...] = Field((), description="pooling and options beside the sweep's own")
+    repetition: tuple[Repeated, ...] = Field((), description="repeated pairs beside data that do not repeat")
 
     @property
     def flop_done(self) -> float:
@@ -51,7 +51,7 @@ class SweepStatus(Frozen):
         return sum(stage.flop_planned for stage in self.stages)
 
     def count(self, what: str) -> int:
-        """Cells over all stages that are `done`, `running`, `failed` or `left`."""
+        """Runs over all stages that are `done`, `running`, `failed` or `left`."""
         return sum(int(getattr(stage, what)) for stage in self.stages)
 
 
@@ -69,13 +69,13 @@ class StatusReader:
         for key in ledger.keys() - self.outcomes.keys():
             if (outcome := ledger.outcome(key)) is not None:
                 self.outcomes[key] = outcome
-        cells = folder.cells()
-        states = {cell.key: self._state(cell) for cell in cells}
+        runs = folder.runs()
+        states = {run.key: self._state(run) for run in runs}
         silences = folder.silences([key for key, state in states.items() if state == "running"])
         stages = []
-        for part in dict.fromkeys(cell.part for cell in cells):
-            own = [cell for cell in cells if cell.part == part]
-            counts = Counter(states[cell.key] for cell in own)
+        for part in dict.fromkeys(run.part for run in runs):
+            own = [run for run in runs if run.part == part]
+            counts = Counter(states[run.key] for run in own)
             stages.append(
                 StageStatus(
                     stage=str(part),
@@ -84,30 +84,30 @@ class StatusReader:
                     running=counts["running"],
                     failed=counts["failed"],
                     left=counts["left"],
-                    flop_done=sum(cell.recipe.flop for cell in own if cell.key in self.outcomes),
-                    flop_planned=sum(cell.recipe.flop for cell in own),
+                    flop_done=sum(run.recipe.flop for run in own if run.key in self.outcomes),
+                    flop_planned=sum(run.recipe.flop for run in own),
                 )
             )
         return SweepStatus(
             stages=tuple(stages),
-            seconds_left=self._seconds_left([cell for cell in cells if cell.key not in self.outcomes]),
+            seconds_left=self._seconds_left([run for run in runs if run.key not in self.outcomes]),
             failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
             damaged=ledger.damaged,
             silent={key: seconds for key, seconds in silences.items() if seconds > folder.stale_seconds},
-            variations=variations.compare(cells, self.outcomes),
-            repetition=repetition.compare(cells, self.outcomes),
+            variations=variations.compare(runs, self.outcomes),
+            repetition=repetition.compare(runs, self.outcomes),
         )
 
-    def _state(self, cell: Cell) -> str:
-        outcome = self.outcomes.get(cell.key)
+    def _state(self, run: PlannedRun) -> str:
+        outcome = self.outcomes.get(run.key)
         if outcome is not None:
             return outcome.status
-        last = max(self.folder.attempts(cell.key), default=0)
-        open_attempt = last and self.folder.end_of(cell.key, last) is None
-        return "running" if open_attempt and self.folder.is_alive(cell.key, last) else "left"
+        last = max(self.folder.attempts(run.key), default=0)
+        open_attempt = last and self.folder.end_of(run.key, last) is None
+        return "running" if open_attempt and self.folder.is_alive(run.key, last) else "left"
 
-    def _seconds_left(self, cells: list[Cell]) -> float | None:
-        """Seconds of one worker for these cells: each at its model's mean speed so far, or else at that of all, with
+    def _seconds_left(self, runs: list[PlannedRun]) -> float | None:
+        """Seconds of one worker for these runs: each at its model's mean speed so far, or else at that of all, with
         what a run took beside its steps."""
         done = [outcome for outcome in self.outcomes.values() if isinstance(outcome, RunRecord)]
         if not done:
@@ -117,8 +117,8 @@ class StatusReader:
             for name in {run.recipe.model.name for run in done}
         }
         every = _pace(done)
-        paces = [by_model.get(cell.recipe.model.name, every) for cell in cells]
-        return sum(beside + cell.recipe.flop * pace for cell, (pace, beside) in zip(cells, paces, strict=True))
+        paces = [by_model.get(run.recipe.model.name, every) for run in runs]
+        return sum(beside + run.recipe.flop * pace for run, (pace, beside) in zip(runs, paces, strict=True))
 
 
 def _pace(runs: list[RunRecord]) -> tuple[float, float]:
@@ -129,8 +129,8 @@ def _pace(runs: list[RunRecord]) -> tuple[float, float]:
 
 
 def stage_costs(plan: Plan) -> dict[Stage, tuple[int, float]]:
-    """Stage -> (cells, FLOP), in the plan's order."""
+    """Stage -> (runs, FLOP), in the plan's order."""
     return {
-        part: (len(own := [cell for cell in plan.cells if cell.part == part]), sum(c.recipe.flop for c in own))
-        for part in dict.fromkeys(cell.part for cell in plan.cells)
+        part: (len(own := [run for run in plan.runs if run.part == part]), sum(c.recipe.flop for c in own))
+        for part in dict.fromkeys(run.part for run in plan.runs)
     }

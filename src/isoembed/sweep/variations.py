@@ -1,4 +1,4 @@
-"""Readouts and options as axes of a sweep: the best cells once more, with one thing changed at a time."""
+"""Pooling and options as axes of a sweep: the best runs once more, with one thing changed at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from isoembed.core import Frozen, InputError
 from isoembed.recipe import Options, PoolingName, Recipe, Setup, dims_named
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import Cell
+from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import VARIATIONS
 
 
 class Variation(Frozen):
-    """Readout and options that differ in one thing from the sweep's own."""
+    """Pooling and options that differ in one thing from the sweep's own."""
 
     pooling: PoolingName
     options: Options
@@ -44,13 +44,13 @@ class Varied(Frozen):
 def variation_named(text: str, setup: Setup) -> Variation:
     """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64` or `bidirectional`, of a sweep with this setup.
 
-    Raises InputError for anything else: the `last` readout and prompts are other tokens, and so another sweep.
+    Raises InputError for anything else: the `last` pooling and prompts are other tokens, and so another sweep.
     """
     what, _, value = text.partition("=")
     pooling, options = setup.pooling, setup.options
-    readout, changed = pooling, options.model_dump()
+    own, changed = pooling, options.model_dump()
     if what == "pooling" and value in get_args(PoolingName) and "last" not in (value, pooling):
-        readout = cast(PoolingName, value)
+        own = cast(PoolingName, value)
     elif what == "mask-margin" and value:
         changed["mask_margin"] = value
     elif what == "matryoshka" and value:
@@ -59,26 +59,26 @@ def variation_named(text: str, setup: Setup) -> Variation:
         changed["bidirectional"] = True
     else:
         raise InputError(
-            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` readout "
+            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` pooling "
             "and prompts read other tokens and need a sweep of their own; "
             f"got {text!r} in a sweep of {pooling} pooling."
         )
-    varied = Variation(pooling=readout, options=Options(**changed))
+    varied = Variation(pooling=own, options=Options(**changed))
     if (varied.pooling, varied.options) == (pooling, options):
         raise InputError(f"`vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
     return varied
 
 
-def compare(cells: Iterable[Cell], outcomes: Mapping[str, RunRecord | FailedRun]) -> tuple[Varied, ...]:
+def compare(planned: Iterable[PlannedRun], outcomes: Mapping[str, RunRecord | FailedRun]) -> tuple[Varied, ...]:
     """Every variation that has run beside the same recipe without it, in the order of method, model and variation."""
     plain: dict[str, list[RunRecord]] = {}
     varied: dict[str, dict[tuple[PoolingName, Options], list[RunRecord]]] = {}
-    for cell in cells:
-        outcome = outcomes.get(cell.key)
+    for each in planned:
+        outcome = outcomes.get(each.key)
         if isinstance(outcome, RunRecord) and outcome.heldout is not None:
-            recipe = cell.recipe
+            recipe = each.recipe
             same = recipe.key_without("seed", "pooling", "options")
-            if cell.part == VARIATIONS:
+            if each.part == VARIATIONS:
                 varied.setdefault(same, {}).setdefault((recipe.pooling, recipe.options), []).append(outcome)
             else:
                 plain.setdefault(same, []).append(outcome)

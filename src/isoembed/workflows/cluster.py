@@ -1,14 +1,14 @@
-"""Sweeps on a Ray cluster: the driver claims cells of the ledger and hands each to Ray as a task.
+"""Sweeps on a Ray cluster: the driver claims runs of the ledger and hands each to Ray as a task.
 
     driver (this file)                          node (`isoembed.workflows.node`)
     claim_next   one attempt a task      --->   open the sweep (pairs, tokenizer, tasks), once a process
-    beat         for all in flight              execute (the same as a local worker's)
+    heartbeat    for all in flight              execute (the same as a local worker's)
     settle       record or failure       <---   RunRecord or Failure
 
 Only the driver touches the ledger's attempts and records, through the calls that local workers use; both may work on
 one ledger at the same time.  What nodes need travels through Ray's object store, or lies on a shared file system.
 
-A cell whose worker or node is lost is handed to Ray again as the ledger's next attempt, from the newest checkpoint
+A run whose worker or node is lost is handed to Ray again as the ledger's next attempt, from the newest checkpoint
 where the ledger's folder is shared, from step 0 otherwise.  Ray's own retries are off: they do not count in the ledger,
 and those after a kill for memory never end.
 
@@ -33,24 +33,24 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from isoembed.core import InputError, portable, system_error
-from isoembed.data.shipment import Shipment
+from isoembed.data.packed import PackedData
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import LOST, Attempt, Cell, SweepFolder
+from isoembed.sweep.folder import LOST, Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.run import (
-    BEAT_SECONDS,
+    HEARTBEAT_SECONDS,
     STOPPED,
     Failure,
-    Heart,
+    Heartbeat,
     claim_next,
     end_for,
     inherit,
-    open_cells,
+    open_runs,
     patiently,
     settle,
 )
 from isoembed.training.execution import Execution
-from isoembed.workflows.node import Parcel, forget, run_cell
-from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_bench, plan_sweep, stop_with_parent
+from isoembed.workflows.node import NodePayload, attempt_run, forget
+from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_context, plan_sweep, stop_with_parent
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from ray import ObjectRef
 
-#: how long cells in flight may take to save their checkpoints after a signal
+#: how long runs in flight may take to save their checkpoints after a signal
 STOP_SECONDS = 60.0
 #: between the loss of a node and the next task, which Ray would hand to it too until it has noticed
 LOST_PAUSE_SECONDS = 1.0
@@ -70,8 +70,8 @@ def run_on_ray(
     ledger: Path,
     *,
     address: str | None = None,
-    cpus_per_cell: int = 1,
-    gpus_per_cell: float = 0.0,
+    cpus_per_run: int = 1,
+    gpus_per_run: float = 0.0,
     shared: bool = False,
     tries: int = 3,
     watch: Callable[[SweepFolder], None] = lambda folder: None,
@@ -81,15 +81,15 @@ def run_on_ray(
     """Work the sweep off on a Ray cluster, stage by stage, until it is complete; returns how many records were written.
 
     address: of a running cluster, or `auto` for the one on this machine; None starts one here for the time being.
-    cpus_per_cell: also the threads a cell trains with.
-    gpus_per_cell: 0 trains on the CPU; a fraction lets several cells share a GPU.
+    cpus_per_run: also the threads a run trains with.
+    gpus_per_run: 0 trains on the CPU; a fraction lets several runs share a GPU.
     shared: every node sees the ledger, the token stores and local models under the same paths.  Checkpoints then go to
     the ledger; otherwise to the node's temporary folder, and die with it.
     watch: called about every `every_seconds`.
 
     Base models are opened on the nodes: they ship with isoembed, come from the hub, or lie under the same path.
-    The first ctrl-C or SIGTERM stops the cells with a checkpoint each, the second one ends the driver at once.
-    Raises InputError where Ray, the cluster, resources for one cell, or a node's means to open the sweep are missing.
+    The first ctrl-C or SIGTERM stops the runs with a checkpoint each, the second one ends the driver at once.
+    Raises InputError where Ray, the cluster, resources for one run, or a node's means to open the sweep are missing.
     """
     load_request(ledger)
     if importlib.util.find_spec("ray") is None:
@@ -97,7 +97,7 @@ def run_on_ray(
             "A sweep on a cluster needs the library ray, which is not installed; `pip install 'isoembed[ray]'`."
         )
     _reach(address)
-    how = _How(address, cpus_per_cell, gpus_per_cell, shared, tries, every_seconds, execution)
+    how = _How(address, cpus_per_run, gpus_per_run, shared, tries, every_seconds, execution)
     context = multiprocessing.get_context("spawn")
     news: SimpleQueue[tuple[str, Any]] = context.SimpleQueue()
     driver = context.Process(target=_drive_or_say, args=(news, ledger.resolve(), how))
@@ -150,8 +150,8 @@ class _How:
     """What `run_on_ray` was asked for, on its way to the driver's process."""
 
     address: str | None
-    cpus_per_cell: int
-    gpus_per_cell: float
+    cpus_per_run: int
+    gpus_per_run: float
     shared: bool
     tries: int
     every_seconds: float
@@ -173,32 +173,34 @@ def _drive_or_say(news: SimpleQueue[tuple[str, Any]], ledger: Path, how: _How) -
 
 
 def _drive(ledger: Path, how: _How, say: Callable[[str], None]) -> int:
-    """Hand cells to Ray until none is left; returns how many records were written."""
+    """Hand runs to Ray until none is left; returns how many records were written."""
     folder, request = SweepFolder(ledger), load_request(ledger)
     execution = how.execution
     if execution.device is None:
-        execution = replace(execution, device="cuda" if how.gpus_per_cell else "cpu")
-    cpus, gpus = how.cpus_per_cell, how.gpus_per_cell
+        execution = replace(execution, device="cuda" if how.gpus_per_run else "cpu")
+    cpus, gpus = how.cpus_per_run, how.gpus_per_run
     with _connected(how.address) as ray, Stopping() as stopping:
         folder.clear()
-        bench = open_bench(request, execution)
-        shipment = Shipment.of(bench.data, files=not how.shared)
-        parcel = ray.put(Parcel(request, shipment, tuple(bench.tasks), execution))
-        task = ray.remote(run_cell).options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
+        context = open_context(request, execution)
+        packed = PackedData.of(context.data, files=not how.shared)
+        payload = ray.put(NodePayload(request, packed, tuple(context.tasks), execution))
+        task = ray.remote(attempt_run).options(
+            num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD"
+        )
         shared_ledger = folder.path if how.shared else None
         driver = _Driver(
             ray,
             folder,
             tries=how.tries,
-            submit=lambda cell, attempt: task.remote(cell, attempt, shared_ledger, [parcel], cpus),
+            submit=lambda run, attempt: task.remote(run, attempt, shared_ledger, [payload], cpus),
             slots=lambda: sum(_fitting(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"]),
-            heart=Heart(folder, say),
+            heartbeat=Heartbeat(folder, say),
             lost=_loss_of_this_node(ray),
         )
         if not driver.slots():
             raise InputError(
-                f"A node of the cluster must have room for one cell ({cpus} CPUs, {gpus:g} GPUs); "
-                "none has. Ask for less a cell, or add nodes."
+                f"A node of the cluster must have room for one run ({cpus} CPUs, {gpus:g} GPUs); "
+                "none has. Ask for less per run, or add nodes."
             )
         try:
             while stopping.requests < 2 and driver.step(stopping.requests > 0, how.every_seconds):
@@ -206,7 +208,7 @@ def _drive(ledger: Path, how: _How, say: Callable[[str], None]) -> int:
         finally:
             driver.abandon()
         if not how.shared:
-            _forget(ray, parcel)
+            _forget(ray, payload)
     return driver.written
 
 
@@ -216,7 +218,7 @@ def _loss_of_this_node(ray: ModuleType) -> Callable[[], bool]:
     return lambda: not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
 
 
-def _forget(ray: ModuleType, parcel: ObjectRef[Any]) -> None:
+def _forget(ray: ModuleType, payload: ObjectRef[Any]) -> None:
     """Have every node remove the pairs that were unpacked there."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -224,7 +226,7 @@ def _forget(ray: ModuleType, parcel: ObjectRef[Any]) -> None:
     tasks = [
         task.options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote([parcel])
+        ).remote([payload])
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -232,7 +234,7 @@ def _forget(ray: ModuleType, parcel: ObjectRef[Any]) -> None:
 
 
 class _Driver:
-    """Cells in flight, and what becomes of them."""
+    """Runs in flight, and what becomes of them."""
 
     def __init__(
         self,
@@ -240,77 +242,77 @@ class _Driver:
         folder: SweepFolder,
         *,
         tries: int,
-        submit: Callable[[Cell, Attempt], ObjectRef[Any]],
+        submit: Callable[[PlannedRun, Attempt], ObjectRef[Any]],
         slots: Callable[[], int],
-        heart: Heart | None = None,
+        heartbeat: Heartbeat | None = None,
         lost: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.heart, self.lost = heart or Heart(folder), lost
+        self.heartbeat, self.lost = heartbeat or Heartbeat(folder), lost
         self.ray, self.folder, self.tries, self.submit, self.slots = ray, folder, tries, submit, slots
-        self.flights: dict[ObjectRef[Any], Attempt] = {}
+        self.in_flight: dict[ObjectRef[Any], Attempt] = {}
         self.written = 0
-        self.beaten = 0.0
+        self.sent = 0.0
         self.stop_by: float | None = None
 
     def step(self, stopping: bool, seconds: float) -> bool:
-        """Beat, submit, wait for a cell at most `seconds`, and land it; False where nothing is left to do."""
-        self._beat()
+        """Send heartbeats, submit, wait for a run at most `seconds`, and collect it; False where none is left."""
+        self._send_heartbeats()
         if stopping:
             others = False
             self._cancel()
         else:
             others = patiently(self._fill)
-        if self.flights:
-            landed, _ = self.ray.wait(list(self.flights), num_returns=1, timeout=seconds)
-            for flight in landed:
-                self._land(flight)
+        if self.in_flight:
+            ended, _ = self.ray.wait(list(self.in_flight), num_returns=1, timeout=seconds)
+            for task in ended:
+                self._collect(task)
             return self.stop_by is None or time.monotonic() < self.stop_by
         if others:
             time.sleep(seconds)
             return True
-        return not stopping and (plan_sweep(self.folder.path)[1] > 0 or bool(open_cells(self.folder)))
+        return not stopping and (plan_sweep(self.folder.path)[1] > 0 or bool(open_runs(self.folder)))
 
     def abandon(self) -> None:
         """Give back whatever is still in flight."""
-        for flight, attempt in self.flights.items():
-            self.ray.cancel(flight, force=True)
+        for task, attempt in self.in_flight.items():
+            self.ray.cancel(task, force=True)
             self.folder.end(attempt, STOPPED)
-        self.flights = {}
+        self.in_flight = {}
 
-    def _beat(self) -> None:
-        if time.monotonic() - self.beaten >= BEAT_SECONDS:
+    def _send_heartbeats(self) -> None:
+        if time.monotonic() - self.sent >= HEARTBEAT_SECONDS:
             if self.lost():
                 raise LostClusterError("The node of the Ray cluster that the sweep goes through is lost.")
-            self.heart.beat(self.flights.values())
-            self.beaten = time.monotonic()
+            self.heartbeat.send(self.in_flight.values())
+            self.sent = time.monotonic()
 
     def _fill(self) -> bool:
-        """Submit cells until one waits for a node (an idle node finds it, an autoscaler sees it); True where cells are
+        """Submit runs until one waits for a node (an idle node finds it, an autoscaler sees it); True where runs are
         open that nobody can claim now."""
         room = self.slots() + 1
-        while len(self.flights) < room:
+        while len(self.in_flight) < room:
             claimed, others = claim_next(self.folder, self.tries)
             if claimed is None:
                 return others
-            cell, attempt = claimed
+            run, attempt = claimed
             inherit(self.folder, attempt)
-            self.flights[self.submit(cell, attempt)] = attempt
+            self.in_flight[self.submit(run, attempt)] = attempt
         return True
 
     def _cancel(self) -> None:
-        """Once: interrupt the cells in flight, which the training loop takes for ctrl-C."""
+        """Once: interrupt the runs in flight, which the training loop takes for ctrl-C."""
         if self.stop_by is None:
             self.stop_by = time.monotonic() + STOP_SECONDS
-            for flight in self.flights:
-                self.ray.cancel(flight)
+            for task in self.in_flight:
+                self.ray.cancel(task)
 
-    def _land(self, flight: ObjectRef[Any]) -> None:
-        """Write down how a flight ended; what would fail every cell, a setup or a full disk, ends the whole run."""
-        attempt = self.flights[flight]
+    def _collect(self, task: ObjectRef[Any]) -> None:
+        """Write down how a task ended; what would fail every run, a setup or a full disk, ends the sweep."""
+        attempt = self.in_flight[task]
         errors = self.ray.exceptions
         outcome: RunRecord | Failure | None
         try:
-            outcome = self.ray.get(flight)
+            outcome = self.ray.get(task)
         except errors.TaskCancelledError:
             outcome = None
         except errors.OutOfMemoryError as error:  # Ray killed the worker before the node ran out
@@ -321,14 +323,14 @@ class _Driver:
                 problem.exit_code = 1
             raise problem from error
         except (errors.NodeDiedError, errors.LocalRayletDiedError) as error:
-            del self.flights[flight]
+            del self.in_flight[task]
             self.folder.end(attempt, LOST.model_copy(update={"words": _first_line(error)}))
-            self.beaten = 0.0  # look at once whether it was the node that the driver goes through
+            self.sent = 0.0  # look at once whether it was the node that the driver goes through
             time.sleep(LOST_PAUSE_SECONDS)
             return
         except errors.RayError as error:
             outcome = Failure(reason="lost-worker", words=_first_line(error))
-        del self.flights[flight]
+        del self.in_flight[task]
         if outcome is None:
             self.folder.end(attempt, STOPPED)
         else:
@@ -376,7 +378,7 @@ def _no_cluster(address: str | None, error: Exception) -> InputError:
 
 
 def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:
-    """Cells that a node has room for."""
+    """Runs that a node has room for."""
     room = resources.get("CPU", 0.0) / cpus
     return int((min(room, resources.get("GPU", 0.0) / gpus) if gpus else room) + 1e-9)
 

@@ -1,4 +1,4 @@
-"""Run one recipe and say how it went: what every cell of a sweep, on whatever machine, goes through."""
+"""Run one recipe and say how it went: what every run of a sweep, on whatever machine, goes through."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from isoembed.training.step import DivergedError, OutOfMemoryError
 
 
 @dataclass
-class Bench:
+class RunContext:
     """What the runs of one process share: the pairs, the tokenizer, the tasks to score on, and how to run.
 
     The held-out loss of an untrained base is measured once a model.
@@ -38,7 +38,7 @@ class Bench:
     untrained: dict[tuple[str, int | None, float, str, Options], Heldout] = field(default_factory=dict)
 
 
-def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False) -> RunRecord | Failure:
+def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool = False) -> RunRecord | Failure:
     """Train `recipe` in `workdir`, from its newest checkpoint where it holds one; score the model where `scored`.
 
     Returns the record, or a Failure for what this recipe cannot do here: memory that runs out, a loss that diverges,
@@ -47,12 +47,14 @@ def execute(recipe: Recipe, workdir: Path, bench: Bench, *, scored: bool = False
     began, begun_before = time.perf_counter(), bool(checkpoints(workdir))
     base = (recipe.model.source, recipe.model.depth, recipe.temperature, recipe.pooling, recipe.options)
     try:
-        encoder, record = run(recipe, bench.data, workdir, execution=bench.execution, before=bench.untrained.get(base))
+        encoder, record = run(
+            recipe, context.data, workdir, execution=context.execution, before=context.untrained.get(base)
+        )
         if record.heldout_before is not None:
-            bench.untrained[base] = record.heldout_before
-        if scored and bench.tasks:
-            system = DenseSystem(Embedder(encoder, bench.tokenizer, recipe.context_tokens))
-            record = record.model_copy(update={"scores": scores_of(system, bench.tasks)})
+            context.untrained[base] = record.heldout_before
+        if scored and context.tasks:
+            system = DenseSystem(Embedder(encoder, context.tokenizer, recipe.context_tokens))
+            record = record.model_copy(update={"scores": scores_of(system, context.tasks)})
     except StoppedError:
         raise
     except DivergedError as error:

@@ -26,7 +26,7 @@ from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope
 from isoembed.recipe import DataStats, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import SweepFolder
-from isoembed.sweep.pilot import as_pilot_cell, pilot_budgets, pilot_methods, pilot_stage, pilot_target
+from isoembed.sweep.pilot import as_possible_run, pilot_budgets, pilot_methods, pilot_stage, pilot_target
 from isoembed.sweep.plan import SweepRequest
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
@@ -80,17 +80,17 @@ def prepare_pilot(
     if not len(pairs.heldout):
         raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give `heldout`.")
     request = request.model_copy(update={"data": pairs.stats, "min_steps": LEAST_STEPS})
-    ladder = tuple(sorted(budgets)) if budgets else pilot_budgets(request)
+    grid = tuple(sorted(budgets)) if budgets else pilot_budgets(request)
     step_tokens = request.batch_pairs * pairs.stats.tokens_per_pair
     names = [
         model.name
         for model in map(family.model, request.models)
         if any(
-            method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= ladder[-1]
+            method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= grid[-1]
             for method in pilot_methods(request, model)
         )
     ]
-    return prepare_request(request.model_copy(update={"models": tuple(names), "budgets": ladder}), data, cache=cache)
+    return prepare_request(request.model_copy(update={"models": tuple(names), "budgets": grid}), data, cache=cache)
 
 
 def run_pilot(
@@ -110,7 +110,7 @@ def run_pilot(
 
 def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: PilotBatch) -> Pilot:
     """The laws of a finished pilot, for `isoembed.recommendation.recommend`, fitted as the planner fits them."""
-    stages = {cell.key: cell for cell in folder.cells()}
+    stages = {run.key: run for run in folder.runs()}
     outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
     flop = sum(outcome.recipe.flop for outcome in outcomes)
     records = [o for o in outcomes if isinstance(o, RunRecord) and o.heldout and pilot_stage(stages[o.key])]
@@ -136,21 +136,21 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
     for group in group_runs(records, [law_named("embedding")], source="the pilot"):
         own = [records[row - 1] for row in group.rows]
         runs = [
-            PilotRun(cell=as_pilot_cell(record.key, record.recipe), loss=record.heldout.loss)
+            PilotRun(planned=as_possible_run(record.key, record.recipe), loss=record.heldout.loss)
             for record in own
             if record.heldout is not None
         ]
-        near = {run.cell.key for run in near_envelope(runs, NEAR, least_runs(HOFFMANN))}
+        near = {run.planned.key for run in near_envelope(runs, NEAR, least_runs(HOFFMANN))}
         keep_R = np.array([record.key in near for record in own])
-        cells = [run.cell for run in runs if run.cell.key in near]
-        points = replace(group.points[keep_R], weight=1 / relative_variance(cells, target))
-        far = len(own) - len(cells)
+        kept = [run.planned for run in runs if run.planned.key in near]
+        points = replace(group.points[keep_R], weight=1 / relative_variance(kept, target))
+        far = len(own) - len(kept)
         notes = (f"{far} pilot runs far above the envelope left out",) if far else ()
         rows = tuple(np.array(group.rows)[keep_R].tolist())
         chosen = Group(group.method, points, rows, group.tried, group.settings, (*group.notes, *notes))
         try:
-            if len(cells) < least_runs(HOFFMANN):
-                raise InputError(f"{len(cells)} runs, a law needs {least_runs(HOFFMANN)}")
+            if len(kept) < least_runs(HOFFMANN):
+                raise InputError(f"{len(kept)} runs, a law needs {least_runs(HOFFMANN)}")
             found.append(study([HOFFMANN], chosen, source="pilot", draws=DRAWS, by=("largest-budget",)))
         except InputError as error:
             left_out.append(f"{group.method} left out: {error}")

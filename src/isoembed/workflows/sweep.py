@@ -1,4 +1,4 @@
-"""Sweeps on this machine: prepare what the cells share, plan, and work the cells off in one or several processes."""
+"""Sweeps on this machine: prepare what the runs share, plan, and work the runs off in one or several processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.methods import Full
 from isoembed.recipe import Recipe, solve
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Cell, End, SweepFolder
+from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.pilot import PilotPlanner
 from isoembed.sweep.plan import Plan, Planner, SweepRequest
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
@@ -34,7 +34,7 @@ from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.training.signals import HANGUP, stop_signals
 from isoembed.training.speed import measure_speed
-from isoembed.workflows.execute import Bench, execute
+from isoembed.workflows.execute import RunContext, execute
 from isoembed.workflows.job import DataOptions
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
 REQUEST = "sweep.json"
-#: how cells run unless told otherwise
+#: how runs run unless told otherwise
 SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
-#: a worker process that dies without having claimed a cell is replaced this often
+#: a worker process that dies without having claimed a run is replaced this often
 _RESPAWNS = 20
 #: how long a worker may take to save its checkpoint once its parent is dead
 _ORPHAN_SECONDS = 120.0
@@ -76,7 +76,7 @@ def _inside(path: Path, folder: Path) -> Path:
 
 
 def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
-    """Plan as far as the ledger allows and write the new cells; returns the plan and how many cells are new.
+    """Plan as far as the ledger allows and write the new runs; returns the plan and how many runs are new.
 
     A ledger keeps its first request, with the speeds and the memory of then, and the family's counts and rates as they
     stood: a later version of isoembed may know them better.  Another request belongs into another folder.
@@ -89,7 +89,7 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
         raise InputError(f"{ledger} holds another sweep already; give another `out`.")
     folder = SweepFolder(ledger)
     plan = explain(folder, first)
-    return plan, folder.add_cells(list(plan.cells))
+    return plan, folder.add_runs(list(plan.runs))
 
 
 def _asks_the_same(request: SweepRequest, first: SweepRequest) -> bool:
@@ -101,7 +101,7 @@ def _asks_the_same(request: SweepRequest, first: SweepRequest) -> bool:
 def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     """The plan as far as the outcomes in `folder` allow; writes nothing."""
     outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
-    done = [(cell, outcomes[cell.key]) for cell in folder.cells() if cell.key in outcomes]
+    done = [(run, outcomes[run.key]) for run in folder.runs() if run.key in outcomes]
     return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
 
 
@@ -137,7 +137,7 @@ def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
     full fine-tuning on each model, and what a run, and a worker, take beside steps."""
     began = time.perf_counter()
     execution = replace(SWEEP_EXECUTION, resume=False)
-    bench = open_bench(request, execution)
+    context = open_context(request, execution)
     subprocess.run([sys.executable, "-c", f"import {__name__}"], check=False)
     startup = time.perf_counter() - began
     speeds, beside = {}, {}
@@ -146,7 +146,7 @@ def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
             recipe = _timed_recipe(request, name, steps)
         except InputError:  # no run of this model will be planned, and the plan says why
             continue
-        speed = measure_speed(recipe, bench.data, execution, steps=steps)
+        speed = measure_speed(recipe, context.data, execution, steps=steps)
         speeds[name] = speed.flop_per_second
         beside[name] = speed.setup_seconds + speed.heldout_seconds
         startup += speed.heldout_seconds  # of the untrained model, once a worker
@@ -162,13 +162,13 @@ def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
     return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})
 
 
-def open_bench(request: SweepRequest, execution: Execution) -> Bench:
+def open_context(request: SweepRequest, execution: Execution) -> RunContext:
     """Data, tokenizer and tasks, as every worker of the sweep sees them."""
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
     tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
     data = DataOptions(**options).prepare(tokenizer, request, cache=cache)  # type: ignore[arg-type]
-    return Bench(data, tokenizer, open_all(request.tasks), execution)
+    return RunContext(data, tokenizer, open_all(request.tasks), execution)
 
 
 def open_all(places: Sequence[str]) -> list[Task]:
@@ -181,9 +181,9 @@ def open_all(places: Sequence[str]) -> list[Task]:
 
 
 def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Execution = SWEEP_EXECUTION) -> int:
-    """One worker in this process: work cells off until the sweep is complete; returns how many records it wrote.
+    """One worker in this process: work runs off until the sweep is complete; returns how many records it wrote.
 
-    SIGINT, SIGTERM or SIGHUP ends it, within a cell with a checkpoint after the current step.
+    SIGINT, SIGTERM or SIGHUP ends it, within a run with a checkpoint after the current step.
     """
     torch.set_num_threads(threads)
     folder, request = SweepFolder(ledger), load_request(ledger)
@@ -191,14 +191,14 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
         folder.clear()
         try:
             with stopping.at_once():
-                bench = open_bench(request, execution)
+                context = open_context(request, execution)
         except KeyboardInterrupt:
             return 0
 
-        def train(cell: Cell, place: Path) -> RunRecord | Failure:
+        def train(run: PlannedRun, place: Path) -> RunRecord | Failure:
             try:
                 with stopping.at_once():
-                    return execute(cell.recipe, place, bench, scored=cell.scored)
+                    return execute(run.recipe, place, context, scored=run.scored)
             except (StoppedError, KeyboardInterrupt) as stopped:
                 raise StopRequestedError from stopped
 
@@ -258,7 +258,7 @@ def run_sweep(
     """Work the sweep off in `workers` processes, replacing those that die; `watch` is called between looks.
 
     Ctrl-C, SIGTERM or SIGHUP is passed on to the workers, which save a checkpoint and end; a second one kills them,
-    which costs the work since their last checkpoints and none of the cells' tries.
+    which costs the work since their last checkpoints and none of the runs' tries.
 
     Raises, after the other workers have stopped, what one of them met that no worker can get past: InputError for data
     that cannot be opened, OSError for a full disk.
@@ -266,24 +266,24 @@ def run_sweep(
     load_request(ledger)
     context = multiprocessing.get_context("spawn")
     how = {"threads": max(1, (os.cpu_count() or 1) // workers), "tries": tries, "execution": execution}
-    obstacles: SimpleQueue[Exception] = context.SimpleQueue()
+    fatal_errors: SimpleQueue[Exception] = context.SimpleQueue()
 
     def start() -> BaseProcess:
-        process = context.Process(target=_work_or_say, args=(obstacles, ledger), kwargs=how)
+        process = context.Process(target=_work_or_say, args=(fatal_errors, ledger), kwargs=how)
         process.start()
         return process
 
     folder = SweepFolder(ledger)
     respawns = _RESPAWNS
     asked, killed = 0, set[int]()
-    obstacle: Exception | None = None
+    fatal_error: Exception | None = None
     with Stopping() as stopping:
         running = [start() for _ in range(workers)]
         while running:
             watch(folder)
             time.sleep(every_seconds)
-            if obstacle is None and not obstacles.empty():
-                obstacle = obstacles.get()
+            if fatal_error is None and not fatal_errors.empty():
+                fatal_error = fatal_errors.get()
                 stopping.requests += 1  # nobody else can get past it either
             if stopping.requests > asked:
                 asked = stopping.requests
@@ -292,15 +292,15 @@ def run_sweep(
                     killed |= {process.pid} if asked > 1 and process.pid else set()
             for process in [process for process in running if not process.is_alive()]:
                 running.remove(process)
-                if process.exitcode and not asked and obstacles.empty() and respawns:
+                if process.exitcode and not asked and fatal_errors.empty() and respawns:
                     respawns -= not _end_of_crashed(folder, process)
                     running.append(start())
         end_for(folder, killed)
     watch(folder)
-    if obstacle is None and not obstacles.empty():
-        obstacle = obstacles.get()
-    if obstacle is not None:
-        raise obstacle
+    if fatal_error is None and not fatal_errors.empty():
+        fatal_error = fatal_errors.get()
+    if fatal_error is not None:
+        raise fatal_error
 
 
 def _end_of_crashed(folder: SweepFolder, process: BaseProcess) -> bool:
@@ -326,7 +326,7 @@ def stop_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _work_or_say(obstacles: SimpleQueue[Exception], ledger: Path, **how: Any) -> None:
+def _work_or_say(fatal_errors: SimpleQueue[Exception], ledger: Path, **how: Any) -> None:
     """A worker process; what no other one could get past either is said to the parent, not printed by each."""
     stop_with_parent()
     try:
@@ -334,5 +334,5 @@ def _work_or_say(obstacles: SimpleQueue[Exception], ledger: Path, **how: Any) ->
     except Exception as error:
         if (said := portable(error)) is None:
             raise
-        obstacles.put(said)
+        fatal_errors.put(said)
         sys.exit(1)

@@ -25,9 +25,9 @@ _PURPOSE: dict[StageKind, str] = {
     "noise": "how far losses differ by seed alone",
     "budget": "loss by method, hyperparameter and size",
     "pilot": "what most sharpens the decision, per FLOP",
-    "replicates": "the best cells of the highest budget with the other seeds",
-    "variations": "other readouts and options, on each method's best cell of the highest budget",
-    "repetition": "the best cells of the highest budget on few unique pairs, repeated",
+    "replicates": "the best runs of the highest budget with the other seeds",
+    "variations": "other pooling and options, on each method's best run of the highest budget",
+    "repetition": "the best runs of the highest budget on few unique pairs, repeated",
 }
 
 
@@ -42,19 +42,19 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
         ("models", f"{', '.join(request.models)} ({request.family.name})"),
         ("methods", ", ".join(request.methods)),
         ("budgets", ", ".join(f"{budget:.3g}" for budget in request.budgets) + " FLOP"),
-        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
-        ("each cell", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
-                      f"more, at most {request.max_epochs:g} passes over the data"),
-        ("allowance", " and ".join(filter(None, limits)) or "none: every cell is run"),
-        ("at most", f"{number_of(len(most.cells), 'cell')}, {most.flop:.3g} FLOP{_time(most)}, before thinning"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens per pair"),
+        ("each run", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
+                      f"more, at most {request.max_epochs:g} epochs"),
+        ("allowance", " and ".join(filter(None, limits)) or "none: all are run"),
+        ("at most", f"{number_of(len(most.runs), 'run')}, {most.flop:.3g} FLOP{_time(most)}, before pruning"),
         *_variations_row(request),
         *_repetition_row(request),
         ("speed here", speeds or "not measured"),
-        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else number_of(new, 'new cell')}"
+        ("now", f"stage {plan.stage}: {'nothing written (dry run)' if new is None else number_of(new, 'new run')}"
                 f"{', the sweep is complete' if plan.complete and new == 0 else ''}"),
     ]  # fmt: skip
     stages = columns_table(
-        ("stage", "cells", "FLOP", "what it is for"),
+        ("stage", "runs", "FLOP", "what it is for"),
         [
             (str(stage), f"{count:,}", f"{flop:.3g}", _PURPOSE[stage.kind])
             for stage, (count, flop) in stage_costs(most).items()
@@ -73,8 +73,8 @@ def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
         return []
     count = len(request.methods) * len(request.variations) * len(request.seeds)
     flop = count * request.budgets[-1]
-    return [("variations", f"each method's best cell with {number_of(len(request.variations), 'other setting')}: "
-                           f"{number_of(count, 'cell')} or fewer, {flop:.3g} FLOP more")]  # fmt: skip
+    return [("variations", f"each method's best run with {number_of(len(request.variations), 'other setting')}: "
+                           f"{number_of(count, 'run')} or fewer, {flop:.3g} FLOP more")]  # fmt: skip
 
 
 def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
@@ -83,7 +83,7 @@ def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
     count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
     flop = count * request.budgets[-1]
     return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
-                           f"alone, at most {request.max_passes:g} passes: {number_of(count, 'cell')} or fewer, "
+                           f"alone, at most {request.max_pair_epochs:g} epochs: {number_of(count, 'run')} or fewer, "
                            f"{flop:.3g} FLOP more")]  # fmt: skip
 
 
@@ -101,18 +101,18 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
     decided = [r for r in candidates(request).values() if r.method.name not in unpaid]
     slowest = min(request.speeds.values(), default=None)
     time = "" if slowest is None else f", at most {duration(request.allowance_flop / slowest)} here"
-    ladder = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
+    grid = f"{request.budgets[0]:.3g} to {request.budgets[-1]:.3g} FLOP"
     rows = [
         ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: "
                     f"{', '.join(dict.fromkeys(r.method.name for r in decided))} on "
                     f"{', '.join(dict.fromkeys(r.model.name for r in decided))}"),
         ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
-        ("runs", f"{', '.join(request.models)}, {ladder} each, {request.min_steps} steps or more, at most "
-                 f"{request.max_epochs:g} passes over the data"),
-        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens a pair"),
+        ("runs", f"{', '.join(request.models)}, {grid} each, {request.min_steps} steps or more, at most "
+                 f"{request.max_epochs:g} epochs"),
+        ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens per pair"),
         ("stops", "when the same candidate was chosen 3 times in a row at a small expected regret, or the allowance "
                   "is spent"),
-        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new cell')}"),
+        ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new run')}"),
     ]  # fmt: skip
     if plan.pilot is not None:
         rows.append(("so far", plan.pilot.decision.describe()))
@@ -120,7 +120,7 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
             rows.append(("ended", plan.pilot.why))
     rows += [("left out", f"{skip.reason}: {skip.why}") for skip in plan.skipped if skip.kind == "method-unpaid"]
     stages = columns_table(
-        ("stage", "cells", "FLOP", "runs"),
+        ("stage", "runs", "FLOP", "of which"),
         [
             (str(stage), f"{count:,}", f"{flop:.3g}", _runs(plan, stage))
             for stage, (count, flop) in stage_costs(plan).items()
@@ -131,15 +131,15 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
 
 def _runs(plan: Plan, stage: Stage) -> str:
     """How many runs of which method: `6 full, 6 lora`."""
-    counts = Counter(cell.recipe.method.name for cell in plan.cells if cell.part == stage)
+    counts = Counter(run.recipe.method.name for run in plan.runs if run.part == stage)
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def skipped_text(plan: Plan) -> RenderableType:
-    """Cells left out, grouped by reason."""
+    """Runs left out, grouped by reason."""
     reasons = Counter((skip.reason, f"{skip.budget:.3g}") for skip in plan.skipped)
     rows = [(why, budget, f"{count:,}") for (why, budget), count in sorted(reasons.items())]
-    return columns_table(("left out because", "FLOP", "cells"), rows)
+    return columns_table(("left out because", "FLOP", "runs"), rows)
 
 
 def rates_text(plan: Plan) -> RenderableType:
@@ -150,18 +150,18 @@ def rates_text(plan: Plan) -> RenderableType:
             f"{fit.law.params:+.2f}",
             f"{fit.law.steps:+.2f}",
             f"{fit.law.share:+.2f}",
-            f"{fit.scatter:.2f}",
+            f"{fit.noise:.2f}",
             f"{len(fit.optima)}",
             f"{sum(optimum.edge is not None for optimum in fit.optima)}",
         )
         for name, fit in plan.rates.items()
     ]
-    header = ("learning rate", "ln N", "ln steps", "ln share", "scatter", "settings", "best on the edge")
+    header = ("learning rate", "ln N", "ln steps", "ln share", "noise", "settings", "best on the edge")
     return columns_table(header, rows)
 
 
 def status_text(status: SweepStatus) -> RenderableType:
-    """Cells by stage and state, FLOP spent, time left; what failed and what is damaged."""
+    """Runs by stage and state, FLOP spent, time left; what failed and what is damaged."""
     rows = [
         (
             stage.stage,
@@ -198,7 +198,7 @@ def status_text(status: SweepStatus) -> RenderableType:
 
 
 def variations_text(found: Sequence[Varied]) -> RenderableType:
-    """Other readouts and options beside the sweep's own; below zero they are better."""
+    """Other pooling and options beside the sweep's own; below zero they are better."""
     rows = [
         (
             each.variation,
@@ -215,7 +215,7 @@ def variations_text(found: Sequence[Varied]) -> RenderableType:
 
 
 def repetition_text(found: Sequence[Repeated]) -> RenderableType:
-    """Scarce pairs beside the same recipes on data that do not repeat."""
+    """Repeated pairs beside the same recipes on data that do not repeat."""
     rows = [
         (
             each.method,
@@ -229,12 +229,12 @@ def repetition_text(found: Sequence[Repeated]) -> RenderableType:
         )
         for each in found
     ]
-    header = ("method", "model", "unique pairs", "passes", "held-out loss", "fresh data", "difference", "runs")
+    header = ("method", "model", "unique pairs", "epochs", "held-out loss", "one epoch", "difference", "runs")
     return columns_table(header, rows)
 
 
-def cell_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:
-    """One cell: its recipe and what came of it."""
+def planned_run_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:
+    """One run: its recipe and what came of it."""
     parts: list[RenderableType] = [pairs_table([("key", recipe.key), *recipe_rows(recipe)]), Text("")]
     if outcome is None:
         parts.append(Text("not run yet"))

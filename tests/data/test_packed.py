@@ -11,7 +11,7 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, prepare
-from isoembed.data.shipment import Shipment
+from isoembed.data.packed import PackedData
 from isoembed.scratch import own_folder
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
@@ -29,11 +29,11 @@ def _another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("heldout", [False, True], ids=["split off", "of its own"])
 def test_shipped_pairs_need_no_file_of_the_sender(tmp_path: Path, heldout: bool) -> None:
     sent = pairs(tmp_path / "sender", heldout=heldout)
-    shipment = Shipment.of(sent, files=True)
+    packed = PackedData.of(sent, files=True)
     texts = sent.heldout_texts()
     ids = [sent.store.ids(side, sent.train) for side in ("query", "positive")]
     shutil.rmtree(tmp_path / "sender")
-    received = shipment.open()
+    received = packed.open()
     assert received.stats == sent.stats
     assert received.heldout_texts() == texts
     for side, before in zip(("query", "positive"), ids, strict=True):
@@ -42,29 +42,29 @@ def test_shipped_pairs_need_no_file_of_the_sender(tmp_path: Path, heldout: bool)
 
 
 def test_a_store_is_unpacked_once(tmp_path: Path) -> None:
-    shipment = Shipment.of(pairs(tmp_path / "sender", heldout=False), files=True)
-    file = shipment.open().store.folder / "pairs.arrow"
+    packed = PackedData.of(pairs(tmp_path / "sender", heldout=False), files=True)
+    file = packed.open().store.folder / "pairs.arrow"
     before = file.stat().st_mtime_ns
-    shipment.open()
+    packed.open()
     assert file.stat().st_mtime_ns == before
     assert [entry.name for entry in own_folder().glob("*/*")] == [file.parent.name]
-    shipment.forget()
+    packed.forget()
     assert not list(own_folder().iterdir())
 
 
 def test_a_damaged_store_is_unpacked_again(tmp_path: Path) -> None:
-    shipment = Shipment.of(pairs(tmp_path / "sender", heldout=False), files=True)
-    (shipment.open().store.folder / "pairs.arrow").write_bytes(b"")
-    assert len(shipment.open().heldout_texts()[0]) == 40
+    packed = PackedData.of(pairs(tmp_path / "sender", heldout=False), files=True)
+    (packed.open().store.folder / "pairs.arrow").write_bytes(b"")
+    assert len(packed.open().heldout_texts()[0]) == 40
 
 
 def test_a_shared_folder_is_read_where_it_lies_or_missed_by_name(tmp_path: Path) -> None:
     sent = pairs(tmp_path / "sender", heldout=False)
-    shipment = Shipment.of(sent, files=False)
-    assert shipment.open().store.folder == sent.store.folder
+    packed = PackedData.of(sent, files=False)
+    assert packed.open().store.folder == sent.store.folder
     shutil.rmtree(tmp_path / "sender")
     with pytest.raises(InputError, match="same path on every machine"):
-        shipment.open()
+        packed.open()
 
 
 def test_a_folder_that_somebody_else_made_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Shipment: prepared pairs on their way to another machine, which has neither their source nor, perhaps, their files.
+"""Prepared pairs on their way to another machine, which has neither their source nor, perhaps, their files.
 
 What travels is what `prepare` came to: the token stores and the rows of the split.  Nothing is read, tokenised or split
 again on arrival, so that both ends train on the same pairs in the same order.
@@ -52,7 +52,7 @@ class ShippedStore:
 
 
 @dataclass(frozen=True, eq=False)
-class Shipment:
+class PackedData:
     """A `PairData` as it travels; `heldout_store` is None where it is the same store."""
 
     store: ShippedStore
