@@ -8,9 +8,10 @@
     python benchmarks/preregistered.py run OUT mixture
     python benchmarks/preregistered.py report OUT                    runs in preregistered.jsonl.gz, errors printed
 
-Two fits of each law: `low`, to the study's runs up to 3.2e11 FLOP, of which the mixture's runs lie 8 to 32 times beyond;
-and `all`, to 5e12.  The second source is one of the mixture's 17 alone (msdocs); there every law gets its level, one factor
-of e^L - 1, from the same three runs of 1e11 FLOP (`isoembed.fitting.level`), 4 to 40 times beyond them.  One thread, one seed.
+Two fits of each law: `low`, to the study's runs up to 3.2e11 FLOP, of which the mixture's runs lie 8 to 32 times
+beyond; and `all`, to 5e12.  The second source is one of the mixture's 17 alone (msdocs); there every law gets its
+level, one factor of e^L - 1, from the same three runs of 1e11 FLOP (`isoembed.fitting.level`), 4 to 40 times beyond
+them.  One thread, one seed.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def plan(pairs: Path, out: Path) -> None:
     for source, planned in PLANNED.items():
         request = load_request(out / source)
         cells = [
-            Cell(recipe=recipe_of(request, *what), part=Stage(kind="other", name=stage), order=order)
-            for order, (stage, *what) in enumerate(planned)
+            Cell(recipe=recipe_of(request, label, model, flop), part=Stage(kind="other", name=stage), order=order)
+            for order, (stage, label, model, flop) in enumerate(planned)
         ]
         print(f"{source}: {SweepFolder(out / source).add_cells(cells)} new, {request.data.pairs:,} pairs")
 
@@ -118,11 +119,12 @@ def run(out: Path, source: str, only: str | None) -> None:
         place = out / "work" / cell.key
         place.mkdir(parents=True, exist_ok=True)
         outcome = execute(cell.recipe, place, bench)
+        said = str(outcome)
         if isinstance(outcome, RunRecord):
             folder.ledger.add(outcome)
             assert outcome.heldout is not None
-            outcome = f"{outcome.heldout.loss:.4f} in {outcome.wall_seconds:.0f} s"
-        print(cell.recipe.method.label, cell.recipe.model.name, f"{cell.recipe.flop:.3g}: {outcome}", flush=True)
+            said = f"{outcome.heldout.loss:.4f} in {outcome.wall_seconds:.0f} s"
+        print(cell.recipe.method.label, cell.recipe.model.name, f"{cell.recipe.flop:.3g}: {said}", flush=True)
 
 
 def fitted(groups: Sequence[Group], law: str, most: float) -> LawSet:
@@ -234,7 +236,7 @@ def named(record: RunRecord) -> RunRecord:
 def report(out: Path) -> None:
     """What came of it, as far as it was run."""
     rows = json.loads(FORECASTS.read_text(encoding="utf-8"))
-    records = {}
+    records: dict[str, RunRecord] = {}
     for source in PLANNED:
         folder = SweepFolder(out / source)
         mine = {cell.key for cell in own_cells(folder)}

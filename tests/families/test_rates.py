@@ -7,7 +7,7 @@ import pytest
 
 from isoembed.families import FAMILIES, NANO, Family, family_named
 from isoembed.families.base import WIDTH_RULE, width_rate
-from isoembed.methods import METHODS, Full
+from isoembed.methods import METHODS, Full, LoRA, RsLoRA
 
 
 def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
@@ -44,3 +44,20 @@ def test_every_family_has_a_rate_for_every_method(family: Family, method: type[F
         rate, why = family.peak_rate(model, method(), steps=300)
         assert 1e-6 < rate < 0.3, (model.name, why)
         assert why.startswith("learning rate: ")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_adapters_rates_go_with_their_scale(family: Family) -> None:
+    """1e-3, which the authors used at alpha 8, was taken at alpha 64 and 256: steps 8 and 32 times as large."""
+    model = family.models[-1]
+
+    def step(method: LoRA | RsLoRA) -> float:
+        return family.peak_rate(model, method, steps=300)[0] * method.scale
+
+    assert step(LoRA(rank=8, alpha=8.0)) == pytest.approx(step(LoRA(rank=8, alpha=256.0)))
+    assert step(RsLoRA(rank=16, alpha=8.0)) == pytest.approx(step(LoRA(rank=16, alpha=32.0)))
+    if family.name == "pythia":
+        assert family.peak_rate(model, LoRA(rank=128, alpha=8.0), steps=300)[0] == pytest.approx(1e-3)
+    elif family is not NANO:
+        full = family.peak_rate(model, Full(), steps=300)[0]
+        assert family.peak_rate(model, LoRA(rank=64, alpha=32.0), steps=300)[0] == pytest.approx(10 * full)

@@ -14,6 +14,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.families import NANO, PYTHIA, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, solve
+from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.request import Request
 
@@ -130,6 +131,36 @@ def test_more_budget_than_data_takes_the_largest_model_and_says_so() -> None:
     found = recommend(Budget.parse("1e15"), NANO, data=DataStats(pairs=30_000, fingerprint="x"))
     assert found.recipe.model == NANO.models[-1]
     assert any("repeat" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize(("flop", "least", "most"), [(1.5e15, 4e6, 5e6), (9e16, 5e7, 3.1e8), (1.5e18, 3e8, 8.1e8)])
+def test_the_size_rule_for_pythia_is_a_guess_with_its_neighbours(flop: float, least: float, most: float) -> None:
+    """The rule of 20 ended at 160m where the paper's curves ran to 2.8b and their best size grew."""
+    found = recommend(Budget(stated="", flop=flop), "pythia")
+    assert least < found.recipe.model.params < most
+    assert "a guess" in found.basis
+    assert "run a pilot first" in found.basis
+    names = [model.name for model in PYTHIA.models]
+    place = names.index(found.recipe.model.name)
+    assert found.bracket == tuple(names[place - 1 : place + 2])
+    (why,) = (line for line in found.assumed if line.startswith("size, a guess"))
+    assert f"{names[place - 1]} and {names[place + 1]}" in why
+
+
+def test_where_the_data_end_adapters_have_a_high_rank_and_appendix_d_is_named() -> None:
+    found = recommend(1e18, "pythia", constraints=Constraints(pairs=20_000))
+    assert found.recipe.method == LoRA(rank=128, alpha=256.0)
+    assert "appendix D" in found.basis
+    assert found.recipe.epochs == pytest.approx(1, abs=0.01)
+    asked = recommend(1e18, "pythia", method="lora r=32", constraints=Constraints(pairs=20_000))
+    assert asked.recipe.method == LoRA(rank=32, alpha=64.0)
+
+
+def test_serving_is_a_line_of_every_answer_and_repeats_quote_what_was_measured() -> None:
+    for found in (recommend(1e17, "pythia"), recommend(1e12)):
+        assert any(line.startswith("serving: ") for line in found.known)
+    with pytest.raises(InputError, match=r"it did harm \(nano-28k .* 8\.54 in 4 epochs"):
+        recommend(1e17, "pythia", constraints=Constraints(repeats="muennighoff"))
 
 
 def test_what_is_asked_for_is_kept() -> None:

@@ -149,6 +149,8 @@ class Tuned(Protocol):
     def name(self) -> str: ...
     @property
     def like(self) -> str | None: ...
+    @property
+    def scale(self) -> float | None: ...
     def share(self, model: ModelSpec) -> float: ...
 
 
@@ -182,14 +184,27 @@ class RateLaw(Frozen):
 
 
 class RateRule(Frozen):
-    """Peak learning rate of one method: a measured law, a share of the model's pretraining peak, or one number for all
-    sizes."""
+    """Peak learning rate of one method: a measured law, a share of the model's pretraining peak, a multiple of full
+    fine-tuning's, or one number for all sizes.
+
+    Of adapters, for the scale that it was stated at.  Under AdamW a step moves a factor's values by about the rate
+    whatever the scale, and the layer by scale x rate: at another scale the rate is the stated one over the scales'
+    ratio, to first order.
+    """
 
     method: str
     law: RateLaw | None = None
     of_pretraining: float | None = None
+    of_full: float | None = None
     fixed: float | None = None
+    alpha: float | None = Field(None, gt=0, description="adapters: stated at this alpha, whatever the rank")
+    scale: float | None = Field(None, gt=0, description="adapters: stated at this scale, alpha / rank")
     source: str
+
+    def rescaled(self, rate: float, model: ModelSpec, method: Tuned) -> float:
+        """The stated `rate` at the scale of the method's adapters."""
+        stated = self.scale if self.alpha is None else self.alpha / (method.share(model) * model.hidden)
+        return rate if stated is None or method.scale is None else rate * stated / method.scale
 
 
 #: rates for a family on which nobody measured any: the paper's rules, carried over from Pythia
@@ -197,7 +212,12 @@ BORROWED_RATES = (
     RateRule(method="full", of_pretraining=0.1, source="a tenth of the published pretraining peak, unmeasured here"),
     RateRule(method="freeze", of_pretraining=0.1, source="a tenth of the published pretraining peak, unmeasured here"),
     RateRule(method="bias", fixed=1e-3, source="1e-3, the paper's for Pythia; unmeasured here"),
-    RateRule(method="lora", fixed=1e-3, source="1e-3, the paper's for Pythia; unmeasured here"),
+    RateRule(
+        method="lora",
+        of_full=10.0,
+        alpha=32.0,
+        source="ten times full fine-tuning's at alpha 32 (Schulman et al. 2025), as 1 / alpha; unmeasured here",
+    ),
 )
 
 
@@ -223,14 +243,22 @@ class Family(Frozen):
     batch_pairs: int = 1024
     context_tokens: int = 75
     tokens_per_param: float = Field(
-        20.0, description="training tokens a non-embedding parameter: provisional size rule"
+        20.0, description="training tokens per non-embedding parameter: provisional size rule"
     )
+    size_at_flop: float | None = Field(None, gt=0, description="the budget of `tokens_per_param`; None: at every one")
+    size_exponent: float = Field(0.0, description="tokens per parameter go as the budget to this power")
     size_rule: str = Field(
-        "20 tokens a parameter as in Hoffmann et al. 2022 for pretraining, for want of a measurement",
+        "20 tokens per parameter as in Hoffmann et al. 2022 for pretraining, for want of a measurement",
         description="where `tokens_per_param` comes from",
     )
     rates: tuple[RateRule, ...] = ()
     method_rule: MethodRule | None = None
+
+    def tokens_per_param_at(self, flop: float) -> float:
+        """Tokens per parameter that the provisional size rule asks for at a budget."""
+        if self.size_at_flop is None:
+            return self.tokens_per_param
+        return self.tokens_per_param * (flop / self.size_at_flop) ** self.size_exponent
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is the family's; capitals make no difference."""
@@ -259,12 +287,25 @@ class Family(Frozen):
     def peak_rate(self, model: ModelSpec, method: Tuned, *, steps: int) -> tuple[float, str]:
         """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from."""
         rule = self.rate_rule(method.name, method.like)
+        why = f"learning rate: {rule.source}"
         if rule.law is not None:
-            return rule.law.rate(model.params, steps, method.share(model)), f"learning rate: {rule.source}"
+            return rule.rescaled(rule.law.rate(model.params, steps, method.share(model)), model, method), why
+        if rule.of_pretraining is not None and model.pretraining_rate is not None:
+            return rule.of_pretraining * model.pretraining_rate, why
+        if rule.of_full is not None:
+            return rule.rescaled(rule.of_full * self._full_rate(model)[0], model, method), why
+        if rule.fixed is not None:
+            return rule.rescaled(rule.fixed, model, method), why
+        return self._by_width(model)
+
+    def _full_rate(self, model: ModelSpec) -> tuple[float, str]:
+        """Full fine-tuning's, where that is a share of the pretraining peak."""
+        rule = self.rate_rule("full")
         if rule.of_pretraining is not None and model.pretraining_rate is not None:
             return rule.of_pretraining * model.pretraining_rate, f"learning rate: {rule.source}"
-        if rule.fixed is not None:
-            return rule.fixed, f"learning rate: {rule.source}"
+        return self._by_width(model)
+
+    def _by_width(self, model: ModelSpec) -> tuple[float, str]:
         return width_rate(model.hidden), (
             "learning rate: a tenth of the pretraining peak by a rule from the width, fitted to the published peaks of "
             "Pythia, OPT, BLOOM, OLMo 2 and SmolLM; unmeasured here"

@@ -45,7 +45,8 @@ NANO = Family(
         RateRule(
             method="lora",
             law=RateLaw(constant=-0.4124, params=-0.3876, steps=-0.1699, share=-0.4658),
-            source=_MEASURED.format(12) + ", alpha = 2 x rank",
+            scale=2.0,
+            source=_MEASURED.format(12) + ", at alpha = 2 x rank, as 1 / alpha",
         ),
     ),
     about="eight models of 28k to 3.1M non-embedding parameters that ship with isoembed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -36,6 +37,10 @@ class Adapters(BaseMethod):
     def stem(self) -> str:
         """The label without the rank."""
         return self.called()
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.by_root else self.rank)
 
     @property
     def label(self) -> str:

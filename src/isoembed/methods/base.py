@@ -27,6 +27,11 @@ class BaseMethod(Frozen):
     like: ClassVar[str | None] = None
 
     @property
+    def scale(self) -> float | None:
+        """What an adapter's output is multiplied by, which learning rates are stated for; None without adapters."""
+        return None
+
+    @property
     def label(self) -> str:
         """The method with its hyperparameters, as tables show it: `lora r=32`; `read` takes its words again."""
         return self.called()

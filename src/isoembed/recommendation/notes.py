@@ -18,8 +18,11 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "default-method": ("full fine-tuning by default",),
     "published-rule": ("the paper's rule",),
     "by-data": ("size by the data", "at equal data the largest model is best (paper, appendix D)"),
-    "at-end": ("size", "the {end} affordable, {tokens_per_param:.2g} tokens a parameter"),
-    "provisional": ("size by the provisional rule of {tokens_per_param:g} tokens a parameter",),
+    "at-end": ("size a guess", "the {end} affordable, {tokens_per_param:.2g} tokens per parameter"),
+    "provisional": (
+        "size a guess by the provisional rule of {tokens_per_param:.2g} tokens per parameter",
+        "{pilot}",
+    ),
     "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
     "given": ("the recipe given",),
     "epochs-as-asked": ("{epochs:g} epochs, as asked",),
@@ -31,18 +34,22 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "method-published": ("method", "full up to {flop:.3g} FLOP, LoRA above ({source})"),
     "method-unnamed": ("the law's table names no method", "taken for {method}"),
     "lora-ranks": ("LoRA rank {ranks} nearly always best (figure 5)",),
+    "high-rank": ("{method}", "where the data end, full or high-rank LoRA is best (paper, appendix D)"),
     "lora-alpha": ("LoRA alpha {alpha:g}", "the paper states none"),
     "size-by-data": (
         "size",
-        "one pass over the {family} data ends before {tokens_per_param:g} tokens a parameter; the largest model whose "
+        "one pass over the data ends before {tokens_per_param:.2g} tokens per parameter; the largest model whose "
         "whole pass the budget pays for, unmeasured here",
     ),
     "size-at-end": (
         "size, a guess",
-        "the provisional rule of {tokens_per_param:g} tokens a parameter asks for a {wanted} model than there is; take "
-        "another family",
+        "the provisional rule of {tokens_per_param:.2g} tokens per parameter asks for a {wanted} model than there is; "
+        "take another family",
     ),
-    "size-provisional": ("size, a guess", "{rule}; unmeasured between {low:g} and {high:g} tokens a parameter"),
+    "size-provisional": (
+        "size, a guess",
+        "{rule}; {either} may be as good or better: unmeasured between {low:.2g} and {high:.2g} tokens per parameter",
+    ),
     # cost and settings
     "cost": ("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",),
     "speed": ("speed", "{source}"),
@@ -51,6 +58,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "
         "and the token lookup are left out",
     ),
+    "serving-per-token": ("serving", "2 N = {flop:.3g} FLOP a token; attention and the token lookup are left out"),
     "learning-rate": ("{source}",),
     "setup": (
         "batch {batch_pairs} and context {context_tokens}",

@@ -99,12 +99,14 @@ def recommendation_text(recommendation: Recommendation, device: str | None = Non
     """Everything `isoembed recipe` prints."""
     reach = recommendation.reach
     rows = [("beyond the data", beyond_text(reach))] if reach is not None and reach.outside else []
+    out_of_reach = [each.describe() for each in recommendation.notes if each.code == "out-of-reach"]
+    rows += [("beyond the law", line) for line in out_of_reach]
     rows += [("budget", recommendation.budget.stated), ("basis", recommendation.basis)]
     rows += recipe_rows(recommendation.recipe) + device_rows(recommendation, device)
     rows += law_rows(recommendation)
     rows += [("known", line) for line in recommendation.known]
     rows += [("assumed", line) for line in recommendation.assumed]
-    rows += [("warning", line) for line in recommendation.warnings]
+    rows += [("warning", line) for line in recommendation.warnings if line not in out_of_reach]
     if recommendation.bracket:
         rows.append(("size bracket", f"{', '.join(recommendation.bracket)} (unmeasured: a pilot would tell)"))
     parts: list[RenderableType] = [pairs_table(rows)]
