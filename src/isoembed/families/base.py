@@ -258,7 +258,7 @@ class Family(Frozen):
         """Tokens per parameter that the provisional size rule asks for at a budget."""
         if self.size_at_flop is None:
             return self.tokens_per_param
-        return self.tokens_per_param * (flop / self.size_at_flop) ** self.size_exponent
+        return float(self.tokens_per_param * (flop / self.size_at_flop) ** self.size_exponent)
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is the family's; capitals make no difference."""
