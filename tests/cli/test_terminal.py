@@ -60,6 +60,7 @@ def test_a_pipe_gets_plain_whole_lines() -> None:
     assert lines == [line.rstrip() for line in lines]
     assert max(map(len, lines)) > 120, "a long text was wrapped"
     assert sum(line.startswith("known ") for line in lines) == 2  # a row is a line
+    assert sum(line.startswith("serving ") for line in lines) == 1
 
 
 def test_columns_wrap_what_is_long_in_a_pipe_but_cut_no_table() -> None:

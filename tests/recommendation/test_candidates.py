@@ -156,9 +156,7 @@ def test_where_the_data_end_adapters_have_a_high_rank_and_appendix_d_is_named() 
     assert asked.recipe.method == LoRA(rank=32, alpha=64.0)
 
 
-def test_serving_is_a_line_of_every_answer_and_repeats_quote_what_was_measured() -> None:
-    for found in (recommend(1e17, "pythia"), recommend(1e12)):
-        assert any(line.startswith("serving: ") for line in found.known)
+def test_repeats_quote_what_was_measured() -> None:
     with pytest.raises(InputError, match=r"it did harm \(nano-28k .* 8\.54 in 4 epochs"):
         recommend(1e17, "pythia", constraints=Constraints(repeats="muennighoff"))
 

@@ -58,7 +58,6 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "
         "and the token lookup are left out",
     ),
-    "serving-per-token": ("serving", "2 N = {flop:.3g} FLOP a token; attention and the token lookup are left out"),
     "learning-rate": ("{source}",),
     "setup": (
         "batch {batch_pairs} and context {context_tokens}",

@@ -211,10 +211,10 @@ class CompleteRequest(Setup, Request):
         return []
 
     def serving_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
-        """What serving costs: of `flop`, or a token where none was asked for."""
+        """What serving costs of `flop`; empty where none was asked for."""
         tokens = self.constraints.serving_tokens
         if not tokens:
-            return [note("known", "serving-per-token", flop=2.0 * model.params)]
+            return []
         cost = flop - self.constraints.training_flop(flop, model)
         return [note("known", "serving", tokens=tokens, flop=cost, share=cost / flop)]
 

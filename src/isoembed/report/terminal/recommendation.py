@@ -66,6 +66,11 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
             f"(every mini-batch run twice); {_beside(recipe)} beside it",
         ),
+        (
+            "serving",
+            f"2 N = {2 * recipe.model.params:.3g} FLOP a token, {2e3 * recipe.model.params * data.positive_tokens:.3g} "
+            "a thousand texts; attention and the token lookup are left out",
+        ),
     ]
 
 
