@@ -265,11 +265,7 @@ class Recipe(Setup, Summarised):
     @classmethod
     @checked
     def load(cls, file: str | Path) -> Recipe:
-<<<<<<< HEAD
         """Read recipe.json or record.json of a finished run, or what `isoembed recipe` prints as JSON.
-=======
-        """Read recipe.json or record.json of a finished run, or what `recipe` prints as JSON.
->>>>>>> 3a87bac (Rule mode: a size that follows the paper's curves and is called a guess, LoRA's rate with its alpha, serving in every answer)
 
         Raises InputError naming the file where it holds no recipe.
         """

@@ -4,19 +4,11 @@
    algorithm 1).  It holds for the models, data, batch and budgets of its source, and is never extrapolated.  The
    rounded lines of the paper's figure 1 are not used: they cross at exp(54), about 3e23 FLOP, six orders of magnitude
    from the stated threshold.
-<<<<<<< HEAD
-2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens a
-   parameter as the family says, within a bracket.  Labelled so; a pilot on three sizes would tell.
-3. At most one pass over the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
-   asks for, the largest model of those that the budget pays all passes for: at equal data the largest is best (paper,
-   appendix D).
-=======
 2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens per
    parameter as the family says for the budget.  Called a guess, with the sizes either side; a pilot would tell.
-3. At most one pass over the unique pairs.  Where they end before the tokens that rule 2 asks for, the largest model of
-   those that the budget pays a whole pass for: at equal data the largest is best, with full fine-tuning or LoRA of high
-   rank (paper, appendix D).
->>>>>>> 3a87bac (Rule mode: a size that follows the paper's curves and is called a guess, LoRA's rate with its alpha, serving in every answer)
+3. At most one pass over the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
+   asks for, the largest model of those that the budget pays all passes for: at equal data the largest is best, with full
+   fine-tuning or LoRA of high rank (paper, appendix D).
 """
 
 from __future__ import annotations
@@ -38,8 +30,6 @@ _WHOLE = 0.99
 #: the provisional rule for the size tells nothing within this factor either way
 _BRACKET = 10.0
 _PILOT = "run a pilot first (`isoembed run` with `pilot`)"
-#: docs/lab-notes.md, 2026-11-26: full fine-tuning of nano-28k, the same tokens over fewer pairs
-REPEATS_MEASURED = "nano-28k on dictionary pairs: held-out loss 5.98 on fresh ones, 8.54 in 4 epochs, 15.6 in 8"
 
 
 def by_rule(request: CompleteRequest) -> Recommendation:
@@ -49,12 +39,7 @@ def by_rule(request: CompleteRequest) -> Recommendation:
     """
     if request.constraints.repeats == "measured":
         raise InputError(
-<<<<<<< HEAD
             "`repeats=measured` needs a law, and none speaks of what is asked; give `law`, or `repeats=muennighoff`."
-=======
-            "`repeats` needs a law to weigh repeated data, and none speaks of what is asked. Where this project "
-            f"repeated pairs it did harm ({REPEATS_MEASURED}). Give `law`, or drop it for one pass."
->>>>>>> 3a87bac (Rule mode: a size that follows the paper's curves and is called a guess, LoRA's rate with its alpha, serving in every answer)
         )
     flop, speed = request.budget.flop_at()
     method, notes = _choose_method(request)
@@ -79,12 +64,8 @@ def by_rule(request: CompleteRequest) -> Recommendation:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
         notes.append(note("assumed", "setup", **setup))
     notes += request.serving_notes(flop, recipe.model)
-<<<<<<< HEAD
     notes += repeated(recipe)
-    if isinstance(method, LoRA) and (rule := request.family.method_rule) is not None:
-=======
     if isinstance(method, LoRA) and rule is not None:
->>>>>>> 3a87bac (Rule mode: a size that follows the paper's curves and is called a guess, LoRA's rate with its alpha, serving in every answer)
         notes.append(note("known", "lora-ranks", ranks=" or ".join(map(str, rule.ranks))))
         notes.append(note("assumed", "lora-alpha", alpha=method.alpha))
     return Recommendation(
@@ -166,13 +147,8 @@ def _ranked(request: CompleteRequest, candidates: list[RankedRecipe]) -> tuple[l
 
     def off(candidate: RankedRecipe) -> float:
         recipe = candidate.recipe
-<<<<<<< HEAD
         paid = request.tokens(flop, recipe.model, recipe.cost, most_epochs=None)
-        return abs(math.log(paid / recipe.model.params / request.family.tokens_per_param))
-=======
-        paid = request.tokens(flop, recipe.model, recipe.cost, one_pass=False)
         return abs(math.log(paid / recipe.model.params / request.family.tokens_per_param_at(flop)))
->>>>>>> 3a87bac (Rule mode: a size that follows the paper's curves and is called a guess, LoRA's rate with its alpha, serving in every answer)
 
     by_rule = sorted(candidates, key=off)
     if not _ends(request, by_rule[0]):

@@ -38,8 +38,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "lora-alpha": ("LoRA alpha {alpha:g}", "the paper states none"),
     "size-by-data": (
         "size",
-        "one pass over the data ends before {tokens_per_param:.2g} tokens per parameter; the largest model whose "
-        "whole pass the budget pays for, unmeasured here",
+        "the data end before {tokens_per_param:.2g} tokens per parameter; the largest model that the budget takes "
+        "through all of them, unmeasured here",
     ),
     "size-at-end": (
         "size, a guess",
@@ -73,6 +73,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{epochs} of {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
     ),
     "budget-end": ("the budget ends first", "it pays for {epochs:.2f} of {asked}"),
+    "repeats-harmed": ("where this project repeated pairs it did harm", "{measured}"),
     "repeats-borrowed": ("{source}",),
     "repeats-measured": ("repeated pairs count as fewer fresh ones", "{r_star}"),
     "repeats-harm": ("repeats were worth nothing, or did harm, in the law's runs",),
