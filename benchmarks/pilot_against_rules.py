@@ -73,7 +73,7 @@ def main() -> None:
             "trained_ndcg@10": {key: value for key, value in answer["scores"].items() if "trained" in key},
         }
         if name == "pilot":
-            runs = Ledger.open(given.out / "pilot" / "pilot").records()
+            runs = Ledger.open(given.out / "pilot" / "pilot.jsonl.gz").records()
             found[name] |= {"pilot_runs": len(runs), "pilot_flop": sum(run.recipe.flop for run in runs)}
         print(name, found[name], flush=True)
     made = {"data": given.data.name, "budget": given.budget, "batch_pairs": given.batch_pairs, "ways": found}

@@ -39,6 +39,7 @@ from typing import Any
 import psutil
 import torch
 
+from isoembed.cache import working_folder
 from isoembed.cli.terminal import no_library_bars
 from isoembed.core import write_atomically
 from isoembed.families import NANO
@@ -105,13 +106,18 @@ def small_job(folder: Path, flop: float) -> Job:
 def train(job: Job, out: Path, fatal: int | None, counted: Path) -> None:
     """What a process does: train, or go on; how many file operations that took is left in `counted`."""
     operations = FileOperations(out, fatal)
-    train_job(job, out, execution=EXECUTION, callbacks=[Start(out.with_suffix(".start"))])
+    train_job(job, out, cache=out.with_suffix(".cache"), execution=EXECUTION, callbacks=[Start(out.with_suffix(".start"))])
     counted.write_text(str(operations.count))
+
+
+def work(out: Path) -> Path:
+    """The working folder of a run."""
+    return working_folder(out, out.with_suffix(".cache"))
 
 
 def where(out: Path) -> str:
     """What a kill broke into, from what it left behind."""
-    places = out / "training" / "checkpoints"
+    places = work(out) / "checkpoints"
     if (out / ".export.partial").exists():
         return "export"
     if (places / ".partial").exists():
@@ -127,7 +133,7 @@ def differences(whole: Path, part: Path) -> list[str]:
     found = [name for name in FACTS if getattr(records[0], name) != getattr(records[1], name)]
     if (whole / "model.safetensors").read_bytes() != (part / "model.safetensors").read_bytes():
         found.append("weights")
-    lines = (part / "training" / "metrics.jsonl").read_text().splitlines()
+    lines = (work(part) / "metrics.jsonl").read_text().splitlines()
     if [json.loads(line)["step"] for line in lines] != list(range(1, records[0].steps + 1)):
         found.append("metrics")
     return found
@@ -252,7 +258,7 @@ def kill_runs(kills: int, flop: float, folder: Path) -> dict[str, Any]:
     seconds, operations = time.monotonic() - begun, int(counted.read_text())
     assert first.exitcode == 0
     while at.total() < kills or part.exists():
-        before = checkpoints(part / "training" / "checkpoints")
+        before = checkpoints(work(part) / "checkpoints")
         part.with_suffix(".start").unlink(missing_ok=True)
         last = at.total() >= kills
         by_time = random.random() < 0.5

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_speed import write_pairs
+from isoembed.cache import working_folder
 from isoembed.core import write_atomically
 from speed_case import surroundings
 
@@ -33,7 +34,7 @@ def first_step_seconds(folder: Path, model: str, number: int) -> float:
     out = folder / f"run{number}"
     command = [*ISOEMBED, "train", "--budget", "1e13", "--model", model, "--method", "full", "--data"]
     command += [str(folder / "pairs.jsonl"), "--cache", str(folder / "tokens"), "--out", str(out)]
-    metrics = out / "training" / "metrics.jsonl"
+    metrics = working_folder(out, folder / "tokens") / "metrics.jsonl"
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

@@ -1,9 +1,23 @@
+"""What all tests share: a cache of their own, and one process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from isoembed.encoder import export
 from isoembed.encoder.certificate import examine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache() -> Iterator[None]:
+    """The user's cache is not for tests: neither to fill nor to find things in."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ISOEMBED_CACHE", os.path.join(folder, "isoembed"))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

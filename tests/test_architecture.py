@@ -18,7 +18,7 @@ from isoembed.laws import law_named
 from tests.fitting.ledgers import runs
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
-GROUND = {"core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
+GROUND = {"cache", "core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
 DECIDE = {"laws", "fitting", "recommendation", "sweep", "pilot"}
 EXECUTE = {"data", "encoder", "training", "evaluation"}
 BOTH = GROUND | DECIDE | EXECUTE

@@ -90,6 +90,11 @@ class RunRecord(Summarised):
             shown["heldout_loss"] = f"{self.heldout.loss:.4g}{before}"
         return shown | {name: f"{score:.3f}" for name, score in self.scores.items()}
 
+    def published(self) -> RunRecord:
+        """The record as it may leave this machine."""
+        recipe = self.recipe.published()
+        return self.model_copy(update={"recipe": recipe, "key": recipe.key})
+
     @checked
     def save(self, file: str | Path) -> None:
         """Write the record as JSON, atomically."""

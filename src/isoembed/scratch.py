@@ -109,7 +109,7 @@ def clear(parent: Path, prefix: str, *, now: float) -> None:
             here = left.name.startswith(f"{prefix}{_system()}-")
             handle = _locked(left) if here else None  # raises where its owner lives
             try:
-                if handle is not None or now - _last_change(left) > OLD_SECONDS:
+                if handle is not None or now - last_change(left) > OLD_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
             finally:
                 if handle is not None:
@@ -186,5 +186,6 @@ def _locked(folder: Path, *, shared: bool = False) -> int | None:
     return handle
 
 
-def _last_change(folder: Path) -> float:
+def last_change(folder: Path) -> float:
+    """When something in the folder changed last, by the file system's clock."""
     return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))

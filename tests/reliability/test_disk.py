@@ -64,7 +64,7 @@ def test_a_record_that_finds_no_room_is_no_record(tmp_path: Path) -> None:
 
 
 #: method, room and the phase that it lets a run reach; bias alone makes checkpoints smaller than the exported model
-ROOM = [("full", 20_000, ""), ("full", 250_000, "tokens/tokens-*"), ("bias", 250_000, "training/checkpoints/step-*")]
+ROOM = [("full", 20_000, ""), ("full", 250_000, "tokens-*"), ("bias", 250_000, "runs/*/checkpoints/step-*")]
 
 
 @pytest.mark.parametrize(("method", "size", "reached"), ROOM, ids=["store", "checkpoint", "export"])
@@ -72,13 +72,13 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_can_be_resumed(
     pairs: Path, tmp_path: Path, method: str, size: int, reached: str
 ) -> None:
     asked = ["train", "--budget", "1.5e9", "--model", "nano-28k", "--method", method, "--data", str(pairs)]
-    asked += ["--batch-pairs", "16", "--context-tokens", "32", "--out", "out"]
+    asked += ["--batch-pairs", "16", "--context-tokens", "32", "--out", "out", "--cache", "kept"]
     with full_beyond(size):
         done = command(*asked, inside=tmp_path)
     assert done.status == 1
     assert "isoembed: The system refused to read or write: File too large" in done.err
     assert not [name for name in names(tmp_path) if "artial" in name]
-    phases = [phase for _, _, phase in ROOM if phase and list((tmp_path / "out").glob(phase))]
+    phases = [phase for _, _, phase in ROOM if phase and list((tmp_path / "kept").glob(phase))]
     assert phases[-1:] == ([reached] if reached else [])
     assert not (tmp_path / "out" / "modules.json").exists()
     assert not command(*asked, "--resume", inside=tmp_path).status

@@ -87,7 +87,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = str(write_model(tmp_path_factory.mktemp("base")))
     folder = tmp_path_factory.mktemp("exported") / "model"
     Embedder(Encoder(load_model(base), "mean"), load_tokenizer(base), 16).save(folder, card="")
-    Index.build(folder, [("a", "one text"), ("b", "another text")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOEMBED_CACHE", str(folder.parent / "cache"))
+        Index.build(folder, [("a", "one text"), ("b", "another text")])
+    (index,) = (folder.parent / "cache" / "index").iterdir()
+    index.rename(folder / "index")  # as folders that somebody else made may have it
     return folder
 
 

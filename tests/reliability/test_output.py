@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.cache import user_cache, working_folder
 from isoembed.training.callbacks import MetricsFile, StepFacts
 from tests.data.helpers import write_jsonl
 from tests.reliability.fuzz import Outcome, command
@@ -49,6 +50,11 @@ def trained(inside: Path, *more: str) -> Outcome:
     return command(*TRAIN, *more, inside=inside)
 
 
+def work(inside: Path) -> Path:
+    """The working folder of the run to `out`."""
+    return working_folder(inside / "out", user_cache())
+
+
 def leftovers(inside: Path) -> list[Path]:
     return [path for path in inside.rglob("*") if "partial" in path.name]
 
@@ -62,7 +68,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(inside: Path, monkeypatch: p
         assert trained(inside).status == 130
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert list(inside.glob("out/training/checkpoints/step-00000003"))
+    assert list(work(inside).glob("checkpoints/step-00000003"))
     assert not trained(inside, "--resume").status
     assert not leftovers(inside)
 

@@ -48,7 +48,7 @@ def test_dry_run_explains_and_runs_nothing(pairs: Path, tmp_path: Path) -> None:
 def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = ok(*options(pairs, out))
-    pilot = Ledger.open(out / "pilot").records()
+    pilot = Ledger.open(out / "pilot.jsonl.gz").records()
     assert len(pilot) >= 12
     spent = sum(run.recipe.flop for run in pilot)
     assert spent <= 0.8 * BUDGET
@@ -56,9 +56,10 @@ def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
     assert record.recipe.flop <= BUDGET - spent
     assert f"{len(pilot)} pilot runs" in printed
     assert "held-out loss" in printed.split("Training")[1]
-    assert (out / "pilot" / "law.json").is_file()
+    assert (out / "law.json").is_file()
+    assert not (out / "pilot").exists()
     assert "hoffmann law measured on nano" in (out / "README.md").read_text()
-    assert "holds a pilot already" in mistake(*options(pairs, out))
+    assert "already holds a trained model" in mistake(*options(pairs, out))
     before = (out / "record.json").read_bytes()
     ok(*options(pairs, out), "--resume")
     assert (out / "record.json").read_bytes() == before

@@ -1,14 +1,30 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from isoembed.cache import user_cache
 from isoembed.core import InputError
 from isoembed.encoder.embedder import Embedder
 from isoembed.methods import LoRA
 from isoembed.workflows.search import Index, read_documents
 from tests.encoder.test_export import fine_tuned
 from tests.evaluation.tiny import TEXTS, load, write_model
+
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path / "cache"))
+
+
+def index_of(folder: Path) -> Path:
+    """Where the index of the model in `folder` lies."""
+    (found,) = (user_cache() / "index").iterdir()
+    assert not (folder / "index").exists()
+    return found
+
 
 DOCUMENTS = [(f"title {index}", text) for index, text in enumerate(TEXTS)]
 
@@ -46,11 +62,12 @@ def test_an_index_of_another_model_is_never_used(folder: Path, tmp_path: Path) -
     source = tmp_path / "base"
     other = fine_tuned(source, LoRA(rank=2), "mean")
     Embedder(other, load(source)[1], 24).save(tmp_path / "other", card="")
-    (folder / "index").rename(tmp_path / "other" / "index")
-    with pytest.raises(InputError, match="another's"):
+    shutil.copytree(index_of(folder), tmp_path / "other" / "index")  # as folders were laid out once
+    with pytest.raises(InputError, match="build it first"):
         Index.load(tmp_path / "other")
     rebuilt = Index.build(tmp_path / "other", DOCUMENTS)
     assert rebuilt.search(TEXTS[0], k=1)[0].score == pytest.approx(1, abs=1e-5)
+    shutil.rmtree(tmp_path / "other" / "index")
     Index.load(tmp_path / "other")  # a model trained with LoRA finds its own index again
 
 
@@ -60,11 +77,11 @@ def test_missing_damaged_and_empty(folder: Path) -> None:
     with pytest.raises(InputError, match="at least one document"):
         Index.build(folder, [])
     Index.build(folder, DOCUMENTS)
-    lines = (folder / "index" / "documents.jsonl").read_text().splitlines()
-    (folder / "index" / "documents.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    documents = index_of(folder) / "documents.jsonl"
+    documents.write_text("\n".join(documents.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(InputError, match="damaged"):
         Index.load(folder)
-    (folder / "index" / "documents.jsonl").write_text(json.dumps({"title": "t"}) + "\n")
+    documents.write_text(json.dumps({"title": "t"}) + "\n")
     with pytest.raises(InputError, match="damaged"):
         Index.load(folder)
 
@@ -82,8 +99,8 @@ def test_reads_documents_of_the_users(tmp_path: Path) -> None:
 
 def test_only_safetensors_and_json(folder: Path) -> None:
     Index.build(folder, DOCUMENTS)
-    assert {file.suffix for file in (folder / "index").iterdir()} == {".safetensors", ".jsonl", ".json"}
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    assert {file.suffix for file in index_of(folder).iterdir()} == {".safetensors", ".jsonl", ".json"}
+    assert not [path for path in index_of(folder).parent.iterdir() if path.name.startswith(".")]
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
@@ -98,3 +115,10 @@ def test_half_characters_are_refused_in_a_file_and_replaced_elsewhere(folder: Pa
     hits = [hit for index in (index, Index.load(folder)) for hit in index.search("a file \udce9", k=99)]
     assert {"title \ufffd"} == {hit.title for hit in hits if hit.text == "a file \ufffd"}
     "".join(hit.title + hit.text for hit in hits).encode()
+
+
+def test_an_index_in_an_older_models_folder_is_still_found(folder: Path) -> None:
+    """Indices were kept in the model's folder, beside what is published."""
+    Index.build(folder, DOCUMENTS)
+    index_of(folder).rename(folder / "index")
+    assert Index.load(folder).documents == tuple(DOCUMENTS)

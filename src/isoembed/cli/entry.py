@@ -10,6 +10,7 @@ import typer
 
 from isoembed.cli import (
     boundary,
+    cache,
     catalogue,
     certify,
     data,
@@ -53,6 +54,7 @@ COMMANDS: dict[str | None, dict[str, Callable[..., None]]] = {
         "models": catalogue.models,
         "report": report.report,
         "figure": report.figure,
+        "cache": cache.cache,
     },
     "data": {"inspect": data.inspect, "mine": data.mine},
     "sweep": {

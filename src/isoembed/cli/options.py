@@ -51,7 +51,11 @@ ContextTokens = Annotated[
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(help="folder for tokenised data, reused between runs; default: in --out", rich_help_panel="Data"),
+    typer.Option(
+        help="folder for tokenised data and checkpoints; default: ISOEMBED_CACHE, or ~/.cache/isoembed; of a sweep, "
+        "in --out",
+        rich_help_panel="Data",
+    ),
 ]
 
 # ---- groups -----------------------------------------------------------------------------------------------------

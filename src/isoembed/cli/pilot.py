@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from isoembed.budget import Budget
+from isoembed.cache import begin_work
 from isoembed.cli import terminal
 from isoembed.cli.parse import share_of
 from isoembed.cli.sweep import watching
@@ -20,6 +21,7 @@ from isoembed.recommendation.result import Recommendation
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from isoembed.cache import Places
     from isoembed.cli.run import ChosenRecipe
     from isoembed.sweep.plan import SweepRequest
     from isoembed.workflows.pilot import Pilot
@@ -42,9 +44,11 @@ def check(request: Request, **given: object) -> None:
         )
 
 
-def pilot_first(chosen: ChosenRecipe, share: str, console: Console) -> tuple[Budget, LawSet | None, Pilot] | None:
+def pilot_first(
+    chosen: ChosenRecipe, share: str, console: Console, places: Places
+) -> tuple[Budget, LawSet | None, Pilot] | None:
     """Spend `share` of the budget on a pilot: what is left of it, the laws found (None: none to go by), and the pilot
-    itself; None after a dry run."""
+    itself; None after a dry run.  Its laws and the records of its runs are left in the output folder."""
     from isoembed.report.terminal.recommendation import section
     from isoembed.report.terminal.sweep import pilot_text
     from isoembed.sweep.folder import SweepFolder
@@ -53,7 +57,7 @@ def pilot_first(chosen: ChosenRecipe, share: str, console: Console) -> tuple[Bud
     from isoembed.workflows.sweep import REQUEST, explain, measure_pace
 
     asked, out = chosen.asked, chosen.asked.output.out
-    folder = out / "pilot"
+    folder = places.pilot
     if (folder / REQUEST).is_file() and not (asked.execution.resume or asked.output.dry_run):
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
     flop, _ = chosen.spend.flop_at()
@@ -61,7 +65,7 @@ def pilot_first(chosen: ChosenRecipe, share: str, console: Console) -> tuple[Bud
     methods = _allowed(chosen.request.constraints)
     console.print(section("Pilot"))
     try:
-        request = _request(chosen, flop - allowance, allowance, methods)
+        request = _request(chosen, flop - allowance, allowance, methods, places)
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
@@ -73,10 +77,13 @@ def pilot_first(chosen: ChosenRecipe, share: str, console: Console) -> tuple[Bud
         if asked.output.as_json:
             terminal.print_json(plan_json(request, plan, None))
         return None
+    begin_work(out, places.work, resume=asked.execution.resume)
     with watching(SweepFolder(folder), console) as watch:
         pilot = run_pilot(folder, request, watch=watch)
+    ledger = SweepFolder(folder).ledger
+    ledger.export(out / "pilot.jsonl.gz", [record.published() for record in ledger.records()])
     if pilot.laws is not None:
-        pilot.laws.save(folder / "law.json")
+        pilot.laws.save(out / "law.json")
     console.print(found_text(pilot, flop), markup=False)
     left = flop - pilot.flop
     return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
@@ -91,7 +98,9 @@ def _allowed(limits: Constraints) -> list[str]:
     return allowed
 
 
-def _request(chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: list[str]) -> SweepRequest:
+def _request(
+    chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: list[str], places: Places
+) -> SweepRequest:
     from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot
 
     family, most = chosen.request.family, chosen.request.constraints.max_params
@@ -100,7 +109,7 @@ def _request(chosen: ChosenRecipe, target_flop: float, allowance_flop: float, me
         family = family.model_copy(update={"models": within})
     draft = pilot_draft(family, chosen.request.setup_at(), methods, target_flop, allowance_flop)
     draft = draft.model_copy(update={"max_bytes": memory_here()})
-    return prepare_pilot(draft, chosen.asked.data.value(), cache=chosen.cache)
+    return prepare_pilot(draft, chosen.asked.data.value(), cache=places.tokens)
 
 
 def found_text(pilot: Pilot, flop: float) -> str:

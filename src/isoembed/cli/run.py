@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from isoembed.budget import Budget
+from isoembed.cache import Places
 from isoembed.cli import pilot, terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions, given
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from isoembed.records import RunRecord
+    from isoembed.training.callbacks import Callback
     from isoembed.training.execution import Execution
     from isoembed.workflows.job import Job
 
@@ -79,11 +81,6 @@ class JobOptions:
     execution: ExecutionOptions
     output: ModelOutputOptions
 
-    @property
-    def cache(self) -> Path:
-        """Where the tokens are kept."""
-        return self.data.cache or self.output.out / "tokens"
-
 
 def run(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """The whole job: recipe, training, evaluation beside baselines, export."""
@@ -105,13 +102,19 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     from isoembed.report.terminal.recommendation import recommendation_text, section
     from isoembed.training.distributed import process_group
     from isoembed.training.distributed import rank as process_rank
+    from isoembed.training.callbacks import tracker_named
+    from isoembed.workflows.job import check_place
 
     execution = asked.execution.value(device, memory)
+    execution.torch_device()
+    out, dry_run = asked.output.out, asked.output.dry_run
     terminal.no_library_bars()
     console = terminal.console(quiet=asked.output.as_json)
-    with process_group():
+    with process_group(), Places.of(out, asked.data.cache, dry=dry_run) as places:
+        check_place(out, places.work, resume=execution.resume or dry_run)
+        trackers = [tracker_named(each, places.work) for each in asked.output.tracker or []]
         console.quiet = console.quiet or bool(process_rank())
-        job = planned.job(console)
+        job = planned.job(console, places)
         if not process_rank():
             file.save(ctx)
         if job is None:
@@ -120,9 +123,9 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             section("Recipe"), recommendation_text(flagged(job.recommendation, ctx), budget.gpu), section("Data")
         )
         console.print(with_flags("\n".join(job.data.notes), ctx), markup=False)
-        if not asked.output.dry_run:
+        if not dry_run:
             spend = job.recommendation.budget if planned.spend.epochs is not None else planned.spend
-            _train(asked, job, execution, console, whole=spend.flop_at()[0], evaluate=evaluate)
+            _train(asked, job, execution, console, trackers, whole=spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
 
@@ -144,21 +147,21 @@ class ChosenRecipe:
             }
             pilot.check(self.request, **fixed, **{"--learning-rate": asked.training.learning_rate})
 
-    def job(self, console: Console) -> Job | None:
+    def job(self, console: Console, places: Places) -> Job | None:
         """The job, after its pilot where one is asked for; None after a pilot's dry run."""
         from isoembed.workflows.job import plan_job
 
         asked = self.asked
         spend, law, piloted = self.spend, self.law, None
         if asked.pilot is not None:
-            found = pilot.pilot_first(self, asked.pilot, console)
+            found = pilot.pilot_first(self, asked.pilot, console, places)
             if found is None:
                 return None
             spend, law, piloted = found
         job = plan_job(
             self.request.model_copy(update={"budget": spend}),
             asked.data.value(),
-            cache=self.cache,
+            cache=places.tokens,
             law=law,
             other_settings=asked.law.other_settings,
             far=piloted is not None,
@@ -167,12 +170,6 @@ class ChosenRecipe:
             return job
         noted = pilot.noted(job.recommendation, piloted, self.spend.flop_at()[0])
         return replace(job, recommendation=noted)
-
-    @property
-    def cache(self) -> Path:
-        """Where the tokens are kept."""
-        return self.asked.cache
-
 
 class GivenRecipe:
     """What makes a job of a recipe in a file: all that a recipe says must not be said again."""
@@ -192,7 +189,7 @@ class GivenRecipe:
         self.spend = Budget.parse(self.recipe.flop) if self.epochs is None else Budget.from_epochs(self.epochs)
         self.names_data = "data" in [each.name for each in options]
 
-    def job(self, _: Console) -> Job:
+    def job(self, _: Console, places: Places) -> Job:
         """The job of that very recipe."""
         from isoembed.workflows.job import plan_recipe
 
@@ -203,7 +200,7 @@ class GivenRecipe:
         return plan_recipe(
             self.recipe,
             data,
-            cache=self.asked.cache,
+            cache=places.tokens,
             place=self.file.absolute().parent,
             other_data=self.names_data or made_for.fingerprint is None,
             epochs=self.epochs,
@@ -211,11 +208,18 @@ class GivenRecipe:
 
 
 def _train(
-    asked: JobOptions, job: Job, execution: Execution, console: Console, *, whole: float, evaluate: bool
+    asked: JobOptions,
+    job: Job,
+    execution: Execution,
+    console: Console,
+    trackers: list[Callback],
+    *,
+    whole: float,
+    evaluate: bool,
 ) -> None:
     """Train, evaluate where asked, and say what came of it; `whole` is the budget before its pilot, in FLOP."""
     from isoembed.report.terminal.recommendation import achieved_text, scores_text, section, spent_text
-    from isoembed.training.callbacks import ProgressBar, tracker_named
+    from isoembed.training.callbacks import ProgressBar
     from isoembed.training.distributed import rank as process_rank
     from isoembed.workflows.job import evaluate_job, train_job
 
@@ -224,8 +228,9 @@ def _train(
     record: RunRecord = train_job(
         job,
         out,
+        cache=asked.data.cache,
         execution=execution,
-        callbacks=[ProgressBar(console), *(tracker_named(each, out) for each in asked.output.tracker or [])],
+        callbacks=[ProgressBar(console), *trackers],
         keep_adapter=asked.output.keep_adapter,
     )
     if process_rank():

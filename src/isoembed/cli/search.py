@@ -20,16 +20,15 @@ def search(
     k: Annotated[int, typer.Option("--k", min=1, help="how many to show")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Find the documents nearest to a query; the first search embeds them all and keeps the index in the folder."""
+    """Find the documents nearest to a query; the first search embeds them all and keeps the index in the cache."""
     from isoembed.data.sources.docstrings import documents as docstrings
     from isoembed.report.terminal.recommendation import hits_text
     from isoembed.workflows.search import Index, read_documents
 
     terminal.no_library_bars()
     console = terminal.console(stderr=True)
-    if documents is None and (folder / "index").is_dir():
-        index = Index.load(folder)
-    else:
+    index = Index.find(folder) if documents is None else None
+    if index is None:
         with console.status("embedding documents ..."):
             index = Index.build(folder, docstrings() if documents is None else read_documents(documents))
     hits = index.search(query, k)

@@ -32,6 +32,7 @@ import xxhash
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from isoembed.cache import used
 from isoembed.core import Frozen, InputError, fingerprint, no_panic, placeless, synced
 from isoembed.data.normalize import normalized, text_hash
 from isoembed.data.pair import Pair
@@ -150,7 +151,9 @@ class TokenStore:
         damage = ""
         if final.exists():
             try:
-                return cls.open(final)
+                store = cls.open(final)
+                used(final)
+                return store
             except DamagedStoreError as error:
                 damage = error.file
         with scratch(final.parent) as partial:

@@ -22,7 +22,7 @@ from isoembed.report.data import ReportData
 from isoembed.report.figures import sections
 from isoembed.report.slider import stops
 from isoembed.report.terminal.layout import si
-from isoembed.report.terminal.recommendation import duration
+from isoembed.report.terminal.layout import duration
 from isoembed.report.theme import GROUNDS, template
 
 _ASSETS = files("isoembed") / "assets" / "report"

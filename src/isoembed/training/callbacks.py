@@ -68,12 +68,12 @@ class OutputGoneError(InputError):
 class MetricsFile:
     """One JSON line a step.  A resumed run first drops the lines past its checkpoint: no step is there twice.
 
-    A run whose file is gone, with the folder around it, ends by OutputGoneError: what it wrote from then on would look
-    like a whole output and be half of one.
+    A run whose file is gone, or `beside`, a file in its output folder, ends by OutputGoneError: what it wrote from then
+    on would look like a whole output and be half of one.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, beside: Path | None = None) -> None:
+        self.file, self.needed = file, (file,) if beside is None else (beside, file)
 
     def start(self, recipe: Recipe, step: int, tokens: int) -> None:
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
@@ -86,10 +86,10 @@ class MetricsFile:
         self.handle.flush()
 
     def check(self) -> None:
-        """Raise OutputGoneError where the file is gone."""
-        if not self.file.exists():
+        """Raise OutputGoneError where the file is gone, or the one beside it."""
+        if gone := [file for file in self.needed if not file.exists()]:
             raise OutputGoneError(
-                f"The output folder must stay where it is while a run writes to it; {self.file} was removed or "
+                f"The output folder must stay where it is while a run writes to it; {gone[0]} was removed or "
                 "renamed. Put the folder back and go on with `resume`, or start anew."
             )
 
@@ -173,12 +173,12 @@ class RunTracker:
         self.library.finish()
 
 
-def tracker_named(name: str, out: Path) -> Callback:
-    """The tracker called `tensorboard` (writes OUT/tensorboard), `trackio` or `wandb`."""
+def tracker_named(name: str, folder: Path) -> Callback:
+    """The tracker called `tensorboard` (writes FOLDER/tensorboard), `trackio` or `wandb`; their files name the host."""
     try:
         if name == "tensorboard":
             importlib.import_module("tensorboard")
-            return TensorBoard(out / "tensorboard")
+            return TensorBoard(folder / "tensorboard")
         if name == "trackio":
             import trackio
 
@@ -186,7 +186,7 @@ def tracker_named(name: str, out: Path) -> Callback:
         if name == "wandb":
             import wandb
 
-            return RunTracker(wandb, dir=str(out), resume="allow")
+            return RunTracker(wandb, dir=str(folder), resume="allow")
     except ImportError:
         raise InputError(f"`tracker={name}` needs the package {name}: pip install 'isoembed[trackers]'.") from None
     raise InputError(f"`tracker` must be tensorboard, trackio or wandb; got {name!r}.")

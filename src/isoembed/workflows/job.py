@@ -1,7 +1,7 @@
 """The main job: data and recipe, training, export, evaluation, each resumable, all inside one output folder.
 
-What the folder holds: the sentence-transformers model itself, README.md (its card), recipe.json, record.json,
-scores.json, `training/` (metrics and checkpoints) and, unless another cache was named, `tokens/`.
+What the folder holds: the sentence-transformers model itself, README.md (its card), recipe.json, record.json and
+scores.json.  Tokenised data, checkpoints and metrics lie in the cache (`isoembed.cache`): the folder may be published.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
+from isoembed.cache import begin_work, cache_folder, tokens_folder, working_folder
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
@@ -40,12 +41,17 @@ from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECORD, RunRecord
-from isoembed.scratch import clear_files, own_place
+from isoembed.scratch import STEPS, clear_files, remove
 from isoembed.training.callbacks import Callback, MetricsFile
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
+
+#: file that a run writes first
+RECIPE = "recipe.json"
+#: in a run's working folder
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -218,14 +224,14 @@ def train(
     pairs: (query, positive) or (query, positive, negatives) each, dicts of the fields that files have, or where the
         pairs lie, as text or `DataOptions`.
     epochs: how often to go through the pairs, in place of the recipe's number of tokens.
-    cache: folder for tokenised data, reused between runs; default: in `out`.
+    cache: folder for tokenised data, reused between runs, and for checkpoints; default: the user's (`user_cache`).
     A recipe that names its data is trained on these alone.
     """
     out = expanded(out)
     found = recipe if isinstance(recipe, Recommendation) else _as_recommendation(recipe)
     asked = found.recipe
     tokenizer = _tokenizer(asked.model, asked)
-    folder = expanded(cache or out / "tokens")
+    folder = tokens_folder(out, cache)
     if isinstance(pairs, str | Path):
         pairs = DataOptions(pairs)
     if isinstance(pairs, DataOptions):
@@ -246,7 +252,7 @@ def train(
         warnings.warn(f"{too_many}; name `epochs`, or `plan_job` for these pairs.", stacklevel=3)  # through `checked`
         found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=too_many))})
     job = Job(found.model_copy(update={"recipe": asked}), data, tokenizer)
-    return train_job(job, out, execution=execution, callbacks=callbacks, keep_adapter=keep_adapter)
+    return train_job(job, out, cache=cache, execution=execution, callbacks=callbacks, keep_adapter=keep_adapter)
 
 
 def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
@@ -263,45 +269,64 @@ def train_job(
     job: Job,
     out: str | Path,
     *,
+    cache: str | Path | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
     keep_adapter: bool = False,
 ) -> RunRecord:
-    """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again."""
+    """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again.
+
+    cache: where checkpoints and metrics lie meanwhile; default: the user's (`user_cache`).
+    """
     out, execution = expanded(out), execution or Execution()
-    record_file, training = out / RECORD, own_place(out / "training")
-    if execution.resume and record_file.exists() and (out / MODULES).exists():
-        record = RunRecord.load(record_file)
+    work = working_folder(out, cache_folder(cache))
+    check_place(out, work, resume=execution.resume)
+    if execution.resume and _is_finished(out):
+        record = RunRecord.load(out / RECORD)
         if record.key not in (job.recipe.key, job.recipe.published().key):
             raise InputError(f"{out} holds a model of another recipe ({record.key}); give another `out`.")
         clear_export(out)  # killed when all was in its place
         return record
-    if not execution.resume and record_file.exists():
-        raise InputError(f"{out} already holds a trained model; give another `out`, or `resume` to keep it.")
     if keep_adapter and not isinstance(job.recipe.method, Adapters):
         raise InputError(f"`keep_adapter` needs an adapter; {job.recipe.method.label} has none. Leave it out.")
-    foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
-    if foreign and not (out / MARKER).exists():
-        raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
-    with sole_writer(training) if rank() == 0 else nullcontext():
-        metrics = MetricsFile(training / "metrics.jsonl")
+    with sole_writer(work) if rank() == 0 else nullcontext():
+        metrics = MetricsFile(work / "metrics.jsonl", beside=out / RECIPE)
         if rank() == 0:
+            begin_work(out, work, resume=execution.resume)
             clear_files(out, old_seconds=0.0)
-            write_atomically(out / "recipe.json", job.recipe.published().model_dump_json(indent=1) + "\n")
+            write_atomically(out / RECIPE, job.recipe.published().model_dump_json(indent=1) + "\n")
             callbacks = (metrics, *callbacks)
         else:
             callbacks = ()
-        encoder, record = run(job.recipe, job.data, training / "checkpoints", execution=execution, callbacks=callbacks)
-        shown = record.recipe.published()  # what may leave this machine
-        record = record.model_copy(update={"recipe": shown, "key": shown.key})
+        encoder, record = run(job.recipe, job.data, work / CHECKPOINTS, execution=execution, callbacks=callbacks)
+        record = record.published()
         if rank() == 0:
             metrics.check()
             embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
             embedder.save(
                 out, card=card_of(job, record), record=record, recipe=job.recipe, keep_adapter=keep_adapter, afresh=True
             )
+            remove(work / CHECKPOINTS)
     barrier()
     return record
+
+
+def check_place(out: Path, work: Path, *, resume: bool) -> None:
+    """Raise InputError where `out` is taken, or its working folder `work` by a run that was stopped: before hours of
+    work, not after."""
+    if not resume and (out / RECORD).exists():
+        raise InputError(f"{out} already holds a trained model; give another `out`, or `resume` to keep it.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"The model must be written to a folder; {out} is a file. Name another one.")
+    foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
+    if foreign and not (out / MARKER).exists():
+        raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
+    if not resume and out.is_dir() and any((work / CHECKPOINTS).glob(STEPS)):
+        raise InputError(f"{out} already holds checkpoints of a run; go on with `resume` or give another `out`.")
+
+
+def _is_finished(out: Path) -> bool:
+    return (out / RECORD).exists() and (out / MODULES).exists()
 
 
 @checked

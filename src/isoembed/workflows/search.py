@@ -1,4 +1,4 @@
-"""Semantic search over a folder's documents: embed them once, keep them beside the model, scan them for each query.
+"""Semantic search over documents: embed them once, keep them in the cache, scan them for each query.
 
 Shape legend: N documents, D embedding width.
 """
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from isoembed.cache import used, user_cache
 from isoembed.core import Frozen, InputError, fingerprint, sole_writer
 from isoembed.encoder.embed import Progress
 from isoembed.encoder.embedder import Embedder
@@ -54,8 +55,8 @@ class Index:
 
     @classmethod
     def build(cls, folder: Path, documents: Iterable[tuple[str, str]], *, progress: Progress | None = None) -> Index:
-        """Embed the text of each (title, text) with the exported model in `folder` and keep the index in
-        `folder`/index, whole or not at all.
+        """Embed the text of each (title, text) with the exported model in `folder` and keep the index in the user's
+        cache (`isoembed.cache`), whole or not at all: a model's folder may be published, the documents may not.
 
         An index that is there already is reused where model and documents are the same.  The title is shown, not
         embedded: the model was trained on texts.
@@ -65,11 +66,11 @@ class Index:
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
         key = IndexKey(model=_model_key(embedder), corpus=_corpus_key(pairs), documents=len(pairs))
-        place = folder / "index"
+        place = index_folder(key.model)
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
             embedding_ND = embedder.embed(texts, progress=progress)
-            with sole_writer(folder), scratch_folder(folder / ".index.partial") as partial:
+            with sole_writer(place.parent), scratch_folder(place.parent / f".{key.model}.partial") as partial:
                 save_file({"embedding": embedding_ND}, partial / "embeddings.safetensors")
                 with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(json.dumps({"title": title, "text": text}) + "\n" for title, text in pairs)
@@ -80,16 +81,22 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Index:
-        """The model of an exported `folder` and its index; raises InputError where there is none or it is another's."""
+        """The model of an exported `folder` and its last index; raises InputError where there is none."""
+        if (found := cls.find(folder)) is None:
+            raise InputError(f"The model in {folder} must have a search index, and there is no whole one; build it first.")
+        return found
+
+    @classmethod
+    def find(cls, folder: Path) -> Index | None:
+        """The model of an exported `folder` and its last index, of the cache or, of before there was one, in `folder`;
+        None where there is none."""
         embedder = Embedder(*load_exported(folder))
-        key = _stored_key(folder / "index")
-        if key is None:
-            raise InputError(f"{folder} must hold a search index, and there is no whole one in it; build it first.")
-        if key.model != _model_key(embedder):
-            raise InputError(
-                f"The index in {folder} must belong to the model there, and it is another's; build it anew."
-            )
-        return cls._read(embedder, folder / "index")
+        model = _model_key(embedder)
+        for place in (index_folder(model), folder / "index"):
+            if (key := _stored_key(place)) is not None and key.model == model:
+                used(place)
+                return cls._read(embedder, place)
+        return None
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The `k` documents nearest to `query`, best first."""
@@ -116,6 +123,11 @@ class Index:
                 f"The index in {place} is damaged ({error}); remove that folder and build it anew."
             ) from None
         return cls(embedder, documents, embedding_ND)
+
+
+def index_folder(model: str) -> Path:
+    """Where the index of the model of that key lies."""
+    return user_cache() / "index" / model
 
 
 def read_documents(file: Path) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,22 @@ def si(value: float, unit: str = "") -> str:
     return f"{rounded:.3g}{unit}"
 
 
+def gib(size: float) -> str:
+    """Bytes in binary units, as memory is sold and files are listed: `1.37 GiB`, `820 MiB`."""
+    for scale, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """`38 s`, `12 min`, `3.5 h`, `4.2 days`."""
+    for scale, unit, limit in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
+        if seconds < limit:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
 def pairs_table(rows: Iterable[tuple[str, str]]) -> Table:
     """Two aligned columns, name and value."""
     table = Table.grid(padding=(0, 2))

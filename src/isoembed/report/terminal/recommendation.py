@@ -16,20 +16,12 @@ from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.report.terminal.laws import beyond_text, candidates_table, law_rows
-from isoembed.report.terminal.layout import columns_table, pairs_table, si
+from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
 
 if TYPE_CHECKING:
     from isoembed.data.inspect import Inspection
     from isoembed.evaluation.score import Scores
     from isoembed.workflows.search import Hit
-
-
-def duration(seconds: float) -> str:
-    """`38 s`, `12 min`, `3.5 h`, `4.2 days`."""
-    for scale, unit, limit in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
-        if seconds < limit:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 86400:.3g} days"
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from rich.text import Text
 from isoembed.core import number_of
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
-from isoembed.report.terminal.layout import columns_table, pairs_table, si
-from isoembed.report.terminal.recommendation import duration, recipe_rows, spent_text
+from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
+from isoembed.report.terminal.recommendation import recipe_rows, spent_text
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, SweepRequest
 from isoembed.sweep.repetition import Repeated
