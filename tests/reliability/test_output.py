@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.cache import user_cache, working_folder
+from isoembed.data.store import TokenStore
 from isoembed.training.callbacks import MetricsFile, StepFacts
 from tests.data.helpers import write_jsonl
 from tests.reliability.fuzz import Outcome, command
@@ -159,3 +160,39 @@ def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "-OO" in done.stderr
+
+
+#: what is wrong with a job -> what says so
+EARLY = {
+    "--out=taken": "already holds a trained model",
+    "--out=foreign": "which no export of ours wrote",
+    "--out=stopped": "already holds checkpoints",
+    "--out=pairs.jsonl": "is a file",
+    "--tracker=none-such": "must be tensorboard, trackio or wandb",
+    "--device=none-such": "none-such",
+    "--hours=1": "Exactly one of --budget",
+}
+
+
+@pytest.mark.parametrize("wrong", EARLY)
+def test_what_can_be_refused_is_refused_before_work(wrong: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that was taken or an unknown tracker was found out when the data had been tokenised."""
+    monkeypatch.setenv("ISOEMBED_CACHE", str(inside / "cache"))
+    monkeypatch.setattr(TokenStore, "build", lambda *args, **options: pytest.fail("data were read"))
+    for file in ("taken/record.json", "foreign/config.json"):
+        (inside / file).parent.mkdir()
+        (inside / file).write_text("{}")
+    (inside / "stopped").mkdir()
+    (working_folder(inside / "stopped", user_cache()) / "checkpoints" / "step-00000001").mkdir(parents=True)
+    done = command(*TRAIN, wrong, inside=inside)
+    assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
+    assert EARLY[wrong] in done.err
+
+
+def test_a_dry_run_writes_nothing(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It filled a token store."""
+    monkeypatch.setenv("ISOEMBED_CACHE", str(inside / "cache"))
+    before = sorted(inside.rglob("*"))
+    done = trained(inside, "--dry-run")
+    assert not done.status, done.err
+    assert sorted(inside.rglob("*")) == before

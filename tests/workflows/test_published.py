@@ -18,6 +18,14 @@ from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import command
 
 MARK = "somebodys-private-folder"
+#: a word of the training pairs: their texts are not to be published with the model
+PRIVATE = "uncirculated"
+#: all that a finished run leaves
+MODEL_FOLDER = {
+    *("1_Pooling", "2_Normalize", "README.md", "config.json", "config_sentence_transformers.json", "isoembed.json"),
+    *("model.safetensors", "modules.json", "recipe.json", "record.json", "scores.json", "sentence_bert_config.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+}
 
 
 def _told(folder: Path, words: set[bytes]) -> dict[str, list[bytes]]:
@@ -33,17 +41,23 @@ def _told(folder: Path, words: set[bytes]) -> dict[str, list[bytes]]:
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_runs_folder_names_no_place_and_nobody(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = tmp_path / MARK
-    monkeypatch.setenv("XDG_CACHE_HOME", str(inside / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(inside / "cache"))  # of the hub's library
+    monkeypatch.setenv("ISOEMBED_CACHE", str(inside / "own"))
     base = write_model(inside / "mymodel")
-    rows = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} coins"} for n in range(60)]
+    rows = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} {PRIVATE}"} for n in range(60)]
     pairs = write_jsonl(inside / "pairs.jsonl", rows)
     out = inside / "out"
     asked = ["run", "--budget=3e8", f"--model={base}", f"--method={method}", f"--data={pairs},{pairs}:2",
-             "--batch-pairs=8", "--context-tokens=16", f"--out={out}"]  # fmt: skip
+             "--batch-pairs=8", "--context-tokens=16", "--tracker=tensorboard", f"--out={out}"]  # fmt: skip
     asked += ["--keep-adapter"] if method == "lora" else []
     done = command(*asked, inside=inside)
     assert not done.status, done.err
-    words = {MARK, str(tmp_path), str(Path.home()), os.getcwd(), socket.gethostname(), getpass.getuser()}
+    documents = inside / "documents.jsonl"
+    documents.write_text(json.dumps({"text": f"item 3 costs {PRIVATE}"}) + "\n")
+    found = command("search", "out", "item 3", f"--documents={documents}", inside=inside)
+    assert PRIVATE in found.out, found.err
+    assert {each.name for each in out.iterdir()} - {"adapter"} == MODEL_FOLDER
+    words = {MARK, PRIVATE, str(tmp_path), str(Path.home()), os.getcwd(), socket.gethostname(), getpass.getuser()}
     # a word of a few letters is found in tokens and weights by chance
     assert _told(out, {word.encode() for word in words if len(word) > 6}) == {}
     record = RunRecord.load(out / "record.json")
