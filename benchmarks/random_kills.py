@@ -106,7 +106,9 @@ def small_job(folder: Path, flop: float) -> Job:
 def train(job: Job, out: Path, fatal: int | None, counted: Path) -> None:
     """What a process does: train, or go on; how many file operations that took is left in `counted`."""
     operations = FileOperations(out, fatal)
-    train_job(job, out, cache=out.with_suffix(".cache"), execution=EXECUTION, callbacks=[Start(out.with_suffix(".start"))])
+    train_job(
+        job, out, cache=out.with_suffix(".cache"), execution=EXECUTION, callbacks=[Start(out.with_suffix(".start"))]
+    )
     counted.write_text(str(operations.count))
 
 

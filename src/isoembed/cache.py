@@ -1,5 +1,5 @@
-"""The user's cache: token stores, checkpoints, pilots and search indices.  A model's folder may be published; these hold
-training texts and names of machines, and lie apart from it.
+"""The user's cache: token stores, checkpoints, pilots and search indices.  A model's folder may be published; these
+hold training texts and names of machines, and lie apart from it.
 
     tokens-KEY/         tokenised pairs, found again by what they were made from
     runs/NAME-KEY/      of the output folder of that path: checkpoints/, metrics.jsonl, pilot/, logs of trackers

@@ -22,9 +22,9 @@ MARK = "somebodys-private-folder"
 PRIVATE = "uncirculated"
 #: all that a finished run leaves
 MODEL_FOLDER = {
-    *("1_Pooling", "2_Normalize", "README.md", "config.json", "config_sentence_transformers.json", "isoembed.json"),
-    *("model.safetensors", "modules.json", "recipe.json", "record.json", "scores.json", "sentence_bert_config.json"),
-    *("tokenizer.json", "tokenizer_config.json"),
+    *("1_Pooling", "2_Normalize", "README.md", "certificate.json", "config.json", "config_sentence_transformers.json"),
+    *("isoembed.json", "model.safetensors", "modules.json", "recipe.json", "record.json", "scores.json"),
+    *("sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"),
 }
 
 

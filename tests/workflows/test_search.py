@@ -13,7 +13,6 @@ from tests.encoder.test_export import fine_tuned
 from tests.evaluation.tiny import TEXTS, load, write_model
 
 
-
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path / "cache"))

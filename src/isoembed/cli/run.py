@@ -100,9 +100,9 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     planned = ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
 
     from isoembed.report.terminal.recommendation import recommendation_text, section
+    from isoembed.training.callbacks import tracker_named
     from isoembed.training.distributed import process_group
     from isoembed.training.distributed import rank as process_rank
-    from isoembed.training.callbacks import tracker_named
     from isoembed.workflows.job import check_place
 
     execution = asked.execution.value(device, memory)
@@ -170,6 +170,7 @@ class ChosenRecipe:
             return job
         noted = pilot.noted(job.recommendation, piloted, self.spend.flop_at()[0])
         return replace(job, recommendation=noted)
+
 
 class GivenRecipe:
     """What makes a job of a recipe in a file: all that a recipe says must not be said again."""

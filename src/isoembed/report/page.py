@@ -21,8 +21,7 @@ from isoembed.records import RunRecord
 from isoembed.report.data import ReportData
 from isoembed.report.figures import sections
 from isoembed.report.slider import stops
-from isoembed.report.terminal.layout import si
-from isoembed.report.terminal.layout import duration
+from isoembed.report.terminal.layout import duration, si
 from isoembed.report.theme import GROUNDS, template
 
 _ASSETS = files("isoembed") / "assets" / "report"

@@ -13,8 +13,7 @@ from isoembed.recommendation.result import RankedRecipe, Recommendation
 from isoembed.report.data import ReportData
 from isoembed.report.forecast_grid import BEYOND
 from isoembed.report.terminal.laws import law_rows
-from isoembed.report.terminal.layout import si
-from isoembed.report.terminal.layout import duration
+from isoembed.report.terminal.layout import duration, si
 from isoembed.report.terminal.recommendation import device_rows, recipe_rows
 
 _STOPS = 41

@@ -83,7 +83,7 @@ class Index:
     def load(cls, folder: Path) -> Index:
         """The model of an exported `folder` and its last index; raises InputError where there is none."""
         if (found := cls.find(folder)) is None:
-            raise InputError(f"The model in {folder} must have a search index, and there is no whole one; build it first.")
+            raise InputError(f"The model in {folder} must have a search index, and there is none; build it first.")
         return found
 
     @classmethod
