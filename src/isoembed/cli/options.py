@@ -58,6 +58,18 @@ Cache = Annotated[
     ),
 ]
 
+
+@dataclass(frozen=True, kw_only=True)
+class SayingOptions:
+    """How much is said."""
+
+    panel: ClassVar[str] = "Output"
+
+    explain: Annotated[bool, typer.Option("--explain", help="say all: how the recipe was chosen, every cost")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="let the libraries log what they do")] = False
+
+
 # ---- groups -----------------------------------------------------------------------------------------------------
 
 

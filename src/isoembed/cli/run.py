@@ -23,6 +23,7 @@ from isoembed.cli.options import (
     LimitOptions,
     ModelOptions,
     PairsOptions,
+    SayingOptions,
     TrainingOptions,
     request_of,
 )
@@ -32,6 +33,7 @@ from isoembed.core import InputError
 from isoembed.recipe import Recipe
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from isoembed.records import RunRecord
@@ -52,6 +54,7 @@ class ModelOutputOptions:
     ] = False
     tracker: Annotated[list[str] | None, typer.Option(help="tensorboard, trackio or wandb; may be repeated")] = None
     dry_run: DryRun = False
+    saying: SayingOptions
     as_json: AsJson = False
 
 
@@ -99,7 +102,6 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
     planned = ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
 
-    from isoembed.report.terminal.recommendation import recommendation_text, section
     from isoembed.training.callbacks import tracker_named
     from isoembed.training.distributed import process_group
     from isoembed.training.distributed import rank as process_rank
@@ -109,7 +111,8 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     execution.torch_device()
     out, dry_run = asked.output.out, asked.output.dry_run
     terminal.no_library_bars()
-    console = terminal.console(quiet=asked.output.as_json)
+    terminal.set_logging(verbose=asked.output.saying.verbose)
+    console = terminal.console(quiet=asked.output.as_json or asked.output.saying.quiet)
     with process_group(), Places.of(out, asked.data.cache, dry=dry_run) as places:
         check_place(out, places.work, resume=execution.resume or dry_run)
         trackers = [tracker_named(each, places.work) for each in asked.output.tracker or []]
@@ -119,15 +122,27 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             file.save(ctx)
         if job is None:
             return
-        console.print(
-            section("Recipe"), recommendation_text(flagged(job.recommendation, ctx), budget.gpu), section("Data")
-        )
-        console.print(with_flags("\n".join(job.data.notes), ctx), markup=False)
+        _say_recipe(asked, job, console, ctx, None if dry_run else execution.torch_device())
         if not dry_run:
             spend = job.recommendation.budget if planned.spend.epochs is not None else planned.spend
             _train(asked, job, execution, console, trackers, whole=spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
+
+
+def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Context, device: torch.device | None) -> None:
+    """What will be trained; device: where, so that the time there can be guessed."""
+    from isoembed.report.terminal.recommendation import recommendation_text, section
+    from isoembed.report.terminal.run import recipe_text
+    from isoembed.training.speed import matrix_speed
+
+    shown = flagged(job.recommendation, ctx)
+    notes = [with_flags(each, ctx) for each in job.data.notes]
+    if asked.output.saying.explain:
+        console.print(section("Recipe"), recommendation_text(shown, asked.budget.gpu), section("Data"))
+        console.print("\n".join(notes), markup=False)
+    elif not console.quiet:
+        console.print(recipe_text(shown, notes, None if device is None else matrix_speed(device)))
 
 
 class ChosenRecipe:
@@ -220,12 +235,12 @@ def _train(
 ) -> None:
     """Train, evaluate where asked, and say what came of it; `whole` is the budget before its pilot, in FLOP."""
     from isoembed.report.terminal.recommendation import achieved_text, scores_text, section, spent_text
+    from isoembed.report.terminal.run import result_text
     from isoembed.training.callbacks import ProgressBar
     from isoembed.training.distributed import rank as process_rank
     from isoembed.workflows.job import evaluate_job, train_job
 
-    out = asked.output.out
-    console.print(section("Training"))
+    out, explain = asked.output.out, asked.output.saying.explain
     record: RunRecord = train_job(
         job,
         out,
@@ -236,15 +251,15 @@ def _train(
     )
     if process_rank():
         return
-    console.print(spent_text(record, whole))
-    if asked.pilot is not None:
-        console.print(achieved_text(job.recommendation, record), markup=False)
-    scores = None
-    if evaluate:
-        console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]", sep="\n")
-        scores = evaluate_job(job, out, record)
-        console.print(scores_text(scores))
-    console.print(section("Done"), f"model, card and record in {out}", sep="\n", markup=False)
+    scores = evaluate_job(job, out, record) if evaluate else None
+    if explain:
+        console.print(section("Training"), spent_text(record, whole))
+        if scores is not None:
+            console.print(section("Evaluation"), "[dim]every score is a fraction of 1[/dim]", sep="\n")
+            console.print(scores_text(scores))
+        console.print(section("Result"))
+    outcome = achieved_text(job.recommendation, record)
+    console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome))
     if asked.output.as_json:
         terminal.print_json(
             {

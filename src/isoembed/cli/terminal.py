@@ -40,6 +40,15 @@ def no_library_bars() -> None:
     logging.disable_progress_bar()
 
 
+def set_logging(*, verbose: bool) -> None:
+    """What the libraries log: all with `verbose`, else errors alone; their retries at a hub that nobody reaches are
+    none."""
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    for name in ("huggingface_hub", "transformers", "sentence_transformers", "datasets", "httpx"):
+        logging.getLogger(name).setLevel(level)
+
+
 def is_one() -> bool:
     """Whether both standard output and standard error are a terminal; a process may have been started with neither."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))

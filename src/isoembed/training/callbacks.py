@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,40 +101,39 @@ class MetricsFile:
 
 
 class ProgressBar:
-    """Loss, speed, FLOP spent of the budget and time left, on a terminal; silent where output is no terminal."""
+    """Step, loss, speed and time left: a bar on a terminal, in less than 80 columns; else a line every
+    `every_seconds`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self, console: Console, *, every_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console, self.every_seconds, self.clock = console, every_seconds, clock
         self.progress = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[spent]}  loss {task.fields[loss]}  {task.fields[speed]}", markup=False),
+            BarColumn(bar_width=12),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[said]}", markup=False),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
         )
         self.task: TaskID | None = None
 
     def start(self, recipe: Recipe, step: int, tokens: int) -> None:
-        self.flop = recipe.flop
-        self.task = self.progress.add_task(
-            f"{recipe.model.name} {recipe.method.label}",
-            total=recipe.train_tokens,
-            completed=tokens,
-            spent="",
-            loss="-",
-            speed="",
-        )
+        self.steps, self.tokens, self.before = recipe.steps, recipe.train_tokens, tokens
+        self.began = self.said = self.clock()
+        self.task = self.progress.add_task("", total=recipe.train_tokens, completed=tokens, said="")
         self.progress.start()
 
     def step(self, facts: StepFacts) -> None:
         assert self.task is not None
-        self.progress.update(
-            self.task,
-            completed=facts.tokens,
-            spent=f"{facts.flop:.2e} of {self.flop:.2e} FLOP",
-            loss=f"{facts.loss:.3f}",
-            speed=f"{facts.tokens_per_second:,.0f} tokens/s  {facts.flop_per_second / 1e9:,.0f} GFLOP/s",
-        )
+        said = f"step {facts.step:,}/{self.steps:,}  loss {facts.loss:.3f}  {facts.tokens_per_second:,.0f} tokens/s"
+        self.progress.update(self.task, completed=facts.tokens, said=said)
+        now = self.clock()
+        if not self.console.is_terminal and now - self.said >= self.every_seconds:
+            self.said = now
+            rate = (facts.tokens - self.before) / (now - self.began)
+            left = timedelta(seconds=round(max(0.0, self.tokens - facts.tokens) / rate)) if rate else "?"
+            self.console.print(f"{said}  {left} left")
 
     def end(self) -> None:
         self.progress.stop()

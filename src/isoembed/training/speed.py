@@ -29,6 +29,18 @@ class Speed:
     heldout_seconds: float
 
 
+def matrix_speed(device: torch.device, *, size: int = 1024, seconds: float = 0.2) -> float:
+    """FLOP/s of products of square fp32 matrices on `device`, the fastest of those that fit into about `seconds`."""
+    left, right = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
+    best, began = 0.0, time.perf_counter()
+    while best == 0.0 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        product = left @ right
+        float(product[0, 0])  # waits for a GPU
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
+    return best
+
+
 def measure_speed(recipe: Recipe, data: PairData, execution: Execution, *, steps: int = 3) -> Speed:
     """Take `steps` steps of `recipe`, behind one that is not counted, and drop the model; nothing is written."""
     began = time.perf_counter()

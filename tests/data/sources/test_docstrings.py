@@ -184,7 +184,7 @@ def test_environment(tmp_path: Path) -> None:
         ("Table rows", "alpha"),
         ("Serve a café to the guest.", "gamma"),
     ]
-    assert source.skipped == {"said before": 1}
+    assert source.skipped == {"duplicate": 1}
     assert next(iter(source)) == Pair("Sort the values by size.", LONG, group="alpha")
     titles = [title for title, _ in documents((tmp_path,))]
     assert titles == ["alpha.first", "alpha.Table", "beta.again", "gamma.latin.cafe"]

@@ -80,7 +80,7 @@ class Docstrings(Source):
             for query, positive in candidates:
                 same_query, same_positive = normalized(query), normalized(positive)
                 if same_query in queries or same_positive in positives:
-                    self.skipped["said before"] += 1
+                    self.skipped["duplicate"] += 1
                 elif same_query in same_positive:
                     self.skipped["query within positive"] += 1
                 else:

@@ -10,12 +10,13 @@ from rich.text import Text
 
 
 def si(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: 1.59e6 -> `1.59M`."""
+    """Three significant digits with an SI prefix: 1.59e6 -> `1.59M`, or with a unit `1.59 MFLOP`."""
+    space = " " if unit else ""
     rounded = float(f"{value:.3g}")  # before the prefix is chosen: 999.9e6 is 1G
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(rounded) >= scale:
-            return f"{rounded / scale:.3g}{prefix}{unit}"
-    return f"{rounded:.3g}{unit}"
+            return f"{rounded / scale:.3g}{space}{prefix}{unit}"
+    return f"{rounded:.3g}{space}{unit}"
 
 
 def gib(size: float) -> str:

@@ -16,7 +16,7 @@ from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
 from isoembed.report.terminal.laws import beyond_text, candidates_table, law_rows
-from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
+from isoembed.report.terminal.layout import columns_table, duration, gib, pairs_table, si
 
 if TYPE_CHECKING:
     from isoembed.data.inspect import Inspection
@@ -71,7 +71,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
     recipe, budget = recommendation.recipe, recommendation.budget
     device = device or budget.device
     memory = recipe_memory(recipe, bf16=device is not None)
-    words = f"at least {si(memory.least, 'B')}, and {si(memory.whole, 'B')} to keep a whole batch's graph (estimates)"
+    words = f"at least {gib(memory.least)}, and {gib(memory.whole)} to keep a whole batch's graph (estimates)"
     if device is None:
         return [("memory", f"{words}, in fp32 on a CPU; name a GPU for its own and for the time")]
     chosen = device_named(device)
@@ -84,7 +84,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
         else "does not fit: take a smaller model or a method that trains less"
     )
     return [
-        ("memory", f"{words} of the {chosen.name}'s {si(chosen.memory_bytes, 'B')}: {fits}"),
+        ("memory", f"{words} of the {chosen.name}'s {gib(chosen.memory_bytes)}: {fits}"),
         (
             "time",
             f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak ({origin})",
@@ -162,12 +162,12 @@ def spent_text(record: RunRecord, budget_flop: float | None = None) -> Renderabl
     rows = [
         ("model FLOP", f"{record.model_flop:.4g}, {record.model_flop / whole:.2%} of the {name}"),
         ("hardware FLOP", _executed(record)),
-        ("all-in FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
+        ("total FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
         ("trained parameters", f"{record.trainable_params:,} ({record.table_params:,} of them the token table)"),
         ("time", f"{duration(record.wall_seconds)} at {record.tokens_per_second:,.0f} tokens/s"),
-        ("useful speed", f"{si(record.model_flop / record.wall_seconds, 'FLOP/s')}"),
-        ("peak memory", f"{record.peak_memory_bytes / 2**30:.2f} GiB"),
+        ("useful speed", si(record.model_flop / record.wall_seconds, "FLOP/s")),
+        ("peak memory", gib(record.peak_memory_bytes)),
         ("training loss", "none" if record.final_loss is None else f"{record.final_loss:.3f} (mean of the last tenth)"),
     ]
     if record.heldout is not None and record.heldout_before is not None:

@@ -1,0 +1,176 @@
+"""What `isoembed run` says of a job in some twenty lines of 80 columns; all else is in recipe.json, and under
+`--explain`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoembed.budget import FALLBACK_UTILISATION, device_named
+from isoembed.estimates import recipe_memory, training_seconds
+from isoembed.recipe import Recipe
+from isoembed.recommendation.result import Recommendation
+from isoembed.records import RunRecord
+from isoembed.report.terminal.layout import duration, gib, pairs_table, si
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from isoembed.evaluation.score import Scores
+
+#: columns of a line beside its name
+WIDTH = 69
+#: of what the matrix products of a machine reach, a training's share: measured from a third to three quarters
+GEMM_SHARE = 0.5
+#: steps below which a model that does not beat BM25 is likely one that was trained too little
+FEW_STEPS = 300
+#: systems as the scores name them -> as the score line does, best known last
+_SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "base, untrained": "base"}
+#: standard deviation of the difference of two systems' scores on one query, about
+_NOISE = 0.35
+
+
+def recipe_text(
+    recommendation: Recommendation, notes: Iterable[str], flop_per_second: float | None = None
+) -> RenderableType:
+    """What will be trained, on what, at what cost; notes: on the data.  flop_per_second: of this machine's matrix
+    products."""
+    recipe = recommendation.recipe
+    rows = [
+        ("Recipe", _what(recipe)),
+        ("Why", _why(recommendation)),
+        ("Data", _data(recipe)),
+        ("Schedule", _schedule(recipe)),
+        ("Cost", _cost(recommendation, flop_per_second)),
+        ("Forecast", _forecast(recommendation)),
+        *(("Warning", line) for line in recommendation.warnings),
+        *(("Note", note.removesuffix(".")) for note in notes),
+    ]
+    return pairs_table((name, shortened(value)) for name, value in rows)
+
+
+def result_text(
+    record: RunRecord, scores: Scores | None, *, out: Path, budget_flop: float, outcome: str = ""
+) -> RenderableType:
+    """What came of it, what that means, and what to do next; outcome: of the forecast, where there was one."""
+    rows = [("Loss", _loss(record)), ("Spent", _spent(record, budget_flop))]
+    rows += [("Forecast", outcome)] if outcome else []
+    if scores is not None and (found := next(iter(_by_task(scores)), None)) is not None:
+        metric, values, queries = found
+        rows.append(("Scores", f"{metric}: {' | '.join(f'{name} {fraction(values[name])}' for name in values)}"))
+        rows.append(("Verdict", verdict(values, queries, record.recipe)))
+    rows.append(("Next", f'isoembed search {out} "what to look for"; the model card is {out / "README.md"}'))
+    return pairs_table(rows)
+
+
+def verdict(values: Mapping[str, float], queries: int, recipe: Recipe) -> str:
+    """Whether the trained model is worth having, by its score beside those of the others on that many queries."""
+    trained, base, words = values["trained"], values.get("base"), values.get("BM25")
+    noise = 2 * _NOISE / math.sqrt(max(1, queries))
+    if base is not None and trained < base - noise:
+        return f"worse than its untrained base by {fraction(base - trained)}: lower --learning-rate"
+    if words is None:
+        return "no baseline to compare with"
+    if trained > words + noise:
+        return f"beats BM25 by {fraction(trained - words)}"
+    gap = "about level with BM25" if trained > words - noise else f"BM25 is ahead by {fraction(words - trained)}"
+    return f"{gap}: {_remedy(recipe)}"
+
+
+def fraction(value: float) -> str:
+    """A part of one without its zero: `.249`."""
+    return f"{value:.3f}".replace("0.", ".", 1) if value < 1 else f"{value:.3f}"
+
+
+def shortened(text: str, width: int = WIDTH) -> str:
+    """The first words of `text`, in one line of at most `width` characters."""
+    words = " ".join(text.split())
+    return words if len(words) <= width else f"{words[: width - 4].rsplit(' ', 1)[0].rstrip(',;:')} ..."
+
+
+def _what(recipe: Recipe) -> str:
+    model = recipe.model
+    blocks = f"{model.blocks} blocks" if model.depth is None else f"its first {model.depth} blocks"
+    return f"{recipe.method.label} on {model.name}, {blocks}, {si(model.params)} parameters"
+
+
+def _why(recommendation: Recommendation) -> str:
+    sure = recommendation.certainty
+    certain = "" if sure is None else f"; the best method with probability {fraction(sure.method)}"
+    basis = recommendation.basis.replace("measured on ", "of ").replace("least expected loss of", "best of")
+    return f"{basis}{certain}"
+
+
+def _data(recipe: Recipe) -> str:
+    data = recipe.data
+    share = "" if recipe.epochs is None else f"; {recipe.epochs:.2g} of a pass"
+    if recipe.epochs is not None and recipe.epochs > 1:
+        share = f"; {recipe.epochs:.2g} passes"
+    unique = recipe.unique_pairs or data.pairs
+    pairs = "" if unique is None else f": {unique:,} unique pairs"
+    return f"{data.source}{pairs} of {data.tokens_per_pair:.0f} tokens{share}"
+
+
+def _schedule(recipe: Recipe) -> str:
+    return (
+        f"{recipe.steps:,} steps of {recipe.batch_pairs} pairs; rate {recipe.learning_rate:.2g}, warm-up "
+        f"{recipe.warmup:.0%}, cosine to {recipe.end_fraction:.0%}"
+    )
+
+
+def _cost(recommendation: Recommendation, flop_per_second: float | None) -> str:
+    recipe, budget = recommendation.recipe, recommendation.budget
+    memory = recipe_memory(recipe, bf16=budget.device is not None)
+    parts = [si(recipe.flop, "FLOP"), f"{gib(memory.least)} of memory or more"]
+    if flop_per_second is not None:
+        parts.append(f"about {duration(recipe.flop / (GEMM_SHARE * flop_per_second))} here (a guess)")
+    if budget.device is not None:
+        device, utilisation = device_named(budget.device), budget.utilisation or FALLBACK_UTILISATION
+        seconds = training_seconds(recipe, device, count=budget.count, utilisation=utilisation)
+        parts.append(f"{duration(seconds)} on {budget.count} x {device.name}")
+    return ", ".join(parts)
+
+
+def _forecast(recommendation: Recommendation) -> str:
+    if recommendation.loss is not None and recommendation.no_forecast is None:
+        return f"loss {recommendation.loss.says()}, 95 %"
+    return f"none: {(recommendation.no_forecast or 'no law was measured here').removeprefix('ranking only: ')}"
+
+
+def _loss(record: RunRecord) -> str:
+    after, before = record.heldout, record.heldout_before
+    if after is None:
+        return "no held-out pairs" if record.final_loss is None else f"{record.final_loss:.3f} in training"
+    fell = "" if before is None else f"{before.loss:.3f} -> "
+    chance = math.log(after.candidates)
+    return (
+        f"{fell}{after.loss:.3f} on {after.pairs:,} held-out pairs (chance is ln {after.candidates:,} = {chance:.2f})"
+    )
+
+
+def _spent(record: RunRecord, budget_flop: float) -> str:
+    speed = record.model_flop / max(record.wall_seconds, 1e-9)
+    return (
+        f"{si(record.model_flop, 'FLOP')}, {100 * record.model_flop / budget_flop:.1f} % of the budget, in "
+        f"{duration(record.wall_seconds)} at {si(speed, 'FLOP/s')}"
+    )
+
+
+def _by_task(scores: Scores) -> Iterable[tuple[str, dict[str, float], int]]:
+    """Main metric, system -> its value, and the queries, of each task on which the trained model was scored."""
+    for task, score in scores.systems.get("trained", {}).items():
+        metric = next(iter(score.metrics))
+        found = {
+            name: by_task[task].metrics[metric]
+            for system, name in _SYSTEMS.items()
+            if (by_task := scores.systems.get(system)) and task in by_task
+        }
+        yield metric, found, next(iter(score.counts.values()), 1)
+
+
+def _remedy(recipe: Recipe) -> str:
+    if recipe.steps < FEW_STEPS:
+        return f"{recipe.steps:,} steps are too few; try --epochs 5"
+    return "a larger budget, or more pairs, would help"
