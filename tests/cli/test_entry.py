@@ -98,7 +98,7 @@ def test_search(trained: tuple[Path, dict[str, Any]]) -> None:
 
 def test_dry_run_writes_no_model(pairs: Path, tmp_path: Path) -> None:
     printed = ok("run", "--budget", "3e9", "--data", str(pairs), "--out", str(tmp_path / "x"), "--dry-run")
-    assert "learning rate" in printed
+    assert "warm-up" in printed
     assert not (tmp_path / "x" / "modules.json").exists()
 
 

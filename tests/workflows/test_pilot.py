@@ -55,7 +55,7 @@ def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
     record = RunRecord.load(out / "record.json")
     assert record.recipe.flop <= BUDGET - spent
     assert f"{len(pilot)} pilot runs" in printed
-    assert "held-out loss" in printed.split("Training")[1]
+    assert "held-out pairs" in printed.split("Loss")[1]
     assert (out / "law.json").is_file()
     assert not (out / "pilot").exists()
     assert "hoffmann law measured on nano" in (out / "README.md").read_text()

@@ -61,7 +61,7 @@ def result_text(
         metric, values, queries = found
         rows.append(("Scores", f"{metric}: {' | '.join(f'{name} {fraction(values[name])}' for name in values)}"))
         rows.append(("Verdict", verdict(values, queries, record.recipe)))
-    rows.append(("Next", f'isoembed search {out} "what to look for"; the model card is {out / "README.md"}'))
+    rows.append(("Next", f'isoembed search {out} "what to look for"'))
     return pairs_table(rows)
 
 
@@ -108,7 +108,7 @@ def _data(recipe: Recipe) -> str:
     share = "" if recipe.epochs is None else f"; {recipe.epochs:.2g} of a pass"
     if recipe.epochs is not None and recipe.epochs > 1:
         share = f"; {recipe.epochs:.2g} passes"
-    unique = recipe.unique_pairs or data.pairs
+    unique = recipe.unique
     pairs = "" if unique is None else f": {unique:,} unique pairs"
     return f"{data.source}{pairs} of {data.tokens_per_pair:.0f} tokens{share}"
 

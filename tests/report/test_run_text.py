@@ -1,0 +1,101 @@
+"""What `run` says: short lines, and a verdict that is right."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from isoembed.core import InputError
+from isoembed.evaluation.score import Scores, TaskScore
+from isoembed.families import NANO
+from isoembed.recipe import DataStats
+from isoembed.recommendation.recommend import Request, recommend
+from isoembed.report.terminal.run import FEW_STEPS, fraction, recipe_text, result_text, shortened, verdict
+from isoembed.training.callbacks import ProgressBar, StepFacts
+from tests.sweep.fake import recipe, record
+
+
+def printed(*texts: object) -> list[str]:
+    out = Console(file=io.StringIO(), width=200)
+    for text in texts:
+        out.print(text)
+    return [line.rstrip() for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("flop", [1e9, 1e12, 1e14])
+def test_a_recipe_and_its_result_are_some_twenty_lines_of_80_columns(flop: float) -> None:
+    data = DataStats(fingerprint="0" * 16, source="pairs-of-a-rather-long-name.jsonl.gz", pairs=100_000)
+    try:
+        advice = recommend(Request.of(flop, NANO, data=data))
+    except InputError:
+        pytest.skip("no such recipe")
+    score = TaskScore(kind="retrieval", metrics={"ndcg@10": 0.5}, counts={"queries": 9}, seconds=1.0)
+    systems = ("base, untrained", "static table", "BM25", "trained")
+    scores = Scores(systems={system: {"held-out pairs": score} for system in systems})
+    lines = printed(
+        recipe_text(advice, ["12 rows skipped: " + "long words " * 20], 1e11),
+        result_text(record(recipe()), scores, out=Path("demo"), budget_flop=1e12),
+    )
+    assert len(lines) <= 22
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines]
+    assert names[:6] == ["Recipe", "Why", "Data", "Schedule", "Cost", "Forecast"]
+    assert {"Loss", "Spent", "Scores", "Verdict", "Next"} <= set(names)
+    assert "trained .500 | BM25 .500 | static .500 | base .500" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("trained", "base", "words", "steps", "said"),
+    [
+        (0.64, 0.1, 0.57, 1000, "beats BM25 by .070"),
+        (0.25, 0.1, 0.57, 36, "BM25 is ahead by .320: 36 steps are too few; try --epochs 5"),
+        (0.25, 0.1, 0.57, FEW_STEPS, "BM25 is ahead by .320: a larger budget, or more pairs, would help"),
+        (0.571, 0.1, 0.57, 1000, "about level with BM25: a larger budget, or more pairs, would help"),
+        (0.05, 0.3, 0.57, 1000, "worse than its untrained base by .250: lower --learning-rate"),
+    ],
+)
+def test_verdict(trained: float, base: float, words: float, steps: int, said: str) -> None:
+    asked = recipe()
+    asked = asked.model_copy(update={"train_tokens": round(steps * asked.batch_pairs * asked.data.tokens_per_pair)})
+    assert verdict({"trained": trained, "BM25": words, "base": base}, 4096, asked) == said
+
+
+def test_fractions_and_shortened_lines() -> None:
+    assert [fraction(value) for value in (0.2494, 1.0, 0.0)] == [".249", "1.000", ".000"]
+    assert shortened("a few words") == "a few words"
+    assert shortened("word, " * 40, 20) == "word, word ..."
+
+
+def facts(step: int) -> StepFacts:
+    return StepFacts(
+        step=step, tokens=step * 1000, pairs=0, loss=12.3456, rate=0.0, grad_norm=0.0, flop=0.0,
+        tokens_per_second=123456.0, flop_per_second=0.0,
+    )  # fmt: skip
+
+
+def test_without_a_terminal_a_line_every_thirty_seconds() -> None:
+    """A log file of a Slurm job had nothing between the first line and the last."""
+    out, now = io.StringIO(), [0.0]
+    bar = ProgressBar(Console(file=out, width=80), clock=lambda: now[0])
+    bar.start(recipe().model_copy(update={"train_tokens": 100_000}), 0, 0)
+    for step in range(1, 8):
+        now[0] += 10.0
+        bar.step(facts(step))
+    bar.end()
+    lines = out.getvalue().splitlines()
+    assert [line.split("/")[0] for line in lines] == ["step 3", "step 6"]
+    assert lines[1].endswith("loss 12.346  123,456 tokens/s  0:01:07 left"), lines
+
+
+def test_at_80_columns_the_time_left_is_there() -> None:
+    """It was pushed over the edge by the name of the model and two speeds."""
+    out = io.StringIO()
+    bar = ProgressBar(Console(file=out, width=80, force_terminal=True, color_system=None))
+    bar.start(recipe().model_copy(update={"train_tokens": 10_000_000}), 0, 0)
+    bar.step(facts(9999))
+    bar.end()
+    assert "left" in out.getvalue()
+    assert "…" not in out.getvalue()
