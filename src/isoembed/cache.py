@@ -26,9 +26,9 @@ from isoembed.scratch import last_change, own_folder, own_place, remove, scratch
 VARIABLE = "ISOEMBED_CACHE"
 #: unused for so long, an entry of the user's cache goes
 OLD_SECONDS = 30 * 24 * 3600.0
-#: kind of entry -> where they lie in the cache
-KINDS = {"tokens": "tokens-*", "runs": "runs/*", "index": "index/*"}
 Kind = Literal["tokens", "runs", "index"]
+#: kind of entry -> where they lie in the cache
+KINDS: dict[Kind, str] = {"tokens": "tokens-*", "runs": "runs/*", "index": "index/*"}
 #: in a run's working folder: the output folder that it belongs to
 _OUT = "out.txt"
 
@@ -127,7 +127,7 @@ def entries(cache: Path) -> Iterator[Entry]:
                 size = sum(file.lstat().st_size for file in folder.rglob("*"))
                 out = folder / _OUT
                 belongs = out.read_text(encoding="utf-8").strip() if out.is_file() else ""
-                yield Entry(kind, folder, size, max(0.0, time.time() - last_change(folder)), belongs)  # type: ignore[arg-type]
+                yield Entry(kind, folder, size, max(0.0, time.time() - last_change(folder)), belongs)
 
 
 def prune(cache: Path, *, old_seconds: float = OLD_SECONDS) -> list[Path]:

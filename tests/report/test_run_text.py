@@ -87,7 +87,7 @@ def test_without_a_terminal_a_line_every_thirty_seconds() -> None:
     bar.end()
     lines = out.getvalue().splitlines()
     assert [line.split("/")[0] for line in lines] == ["step 3", "step 6"]
-    assert lines[1].endswith("loss 12.346  123,456 tokens/s  0:01:07 left"), lines
+    assert lines[1].endswith("loss 12.346  123,456 tokens/s  0:15:40 left"), lines
 
 
 def test_at_80_columns_the_time_left_is_there() -> None:
