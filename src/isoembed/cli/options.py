@@ -298,7 +298,8 @@ class PairsOptions:
     panel: ClassVar[str] = "Data"
 
     data: Annotated[
-        str, typer.Option(help="docstrings, a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1")
+        str,
+        typer.Option(help="docstrings[:all], a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1"),
     ] = "docstrings"
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None
     rows: NegativeOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.data.pair import Pair
-from isoembed.data.sources import docstrings
+from isoembed.data.sources import absolute, docstrings, open_source
 from isoembed.data.sources.docstring_text import DocText, clean, read_docstring
 from isoembed.data.sources.docstrings import Docstrings, documents
 
@@ -251,3 +251,15 @@ def test_real_modules_are_read_without_importing() -> None:
     found = docstrings.entries_of("heapq", names["heapq"])
     assert {entry.title for entry in found} >= {"heapq.merge", "heapq.nlargest"}
     assert "antigravity" not in sys.modules
+
+
+def test_by_default_other_installed_packages_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo from a wheel and from a clone trained different models, on whatever was installed."""
+    for name in ("numpy", "pandas", "isoembed"):
+        package(tmp_path, {f"{name}/__init__.py": function("f", f"A thing in {name}.", f"{LONG} It is {name}'s.")})
+    monkeypatch.setattr(docstrings, "environment_roots", lambda: (tmp_path,))
+    assert {pair.group for pair in open_source("docstrings").pairs()} == {"numpy"}
+    everything = open_source("docstrings:all")
+    assert {pair.group for pair in everything.pairs()} == {"numpy", "pandas"}
+    assert everything.fingerprint() != open_source("docstrings").fingerprint()
+    assert absolute("docstrings:all") == "docstrings:all"

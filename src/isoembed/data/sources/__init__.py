@@ -32,6 +32,8 @@ __all__ = [
     "open_source",
 ]
 
+#: names of the documentation at hand: of the packages that isoembed trains with, of all that are installed
+DOCSTRINGS = ("docstrings", "docstrings:all")
 #: a part of a mixture with its weight
 WEIGHTED = r"(.+):([0-9.]+(?:e[0-9]+)?)"
 
@@ -47,8 +49,8 @@ def open_source(
     query_prompt: str = "",
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Source:
-    """The source that `spec` names: `docstrings`, a file, `hub:org/name[:config][:split]`, or a mixture of them with
-    weights, `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
+    """The source that `spec` names: `docstrings[:all]`, a file, `hub:org/name[:config][:split]`, or a mixture of them
+    with weights, `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
     options = RowOptions(
         query_key, positive_key, negatives_key, on_bad_rows, max_negatives, query_prompt, max_row_bytes
     )
@@ -73,7 +75,7 @@ def absolute(spec: str) -> str:
 def _absolute(name: str) -> str:
     kind = "hub:" if name.startswith("hub:") else ""
     place, colon, split = name.removeprefix("hub:").partition(":") if kind else (name, "", "")
-    if name == "docstrings" or (kind and not expanded(place).is_dir()):
+    if name in DOCSTRINGS or (kind and not expanded(place).is_dir()):
         return name
     return f"{kind}{expanded(place).absolute()}{colon}{split}"
 
@@ -91,8 +93,8 @@ def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
 
 
 def _open(name: str, options: RowOptions) -> Source:
-    if name == "docstrings":
-        return Docstrings()
+    if name in DOCSTRINGS:
+        return Docstrings(everything=name != "docstrings")
     if name.startswith("hub:"):
         dataset, *named = name.removeprefix("hub:").split(":")
         if len(named) > 2:

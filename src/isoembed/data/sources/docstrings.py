@@ -1,5 +1,5 @@
-"""The documentation of this Python environment: pairs from the docstrings of the installed packages and the standard
-library, read with `ast`, never by importing.
+"""The documentation of this Python environment: pairs from the docstrings of the standard library and of the packages
+that isoembed itself trains with, or of all that are installed, read with `ast`, never by importing.
 
     summary                   ->  body              (the first paragraph, the prose after it)
     owner and parameter name  ->  description       (`minimize tol`)
@@ -15,6 +15,7 @@ import gc
 import hashlib
 import os
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ LONG = 120
 _TRIPLE_QUOTED = re.compile(rb'"""(.*?)"""', re.DOTALL)
 #: below this many files other processes cost more than they save
 PARALLEL_FILES = 512
+#: what `pip install isoembed[train]` brings, with what it needs, by the names that are imported: read by default, so
+#: that pairs do not depend on what else is installed
+# fmt: off
+PACKAGES = frozenset((
+    "annotated_types", "bm25s", "certifi", "click", "filelock", "fsspec", "hf_xet", "httpx", "httpx2",
+    "huggingface_hub", "idna", "jinja2", "joblib", "markdown_it", "markupsafe", "mdurl", "mpmath", "narwhals",
+    "networkx", "numpy", "packaging", "peft", "psutil", "pyarrow", "pydantic", "pydantic_core", "pygments", "regex",
+    "requests", "rich", "safetensors", "scipy", "sentence_transformers", "setuptools", "shellingham", "sklearn",
+    "sympy", "threadpoolctl", "tokenizers", "torch", "tqdm", "transformers", "typer", "typing_extensions",
+    "typing_inspection", "urllib3", "xxhash", "yaml",
+))
+# fmt: on
 #: parameter names that say nothing
 IGNORED = frozenset({"self", "cls", "args", "kwargs"})
 
@@ -56,24 +69,27 @@ class Entry:
 class Docstrings(Source):
     """Pairs from docstrings; `group` is the top-level package.
 
-    `roots` are the folders that hold packages; None: the standard library and site-packages of this interpreter.
+    `roots` are the folders that hold packages; None: the standard library and site-packages of this interpreter, and of
+    these only `PACKAGES` unless `everything` is asked for.
     """
 
-    label = "docstrings"
-
-    def __init__(self, roots: tuple[Path, ...] | None = None) -> None:
+    def __init__(self, roots: tuple[Path, ...] | None = None, *, everything: bool = False) -> None:
         super().__init__()
+        self.label = "docstrings:all" if everything else "docstrings"
+        self.packages = None if everything or roots is not None else PACKAGES | sys.stdlib_module_names
         self.roots = roots if roots is not None else environment_roots()
 
     def fingerprint(self) -> str:
         rules = [Path(str(file)).read_bytes() for file in (__file__, docstring_text.__file__)]
-        contents = [(name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in modules(self.roots)]
+        contents = [
+            (name, hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in modules(self.roots, self.packages)
+        ]
         return fingerprint([[hashlib.sha256(rule).hexdigest() for rule in rules], contents])
 
     def pairs(self) -> Iterator[Pair]:
         queries: set[str] = set()
         positives: set[str] = set()
-        for entry in entries(self.roots):
+        for entry in entries(self.roots, self.packages):
             owner = _owner(entry.title)
             candidates = [(entry.text.summary, entry.text.body)] if entry.text.body else []
             candidates += [(f"{owner} {name}", text) for name, text in entry.text.parameters if name not in IGNORED]
@@ -106,8 +122,8 @@ def environment_roots() -> tuple[Path, ...]:
     return tuple(Path(path) for path in dict.fromkeys(map(os.path.realpath, paths)))
 
 
-def modules(roots: tuple[Path, ...]) -> list[tuple[str, Path]]:
-    """(dotted name, file) of every module worth reading, sorted by name.
+def modules(roots: tuple[Path, ...], packages: frozenset[str] | None = None) -> list[tuple[str, Path]]:
+    """(dotted name, file) of every module worth reading, of all packages or of these, sorted by name.
 
     Folders whose name is no identifier (site-packages within the standard library, *.dist-info) are no packages.
     """
@@ -116,6 +132,9 @@ def modules(roots: tuple[Path, ...]) -> list[tuple[str, Path]]:
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if name.isidentifier() and not SKIPPED_FOLDERS.fullmatch(name)]
             parts = Path(folder).relative_to(root).parts
+            if not parts and packages is not None:
+                folders[:] = [name for name in folders if name in packages]
+                files = [name for name in files if name.removesuffix(".py") in packages]
             for file in files:
                 stem = file.removesuffix(".py")
                 if file.endswith(".py") and stem.isidentifier() and not SKIPPED_FILES.fullmatch(file):
@@ -124,9 +143,9 @@ def modules(roots: tuple[Path, ...]) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def entries(roots: tuple[Path, ...]) -> Iterator[Entry]:
+def entries(roots: tuple[Path, ...], packages: frozenset[str] | None = None) -> Iterator[Entry]:
     """Every documented thing in order; files are parsed in several processes where there are many."""
-    found = modules(roots)
+    found = modules(roots, packages)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if len(found) < PARALLEL_FILES or cores == 1:
         for name, file in found:
