@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from isoembed.core import InputError
 from isoembed.encoder.encoder import base_of, looks_back_only
+from isoembed.encoder.precision import products
 
 if TYPE_CHECKING:
     from isoembed.encoder.encoder import Encoder
@@ -140,7 +141,7 @@ def _states(encoder: Encoder, context_tokens: int, bf16: bool) -> torch.Tensor:
     mask_BT[1, max(1, context_tokens // 3) :] = 0
     try:
         encoder.eval()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with products(device, bf16=bf16):
             hidden_BTD = encoder.hidden(ids_BT, mask_BT, device)
         return hidden_BTD.float()[mask_BT.bool().to(device)]
     finally:

@@ -29,6 +29,7 @@ from torch import nn
 
 from isoembed.encoder.encoder import Encoder, base_of, pad, to_device
 from isoembed.encoder.mini_batches import even_tokens, mini_batches_of, split_to
+from isoembed.encoder.precision import products
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods.parts import blocks_of
 from isoembed.training.distributed import gather_rows, rank, world
@@ -223,9 +224,7 @@ class _Passes:
     def _run(self, encoder: Encoder, number: int) -> torch.Tensor:
         mini_batch = self.mini_batches[number]
         ids_BT, mask_BT = pad([self.texts[index] for index in mini_batch], self.pad_id)
-        # a weight is used once: a cache would hold a second copy of all of them
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
-        with rows_added(encoder), autocast:
+        with rows_added(encoder), products(self.device, bf16=self.bf16):
             embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, self.prompts[mini_batch])
         return embedding_BD
 

@@ -29,6 +29,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder, base_of
+from isoembed.encoder.precision import products
 from isoembed.estimates import FRAGMENTATION, batch_bytes
 from isoembed.methods.parts import blocks_of
 from isoembed.training.gradients import Memory
@@ -95,7 +96,7 @@ def _footprint(encoder: Encoder, length: int, tokens: int, bf16: bool, merged: b
         with (
             adapters_merged([encoder]) if merged else nullcontext(()) as weights,
             saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False),
+            products(device, bf16=bf16),
         ):
             output = encoder(ids_BT, torch.ones_like(ids_BT))
     finally:
