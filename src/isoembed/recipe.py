@@ -38,6 +38,9 @@ LARGEST_BATCH, LARGEST_RATE = 2**24, 10.0
 #: a text cut to fewer tokens says next to nothing
 LEAST_CONTEXT = 4
 
+#: of the products of a run: fp32, or bf16 by autocast around fp32 weights
+Precision = Literal["fp32", "bf16"]
+
 #: those of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
@@ -261,6 +264,9 @@ class Recipe(Setup, Summarised):
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
     weight_decay: float = Field(0.1, ge=0, le=100)
     max_grad_norm: float = Field(1.0, gt=0, le=LARGEST)
+    precision: Precision | None = Field(
+        None, description="of the products; None: as suits the machine that trains it, which says so in its record"
+    )
 
     @classmethod
     @checked
@@ -362,9 +368,9 @@ class Recipe(Setup, Summarised):
 
         A field at its default is left out, so that a field added later changes no key made before.  So is the data's
         name: its fingerprint says what they are, wherever they lie; and the model's `_COUNTED_LATER`.  Of the data,
-        hard negatives count where there are any.
+        hard negatives count where there are any; of precisions, bf16.
         """
-        apart: Any = {"method": True, "data": True, "model": _COUNTED_LATER}
+        apart: Any = {"method": True, "data": True, "model": _COUNTED_LATER, **self._plain_precision}
         value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
         data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
@@ -381,8 +387,13 @@ class Recipe(Setup, Summarised):
 
     def key_without(self, *fields: str) -> str:
         """16 hex digits, equal where all fields but these are: which runs are of one setting, or vary one thing."""
-        apart: Any = {"model": _COUNTED_LATER, **dict.fromkeys(fields, True)}
+        apart: Any = {"model": _COUNTED_LATER, **dict.fromkeys(fields, True), **self._plain_precision}
         return fingerprint(self.model_dump(mode="json", exclude=apart))
+
+    @property
+    def _plain_precision(self) -> dict[str, bool]:
+        """The field, where it says what all runs were before there was one."""
+        return {} if self.precision == "bf16" else {"precision": True}
 
 
 def family_setup(family: Family) -> PartialSetup:

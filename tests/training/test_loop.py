@@ -363,6 +363,35 @@ def test_bf16_and_packed_train_alike(data: PairData, tmp_path: Path) -> None:
             assert record.executed_flop == record.model_flop < plain.executed_flop
 
 
+def test_precision_is_part_of_a_run(data: PairData, tmp_path: Path) -> None:
+    """Fails where a run in bf16 takes the key of one in fp32, where that key changes, where a resumed run goes on in
+    another precision (whatever `auto` is on this machine), or where a finished run's recipe is trained in another."""
+    planned, bf16 = recipe(data), Execution(device="cpu", precision="bf16")
+    whole, record = run(planned, data, tmp_path / "whole", execution=bf16)
+    assert record.recipe.precision == "bf16"
+    fp32 = Execution(device="cpu", precision="fp32").decided(planned)
+    assert (fp32.precision, fp32.key) == ("fp32", planned.key)
+    assert record.key != planned.key
+    assert fp32.key_without("seed") == planned.key_without("seed") != record.recipe.key_without("seed")
+
+    with pytest.raises(StoppedError):
+        run(planned, data, tmp_path / "stopped", execution=bf16, callbacks=[StopAfter(2)])
+    with pytest.raises(InputError, match=r"begun in: .* in bf16, this is to be fp32. Give that as `precision`"):
+        run(planned, data, tmp_path / "stopped", execution=Execution(device="cpu", precision="fp32", resume=True))
+    resumed, again = run(planned, data, tmp_path / "stopped", execution=Execution(device="cpu", resume=True))
+    assert again.key == record.key
+    others = dict(resumed.named_parameters())
+    assert all(torch.equal(value, others[name]) for name, value in whole.named_parameters())
+    assert Execution(device="cpu").decided(record.recipe) == record.recipe
+
+
+def test_emulated_bf16_is_said(data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a machine without bf16 is slow and nobody is told why."""
+    monkeypatch.setattr("isoembed.training.execution.has_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match="bf16 is emulated here"):
+        Execution(device="cpu", precision="bf16").decided(recipe(data))
+
+
 def test_without_checkpoints_nothing_is_written(data: PairData, tmp_path: Path) -> None:
     run(recipe(data, steps=2), data, tmp_path / "none", execution=Execution(checkpoint_seconds=math.inf))
     assert not (tmp_path / "none").exists()

@@ -58,6 +58,15 @@ Cache = Annotated[
     ),
 ]
 
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        help="of the products: fp32, bf16 (weights, sums and the loss stay fp32), or auto: the faster one here for the "
+        "model",
+        rich_help_panel="Execution",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SayingOptions:
@@ -325,9 +334,7 @@ class ExecutionOptions:
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")
     ] = False
-    precision: Annotated[
-        str, typer.Option(help="of the products: fp32, bf16 (sums and weights stay fp32), or auto: bf16 on a GPU")
-    ] = "auto"
+    precision: PrecisionName = "auto"
     compile_blocks: Annotated[
         bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")
     ] = False
@@ -339,7 +346,8 @@ class ExecutionOptions:
 
     def value(self, device: str | None, memory_bytes: float | None) -> Execution:
         """The same for the training loop; `device` is torch's."""
-        from isoembed.training.execution import Execution, precision_named
+        from isoembed.encoder.precision import precision_named
+        from isoembed.training.execution import Execution
 
         return Execution(
             device=device,

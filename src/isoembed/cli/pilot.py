@@ -101,6 +101,7 @@ def _allowed(limits: Constraints) -> list[str]:
 def _request(
     chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: list[str], places: Places
 ) -> SweepRequest:
+    from isoembed.encoder.precision import precision_named
     from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot
 
     family, most = chosen.request.family, chosen.request.constraints.max_params
@@ -109,7 +110,8 @@ def _request(
         family = family.model_copy(update={"models": within})
     draft = pilot_draft(family, chosen.request.setup_at(), methods, target_flop, allowance_flop)
     draft = draft.model_copy(update={"max_bytes": memory_here()})
-    return prepare_pilot(draft, chosen.asked.data.value(), cache=places.tokens)
+    precision = precision_named(chosen.asked.execution.precision)
+    return prepare_pilot(draft, chosen.asked.data.value(), cache=places.tokens, precision=precision)
 
 
 def found_text(pilot: Pilot, flop: float) -> str:

@@ -11,7 +11,7 @@ import typer
 from isoembed.cli import parse, terminal
 from isoembed.cli.job import JobFileOptions
 from isoembed.cli.models import suite
-from isoembed.cli.options import AsJson, DryRun, PairsOptions, SetupOptions
+from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.methods import names
@@ -72,6 +72,7 @@ class RunOptions:
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="above 1: noise first, the best runs again at the end")
     ] = 1
+    precision: PrecisionName = "auto"
     min_steps: Annotated[int, typer.Option(min=1, help="runs of fewer steps are left out")] = 30
     rate_steps: Annotated[
         str | None,
@@ -183,6 +184,7 @@ def _request(asked: SweepOptions) -> SweepRequest:
 
 
 def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+    from isoembed.encoder.precision import precision_named
     from isoembed.sweep.pilot import PILOT_METHODS
     from isoembed.workflows.pilot import pilot_draft, prepare_pilot
 
@@ -197,10 +199,12 @@ def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...],
     limits = {"max_bytes": _most_bytes(asked), "rates": _rates(asked.runs.rate_steps or "none", models)}
     draft = draft.model_copy(update=limits)
     budgets = None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets)
-    return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets)
+    precision = precision_named(asked.runs.precision)
+    return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets, precision=precision)
 
 
 def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+    from isoembed.encoder.precision import precision_named
     from isoembed.sweep.plan import SweepRequest
     from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, pairs_named
     from isoembed.sweep.variations import variation_named
@@ -227,7 +231,8 @@ def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], 
         allowance_seconds=seconds,
         tasks=tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
     )
-    return prepare_request(draft, asked.data.value(), cache=_cache(asked))
+    precision = precision_named(runs.precision)
+    return prepare_request(draft, asked.data.value(), cache=_cache(asked), precision=precision)
 
 
 def _cache(asked: SweepOptions) -> Path:

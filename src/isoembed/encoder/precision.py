@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from isoembed.core import InputError
+from isoembed.recipe import Precision
+
+#: `auto`: bf16 where that is faster here, else fp32
+AskedPrecision = Literal["auto", "fp32", "bf16"]
+
+#: hidden width from which bf16 is faster on CPUs that multiply in it (docs/lab-notes.md, 2026-11-28)
+CPU_BF16_HIDDEN = 256
+
+
+def precision_named(name: str) -> AskedPrecision:
+    """`name` as a precision; raises InputError where it is none."""
+    if name not in get_args(AskedPrecision):
+        raise InputError(f"`precision` must be one of {', '.join(get_args(AskedPrecision))}; got {name!r}.")
+    return cast(AskedPrecision, name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bf16 itself; elsewhere torch emulates it: the same numbers, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    cpu: Any = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def fastest(device: torch.device, hidden: int) -> Precision:
+    """What `auto` stands for on `device`, for a model of this hidden width: the same in every call."""
+    pays = device.type != "cpu" or hidden >= CPU_BF16_HIDDEN
+    return "bf16" if pays and has_bf16(device) else "fp32"
+
 
 @contextmanager
 def products(device: torch.device, *, bf16: bool) -> Iterator[None]:
-    """Inside the body dense layers multiply in bf16 where that is asked; weights, sums of gradients, norms and residuals
-    stay fp32.
+    """Inside the body dense layers multiply in bf16 where that is asked; weights, sums of gradients, norms and
+    residuals stay fp32.
 
     A weight is used once a mini-batch: autocast's cache would hold a second copy of all of them.
     """

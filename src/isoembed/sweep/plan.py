@@ -26,7 +26,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.families.base import Family, ModelSpec
 from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import DataStats, Recipe, Setup, affordable, solve
+from isoembed.recipe import DataStats, Precision, Recipe, Setup, affordable, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -100,6 +100,7 @@ class SweepRequest(Setup):
     speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
     run_seconds: dict[str, float] = Field({}, description="model -> seconds of a run here beside its steps")
     startup_seconds: float = Field(0.0, description="from the start of a worker here to its first run")
+    precision: Precision = Field("fp32", description="of the products of every run")
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's runs are scored")
 
@@ -403,7 +404,8 @@ class Planner:
         if unfit := self._unfit(recipe, part):
             self._skip(model, method, flop, *unfit)
             return None
-        recipe = recipe.model_copy(update={"base_hash": request.base_hashes.get(model.name)})
+        known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
+        recipe = recipe.model_copy(update=known)
         return PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))
 
     def _unfit(self, recipe: Recipe, part: Stage) -> Why | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from isoembed.core import Count, Frozen, InputError
+from isoembed.recipe import Precision
 from isoembed.records import LossPoint
 from isoembed.scratch import STEPS, own_place, remove
 from isoembed.training.distributed import rank
@@ -44,6 +46,7 @@ class LoopState(Counters):
 
     recipe_key: str
     data_fingerprint: str
+    precision: Precision = "fp32"
     losses: tuple[LossPoint, ...] = ()
 
 
@@ -92,6 +95,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(STEPS)) if folder.is_dir() else []
 
 
+def begun_precision(folder: Path) -> Precision | None:
+    """The precision of the run whose checkpoints are in `folder`; None where there are none to read."""
+    for newest in checkpoints(folder)[-1:]:
+        with suppress(OSError, ValidationError):  # `load_checkpoint` says that it is damaged
+            return LoopState.model_validate_json((newest / "state.json").read_bytes()).precision
+    return None
+
+
 def load_checkpoint(
     folder: Path, fresh: LoopState, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> LoopState:
@@ -114,6 +125,11 @@ def load_checkpoint(
     if len(state.losses) != state.step:
         raise InputError(
             f"The checkpoint {newest} is damaged ({len(state.losses)} losses of {state.step} steps); {remedy}."
+        )
+    if state.precision != fresh.precision:
+        raise InputError(
+            f"A run goes on in the precision that it was begun in: {newest} in {state.precision}, this is to be "
+            f"{fresh.precision}. Give that as `precision`, or another `out`."
         )
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
         raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another `out`.")

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
 
 import torch
 
 from isoembed.core import InputError, checked
-
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-def precision_named(name: str) -> Precision:
-    """`name` as a precision; raises InputError where it is none."""
-    if name not in get_args(Precision):
-        raise InputError(f"`precision` must be one of {', '.join(get_args(Precision))}; got {name!r}.")
-    return cast(Precision, name)
+from isoembed.encoder.precision import fastest, has_bf16, precision_named
+from isoembed.recipe import Precision, Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a recipe runs on this machine.  Nothing here changes the result beyond rounding."""
+    """How a recipe runs on this machine.  Nothing here changes the result beyond rounding; of that, bf16 is a part of
+    the run's identity (`decided`)."""
 
     device: str | None = None  #: None: the GPU where there is one
-    precision: str = "auto"  #: of products: fp32, or bf16 by autocast; auto: bf16 on a GPU that has it
+    precision: str = "auto"  #: of products: fp32, or bf16 by autocast; auto: the recipe's, else what is faster here
     memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
     mini_batch_tokens: int | None = None  #: padded tokens a mini-batch; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
@@ -59,11 +53,17 @@ class Execution:
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
 
-    def uses_bf16(self, device: torch.device) -> bool:
-        """Whether products on `device` run in bfloat16."""
-        if self.precision == "auto":
-            return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return self.precision == "bf16"
+    def decided(self, recipe: Recipe, *, begun: Precision | None = None) -> Recipe:
+        """The recipe with the precision that it runs in: the one asked for, or with `auto` the one in which the run was
+        `begun`, the recipe's own, or the faster one on this device.
+
+        Warns where this machine only emulates it.
+        """
+        device, asked = self.torch_device(), precision_named(self.precision)
+        chosen = begun or recipe.precision or fastest(device, recipe.model.hidden) if asked == "auto" else asked
+        if chosen == "bf16" and not has_bf16(device):
+            warnings.warn("bf16 is emulated here: the same result as elsewhere, more slowly than fp32", stacklevel=2)
+        return recipe.model_copy(update={"precision": chosen})
 
 
 Execution.__init__ = checked(Execution.__init__)  # type: ignore[method-assign]

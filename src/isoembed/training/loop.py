@@ -15,7 +15,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.callbacks import Callback, LossCurve
-from isoembed.training.checkpoint import Counters, LoopState, load_checkpoint, save_checkpoint
+from isoembed.training.checkpoint import Counters, LoopState, begun_precision, load_checkpoint, save_checkpoint
 from isoembed.training.compiled import check_compiler
 from isoembed.training.distributed import largest, world
 from isoembed.training.execution import Execution
@@ -52,12 +52,15 @@ def run(
     loss stops being finite, StoppedError after a signal; the last two leave a good checkpoint behind.
     """
     execution, folder = execution or Execution(), expanded(folder)
+    recipe = execution.decided(recipe, begun=begun_precision(folder) if execution.resume else None)
     _check(recipe, data, folder, execution)
     forget_peak(execution.torch_device())
     trainer = set_up(recipe, execution)
     encoder = trainer.encoder
     before = before or _heldout(trainer, data)
-    fresh = LoopState(recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint))
+    fresh = LoopState(
+        recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint), precision=recipe.precision or "fp32"
+    )
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
     curve = LossCurve([*state.losses])
     loop = _Loop(trainer, data, folder, fresh, curve.points, (curve, *callbacks))

@@ -28,7 +28,8 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
     Raises InputError where the base weights are not those of the recipe, or a stated peak of memory is too small.
     """
     device = execution.torch_device()
-    bf16 = execution.uses_bf16(device)
+    recipe = execution.decided(recipe)
+    bf16 = recipe.precision == "bf16"
 
     # 1. model: base weights, method, pooling
     torch.manual_seed(recipe.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -46,10 +46,9 @@ def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool 
     """
     began, begun_before = time.perf_counter(), bool(checkpoints(workdir))
     base = (recipe.model.source, recipe.model.depth, recipe.temperature, recipe.pooling, recipe.options)
+    execution = replace(context.execution, precision=recipe.precision or "fp32")  # which its key names
     try:
-        encoder, record = run(
-            recipe, context.data, workdir, execution=context.execution, before=context.untrained.get(base)
-        )
+        encoder, record = run(recipe, context.data, workdir, execution=execution, before=context.untrained.get(base))
         if record.heldout_before is not None:
             context.untrained[base] = record.heldout_before
         if scored and context.tasks:

@@ -35,7 +35,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import Recipe, Setup
+from isoembed.recipe import Precision, Recipe, Setup
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
@@ -43,6 +43,7 @@ from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import STEPS, clear_files, remove
 from isoembed.training.callbacks import Callback, MetricsFile
+from isoembed.training.checkpoint import begun_precision
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
@@ -114,6 +115,10 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         return self.recommendation.recipe
+
+    def decided(self, recipe: Recipe) -> Job:
+        """The job with its recipe as it will run."""
+        return replace(self, recommendation=self.recommendation.model_copy(update={"recipe": recipe}))
 
 
 @checked
@@ -281,6 +286,7 @@ def train_job(
     out, execution = expanded(out), execution or Execution()
     work = working_folder(out, cache_folder(cache))
     check_place(out, work, resume=execution.resume)
+    job = job.decided(execution.decided(job.recipe, begun=_begun(out, work) if execution.resume else None))
     if execution.resume and _is_finished(out):
         record = RunRecord.load(out / RECORD)
         if record.key not in (job.recipe.key, job.recipe.published().key):
@@ -327,6 +333,13 @@ def check_place(out: Path, work: Path, *, resume: bool) -> None:
 
 def _is_finished(out: Path) -> bool:
     return (out / RECORD).exists() and (out / MODULES).exists()
+
+
+def _begun(out: Path, work: Path) -> Precision | None:
+    """The precision of the run in `out`, ended or not; None where it has not come to a checkpoint."""
+    if (out / RECORD).is_file():
+        return RunRecord.load(out / RECORD).recipe.precision or "fp32"
+    return begun_precision(work / CHECKPOINTS)
 
 
 @checked

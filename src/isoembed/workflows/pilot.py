@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from isoembed.core import InputError
+from isoembed.encoder.precision import AskedPrecision
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
@@ -66,12 +67,18 @@ def pilot_draft(
 
 
 def prepare_pilot(
-    request: SweepRequest, data: DataOptions, *, cache: Path, budgets: Sequence[float] | None = None
+    request: SweepRequest,
+    data: DataOptions,
+    *,
+    cache: Path,
+    budgets: Sequence[float] | None = None,
+    precision: AskedPrecision = "fp32",
 ) -> SweepRequest:
     """The request of a pilot for its `target_flop`: data tokenised, and the weights hashed of every size that it may
     run.
 
     budgets: of its runs, FLOP; default: `pilot_budgets`.
+    precision: as in `prepare_request`.
     Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
     family = request.family
@@ -90,7 +97,8 @@ def prepare_pilot(
             for method in pilot_methods(request, model)
         )
     ]
-    return prepare_request(request.model_copy(update={"models": tuple(names), "budgets": grid}), data, cache=cache)
+    request = request.model_copy(update={"models": tuple(names), "budgets": grid})
+    return prepare_request(request, data, cache=cache, precision=precision)
 
 
 def run_pilot(

@@ -21,10 +21,11 @@ from pydantic import ValidationError
 from isoembed.core import InputError, portable, write_once
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
+from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.methods import Full
-from isoembed.recipe import Recipe, solve
+from isoembed.recipe import Precision, Recipe, solve
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.pilot import PilotPlanner
@@ -105,8 +106,12 @@ def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
 
 
-def prepare_request(request: SweepRequest, data: DataOptions, *, cache: Path) -> SweepRequest:
-    """The request with what needs data and weights: the data's statistics, the models' hashes, what they allow."""
+def prepare_request(
+    request: SweepRequest, data: DataOptions, *, cache: Path, precision: AskedPrecision = "fp32"
+) -> SweepRequest:
+    """The request with what needs data and weights: the data's statistics, the models' hashes, what they allow; and the
+    `precision` of its runs, one for all, so that they compare: `auto` is bf16 where that is faster here for each model.
+    """
     settings = [request.setup, *(each.of(request.setup) for each in request.variations)]
     for setup in settings:
         pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
@@ -127,16 +132,23 @@ def prepare_request(request: SweepRequest, data: DataOptions, *, cache: Path) ->
         update={
             "data": pairs.stats,
             "base_hashes": hashes,
+            "precision": _for_all(request) if precision == "auto" else precision,
             "data_options": {**fields, "cache": str(cache.resolve())},
         }
     )
+
+
+def _for_all(request: SweepRequest) -> Precision:
+    device = SWEEP_EXECUTION.torch_device()
+    found = {fastest(device, request.family.model(name).hidden) for name in request.models}
+    return "bf16" if found == {"bf16"} else "fp32"
 
 
 def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
     """The fields of a request that say how fast its runs would be on this machine with all its cores: a few steps of
     full fine-tuning on each model, and what a run, and a worker, take beside steps."""
     began = time.perf_counter()
-    execution = replace(SWEEP_EXECUTION, resume=False)
+    execution = replace(SWEEP_EXECUTION, resume=False, precision=request.precision)
     context = open_context(request, execution)
     subprocess.run([sys.executable, "-c", f"import {__name__}"], check=False)
     startup = time.perf_counter() - began
