@@ -34,8 +34,7 @@ from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import PYTHIA
 from isoembed.methods import Method
-from isoembed.recipe import Recipe
-from isoembed.training.execution import Precision
+from isoembed.recipe import Precision, Recipe
 
 #: attention heads of the Pythia sizes, from their published configurations
 HEADS = {
@@ -87,7 +86,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, help="lora: rank")
 
 
-def build(case: Case, folder: Path) -> None:
+def build(case: Case, folder: Path, tokenizer_source: str = TOKENIZER) -> None:
     """Write the case into the empty `folder`."""
     (folder / "case.json").write_text(case.model_dump_json(indent=1))
     model = folder / "model"
@@ -98,7 +97,7 @@ def build(case: Case, folder: Path) -> None:
     else:
         base: Any = load_model(f"nano/{case.model}")
         base.save_pretrained(model)
-    tokenizer = load_tokenizer(TOKENIZER)
+    tokenizer = load_tokenizer(tokenizer_source)
     tokenizer.save_pretrained(model)
     source = paper_pairs(tokenizer, case.seed) if case.pairs == "paper" else source_pairs(case.pairs)
     wanted = case.steps * case.batch_pairs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from isoembed.cli import terminal
-from isoembed.cli.options import AsJson
+from isoembed.cli.options import AsJson, PrecisionName
 from isoembed.cli.parse import named_texts
 from isoembed.core import InputError
 
@@ -40,6 +40,7 @@ class TaskOptions:
             "--quantized", help="score embeddings kept as int8 and as single bits too", rich_help_panel="Model"
         ),
     ] = False
+    precision: PrecisionName = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +108,18 @@ def _by_library(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[B
 
 
 def _by_files(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[Scores, RenderableType]:
+    from isoembed.encoder.precision import precision_named
     from isoembed.report.terminal.recommendation import scores_text
     from isoembed.workflows.job import evaluate_folder
 
     if tasks.data is None or library.prompt or library.results:
         raise InputError("`isoembed eval` needs --data FOLDER or --mteb NAME; --prompt and --results go with --mteb.")
-    scores = evaluate_folder(model, tasks.data, kind=tasks.task, dims=tasks.truncate_dim, quantized=tasks.quantized)
+    scores = evaluate_folder(
+        model,
+        tasks.data,
+        kind=tasks.task,
+        dims=tasks.truncate_dim,
+        quantized=tasks.quantized,
+        precision=precision_named(tasks.precision),
+    )
     return scores, scores_text(scores)

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import no_panic
 from isoembed.encoder.encoder import Encoder, is_sharded, pad
-from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS, GPU_MINI_BATCH_TOKENS, even_tokens, mini_batches_of
+from isoembed.encoder.mini_batches import even_tokens, mini_batch_tokens_for, mini_batches_of
+from isoembed.encoder.precision import products
 from isoembed.encoder.worker_pool import WorkerPool
 
 #: told of (texts done, texts in all) after every mini-batch
@@ -46,10 +47,11 @@ def embed_ids(
     prompt: int = 0,
     pad_id: int = 0,
     batch_tokens: int | None = None,
+    bf16: bool = False,
     progress: Progress | None = None,
 ) -> torch.Tensor:
     """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient; the first
-    `prompt` tokens of each are its prompt.
+    `prompt` tokens of each are its prompt.  Products run in bf16 where that is asked.
 
     Texts run sorted by length in mini-batches of at most `batch_tokens` padded tokens (None: as suits the device), so
     that little is padding.  A text without tokens gets the zero vector, as in sentence-transformers: it is similar to
@@ -62,7 +64,7 @@ def embed_ids(
     stand_in = np.array([pad_id])
     lengths = [len(row) for row in ids]
     workers = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
-    batch_tokens = batch_tokens or (CPU_MINI_BATCH_TOKENS if device.type == "cpu" else GPU_MINI_BATCH_TOKENS)
+    batch_tokens = batch_tokens or mini_batch_tokens_for(device, bf16=bf16)
     mini_batches = mini_batches_of(lengths, even_tokens(lengths, batch_tokens, workers))
     pool = WorkerPool(encoder, min(workers, len(mini_batches)))
     done, training, lock = 0, encoder.training, Lock()
@@ -72,7 +74,8 @@ def embed_ids(
         mini_batch = mini_batches[number]
         ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in mini_batch], pad_id)
         prompt_B = torch.full((len(mini_batch),), prompt)
-        with torch.no_grad():  # inference mode would spoil gathered parameters for the training after it
+        # inference mode would spoil gathered parameters for the training after it
+        with torch.no_grad(), products(device, bf16=bf16):
             embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompt_B).float().cpu()
         with lock:
             done += len(mini_batch)

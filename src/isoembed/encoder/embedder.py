@@ -6,7 +6,7 @@ Shape legend: N texts, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +22,10 @@ from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.export import MARKER, export
 from isoembed.encoder.exported import MODULES, load_exported
 from isoembed.encoder.load import load_model
+from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.recipe import Recipe
+from isoembed.recipe import Precision, Recipe
 from isoembed.records import RunRecord
 
 #: README.md of a model that is saved without another
@@ -35,7 +36,8 @@ UNTRAINED_CONTEXT = 512
 
 @dataclass(frozen=True, repr=False)
 class Embedder:
-    """An encoder with its pooling and prompts, its tokenizer, and how many tokens of a text are read.
+    """An encoder with its pooling and prompts, its tokenizer, how many tokens of a text are read, and the precision in
+    which its products run.
 
     `Embedder.load("out").embed(["a text"])` gives what sentence-transformers gives for the folder.
     """
@@ -43,6 +45,7 @@ class Embedder:
     encoder: Encoder
     tokenizer: PreTrainedTokenizerBase
     context_tokens: int
+    precision: Precision = "fp32"
 
     def __repr__(self) -> str:
         config: Any = base_of(self.encoder.model).config
@@ -66,6 +69,12 @@ class Embedder:
         base, tokenizer = load_model(source), load_tokenizer(source)
         encoder = Encoder(base, "mean").to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         return cls(encoder, tokenizer, min(UNTRAINED_CONTEXT, spec_of(base, source, source).context))
+
+    def in_precision(self, asked: AskedPrecision) -> Embedder:
+        """The same with products in this precision; `auto`: the faster one where it lies."""
+        config: Any = base_of(self.encoder.model).config
+        device = next(self.encoder.parameters()).device
+        return replace(self, precision=fastest(device, config.hidden_size) if asked == "auto" else asked)
 
     @cached_property
     def dimensions(self) -> int:
@@ -95,7 +104,15 @@ class Embedder:
         prompt = prompts.query if side == "query" else prompts.positive
         ids = tokenize(self.tokenizer, [prompt + text for text in texts], context_tokens=self.context_tokens)
         counted = prompt_tokens(self.tokenizer, prompt)
-        return embed_ids(self.encoder, ids, prompt=counted, batch_tokens=batch_tokens, progress=progress).numpy()
+        embedding_ND = embed_ids(
+            self.encoder,
+            ids,
+            prompt=counted,
+            batch_tokens=batch_tokens,
+            bf16=self.precision == "bf16",
+            progress=progress,
+        )
+        return embedding_ND.numpy()
 
     @checked
     def save(

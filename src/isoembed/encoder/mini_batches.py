@@ -6,12 +6,21 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from isoembed.estimates import CPU_MINI_BATCH_TOKENS as CPU_MINI_BATCH_TOKENS
 
 #: on a GPU: what fills it; with four times as many, the few mini-batches of a batch of 1,024 short texts are half
 #: padding
 GPU_MINI_BATCH_TOKENS = 16384
+
+
+def mini_batch_tokens_for(device: torch.device, *, bf16: bool = False) -> int:
+    """Padded tokens of a mini-batch that suit `device`: in bf16 on a CPU twice as many, because every mini-batch casts
+    all weights."""
+    if device.type == "cpu":
+        return 2 * CPU_MINI_BATCH_TOKENS if bf16 else CPU_MINI_BATCH_TOKENS
+    return GPU_MINI_BATCH_TOKENS
 
 
 def mini_batches_of(lengths: Sequence[int] | np.ndarray, mini_batch_tokens: int) -> list[np.ndarray]:

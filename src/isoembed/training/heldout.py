@@ -26,20 +26,21 @@ def heldout_loss(
     temperature: float,
     candidates: int = BLOCK_PAIRS,
     batch_tokens: int | None = None,
+    bf16: bool = False,
 ) -> Heldout | None:
     """Mean symmetric InfoNCE over the held-out pairs, in nats; None where fewer than two pairs are held out.
 
     1. The pairs, in their fixed order, are cut into blocks of `candidates`; the last ones that fill no block are left
        out, because a loss among fewer candidates is lower.  Fewer than `candidates` in all are one smaller block.
     2. A block's loss is that of training (fp32, equal queries and equal positives are no negatives of each other); its
-       value does not depend on `batch_tokens`, which bounds memory.
+       value does not depend on `batch_tokens`, which bounds memory.  With `bf16` the products of the model are in bf16.
     3. The fingerprint covers the texts used, the blocks and the temperature: losses compare where it is equal.
     """
     total, blocks, candidates = 0.0, 0, min(candidates, len(data.heldout))
     digest = _digest(candidates, temperature)
     for batch in _blocks(data, candidates):
         digest.update(_hashes(batch))
-        total += _block_loss(encoder, batch, temperature, batch_tokens)
+        total += _block_loss(encoder, batch, temperature, batch_tokens, bf16)
         blocks += 1
     if not blocks:
         return None
@@ -77,9 +78,11 @@ def _hashes(batch: Batch) -> bytes:
     return batch.query_hash_B.tobytes() + batch.positive_hash_B.tobytes()
 
 
-def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int | None) -> float:
+def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int | None, bf16: bool) -> float:
     sides = zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
-    query_BD, positive_BD = (embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens) for ids, prompt in sides)
+    query_BD, positive_BD = (
+        embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens, bf16=bf16) for ids, prompt in sides
+    )
     query_hash_B, positive_hash_B = (
         torch.from_numpy(hash_B.view(np.int64)) for hash_B in (batch.query_hash_B, batch.positive_hash_B)
     )

@@ -133,6 +133,7 @@ def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:
         data,
         temperature=trainer.recipe.temperature,
         batch_tokens=trainer.memory.mini_batch_tokens,
+        bf16=trainer.bf16,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from isoembed.encoder.attention import unmasked
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_base
-from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS, GPU_MINI_BATCH_TOKENS
+from isoembed.encoder.mini_batches import mini_batch_tokens_for
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.recipe import Recipe
 from isoembed.training.compiled import compiled
@@ -53,8 +53,7 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
         prefixes=len(recipe.options.matryoshka),
         context_tokens=recipe.context_tokens,
         memory_bytes=execution.memory_bytes,
-        mini_batch_tokens=execution.mini_batch_tokens
-        or (GPU_MINI_BATCH_TOKENS if device.type == "cuda" else CPU_MINI_BATCH_TOKENS),
+        mini_batch_tokens=execution.mini_batch_tokens or mini_batch_tokens_for(device, bf16=bf16),
         threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
         merged=not alone,

@@ -70,5 +70,6 @@ def _heldout_seconds(trainer: Trainer, data: PairData) -> float:
         some,
         temperature=trainer.recipe.temperature,
         batch_tokens=trainer.memory.mini_batch_tokens,
+        bf16=trainer.bf16,
     )
     return (time.perf_counter() - began) * len(data.heldout) / max(1, len(some.heldout))

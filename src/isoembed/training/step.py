@@ -84,7 +84,7 @@ class Trainer:
         started = time.perf_counter()
         rate = self._set_rate(done.tokens + batch.tokens / 2)
         gradient = self._gradient(batch)
-        grad_norm = whole(nn.utils.clip_grad_norm_(self.trainable, self.recipe.max_grad_norm)).item()
+        grad_norm = self._clipped()
         self._check_finite(done.step + 1, gradient.loss, grad_norm, rate)
         self.optimizer.step()
         seconds = time.perf_counter() - started
@@ -104,6 +104,15 @@ class Trainer:
         for callback in callbacks:
             callback.step(facts)
         return done
+
+    def _clipped(self) -> float:
+        """The gradient's norm; the gradient is scaled only where that is above the largest allowed, for it is a pass
+        over all of it."""
+        total = nn.utils.get_total_norm([value.grad for value in self.trainable if value.grad is not None])
+        norm = whole(total).item()
+        if norm + 1e-6 > self.recipe.max_grad_norm:  # torch's own guard
+            nn.utils.clip_grads_with_norm_(self.trainable, self.recipe.max_grad_norm, total)
+        return norm
 
     def _set_rate(self, tokens: float) -> float:
         """Set and return the learning rate behind `tokens` tokens."""

@@ -52,7 +52,8 @@ def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool 
         if record.heldout_before is not None:
             context.untrained[base] = record.heldout_before
         if scored and context.tasks:
-            system = DenseSystem(Embedder(encoder, context.tokenizer, recipe.context_tokens))
+            precision = record.recipe.precision or "fp32"
+            system = DenseSystem(Embedder(encoder, context.tokenizer, recipe.context_tokens, precision))
             record = record.model_copy(update={"scores": scores_of(system, context.tasks)})
     except StoppedError:
         raise

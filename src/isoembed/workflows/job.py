@@ -27,6 +27,7 @@ from isoembed.encoder.export import MARKER, clear_export
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
 from isoembed.encoder.pooling import pool
+from isoembed.encoder.precision import AskedPrecision
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
@@ -345,10 +346,11 @@ def _begun(out: Path, work: Path) -> Precision | None:
 @checked
 def evaluate_job(job: Job, out: str | Path, record: RunRecord, tasks: Sequence[Task] = ()) -> Scores:
     """Score the model in `out` beside its untrained base, the static baseline and BM25, on the held-out pairs and on
-    `tasks`; write scores.json, and put the scores on the model card, which is the report of the run."""
+    `tasks`, in the precision of the run; write scores.json, and put the scores on the model card, which is the report
+    of the run."""
     out = expanded(out)
     queries, positives = job.data.heldout_texts()
-    trained = Embedder.load(out)
+    trained = replace(Embedder.load(out), precision=record.recipe.precision or "fp32")
     heldout = [RetrievalTask.from_pairs("held-out pairs", queries, positives)] if queries else []
     scores = evaluate(systems_beside(trained, base=job.recipe), [*heldout, *tasks])
     write_atomically(out / "scores.json", scores.model_dump_json(indent=1) + "\n")
@@ -373,13 +375,19 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
 
 
 def evaluate_folder(
-    model: str, data: Path, *, kind: str | None = None, dims: int | None = None, quantized: bool = False
+    model: str,
+    data: Path,
+    *,
+    kind: str | None = None,
+    dims: int | None = None,
+    quantized: bool = False,
+    precision: AskedPrecision = "auto",
 ) -> Scores:
     """Score an exported folder, or an untrained base model, on the task at `data` or on all tasks in it; by the first
     `dims` dimensions of its embeddings alone where that is given, and `quantized` too where that is asked."""
     tasks = open_tasks(data) if kind is None else (open_task(kind, data),)
     folder = Path(model)
-    embedder = Embedder.load(model)
+    embedder = Embedder.load(model).in_precision(precision)
     if (folder / MODULES).is_file():
         record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
         base = None if record is None else at_hand(record.recipe, folder)
