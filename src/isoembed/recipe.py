@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from isoembed.core import (
     LARGEST,
@@ -126,6 +126,37 @@ def dims_named(text: str | None) -> tuple[int, ...]:
 
 #: the paper's own way
 PLAIN = Options()
+
+
+class EarlyStopping(Frozen):
+    """Which weights a run keeps, and what ends it before its tokens are spent: the held-out loss, taken as it goes."""
+
+    keep: Literal["last", "best"] = Field("last", description="weights of the last step, or of the least held-out loss")
+    patience: Some | None = Field(None, description="end after so many evaluations without a lower loss; None: never")
+    eval_steps: Some | None = Field(None, description="steps between evaluations; None: after every epoch")
+
+    @model_validator(mode="after")
+    def _used(self) -> EarlyStopping:
+        if self.eval_steps is not None and not self.evaluates:
+            raise InputError("`eval_steps` needs something to evaluate for; give `keep=best` or `patience`.")
+        return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the held-out loss is taken during the run."""
+        return self.keep == "best" or self.patience is not None
+
+    def __str__(self) -> str:
+        """In words; empty at the defaults."""
+        if not self.evaluates:
+            return ""
+        when = "every epoch" if self.eval_steps is None else f"every {self.eval_steps} steps"
+        ends = "" if self.patience is None else f", the run ends after {self.patience} without a lower one"
+        return f"the {self.keep} weights are kept, held-out loss taken {when}{ends}"
+
+
+#: all tokens are spent and the last weights kept
+TO_THE_END = EarlyStopping()
 
 
 class DataStats(Frozen):
@@ -267,6 +298,7 @@ class Recipe(Setup, Summarised):
     precision: Precision | None = Field(
         None, description="of the products; None: as suits the machine that trains it, which says so in its record"
     )
+    early_stopping: EarlyStopping = TO_THE_END
 
     @classmethod
     @checked
@@ -447,6 +479,7 @@ def solve(
     *,
     family: str,
     seed: int = 0,
+    early_stopping: EarlyStopping = TO_THE_END,
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
@@ -462,6 +495,7 @@ def solve(
         seed=seed,
         train_tokens=affordable(flop, model, method, setup, data),
         learning_rate=learning_rate,
+        early_stopping=early_stopping,
     )
 
 

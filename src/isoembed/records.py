@@ -45,6 +45,15 @@ class LossPoint(Frozen):
     rate: float
 
 
+class HeldoutPoint(Frozen):
+    """The held-out loss during a run: after which step and how many tokens, and the seconds that it took."""
+
+    step: int
+    tokens: int
+    loss: float
+    seconds: float
+
+
 class RunRecord(Summarised):
     """The facts of one run.  Opinions (fits, figures) are derived from records, never stored in them."""
 
@@ -69,7 +78,11 @@ class RunRecord(Summarised):
     all_in_flop: float = Field(description="C with attention and the token table's update")
     final_loss: float | None = Field(description="mean training loss of the last tenth of the steps; None before one")
     heldout_before: Heldout | None = None
-    heldout: Heldout | None = None
+    heldout: Heldout | None = Field(None, description="of the weights that were kept")
+    heldout_last: Heldout | None = Field(None, description="of the last step's, where those of another were kept")
+    kept_step: int | None = Field(None, description="the step whose weights were kept, where that is not the last one")
+    evaluations: tuple[HeldoutPoint, ...] = Field((), description="held-out losses as the run went, where asked for")
+    evaluation_flop: float = Field(0.0, description="of these evaluations, forward passes; no part of C")
     scores: dict[str, float] = Field({}, description="task/metric -> score of the trained model, where scored")
     wall_seconds: float
     overhead_seconds: float | None = Field(
@@ -81,6 +94,13 @@ class RunRecord(Summarised):
     versions: dict[str, str]
     machine: dict[str, str]
     created: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def to_the_end(self) -> bool:
+        """Whether its held-out loss is that of the last step of all of its tokens, as laws forecast it."""
+        patience, a_step = self.recipe.early_stopping.patience, self.tokens / self.steps
+        ended_early = patience is not None and self.tokens + a_step < self.recipe.train_tokens
+        return self.kept_step is None and not ended_early
 
     def summary(self) -> dict[str, str]:
         """What ran, what it cost and what it reached."""

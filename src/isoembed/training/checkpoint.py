@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from isoembed.core import Count, Frozen, InputError
 from isoembed.recipe import Precision
-from isoembed.records import LossPoint
+from isoembed.records import HeldoutPoint, LossPoint
 from isoembed.scratch import STEPS, own_place, remove
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
-_Tensors = Mapping[str, torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
 
 
 class Counters(Frozen):
@@ -48,18 +48,26 @@ class LoopState(Counters):
     data_fingerprint: str
     precision: Precision = "fp32"
     losses: tuple[LossPoint, ...] = ()
+    evaluations: tuple[HeldoutPoint, ...] = ()
 
 
 def save_checkpoint(
-    folder: Path, state: LoopState, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+    folder: Path,
+    state: LoopState,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    best: Tensors | None = None,
 ) -> Path:
     """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`; a kill at any moment leaves a whole one.
 
+    best: weights of the least held-out loss so far, where a run keeps them.
     Every rank calls it and the first one writes.  Sharded tensors are written whole, so that any number of ranks can go
     on, sharded or not.
     """
     target = folder / f"step-{state.step:08d}"
-    trainable = _trainable(model)
+    trainable = trainable_of(model)
     weights = _gathered(trainable)
     moments = _gathered(
         {
@@ -78,6 +86,8 @@ def save_checkpoint(
         random["cuda"] = torch.cuda.get_rng_state()
     try:
         save_file(weights, partial / "model.safetensors")
+        if best is not None:
+            save_file(dict(best), partial / "best.safetensors")
         save_file(moments, partial / "optimizer.safetensors")
         save_file(random, partial / "random.safetensors")
         (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
@@ -133,7 +143,7 @@ def load_checkpoint(
         )
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
         raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another `out`.")
-    trainable = _trainable(model)
+    trainable = trainable_of(model)
     if not _fits(trainable, weights, moments):
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")
     with torch.no_grad():
@@ -154,7 +164,26 @@ def load_checkpoint(
     return state
 
 
-def _fits(trainable: Mapping[str, torch.Tensor], weights: _Tensors, moments: _Tensors) -> bool:
+def load_best(folder: Path, state: LoopState, model: torch.nn.Module) -> Tensors | None:
+    """The weights of the least held-out loss that the newest checkpoint, whose state is `state`, holds; None where it
+    has taken none.  Raises InputError where they are damaged."""
+    if not state.evaluations:
+        return None
+    newest = checkpoints(folder)[-1]
+    trainable = trainable_of(model)
+    try:
+        best = load_file(newest / "best.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"The checkpoint {newest} is damaged ({type(error).__name__}); remove it to go on from the one before, or "
+            "give another `out`."
+        ) from error
+    if best.keys() != trainable.keys() or any(best[name].shape != trainable[name].shape for name in best):
+        raise InputError(f"The best weights in {newest} are not those of this model; give another `out`.")
+    return best
+
+
+def _fits(trainable: Mapping[str, torch.Tensor], weights: Tensors, moments: Tensors) -> bool:
     """Whether these are the trained parameters, by name, shape and type, each with both moments or none: a tensor of
     another shape might be spread over a parameter in silence."""
 
@@ -183,5 +212,6 @@ def _gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return kept
 
 
-def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def trainable_of(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """What is trained, by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}

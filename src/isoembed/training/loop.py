@@ -15,9 +15,17 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.callbacks import Callback, LossCurve
-from isoembed.training.checkpoint import Counters, LoopState, begun_precision, load_checkpoint, save_checkpoint
+from isoembed.training.checkpoint import (
+    Counters,
+    LoopState,
+    begun_precision,
+    load_best,
+    load_checkpoint,
+    save_checkpoint,
+)
 from isoembed.training.compiled import check_compiler
 from isoembed.training.distributed import largest, world
+from isoembed.training.early_stopping import Evaluations
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.memory import forget_peak
@@ -63,16 +71,23 @@ def run(
     )
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
     curve = LossCurve([*state.losses])
-    loop = _Loop(trainer, data, folder, fresh, curve.points, (curve, *callbacks))
+    evaluations = Evaluations(
+        recipe.early_stopping,
+        encoder,
+        lambda: _heldout(trainer, data),
+        state.evaluations,
+        load_best(folder, state, encoder) if recipe.early_stopping.keep == "best" else None,
+    )
+    loop = _Loop(trainer, data, folder, fresh, curve.points, evaluations, (curve, *callbacks))
     for callback in loop.callbacks:
         callback.start(recipe, state.step, state.tokens)
     try:
-        with stop_requested() as stop, ready_to_step(trainer):
-            done = loop.until_spent(state, stop)
+        with stop_requested() as stop:
+            done = loop.until_the_end(state, stop)
     finally:
         for callback in loop.callbacks:
             callback.end()
-    record = record_of(trainer, data, done, curve.points, before=before, after=_heldout(trainer, data))
+    record = record_of(trainer, data, done, curve.points, evaluations, before=before)
     return (unsharded(encoder, untrained(recipe)) if execution.shard else encoder), record
 
 
@@ -85,10 +100,26 @@ class _Loop:
     folder: Path
     fresh: LoopState
     losses: list[LossPoint]
+    evaluations: Evaluations
     callbacks: Sequence[Callback]
 
-    def until_spent(self, done: Counters, stop: list[int]) -> Counters:
-        """Step until the next step would end further from `train_tokens` than the last one did."""
+    def until_the_end(self, done: Counters, stop: list[int]) -> Counters:
+        """Step until the tokens are spent or the held-out loss has not fallen for too long, and save that."""
+        is_spent = False
+        while not is_spent:
+            if self.evaluations.due(done):
+                self.evaluations.take(done)
+            if self.evaluations.out_of_patience():
+                break
+            with ready_to_step(self.trainer):
+                done, is_spent = self.until_due(done, stop)
+        if self.trainer.execution.checkpoint_seconds < math.inf:
+            self.save(done)
+        return done
+
+    def until_due(self, done: Counters, stop: list[int]) -> tuple[Counters, bool]:
+        """Step until an evaluation is due, or the next step would end further from `train_tokens` than the last one
+        did; and whether that is so."""
         recipe, execution, saved = self.trainer.recipe, self.trainer.execution, time.monotonic()
         stream = batches(
             self.data,
@@ -99,7 +130,7 @@ class _Loop:
         )
         for after, batch in stream:
             if done.step > 0 and done.tokens + batch.tokens / 2 > recipe.train_tokens:
-                break
+                return done, True
             try:
                 done = self.trainer.step(done, batch, after, self.callbacks)
             except DivergedError as error:
@@ -115,16 +146,17 @@ class _Loop:
                 raise StoppedError(
                     f"Stopped by a signal after step {done.step}; the same command goes on with `resume`."
                 )
-        if execution.checkpoint_seconds < math.inf:
-            self.save(done)
-        return done
+            if self.evaluations.due(done):
+                break
+        return done, False
 
     def save(self, done: Counters) -> None:
         """Checkpoint; every rank calls it."""
         trainer = self.trainer
-        state = self.fresh.model_copy(update={**dict(done), "losses": tuple(self.losses)})
-        keep = trainer.execution.keep_checkpoints
-        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep)
+        counted = {"losses": tuple(self.losses), "evaluations": tuple(self.evaluations.points)}
+        state = self.fresh.model_copy(update={**dict(done), **counted})
+        keep, best = trainer.execution.keep_checkpoints, self.evaluations.best_weights
+        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep, best=best)
 
 
 def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:
@@ -147,6 +179,10 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
         raise InputError(
             f"The data must hold at least one batch: {pairs} pairs < {recipe.batch_pairs}; "
             "lower `batch_pairs` or bring more data."
+        )
+    if recipe.early_stopping.evaluates and len(data.heldout) < 2:
+        raise InputError(
+            "`keep=best` and `patience` go by the loss on held-out pairs, and the data leave none; give `heldout`."
         )
     if execution.shard and world() == 1:
         raise InputError(

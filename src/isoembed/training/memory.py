@@ -123,11 +123,13 @@ def plan_memory(
     threads: int = 1,
     bf16: bool = False,
     merged: bool = False,
+    keeps_best: bool = False,
 ) -> Memory:
     """Keep as much of a batch as a peak of `memory_bytes` allows; None: as a share of what is free now allows.
 
     `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
-    `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster.
+    `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster; with
+    `keeps_best`, the trained weights stand once more in the machine's memory.
 
     Raises InputError where a stated peak does not hold even the smallest mini-batch, one text of `context_tokens`.
     """
@@ -141,6 +143,7 @@ def plan_memory(
     embeddings = batch_bytes(config.hidden_size, batch_pairs, negatives, prefixes)
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
+    fixed += gradient_bytes(encoder) if keeps_best and device.type == "cpu" else 0.0
     peak = memory_bytes if memory_bytes is not None else there + FREE_SHARE[device.type] * free
     text = footprint.mini_batch_bytes + context_tokens * footprint.graph_bytes
     smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))

@@ -14,6 +14,7 @@ from isoembed.data.dataset import PairData
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import Counters
 from isoembed.training.distributed import total, world
+from isoembed.training.early_stopping import Evaluations
 from isoembed.training.memory import peak_bytes
 from isoembed.training.step import Trainer
 
@@ -26,14 +27,16 @@ def record_of(
     data: PairData,
     done: Counters,
     losses: Sequence[LossPoint],
+    evaluations: Evaluations,
     *,
     before: Heldout | None,
-    after: Heldout | None,
 ) -> RunRecord:
-    """The record of a finished run; every rank calls it."""
+    """The record of a finished run, whose encoder then has the weights that are kept; every rank calls it."""
     recipe, device = trainer.recipe, trainer.device
     cost, unique_pairs = recipe.cost, len(data.first(recipe.unique_pairs))
     last = losses[-max(1, len(losses) // 10) :]
+    at_end = evaluations.take(done)
+    kept, kept_step = evaluations.kept(at_end)
     return RunRecord(
         recipe=recipe,
         key=recipe.key,
@@ -55,7 +58,11 @@ def record_of(
         all_in_flop=done.all_in_flop,
         final_loss=sum(point.loss for point in last) / len(last),
         heldout_before=before,
-        heldout=after,
+        heldout=kept,
+        heldout_last=None if kept_step is None else at_end,
+        kept_step=kept_step,
+        evaluations=tuple(evaluations.points),
+        evaluation_flop=len(evaluations.points) * 2.0 * cost.forward * _heldout_tokens(data, kept),
         wall_seconds=done.seconds,
         peak_memory_bytes=peak_bytes(device),
         tokens_per_second=done.tokens / done.seconds,
@@ -64,6 +71,12 @@ def record_of(
         machine=_machine(device, trainer.bf16),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _heldout_tokens(data: PairData, heldout: Heldout | None) -> int:
+    """Real tokens of the pairs that a held-out loss is taken on."""
+    rows = data.heldout[: 0 if heldout is None else heldout.pairs]
+    return sum(int(data.heldout_store.kept_tokens(side)[rows].sum()) for side in ("query", "positive"))
 
 
 def _machine(device: torch.device, bf16: bool) -> dict[str, str]:

@@ -57,6 +57,7 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
         threads=1 if alone else torch.get_num_threads(),
         bf16=bf16,
         merged=not alone,
+        keeps_best=recipe.early_stopping.keep == "best",
     )
     return Trainer(recipe, execution, WorkerPool(encoder, memory.workers), optimizer, memory, bf16)
 

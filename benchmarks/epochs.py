@@ -1,0 +1,128 @@
+"""Few pairs, gone through more than once: held-out loss and nDCG@10 of small public sets after 1, 3, 5 and 10 epochs.
+
+    python benchmarks/epochs.py PAIRS... --model nano-51k --out epochs.json
+    python benchmarks/epochs.py --table epochs.json
+
+PAIRS are files that `--data` takes.  Each run is a recipe of its own: its rate falls over all of its epochs.  Results
+are added to `--out` as they come, and what is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoembed.budget import Budget
+from isoembed.cli.models import chosen
+from isoembed.core import write_atomically
+from isoembed.data.dataset import PairData
+from isoembed.encoder.embedder import Embedder
+from isoembed.evaluation.retrieval import RetrievalTask
+from isoembed.evaluation.systems import BM25, DenseSystem, System
+from isoembed.methods import Full
+from isoembed.recipe import PartialSetup
+from isoembed.recommendation.request import Request
+from isoembed.training.execution import Execution
+from isoembed.training.loop import run
+from isoembed.training.setup import untrained
+from isoembed.workflows.job import DataOptions, Job, plan_job
+
+EPOCHS = (1.0, 3.0, 5.0, 10.0)
+BATCH_PAIRS = 32
+
+
+def planned(spec: str, model: str, epochs: float, cache: Path) -> Job:
+    """Full fine-tuning of `model` at its family's rate, so many epochs of the pairs at `spec`."""
+    family, name = chosen(None, model)
+    spend = Budget.from_epochs(epochs)
+    request = Request(
+        budget=spend, family=family, model=name, method=Full(), **dict(PartialSetup(batch_pairs=BATCH_PAIRS))
+    )
+    return plan_job(request, DataOptions(spec), cache=cache)
+
+
+def ndcg(system: System, data: PairData) -> float:
+    """nDCG@10 on the held-out pairs."""
+    return RetrievalTask.from_pairs("held-out pairs", *data.heldout_texts()).score(system)["ndcg@10"]
+
+
+def measured(spec: str, model: str, epochs: float, cache: Path) -> dict[str, Any]:
+    """One run, beside its untrained base and BM25."""
+    job = planned(spec, model, epochs, cache)
+    recipe, data = job.recipe, job.data
+    with tempfile.TemporaryDirectory() as folder:
+        encoder, record = run(recipe, data, folder, execution=Execution(checkpoint_seconds=float("inf")))
+    assert record.heldout is not None
+    assert record.heldout_before is not None
+    base = untrained(recipe)
+    return {
+        "pairs": spec,
+        "model": recipe.model.name,
+        "epochs": epochs,
+        "training_pairs": record.unique_pairs,
+        "heldout_pairs": record.heldout.pairs,
+        "steps": record.steps,
+        "rate": recipe.learning_rate,
+        "flop": record.model_flop,
+        "seconds": record.wall_seconds,
+        "loss_untrained": record.heldout_before.loss,
+        "loss": record.heldout.loss,
+        "training_loss": record.final_loss,
+        "ndcg_untrained": ndcg(DenseSystem(Embedder(base, job.tokenizer, recipe.context_tokens)), data),
+        "ndcg": ndcg(DenseSystem(Embedder(encoder, job.tokenizer, recipe.context_tokens)), data),
+        "ndcg_bm25": ndcg(BM25(), data),
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A row a set and model: held-out loss / nDCG@10 after each number of epochs, steps in brackets; best in bold."""
+    head = ["set", "model", "training pairs", "untrained", "BM25", *(f"{epochs:g} epochs" for epochs in EPOCHS)]
+    lines = [head, ["---"] * len(head)]
+    for key in dict.fromkeys((run["pairs"], run["model"]) for run in found):
+        runs = {run["epochs"]: run for run in found if (run["pairs"], run["model"]) == key}
+        first, lowest = next(iter(runs.values())), min(run["loss"] for run in runs.values())
+        cells = []
+        for epochs in EPOCHS:
+            run = runs.get(epochs)
+            cell = "-" if run is None else f"{run['loss']:.2f} / {run['ndcg']:.3f}"
+            mark = "**" if run is not None and run["loss"] == lowest else ""
+            cells.append(f"{mark}{cell}{mark}" + ("" if run is None else f" ({run['steps']})"))
+        before = f"{first['loss_untrained']:.2f} / {first['ndcg_untrained']:.3f}"
+        pairs, bm25 = f"{first['training_pairs']:,}", f"{first['ndcg_bm25']:.3f}"
+        lines.append([first["pairs"], first["model"], pairs, before, bm25, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="*")
+    parser.add_argument("--model", default="nano-51k")
+    parser.add_argument("--epochs", default=",".join(f"{epochs:g}" for epochs in EPOCHS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path)
+    asked = parser.parse_args()
+    if asked.table is not None:
+        print(table(json.loads(asked.table.read_bytes())))
+        return
+    torch.set_num_threads(asked.threads)
+    found = json.loads(asked.out.read_bytes()) if asked.out.exists() else []
+    for spec in asked.pairs:
+        name = Path(spec).name.partition(".")[0]
+        for epochs in map(float, asked.epochs.split(",")):
+            model = chosen(None, asked.model)[1]
+            if any((run["pairs"], run["model"], run["epochs"]) == (name, model, epochs) for run in found):
+                continue
+            with tempfile.TemporaryDirectory() as cache:
+                found.append(measured(spec, asked.model, epochs, Path(cache)) | {"pairs": name})
+            write_atomically(asked.out, json.dumps(found, indent=1) + "\n")
+            print({key: found[-1][key] for key in ("pairs", "model", "epochs", "steps", "loss", "ndcg", "seconds")})
+
+
+if __name__ == "__main__":
+    main()
