@@ -47,12 +47,13 @@ from isoembed.methods import Full
 from isoembed.recipe import DataStats, Recipe
 from isoembed.recommendation.request import Request
 from isoembed.records import Ledger, RunRecord
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.advance import plan_sweep
+from isoembed.sweep.request import SweepRequest
 from isoembed.training.callbacks import StepFacts
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
 from isoembed.workflows.job import DataOptions, Job, plan_job, train_job
-from isoembed.workflows.sweep import plan_sweep, prepare_request
+from isoembed.workflows.sweep import prepare_request
 from speed_case import surroundings
 
 #: what `resume` must not change; times, memory and dates differ

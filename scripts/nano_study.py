@@ -28,13 +28,14 @@ from isoembed.recipe import DataStats
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import LAWS_FOLDER, Recommendation, recommend
 from isoembed.records import FailedRun, Ledger, RunRecord
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import PlannedRun, SweepFolder
-from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.sweep.request import RateSearch, SweepRequest, load_request
 from isoembed.sweep.run import work
 from isoembed.sweep.stage import Stage
 from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_context, plan_sweep, prepare_request
+from isoembed.workflows.sweep import SWEEP_EXECUTION, open_context, prepare_request
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RECORDS, ASKED = RESULTS / "nano_study.jsonl.gz", RESULTS / "nano_study.request.json"

@@ -13,7 +13,7 @@ from isoembed.cli import parse
 from isoembed.core import InputError
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.folder import End, failed_run
-from isoembed.workflows.sweep import load_request
+from isoembed.sweep.request import load_request
 from tests.cli.test_entry import isoembed_command, mistake, ok
 
 

@@ -28,8 +28,8 @@ from isoembed.laws import law_named
 from isoembed.methods import LoRA
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
-from isoembed.workflows.sweep import plan_sweep
 from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import FUZZ, Outcome, command, mangled, spoilt
 from tests.sweep.fake import recipe, record, request

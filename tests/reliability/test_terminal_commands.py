@@ -21,7 +21,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.records import FailedRun, Ledger
-from isoembed.workflows.sweep import plan_sweep
+from isoembed.sweep.advance import plan_sweep
 from isoembed.workflows.table import write_table
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model

@@ -11,7 +11,7 @@ from isoembed.methods.full import Full
 from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import Heldout, RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import RateSearch, SweepRequest
+from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import Stage
 
 DATA = DataStats(fingerprint="d", source="fake", pairs=1_000_000, query_tokens=20.0, positive_tokens=40.0)

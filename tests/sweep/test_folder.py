@@ -14,8 +14,9 @@ from rich.console import Console
 from isoembed.core import InputError
 from isoembed.records import FailedRun
 from isoembed.report.terminal.sweep import status_text
-from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder, Worker
+from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder
 from isoembed.sweep.status import StatusReader
+from isoembed.sweep.worker import Worker
 from tests.sweep.fake import planned_run, record
 
 

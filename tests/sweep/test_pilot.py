@@ -22,7 +22,8 @@ from isoembed.sweep.pilot import (
     pilot_budgets,
     pilot_stage,
 )
-from isoembed.sweep.plan import Outcome, Plan, SweepRequest
+from isoembed.sweep.plan import Outcome, Plan
+from isoembed.sweep.request import SweepRequest
 from isoembed.workflows.pilot import fit_pilot
 from tests.sweep.fake import planted_loss, record, request
 

@@ -12,7 +12,8 @@ from isoembed.recipe import Options, Setup
 from isoembed.records import FailedRun, Ledger
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
-from isoembed.sweep.plan import Outcome, Plan, Planner, SweepRequest, variants
+from isoembed.sweep.plan import Outcome, Plan, Planner, variants
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import Stage
 from tests.sweep.fake import SEARCH, record, request
 

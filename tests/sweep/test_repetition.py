@@ -10,8 +10,9 @@ from isoembed.laws import law_named
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import Plan, Planner, SweepRequest
+from isoembed.sweep.plan import Plan, Planner
 from isoembed.sweep.repetition import compare, pairs_named
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import REPETITION
 from tests.sweep.fake import DATA, planted_loss, record, request
 

@@ -9,7 +9,8 @@ import pytest
 
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
-from isoembed.sweep.plan import Planner, SweepRequest
+from isoembed.sweep.plan import Planner
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.run import Failure, Heartbeat, StopRequestedError, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import Planner, SweepRequest
+from isoembed.sweep.plan import Planner
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import RATES, REASONS, Stage
 from tests.sweep.fake import planned_run, record, request
 

@@ -10,7 +10,8 @@ from isoembed.laws import law_named
 from isoembed.recipe import PLAIN, Options, Recipe, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import Planner, SweepRequest
+from isoembed.sweep.plan import Planner
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import VARIATIONS
 from isoembed.sweep.variations import compare, variation_named
 from tests.sweep.fake import planted_loss, record, request

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.request import SweepRequest
 from isoembed.training import loop
 from isoembed.training.checkpoint import load_checkpoint
 from tests.workflows.small import small_request

@@ -10,10 +10,11 @@ import torch
 from isoembed.families import NANO
 from isoembed.recipe import DataStats
 from isoembed.records import LossPoint
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.request import SweepRequest
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import plan_sweep, prepare_request, work_here
+from isoembed.workflows.sweep import prepare_request, work_here
 from tests.data.helpers import write_jsonl
 
 MODEL = "nano-28k"

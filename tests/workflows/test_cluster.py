@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from isoembed.core import InputError
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.request import SweepRequest
 from isoembed.training.execution import Execution
 from isoembed.workflows.cluster import run_on_ray
-from isoembed.workflows.sweep import plan_sweep, work_here
+from isoembed.workflows.sweep import work_here
 from tests.workflows.small import Losses, losses, reasons, undisturbed
 
 #: a checkpoint after every step, so that a run under way can be seen from outside

@@ -19,11 +19,11 @@ from isoembed.cli.boundary import line_of, status_of
 from isoembed.core import InputError, portable
 from isoembed.data.store import DamagedStoreError
 from isoembed.records import FailedRun
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.run import Failure
 from isoembed.workflows import cluster
 from isoembed.workflows.cluster import LostClusterError, _connected, _Driver, _fitting, run_on_ray
-from isoembed.workflows.sweep import plan_sweep
 from tests.sweep.fake import record, request
 from tests.workflows.small import reasons
 

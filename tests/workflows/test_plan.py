@@ -10,8 +10,8 @@ import pytest
 from isoembed.core import InputError
 from isoembed.families import NANO, PYTHIA
 from isoembed.records import Ledger
-from isoembed.sweep.plan import SweepRequest
-from isoembed.workflows.sweep import REQUEST, load_request, plan_sweep
+from isoembed.sweep.advance import plan_sweep
+from isoembed.sweep.request import REQUEST, SweepRequest, load_request
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 

@@ -20,14 +20,16 @@ from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Options, Recipe
 from isoembed.records import FailedRun, RunRecord
-from isoembed.sweep.folder import PlannedRun, SweepFolder, Worker
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.advance import plan_sweep
+from isoembed.sweep.folder import PlannedRun, SweepFolder
+from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.stage import Stage
+from isoembed.sweep.worker import Worker
 from isoembed.training import loop
 from isoembed.training.speed import Speed
 from isoembed.workflows import sweep
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import load_request, measure_pace, plan_sweep, prepare_request, run_sweep, work_here
+from isoembed.workflows.sweep import measure_pace, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
 from tests.sweep.fake import request
 from tests.workflows.small import Losses, losses, reasons, undisturbed

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from isoembed.cache import Places
     from isoembed.cli.run import ChosenRecipe
-    from isoembed.sweep.plan import SweepRequest
+    from isoembed.sweep.request import SweepRequest
     from isoembed.workflows.pilot import Pilot
 
 
@@ -51,10 +51,12 @@ def pilot_first(
     itself; None after a dry run.  Its laws and the records of its runs are left in the output folder."""
     from isoembed.report.terminal.recommendation import section
     from isoembed.report.terminal.sweep import pilot_text
+    from isoembed.sweep.advance import explain
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.pilot import PilotTooSmallError
+    from isoembed.sweep.request import REQUEST
     from isoembed.workflows.pilot import Pilot, run_pilot
-    from isoembed.workflows.sweep import REQUEST, explain, measure_pace
+    from isoembed.workflows.sweep import measure_pace
 
     asked, out = chosen.asked, chosen.asked.output.out
     folder = places.pilot

@@ -155,6 +155,6 @@ def show(
 
 
 def _existing(ledger: Path) -> None:
-    from isoembed.workflows.sweep import load_request
+    from isoembed.sweep.request import load_request
 
     load_request(ledger)

@@ -18,7 +18,8 @@ from isoembed.methods import names
 from isoembed.recipe import DataStats, Setup, family_setup
 
 if TYPE_CHECKING:
-    from isoembed.sweep.plan import Plan, RateSearch, SweepRequest
+    from isoembed.sweep.plan import Plan
+    from isoembed.sweep.request import RateSearch, SweepRequest
 
 #: the methods that the paper compares: what `--methods all` means
 PAPER_METHODS = ("full", "freeze", "bias", "lora")
@@ -132,9 +133,11 @@ class SweepOptions:
 def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
     from isoembed.report.terminal.sweep import pilot_text, plan_text
+    from isoembed.sweep.advance import explain, plan_sweep
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.plan import at_most
-    from isoembed.workflows.sweep import REQUEST, explain, load_request, measure_pace, plan_sweep
+    from isoembed.sweep.request import REQUEST, load_request
+    from isoembed.workflows.sweep import measure_pace
 
     terminal.no_library_bars()
     out, dry_run = asked.output.out, asked.output.dry_run
@@ -205,8 +208,8 @@ def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...],
 
 def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
     from isoembed.encoder.precision import precision_named
-    from isoembed.sweep.plan import SweepRequest
     from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, pairs_named
+    from isoembed.sweep.request import SweepRequest
     from isoembed.sweep.variations import variation_named
     from isoembed.workflows.sweep import prepare_request
 
@@ -247,7 +250,7 @@ def _most_bytes(asked: SweepOptions) -> float:
 
 def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
     """The search for learning rates on up to three of the models; None where there is to be none."""
-    from isoembed.sweep.plan import RateSearch
+    from isoembed.sweep.request import RateSearch
 
     if steps == "none":
         return None

@@ -26,7 +26,8 @@ from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import MIN_STEPS, Request
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import Planner, SweepRequest, variants
+from isoembed.sweep.plan import Planner, variants
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import Stage
 
 #: in this order methods enter while the allowance pays for their start
@@ -164,8 +165,7 @@ class PilotPlanner(Planner):
         for budget in self.request.budgets:
             for model in self.models:
                 for method in pilot_methods(self.request, model):
-                    run = self._planned(model, method, budget, Stage(kind="pilot", batch=0))
-                    if run is not None:
+                    for run in self._planned(model, method, budget, Stage(kind="pilot", batch=0)):
                         found[run.key] = run
         return found
 

@@ -17,20 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field
 
-from isoembed.core import LARGEST, Frozen, InputError
+from isoembed.core import Frozen, InputError
 from isoembed.estimates import recipe_memory
-from isoembed.families.base import Family, ModelSpec
+from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import DataStats, Precision, Recipe, Setup, affordable, solve
+from isoembed.recipe import Recipe, affordable, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
-from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, unfit
+from isoembed.sweep.repetition import unfit
+from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import (
     NOISE,
     RATES,
@@ -50,65 +50,6 @@ NOISE_RUNS = 6
 REPLICATED_RUNS = 8
 
 Outcome = RunRecord | FailedRun
-
-
-class RateSearch(Frozen):
-    """The pre-sweep: `models` x `steps` horizons, three rates a `factor` apart around the family's own rule."""
-
-    models: tuple[str, ...]
-    steps: tuple[int, ...] = (100, 300)
-    factor: float = Field(2.5, gt=1)
-
-
-class SweepRequest(Setup):
-    """What a sweep was asked for; `sweep.json`."""
-
-    format: Literal[1] = 1
-    family: Family
-    models: tuple[str, ...]
-    base_hashes: dict[str, str] = Field({}, description="model -> hash of its weights")
-    methods: tuple[str, ...] = ("full", "freeze", "bias", "lora")
-    budgets: tuple[float, ...] = Field(min_length=1, description="FLOP, ascending")
-    data: DataStats
-    variations: tuple[Variation, ...] = Field((), description="pooling and options for the best runs once more")
-    pairs: tuple[int, ...] = Field((), description="unique pairs, on which alone the best runs are trained once more")
-    max_pair_epochs: float = Field(
-        MAX_PAIR_EPOCHS,
-        gt=1,
-        validation_alias=AliasChoices("max_pair_epochs", "max_passes"),
-        serialization_alias="max_passes",
-        description="over these pairs; runs of more are left out",
-    )
-    alpha_per_rank: float = Field(2.0, description="LoRA's alpha over its rank, the same for every rank")
-    seeds: tuple[int, ...] = (0,)
-    min_steps: int = Field(30, ge=1, le=LARGEST)
-    max_epochs: float = 1.0
-    max_bytes: float | None = Field(None, description="memory of the machine; runs that need more are left out")
-    prune: float | None = Field(
-        4.0,
-        gt=1,
-        validation_alias=AliasChoices("prune", "thin"),
-        serialization_alias="thin",
-        description="keep sizes within this factor of the expected best; None: all",
-    )
-    rates: RateSearch | None = None
-    target_flop: float | None = Field(
-        None, gt=0, description="plan a pilot for this budget (`isoembed.sweep.pilot`); needs `allowance_flop`"
-    )
-    allowance_flop: float | None = Field(None, description="what all runs together may cost")
-    allowance_seconds: float | None = Field(None, description="how long all runs together may take here")
-    speeds: dict[str, float] = Field({}, description="model -> model FLOP/s measured here, all workers together")
-    run_seconds: dict[str, float] = Field({}, description="model -> seconds of a run here beside its steps")
-    startup_seconds: float = Field(0.0, description="from the start of a worker here to its first run")
-    precision: Precision = Field("fp32", description="of the products of every run")
-    data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
-    tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's runs are scored")
-
-    @model_validator(mode="after")
-    def _pilot_has_an_allowance(self) -> Self:
-        if self.target_flop is not None and self.allowance_flop is None:
-            raise ValueError(f"a pilot for {self.target_flop:.3g} FLOP needs an allowance: name `allowance_flop`")
-        return self
 
 
 class Plan(Frozen):
@@ -217,8 +158,7 @@ class Planner:
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
                         flop = method.cost(model).flop_per_token * tokens
-                        run = self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
-                        runs += [] if run is None else [run]
+                        runs += self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
         return sorted(runs, key=lambda run: run.recipe.flop)
 
     def _rate_methods(self, model: ModelSpec) -> list[Method]:
@@ -256,13 +196,8 @@ class Planner:
         for name in (*self.request.methods, *self.request.methods):
             model = middle if len(chosen) < len(self.request.methods) else self.models[len(self.models) // 3 - 1]
             found = variants(name, model, self.request.alpha_per_rank)
-            run = self._planned(model, found[len(found) // 2], budget, NOISE)
-            chosen += [] if run is None or len(chosen) >= NOISE_RUNS else [run]
-        return [
-            run.model_copy(update={"recipe": run.recipe.model_copy(update={"seed": seed})})
-            for run in chosen
-            for seed in self.request.seeds
-        ]
+            chosen += self._planned(model, found[len(found) // 2], budget, NOISE)
+        return [run.with_seed(seed) for run in chosen[:NOISE_RUNS] for seed in self.request.seeds]
 
     def _budget_runs(self, index: int, budget: float) -> list[PlannedRun]:
         runs = []
@@ -273,15 +208,14 @@ class Planner:
                     if best is not None and (pruned := self._pruned(best, model, method, budget)):
                         self._skip(model, method, budget, *pruned)
                         continue
-                    run = self._planned(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
-                    runs += [] if run is None else [run]
+                    runs += self._planned(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
         return sorted(runs, key=lambda run: self._distance(run, index))
 
     def _replicates(self) -> list[PlannedRun]:
         """The best few runs of the highest budget, whatever their method, with the other seeds."""
         top = [run for run, record in self._grid(self.request.budgets[-1:])][:REPLICATED_RUNS]
         return [
-            PlannedRun(recipe=run.recipe.model_copy(update={"seed": seed}), part=REPLICATES, scored=True)
+            run.with_seed(seed).model_copy(update={"part": REPLICATES})
             for seed in self.request.seeds[1:]
             for run in top
         ]
@@ -294,16 +228,11 @@ class Planner:
                 continue
             recipe, budget = best[0].recipe, best[1]
             for variation in self.request.variations:
-                run = self._planned(
+                runs += self._planned(
                     recipe.model, recipe.method, budget, VARIATIONS, rate=recipe.learning_rate, scored=True,
                     variation=variation,
                 )  # fmt: skip
-                runs += [] if run is None else [run]
-        return [
-            run.model_copy(update={"recipe": run.recipe.model_copy(update={"seed": seed})})
-            for seed in self.request.seeds
-            for run in runs
-        ]
+        return [run.with_seed(seed) for seed in self.request.seeds for run in runs]
 
     def _repetition(self) -> list[PlannedRun]:
         """Each method's best run at the highest budget, and those of the sizes beside it, on few pairs, repeated."""
@@ -387,8 +316,8 @@ class Planner:
     def _planned(
         self, model: ModelSpec, method: Method, flop: float, part: Stage, *, rate: float | None = None,
         scored: bool = False, variation: Variation | None = None,
-    ) -> PlannedRun | None:  # fmt: skip
-        """The run, or None with an entry in `skipped`."""
+    ) -> list[PlannedRun]:  # fmt: skip
+        """The run, or none with an entry in `skipped`."""
         request = self.request
         setup = request.setup if variation is None else variation.of(request.setup)
         try:
@@ -400,13 +329,13 @@ class Planner:
             )
         except InputError as error:
             self._skip(model, method, flop, "no-recipe", str(error))
-            return None
+            return []
         if unfit := self._unfit(recipe, part):
             self._skip(model, method, flop, *unfit)
-            return None
+            return []
         known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
         recipe = recipe.model_copy(update=known)
-        return PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))
+        return [PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))]
 
     def _unfit(self, recipe: Recipe, part: Stage) -> Why | None:
         """Why this recipe is not run; None where it is."""

@@ -13,6 +13,7 @@ from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import Why
+from isoembed.sweep.variations import mean_loss
 
 #: epochs beyond which a run is not planned, unless told otherwise
 MAX_PAIR_EPOCHS = MOST_EPOCHS
@@ -76,15 +77,11 @@ def compare(planned: Iterable[PlannedRun], outcomes: Mapping[str, RunRecord | Fa
             model=runs[0].recipe.model.name,
             unique_pairs=pairs,
             epochs=float(np.mean([run.pairs for run in runs])) / pairs,
-            loss=_mean_loss(runs),
-            fresh_loss=_mean_loss(single_epoch[same]),
+            loss=mean_loss(runs),
+            fresh_loss=mean_loss(single_epoch[same]),
             runs=len(runs),
         )
         for (same, pairs), runs in repeated.items()
         if same in single_epoch
     ]
     return tuple(sorted(found, key=lambda each: (each.method, each.model, each.unique_pairs)))
-
-
-def _mean_loss(runs: list[RunRecord]) -> float:
-    return float(np.mean([run.heldout.loss for run in runs if run.heldout is not None]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast, get_args
 
 import numpy as np
@@ -87,8 +87,8 @@ def compare(planned: Iterable[PlannedRun], outcomes: Mapping[str, RunRecord | Fa
             variation=_difference(runs[0].recipe, plain[same][0].recipe),
             method=runs[0].recipe.method.label,
             model=runs[0].recipe.model.name,
-            loss=_mean_loss(runs),
-            plain_loss=_mean_loss(plain[same]),
+            loss=mean_loss(runs),
+            plain_loss=mean_loss(plain[same]),
             runs=len(runs),
         )
         for same, settings in varied.items()
@@ -104,5 +104,6 @@ def _difference(recipe: Recipe, plain: Recipe) -> str:
     return ", ".join(parts)
 
 
-def _mean_loss(runs: list[RunRecord]) -> float:
+def mean_loss(runs: Sequence[RunRecord]) -> float:
+    """Mean held-out loss, in nats."""
     return float(np.mean([run.heldout.loss for run in runs if run.heldout is not None]))

@@ -35,7 +35,9 @@ from typing import TYPE_CHECKING, Any
 from isoembed.core import InputError, portable, system_error
 from isoembed.data.packed import PackedData
 from isoembed.records import RunRecord
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import LOST, Attempt, PlannedRun, SweepFolder
+from isoembed.sweep.request import load_request
 from isoembed.sweep.run import (
     HEARTBEAT_SECONDS,
     STOPPED,
@@ -50,7 +52,7 @@ from isoembed.sweep.run import (
 )
 from isoembed.training.execution import Execution
 from isoembed.workflows.node import NodePayload, attempt_run, forget
-from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, load_request, open_context, plan_sweep, stop_with_parent
+from isoembed.workflows.sweep import SWEEP_EXECUTION, Stopping, open_context, stop_with_parent
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

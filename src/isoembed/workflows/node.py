@@ -12,17 +12,16 @@ import torch
 
 from isoembed.core import InputError, no_room
 from isoembed.data.packed import PackedData
-from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import Task
 from isoembed.records import RunRecord
 from isoembed.scratch import own_folder, scratch
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.request import REQUEST, SweepRequest
 from isoembed.sweep.run import Failure
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import RunContext, execute
-from isoembed.workflows.sweep import REQUEST
+from isoembed.workflows.sweep import tokenizer_of
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -77,7 +76,4 @@ def _open(payload: ObjectRef[NodePayload]) -> RunContext:
     import ray
 
     opened = ray.get(payload)
-    tokenizer = load_tokenizer(
-        opened.request.family.model(opened.request.models[0]).source, pooling=opened.request.pooling
-    )
-    return RunContext(opened.data.open(), tokenizer, opened.tasks, opened.execution)
+    return RunContext(opened.data.open(), tokenizer_of(opened.request), opened.tasks, opened.execution)

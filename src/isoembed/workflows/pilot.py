@@ -13,7 +13,6 @@ import torch
 
 from isoembed.core import InputError
 from isoembed.encoder.precision import AskedPrecision
-from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
@@ -26,12 +25,13 @@ from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
 from isoembed.recipe import DataStats, Setup
 from isoembed.records import RunRecord
+from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import as_possible_run, pilot_budgets, pilot_methods, pilot_stage, pilot_target
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.request import SweepRequest
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import explain, plan_sweep, prepare_request, run_sweep
+from isoembed.workflows.sweep import prepare_request, run_sweep, tokenizer_of
 
 #: of each law's bootstrap
 DRAWS = 400
@@ -82,8 +82,7 @@ def prepare_pilot(
     Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
     family = request.family
-    tokenizer = load_tokenizer(family.models[0].source, pooling=request.pooling)
-    pairs = data.prepare(tokenizer, request, cache=cache)
+    pairs = data.prepare(tokenizer_of(request), request, cache=cache)
     if not len(pairs.heldout):
         raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give `heldout`.")
     request = request.model_copy(update={"data": pairs.stats, "min_steps": LEAST_STEPS})

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from pydantic import ValidationError
+from transformers import PreTrainedTokenizerFast
 
-from isoembed.core import InputError, portable, write_once
+from isoembed.core import InputError, portable
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.precision import AskedPrecision, fastest
@@ -27,9 +27,9 @@ from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.methods import Full
 from isoembed.recipe import Precision, Recipe, solve
 from isoembed.records import RunRecord
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
-from isoembed.sweep.pilot import PilotPlanner
-from isoembed.sweep.plan import Plan, Planner, SweepRequest
+from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
@@ -42,68 +42,12 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
-REQUEST = "sweep.json"
 #: how runs run unless told otherwise
 SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
 #: a worker process that dies without having claimed a run is replaced this often
 _RESPAWNS = 20
 #: how long a worker may take to save its checkpoint once its parent is dead
 _ORPHAN_SECONDS = 120.0
-
-
-def load_request(ledger: Path) -> SweepRequest:
-    """What the sweep in `ledger` was asked for."""
-    try:
-        request = SweepRequest.model_validate_json((ledger / REQUEST).read_bytes())
-    except OSError:
-        raise InputError(f"{ledger} holds no sweep; plan one with `isoembed sweep plan`.") from None
-    except ValidationError as error:
-        raise InputError(f"{ledger / REQUEST} is damaged ({error.errors()[0]['msg']}); plan the sweep anew.") from None
-    return _with_cache(request, lambda cache: ledger.resolve() / cache)
-
-
-def _with_cache(request: SweepRequest, place: Callable[[Path], Path]) -> SweepRequest:
-    """The request with its cache of tokens where `place` puts it."""
-    cache = request.data_options.get("cache")
-    if cache is None:
-        return request
-    moved = {**request.data_options, "cache": str(place(Path(str(cache))))}
-    return request.model_copy(update={"data_options": moved})
-
-
-def _inside(path: Path, folder: Path) -> Path:
-    """`path` as seen from `folder` where it lies in it: the two may be moved together."""
-    return path.relative_to(folder) if path.is_relative_to(folder) else path
-
-
-def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan, int]:
-    """Plan as far as the ledger allows and write the new runs; returns the plan and how many runs are new.
-
-    A ledger keeps its first request, with the speeds and the memory of then, and the family's counts and rates as they
-    stood: a later version of isoembed may know them better.  Another request belongs into another folder.
-    """
-    if request is not None:
-        kept = _with_cache(request, lambda cache: _inside(cache, ledger.resolve()))
-        write_once(ledger / REQUEST, kept.model_dump_json(indent=1) + "\n")
-    first = load_request(ledger)
-    if request is not None and not _asks_the_same(request, first):
-        raise InputError(f"{ledger} holds another sweep already; give another `out`.")
-    folder = SweepFolder(ledger)
-    plan = explain(folder, first)
-    return plan, folder.add_runs(list(plan.runs))
-
-
-def _asks_the_same(request: SweepRequest, first: SweepRequest) -> bool:
-    measured = ("speeds", "run_seconds", "startup_seconds", "max_bytes", "family")
-    known = {name: getattr(first, name) for name in measured}
-    return request.family.name == first.family.name and request.model_copy(update=known) == first
-
-
-def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
-    """The plan as far as the outcomes in `folder` allow; writes nothing."""
-    outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
-    done = [(run, outcomes[run.key]) for run in folder.runs() if run.key in outcomes]
-    return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
 
 
 def prepare_request(
@@ -116,7 +60,7 @@ def prepare_request(
     for setup in settings:
         pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
     data = data.absolute()  # the sweep may be run from another folder
-    tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
+    tokenizer = tokenizer_of(request)
     pairs = data.prepare(tokenizer, request, cache=cache)
     hashes = {}
     for name in request.models:
@@ -174,11 +118,16 @@ def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
     return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})
 
 
+def tokenizer_of(request: SweepRequest) -> PreTrainedTokenizerFast:
+    """The one that all models of a sweep share."""
+    return load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
+
+
 def open_context(request: SweepRequest, execution: Execution) -> RunContext:
     """Data, tokenizer and tasks, as every worker of the sweep sees them."""
     options = dict(request.data_options)
     cache = Path(str(options.pop("cache")))
-    tokenizer = load_tokenizer(request.family.model(request.models[0]).source, pooling=request.pooling)
+    tokenizer = tokenizer_of(request)
     data = DataOptions(**options).prepare(tokenizer, request, cache=cache)  # type: ignore[arg-type]
     return RunContext(data, tokenizer, open_all(request.tasks), execution)
 

@@ -14,8 +14,9 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
 from isoembed.report.terminal.recommendation import recipe_rows, spent_text
 from isoembed.sweep.pilot import candidates
-from isoembed.sweep.plan import Plan, SweepRequest
+from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
+from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import REPETITION, Stage, StageKind
 from isoembed.sweep.status import SweepStatus, stage_costs
 from isoembed.sweep.variations import Varied
