@@ -100,35 +100,50 @@ def plan(pairs: Path, tasks: Path, ledger: Path) -> None:
     print(f"stage {planned.stage}, {new} new runs, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
 
 
-def export(ledger: Path) -> None:
-    """Records without the paths of the machine that made them; keys do not depend on those."""
+def without_places(ledger: Path) -> tuple[list[RunRecord | FailedRun], SweepRequest]:
+    """Outcomes and request without the paths of the machine that made them; keys do not depend on those."""
 
     def named(outcome: RunRecord | FailedRun) -> RunRecord | FailedRun:
         data = outcome.recipe.data.model_copy(update={"source": SOURCE})
         return outcome.model_copy(update={"recipe": outcome.recipe.model_copy(update={"data": data})})
 
-    source = Ledger.open(ledger)
-    outcomes = [named(outcome) for outcome in source.outcomes()]
-    source.export(RECORDS, outcomes)
     request = load_request(ledger)
     data = request.data.model_copy(update={"source": SOURCE})
     shipped = request.model_copy(update={"data": data, "data_options": {}, "tasks": TASKS})
-    write_atomically(ASKED, shipped.model_dump_json(indent=1) + "\n")
+    return [named(outcome) for outcome in Ledger.open(ledger).outcomes()], shipped
+
+
+def export_study(ledger: Path, records: Path, asked: Path) -> str:
+    """Write what ships of a ledger; returns it in words."""
+    outcomes, request = without_places(ledger)
+    Ledger.open(ledger).export(records, outcomes)
+    write_atomically(asked, request.model_dump_json(indent=1) + "\n")
+    return f"{len(outcomes)} runs in {records.name}, {records.stat().st_size / 2**20:.2f} MiB"
+
+
+def restore_study(records: Path, asked: Path, pairs: Path, tasks: Path, ledger: Path) -> str:
+    """A ledger as it shipped, loss curves apart: its request, with the family as it was then (its rates are where the
+    search for rates began), and its records, so that finished runs are not run again; returns that in words."""
+    request = SweepRequest.model_validate_json(asked.read_bytes())
+    here = prepared(request, pairs, ledger)
+    if here.data.fingerprint != request.data.fingerprint:
+        raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")
+    places = {"data_options": here.data_options, "tasks": tuple(str(tasks / name) for name in TASKS)}
+    added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(records).outcomes())
+    planned, new = plan_sweep(ledger, request.model_copy(update=places))
+    return f"{added} runs restored; stage {planned.stage}, {new} runs of it planned"
+
+
+def export(ledger: Path) -> None:
+    said = export_study(ledger, RECORDS, ASKED)
     study_source(RECORDS, [law_named(name) for name in LAWS], draws=DRAWS).save(LAW)
-    print(f"{len(outcomes)} runs in {RECORDS.name}, {RECORDS.stat().st_size / 2**20:.2f} MiB; law in {LAW.name}")
+    print(f"{said}; law in {LAW.name}")
 
 
 def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
     """The ledger as it shipped, loss curves apart: its request, with the family as it was then (its rates are where the
     search for rates began), and its records, so that finished runs are not run again."""
-    asked = SweepRequest.model_validate_json(ASKED.read_bytes())
-    here = prepared(asked, pairs, ledger)
-    if here.data.fingerprint != asked.data.fingerprint:
-        raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")
-    places = {"data_options": here.data_options, "tasks": tuple(str(tasks / name) for name in TASKS)}
-    added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(RECORDS).outcomes())
-    planned, new = plan_sweep(ledger, asked.model_copy(update=places))
-    print(f"{added} runs restored; stage {planned.stage}, {new} runs of it planned")
+    print(restore_study(RECORDS, ASKED, pairs, tasks, ledger))
 
 
 def again(ledger: Path, method: str, rates: list[float]) -> None:
