@@ -74,7 +74,8 @@ def test_every_command_shown_is_one(page: Path, tmp_path: Path, monkeypatch: pyt
 def test_commands_are_found_in_pages() -> None:
     """The test above is no good if it finds nothing."""
     found = {page.name: len(list(shown_commands(page))) for page in PAGES}
-    assert found["README.md"] > 10
+    assert found["README.md"] >= 1
+    assert found["study.md"] > 8
     assert found["tutorial.md"] > 4
 
 
