@@ -58,7 +58,7 @@ def best(records: Sequence[RunRecord], convention: Convention) -> list[dict[str,
     arms, per_token, loss_of = [], [], []
     for group in group_runs(records, [LAW], {"params": size}, target=target):
         found = fit(LAW, group.points)
-        for model, tried in product(NANO.models, group.tried):
+        for model, tried in product(NANO.models, group.tested_settings):
             arms.append((model, tried.on(model), tried.label))
             per_token.append(flop_per_token(model, tried.on(model), data, counts))
             loss_of.append(found.params)

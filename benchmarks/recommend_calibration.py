@@ -29,7 +29,7 @@ from isoembed.budget import Budget
 from isoembed.core import write_atomically
 from isoembed.families import NANO, ModelSpec
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.fitting.settings import Group, Settings, Tried
+from isoembed.fitting.settings import Group, Settings, TestedSetting
 from isoembed.fitting.study import HOLDOUTS, study
 from isoembed.laws import COMPARED, Law, Points, law_named
 from isoembed.laws.points import Floats
@@ -44,9 +44,9 @@ TARGETS = {"inside": 3e11, "beyond": 1e13}
 #: tokens below which no run is made: 30 steps of 64 pairs of 78 tokens
 LEAST_TOKENS = 30 * 64 * 78
 TRIED = {
-    "full": Tried(method=Full()),
-    "freeze": Tried(method=Freeze(fraction=0.5)),
-    "lora": Tried(method=LoRA(rank=3, alpha=6.0), of_width="1/8"),
+    "full": TestedSetting(method=Full()),
+    "freeze": TestedSetting(method=Freeze(fraction=0.5)),
+    "lora": TestedSetting(method=LoRA(rank=3, alpha=6.0), of_width="1/8"),
 }
 TRUTH = {"E": 1.0, "A": 60.0, "B": 900.0, "alpha": 0.35, "beta": 0.42}
 LAW = law_named("hoffmann")
@@ -152,7 +152,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 def one_form(laws: LawSet) -> LawSet:
     """The laws without the forms beside them."""
-    return LawSet(laws=tuple(law.model_copy(update={"forms": ()}) for law in laws.laws))
+    return LawSet(laws=tuple(law.model_copy(update={"alternatives": ()}) for law in laws.laws))
 
 
 def known_form(worlds: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def unknown_form(worlds: int) -> dict[str, Any]:
     kept = 0
     for seed in range(worlds):
         truths, laws = world(seed, COMPARED, FORMS)
-        kept += sum(len(law.forms) for law in laws.laws)
+        kept += sum(len(law.alternatives) for law in laws.laws)
         for where, flop in TARGETS.items():
             for name, used in (("one form", one_form(laws)), ("forms", laws)):
                 judged[where][name].append(judge(truths, used, flop, np.random.default_rng([7, seed])))

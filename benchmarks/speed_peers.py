@@ -1,6 +1,6 @@
 """The peers' training loops on a case: sentence-transformers' trainer, and a GradCache-style two-pass loop.
 
-Both train the very model that isoembed trains (`initial`), with the same readout, loss, optimiser and order.
+Both train the very model that isoembed trains (`initial`), with the same pooling, loss, optimiser and order.
 """
 
 from __future__ import annotations

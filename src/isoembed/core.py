@@ -42,9 +42,14 @@ Some = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Frozen(BaseModel):
-    """A value: immutable, rejects unknown fields, compares and hashes by content."""
+    """A value: immutable, rejects unknown fields, compares and hashes by content.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
+    Where a field has an alias, that is its key in JSON, an older name.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
 
     def __init__(self, /, *unnamed: Any, **values: Any) -> None:
         """Raises InputError where a field is missing, unknown, not named, or of a value that it cannot have."""

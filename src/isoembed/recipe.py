@@ -41,7 +41,7 @@ LEAST_CONTEXT = 4
 #: of the products of a run: fp32, or bf16 by autocast around fp32 weights
 Precision = Literal["fp32", "bf16"]
 
-#: those of `isoembed.encoder.pooling`
+#: the poolings of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
@@ -162,11 +162,11 @@ TO_THE_END = EarlyStopping()
 class DataStats(Frozen):
     """What the decision needs to know of a data set, under one tokenizer and one context length.
 
-    Without data, `assumed` stands in: 14 query and 64 positive tokens a pair, the paper's corpus (section 4.1).
+    Without data, `assumed` stands in: 14 query and 64 positive tokens per pair, the paper's corpus (section 4.1).
     """
 
     fingerprint: str | None = Field(None, description="hash of the tokenised training pairs; None where assumed")
-    source: str = "assumed: 14 + 64 tokens a pair, as in the paper's corpus"
+    source: str = "assumed: 14 + 64 tokens per pair, as in the paper's corpus"
     tokenizer: str | None = Field(None, description="hash of the tokenizer")
     context_tokens: Some = 75
     pairs: Some | None = Field(None, description="unique training pairs; None where unlimited")
@@ -174,7 +174,7 @@ class DataStats(Frozen):
     positive_tokens: float = Field(
         64.0, gt=0, le=LARGEST, description="mean real tokens of a positive, after truncation"
     )
-    negatives: float = Field(0.0, ge=0, le=LARGEST, description="mean hard negatives a pair")
+    negatives: float = Field(0.0, ge=0, le=LARGEST, description="mean hard negatives per pair")
     negative_tokens: float = Field(0.0, ge=0, le=LARGEST, description="mean real tokens of a pair's hard negatives")
     squared_tokens: float = Field(
         14.0**2 + 64.0**2, gt=0, le=LARGEST**2, description="mean over pairs of the sum of squared lengths"
@@ -187,7 +187,7 @@ class DataStats(Frozen):
         check_context(context_tokens)
         query, positive = min(14.0, context_tokens), min(64.0, context_tokens)
         return cls(
-            source=f"assumed: {query:g} + {positive:g} tokens a pair, as in the paper's corpus",
+            source=f"assumed: {query:g} + {positive:g} tokens per pair, as in the paper's corpus",
             context_tokens=context_tokens,
             query_tokens=query,
             positive_tokens=positive,
@@ -344,7 +344,7 @@ class Recipe(Setup, Summarised):
         """What is minimised, in words."""
         parts = ["symmetric InfoNCE with in-batch negatives"]
         if self.data.negatives:
-            parts.append(f"{self.data.negatives:.2f} hard negatives a pair")
+            parts.append(f"{self.data.negatives:.2f} hard negatives per pair")
         if self.options.mask_margin is not None:
             parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
         if self.options.matryoshka:
@@ -353,7 +353,7 @@ class Recipe(Setup, Summarised):
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
 
     @property
-    def readout(self) -> str:
+    def pooling_in_words(self) -> str:
         """How a text becomes a vector, in words."""
         prompts = self.options.prompts
         both_ways = ", attention both ways" if self.options.bidirectional else ""
@@ -382,7 +382,7 @@ class Recipe(Setup, Summarised):
 
     @property
     def epochs(self) -> float | None:
-        """Expected passes over the unique pairs; None where the data are unlimited."""
+        """Expected epochs over the unique pairs; None where the data are unlimited."""
         return None if self.unique is None else self.pairs / self.unique
 
     def over(self, epochs: float) -> Recipe:

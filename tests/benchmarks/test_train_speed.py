@@ -29,7 +29,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
 
 @pytest.mark.parametrize("name", SIDES)
 def test_every_side_trains_the_same(name: str, full: tuple[dict[str, Any], str]) -> None:
-    """Loss by loss: another order, learning rate, padding or readout would show after the first step."""
+    """Loss by loss: another order, learning rate, padding or pooling would show after the first step."""
     side = next(side for side in full[0]["sides"] if side["side"] == name)
     assert side.get("failed") is None
     assert side["valid"]

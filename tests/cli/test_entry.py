@@ -102,7 +102,7 @@ def test_dry_run_writes_no_model(pairs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x" / "modules.json").exists()
 
 
-def test_another_readout_is_trained_and_exported(pairs: Path, tmp_path: Path) -> None:
+def test_another_pooling_is_trained_and_exported(pairs: Path, tmp_path: Path) -> None:
     asked = ["train", "--budget", "3e9", "--model", "nano-28k", "--method", "full", "--data", str(pairs)]
     asked += ["--batch-pairs", "16", "--pooling", "last", "--out", str(tmp_path / "x"), "--json"]
     recipe = json.loads(ok(*asked))["record"]["recipe"]

@@ -155,7 +155,7 @@ def test_a_ledgers_laws_choose_the_recipe(law: Path) -> None:
     assert found["next_run"]["recipe"]["flop"] <= 1.01e12
     model = found["recipe"]["model"]
     params = sum(model["block_params"]) + model["other_params"]
-    method = LawSet.load(law).laws[0 if found["recipe"]["method"]["name"] == "full" else 1].tried[0].method
+    method = LawSet.load(law).laws[0 if found["recipe"]["method"]["name"] == "full" else 1].tested_settings[0].method
     true = true_loss(method, params, found["recipe"]["train_tokens"])
     assert found["loss"]["low"] < true < found["loss"]["high"]
     assert found["runners_up"][0]["behind"]["value"] >= 0

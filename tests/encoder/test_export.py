@@ -72,8 +72,8 @@ def test_sentence_transformers_gives_our_vectors(tmp_path: Path, method: BaseMet
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_servers_find_readout_and_context_where_they_look(tmp_path: Path, pooling: PoolingName) -> None:
-    """Module types as they were named before, one true key for the readout, the context: else vLLM took a decoder's
+def test_servers_find_pooling_and_context_where_they_look(tmp_path: Path, pooling: PoolingName) -> None:
+    """Module types as they were named before, one true key for the pooling, the context: else vLLM took a decoder's
     last token (its issue 45995), without a word."""
     source = write_model(tmp_path / "base")
     Embedder(*load(source, pooling), CONTEXT).save(tmp_path / "out", card="")

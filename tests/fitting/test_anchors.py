@@ -13,7 +13,7 @@ from isoembed.fitting.bootstrap import bootstrap
 from isoembed.fitting.fit import fit, outliers
 from isoembed.fitting.holdout import holdout
 from isoembed.fitting.isoflop import budgets, curve_minimum, exponent_of
-from isoembed.fitting.repetition import Repeats, Repetition, measure
+from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
 from isoembed.laws import Points, law_named
 from isoembed.laws.points import Floats
 
@@ -115,8 +115,8 @@ def test_repeated_data_leave_a_structured_residual() -> None:
 
 
 def test_the_published_worth_of_repeated_data_lies_in_the_interval_of_their_own_runs() -> None:
-    """R* = 15.39 in the paper.  Beyond some 40 passes these losses rise, which the form cannot follow: R* falls and the
-    scatter around it is said to be larger."""
+    """R* = 15.39 in the paper.  Beyond some 40 epochs these losses rise, which the form cannot follow: R* falls and the
+    noise around it is said to be larger."""
     table = read("datablations_c4")
     epochs, points = table["epochs"].astype(float), points_of(table)
     recipe = np.array(
@@ -129,7 +129,7 @@ def test_the_published_worth_of_repeated_data_lies_in_the_interval_of_their_own_
     def measured(most: float) -> Repetition:
         rows = np.flatnonzero(~fresh & np.isin(recipe, recipe[fresh]) & (epochs <= most))
         beside = [np.log(points.loss[fresh & (recipe == name)]) for name in recipe[rows]]
-        repeats = Repeats(
+        repeats = RepeatedRuns(
             replace(points[rows], run=np.unique(recipe[rows], return_inverse=True)[1]),
             epochs[rows],
             np.exp([loss.mean() for loss in beside]),
@@ -138,10 +138,10 @@ def test_the_published_worth_of_repeated_data_lies_in_the_interval_of_their_own_
         return measure(HOFFMANN, theta_BP, repeats, noise=law.fit.noise, tail=law.tail)
 
     within, beyond = measured(20.0), measured(60.0)
-    low, high = within.worth.ends
+    low, high = within.r_star.ends
     assert low < 15.39 < high
-    assert within.worth.value == pytest.approx(14.9, abs=0.2)
-    assert beyond.worth.value == pytest.approx(7.5, abs=0.2)
+    assert within.r_star.value == pytest.approx(14.9, abs=0.2)
+    assert beyond.r_star.value == pytest.approx(7.5, abs=0.2)
     assert beyond.noise > 2 * within.noise
 
 

@@ -130,7 +130,7 @@ def test_a_crossover_that_may_never_come_is_unbounded() -> None:
     second = np.stack([lines(-0.21 if row % 2 == 0 else -0.19, 3e16, flop) for row in range(101)])
     found = crossover(first, second, flop, tail=expanded_tail(50))
     assert found.flop.high is None
-    assert "unbounded above" in found.flop.says()
+    assert "unbounded above" in found.flop.describe()
     assert found.never == pytest.approx(0.5)
     always = crossover(first, 0.9 * np.stack([first[0]] * 101), flop, tail=expanded_tail(50))
     assert (always.always, always.flop.value, always.flop.low) == (1.0, None, None)
@@ -165,7 +165,7 @@ def test_twenty_noisy_points_do_not_pin_down_eight_parameters() -> None:
     law = law_named("embedding")
     found = bootstrap(law, planted("embedding", rows=20, noise=0.03, seed=5), draws=60).fit
     assert found.status == "weakly-identified"
-    assert "known no better than to its own size" in found.says()
+    assert "known no better than to its own size" in found.describe()
     assert bootstrap(law, planted("embedding", rows=200, noise=0.003), draws=60).fit.status == "good"
 
 

@@ -118,7 +118,7 @@ def test_outliers_are_named_and_move_a_robust_fit_little() -> None:
 def test_few_points_are_a_status_with_words() -> None:
     found = fit(law_named("embedding"), planted("embedding", rows=8))
     assert found.status == "too-few-points"
-    assert "8 different settings for 8 parameters" in found.says()
+    assert "8 different settings for 8 parameters" in found.describe()
 
 
 def test_repeated_settings_count_once() -> None:
@@ -140,7 +140,7 @@ def test_a_parameter_at_its_bound_is_said() -> None:
     points = planted("multiplicative", truth={**TRUTH["multiplicative"], "E": -0.1})
     found = fit(law_named("multiplicative"), points)
     assert found.params["E"] == 0.0
-    assert "E stands at the lowest value allowed" in found.says()
+    assert "E stands at the lowest value allowed" in found.describe()
 
 
 def test_an_exponent_lost_in_noise_is_said() -> None:
@@ -155,7 +155,7 @@ def test_a_solver_that_never_moved_is_stuck() -> None:
     solver = Solver(HOFFMANN, points)
     start, weight = solver.starts(points.weight)[:1], points.weight[None]
     ended = minimise(solver.problem, start, weight, 1e-3)
-    assert ended.promise_B[0] < 1e-6
+    assert ended.predicted_decrease_B[0] < 1e-6
     _, _, promise = _descend(solver.problem, start, weight, np.array([1e-3]), done=1e-12, most=1)
     assert promise[0] > 1e-6
 

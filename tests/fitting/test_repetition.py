@@ -1,4 +1,4 @@
-"""What repeated data are worth: planted R* comes back, the law stays that of fresh data, and ignorance is said."""
+"""What repeated data are worth: planted R* comes back, the law stays that of single epochs, and ignorance is said."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_worth_of_tokens_for_many_at_once() -> None:
 def test_a_planted_worth_lies_in_its_interval(worth: float) -> None:
     for law in fitted([*FRESH, *scarce(FRESH, worth)]):
         found = repetition(law)
-        low, high = found.worth.ends
+        low, high = found.r_star.ends
         assert low < worth < high
         assert high / low < 8
         assert found.identified
         assert (found.runs, found.recipes) == (12, 3)
-        assert found.passes == pytest.approx((3.0, 24.0), rel=0.01)
+        assert found.epochs == pytest.approx((3.0, 24.0), rel=0.01)
         assert np.median(found.draws) == pytest.approx(worth, rel=0.5)
 
 
@@ -68,7 +68,7 @@ def test_intervals_hold_what_they_say() -> None:
         chance = np.random.default_rng(100 + seed)
         fresh = [scaled(run, float(np.exp(0.005 * chance.normal()))) for run in alone]
         (law,) = fitted([*fresh, *scarce(fresh, 10.0, 0.005, passes=(4.0, 12.0), seed=seed)])
-        low, high = repetition(law).worth.ends
+        low, high = repetition(law).r_star.ends
         missed += not low < 10.0 < high
     assert missed <= 4
 
@@ -82,7 +82,7 @@ def test_a_recipe_off_the_laws_level_does_not_count() -> None:
         recipe = run.recipe.key_without("seed", "unique_pairs")
         moved.append(scaled(run, level.setdefault(recipe, float(np.exp(0.05 * chance.normal())))))
     for law in fitted(moved):
-        assert repetition(law).worth.value == pytest.approx(10.0, rel=0.35)
+        assert repetition(law).r_star.value == pytest.approx(10.0, rel=0.35)
 
 
 def test_the_law_is_that_of_the_fresh_runs_alone() -> None:
@@ -102,28 +102,28 @@ def test_repeats_as_good_as_fresh_data_bound_nothing() -> None:
     (law, _) = fitted([*FRESH, *scarce(FRESH, MOST, passes=(1.5, 2.0))])
     found = repetition(law)
     assert not found.identified
-    assert found.worth.high is None
-    assert "not identified" in found.says()
+    assert found.r_star.high is None
+    assert "not identified" in found.describe()
 
 
 def test_repeats_worth_nothing_and_worse() -> None:
-    """Where the loss rises with the passes, R* is the least there is, and the misfit widens the noise."""
+    """Where the loss rises with the epochs, R* is the least there is, and the misfit widens the noise."""
     nothing = repetition(fitted([*FRESH, *scarce(FRESH, 1e-6)])[0])
-    assert nothing.worth.high is not None
-    assert nothing.worth.high < 0.5
+    assert nothing.r_star.high is not None
+    assert nothing.r_star.high < 0.5
     worse = repetition(fitted([*FRESH, *(scaled(run, 1.2) for run in scarce(FRESH, 1e-6))])[0])
-    assert worse.worth.value == pytest.approx(0.01, rel=0.5)
+    assert worse.r_star.value == pytest.approx(0.01, rel=0.5)
     assert worse.noise > 10 * nothing.noise
     assert worse.worthless
-    assert "do harm" in worse.says()
+    assert "do harm" in worse.describe()
 
 
 def test_without_a_bootstrap_there_is_no_interval() -> None:
     law = fitted([*FRESH, *scarce(FRESH, 5.0)], draws=0)[0]
     found = repetition(law)
-    assert found.worth.value == pytest.approx(5.0, rel=0.3)
-    assert (found.worth.low, found.worth.high, found.draws) == (None, None, ())
-    assert "no bootstrap" in found.says()
+    assert found.r_star.value == pytest.approx(5.0, rel=0.3)
+    assert (found.r_star.low, found.r_star.high, found.draws) == (None, None, ())
+    assert "no bootstrap" in found.describe()
 
 
 def test_runs_without_a_fresh_one_teach_nothing_and_are_counted() -> None:
@@ -133,8 +133,10 @@ def test_runs_without_a_fresh_one_teach_nothing_and_are_counted() -> None:
     assert all(group.repeats is None for group in groups([*FRESH, *lone]))
     (first, _) = groups([*FRESH, *repeated, *lone[:2]])
     (note,) = first.notes
-    assert note.startswith(f"{len(repeated) + 2} runs with repeated data kept apart, 2 of them without a fresh run")
-    with pytest.raises(InputError, match="runs on fresh data: all 24"):
+    assert note.startswith(
+        f"{len(repeated) + 2} runs with repeated data kept apart, 2 of them without a single-epoch run"
+    )
+    with pytest.raises(InputError, match="single-epoch runs: all 24"):
         groups(repeated)
 
 

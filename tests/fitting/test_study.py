@@ -15,7 +15,7 @@ from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.runs import RunsSchema
 from isoembed.fitting.io.tables import read_groups
 from isoembed.fitting.settings import Group
-from isoembed.fitting.study import _ranked, _Tested, study, study_source
+from isoembed.fitting.study import _HeldOutLaw, _ranked, study, study_source
 from isoembed.laws import COMPARED, Points, law_named
 from isoembed.laws.base import Law
 from isoembed.records import Ledger
@@ -49,13 +49,13 @@ def test_forms_that_the_hold_outs_do_not_tell_apart_are_kept_with_draws_of_their
     points = grid(HOFFMANN, TRUTH["hoffmann"] | {"alpha": 0.35, "beta": 0.35}, 0.01, seed=1)
     laws = [MULTIPLICATIVE, TIED, HOFFMANN]
     found = study(laws, group(points), source="x", draws=40)
-    names = [form.law for form in found.forms]
+    names = [form.law for form in found.alternatives]
     assert {found.law, *names} == {"hoffmann", "tied"}
     errors = [result.held_error or 0.0 for result in found.rivals if result.law == names[0]]
-    assert found.forms[0].held_error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
-    assert len(found.forms[0].draws.values) == 40
-    assert found.forms[0].draws.tail == found.bootstrap().tail
-    assert study(laws, group(points), source="x", draws=0).forms == ()
+    assert found.alternatives[0].held_error == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert len(found.alternatives[0].draws.values) == 40
+    assert found.alternatives[0].draws.tail == found.bootstrap().tail
+    assert study(laws, group(points), source="x", draws=0).alternatives == ()
     assert LawFile.model_validate_json(found.model_dump_json()) == found
     damaged = found.model_dump()
     damaged["forms"][0]["law"] = "multiplicative"
@@ -64,12 +64,12 @@ def test_forms_that_the_hold_outs_do_not_tell_apart_are_kept_with_draws_of_their
 
 
 def test_the_law_of_least_error_is_kept_though_called_biased() -> None:
-    """It gives way to one that is not, of those not told from it, and is the first form beside that one."""
+    """It gives way to one that is not, of those not distinguishable from it, and is that one's first alternative."""
 
-    def tested(law: Law, error: float, *, biased: bool = False) -> _Tested:
+    def tested(law: Law, error: float, *, biased: bool = False) -> _HeldOutLaw:
         verdict: Literal["good", "biased"] = "biased" if biased else "good"
         held = Holdout(by="largest-size", law=law.name, verdict=verdict, n_fitted=9, n_held=3, held_error=error)
-        return _Tested(law, [held])
+        return _HeldOutLaw(law, [held])
 
     given = [
         tested(MULTIPLICATIVE, 0.014),
@@ -88,23 +88,24 @@ def test_a_form_that_reads_no_share_is_none_where_shares_differ() -> None:
     shares = np.resize([0.1, 0.2, 0.4], len(one))
     several = Points.of(one.params, one.tokens, one.loss, flop=one.flop, fraction=shares)
     counts = [
-        len(study([HOFFMANN, TIED, EMBEDDING], group(points), source="x", draws=40).forms) for points in (one, several)
+        len(study([HOFFMANN, TIED, EMBEDDING], group(points), source="x", draws=40).alternatives)
+        for points in (one, several)
     ]
     found = study([EMBEDDING, HOFFMANN], group(several), source="x", draws=40)
     assert len(found.rivals) == 2
-    assert found.forms == ()
+    assert found.alternatives == ()
     assert counts[0] > counts[1]
 
 
-def test_a_wide_doubt_does_not_make_a_better_law() -> None:
-    """Hoffmann's law is the truth here and its forecast of the largest budget .7 % off, more than its narrow doubt
-    allows; the multiplicative law is 5 % off, and its doubt allows that."""
+def test_a_wide_uncertainty_does_not_make_a_better_law() -> None:
+    """Hoffmann's law is the truth here and its forecast of the largest budget .7 % off, more than its narrow
+    uncertainty allows; the multiplicative law is 5 % off, and its uncertainty allows that."""
     points = grid(HOFFMANN, TRUTH["hoffmann"] | {"alpha": 0.3, "beta": 0.3}, 0.003, seed=1)
     found = study([MULTIPLICATIVE, HOFFMANN], group(points), source="x", draws=40)
     assert found.holdout["largest-budget"].verdict == "biased"
     assert {result.verdict for result in found.rivals} == {"good"}
     assert found.law == "hoffmann"
-    assert found.forms == ()
+    assert found.alternatives == ()
 
 
 def test_a_biased_forecast_is_not_called_good() -> None:
@@ -114,7 +115,7 @@ def test_a_biased_forecast_is_not_called_good() -> None:
     found = study([HOFFMANN], group(bent), source="x", draws=60, by=("largest-budget",))
     assert found.holdout["largest-budget"].verdict == "biased"
     assert found.status != "good"
-    assert "above the forecast" in found.says()
+    assert "above the forecast" in found.describe()
     assert study([HOFFMANN], group(points), source="x", draws=60).status == "good"
 
 
@@ -144,7 +145,7 @@ def test_a_ledger_gives_a_law_a_method_with_the_settings_of_its_runs(tmp_path: P
     laws = study_source(tmp_path / "ledger", [HOFFMANN], draws=20)
     assert [law.method for law in laws.laws] == ["full", "lora r=d/8"]
     assert laws.settings.batch_pairs == 64
-    assert laws.laws[1].tried[0].of_width == "1/8"
+    assert laws.laws[1].tested_settings[0].of_width == "1/8"
     assert all(law.source == "ledger" for law in laws.laws)
     with pytest.raises(InputError, match="leave it out"):
         study_source(tmp_path / "ledger", [HOFFMANN], RunsSchema(method_column="method"))
@@ -166,7 +167,7 @@ def test_a_table_with_a_method_column_gives_a_law_each_and_names_what_it_leaves_
     rows += table_rows("lora r=8", planted("hoffmann", rows=30, noise=0.003, seed=1)) + "bias,1e6,1e8,1,3\n"
     laws = study_source(written(tmp_path, rows), [HOFFMANN], RunsSchema(method_column="how"), draws=20, by=())
     assert [law.method for law in laws.laws] == ["full", "lora r=8"]
-    assert laws.laws[1].tried[0].method.label == "lora r=8"
+    assert laws.laws[1].tested_settings[0].method.label == "lora r=8"
     assert any(note.startswith("bias left out: The hoffmann law needs runs") for note in laws.laws[0].notes)
     with pytest.raises(InputError, match="needs a method column named which"):
         study_source(tmp_path / "runs.csv", [HOFFMANN], RunsSchema(method_column="which"))
@@ -177,14 +178,14 @@ def test_ranks_of_a_table_are_one_method_to_a_law_that_reads_the_share(tmp_path:
     file = written(tmp_path, table_rows("lora r=8", points) + table_rows("lora r=32", points))
     together = read_groups(file, [EMBEDDING], None, "how")
     assert [(each.method, len(each.points)) for each in together] == [("lora", 40)]
-    assert [tried.label for tried in together[0].tried] == ["lora r=8", "lora r=32"]
+    assert [tried.label for tried in together[0].tested_settings] == ["lora r=8", "lora r=32"]
     apart = read_groups(file, [HOFFMANN], None, "how")
     assert [(each.method, each.rows[0]) for each in apart] == [("lora r=8", 1), ("lora r=32", 21)]
 
 
 def test_a_set_holds_one_law_a_method_of_the_same_settings() -> None:
     law = study([HOFFMANN], group(planted("hoffmann", noise=0.003)), source="x", draws=0, by=())
-    with pytest.raises(ValueError, match="one law a method"):
+    with pytest.raises(ValueError, match="one law per method"):
         LawSet(laws=(law, law))
     other = law.model_copy(update={"method": "full", "settings": law.settings.model_copy(update={"batch_pairs": 8})})
     with pytest.raises(ValueError, match="share their settings"):

@@ -86,7 +86,7 @@ def test_a_world_of_steps_holds_and_its_tokens_do_not(laws: LawSet) -> None:
 def test_a_world_of_tokens_is_biased_with_numbers(laws: LawSet) -> None:
     seen = only(check(laws, elsewhere(in_tokens)))
     assert seen.verdict == "biased"
-    assert "below the forecast in steps, outside what doubt and scatter allow" in seen.why
+    assert "below the forecast in steps, outside what uncertainty and noise allow" in seen.why
     assert seen.tokens.holds
 
 
@@ -194,7 +194,7 @@ def test_nothing_elsewhere_and_old_laws_are_refused_with_a_remedy(laws: LawSet, 
     old = laws.laws[0].model_dump(mode="json", exclude={"elsewhere"})
     del old["settings"]["step_tokens"]
     loaded = type(laws.laws[0]).model_validate(old)
-    assert (loaded.elsewhere, loaded.settings.step_tokens) == ((), None)
+    assert (loaded.transfer_checks, loaded.settings.step_tokens) == ((), None)
     assert Settings.model_validate({}).step_tokens is None
 
 
@@ -265,7 +265,7 @@ def test_a_later_check_replaces_an_earlier_one(proven: LawSet) -> None:
     seen = again.laws[0].at(256, CONTEXT)
     assert seen is not None
     assert seen.verdict == "biased"
-    assert len(again.laws[0].elsewhere) == 2
+    assert len(again.laws[0].transfer_checks) == 2
     with pytest.raises(InputError, match="full: biased"):
         asked(again, batch_pairs=256)
 

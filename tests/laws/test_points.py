@@ -40,7 +40,7 @@ def test_unequal_columns_empty_tables_and_weights_without_any_are_refused() -> N
         Points.of([1.0, 2.0], [1.0, 2.0], [1.0, 2.0], weight=[0.0, 0.0])
 
 
-def test_seed_scatter_is_the_pooled_deviation_between_repeats() -> None:
+def test_seed_noise_is_the_pooled_deviation_between_repeats() -> None:
     loss = np.exp([0.0, 0.02, 1.0, 1.0, 5.0])
     points = Points.of([1.0, 1.0, 2.0, 2.0, 3.0], [1.0] * 5, loss)
     assert points.seed_sd() == pytest.approx(math.sqrt(2 * 0.01**2 / 2))

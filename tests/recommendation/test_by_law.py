@@ -1,4 +1,4 @@
-"""Recommendations from measured laws: the planted best is found, doubt is stated, limits bite as they must."""
+"""Recommendations from measured laws: the planted best is found, uncertainty is stated, limits bite as they must."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from isoembed.estimates import recipe_memory
 from isoembed.families import NANO, PYTHIA
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import Interval
-from isoembed.fitting.io.law_file import Form, LawFile, LawSet
+from isoembed.fitting.io.law_file import AlternativeLaw, LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
-from isoembed.fitting.repetition import LEAST, REPEAT_WORTH, effective_tokens
+from isoembed.fitting.repetition import LEAST, PRETRAINING_R_STAR, effective_tokens
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Bias, Full, LoRA
@@ -71,8 +71,8 @@ def request(flop: float = TARGET) -> CompleteRequest:
 
 def with_form(laws: LawSet, other: LawSet) -> LawSet:
     """Each law with `other`'s of the same method as a form beside it."""
-    forms = {law.method: Form.of(law.bootstrap(), 0.01) for law in other.laws}
-    return LawSet(laws=tuple(law.model_copy(update={"forms": (forms[law.method],)}) for law in laws.laws))
+    forms = {law.method: AlternativeLaw.of(law.bootstrap(), 0.01) for law in other.laws}
+    return LawSet(laws=tuple(law.model_copy(update={"alternatives": (forms[law.method],)}) for law in laws.laws))
 
 
 def test_forms_share_the_draws_equally(laws: LawSet) -> None:
@@ -96,9 +96,9 @@ def test_forms_share_the_draws_equally(laws: LawSet) -> None:
     assert mixed.samples.probabilities.sum() == pytest.approx(1)
 
 
-def test_a_form_that_says_otherwise_is_doubt(laws: LawSet) -> None:
+def test_an_alternative_that_says_otherwise_is_uncertainty(laws: LawSet) -> None:
     """Where another form would choose another size, the recommendation is about half as sure, and says of which forms
-    its doubt is."""
+    its uncertainty is."""
 
     def turned(law: LawFile) -> LawFile:
         """The same law with more weight on size: a larger model is better."""
@@ -108,14 +108,14 @@ def test_a_form_that_says_otherwise_is_doubt(laws: LawSet) -> None:
 
     full = LawSet(laws=tuple(law for law in laws.laws if law.method == "full"))
     other = LawSet(laws=tuple(map(turned, full.laws)))
-    sure, doubtful, opposite = (asked(each) for each in (full, with_form(full, other), other))
+    sure, uncertain, opposite = (asked(each) for each in (full, with_form(full, other), other))
     assert opposite.recipe.model.params > sure.recipe.model.params
     assert there(sure.certainty).recipe > 0.9
 
-    assert there(doubtful.certainty).recipe == pytest.approx(0.5, abs=0.1)
-    assert there(there(doubtful.certainty).regret) > there(there(sure.certainty).regret)
-    assert there(doubtful.next_run).removes > 0.3
-    assert any("form too: hoffmann forecasts what was held out about as well" in line for line in doubtful.known)
+    assert there(uncertain.certainty).recipe == pytest.approx(0.5, abs=0.1)
+    assert there(there(uncertain.certainty).regret) > there(there(sure.certainty).regret)
+    assert there(uncertain.next_run).removes > 0.3
+    assert any("form too: hoffmann forecasts what was held out about as well" in line for line in uncertain.known)
     assert not any("form too" in line for line in sure.known)
 
 
@@ -235,7 +235,7 @@ def repeating() -> LawSet:
     return LawSet(laws=tuple(study([HOFFMANN], group, source="planted", draws=200, by=()) for group in groups))
 
 
-def test_the_laws_own_worth_of_repeats_decides_and_its_doubt_enters(repeating: LawSet) -> None:
+def test_the_laws_own_worth_of_repeats_decides_and_its_uncertainty_enters(repeating: LawSet) -> None:
     """At R* = 3 repeats are worth less than at pretraining's 15.39: the loss expected is higher, and near the truth."""
     own = limited(repeating, pairs=5_000, repeats="measured")
     other = limited(repeating, pairs=5_000, repeats="muennighoff")
@@ -250,13 +250,13 @@ def test_the_laws_own_worth_of_repeats_decides_and_its_doubt_enters(repeating: L
     worth = effective_tokens(recipe.train_tokens, recipe.train_tokens / recipe.epochs, 3.0)
     low, high = there(own.loss).ends
     assert low < true_loss(recipe.method, recipe.model.params, float(worth)) < high
-    doubtful = LawSet(laws=tuple(_doubtful(law) for law in repeating.laws))
-    wide = there(limited(doubtful, pairs=5_000, repeats="measured", methods=("full",)).loss)
+    uncertain = LawSet(laws=tuple(_uncertain(law) for law in repeating.laws))
+    wide = there(limited(uncertain, pairs=5_000, repeats="measured", methods=("full",)).loss)
     narrow = there(limited(repeating, pairs=5_000, repeats="measured", methods=("full",)).loss)
     assert wide.ends[1] - wide.ends[0] > 1.5 * (narrow.ends[1] - narrow.ends[0])
 
 
-def _doubtful(law: LawFile) -> LawFile:
+def _uncertain(law: LawFile) -> LawFile:
     """`law` with an R* known to a factor of ten alone."""
     chance = np.random.default_rng(0)
     found = there(law.repetition)
@@ -274,7 +274,9 @@ def test_a_law_without_a_measured_worth_is_refused_or_not_considered(laws: LawSe
 
 
 def test_an_unidentified_worth_is_warned_of(repeating: LawSet) -> None:
-    unknown = there(repeating.laws[0].repetition).model_copy(update={"worth": Interval(value=None, low=2.0, high=None)})
+    unknown = there(repeating.laws[0].repetition).model_copy(
+        update={"r_star": Interval(value=None, low=2.0, high=None)}
+    )
     vague = LawSet(laws=(repeating.laws[0].model_copy(update={"repetition": unknown}),))
     found = limited(vague, pairs=5_000, repeats="measured")
     assert any("R* is not identified, 2 or more" in line for line in found.warnings)
@@ -283,11 +285,11 @@ def test_an_unidentified_worth_is_warned_of(repeating: LawSet) -> None:
 def test_where_repeats_did_harm_the_data_are_gone_through_once(repeating: LawSet) -> None:
     """No R* describes harm: the recipe then leaves budget unspent instead of repeating, and does not ask to repeat."""
     least = Interval(value=LEAST, low=LEAST, high=2.0)
-    harmed = [there(law.repetition).model_copy(update={"worth": least}) for law in repeating.laws]
+    harmed = [there(law.repetition).model_copy(update={"r_star": least}) for law in repeating.laws]
     sets = [law.model_copy(update={"repetition": each}) for law, each in zip(repeating.laws, harmed, strict=True)]
     found = limited(LawSet(laws=tuple(sets)), pairs=5_000, repeats="measured")
     assert there(found.recipe.epochs) == pytest.approx(1.0, abs=0.01)
-    assert any("one pass at most: repeats were worth nothing, or did harm" in line for line in found.warnings)
+    assert any("one epoch at most: repeats were worth nothing, or did harm" in line for line in found.warnings)
     assert any(line.endswith("stays unspent") for line in found.warnings)
 
 
@@ -295,8 +297,8 @@ def test_repeated_tokens_are_worth_less_each_pass() -> None:
     worth = [effective_tokens(passes * 100.0, 100.0) for passes in (0.5, 1, 2, 4, 1e6)]
     assert worth[:2] == [50.0, 100.0]
     assert 190 < worth[2] < 200
-    assert worth[3] == pytest.approx(100 * (1 + REPEAT_WORTH * (1 - np.exp(-3 / REPEAT_WORTH))))
-    assert worth[4] == pytest.approx(100 * (1 + REPEAT_WORTH))
+    assert worth[3] == pytest.approx(100 * (1 + PRETRAINING_R_STAR * (1 - np.exp(-3 / PRETRAINING_R_STAR))))
+    assert worth[4] == pytest.approx(100 * (1 + PRETRAINING_R_STAR))
 
 
 def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
@@ -317,8 +319,8 @@ def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_o
         bias=Interval(value=-0.1, low=None, high=None), beyond=4.0,
     )  # fmt: skip
     drifting = law.model_copy(update={"holdout": {"largest-budget": tested}})
-    assert drifting.scatter(highest / 2) == drifting.run_noise
-    assert drifting.scatter(4 * highest) == pytest.approx(math.hypot(drifting.run_noise, 0.1))
+    assert drifting.run_noise_at(highest / 2) == drifting.run_noise
+    assert drifting.run_noise_at(4 * highest) == pytest.approx(math.hypot(drifting.run_noise, 0.1))
 
 
 def test_the_next_run_is_affordable_and_tells_something(laws: LawSet) -> None:
@@ -401,19 +403,19 @@ def test_a_method_of_no_run_is_refused_and_a_rank_of_no_run_only_by_a_law_withou
 
 
 def test_a_law_that_is_not_good_is_warned_of(laws: LawSet) -> None:
-    doubtful = LawSet(laws=tuple(law.model_copy(update={"status": "biased"}) for law in laws.laws))
-    assert any("is not good" in line for line in asked(doubtful).warnings)
+    uncertain = LawSet(laws=tuple(law.model_copy(update={"status": "biased"}) for law in laws.laws))
+    assert any("is not good" in line for line in asked(uncertain).warnings)
 
 
 def test_a_law_of_a_method_far_behind_is_not_warned_of(laws: LawSet) -> None:
     """At 1e10 FLOP full fine-tuning is out of contention: what its law lacks changes no decision."""
-    doubtful = LawSet(laws=tuple(law.model_copy(update={"status": "biased"}) for law in laws.laws))
-    found = asked(doubtful, 1e10)
+    uncertain = LawSet(laws=tuple(law.model_copy(update={"status": "biased"}) for law in laws.laws))
+    found = asked(uncertain, 1e10)
     assert found.certainty is not None
     behind = {name for name, share in found.certainty.methods.items() if share < 0.01}
     assert behind, found.certainty.methods
     warned = [line for line in found.warnings if "is not good" in line]
-    assert len(warned) == len(doubtful.laws) - len(behind)
+    assert len(warned) == len(uncertain.laws) - len(behind)
     assert not any(f"the {name}" in line for name in behind for line in warned)
 
 

@@ -68,7 +68,7 @@ def test_a_budget_for_more_pairs_than_there_are_names_what_would_spend_it(way: s
     assert again.recipe.epochs == pytest.approx(epochs, rel=1e-3)
     assert again.recipe.flop <= 3e12 * 1.0001
     worth = float(effective_tokens(epochs, 1.0))
-    assert any(f"worth {worth:.3g} epochs of fresh pairs" in line for line in again.warnings)
+    assert any(f"worth {worth:.3g} epochs of unique pairs" in line for line in again.warnings)
     beyond = recommend(spend, NANO, model="nano-51k", data=FEW, constraints=Constraints(epochs=1000))
     assert any(f"it pays for {beyond.recipe.epochs:.2f} of 1,000 epochs" in line for line in beyond.warnings)
 

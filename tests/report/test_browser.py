@@ -116,7 +116,7 @@ def test_slider_shows_what_recommend_answers(browser: Browser, evidence: ReportD
         words = f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens"
         assert browser["headline"].text == words
         assert answer.loss is not None
-        assert browser["predicted"].text == answer.loss.says()
+        assert browser["predicted"].text == answer.loss.describe()
         assert answer.reach is not None
         assert browser["reach"].text == answer.reach.describe()
         assert answer.certainty is not None

@@ -1,4 +1,4 @@
-"""The figures show what the ledger holds and what the laws say: nothing else, and with its doubt."""
+"""The figures show what the ledger holds and what the laws say: nothing else, and with its uncertainty."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_frontier_points_are_the_ledgers_cells(evidence: ReportData, drawn: dict
         assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(wanted)))
 
 
-def test_bars_are_the_scatter_between_seeds(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_bars_are_the_noise_between_seeds(evidence: ReportData, drawn: dict[str, Any]) -> None:
     """1.96 s / sqrt(n) of ln loss, s pooled over all repeated cells: computed here from the records alone."""
     logs = defaultdict(list)
     for record in evidence.records:

@@ -85,7 +85,7 @@ def test_laws_are_fitted_to_the_sweep_without_its_variations() -> None:
     assert len(records) == len(plain) + 4 * len(ASKED)
     with_them, without = (group_runs(runs, [law_named("hoffmann")]) for runs in (records, plain))
     assert [group.points.fingerprint for group in with_them] == [group.points.fingerprint for group in without]
-    assert all("16 runs of other readouts or options left out" in group.notes for group in with_them)
+    assert all("16 runs of another pooling or other options left out" in group.notes for group in with_them)
     few = [*plain[:2], *[run for run in records if run.recipe.pooling == "max"][:2]]
     with pytest.raises(InputError, match="pooling mean there, max here"):
         group_runs(few, [law_named("hoffmann")])

@@ -121,7 +121,7 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         ("batch", f"{recipe.batch_pairs} pairs, texts cut at {recipe.context_tokens} tokens"),
         ("loss", recipe.objective),
         *([("matryoshka", _MATRYOSHKA)] if recipe.options.matryoshka else []),
-        ("pooling", f"{recipe.readout}, over the last hidden states, L2-normalised"),
+        ("pooling", f"{recipe.pooling_in_words}, over the last hidden states, L2-normalised"),
         (
             "optimiser",
             f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "

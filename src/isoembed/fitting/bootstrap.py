@@ -1,4 +1,4 @@
-"""Doubt, from resampling runs (Efron 1979): percentile intervals for everything that is read off a law.
+"""Uncertainty, from resampling runs (Efron 1979): percentile intervals for everything that is read off a law.
 
 Never from an inverse Hessian: at a Huber width far below the noise that is too small by half.  Rows of one run (its
 checkpoints) are drawn together.  `benchmarks/fit_coverage.py` measures what the intervals hold.
@@ -79,7 +79,7 @@ class Bootstrap:
         return self.law.loss_and_gradient(self.theta_BP, rows)[0]
 
     def loss_intervals(self, points: Points, *, noise: bool = False) -> list[Interval]:
-        """For each row an interval of the law's loss, or of one more run's loss where `noise` adds the scatter."""
+        """For each row an interval of the law's loss, or of one more run's loss where `noise` adds the runs' noise."""
         value_R = self.law.predict(self.fit.params, points)
         draw_BR = self.loss(points)
         if noise:
@@ -149,7 +149,7 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
     best_B = np.argmin([end.objective_B for end in ends], axis=0)
     theta_BP = np.stack([end.theta_BP for end in ends])[best_B, np.arange(draws)]
     boot = Bootstrap(law, fitted, law.physical(theta_BP, solver.units), seed, runs, expanded_tail(runs))
-    return replace(boot, fit=fitted.with_doubts("weakly-identified", _loose_exponents(boot)))
+    return replace(boot, fit=fitted.with_reasons("weakly-identified", _loose_exponents(boot)))
 
 
 def _loose_exponents(boot: Bootstrap) -> list[str]:
@@ -157,7 +157,7 @@ def _loose_exponents(boot: Bootstrap) -> list[str]:
     exponents = [p.name for p in boot.law.parameters if p.low > 0 and p.name not in boot.fit.held]
     intervals = {name: interval for name, interval in boot.intervals().items() if name in exponents}
     return [
-        f"{name} = {interval.says()} is known no better than to its own size"
+        f"{name} = {interval.describe()} is known no better than to its own size"
         for name, interval in intervals.items()
         if interval.ends[1] - interval.ends[0] > boot.fit.params[name]
     ]

@@ -50,8 +50,8 @@ class Fit(Summarised):
     status: Status
     why: tuple[str, ...] = Field(description="every reason behind a status other than good, in words")
 
-    def with_doubts(self, status: Status, why: list[str]) -> Fit:
-        """The fit with further reasons to doubt it; itself where there are none."""
+    def with_reasons(self, status: Status, why: list[str]) -> Fit:
+        """The fit with further reasons against it; itself where there are none."""
         if not why:
             return self
         return self.model_copy(update={"status": max(self.status, status, key=_ORDER.index), "why": (*self.why, *why)})
@@ -59,9 +59,9 @@ class Fit(Summarised):
     def summary(self) -> dict[str, str]:
         """The law, its parameters and how the fit went."""
         params = {name: f"{value:.6g}" for name, value in self.params.items()}
-        return {"law": self.law, "points": f"{self.n_points}", **params, "status": self.says()}
+        return {"law": self.law, "points": f"{self.n_points}", **params, "status": self.describe()}
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """The status as a sentence."""
         return "good" if not self.why else f"{self.status}: {'; '.join(self.why)}"
 
@@ -109,7 +109,7 @@ class Solver:
 
     def noise(self, theta_P: Floats, weight_R: Floats) -> float:
         """1.4826 times the weighted median of |residual|, the P - 1 smallest left out: a robust fit runs through nearly
-        as many points as it has parameters, and they tell nothing of the scatter (DuMouchel and O'Brien 1989)."""
+        as many points as it has parameters, and they tell nothing of the noise (DuMouchel and O'Brien 1989)."""
         size_R = np.abs(self.problem.residuals(theta_P[None])[0][0])
         order = np.argsort(size_R)[min(len(self.free) - 1, len(size_R) - 1) :]
         share = np.cumsum(weight_R[order]) / np.sum(weight_R[order])
@@ -153,7 +153,7 @@ def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     params = dict(zip(law.names, law.physical(theta_P[None], solver.units)[0].tolist(), strict=True))
     noise = solver.noise(theta_P, points.weight)
     found, condition = _diagnose(solver, theta_P, noise)
-    if end.promise_B[best] > 1e-6:
+    if end.predicted_decrease_B[best] > 1e-6:
         found.append(("stuck", "the solver stopped before a minimum: no parameter value here is an answer"))
     if (share := float(np.mean(agree_B))) < 0.5:
         found.append(("few-starts-agree", f"only {share:.0%} of {len(agree_B)} starts reach the lowest objective"))
@@ -212,5 +212,7 @@ def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple
     for position, index in enumerate(free):
         parameter = law.parameters[index]
         if not parameter.linear and parameter.low > 0 and 2 * noise * spread_P[position] > theta_P[index]:
-            found.append(("weakly-identified", f"{parameter.name} = {theta_P[index]:.3g} is not told from zero"))
+            found.append(
+                ("weakly-identified", f"{parameter.name} = {theta_P[index]:.3g} is not distinguishable from zero")
+            )
     return found, float(singular[0] / singular[-1])

@@ -27,7 +27,7 @@ class Holdout(Frozen):
     """One law, one hold-out.  Errors are of ln loss: 0.01 is 1 %.
 
     `bias` is the mean of ln(observed / predicted) over the held-out rows, and its interval is where it would fall if
-    the law were right: the bootstrap's spread of the forecast and the scatter of the runs.
+    the law were right: the bootstrap's spread of the forecast and the noise of the runs.
     """
 
     by: By
@@ -75,7 +75,7 @@ def holdout(
     except InputError as error:
         return Holdout(by=by, law=law.name, verdict="untested", why=str(error), **counts)
     if boot is None or boot.fit.status in ("too-few-points", "stuck"):
-        why = boot.fit.says() if boot else "nothing is left to fit"
+        why = boot.fit.describe() if boot else "nothing is left to fit"
         return Holdout(by=by, law=law.name, verdict="untested", why=why, **counts)
 
     def log_errors(at: Points) -> Floats:
@@ -85,17 +85,17 @@ def holdout(
     forecast_B = np.mean(log_loss(boot.loss(left_out)) - log_loss(law.predict(boot.fit.params, left_out)), axis=1)
     free = len(law.parameters) - len(boot.fit.held)
     # residuals of a fit are too small by its degrees of freedom
-    scatter_R = inside_R * np.sqrt(len(kept) / max(1, len(kept) - free))
+    noise_R = inside_R * np.sqrt(len(kept) / max(1, len(kept) - free))
     runs = len(np.unique(left_out.run))
-    noise_B = np.random.default_rng(seed).choice(scatter_R, (len(forecast_B), runs)).mean(axis=1)
+    noise_B = np.random.default_rng(seed).choice(noise_R, (len(forecast_B), runs)).mean(axis=1)
     bias = float(np.mean(outside_R))
     interval = percentile(bias, noise_B - forecast_B, boot.tail)
     low, high = interval.ends
     good = low <= bias <= high
     side = "above" if bias > 0 else "below"
     why = (
-        f"the {by.replace('-', ' ')} lies {abs(np.expm1(bias)):.1%} {side} the forecast, outside what doubt and "
-        f"scatter allow ({low:+.1%} to {high:+.1%})"
+        f"the {by.replace('-', ' ')} lies {abs(np.expm1(bias)):.1%} {side} the forecast, outside what uncertainty "
+        f"and noise allow ({low:+.1%} to {high:+.1%})"
     )
     return Holdout(
         by=by,

@@ -27,7 +27,7 @@ class Interval(Frozen):
         """Low and high, infinite where unbounded."""
         return -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """The interval in words, with what is unbounded said."""
         value = "none" if self.value is None else f"{self.value:.4g}"
         low = "unbounded below" if self.low is None else f"{self.low:.4g}"

@@ -141,7 +141,7 @@ def curve_minimum(
         edge = int(np.argmin(loss_R)) in (0, len(sizes_R) - 1)
     if edge:
         side = "smaller" if where < sizes_R.mean() else "larger"
-        words = f"the lowest loss stands at the edge of the sizes tried: try {side} models at this budget"
+        words = f"the lowest loss stands at the edge of the sizes tested: add {side} models at this budget"
         return CurveMinimum(flop=flop, params=None, loss=None, status="edge", why=words)
     return CurveMinimum(flop=flop, params=float(np.exp(where)), loss=float(np.exp(lowest)), status="good")
 

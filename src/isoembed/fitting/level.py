@@ -54,9 +54,8 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
     error = max(1.0, misfit) / math.sqrt(weight_R.sum())
     log_c_B[1:] += np.random.default_rng(0).normal(0.0, error, len(log_c_B) - 1)
     c = percentile(math.exp(log_c_B[0]), np.exp(log_c_B[1:]), pairs[0][0].bootstrap().tail)
-    notes = [
-        f"at the level of {number_of(runs, 'run')} of {source}, c = {c.says()}; its shape is from {pairs[0][0].source}"
-    ]
+    level = f"at the level of {number_of(runs, 'run')} of {source}, c = {c.describe()}"
+    notes = [f"{level}; its shape is from {pairs[0][0].source}"]
     if misfit > MISFIT:
         notes.append(f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there")
     update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings)}
@@ -104,14 +103,14 @@ def _at_level(law: LawFile, log_c_B: Floats, seen: str) -> LawFile:
     """`law` with its curves moved; what its own runs alone told (alternatives, R*, outliers, checks) is left out."""
     assert law.draws is not None
     fit, draws = _moved(law.fit, law.draws, np.exp(log_c_B))
-    moved = law.model_copy(update={"law": fit.law, "fit": fit, "draws": draws, "range": fit.range, "forms": ()})
+    moved = law.model_copy(update={"law": fit.law, "fit": fit, "draws": draws, "range": fit.range, "alternatives": ()})
     return moved.model_copy(
         update={
             "params": moved.bootstrap().intervals(),
             "without_outliers": None,
             "outlier_rows": (),
             "repetition": None,
-            "elsewhere": (),
+            "transfer_checks": (),
             "data_fingerprint": fingerprint([law.data_fingerprint, seen]),
         }
     )

@@ -56,11 +56,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where each problem ended: parameters, summed objective, and the relative gain that one more step promised."""
+    """Where each problem ended: parameters, summed objective, and its relative decrease predicted of one more step."""
 
     theta_BP: Floats
     objective_B: Floats
-    promise_B: Floats
+    predicted_decrease_B: Floats
 
 
 def huber_sum(residual_BR: Floats, weight_BR: Floats, delta: Floats | float) -> Floats:
@@ -92,7 +92,7 @@ def _descend(
     problem: Problem, theta_BP: Floats, weight_BR: Floats, delta_B: Floats, *, done: float, most: int
 ) -> tuple[Floats, Floats, Floats]:
     theta_BP = theta_BP.copy()
-    promise_B = np.full(len(theta_BP), np.inf)
+    predicted_decrease_B = np.full(len(theta_BP), np.inf)
     residual, jacobian = problem.residuals(theta_BP)
     objective_B = huber_sum(residual, weight_BR, delta_B[:, None])
     live_L = np.arange(len(theta_BP))
@@ -109,13 +109,13 @@ def _descend(
         theta[better], value[better] = trial[better], trial_value[better]
         residual[better], jacobian[better] = trial_residual[better], trial_jacobian[better]
         damping = np.where(better, np.maximum(damping / 6.0, 1e-9), damping * 5.0)
-        promise = gain / np.maximum(value, 1e-20)
-        theta_BP[live_L], objective_B[live_L], promise_B[live_L] = theta, value, promise
-        moving = ((promise > done) | (damping > 2.0)) & (damping < _STUCK)
+        decrease = gain / np.maximum(value, 1e-20)
+        theta_BP[live_L], objective_B[live_L], predicted_decrease_B[live_L] = theta, value, decrease
+        moving = ((decrease > done) | (damping > 2.0)) & (damping < _STUCK)
         if not moving.all():
             live_L, theta, residual, jacobian = live_L[moving], theta[moving], residual[moving], jacobian[moving]
             value, weight, delta, damping = value[moving], weight[moving], delta[moving], damping[moving]
-    return theta_BP, objective_B, promise_B
+    return theta_BP, objective_B, predicted_decrease_B
 
 
 def _step(
@@ -127,7 +127,7 @@ def _step(
     delta: Floats,
     damping: Floats,
 ) -> tuple[Floats, Floats]:
-    """The damped step (L, P), zero for parameters pressed against a bound, and the gain that it promises (L,)."""
+    """The damped step (L, P), zero for parameters pressed against a bound, and the decrease that it predicts (L,)."""
     size = np.abs(residual)
     inside = size <= delta
     psi = weight * np.clip(residual, -delta, delta)

@@ -1,4 +1,4 @@
-"""Where a law holds: what its runs have in common, and which hyperparameters they tried."""
+"""Where a law holds: what its runs have in common, and which hyperparameters they tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
-from isoembed.fitting.repetition import Repeats
+from isoembed.fitting.repetition import RepeatedRuns
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, method_of
 from isoembed.recipe import PLAIN, DataStats, Options, PartialSetup
@@ -35,7 +35,7 @@ class Settings(PartialSetup):
     along: Literal["depth"] | None = Field(
         None, description="depth: its runs are of one model's first blocks; None: of models pretrained apart"
     )
-    negatives: int = Field(0, description="mean hard negatives a pair, rounded; tables are taken to have none")
+    negatives: int = Field(0, description="mean hard negatives per pair, rounded; tables are taken to have none")
     options: Options = PLAIN
     target: Literal["heldout", "training"] | None = Field(None, description="which loss was fitted")
     heldout: str | None = Field(None, description="fingerprint of the held-out set")
@@ -43,7 +43,9 @@ class Settings(PartialSetup):
     tokenizer: str | None = Field(None, description="hash of the tokenizer")
     params: Literal["params", "total_params"] = Field("params", description="what N counts: without or with the table")
     flop: Literal["model_flop", "all_in_flop"] = Field("model_flop", description="what C counts")
-    step_tokens: float | None = Field(None, gt=0, description="mean real tokens a step; None in older laws and tables")
+    step_tokens: float | None = Field(
+        None, gt=0, description="mean real tokens per step; None in older laws and tables"
+    )
 
     @classmethod
     def of(cls, family: str, setup: PartialSetup, data: DataStats, *, heldout: str | None) -> Settings:
@@ -62,7 +64,7 @@ class Settings(PartialSetup):
         return model.params if self.params == "params" else model.total_params
 
 
-class Tried(Frozen):
+class TestedSetting(Frozen):
     """One hyperparameter setting of which there were runs, stated so that it carries over to other sizes."""
 
     method: Method = Field(description="the setting, as one of the runs had it")
@@ -93,15 +95,15 @@ class Group:
     points: Points
     rows: tuple[int, ...]
     """row of the table, or of the ledger ordered by key, behind each point, counted from 1"""
-    tried: tuple[Tried, ...] = ()
+    tested_settings: tuple[TestedSetting, ...] = ()
     settings: Settings = Settings()  # noqa: RUF009 - a frozen value
     notes: tuple[str, ...] = ()
-    repeats: Repeats | None = None
+    repeats: RepeatedRuns | None = None
     """runs that repeat their data, which the law is not fitted to"""
 
 
-def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
-    """One Tried a run, from its method and the hidden width of its model (0: unknown).
+def tested_settings(runs: list[tuple[Method, int]]) -> list[TestedSetting]:
+    """One TestedSetting per run, from its method and the hidden width of its model (0: unknown).
 
     Ranks of adapters are stated as shares of the width where that takes fewer values than the ranks themselves.
     """
@@ -109,9 +111,9 @@ def settings_tried(runs: list[tuple[Method, int]]) -> list[Tried]:
     shares = {Fraction(rank, width) for rank, width in ranks}
     relative = len(shares) < len({rank for rank, _ in ranks})
     return [
-        Tried(method=method, of_width=str(Fraction(method.rank, width)))
+        TestedSetting(method=method, of_width=str(Fraction(method.rank, width)))
         if relative and isinstance(method, Adapters) and width
-        else Tried(method=method)
+        else TestedSetting(method=method)
         for method, width in runs
     ]
 

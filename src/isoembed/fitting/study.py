@@ -1,6 +1,6 @@
-"""From runs to a law with its doubt: fit, bootstrap, hold-outs, the second fit without outliers, rivals compared.
+"""From runs to a law with its uncertainty: fit, bootstrap, hold-outs, the second fit without outliers, rivals compared.
 
-One law a method (corrections to the paper's set-up: what full fine-tuning teaches says nothing of LoRA).
+One law per method (corrections to the paper's set-up: what full fine-tuning teaches says nothing of LoRA).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from isoembed.core import InputError, number_of
 from isoembed.fitting.bootstrap import Bootstrap, bootstrap
 from isoembed.fitting.fit import Fit, fit, outliers
 from isoembed.fitting.holdout import By, Holdout, holdout
-from isoembed.fitting.io.law_file import Form, LawFile, LawSet
+from isoembed.fitting.io.law_file import AlternativeLaw, LawFile, LawSet
 from isoembed.fitting.io.runs import RunsSchema, read_runs
-from isoembed.fitting.repetition import Repeats, Repetition, measure
+from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
 from isoembed.fitting.settings import Group
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
@@ -34,12 +34,13 @@ HOLDOUTS: dict[str, tuple[By, ...]] = {
 #: a table whose columns have known names, of one method
 PLAIN_SCHEMA = RunsSchema()
 
-#: a held-out error up to so many times the least one (or the runs' scatter) is not told from it: few runs are held out
+#: a held-out error up to so many times the least one (or the runs' noise) is not distinguishable from it: few runs are
+#: held out
 SAME_ERROR = 1.5
 #: rows that a law is fitted to at most, and rows that R* is measured on
 MOST_ROWS, MOST_REPEATED = 10_000, 256
 #: laws kept beside the best one
-MOST_FORMS = 2
+MOST_ALTERNATIVES = 2
 
 
 def study_source(
@@ -84,14 +85,15 @@ def study(
 
     Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
     least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others
-    of these are kept as forms with draws of their own, `MOST_FORMS` at most.  A single law is taken as it is.
+    of these are kept as alternatives with bootstrap samples of their own, `MOST_ALTERNATIVES` at most.  A single law is
+    taken as it is.
     draws: of the bootstrap; 0 for none.
     Raises InputError where no law can be fitted.
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a `holdout` other than none, or one law.")
-    group = _thinned(_below_chance(laws, group))
-    tested: list[_Tested] = []
+    group = _subsampled(_below_chance(laws, group))
+    tested: list[_HeldOutLaw] = []
     reasons: list[InputError] = []
     for law in laws:
         try:
@@ -99,14 +101,14 @@ def study(
         except InputError as error:
             reasons.append(error)
             continue
-        tested.append(_Tested(law, [holdout(law, group.points, each, delta=delta) for each in by]))
+        tested.append(_HeldOutLaw(law, [holdout(law, group.points, each, delta=delta) for each in by]))
     if not tested:
         raise reasons[0]
     alike, others = _ranked(tested)
     best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
     points = group.points
     found = bootstrap(best, points, draws=draws, delta=delta) if draws else fit(best, points, delta=delta)
-    fitted = found if not draws else found.fit  # type: ignore[union-attr] # told apart by draws
+    fitted = found if not draws else found.fit  # type: ignore[union-attr] # `draws` says which
     out_R = outliers(best, points, fitted)  # type: ignore[arg-type]
     second = None
     if out_R.any() and not out_R.all():  # all, where so few runs are met exactly that there is no noise
@@ -114,20 +116,16 @@ def study(
             second = fit(best, points[~out_R], delta=delta)
         except InputError:
             second = None  # nothing is left that the law can be fitted to
-    forms = _forms(best, alike[1:], points, found, delta) if isinstance(found, Bootstrap) else ()
+    alternatives = _alternatives(best, alike[1:], points, found, delta) if isinstance(found, Bootstrap) else ()
     law_file = LawFile.of(
         found,
-        points,
+        group,
         source=source,
-        method=group.method,
         holdouts=tuple(held),
         rivals=tuple(result for rival in rivals for result in rival.held),
-        forms=forms,
+        alternatives=alternatives,
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
         without_outliers=second,
-        settings=group.settings,
-        tried=group.tried,
-        notes=group.notes,
     )
     if group.repeats is None:
         return law_file
@@ -147,9 +145,9 @@ def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
 
 
-def _thinned(group: Group) -> Group:
+def _subsampled(group: Group) -> Group:
     """`group` with `MOST_ROWS` of its rows, and `MOST_REPEATED` of those that repeat, spread evenly over sizes, budgets
-    and passes, both ends of each kept: a law of a few parameters learns next to nothing from more."""
+    and epochs, both ends of each kept: a law of a few parameters learns next to nothing from more."""
     points, repeats, notes = group.points, group.repeats, list(group.notes)
     if len(points) > MOST_ROWS:
         ends = [
@@ -165,9 +163,9 @@ def _thinned(group: Group) -> Group:
         )
         group = replace(group, points=points[keep], rows=tuple(np.array(group.rows)[keep].tolist()))
     if repeats is not None and len(repeats.points) > MOST_REPEATED:
-        keep = np.argsort(repeats.passes_R)[_spread(len(repeats.points), MOST_REPEATED)]
+        keep = np.argsort(repeats.epochs_R)[_spread(len(repeats.points), MOST_REPEATED)]
         notes.append(
-            f"R* from {MOST_REPEATED:,} of {len(repeats.points):,} rows that repeat, spread evenly over passes"
+            f"R* from {MOST_REPEATED:,} of {len(repeats.points):,} rows that repeat, spread evenly over epochs"
         )
         group = replace(group, repeats=repeats[keep])
     return replace(group, notes=tuple(notes))
@@ -179,7 +177,7 @@ def _spread(rows: int, most: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Tested:
+class _HeldOutLaw:
     """A law and how it forecast what was held out."""
 
     law: Law
@@ -199,40 +197,41 @@ class _Tested:
         return any(result.verdict == "biased" for result in self.held)
 
 
-def _ranked(tested: Sequence[_Tested]) -> tuple[list[_Tested], list[_Tested]]:
-    """The best law with those that are not told from it, and the others; most hold-outs tested first, then the least
-    error.  Among the alike an unbiased forecast comes first: beyond them it would prefer laws that know nothing."""
+def _ranked(tested: Sequence[_HeldOutLaw]) -> tuple[list[_HeldOutLaw], list[_HeldOutLaw]]:
+    """The best law with those that are not distinguishable from it, and the others; most hold-outs tested first, then
+    the least error.  Among the alike an unbiased forecast comes first: beyond them it would prefer laws that know
+    nothing."""
     order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
     best = order[0]
-    scatter = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
-    allowed = SAME_ERROR * max(best.error, scatter)
+    noise = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
+    allowed = SAME_ERROR * max(best.error, noise)
     alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
     others = [each for each in order if each not in alike]
     first = min(alike, key=lambda each: each.biased)  # of equals the first: the least error
     return [first, *(each for each in alike if each is not first)], others
 
 
-def _forms(
-    best: Law, alike: Sequence[_Tested], points: Points, found: Bootstrap, delta: float | None
-) -> tuple[Form, ...]:
-    """The laws that are not told from the best one, bootstrapped as it was; not those of other columns, nor those that
-    would not tell shares apart that it tells apart."""
-    forms: list[Form] = []
+def _alternatives(
+    best: Law, alike: Sequence[_HeldOutLaw], points: Points, boot: Bootstrap, delta: float | None
+) -> tuple[AlternativeLaw, ...]:
+    """The laws that are not distinguishable from the best one, bootstrapped as it was; not those of other columns, nor
+    those that are blind to shares that it distinguishes."""
+    found: list[AlternativeLaw] = []
     shares = points.distinct("fraction") > 1
     for each in alike:
         blind = each.law.varies != best.varies or (shares and each.law.also_reads != best.also_reads)
-        if blind or not each.errors or len(forms) == MOST_FORMS:
+        if blind or not each.errors or len(found) == MOST_ALTERNATIVES:
             continue
         try:
-            drawn = bootstrap(each.law, points, draws=len(found.theta_BP), delta=delta)
+            drawn = bootstrap(each.law, points, draws=len(boot.theta_BP), delta=delta)
         except InputError:
             continue  # some resamples allow no fit of so many parameters
         if drawn.fit.status not in ("stuck", "too-few-points"):
-            forms.append(Form.of(drawn, each.error))
-    return tuple(forms)
+            found.append(AlternativeLaw.of(drawn, each.error))
+    return tuple(found)
 
 
-def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: Repeats) -> Repetition:
+def _repetition(law_file: LawFile, law: Law, found: Fit | Bootstrap, repeats: RepeatedRuns) -> Repetition:
     """R* over the draws that there are."""
     theta_BP, tail = law.vector(law_file.fit.params)[None], None
     if isinstance(found, Bootstrap):

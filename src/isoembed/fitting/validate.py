@@ -1,4 +1,4 @@
-"""Check a set of laws against runs at other batches and contexts, method by method (`elsewhere` says how and why)."""
+"""Check a set of laws against runs at other batches and contexts, method by method: see `isoembed.fitting.transfer`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from isoembed.fitting.holdout import log_loss
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs, loss_of
 from isoembed.fitting.settings import Settings
-from isoembed.fitting.transfer import Elsewhere, Forecast, comparable, exchange, forecast
+from isoembed.fitting.transfer import Forecast, TransferCheck, comparable, forecast, tokens_to_law_units
 from isoembed.laws.points import Floats, Points
 from isoembed.records import Ledger, RunRecord
 
@@ -25,11 +25,11 @@ class Checked(Frozen):
 
     method: str | None
     law: str
-    seen: Elsewhere
+    seen: TransferCheck
 
 
 class Check(Frozen):
-    """All that a ledger says of a set of laws elsewhere."""
+    """All that a ledger says of a set of laws at other settings."""
 
     laws: LawSet
     results: tuple[Checked, ...]
@@ -48,7 +48,7 @@ def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs
     """Forecast the records that were made at another batch or context than the laws', and judge the forecasts.
 
     Returns the laws with what was seen of them, setting by setting.  Runs at the laws' own setting, and of methods that
-    no law speaks of, are left out with a note.
+    no law applies to, are left out with a note.
     Raises InputError where no run is at another setting, or one differs in more than batch and context.
     """
     own = laws.settings
@@ -69,38 +69,38 @@ def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs
         settings = groups[0].settings
         comparable(own, settings)
         kept = [there[row - 1] for group in groups for row in group.rows]
-        spoken_of: set[str] = set()
+        covered: set[str] = set()
         for index, law in enumerate(laws.laws):
-            runs = [run for run in kept if law.speaks_of(run.recipe.method, run.recipe.model)]
+            runs = [run for run in kept if law.applies_to(run.recipe.method, run.recipe.model)]
             if not runs:
                 continue
-            spoken_of.update(run.key for run in runs)
+            covered.update(run.key for run in runs)
             seen = _judged(law, settings, runs, source)
-            updated[index] = updated[index].having(seen)
+            updated[index] = updated[index].with_check(seen)
             results.append(Checked(method=law.method, law=law.law, seen=seen))
         notes += groups[0].notes
-        if len(spoken_of) < len(kept):
-            notes.append(f"left out, of methods that the laws do not speak of: {len(kept) - len(spoken_of)}")
+        if len(covered) < len(kept):
+            notes.append(f"left out, of methods that no law applies to: {len(kept) - len(covered)}")
     return Check(laws=LawSet(laws=tuple(updated)), results=tuple(results), notes=tuple(notes))
 
 
-def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source: str) -> Elsewhere:
+def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source: str) -> TransferCheck:
     """The verdict on one law from its runs at `settings`."""
     different = {(run.recipe.model.name, run.recipe.method.label, run.steps) for run in runs}
     if len(different) < LEAST_RUNS:
         why = f"{number_of(len(different), 'different run')}, {LEAST_RUNS} say something"
-        return Elsewhere(settings=settings, verdict="too-few-runs", why=why, n_runs=len(runs), source=source)
+        return TransferCheck(settings=settings, verdict="too-few-runs", why=why, n_runs=len(runs), source=source)
     boot = law.bootstrap()
-    worth_R = np.array([exchange(law.settings, run.tokens / run.steps) for run in runs])
+    factor_R = np.array([tokens_to_law_units(law.settings, run.tokens / run.steps) for run in runs])
     spent_R = np.array([getattr(run, law.settings.flop) for run in runs])
     seen_R = np.array([loss_of(run, "heldout") for run in runs], dtype=np.float64)
 
-    def judged(factor_R: Floats) -> Forecast:
+    def judged(law_units_R: Floats) -> Forecast:
         points = Points.of(
             [law.settings.size(run.recipe.model) for run in runs],
-            [run.tokens for run in runs] * factor_R,
+            [run.tokens for run in runs] * law_units_R,
             seen_R,
-            flop=spent_R * factor_R,
+            flop=spent_R * law_units_R,
             fraction=[run.recipe.cost.trained_share for run in runs],
         )
         return forecast(
@@ -108,25 +108,25 @@ def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source:
             log_loss(boot.law.predict(boot.fit.params, points)),
             np.log(seen_R),
             noise=law.run_noise,
-            scatter_R=np.array([law.scatter(flop) for flop in points.flop]),
+            run_noise_R=np.array([law.run_noise_at(flop) for flop in points.flop]),
             tail=boot.tail,
         )
 
-    steps = judged(worth_R)
+    steps = judged(factor_R)
     low, high = steps.bias.ends
     bias = steps.bias.value or 0.0
     side = "above" if bias > 0 else "below"
     why = (
-        f"the runs lie {abs(np.expm1(bias)):.1%} {side} the forecast in steps, outside what doubt and scatter allow "
-        f"({low:+.1%} to {high:+.1%})"
+        f"the runs lie {abs(np.expm1(bias)):.1%} {side} the forecast in steps, outside what uncertainty and noise "
+        f"allow ({low:+.1%} to {high:+.1%})"
     )
-    return Elsewhere(
+    return TransferCheck(
         settings=settings,
         verdict="holds" if steps.holds else "biased",
         why="" if steps.holds else why,
         n_runs=len(runs),
         steps=steps,
-        tokens=judged(np.ones_like(worth_R)),
-        beyond=float(np.max(spent_R * worth_R) / law.range["flop"][1]),
+        tokens=judged(np.ones_like(factor_R)),
+        beyond=float(np.max(spent_R * factor_R) / law.range["flop"][1]),
         source=source,
     )

@@ -68,7 +68,7 @@ class Units:
             rows.log_params_R - self.log_params,
             rows.log_tokens_R - self.log_tokens,
             rows.log_flop_R - self.log_flop,
-            rows.rest_R,
+            rows.frozen_share_R,
         )
 
 

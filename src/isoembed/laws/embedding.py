@@ -17,10 +17,10 @@ from isoembed.laws.points import Floats, Points, Rows
 SHARE_EXPONENT = Parameter("b_s", 0.05, 8.0, (0.3, 1.0, 3.0))
 
 
-def share_power(rest_R: Floats, b_s: Floats) -> tuple[Floats, Floats]:
+def share_power(frozen_share_R: Floats, b_s: Floats) -> tuple[Floats, Floats]:
     """(1 - S)^b_s (B, R) and its derivative by b_s, both 0 at S = 1 (0^b = 0 for b > 0)."""
-    log_R = np.log(np.where(rest_R > 0, rest_R, 1.0))
-    power = np.where(rest_R > 0, np.exp(b_s * log_R), 0.0)
+    log_R = np.log(np.where(frozen_share_R > 0, frozen_share_R, 1.0))
+    power = np.where(frozen_share_R > 0, np.exp(b_s * log_R), 0.0)
     return power, power * log_R
 
 
@@ -53,7 +53,7 @@ class Embedding(Law):
         C, a_d, b_d, a_s, c_s, alpha, beta, b_s = columns(theta_BP)
         size = np.exp(-alpha * rows.log_params_R)
         data = np.exp(-beta * rows.log_tokens_R)
-        share, by_share = share_power(rows.rest_R, b_s)
+        share, by_share = share_power(rows.frozen_share_R, b_s)
         size_term = (a_d * rows.log_tokens_R + b_d) * size
         data_term = (a_s * share + c_s) * data
         gradient = [

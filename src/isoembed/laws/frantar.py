@@ -33,7 +33,7 @@ class Frantar(Law):
         E, a_s, c_s, B, alpha, beta, b_s = columns(theta_BP)
         size = np.exp(-alpha * rows.log_params_R)
         data = np.exp(-beta * rows.log_tokens_R)
-        share, by_share = share_power(rows.rest_R, b_s)
+        share, by_share = share_power(rows.frozen_share_R, b_s)
         size_term = (a_s * share + c_s) * size
         gradient = [
             np.ones_like(size),

@@ -36,7 +36,7 @@ class Interaction(Law):
 
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:
         E, A, B, a, b, g, s, t = columns(theta_BP)
-        log_share_R = np.log(np.maximum(1.0 - rows.rest_R, 1e-12))
+        log_share_R = np.log(np.maximum(1.0 - rows.frozen_share_R, 1e-12))
         size = A * np.exp(-a * rows.log_params_R - s * log_share_R)
         data = B * np.exp(-b * rows.log_tokens_R - g * rows.log_params_R - t * log_share_R)
         one = np.ones_like(data)

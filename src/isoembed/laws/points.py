@@ -29,7 +29,7 @@ class Rows:
     log_params_R: Floats
     log_tokens_R: Floats
     log_flop_R: Floats
-    rest_R: Floats
+    frozen_share_R: Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotT
     samples = CandidateSamples(posterior.log_loss(candidates))
     best = samples.best
     if (fitted := posterior.laws[candidates[best].method].fit).why:
-        notes.append(warning("not-good", method=candidates[best].method, status=fitted.says()))
+        notes.append(warning("not-good", method=candidates[best].method, status=fitted.describe()))
     beyond = target.flop / max(run.planned.flop for run in done)
     if beyond > 10:
         notes.append(warning("far", ratio=beyond))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.fitting.transfer import Elsewhere, exchange
+from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.request import CompleteRequest
 
@@ -30,7 +30,7 @@ def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
     differs = _differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
-    names = {tried.method.name for law in holding for tried in law.tried}
+    names = {tested.method.name for law in holding for tested in law.tested_settings}
     return bool(holding) and (request.method is None or request.method.name in names)
 
 
@@ -57,30 +57,30 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
             f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
             "(`isoembed validate`), fit a law to runs of yours, or say `other_settings`."
         )
-    worth = exchange(laws.settings, request.step_tokens)
-    notes = [note("known", "steps", worth=worth)]
+    factor = tokens_to_law_units(laws.settings, request.step_tokens)
+    notes = [note("known", "steps", worth=factor)]
     for law, at in checks(laws, request):
         name = law.method or law.law
         if at is not None and at.verdict == "holds":
-            notes.append(note("known", "checked", law=name, seen=at.says()))
+            notes.append(note("known", "checked", law=name, seen=at.describe()))
         else:
             why = "not checked at this batch and context" if at is None else at.why
             notes.append(note("warning", "left-out", law=name, why=why))
-    return Applicable(LawSet(laws=tuple(holding)), worth, tuple(notes))
+    return Applicable(LawSet(laws=tuple(holding)), factor, tuple(notes))
 
 
-def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, Elsewhere | None]]:
+def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, TransferCheck | None]]:
     """Each law with what was seen of it at the request's batch and context."""
     return [(law, law.at(request.batch_pairs, request.context_tokens)) for law in laws.laws]
 
 
 def _holding(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -> list[LawFile]:
     """The laws that were seen to hold at the request's batch and context, where it differs in these alone; without
-    their other forms, which were not checked there."""
+    their alternatives, which were not checked there."""
     if not set(differs) <= {"batch_pairs", "context_tokens"}:
         return []
     holding = [law for law, at in checks(laws, request) if at is not None and at.verdict == "holds"]
-    return [law.model_copy(update={"forms": ()}) for law in holding]
+    return [law.model_copy(update={"alternatives": ()}) for law in holding]
 
 
 def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, str]:

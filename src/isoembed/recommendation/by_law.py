@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from isoembed.core import number_of
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.fitting.repetition import ONE_PASS, REPEAT_SOURCE
+from isoembed.fitting.repetition import ONE_EPOCH, PRETRAINING_R_STAR_SOURCE
 from isoembed.laws import law_named
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
@@ -112,7 +112,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
     """What is known of the best candidate and what is assumed."""
     request, candidate = forecasts.request, forecasts.candidates[forecasts.samples.best]
     law = candidate.law
-    names = " and ".join(form.law for form in law.forms)
+    names = " and ".join(other.law for other in law.alternatives)
     _, speed = request.budget.flop_at()
     notes = [
         note(
@@ -124,7 +124,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
             source=law.source,
         ),
         note("known", "cost"),
-        *([note("known", "form" if len(law.forms) == 1 else "forms", forms=names)] if law.forms else []),
+        *([note("known", "form" if len(law.alternatives) == 1 else "forms", forms=names)] if law.alternatives else []),
         *([note("known", "unsealed")] if law.unsealed else []),
         *([note("assumed", "speed", source=speed)] if speed else []),
         note(
@@ -134,11 +134,11 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.serving_notes(forecasts.flop, candidate.model),
     ]
-    if (recipe.epochs or 0) > ONE_PASS:
+    if (recipe.epochs or 0) > ONE_EPOCH:
         if request.constraints.repeats == "muennighoff" or law.repetition is None:
-            notes.append(note("assumed", "repeats-borrowed", source=REPEAT_SOURCE))
+            notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
         else:
-            notes.append(note("known", "repeats-measured", r_star=law.repetition.says()))
+            notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))
     return notes
 
 
@@ -164,7 +164,7 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
         few = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
         notes.append(note("warning", "not-considered", farthest=FARTHEST, candidates=few))
     notes += [
-        note("warning", "not-good", law=each.method or each.law, status=each.says())
+        note("warning", "not-good", law=each.method or each.law, status=each.describe())
         for each in laws.laws
         if each.status != "good" and (each is law or _probability(forecasts, each) >= _IN_CONTENTION)
     ]
@@ -193,7 +193,7 @@ def _probability(forecasts: Forecasts, law: LawFile) -> float:
 
 
 def _repeat_warnings(laws: LawSet, law: LawFile, request: CompleteRequest, recipe: Recipe) -> list[RecipeNote]:
-    """Where the measured worth of repeated data says less than it seems to."""
+    """Where the measured R* of repeated data says less than it seems to."""
     found, epochs, asked = law.repetition, recipe.epochs or 0.0, request.constraints
     notes = []
     if asked.repeats == "measured":
@@ -201,12 +201,12 @@ def _repeat_warnings(laws: LawSet, law: LawFile, request: CompleteRequest, recip
         notes += [note("warning", "repeats-unmeasured", laws=", ".join(unmeasured))] if unmeasured else []
         if asked.epochs is None and found is not None and found.worthless:
             notes.append(note("warning", "repeats-worthless"))
-    if found is None or epochs <= ONE_PASS:
+    if found is None or epochs <= ONE_EPOCH:
         return notes
     if found.worthless:
         notes.append(note("warning", "repeats-harm"))
     if not found.identified:
-        notes.append(note("warning", "repeats-uncertain", r_star=found.says()))
-    if epochs > found.passes[1]:
-        notes.append(note("warning", "many-epochs", epochs=epochs, measured=found.passes[1]))
+        notes.append(note("warning", "repeats-uncertain", r_star=found.describe()))
+    if epochs > found.epochs[1]:
+        notes.append(note("warning", "many-epochs", epochs=epochs, measured=found.epochs[1]))
     return notes

@@ -46,8 +46,8 @@ class Candidate:
     def most_epochs(self, request: CompleteRequest) -> float:
         """Passes over the data at most: one where the law's own runs gained nothing by more and nobody says how
         many."""
-        limits, worth = request.constraints, self.law.repetition
-        in_vain = limits.epochs is None and limits.repeats == "measured" and worth is not None and worth.worthless
+        limits, measured = request.constraints, self.law.repetition
+        in_vain = limits.epochs is None and limits.repeats == "measured" and measured is not None and measured.worthless
         return 1.0 if in_vain else limits.most_epochs
 
     def tokens(self, request: CompleteRequest, flop: float) -> float:
@@ -112,7 +112,7 @@ def _check_law(law: LawFile) -> None:
         raise InputError(
             f"A recommendation needs a law with N in it; {law.law} has none. Fit hoffmann or embedding instead."
         )
-    drawn = [len(law.bootstrap().theta_BP), *(len(form.draws.values) for form in law.forms)]
+    drawn = [len(law.bootstrap().theta_BP), *(len(other.draws.values) for other in law.alternatives)]
     if (fewest := min(drawn)) < LEAST_DRAWS:
         raise InputError(
             f"Probabilities need {LEAST_DRAWS} bootstrap draws; the {law.method or law.law} law has {fewest}. Fit "
@@ -122,7 +122,7 @@ def _check_law(law: LawFile) -> None:
 
 def _methods(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[Method]:
     """The methods, hyperparameters included, that `law` holds for on `model` and the request allows."""
-    found: list[Method] = [tried.on(model) for tried in law.tried]
+    found: list[Method] = [tested.on(model) for tested in law.tested_settings]
     if law.method is None:
         found = [request.method or Full()]
     asked = request.method
@@ -137,5 +137,7 @@ def _methods(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[M
 
 def _nothing_allowed(laws: LawSet, request: CompleteRequest) -> str:
     asked = request.method.label if request.method else ", ".join(request.constraints.methods or ("any",))
-    fitted = ", ".join(tried.label for law in laws.laws for tried in law.tried) or "no method that is known here"
+    fitted = (
+        ", ".join(tested.label for law in laws.laws for tested in law.tested_settings) or "no method that is known here"
+    )
     return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."

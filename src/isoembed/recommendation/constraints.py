@@ -20,7 +20,7 @@ class Constraints(Frozen):
     device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
     pairs: int | None = Field(None, ge=1, le=LARGEST, description="unique pairs at hand; default: what the data say")
     epochs: float | None = Field(
-        None, gt=0, le=1e6, description="passes over the unique pairs at most; default: one, or what `repeats` says"
+        None, gt=0, le=1e6, description="epochs over the unique pairs at most; default: one, or what `repeats` says"
     )
     repeats: Literal["none", "muennighoff", "measured"] | None = Field(
         None,

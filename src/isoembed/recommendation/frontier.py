@@ -85,7 +85,7 @@ class Forecasts:
         """Where one run of candidate `k` will end: the law's uncertainty, the noise of runs around it, and its drift
         beyond the fitted budgets."""
         candidate, loss_B = self.candidates[k], self.samples.loss_BK[:, k]
-        noise = candidate.law.scatter(self.token_worth * self.tokens_K[k] * candidate.cost.flop_per_token)
+        noise = candidate.law.run_noise_at(self.token_worth * self.tokens_K[k] * candidate.cost.flop_per_token)
         noise_B = np.random.default_rng([seed, k]).normal(0.0, noise, len(loss_B))
         return percentile(float(self.samples.means[k]), loss_B * np.exp(noise_B), candidate.tail)
 

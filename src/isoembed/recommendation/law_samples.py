@@ -1,11 +1,11 @@
 """What the bootstrap samples of a set of laws forecast of any candidate.
 
 Bootstraps of different methods are independent fits; candidates of one law share its samples, so that what the law does
-not know cancels where it should.  Where runs allow other forms of law (`LawFile.forms`), each has an equal share of the
-samples.  A sample that is an outlier among a candidate's counts as the outermost that is none
+not know cancels where it should.  Where runs allow alternative laws (`LawFile.alternatives`), each has an equal share
+of the samples.  A sample that is an outlier among a candidate's counts as the outermost that is none
 (`isoembed.fitting.intervals.tamed`).
 
-Shapes: B samples, b those of one form, K candidates, P parameters.
+Shapes: B samples, b those of one alternative, K candidates, P parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.fitting.repetition import REPEAT_WORTH, effective_tokens
+from isoembed.fitting.repetition import PRETRAINING_R_STAR, effective_tokens
 from isoembed.laws import law_named
 from isoembed.laws.points import Floats, Rows
 from isoembed.recommendation.candidates import Candidate
@@ -26,8 +26,8 @@ from isoembed.recommendation.request import CompleteRequest
 
 
 @dataclass(frozen=True, eq=False)
-class _FormSamples:
-    """A form of a law and the samples that it has: their rows of a loss, and its parameters in each."""
+class _SharedSamples:
+    """A law, or an alternative of it, and the samples that it has: their rows of a loss, and its parameters in each."""
 
     law: str
     rows_b: npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ class LawSamples:
     def __init__(self, laws: LawSet) -> None:
         self.laws = laws
         self.count = max(len(law.bootstrap().theta_BP) for law in laws.laws)
-        self._forms: list[list[_FormSamples]] = []
+        self._by_law: list[list[_SharedSamples]] = []
         self._r_star_B: list[Floats] = []
         """of each law; that of pretraining where none was measured"""
         for index, law in enumerate(laws.laws):
@@ -52,16 +52,19 @@ class LawSamples:
                 order = np.concatenate([chance.permutation(draws) for _ in range(-(-self.count // draws))])[
                     : self.count
                 ]
-            drawn = [(law.law, boot.theta_BP), *((form.law, np.array(form.draws.values)) for form in law.forms)]
-            form_B = np.arange(self.count) % len(drawn)
+            drawn = [
+                (law.law, boot.theta_BP),
+                *((other.law, np.array(other.draws.values)) for other in law.alternatives),
+            ]
+            which_B = np.arange(self.count) % len(drawn)
             if len(drawn) > 1:
-                form_B = chance.permutation(form_B)
-            forms = []
+                which_B = chance.permutation(which_B)
+            shared = []
             for number, (name, theta_BP) in enumerate(drawn):
-                rows_b = np.flatnonzero(form_B == number)
-                forms.append(_FormSamples(name, rows_b, theta_BP[order[rows_b] % len(theta_BP)]))
-            self._forms.append(forms)
-            r_star_B = law.repetition.fit_and_draws()[1:] if law.repetition else np.full(draws, REPEAT_WORTH)
+                rows_b = np.flatnonzero(which_B == number)
+                shared.append(_SharedSamples(name, rows_b, theta_BP[order[rows_b] % len(theta_BP)]))
+            self._by_law.append(shared)
+            r_star_B = law.repetition.fit_and_draws()[1:] if law.repetition else np.full(draws, PRETRAINING_R_STAR)
             self._r_star_B.append(r_star_B[order])
 
     def losses(
@@ -70,21 +73,21 @@ class LawSamples:
         """Forecasts (B, K) of `candidates` trained on `tokens_K`, each token `token_worth` of the law's."""
         unique = request.unique_tokens
         loss_BK = np.empty((self.count, len(candidates)))
-        for law, forms, r_star_B in zip(self.laws.laws, self._forms, self._r_star_B, strict=True):
+        for law, shared, r_star_B in zip(self.laws.laws, self._by_law, self._r_star_B, strict=True):
             of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
             if not of_law:
                 continue
             mine = [candidates[k] for k in of_law]
-            r_star = REPEAT_WORTH if request.constraints.repeats == "muennighoff" else r_star_B[:, None]
-            fresh = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, r_star)
-            log_fresh_BK = np.broadcast_to(np.log(fresh) + np.log(token_worth), (self.count, len(mine)))
-            for form in forms:
+            r_star = PRETRAINING_R_STAR if request.constraints.repeats == "muennighoff" else r_star_B[:, None]
+            effective = tokens_K[of_law] if unique is None else effective_tokens(tokens_K[of_law], unique, r_star)
+            log_tokens_BK = np.broadcast_to(np.log(effective) + np.log(token_worth), (self.count, len(mine)))
+            for part in shared:
                 rows = Rows(
                     np.log([law.settings.size(candidate.model) for candidate in mine]),
-                    log_fresh_BK[form.rows_b],
+                    log_tokens_BK[part.rows_b],
                     np.log(token_worth * tokens_K[of_law] * [candidate.cost.flop_per_token for candidate in mine]),
                     1.0 - np.array([candidate.share for candidate in mine]),
                 )
-                found_bK = law_named(form.law).loss_and_gradient(form.theta_bP, rows)[0]
-                loss_BK[np.ix_(form.rows_b, np.array(of_law))] = found_bK
+                found_bK = law_named(part.law).loss_and_gradient(part.theta_bP, rows)[0]
+                loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
         return tamed(loss_BK)

@@ -67,7 +67,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
     # data
     "data-assumed": ("data", "{source}"),
-    "data": ("data", "{pairs:,} unique pairs, {tokens_per_pair:.1f} tokens a pair ({source})"),
+    "data": ("data", "{pairs:,} unique pairs, {tokens_per_pair:.1f} tokens per pair ({source})"),
     "data-end": (
         "the data end first",
         "{epochs} of {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
@@ -75,12 +75,12 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "budget-end": ("the budget ends first", "it pays for {epochs:.2f} of {asked}"),
     "repeats-harmed": ("where this project repeated pairs it did harm", "{measured}"),
     "repeats-borrowed": ("{source}",),
-    "repeats-measured": ("repeated pairs count as fewer fresh ones", "{r_star}"),
+    "repeats-measured": ("repeated pairs count as fewer unique ones", "{r_star}"),
     "repeats-harm": ("repeats were worth nothing, or did harm, in the law's runs",),
-    "repeats-worthless": ("one pass at most", "repeats were worth nothing, or did harm, in the law's runs"),
+    "repeats-worthless": ("one epoch at most", "repeats were worth nothing, or did harm, in the law's runs"),
     "repeated": (
         "the pairs are gone through {epochs:.3g} times",
-        "that is worth {fresh:.3g} epochs of fresh pairs, where R* is {r_star:.3g}, as {origin}",
+        "that is worth {fresh:.3g} epochs of unique pairs, where R* is {r_star:.3g}, as {origin}",
     ),
     "repeats-unmeasured": ("not considered, for want of a measured R*", "{laws}"),
     "repeats-uncertain": ("{r_star}", "the loss forecast may be far too low"),
@@ -88,11 +88,11 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     # the law and its settings
     "fitted": ("law", "{about}, fitted to {runs} {method} runs ({source})"),
     "form": (
-        "doubt is of the law's form too",
+        "uncertainty is of the law's form too",
         "{forms} forecasts what was held out about as well and has an equal share of the draws",
     ),
     "forms": (
-        "doubt is of the law's form too",
+        "uncertainty is of the law's form too",
         "{forms} forecast what was held out about as well and have an equal share of the draws",
     ),
     "unsealed": (UNSEALED,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoembed.fitting.repetition import ONE_PASS, REPEAT_WORTH, Repetition, effective_tokens
+from isoembed.fitting.repetition import ONE_EPOCH, PRETRAINING_R_STAR, Repetition, effective_tokens
 from isoembed.recipe import Recipe
 from isoembed.recommendation.notes import RecipeNote, note
 
@@ -11,14 +11,14 @@ MEASURED = "nano-28k on dictionary pairs, held-out loss 5.98 on fresh ones, 8.54
 
 
 def repeated(recipe: Recipe, measured: Repetition | None = None) -> list[RecipeNote]:
-    """How many epochs of fresh pairs its epochs are worth, by the R* `measured` in a law's runs or else that of
+    """How many epochs of unique pairs its epochs are worth, by the R* `measured` in a law's runs or else that of
     pretraining; empty where no pair repeats."""
     epochs = recipe.epochs or 0.0
-    if epochs <= ONE_PASS:
+    if epochs <= ONE_EPOCH:
         return []
-    own = None if measured is None else measured.worth.value
-    r_star = REPEAT_WORTH if own is None else own
-    fresh = float(effective_tokens(epochs, 1.0, r_star))
+    own = None if measured is None else measured.r_star.value
+    r_star = PRETRAINING_R_STAR if own is None else own
+    unique = float(effective_tokens(epochs, 1.0, r_star))
     origin = "in pretraining (Muennighoff et al. 2023)" if own is None else "in the law's runs"
-    notes = [note("warning", "repeated", epochs=epochs, fresh=fresh, r_star=r_star, origin=origin)]
+    notes = [note("warning", "repeated", epochs=epochs, fresh=unique, r_star=r_star, origin=origin)]
     return notes if own is not None else [*notes, note("warning", "repeats-harmed", measured=MEASURED)]

@@ -49,7 +49,7 @@ class RankedRecipe(_Noted):
     recipe: Recipe
     tokens_per_param: float
     loss: Interval | None = Field(
-        None, description="predicted loss of one run: mean over the law's draws, their doubt and the runs' scatter"
+        None, description="predicted loss of one run: mean over the law's draws, their uncertainty and the runs' noise"
     )
     behind: Interval | None = Field(None, description="the loss less the chosen recipe's, in nats")
     best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
@@ -62,7 +62,7 @@ class RankedRecipe(_Noted):
 
 
 class Certainty(Frozen):
-    """How sure, over bootstrap draws of every law: doubt about the laws' parameters, not about their form."""
+    """How sure, over bootstrap samples of every law: uncertainty about the laws' parameters, not about their form."""
 
     methods: dict[str, float] = Field(description="probability that each method is the best one; they add up to 1")
     method: float = Field(description="that of the method chosen")
@@ -189,7 +189,7 @@ class Recommendation(Summarised, _Noted):
         """The recipe, what it should reach and on what ground."""
         shown = {"budget": self.budget.stated, **self.recipe.summary()}
         if self.loss is not None:
-            shown["loss"] = self.loss.says()
+            shown["loss"] = self.loss.describe()
         if self.certainty is not None:
             shown["best_method_with"] = f"{self.certainty.method:.2f}"
         shown["basis"] = self.basis

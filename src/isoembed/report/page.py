@@ -142,7 +142,7 @@ def _law(law: LawFile) -> dict[str, Any]:
     return {
         "name": law.method or law.law,
         "about": law_named(law.law).about,
-        "says": law.says(),
+        "status": law.describe(),
         "points": law.n_points,
         "noise": f"{law.fit.noise:.2%}",
         "range": ", ".join(

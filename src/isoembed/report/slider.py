@@ -63,7 +63,7 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
         "rate": recipe.learning_rate,
         "loss": None if loss is None else [loss.value, loss.low, loss.high],
         "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
-        "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.says(),
+        "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.describe(),
         "beyond": reach.outside,
         "reach": reach.describe(),
         "sure": [[name, share] for name, share in sure.methods.items()],
@@ -88,7 +88,7 @@ def _ranked(ranked: RankedRecipe) -> list[str]:
         recipe.method.label,
         recipe.model.name,
         si(recipe.train_tokens),
-        "-" if ranked.loss is None else ranked.loss.says(),
+        "-" if ranked.loss is None else ranked.loss.describe(),
         "-" if ranked.best is None else f"{ranked.best:.2f}",
     ]
 

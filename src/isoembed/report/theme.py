@@ -1,4 +1,4 @@
-"""How figures look: one palette (Okabe and Ito 2008, told apart by colour-blind readers), one template, light and dark.
+"""How figures look: one palette (Okabe and Ito 2008, distinct to colour-blind readers), one template, light and dark.
 
 Every mark also differs by shape or dash, so that nothing rests on colour alone.
 """
@@ -85,7 +85,7 @@ class Style:
 
 def method_style(method: str) -> Style:
     """The style of a method by its name.  The palette has no more colours that show on both grounds: methods beyond the
-    paper's are grey, told apart by symbol and dash."""
+    paper's are grey, distinguished by symbol and dash."""
     if method in _METHODS:
         return Style(*_METHODS[method])
     others = [name for known in METHODS if (name := known.called()) not in _METHODS]

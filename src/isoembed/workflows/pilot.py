@@ -154,7 +154,7 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
         far = len(own) - len(kept)
         notes = (f"{far} pilot runs far above the envelope left out",) if far else ()
         rows = tuple(np.array(group.rows)[keep_R].tolist())
-        chosen = Group(group.method, points, rows, group.tried, group.settings, (*group.notes, *notes))
+        chosen = Group(group.method, points, rows, group.tested_settings, group.settings, (*group.notes, *notes))
         try:
             if len(kept) < least_runs(HOFFMANN):
                 raise InputError(f"{len(kept)} runs, a law needs {least_runs(HOFFMANN)}")

@@ -16,6 +16,7 @@ from isoembed.fitting.fit import fit
 from isoembed.fitting.holdout import holdout
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.tables import read_table
+from isoembed.fitting.settings import Group
 from isoembed.laws import Points, law_named
 from tests.laws.planted import planted
 
@@ -100,9 +101,8 @@ def test_a_law_file_keeps_every_bit_and_the_promised_keys(tmp_path: Path) -> Non
     boot = bootstrap(HOFFMANN, points, draws=30)
     law = LawFile.of(
         boot,
-        points,
+        Group("full", points, tuple(range(40))),
         source="runs.csv",
-        method="full",
         holdouts=(holdout(HOFFMANN, points, "largest-budget", draws=20),),
     )
     law.save(tmp_path / "law.json")
@@ -120,7 +120,7 @@ def test_a_law_file_keeps_every_bit_and_the_promised_keys(tmp_path: Path) -> Non
 
 def test_a_law_without_draws_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
     points = planted("hoffmann", rows=40, noise=0.01)
-    plain = LawFile.of(fit(HOFFMANN, points), points, source="runs.csv")
+    plain = LawFile.of(fit(HOFFMANN, points), Group(None, points, ()), source="runs.csv")
     with pytest.raises(InputError, match="`bootstrap=1000`"):
         plain.bootstrap()
     plain.save(tmp_path / "law.json")
@@ -135,7 +135,7 @@ def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path:
     """Hand-made, without a digest: a future format was read as this one, and draws without spread were certainty."""
     points = planted("hoffmann", rows=40, noise=0.03)
     boot = bootstrap(HOFFMANN, points, draws=30)
-    LawFile.of(boot, points, source="runs.csv", method="full").save(tmp_path / "law.json")
+    LawFile.of(boot, Group("full", points, ()), source="runs.csv").save(tmp_path / "law.json")
     raw = json.loads((tmp_path / "law.json").read_text()) | {"digest": None, "format": 1}
     fitted = [boot.fit.params[name] for name in raw["draws"]["names"]]
     for change, why in (
@@ -153,5 +153,5 @@ def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path:
         with pytest.raises(InputError, match=why):
             LawSet.load(tmp_path / "law.json")
     (tmp_path / "law.json").write_text(json.dumps({"laws": [raw, raw]}))
-    with pytest.raises(InputError, match="one law a method"):
+    with pytest.raises(InputError, match="one law per method"):
         LawSet.load(tmp_path / "law.json")

@@ -176,17 +176,17 @@ def test_one_row_in_another_unit_is_named(tmp_path: Path) -> None:
 
 
 def test_columns_as_trackers_export_them(tmp_path: Path) -> None:
-    """Crashed runs were fitted, runs of several passes were fresh data, and no recipe names a method `LoRA`."""
+    """Crashed runs were fitted, several epochs were taken for one, and no recipe names a method `LoRA`."""
     file = tmp_path / "runs.csv"
     rows = [f"{n}e7,{d}e9,{3 + 1 / n + 1 / d},finished,1,LoRA" for n in (1, 2, 4) for d in (1, 2)]
     rows += ["1e7,1e9,9,Crashed,1,lora", "1e7,1e9,9,running,1,lora", "4e7,2e9,2,Finished,8,lora"]
     file.write_text("N,D,loss,State,Num_Epochs,method\n" + "\n".join(rows))
     (group,) = read_groups(file, [HOFFMANN], method_column="method")
     assert group.method == "lora"
-    assert [tried.label for tried in group.tried] == ["lora r=32"]
+    assert [tried.label for tried in group.tested_settings] == ["lora r=32"]
     assert group.rows == (1, 2, 3, 4, 5, 6)
     assert group.repeats is not None
-    assert group.repeats.passes_R.tolist() == [8.0]
+    assert group.repeats.epochs_R.tolist() == [8.0]
 
 
 def test_rows_that_are_copies_are_said(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_odd_sizes_and_losses_are_said(tmp_path: Path) -> None:
 
 
 def test_repeated_data_are_kept_apart_as_a_ledgers_are(tmp_path: Path) -> None:
-    """Taken for fresh tokens they would bend the law; beside the fresh run of the same N and D they measure R*."""
+    """As unique tokens they would bend the law; beside the single-epoch run of the same N and D they measure R*."""
     params = np.repeat([1e7, 4e7, 1.6e8], 3)
     tokens = np.tile([1e9, 4e9, 1.6e10], 3)
     loss = HOFFMANN.predict(TRUTH["hoffmann"], Points.of(params, tokens, np.ones(9)))
@@ -229,11 +229,11 @@ def test_repeated_data_are_kept_apart_as_a_ledgers_are(tmp_path: Path) -> None:
         (group,) = read_groups(file, [HOFFMANN])
         assert len(group.points) == 9
         assert group.notes == (
-            "5 runs with repeated data kept apart, 1 of them without a fresh run of the same recipe",
+            "5 runs with repeated data kept apart, 1 of them without a single-epoch run of the same recipe",
         )
         assert group.repeats is not None
-        np.testing.assert_allclose(group.repeats.passes_R, 8, rtol=0.01)
-        np.testing.assert_allclose(group.repeats.fresh_loss_R, loss[:4])
+        np.testing.assert_allclose(group.repeats.epochs_R, 8, rtol=0.01)
+        np.testing.assert_allclose(group.repeats.single_epoch_loss_R, loss[:4])
     file.write_text("\n".join(["N,D,loss,unique_tokens,epochs", *fresh, "1e7,1e9,3,1e9,4"]))
     with pytest.raises(InputError, match=r"row 10 of runs\.csv has 4 and 1"):
         read_groups(file, [HOFFMANN])
@@ -300,7 +300,7 @@ def test_a_number_of_the_replicate_is_no_run(tmp_path: Path) -> None:
 def test_unique_tokens_by_any_name(tmp_path: Path, name: str) -> None:
     file = checkpoints(tmp_path, name, ["1e9"])
     (group,) = read_groups(file, [HOFFMANN])
-    assert group.rows == (1, 4, 7, 10)  # of one pass; the others repeat
+    assert group.rows == (1, 4, 7, 10)  # of one epoch; the others repeat
 
 
 @pytest.mark.parametrize("name", ["epoch", "Epochs", "num_epochs", "num-train-epochs", "train/epoch", "n_epochs"])
@@ -315,13 +315,13 @@ def test_epochs_by_any_name(tmp_path: Path, name: str) -> None:
         (
             "epoch",
             "0",
-            r"`epoch` must be passes over the data, above 0 \(where it counts from 0, add 1\): row 1 .* has 0",
+            r"`epoch` must be epochs over the data, above 0 \(where it counts from 0, add 1\): row 1 .* has 0",
         ),
-        ("unique", "1", "`unique` must be passes over the data, or unique tokens of D: row 1 .* has 1e.09 passes"),
-        ("epochs", "1e9", "`epochs` must be passes over the data"),
+        ("unique", "1", "`unique` must be epochs over the data, or unique tokens of D: row 1 .* has 1e.09 epochs"),
+        ("epochs", "1e9", "`epochs` must be epochs over the data"),
     ],
 )
-def test_what_counts_no_passes_is_refused(tmp_path: Path, header: str, cell: str, words: str) -> None:
+def test_what_counts_no_epochs_is_refused(tmp_path: Path, header: str, cell: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_groups(checkpoints(tmp_path, header, [cell]), [HOFFMANN])
 

@@ -1,4 +1,4 @@
-"""`law.json`: what was fitted, with its doubt, its validation, where it came from and where it holds."""
+"""`law.json`: what was fitted, with its uncertainty, its validation, where it came from and where it holds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
 from isoembed.fitting.io.sound import unsound
 from isoembed.fitting.repetition import Repetition
-from isoembed.fitting.settings import Settings, Tried
-from isoembed.fitting.transfer import Elsewhere
+from isoembed.fitting.settings import Group, Settings, TestedSetting
+from isoembed.fitting.transfer import TransferCheck
 from isoembed.laws import law_named
-from isoembed.laws.points import Points
 from isoembed.methods import Method
 
 #: written now; of 1 there are files of before there were digests, and those are read too
@@ -56,9 +55,9 @@ class Draws(Frozen):
         )
 
 
-class Form(Frozen):
-    """Another law that the same runs allow, with its doubt: its held-out error does not tell it from the first one
-    (`isoembed.fitting.study.SAME_ERROR`)."""
+class AlternativeLaw(Frozen):
+    """Another law that the same runs allow, with its bootstrap: not distinguishable from the first one by its held-out
+    error (`isoembed.fitting.study.SAME_ERROR`)."""
 
     law: str
     fit: Fit
@@ -71,7 +70,7 @@ class Form(Frozen):
         return self
 
     @classmethod
-    def of(cls, boot: Bootstrap, held_error: float) -> Form:
+    def of(cls, boot: Bootstrap, held_error: float) -> AlternativeLaw:
         return cls(law=boot.law.name, fit=boot.fit, draws=Draws.of(boot), held_error=held_error)
 
 
@@ -106,16 +105,22 @@ class LawFile(Summarised):
         None, ge=0, description="standard deviation of ln loss between seeds; None without repeats"
     )
     rivals: tuple[Holdout, ...] = Field((), description="hold-outs of the laws it was compared with")
-    forms: tuple[Form, ...] = Field(
-        (), description="rivals that forecast what was held out about as well: a recommendation draws from them too"
+    alternatives: tuple[AlternativeLaw, ...] = Field(
+        (),
+        alias="forms",
+        description="rivals that forecast what was held out about as well: a recommendation draws from them too",
     )
     repetition: Repetition | None = Field(
-        None, description="what repeated data are worth; None where no run repeated its data beside a fresh one"
+        None, description="what repeated data are worth; None where no run repeated its data beside a single-epoch one"
     )
     settings: Settings = Settings()
-    tried: tuple[Tried, ...] = Field((), description="hyperparameters of which there were runs")
+    tested_settings: tuple[TestedSetting, ...] = Field(
+        (), alias="tried", description="hyperparameters of which there were runs"
+    )
     notes: tuple[str, ...] = ()
-    elsewhere: tuple[Elsewhere, ...] = Field((), description="what `isoembed validate` saw at other batches, contexts")
+    transfer_checks: tuple[TransferCheck, ...] = Field(
+        (), alias="elsewhere", description="what `isoembed validate` saw at other batches, contexts"
+    )
     draws: Draws | None
     data_fingerprint: str
     source: str
@@ -140,27 +145,23 @@ class LawFile(Summarised):
     def of(
         cls,
         fit: Fit | Bootstrap,
-        points: Points,
+        group: Group,
         *,
         source: str,
-        method: str | None = None,
         holdouts: tuple[Holdout, ...] = (),
         rivals: tuple[Holdout, ...] = (),
-        forms: tuple[Form, ...] = (),
+        alternatives: tuple[AlternativeLaw, ...] = (),
         outlier_rows: tuple[int, ...] = (),
         without_outliers: Fit | None = None,
-        settings: Settings | None = None,
-        tried: tuple[Tried, ...] = (),
-        notes: tuple[str, ...] = (),
     ) -> LawFile:
-        """Collect what a fit, or a bootstrap of it, found out."""
+        """Collect what a fit to the runs of `group`, or a bootstrap of it, found out."""
         boot = fit if isinstance(fit, Bootstrap) else None
         found = fit.fit if isinstance(fit, Bootstrap) else fit
         plain = {name: Interval(value=value, low=None, high=None) for name, value in found.params.items()}
         biased = found.status == "good" and any(result.verdict == "biased" for result in holdouts)
         return cls(
             law=found.law,
-            method=method,
+            method=group.method,
             params=boot.intervals() if boot else plain,
             objective=found.objective,
             n_points=found.n_points,
@@ -171,28 +172,28 @@ class LawFile(Summarised):
             fit=found,
             outlier_rows=outlier_rows,
             without_outliers=without_outliers,
-            seed_sd=points.seed_sd(),
+            seed_sd=group.points.seed_sd(),
             rivals=rivals,
-            settings=settings or Settings(),
-            tried=tried,
-            notes=notes,
+            settings=group.settings,
+            tested_settings=group.tested_settings,
+            notes=group.notes,
             draws=None if boot is None else Draws.of(boot),
-            forms=forms,
-            data_fingerprint=points.fingerprint,
+            alternatives=alternatives,
+            data_fingerprint=group.points.fingerprint,
             source=source,
             versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},
         )
 
     def summary(self) -> dict[str, str]:
         """The law, its parameters with their intervals, and how far to trust it."""
-        params = {name: interval.says() for name, interval in self.params.items()}
+        params = {name: interval.describe() for name, interval in self.params.items()}
         points = f"{self.n_points} from {self.source}"
         return {
             "law": self.law,
             "method": self.method or "not named",
             "points": points,
             **params,
-            "status": self.says(),
+            "status": self.describe(),
         }
 
     @property
@@ -201,33 +202,34 @@ class LawFile(Summarised):
         seeds."""
         return max(self.fit.noise, self.seed_sd or 0.0)
 
-    def scatter(self, flop: float) -> float:
+    def run_noise_at(self, flop: float) -> float:
         """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and beyond the fitted budgets
         the drift seen when the largest of them was held out, in proportion to ln(flop / largest fitted)."""
         tested = self.holdout.get("largest-budget")
         drift = (tested.drift if tested else None) or 0.0
         return math.hypot(self.run_noise, drift * math.log(max(1.0, flop / self.range["flop"][1])))
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """The status as a sentence, hold-outs included."""
         biased = [result.why for result in self.holdout.values() if result.verdict == "biased"]
         why = [*self.fit.why, *biased]
         return self.status if not why else f"{self.status}: {'; '.join(why)}"
 
-    def at(self, batch_pairs: int, context_tokens: int) -> Elsewhere | None:
+    def at(self, batch_pairs: int, context_tokens: int) -> TransferCheck | None:
         """What was seen of the law at that other batch and context; None where it was not checked there."""
-        return next((seen for seen in self.elsewhere if seen.place == (batch_pairs, context_tokens)), None)
+        return next((seen for seen in self.transfer_checks if seen.place == (batch_pairs, context_tokens)), None)
 
-    def having(self, seen: Elsewhere) -> LawFile:
+    def with_check(self, seen: TransferCheck) -> LawFile:
         """The law with `seen` in place of what was known of that batch and context."""
-        others = (known for known in self.elsewhere if known.place != seen.place)
-        return self.model_copy(update={"elsewhere": (*others, seen)})
+        others = (known for known in self.transfer_checks if known.place != seen.place)
+        return self.model_copy(update={"transfer_checks": (*others, seen)})
 
-    def speaks_of(self, method: Method, model: ModelSpec) -> bool:
+    def applies_to(self, method: Method, model: ModelSpec) -> bool:
         """Whether runs of that setting were behind it, or of the method where it reads the trained share."""
         reads_share = "fraction" in law_named(self.law).also_reads
         return any(
-            tried.on(model) == method or (reads_share and tried.method.name == method.name) for tried in self.tried
+            tested.on(model) == method or (reads_share and tested.method.name == method.name)
+            for tested in self.tested_settings
         )
 
     @property
@@ -296,16 +298,16 @@ class LawSet(Summarised):
     laws: tuple[LawFile, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_law_a_method(self) -> Self:
+    def _one_law_per_method(self) -> Self:
         methods = [law.method for law in self.laws]
         if len(set(methods)) < len(methods):
-            raise ValueError("a set holds one law a method")
+            raise ValueError("a set holds one law per method")
         if any(law.settings != self.settings for law in self.laws):
             raise ValueError("the laws of a set share their settings")
         return self
 
     def summary(self) -> dict[str, str]:
-        """A line a law."""
+        """One line per law."""
         return {
             law.method or law.law: f"{law.law}, {law.n_points} points from {law.source}, {law.status}"
             for law in self.laws

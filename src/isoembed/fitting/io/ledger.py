@@ -1,9 +1,9 @@
-"""A ledger's runs as points: one group a method, under settings that all of them share.
+"""A ledger's runs as points: one group per method, under settings that all of them share.
 
 A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
 held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
-A sweep's variations, runs that differ from one of the others in readout or options alone, are left out.  Runs that
-repeat their data are kept apart: their D is no number of fresh tokens (`isoembed.fitting.repetition`).
+A sweep's variations, runs that differ from one of the others in pooling or options alone, are left out.  Runs that
+repeat their data are kept apart: their D is no number of unique tokens (`isoembed.fitting.repetition`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from isoembed.core import InputError, number_of
-from isoembed.fitting.repetition import ONE_PASS, Repeats, beside, kept_apart
-from isoembed.fitting.settings import Group, Settings, Tried, settings_tried
+from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
+from isoembed.fitting.settings import Group, Settings, TestedSetting, tested_settings
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.records import Ledger, RunRecord
@@ -31,7 +31,7 @@ LEDGER_COLUMNS = {"params": ("params", "total_params"), "flop": ("model_flop", "
 def read_ledger(
     path: Path, laws: Sequence[Law], names: Mapping[str, str] | None = None, *, target: Target = "heldout"
 ) -> list[Group]:
-    """The runs of the ledger at `path` that ended well, one group a method, ready for `laws`.
+    """The runs of the ledger at `path` that ended well, one group per method, ready for `laws`.
 
     names: `params` may be total_params (token table included), `flop` all_in_flop (attention and table included).
     """
@@ -53,7 +53,7 @@ def group_runs(
     target: Target = "heldout",
     source: str = "the runs",
 ) -> list[Group]:
-    """Records as one group a method.  N is the model's size, D the tokens seen, S the trained share N_U / N_F.
+    """Records as one group per method.  N is the model's size, D the tokens seen, S the trained share N_U / N_F.
 
     Where one of `laws` reads S, all hyperparameters of a method are one group; else each is a method of its own.
     Raises InputError where the runs' settings differ, or all of them repeat their data.
@@ -67,20 +67,20 @@ def group_runs(
         )
     found, others = _alike(found)
     settings = _settings([record for _, record in found], target, columns, source)
-    fresh = [(row, record) for row, record in found if not _repeats(record)]
-    if not fresh:
+    single = [(row, record) for row, record in found if not _repeats(record)]
+    if not single:
         raise InputError(
-            f"A law needs runs on fresh data: all {len(found)} of {source} repeat theirs; add runs of at most one pass."
+            f"A law needs single-epoch runs: all {len(found)} of {source} repeat theirs; add runs of at most one epoch."
         )
-    kept, notes = _best_rates(fresh, target)
-    tried = settings_tried([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
+    kept, notes = _best_rates(single, target)
+    tested = tested_settings([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
     together = any("fraction" in law.also_reads for law in laws)
-    members: dict[str, list[tuple[int, RunRecord, Tried]]] = {}
-    for (row, record), how in zip(kept, tried, strict=True):
+    members: dict[str, list[tuple[int, RunRecord, TestedSetting]]] = {}
+    for (row, record), how in zip(kept, tested, strict=True):
         key = how.method.name if together else how.label
         members.setdefault(key, []).append((row, record, how))
-    scarce = [record for _, record in found if _repeats(record)]
-    notes = (*others, *notes, *_apart([record for _, record in kept], scarce))
+    repeated = [record for _, record in found if _repeats(record)]
+    notes = (*others, *notes, *_apart([record for _, record in kept], repeated))
     return [
         Group(
             key,
@@ -89,32 +89,32 @@ def group_runs(
             tuple({how.label: how for _, _, how in runs}.values()),
             settings,
             notes,
-            _beside([record for _, record, _ in runs], scarce, target, columns),
+            _matched([record for _, record, _ in runs], repeated, target, columns),
         )
         for key, runs in sorted(members.items())
     ]
 
 
 def _repeats(record: RunRecord) -> bool:
-    return (record.recipe.epochs or 0.0) > ONE_PASS
+    return (record.recipe.epochs or 0.0) > ONE_EPOCH
 
 
-def _beside(
-    fresh: Sequence[RunRecord], scarce: Sequence[RunRecord], target: Target, columns: Mapping[str, str]
-) -> Repeats | None:
-    """The runs of `scarce` that are a recipe of `fresh` on fewer unique pairs; None where there are none."""
-    records = [*fresh, *scarce]
-    return beside(
+def _matched(
+    single: Sequence[RunRecord], repeated: Sequence[RunRecord], target: Target, columns: Mapping[str, str]
+) -> RepeatedRuns | None:
+    """The runs of `repeated` that are a recipe of `single` on fewer unique pairs; None where there are none."""
+    records = [*single, *repeated]
+    return matched_to_single_epoch(
         _points(records, target, columns),
         [_same(record) for record in records],
-        np.arange(len(records)) >= len(fresh),
+        np.arange(len(records)) >= len(single),
         np.array([record.pairs / (record.recipe.unique or record.pairs) for record in records]),
     )
 
 
-def _apart(fresh: Sequence[RunRecord], scarce: Sequence[RunRecord]) -> tuple[str, ...]:
-    recipes = {_same(record) for record in fresh}
-    return kept_apart(len(scarce), sum(_same(record) not in recipes for record in scarce))
+def _apart(single: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> tuple[str, ...]:
+    recipes = {_same(record) for record in single}
+    return repeated_note(len(repeated), sum(_same(record) not in recipes for record in repeated))
 
 
 def _same(record: RunRecord) -> str:
@@ -196,8 +196,8 @@ def _settings_of(record: RunRecord, target: Target) -> Settings:
 
 
 def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
-    """The runs of the readout and options that most have, and a note of how many others there are; all of them where
-    no readout and options are most runs', or where one of the others is no variation of a run that is kept."""
+    """The runs of the pooling and options that most have, and a note of how many others there are; all of them where
+    no pooling and options are most runs', or where one of the others is no variation of a run that is kept."""
     kinds = [(record.recipe.pooling, record.recipe.options) for _, record in found]
     (commonest, count), *_ = Counter(kinds).most_common(1)
     if count == len(found) or 2 * count <= len(found):
@@ -207,7 +207,7 @@ def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecor
         recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
     }:
         return found, ()
-    note = f"{number_of(len(found) - count, 'run')} of other readouts or options left out"
+    note = f"{number_of(len(found) - count, 'run')} of another pooling or other options left out"
     return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
 
 

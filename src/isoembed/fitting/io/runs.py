@@ -27,7 +27,7 @@ class RunsSchema:
 
 
 def read_runs(source: Path | Sequence[RunRecord], laws: Sequence[Law], schema: RunsSchema) -> list[Group]:
-    """The runs that `laws` can be fitted to, one group a method: of a table (`read_groups`), a ledger (`read_ledger`),
+    """The runs that `laws` can be fitted to, one group per method: of a table (`read_groups`), ledger (`read_ledger`),
     or a ledger's records."""
     if not isinstance(source, Path) or source.is_dir() or source.name.endswith(".jsonl.gz"):
         if schema.method_column is not None:

@@ -55,10 +55,10 @@ def _complaints(law: LawFile) -> Iterator[str]:
         yield f"one run's ln loss would be off by {law.run_noise:.3g}"
     rows = _places(law.range)
     draws = [] if law.draws is None else [(law.fit, law.draws)]
-    for fit, drawn in [*draws, *((form.fit, form.draws) for form in law.forms)]:
+    for fit, drawn in [*draws, *((other.fit, other.draws) for other in law.alternatives)]:
         yield from _out_of_bounds(fit.law, np.array(drawn.values))
         if len(drawn.values) >= _FEW and fit.noise > _ROUNDING and len(set(drawn.values)) == 1:
-            yield "its draws are all the same, although its runs scatter"
+            yield "its draws are all the same, although its runs are noisy"
         loss_R, loss_BR = (
             law_named(fit.law).loss_and_gradient(theta_BP, rows)[0]
             for theta_BP in (law_named(fit.law).vector(fit.params)[None], np.array(drawn.values))
@@ -76,7 +76,7 @@ def _complaints(law: LawFile) -> Iterator[str]:
 
 def _contradictions(law: LawFile) -> Iterator[str]:
     """What a law says twice, said in two ways."""
-    fits = [law.fit, *(form.fit for form in law.forms)]
+    fits = [law.fit, *(other.fit for other in law.alternatives)]
     if any(fit.range != law.range for fit in fits):
         yield "its range is not that of its fit"
     if any((fit.n_points, law.objective) != (law.n_points, law.fit.objective) for fit in fits):
@@ -96,7 +96,7 @@ def _contradictions(law: LawFile) -> Iterator[str]:
     settings = law.settings
     if (settings.target == "heldout") != (settings.heldout is not None):
         yield f"its target is {settings.target}, its held-out set {settings.heldout}"
-    names = {name for tried in law.tried for name in (tried.method.name, tried.method.label, tried.label)}
+    names = {name for tested in law.tested_settings for name in (tested.method.name, tested.method.label, tested.label)}
     if names and law.method is not None and law.method not in names:
         yield f"its method is {law.method}, and its runs are of {', '.join(sorted(names))}"
 
@@ -117,7 +117,7 @@ def _ranges_apart(law: LawFile) -> Iterator[str]:
         if n < smallest or max(model.params for model in family.models) < N:
             yield f"its sizes of {n:g} to {N:g} parameters are none of the {family.name} family"
         least, most = 1 / _FROZEN, _ROUNDED
-        if any(isinstance(tried.method, Adapters) for tried in law.tried):
+        if any(isinstance(tested.method, Adapters) for tested in law.tested_settings):
             most = _ADAPTED
     if any(flop > 6 * most * size for flop, size in ((C, N * D), (c, N * d), (c, n * D))) or any(
         flop < 6 * least * size for flop, size in ((C, n * D), (C, N * d), (c, n * d))

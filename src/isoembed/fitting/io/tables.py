@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from isoembed.core import InputError, number_of
 from isoembed.fitting.io.columns import Columns, Table
 from isoembed.fitting.io.units import Measured, check_flop, odd_sizes
-from isoembed.fitting.repetition import ONE_PASS, beside, kept_apart
-from isoembed.fitting.settings import Group, Tried, method_labelled
+from isoembed.fitting.repetition import ONE_EPOCH, matched_to_single_epoch, repeated_note
+from isoembed.fitting.settings import Group, TestedSetting, method_labelled
 from isoembed.laws.base import Law
 from isoembed.laws.points import SAME_RECIPE, Floats, Points
 
@@ -30,7 +30,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
 }
 #: columns that are read wherever they are, by these names whatever their capitals and marks, the first that there is:
-#: passes over the data, unique tokens, and how a run ended
+#: epochs, unique tokens, and how a run ended
 _EPOCHS = ("passes", "epochs", "epoch", "nepochs", "numepochs", "totalepochs", "epochstrained", "numtrainepochs",
            "datapasses", "repetitions", "numrepetitions")  # fmt: skip
 _UNIQUE = ("uniquetokens", "tokensunique", "uniqtokens", "numuniquetokens", "nuniquetokens", "uniquetraintokens",
@@ -40,8 +40,8 @@ _RUN = ("run", "runid", "runname", "runkey", "runuid", "runpath", "wandbid", "wa
 _ID = (*_RUN, "id", "name", "key", "trial", "experiment", "experimentid", "experimentname", "expid", "expname")
 _STEP = ("step", "globalstep", "trainstep", "trainingstep", "iteration", "iter", "checkpoint", "ckpt", "checkpointid",
          "checkpointstep")  # fmt: skip
-#: passes over the data at most: beyond, the column is something else
-_MOST_PASSES = 1e4
+#: epochs at most: beyond, the column is something else
+_MOST_EPOCHS = 1e4
 _STATUS = ("status", "state")
 #: what stands there for runs that did not end well, or not yet
 _FAILED = frozenset(
@@ -70,13 +70,13 @@ class _Read:
     points: Points
     rows: NDArray[np.int64]
     """row of the table behind each point, counted from 1"""
-    passes_R: Floats
+    epochs_R: Floats
     methods: list[str | None] | None
     notes: tuple[str, ...]
 
     def __getitem__(self, keep: NDArray[np.int64]) -> _Read:
         methods = None if self.methods is None else [self.methods[row] for row in keep]
-        return _Read(self.points[keep], self.rows[keep], self.passes_R[keep], methods, self.notes)
+        return _Read(self.points[keep], self.rows[keep], self.epochs_R[keep], methods, self.notes)
 
 
 def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> Points:
@@ -95,7 +95,7 @@ def read_groups(
     method_column: str | None = None,
     candidates: int | None = None,
 ) -> list[Group]:
-    """The runs of a table, one group a method where `method_column` names the method of each.
+    """The runs of a table, one group per method where `method_column` names the method of each.
 
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
@@ -110,7 +110,7 @@ def read_groups(
         return [_group(file, None, read, ())]
     together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[int]] = {}
-    tried: dict[str, dict[str, Tried]] = {}
+    tested: dict[str, dict[str, TestedSetting]] = {}
     for row, value in enumerate(read.methods):
         if value is None:
             continue
@@ -118,31 +118,31 @@ def read_groups(
         key = value if method is None else method.name if together else value.casefold()
         members.setdefault(key, []).append(row)
         if method is not None:
-            tried.setdefault(key, {})[method.label] = Tried(method=method)
+            tested.setdefault(key, {})[method.label] = TestedSetting(method=method)
     if not members:
         raise InputError(f"{method_column} of {file.name} must name the methods of the runs; it is empty.")
     if without := read.methods.count(None):
         note = f"{number_of(without, 'run')} without a {method_column} left out"
         read = replace(read, notes=(*read.notes, note))
     return [
-        _group(file, key, read[np.array(rows)], tuple(tried.get(key, {}).values())) for key, rows in members.items()
+        _group(file, key, read[np.array(rows)], tuple(tested.get(key, {}).values())) for key, rows in members.items()
     ]
 
 
-def _group(file: Path, method: str | None, read: _Read, tried: tuple[Tried, ...]) -> Group:
-    repeated_R = read.passes_R > ONE_PASS
+def _group(file: Path, method: str | None, read: _Read, tested: tuple[TestedSetting, ...]) -> Group:
+    repeated_R = read.epochs_R > ONE_EPOCH
     if repeated_R.all():
         raise InputError(
-            f"A law needs runs on fresh data: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
-            "its column of epochs or unique tokens says; add runs of at most one pass, or rename the column to fit "
+            f"A law needs single-epoch runs: all {len(repeated_R)} of {method or file.name} repeat theirs, as "
+            "its column of epochs or unique tokens says; add runs of at most one epoch, or rename the column to fit "
             "what there is."
         )
-    repeats = beside(read.points, _recipes(read.points), repeated_R, read.passes_R) if repeated_R.any() else None
+    repeats = matched_to_single_epoch(read.points, _recipes(read.points), repeated_R, read.epochs_R)
     repeated = int(repeated_R.sum())
-    notes = kept_apart(repeated, repeated - (0 if repeats is None else len(repeats.points)))
-    fresh_R = ~repeated_R
-    rows = tuple(read.rows[fresh_R].tolist())
-    return Group(method, read.points[fresh_R], rows, tried, notes=(*notes, *read.notes), repeats=repeats)
+    notes = repeated_note(repeated, repeated - (0 if repeats is None else len(repeats.points)))
+    single_R = ~repeated_R
+    rows = tuple(read.rows[single_R].tolist())
+    return Group(method, read.points[single_R], rows, tested, notes=(*notes, *read.notes), repeats=repeats)
 
 
 def _recipes(points: Points) -> NDArray[np.int64]:
@@ -195,8 +195,8 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
     methods = None if method_column is None else _column(read, method_column, kept)
     notes += _copies(points, methods)
-    passes_R = _passes(file, points, kept, read, epochs, unique if "tokens" in found else None)
-    return _Read(points, kept + 1, passes_R, methods, notes)
+    epochs_R = _epochs(file, points, kept, read, epochs, unique if "tokens" in found else None)
+    return _Read(points, kept + 1, epochs_R, methods, notes)
 
 
 def _once(names: Iterable[str]) -> list[str]:
@@ -320,25 +320,25 @@ def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, 
     return (note,) if copies else ()
 
 
-def _passes(
+def _epochs(
     file: Path, points: Points, kept: NDArray[np.int64], read: Columns, epochs: str | None, unique: str | None
 ) -> Floats:
-    """Passes over the data of each row, one where the table does not say.  Raises InputError where its two ways of
+    """Epochs of each row, one where the table does not say.  Raises InputError where its two ways of
     saying it, the columns `epochs` and `unique`, contradict."""
     nothing_R = np.full(len(kept), np.nan)
     said_R = nothing_R if epochs is None else read.numbers[epochs][kept]
     unique_R = nothing_R if unique is None else read.numbers[unique][kept]
     counted_R = points.tokens / np.where(unique_R > 0, unique_R, np.nan)
-    passes_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
+    epochs_R = np.where(np.isnan(counted_R), np.where(np.isnan(said_R), 1.0, said_R), counted_R)
     for wrong_R, rule in (
-        (said_R <= 0, f"`{epochs}` must be passes over the data, above 0 (where it counts from 0, add 1)"),
-        (passes_R > _MOST_PASSES, f"`{epochs or unique}` must be passes over the data, or unique tokens of D"),
+        (said_R <= 0, f"`{epochs}` must be epochs over the data, above 0 (where it counts from 0, add 1)"),
+        (epochs_R > _MOST_EPOCHS, f"`{epochs or unique}` must be epochs over the data, or unique tokens of D"),
         (np.abs(np.log(np.maximum(said_R, 1e-9) / counted_R)) > 0.1,
-         f"Passes by `{epochs}` and by D over `{unique}` must be the same, D the tokens of all"),
+         f"Epochs by `{epochs}` and by D over `{unique}` must be the same, D the tokens of all"),
     ):  # fmt: skip
         if wrong_R.any():
             at = int(np.argmax(wrong_R))
             found = [f"{value:g}" for value in (said_R[at], counted_R[at]) if not np.isnan(value)]
-            row = f"row {kept[at] + 1} of {file.name} has {' and '.join(found)} passes"
+            row = f"row {kept[at] + 1} of {file.name} has {' and '.join(found)} epochs"
             raise InputError(f"{rule}: {row}. Mend or rename the column.")
-    return passes_R
+    return epochs_R

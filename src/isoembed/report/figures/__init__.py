@@ -59,7 +59,7 @@ def sections(evidence: ReportData) -> list[Section]:
             "isoflop",
             "Which size at which budget",
             "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star "
-            "marks the minimum of the curve, where it lies inside the sizes tried.",
+            "marks the minimum of the curve, where it lies inside the sizes tested.",
             isoflop(evidence, grid),
         ),
         Section(

@@ -55,16 +55,18 @@ def law_text(law: LawFile) -> RenderableType:
         ("starts", f"{law.starts_agreeing:.0%} of {fit.n_starts} reach this optimum"),
         ("condition", "singular" if fit.condition is None else f"{fit.condition:.3g}"),
         ("fitted range", ", ".join(spans)),
-        ("status", law.says()),
+        ("status", law.describe()),
     ]
     if law.repetition is not None:
-        rows.append(("repetition", law.repetition.says()))
+        rows.append(("repetition", law.repetition.describe()))
     if law.outlier_rows:
         shown = ", ".join(map(str, law.outlier_rows[:12])) + (" ..." if len(law.outlier_rows) > 12 else "")
         rows.append(("outliers", f"rows {shown} lie beyond five times the noise; none was dropped"))
-    for form in law.forms:
-        told = f"held-out error {form.held_error:.2%}, {form.fit.status}"
-        rows.append(("form", f"{form.law} is not told from it ({told}): recommendations draw from both"))
+    for other in law.alternatives:
+        error = f"held-out error {other.held_error:.2%}, {other.fit.status}"
+        rows.append(
+            ("alternative", f"{other.law} is not distinguishable from it ({error}): recommendations draw from both")
+        )
     rows += [("note", note) for note in law.notes]
     parts = [pairs_table(rows), Text(""), _parameters(law)]
     if (optimum := law.compute_optimum()) is not None:
@@ -83,12 +85,12 @@ def _optimum(optimum: ComputeOptimum) -> RenderableType:
             (
                 _digits(best.flop),
                 *(text for each in (best.params, best.tokens) for text in (_sized(each.value), _span(each))),
-                best.loss.says(),
+                best.loss.describe(),
             )
             for best in optimum.sizes
         ],
     )
-    return Group(table, Text(f"N* ~ C^a, a = {a.says()}; D* ~ C^b, b = {rest.says()}"))
+    return Group(table, Text(f"N* ~ C^a, a = {a.describe()}; D* ~ C^b, b = {rest.describe()}"))
 
 
 def _sized(value: float | None) -> str:
@@ -204,7 +206,7 @@ def law_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
         rows.append(("predicted loss", f"none: {recommendation.no_forecast}"))
     elif recommendation.loss is not None:
         own = "" if recommendation.recipe.data.fingerprint else ", on the pairs and held-out set of the law's runs"
-        rows.append(("predicted loss", f"{recommendation.loss.says()} for one run, 95 %{own}"))
+        rows.append(("predicted loss", f"{recommendation.loss.describe()} for one run, 95 %{own}"))
     if sure is not None:
         regret = "" if sure.regret is None else f"; expected regret {sure.regret:.2g} nats"
         methods = ", ".join(f"{name} {share:.2f}" for name, share in sure.methods.items())

@@ -38,16 +38,16 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         ),
         (
             "tokens",
-            f"{recipe.train_tokens:,} real tokens ({si(recipe.train_tokens / recipe.model.params)} a parameter)",
+            f"{recipe.train_tokens:,} real tokens ({si(recipe.train_tokens / recipe.model.params)} per parameter)",
         ),
-        ("pairs", f"{recipe.pairs:,.0f} at {data.tokens_per_pair:.1f} tokens a pair{epochs}"),
+        ("pairs", f"{recipe.pairs:,.0f} at {data.tokens_per_pair:.1f} tokens per pair{epochs}"),
         ("steps", f"{recipe.steps:,} of {recipe.batch_pairs} pairs, context {recipe.context_tokens} tokens"),
         (
             "learning rate",
             f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
             f"{recipe.end_fraction:.0%}",
         ),
-        ("loss", f"{recipe.objective}, {recipe.readout}"),
+        ("loss", f"{recipe.objective}, {recipe.pooling_in_words}"),
         (
             "model FLOP",
             f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
@@ -231,7 +231,7 @@ def achieved_text(recommendation: Recommendation, record: RunRecord) -> str:
     low, high = forecast.ends
     within = "inside" if low <= heldout.loss <= high else "outside"
     apart = heldout.loss / forecast.value - 1
-    return f"held-out loss {heldout.loss:.3f}, forecast {forecast.says()}: {within} the interval, {apart:+.1%}"
+    return f"held-out loss {heldout.loss:.3f}, forecast {forecast.describe()}: {within} the interval, {apart:+.1%}"
 
 
 def inspection_text(inspection: Inspection) -> RenderableType:
@@ -246,7 +246,7 @@ def inspection_text(inspection: Inspection) -> RenderableType:
             "hard negatives",
             f"{inspection.hard_negatives:,}, of {inspection.negatives:,} pairs" if inspection.negatives else "none",
         ),
-        ("tokens a pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
+        ("tokens per pair", f"{inspection.tokens_per_pair:.1f} at context {inspection.context_tokens}"),
         ("one epoch", f"{inspection.epoch_tokens:,} tokens of unique pairs"),
     ]
     for fields in inspection.fields:
