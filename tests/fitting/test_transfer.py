@@ -143,9 +143,7 @@ def test_settings_are_judged_one_by_one_and_methods_too(laws: LawSet) -> None:
 def test_runs_of_methods_without_a_law_are_named(laws: LawSet) -> None:
     alone = LawSet(laws=laws.laws[:1])
     other = record(planned(1e11, NANO.models[1], lora(NANO.models[1]), batch_pairs=256), 5.0)
-    assert check(alone, [*elsewhere(in_steps), other]).notes == (
-        "left out, of methods that the laws do not speak of: 1",
-    )
+    assert check(alone, [*elsewhere(in_steps), other]).notes == ("left out, of methods that no law applies to: 1",)
 
 
 @pytest.mark.parametrize(

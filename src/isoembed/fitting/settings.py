@@ -102,7 +102,7 @@ class Group:
     """runs that repeat their data, which the law is not fitted to"""
 
 
-def tested_settings(runs: list[tuple[Method, int]]) -> list[TestedSetting]:
+def settings_tested(runs: list[tuple[Method, int]]) -> list[TestedSetting]:
     """One TestedSetting per run, from its method and the hidden width of its model (0: unknown).
 
     Ranks of adapters are stated as shares of the width where that takes fewer values than the ranks themselves.

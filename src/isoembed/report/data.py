@@ -15,7 +15,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
-from isoembed.fitting.settings import Group, tested_settings
+from isoembed.fitting.settings import Group, settings_tested
 from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
@@ -55,7 +55,7 @@ class Replicates:
     @property
     def setting(self) -> str:
         """The hyperparameters alone, `r=d/8`; empty of a method that has none."""
-        return self.tested_settings.removeprefix(self.method).strip()
+        return self.tried.removeprefix(self.method).strip()
 
     @property
     def flop(self) -> float:
@@ -165,7 +165,7 @@ class ReportData:
             for group in group_runs(self.records, [law_named(DEFAULT_LAW)], target=target)
             for record in self.drawn(group)
         ]
-        tried = tested_settings([(record.recipe.method, record.recipe.model.hidden) for record in kept])
+        tried = settings_tested([(record.recipe.method, record.recipe.model.hidden) for record in kept])
         members: dict[str, list[tuple[RunRecord, str]]] = {}
         for record, how in zip(kept, tried, strict=True):
             cell = record.recipe.key_without("seed")

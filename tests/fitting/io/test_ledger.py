@@ -11,7 +11,7 @@ import pytest
 from isoembed.core import InputError
 from isoembed.families import NANO
 from isoembed.fitting.io.ledger import group_runs, read_ledger
-from isoembed.fitting.settings import TestedSetting, method_labelled, tested_settings
+from isoembed.fitting.settings import TestedSetting, method_labelled, settings_tested
 from isoembed.laws import law_named
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
 from isoembed.recipe import Options
@@ -66,10 +66,10 @@ def test_a_law_that_reads_the_share_takes_all_ranks_and_another_takes_each_alone
 
 def test_ranks_carry_over_to_other_sizes_as_they_were_chosen() -> None:
     small, large = NANO.models[0], NANO.models[-1]
-    by_width = tested_settings([(lora(model, 1 / 4), model.hidden) for model in NANO.models])
+    by_width = settings_tested([(lora(model, 1 / 4), model.hidden) for model in NANO.models])
     assert {tried.label for tried in by_width} == {"lora r=d/4"}
     assert by_width[0].on(large) == LoRA(rank=large.hidden // 4, alpha=large.hidden / 2)
-    by_rank = tested_settings([(LoRA(rank=8, alpha=16.0), model.hidden) for model in NANO.models])
+    by_rank = settings_tested([(LoRA(rank=8, alpha=16.0), model.hidden) for model in NANO.models])
     assert by_rank[0].on(small) == by_rank[0].on(large) == LoRA(rank=8, alpha=16.0)
     assert TestedSetting(method=Freeze(fraction=0.25)).on(large) == Freeze(fraction=0.25)
 

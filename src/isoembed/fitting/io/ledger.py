@@ -18,7 +18,7 @@ import numpy as np
 
 from isoembed.core import InputError, number_of
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
-from isoembed.fitting.settings import Group, Settings, TestedSetting, tested_settings
+from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.records import Ledger, RunRecord
@@ -73,7 +73,7 @@ def group_runs(
             f"A law needs single-epoch runs: all {len(found)} of {source} repeat theirs; add runs of at most one epoch."
         )
     kept, notes = _best_rates(single, target)
-    tested = tested_settings([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
+    tested = settings_tested([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
     together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[tuple[int, RunRecord, TestedSetting]]] = {}
     for (row, record), how in zip(kept, tested, strict=True):
