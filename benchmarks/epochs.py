@@ -83,15 +83,15 @@ def table(found: list[dict[str, Any]]) -> str:
     """A row a set and model: held-out loss / nDCG@10 after each number of epochs, steps in brackets; best in bold."""
     head = ["set", "model", "training pairs", "untrained", "BM25", *(f"{epochs:g} epochs" for epochs in EPOCHS)]
     lines = [head, ["---"] * len(head)]
-    for key in dict.fromkeys((run["pairs"], run["model"]) for run in found):
-        runs = {run["epochs"]: run for run in found if (run["pairs"], run["model"]) == key}
-        first, lowest = next(iter(runs.values())), min(run["loss"] for run in runs.values())
+    for key in dict.fromkeys((each["pairs"], each["model"]) for each in found):
+        runs = {each["epochs"]: each for each in found if (each["pairs"], each["model"]) == key}
+        first, lowest = next(iter(runs.values())), min(each["loss"] for each in runs.values())
         cells = []
         for epochs in EPOCHS:
-            run = runs.get(epochs)
-            cell = "-" if run is None else f"{run['loss']:.2f} / {run['ndcg']:.3f}"
-            mark = "**" if run is not None and run["loss"] == lowest else ""
-            cells.append(f"{mark}{cell}{mark}" + ("" if run is None else f" ({run['steps']})"))
+            done = runs.get(epochs)
+            cell = "-" if done is None else f"{done['loss']:.2f} / {done['ndcg']:.3f}"
+            mark = "**" if done is not None and done["loss"] == lowest else ""
+            cells.append(f"{mark}{cell}{mark}" + ("" if done is None else f" ({done['steps']})"))
         before = f"{first['loss_untrained']:.2f} / {first['ndcg_untrained']:.3f}"
         pairs, bm25 = f"{first['training_pairs']:,}", f"{first['ndcg_bm25']:.3f}"
         lines.append([first["pairs"], first["model"], pairs, before, bm25, *cells])

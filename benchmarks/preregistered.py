@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ from isoembed.methods import method_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.request import Request
 from isoembed.records import RunRecord
-from isoembed.sweep.folder import Cell, SweepFolder
-from isoembed.sweep.plan import SweepRequest
+from isoembed.sweep.folder import PlannedRun, SweepFolder
+from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.stage import Stage
 from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import SWEEP_EXECUTION, load_request, open_bench, prepare_request
+from isoembed.workflows.sweep import SWEEP_EXECUTION, open_context, prepare_request
 
 RESULTS = Path(__file__).parent / "results"
 STUDY, FORECASTS, RUNS = (
@@ -78,7 +79,7 @@ PLANNED = {
 
 
 def plan(pairs: Path, out: Path) -> None:
-    """Both ledgers with their cells; the second's pairs are tokenised here."""
+    """Both ledgers with their runs; the second's pairs are tokenised here."""
     study = load_request(out / "mixture")
     second = out / "second"
     if not (second / "sweep.json").exists():
@@ -87,44 +88,44 @@ def plan(pairs: Path, out: Path) -> None:
         write_atomically(second / "sweep.json", prepared.model_dump_json(indent=1) + "\n")
     for source, planned in PLANNED.items():
         request = load_request(out / source)
-        cells = [
-            Cell(recipe=recipe_of(request, label, model, flop), part=Stage(kind="other", name=stage), order=order)
+        runs = [
+            PlannedRun(recipe=recipe_of(request, label, model, flop), part=Stage(kind="other", name=stage), order=order)
             for order, (stage, label, model, flop) in enumerate(planned)
         ]
-        print(f"{source}: {SweepFolder(out / source).add_cells(cells)} new, {request.data.pairs:,} pairs")
+        print(f"{source}: {SweepFolder(out / source).add_runs(runs)} new, {request.data.pairs:,} pairs")
 
 
 def recipe_of(request: SweepRequest, label: str, model: str, flop: float) -> Recipe:
-    """One pass at most at the family's own rate, as `isoembed run` would make it."""
+    """One epoch at most at the family's own rate, as `isoembed run` would make it."""
     method, spec = method_of(label), NANO.model(model)
     asked = Request.of(f"{flop:g}", NANO, request.setup, data=request.data, method=method).complete()
-    made = asked.recipe(flop, spec, method, one_pass=True)
+    made = asked.recipe(flop, spec, method, most_epochs=1.0)
     return made.model_copy(update={"base_hash": request.base_hashes[model]})
 
 
-def own_cells(folder: SweepFolder) -> list[Cell]:
-    """The cells of this claim, in order; a restored ledger holds the study's too."""
-    return sorted((cell for cell in folder.cells() if cell.part.name in ("level", "claim")), key=lambda c: c.order)
+def own_runs(folder: SweepFolder) -> list[PlannedRun]:
+    """The runs of this claim, in order; a restored ledger holds the study's too."""
+    return sorted((each for each in folder.runs() if each.part.name in ("level", "claim")), key=lambda each: each.order)
 
 
 def run(out: Path, source: str, only: str | None) -> None:
-    """The open cells of `source`, one after another."""
+    """The open runs of `source`, one after another."""
     torch.set_num_threads(1)
     folder = SweepFolder(out / source)
-    bench = open_bench(load_request(out / source).model_copy(update={"tasks": ()}), SWEEP_EXECUTION)
+    context = open_context(load_request(out / source).model_copy(update={"tasks": ()}), SWEEP_EXECUTION)
     done = {record.key for record in folder.ledger.records()}
-    for cell in own_cells(folder):
-        if cell.key in done or only not in (None, cell.part.name):
+    for planned in own_runs(folder):
+        if planned.key in done or only not in (None, planned.part.name):
             continue
-        place = out / "work" / cell.key
+        place = out / "work" / planned.key
         place.mkdir(parents=True, exist_ok=True)
-        outcome = execute(cell.recipe, place, bench)
+        outcome = execute(planned.recipe, place, context)
         said = str(outcome)
         if isinstance(outcome, RunRecord):
             folder.ledger.add(outcome)
             assert outcome.heldout is not None
             said = f"{outcome.heldout.loss:.4f} in {outcome.wall_seconds:.0f} s"
-        print(cell.recipe.method.label, cell.recipe.model.name, f"{cell.recipe.flop:.3g}: {said}", flush=True)
+        print(planned.recipe.method.label, planned.recipe.model.name, f"{planned.recipe.flop:.3g}: {said}", flush=True)
 
 
 def fitted(groups: Sequence[Group], law: str, most: float) -> LawSet:
@@ -134,9 +135,7 @@ def fitted(groups: Sequence[Group], law: str, most: float) -> LawSet:
     for group in groups:
         points = group.points[group.points.flop <= most]
         boot = bootstrap(form, points[form.applies(points)], draws=400)
-        found.append(
-            LawFile.of(boot, points, source=STUDY.name, method=group.method, settings=group.settings, tried=group.tried)
-        )
+        found.append(LawFile.of(boot, replace(group, points=points), source=STUDY.name))
     return LawSet(laws=tuple(found))
 
 
@@ -157,7 +156,7 @@ def forecasts(out: Path) -> Iterator[dict[str, Any]]:
     """Each run that is not there to give a level, under each law and fit."""
     groups = [group for group in read_ledger(STUDY, LAWS) if group.method in ("full", "freeze", "lora")]
     recipes = {
-        source: [cell.recipe for cell in own_cells(SweepFolder(out / source)) if cell.part.name == "claim"]
+        source: [each.recipe for each in own_runs(SweepFolder(out / source)) if each.part.name == "claim"]
         for source in PLANNED
     }
     level = group_runs(SweepFolder(out / "second").ledger.records(), LAWS)
@@ -239,7 +238,7 @@ def report(out: Path) -> None:
     records: dict[str, RunRecord] = {}
     for source in PLANNED:
         folder = SweepFolder(out / source)
-        mine = {cell.key for cell in own_cells(folder)}
+        mine = {planned.key for planned in own_runs(folder)}
         records |= {record.key: record for record in folder.ledger.records() if record.key in mine}
     SweepFolder(out / "second").ledger.export(RUNS, [named(record) for record in records.values()])
     show(rows, {key: record.heldout.loss for key, record in records.items() if record.heldout is not None})

@@ -20,8 +20,9 @@ import typer
 from isoembed.cli.models import suite
 from isoembed.families.base import Family
 from isoembed.recipe import DataStats
-from isoembed.sweep.plan import RateSearch, SweepRequest, at_most
-from isoembed.workflows.sweep import plan_sweep
+from isoembed.sweep.advance import plan_sweep
+from isoembed.sweep.plan import at_most
+from isoembed.sweep.request import RateSearch, SweepRequest
 from nano_study import RESULTS, TASKS, export_study, prepared, restore_study
 
 RECORDS, ASKED = RESULTS / "depth_study.jsonl.gz", RESULTS / "depth_study.request.json"
@@ -51,7 +52,7 @@ def plan(model: str, pairs: Path, tasks: Path, ledger: Path) -> None:
         batch_pairs=32,
         context_tokens=75,
         min_steps=40,
-        thin=3.0,
+        prune=3.0,
         rates=RATES,
         allowance_flop=ALLOWANCE_FLOP,
         tasks=tuple(str(tasks / name) for name in TASKS),
@@ -60,7 +61,7 @@ def plan(model: str, pairs: Path, tasks: Path, ledger: Path) -> None:
     request = prepared(request, pairs, ledger)
     most = at_most(request)
     planned, new = plan_sweep(ledger, request)
-    print(f"{len(most.cells)} runs and {most.flop:.3g} FLOP at most, before sizes far from the best are left out")
+    print(f"{len(most.runs)} runs and {most.flop:.3g} FLOP at most, before sizes far from the best are left out")
     print(f"stage {planned.stage}, {new} new runs, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
 
 

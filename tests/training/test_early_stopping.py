@@ -176,7 +176,7 @@ def test_damaged_best_weights_are_named(data: PairData, tmp_path: Path) -> None:
 
 
 def _sharded(number: int, folder: Path) -> None:
-    loop._heldout = planted_loss  # type: ignore[assignment]
+    loop._heldout = planted_loss
     data = small_data(folder / f"data{number}")
     planned, shard = ruled(data, BEST), Execution(device="cpu", shard=True, checkpoint_seconds=0)
     encoder, record = run(planned, data, folder / "whole", execution=shard)

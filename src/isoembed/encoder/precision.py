@@ -30,7 +30,7 @@ def precision_named(name: str) -> AskedPrecision:
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies in bf16 itself; elsewhere torch emulates it: the same numbers, slowly."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     cpu: Any = torch.cpu

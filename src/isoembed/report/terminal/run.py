@@ -135,7 +135,7 @@ def _cost(recommendation: Recommendation, flop_per_second: float | None) -> str:
 
 def _forecast(recommendation: Recommendation) -> str:
     if recommendation.loss is not None and recommendation.no_forecast is None:
-        return f"loss {recommendation.loss.says()}, 95 %"
+        return f"loss {recommendation.loss.describe()}, 95 %"
     return f"none: {(recommendation.no_forecast or 'no law was measured here').removeprefix('ranking only: ')}"
 
 
