@@ -1,5 +1,5 @@
-"""What `isoembed run` says of a job in some twenty lines of 80 columns; all else is in recipe.json, and under
-`--explain`."""
+"""What `isoembed run` says of a job in some twenty lines of 80 columns; all else is in recipe.json, and said where all is
+asked for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def verdict(values: Mapping[str, float], queries: int, recipe: Recipe) -> str:
     trained, base, words = values["trained"], values.get("base"), values.get("BM25")
     noise = 2 * _NOISE / math.sqrt(max(1, queries))
     if base is not None and trained < base - noise:
-        return f"worse than its untrained base by {fraction(base - trained)}: lower --learning-rate"
+        return f"worse than its untrained base by {fraction(base - trained)}: lower `learning_rate`"
     if words is None:
         return "no baseline to compare with"
     if trained > words + noise:
@@ -172,5 +172,5 @@ def _by_task(scores: Scores) -> Iterable[tuple[str, dict[str, float], int]]:
 
 def _remedy(recipe: Recipe) -> str:
     if recipe.steps < FEW_STEPS:
-        return f"{recipe.steps:,} steps are too few; try --epochs 5"
+        return f"{recipe.steps:,} steps are too few; try `epochs=5`"
     return "a larger budget, or more pairs, would help"
