@@ -15,7 +15,9 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
+from isoembed.sweep.advance import plan_sweep
 from tests.fitting.ledgers import runs
+from tests.sweep.fake import request
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
 GROUND = {"cache", "core", "budget", "estimates", "flops", "families", "methods", "recipe", "records", "scratch"}
@@ -103,6 +105,14 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a planned sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    plan_sweep(folder, request())
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -111,12 +121,16 @@ def law(tmp_path_factory: pytest.TempPathFactory) -> str:
         ["recipe", "--budget", "1e12", "--json"],
         ["recipe", "--budget", "1e12", "--law", "LAW"],
         ["models", "--family", "qwen3"],
+        ["sweep", "status", "SWEEP"],
+        ["sweep", "list", "SWEEP"],
+        ["sweep", "retry", "SWEEP"],
+        ["sweep", "plan", "--out", "SWEEP"],
     ],
-    ids=["help", "recipe", "json", "law", "models"],
+    ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_starts_without_torch(arguments: list[str], law: str) -> None:
+def test_starts_without_torch(arguments: list[str], law: str, planned: str) -> None:
     """An import of torch, transformers or scipy anywhere on the way would cost seconds: it is made to fail here."""
-    arguments = [law if argument == "LAW" else argument for argument in arguments]
+    arguments = [{"LAW": law, "SWEEP": planned}.get(argument, argument) for argument in arguments]
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'datasets', 'scipy', 'sentence_transformers', 'pyarrow'):\n"

@@ -173,6 +173,7 @@ def values(place: Path) -> dict[str, Any]:
             *("--budgets", "3e8", "--batch-pairs", "16", "--min-steps", "1", "--rate-steps", "none"),
         ),
         "sweep status": printed("sweep", "status", ledger),
+        "sweep list": printed("sweep", "list", ledger)[0],
     }
     found["sweep show"] = printed("sweep", "show", ledger, "")  # the beginning of the one key there is
     with pytest.MonkeyPatch.context() as patch:

@@ -61,6 +61,7 @@ COMMANDS: dict[str | None, dict[str, Callable[..., None]]] = {
         "plan": sweep_plan.plan,
         "run": sweep.run,
         "status": sweep.status,
+        "list": sweep.list_runs,
         "retry": sweep.retry,
         "show": sweep.show,
     },

@@ -36,12 +36,21 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Execute the planned runs that are left, until the sweep is complete; safe to kill and to run again."""
+    from isoembed.sweep.advance import plan_sweep
     from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.run import open_runs
     from isoembed.sweep.status import StatusReader
-    from isoembed.workflows.sweep import run_sweep
 
-    with watching(SweepFolder(ledger), terminal.console(quiet=as_json)) as watch:
-        if ray is None:
+    folder = SweepFolder(ledger)
+    planned, _ = plan_sweep(ledger)
+    if not planned.runs:
+        terminal.complain(f"no run is planned; `isoembed sweep plan --out {ledger}` says why.")
+    with watching(folder, terminal.console(quiet=as_json)) as watch:
+        if planned.complete and not open_runs(folder):
+            pass
+        elif ray is None:
+            from isoembed.workflows.sweep import run_sweep
+
             run_sweep(ledger, workers=workers, tries=tries, watch=watch)
         else:
             from isoembed.workflows.cluster import run_on_ray
@@ -56,7 +65,7 @@ def run(
                 tries=tries,
                 watch=watch,
             )
-    ended = StatusReader(SweepFolder(ledger)).read()
+    ended = StatusReader(folder).read()
     if as_json:
         terminal.print_json(ended.model_dump(mode="json"))
     if failed := ended.count("failed"):
@@ -103,6 +112,20 @@ def status(ledger: Ledger, as_json: AsJson = False) -> None:
         terminal.console().print(status_text(found))
 
 
+def list_runs(ledger: Ledger, as_json: AsJson = False) -> None:
+    """List the planned runs: what each is, and where it stands."""
+    from isoembed.report.terminal.sweep import runs_text
+    from isoembed.sweep.folder import SweepFolder
+    from isoembed.sweep.status import StatusReader
+
+    _existing(ledger)
+    found = StatusReader(SweepFolder(ledger)).runs()
+    if as_json:
+        terminal.print_json([run.model_dump(mode="json") for run in found])
+    else:
+        terminal.console().print(runs_text(found))
+
+
 def retry(
     ledger: Ledger,
     keys: Annotated[
@@ -142,9 +165,7 @@ def show(
     folder = SweepFolder(ledger)
     found = [each for each in folder.runs() if each.key.startswith(key)]
     if len(found) != 1:
-        raise InputError(
-            f"`key` must name one run; {len(found)} begin with {key!r}. `isoembed ledger export` lists all."
-        )
+        raise InputError(f"`key` must name one run; {len(found)} begin with {key!r}. `isoembed sweep list` lists all.")
     (planned,) = found
     outcome = folder.ledger.outcome(planned.key)
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from isoembed.cli import parse, terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
 from isoembed.cli.models import suite
 from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions
@@ -137,15 +138,17 @@ def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.plan import at_most
     from isoembed.sweep.request import REQUEST, load_request
-    from isoembed.workflows.sweep import measure_pace
+    from isoembed.sweep.stage import REMEDIES
 
-    terminal.no_library_bars()
     out, dry_run = asked.output.out, asked.output.dry_run
     if asked.cost.budgets is None and asked.cost.target is None and (out / REQUEST).is_file():
         request = load_request(out)
     else:
+        terminal.no_library_bars()
         request = _request(asked)
         if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
+            from isoembed.workflows.sweep import measure_pace
+
             request = request.model_copy(update=measure_pace(request))
     job.save(ctx)
     if dry_run:
@@ -158,7 +161,8 @@ def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     elif request.target_flop is not None:
         terminal.console().print(pilot_text(request, planned, new))
     else:
-        terminal.console().print(plan_text(request, planned, at_most(request), new))
+        remedies = {kind: with_flags(remedy, ctx) for kind, remedy in REMEDIES.items()}
+        terminal.console().print(plan_text(request, planned, at_most(request), new, remedies))
 
 
 def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str, object]:

@@ -42,6 +42,22 @@ REASONS: dict[SkipKind, str] = {
     "single-epoch": "the pairs would not repeat",
     "many-epochs": "too many epochs",
 }
+#: what would have such runs planned
+REMEDIES: dict[SkipKind, str] = {
+    "no-recipe": "name larger `budgets`, or lower `batch_pairs`",
+    "few-steps": "name larger `budgets`, or lower `batch_pairs` or `min_steps`",
+    "repeats": "bring more pairs as `data`, or name smaller `budgets`",
+    "memory": "lower `batch_pairs` or `context_tokens`, or raise `memory`",
+    "far-size": "`prune=0` keeps all sizes",
+    "far-hyperparameter": "`prune=0` keeps all of them",
+    "allowance": "raise `allowance`",
+    "method-unpaid": "raise `allowance`",
+    "no-fresh-run": "`prune=0` runs that size",
+    "all-pairs": "name fewer `pairs`",
+    "below-a-batch": "name more `pairs`, or lower `batch_pairs`",
+    "single-epoch": "name fewer `pairs`",
+    "many-epochs": "name more `pairs`, or raise `max_pair_epochs`",
+}
 
 
 class Stage(Frozen):

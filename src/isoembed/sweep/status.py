@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,6 +15,8 @@ from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.stage import Stage
 from isoembed.sweep.variations import Varied
+
+State = Literal["done", "running", "failed", "left"]
 
 
 class StageStatus(Frozen):
@@ -55,6 +58,20 @@ class SweepStatus(Frozen):
         return sum(int(getattr(stage, what)) for stage in self.stages)
 
 
+class RunState(Frozen):
+    """Where one planned run stands."""
+
+    key: str
+    stage: str
+    part: Stage
+    model: str
+    method: str
+    flop: float
+    seed: int
+    state: State
+    loss: float | None = Field(description="held-out loss in nats; None before it is known")
+
+
 class StatusReader:
     """Reads a sweep's status again and again, the record of a run that ended well once: it never changes."""
 
@@ -62,14 +79,37 @@ class StatusReader:
         self.folder = folder
         self.outcomes: dict[str, RunRecord | FailedRun] = {}
 
-    def read(self) -> SweepStatus:
-        """The status now."""
-        folder, ledger = self.folder, self.folder.ledger
+    def runs(self) -> tuple[RunState, ...]:
+        """Every planned run, in the plan's order."""
+        self._look()
+        return tuple(
+            RunState(
+                key=run.key,
+                stage=run.stage,
+                part=run.part,
+                model=run.recipe.model.name,
+                method=run.recipe.method.label,
+                flop=run.recipe.flop,
+                seed=run.recipe.seed,
+                state=self._state(run),
+                loss=outcome.heldout.loss if isinstance(outcome, RunRecord) and outcome.heldout else None,
+            )
+            for run in self.folder.runs()
+            for outcome in (self.outcomes.get(run.key),)
+        )
+
+    def _look(self) -> None:
+        """Read the outcomes that are new, and again those that may have changed."""
+        ledger = self.folder.ledger
         self.outcomes = {key: outcome for key, outcome in self.outcomes.items() if isinstance(outcome, RunRecord)}
         for key in ledger.keys() - self.outcomes.keys():
             if (outcome := ledger.outcome(key)) is not None:
                 self.outcomes[key] = outcome
-        runs = folder.runs()
+
+    def read(self) -> SweepStatus:
+        """The status now."""
+        self._look()
+        folder, ledger, runs = self.folder, self.folder.ledger, self.folder.runs()
         states = {run.key: self._state(run) for run in runs}
         silences = folder.silences([key for key, state in states.items() if state == "running"])
         stages = []
@@ -98,7 +138,7 @@ class StatusReader:
             repetition=repetition.compare(runs, self.outcomes),
         )
 
-    def _state(self, run: PlannedRun) -> str:
+    def _state(self, run: PlannedRun) -> State:
         outcome = self.outcomes.get(run.key)
         if outcome is not None:
             return outcome.status

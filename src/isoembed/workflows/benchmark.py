@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from isoembed.core import InputError
 from isoembed.encoder.export import MARKER
@@ -51,22 +52,11 @@ def benchmark(
             )
         results = folder / RESULTS
 
-    # 1. the tasks, before the model is loaded: a misspelt name costs nothing
     from isoembed.evaluation.mteb.benchmark import run_tasks
-    from isoembed.evaluation.mteb.local import local_task, local_tasks
     from isoembed.evaluation.mteb.model import open_model
-    from isoembed.evaluation.mteb.presets import LEFT_OUT_OF_MEAN, tasks_named
+    from isoembed.evaluation.mteb.presets import LEFT_OUT_OF_MEAN
 
-    if data is None:
-        if ALL_LOCAL in names:
-            raise InputError("`mteb=local` needs the folder of the tasks; name it with `data`.")
-        tasks = tasks_named(names)
-    elif kind is not None:
-        tasks = [local_task(kind, data)]
-    else:
-        tasks = [*local_tasks(data, () if ALL_LOCAL in names else names)]
-
-    # 2. the model, and task by task its scores
+    tasks = _tasks(names, data, kind)  # before the model is loaded: a misspelt name costs nothing
     model = open_model(folder, prompts)
     meta = model.mteb_model_meta
     scores = BenchmarkScores(
@@ -83,6 +73,20 @@ def benchmark(
         if progress is not None:
             progress(score)
     return scores
+
+
+def _tasks(names: Sequence[str], data: Path | None, kind: str | None) -> list[Any]:
+    """The library's tasks that `names` name, as of `benchmark`."""
+    from isoembed.evaluation.mteb.local import local_task, local_tasks
+    from isoembed.evaluation.mteb.presets import tasks_named
+
+    if data is not None:
+        return (
+            [local_task(kind, data)] if kind is not None else [*local_tasks(data, () if ALL_LOCAL in names else names)]
+        )
+    if ALL_LOCAL in names:
+        raise InputError("`mteb=local` needs the folder of the tasks; name it with `data`.")
+    return tasks_named(names)
 
 
 def _into_record(file: Path, scores: BenchmarkScores) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,8 +17,8 @@ from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import REPETITION, Stage, StageKind
-from isoembed.sweep.status import SweepStatus, stage_costs
+from isoembed.sweep.stage import REMEDIES, REPETITION, SkipKind, Stage, StageKind
+from isoembed.sweep.status import RunState, SweepStatus, stage_costs
 from isoembed.sweep.variations import Varied
 
 _PURPOSE: dict[StageKind, str] = {
@@ -32,7 +32,9 @@ _PURPOSE: dict[StageKind, str] = {
 }
 
 
-def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) -> RenderableType:
+def plan_text(
+    request: SweepRequest, plan: Plan, most: Plan, new: int | None, remedies: Mapping[SkipKind, str] = REMEDIES
+) -> RenderableType:
     """What a sweep runs next, what it can come to cost, what it leaves out and why; `new` is None in a dry run."""
     speeds = ", ".join(f"{name} {si(speed, 'FLOP/s')}" for name, speed in request.speeds.items())
     limits = [
@@ -45,7 +47,7 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
         ("budgets", ", ".join(f"{budget:.3g}" for budget in request.budgets) + " FLOP"),
         ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens per pair"),
         ("each run", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
-                      f"more, at most {request.max_epochs:g} epochs"),
+                      f"more, at most {number_of(request.max_epochs, 'epoch')}"),
         ("allowance", " and ".join(filter(None, limits)) or "none: all are run"),
         ("at most", f"{number_of(len(most.runs), 'run')}, {most.flop:.3g} FLOP{_time(most)}, before pruning"),
         *_variations_row(request),
@@ -65,7 +67,9 @@ def plan_text(request: SweepRequest, plan: Plan, most: Plan, new: int | None) ->
     if plan.rates:
         parts += [Text(""), rates_text(plan)]
     if most.skipped:
-        parts += [Text(""), skipped_text(plan if plan.complete or plan.part == REPETITION else most)]
+        parts += [Text(""), skipped_text(plan if plan.complete or plan.part == REPETITION else most, remedies)]
+    if not most.runs:
+        parts += [Text(""), Text("No run is planned: each is left out for a reason above.")]
     return Group(*parts)
 
 
@@ -84,8 +88,8 @@ def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
     count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
     flop = count * request.budgets[-1]
     return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
-                           f"alone, at most {request.max_pair_epochs:g} epochs: {number_of(count, 'run')} or fewer, "
-                           f"{flop:.3g} FLOP more")]  # fmt: skip
+                           f"alone, at most {number_of(request.max_pair_epochs, 'epoch')}: "
+                           f"{number_of(count, 'run')} or fewer, {flop:.3g} FLOP more")]  # fmt: skip
 
 
 def _listed(pairs: Sequence[int]) -> str:
@@ -109,7 +113,7 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
                     f"{', '.join(dict.fromkeys(r.model.name for r in decided))}"),
         ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
         ("runs", f"{', '.join(request.models)}, {grid} each, {request.min_steps} steps or more, at most "
-                 f"{request.max_epochs:g} epochs"),
+                 f"{number_of(request.max_epochs, 'epoch')}"),
         ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens per pair"),
         ("stops", "when the same candidate was chosen 3 times in a row at a small expected regret, or the allowance "
                   "is spent"),
@@ -136,11 +140,23 @@ def _runs(plan: Plan, stage: Stage) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def skipped_text(plan: Plan) -> RenderableType:
-    """Runs left out, grouped by reason."""
-    reasons = Counter((skip.reason, f"{skip.budget:.3g}") for skip in plan.skipped)
-    rows = [(why, budget, f"{count:,}") for (why, budget), count in sorted(reasons.items())]
-    return columns_table(("left out because", "FLOP", "runs"), rows)
+def skipped_text(plan: Plan, remedies: Mapping[SkipKind, str]) -> RenderableType:
+    """Runs left out, summed by reason, with what would have them planned."""
+    by_reason: dict[tuple[SkipKind, str], list[float]] = {}
+    for skip in plan.skipped:
+        by_reason.setdefault((skip.kind, skip.reason), []).append(skip.budget)
+    return pairs_table(
+        (
+            f"{number_of(len(budgets), 'run')} left out",
+            f"{reason}, at {_ranged(budgets)} FLOP: {remedies[kind]}",
+        )
+        for (kind, reason), budgets in by_reason.items()
+    )
+
+
+def _ranged(values: Sequence[float]) -> str:
+    """`1e+11`, or `1e+11 to 4e+11`."""
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (min(values), max(values))))
 
 
 def rates_text(plan: Plan) -> RenderableType:
@@ -232,6 +248,24 @@ def repetition_text(found: Sequence[Repeated]) -> RenderableType:
     ]
     header = ("method", "model", "unique pairs", "epochs", "held-out loss", "one epoch", "difference", "runs")
     return columns_table(header, rows)
+
+
+def runs_text(runs: Sequence[RunState]) -> RenderableType:
+    """Every planned run: what it is and where it stands."""
+    rows = [
+        (
+            run.key,
+            run.stage,
+            run.model,
+            run.method,
+            f"{run.flop:.3g}",
+            f"{run.seed}",
+            run.state,
+            "" if run.loss is None else f"{run.loss:.3f}",
+        )
+        for run in runs
+    ]
+    return columns_table(("key", "stage", "model", "method", "FLOP", "seed", "state", "held-out loss"), rows)
 
 
 def planned_run_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> RenderableType:
