@@ -80,7 +80,7 @@ def measured(spec: str, model: str, epochs: float, cache: Path) -> dict[str, Any
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """A row a set and model: held-out loss / nDCG@10 after each number of epochs, steps in brackets; best in bold."""
+    """A row a set and model: held-out loss / nDCG@10 by epochs, steps in brackets; least loss in bold."""
     head = ["set", "model", "training pairs", "untrained", "BM25", *(f"{epochs:g} epochs" for epochs in EPOCHS)]
     lines = [head, ["---"] * len(head)]
     for key in dict.fromkeys((each["pairs"], each["model"]) for each in found):
@@ -88,10 +88,11 @@ def table(found: list[dict[str, Any]]) -> str:
         first, lowest = next(iter(runs.values())), min(each["loss"] for each in runs.values())
         cells = []
         for epochs in EPOCHS:
-            done = runs.get(epochs)
-            cell = "-" if done is None else f"{done['loss']:.2f} / {done['ndcg']:.3f}"
-            mark = "**" if done is not None and done["loss"] == lowest else ""
-            cells.append(f"{mark}{cell}{mark}" + ("" if done is None else f" ({done['steps']})"))
+            if (one := runs.get(epochs)) is None:
+                cells.append("-")
+                continue
+            mark = "**" if one["loss"] == lowest else ""
+            cells.append(f"{mark}{one['loss']:.2f}{mark} / {one['ndcg']:.3f} ({one['steps']})")
         before = f"{first['loss_untrained']:.2f} / {first['ndcg_untrained']:.3f}"
         pairs, bm25 = f"{first['training_pairs']:,}", f"{first['ndcg_bm25']:.3f}"
         lines.append([first["pairs"], first["model"], pairs, before, bm25, *cells])
@@ -116,7 +117,7 @@ def main() -> None:
         name = Path(spec).name.partition(".")[0]
         for epochs in map(float, asked.epochs.split(",")):
             model = chosen(None, asked.model)[1]
-            if any((run["pairs"], run["model"], run["epochs"]) == (name, model, epochs) for run in found):
+            if any((each["pairs"], each["model"], each["epochs"]) == (name, model, epochs) for each in found):
                 continue
             with tempfile.TemporaryDirectory() as cache:
                 found.append(measured(spec, asked.model, epochs, Path(cache)) | {"pairs": name})

@@ -17,7 +17,7 @@ from isoembed.core import InputError, not_installed
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
-from isoembed.recipe import DataStats, Options, PartialSetup, Prompts, Recipe, Setup, solve
+from isoembed.recipe import DataStats, EarlyStopping, Options, PartialSetup, Prompts, Recipe, Setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
@@ -67,6 +67,7 @@ __all__ = [
     "DataOptions",
     "DataStats",
     "DoRA",
+    "EarlyStopping",
     "Embedder",
     "Execution",
     "Family",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.test_options import asked, mistake
+from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import command
 
 JOB = """
@@ -157,3 +159,38 @@ def test_epochs_are_a_budget_of_a_job_and_of_a_given_recipe(place: Path) -> None
     assert "--epochs" in mistake("train", *model, "--epochs=0", "--out=x", inside=place)
     assert "--epochs" in mistake("train", "--epochs=3", "--pilot=5%", "--family=nano", "--out=x", inside=place)
     assert "`--repeats none`" in mistake("train", *model, "--epochs=3", "--repeats=none", "--out=x", inside=place)
+
+
+def test_a_run_keeps_the_best_weights_and_says_so(place: Path) -> None:
+    """In record and card; the export is of the kept ones; and 21 steps are said to be few, with what makes more."""
+    model = ["--model=nano-28k", "--batch-pairs=8", "--data=pairs.jsonl", "--epochs=4", "--learning-rate=0.05"]
+    rule = ["--keep=best", "--early-stopping-patience=3", "--eval-steps=4"]
+    done = command("train", *model, *rule, "--out=here", inside=place)
+    assert done.status == 0, done.err
+    record = json.loads((place / "here/record.json").read_text())
+    losses = [point["loss"] for point in record["evaluations"]]
+    assert record["heldout"]["loss"] == min(losses)
+    assert record["recipe"]["early_stopping"] == {"keep": "best", "patience": 3, "eval_steps": 4}
+    assert "held-out evaluations" in done.out
+    assert "weights kept" in done.out
+    assert "best weights are kept, held-out loss taken every 4 steps" in (place / "here/README.md").read_text()
+    (line,) = [line for line in done.out.splitlines() if "too few" in line]
+    more = int(there[1]) if (there := re.search(r"--epochs (\d+)", line)) else 0
+    longer = planned(*model[:3], f"--epochs={more}", "--out=x", inside=place)
+    assert longer["steps"] >= 100
+    for wrong in (["--keep=worst"], ["--patience=0"], ["--eval-steps=3"]):
+        said = mistake("train", *model, *wrong, "--out=x", inside=place)
+        assert f"`{wrong[0].partition('=')[0]}`" in said
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "advice"),
+    [(100, 1.0, None), (36, 1.0, "--epochs 7"), (20, 0.01, "--budget"), (2, 1.0, "a smaller --batch-pairs"),
+     (90, 40.0, None)],
+)  # fmt: skip
+def test_few_steps_are_said_with_the_option_that_makes_more(steps: int, epochs: float, advice: str | None) -> None:
+    """No more epochs than do good, and a budget where the pairs are not used up."""
+    pairs = steps * 32
+    made = runs()[0].model_copy(update={"steps": steps, "pairs": pairs, "unique_pairs": round(pairs / epochs)})
+    said = list(advice(made))
+    assert [advice in line for line in said] == ([] if advice is None else [True])

@@ -16,7 +16,7 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.recipe import PLAIN, Options, PartialSetup, PoolingName, Prompts, dims_named
+from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, PoolingName, Prompts, dims_named
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request
 
@@ -32,6 +32,7 @@ ALIASES = {
     "--lora-alpha": "--alpha",
     "--lr": "--learning-rate",
     "--num-train-epochs": "--epochs",
+    "--early-stopping-patience": "--patience",
     "--thin": "--prune",
     "--max-passes": "--max-pair-epochs",
 }
@@ -260,12 +261,32 @@ class SetupOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStoppingOptions:
+    """Which weights are kept, and what ends a run early."""
+
+    panel: ClassVar[str] = "Training"
+
+    keep: Annotated[str, typer.Option(help="weights of the last step, or best: of the least held-out loss")] = "last"
+    patience: Annotated[
+        int | None, typer.Option(help="end after so many held-out evaluations without a lower loss")
+    ] = None
+    eval_steps: Annotated[
+        int | None, typer.Option(help="with --keep best or --patience: steps between evaluations; default: an epoch")
+    ] = None
+
+    def value(self) -> EarlyStopping:
+        """The same for a recipe; raises InputError for what is out of range."""
+        return EarlyStopping(**{each.name: getattr(self, each.name) for each in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How one model is trained."""
 
     panel: ClassVar[str] = "Training"
 
     setup: SetupOptions
+    early_stopping: EarlyStoppingOptions
     learning_rate: Annotated[float | None, typer.Option(help="peak learning rate; default: the rule's")] = None
     seed: Annotated[int, typer.Option(help="seed of data order and initialisation")] = 0
 
@@ -439,4 +460,5 @@ def request_of(budget: BudgetOptions, model: ModelOptions, training: TrainingOpt
         learning_rate=training.learning_rate,
         seed=training.seed,
         constraints=limits.value(epochs=budget.epochs),
+        early_stopping=training.early_stopping.value(),
     )

@@ -12,6 +12,7 @@ import typer
 from isoembed.budget import Budget
 from isoembed.cache import Places
 from isoembed.cli import pilot, terminal
+from isoembed.cli.advice import advice
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions, given
 from isoembed.cli.options import (
@@ -259,7 +260,7 @@ def _train(
             console.print(scores_text(scores))
         console.print(section("Result"))
     outcome = achieved_text(job.recommendation, record)
-    console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome))
+    console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome, advice=[*advice(record)]))
     if asked.output.as_json:
         terminal.print_json(
             {

@@ -131,6 +131,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
             "assumed", "learning-rate", source=request.rate(candidate.model, candidate.method, recipe.train_tokens)[1]
         ),
         request.data_note,
+        *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.serving_notes(forecasts.flop, candidate.model),
     ]

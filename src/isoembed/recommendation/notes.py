@@ -64,6 +64,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
     ),
     "pilot": ("{found}",),
+    "law-of-the-end": ("the law forecasts the loss after the last step of all tokens", "{rule}"),
     "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
     # data
     "data-assumed": ("data", "{source}"),

@@ -15,7 +15,7 @@ from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
 from isoembed.flops import Cost, tokens_for
 from isoembed.methods import Full, Method, method_of
-from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, family_setup, solve
+from isoembed.recipe import TO_THE_END, DataStats, EarlyStopping, PartialSetup, Recipe, Setup, family_setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
 
@@ -38,6 +38,7 @@ class Request(PartialSetup):
     model: str | None = None
     learning_rate: float | None = Field(None, gt=0)
     seed: Count = 0
+    early_stopping: EarlyStopping = TO_THE_END
     heldout: str | None = Field(
         None, description="fingerprint of the held-out set on which losses will be taken; None: not known, or a law's"
     )
@@ -175,6 +176,7 @@ class CompleteRequest(Setup, Request):
             self.data,
             family=self.family.name,
             seed=self.seed,
+            early_stopping=self.early_stopping,
         )
 
     @property

@@ -36,7 +36,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import Precision, Recipe, Setup
+from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
@@ -220,6 +220,7 @@ def train(
     out: str | Path,
     *,
     epochs: float | None = None,
+    early_stopping: EarlyStopping | None = None,
     cache: str | Path | None = None,
     execution: Execution | None = None,
     callbacks: Sequence[Callback] = (),
@@ -230,6 +231,7 @@ def train(
     pairs: (query, positive) or (query, positive, negatives) each, dicts of the fields that files have, or where the
         pairs lie, as text or `DataOptions`.
     epochs: how often to go through the pairs, in place of the recipe's number of tokens.
+    early_stopping: which weights to keep and what ends the run, in place of what the recipe says.
     cache: folder for tokenised data, reused between runs, and for checkpoints; default: the user's (`user_cache`).
     A recipe that names its data is trained on these alone.
     """
@@ -251,6 +253,8 @@ def train(
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
         asked = _with_base(asked)
+    if early_stopping is not None:
+        asked = asked.model_copy(update={"early_stopping": early_stopping})
     if epochs is not None:
         asked = asked.over(epochs)
     elif found.recipe.epochs is None and (asked.epochs or 0) > 1:

@@ -14,7 +14,7 @@ from isoembed.fitting.io.ledger import group_runs, read_ledger
 from isoembed.fitting.settings import TestedSetting, method_labelled, settings_tested
 from isoembed.laws import law_named
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
-from isoembed.recipe import Options
+from isoembed.recipe import EarlyStopping, Options
 from isoembed.records import Heldout, Ledger, RunRecord
 from tests.fitting.ledgers import DATA, lora, planned, runs
 from tests.sweep.fake import record
@@ -153,3 +153,18 @@ def test_a_ledger_of_damage_alone_says_what_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"\n" * 5000))
     with pytest.raises(InputError, match=r"no record of x\.jsonl\.gz can be read: .*line 1001 .*too few are records"):
         read_ledger(tmp_path / "x.jsonl.gz", [law_named("hoffmann")])
+
+
+def test_runs_that_ended_early_or_keep_an_earlier_step_are_left_out() -> None:
+    """Their loss is not that of their D: a law would take it for a forecast of all tokens."""
+    whole = runs()
+    patient = whole[0].recipe.model_copy(update={"early_stopping": EarlyStopping(patience=2), "seed": 7})
+    early = whole[0].model_copy(update={"recipe": patient, "tokens": whole[0].tokens // 2})
+    to_its_end = whole[0].model_copy(update={"recipe": patient})
+    best = whole[1].model_copy(update={"kept_step": 3})
+    assert [run.to_the_end for run in (whole[0], early, to_its_end, best)] == [True, False, True, False]
+    with_them, without = (group_runs(each, [law_named("hoffmann")]) for each in ([*whole, early, best], whole))
+    assert [len(group.points) for group in with_them] == [len(group.points) for group in without]
+    assert all("2 runs that ended early" in " ".join(group.notes) for group in with_them)
+    with pytest.raises(InputError, match="ended early or keep the weights"):
+        group_runs([early, best], [law_named("hoffmann")])

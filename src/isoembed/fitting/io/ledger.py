@@ -65,6 +65,7 @@ def group_runs(
             f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
             "sweep into it first."
         )
+    found, ended = _to_the_end(found, source)
     found, others = _alike(found)
     settings = _settings([record for _, record in found], target, columns, source)
     single = [(row, record) for row, record in found if not _repeats(record)]
@@ -80,7 +81,7 @@ def group_runs(
         key = how.method.name if together else how.label
         members.setdefault(key, []).append((row, record, how))
     repeated = [record for _, record in found if _repeats(record)]
-    notes = (*others, *notes, *_apart([record for _, record in kept], repeated))
+    notes = (*ended, *others, *notes, *_apart([record for _, record in kept], repeated))
     return [
         Group(
             key,
@@ -193,6 +194,20 @@ def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str
 def _settings_of(record: RunRecord, target: Target) -> Settings:
     recipe, heldout = record.recipe, record.heldout if target == "heldout" else None
     return Settings.of(recipe.family, recipe, recipe.data, heldout=None if heldout is None else heldout.fingerprint)
+
+
+def _to_the_end(found: list[tuple[int, RunRecord]], source: str) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+    """The runs whose loss is that after all of their tokens, and a note of how many others there are: a law of D knows
+    nothing of runs that ended early, or keep the weights of an earlier step."""
+    whole = [run for run in found if run[1].to_the_end]
+    if not whole:
+        raise InputError(
+            f"A law needs losses after all of a run's tokens; those of {source} ended early or keep the weights of an "
+            "earlier step. Add runs that do neither."
+        )
+    left = len(found) - len(whole)
+    note = f"{number_of(left, 'run')} that ended early, or keep the weights of an earlier step, left out"
+    return whole, (note,) if left else ()
 
 
 def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:

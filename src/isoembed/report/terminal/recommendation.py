@@ -47,6 +47,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
             f"{recipe.end_fraction:.0%}",
         ),
+        *([("early stopping", str(recipe.early_stopping))] if recipe.early_stopping.evaluates else []),
         ("loss", f"{recipe.objective}, {recipe.pooling_in_words}"),
         (
             "model FLOP",
@@ -178,7 +179,25 @@ def spent_text(record: RunRecord, budget_flop: float | None = None) -> Renderabl
                 f"blocks of {record.heldout.candidates:,}",
             )
         )
-    return pairs_table(rows)
+    return pairs_table(rows + evaluation_rows(record))
+
+
+def evaluation_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """What a run that stops early, or keeps its best weights, came to, and what looking cost; none of any other."""
+    if not record.evaluations:
+        return []
+    seconds = sum(point.seconds for point in record.evaluations)
+    share = record.evaluation_flop / record.model_flop
+    looked = (
+        f"{len(record.evaluations)}, {record.evaluation_flop:.3g} FLOP ({share:.1%} of C, beside it), "
+        f"{duration(seconds)}"
+    )
+    kept = f"step {record.steps:,}, the last one"
+    if record.kept_step is not None and record.heldout_last is not None:
+        kept = (
+            f"step {record.kept_step:,} of {record.steps:,}; held-out loss of the last {record.heldout_last.loss:.3f}"
+        )
+    return [("weights kept", kept), ("held-out evaluations", looked)]
 
 
 def scores_text(scores: Scores) -> RenderableType:

@@ -1,10 +1,10 @@
-"""What `isoembed run` says of a job in some twenty lines of 80 columns; all else is in recipe.json, and said where all is
-asked for."""
+"""What `isoembed run` says of a job in some twenty lines of 80 columns; all else is in recipe.json, and said where
+all is asked for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 WIDTH = 69
 #: of what the matrix products of a machine reach, a training's share: measured from a third to three quarters
 GEMM_SHARE = 0.5
-#: steps below which a model that does not beat BM25 is likely one that was trained too little
-FEW_STEPS = 300
 #: systems as the scores name them -> as the score line does, best known last
 _SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "base, untrained": "base"}
 #: standard deviation of the difference of two systems' scores on one query, about
@@ -52,31 +50,42 @@ def recipe_text(
 
 
 def result_text(
-    record: RunRecord, scores: Scores | None, *, out: Path, budget_flop: float, outcome: str = ""
+    record: RunRecord,
+    scores: Scores | None,
+    *,
+    out: Path,
+    budget_flop: float,
+    outcome: str = "",
+    advice: Sequence[str] = (),
 ) -> RenderableType:
-    """What came of it, what that means, and what to do next; outcome: of the forecast, where there was one."""
+    """What came of it, what that means, and what to do next.
+
+    outcome: of the forecast, where there was one; advice: what would make a better run of it.
+    """
     rows = [("Loss", _loss(record)), ("Spent", _spent(record, budget_flop))]
     rows += [("Forecast", outcome)] if outcome else []
     if scores is not None and (found := next(iter(_by_task(scores)), None)) is not None:
         metric, values, queries = found
         rows.append(("Scores", f"{metric}: {' | '.join(f'{name} {fraction(values[name])}' for name in values)}"))
-        rows.append(("Verdict", verdict(values, queries, record.recipe)))
+        rows.append(("Verdict", verdict(values, queries, advised=bool(advice))))
+    rows += [("Advice", line) for line in advice]
     rows.append(("Next", f'isoembed search {out} "what to look for"'))
     return pairs_table(rows)
 
 
-def verdict(values: Mapping[str, float], queries: int, recipe: Recipe) -> str:
-    """Whether the trained model is worth having, by its score beside those of the others on that many queries."""
+def verdict(values: Mapping[str, float], queries: int, *, advised: bool = False) -> str:
+    """Whether the trained model is worth having, by its score beside those of the others on that many queries; where it
+    is not, what would help, unless that was `advised`."""
     trained, base, words = values["trained"], values.get("base"), values.get("BM25")
     noise = 2 * _NOISE / math.sqrt(max(1, queries))
     if base is not None and trained < base - noise:
-        return f"worse than its untrained base by {fraction(base - trained)}: lower `learning_rate`"
+        return f"worse than its untrained base by {fraction(base - trained)}: try a lower learning rate"
     if words is None:
         return "no baseline to compare with"
     if trained > words + noise:
         return f"beats BM25 by {fraction(trained - words)}"
     gap = "about level with BM25" if trained > words - noise else f"BM25 is ahead by {fraction(words - trained)}"
-    return f"{gap}: {_remedy(recipe)}"
+    return gap if advised else f"{gap}: a larger budget, or more pairs, would help"
 
 
 def fraction(value: float) -> str:
@@ -168,9 +177,3 @@ def _by_task(scores: Scores) -> Iterable[tuple[str, dict[str, float], int]]:
             if (by_task := scores.systems.get(system)) and task in by_task
         }
         yield metric, found, next(iter(score.counts.values()), 1)
-
-
-def _remedy(recipe: Recipe) -> str:
-    if recipe.steps < FEW_STEPS:
-        return f"{recipe.steps:,} steps are too few; try `epochs=5`"
-    return "a larger budget, or more pairs, would help"
