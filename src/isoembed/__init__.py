@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from isoembed.workflows.certify import certify
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
     from isoembed.workflows.mine import mine
+    from isoembed.workflows.trim import trim_vocabulary
 
     __version__: str
 
@@ -56,6 +57,7 @@ _LAZY = {
     "plan_job": "isoembed.workflows.job",
     "train_job": "isoembed.workflows.job",
     "mine": "isoembed.workflows.mine",
+    "trim_vocabulary": "isoembed.workflows.trim",
 }
 
 __all__ = [
@@ -109,6 +111,7 @@ __all__ = [
     "solve",
     "train",
     "train_job",
+    "trim_vocabulary",
 ]
 
 

@@ -22,6 +22,7 @@ from isoembed.cli import (
     sweep,
     sweep_plan,
     terminal,
+    trim,
     validate,
 )
 from isoembed.cli import eval as evaluation
@@ -52,6 +53,7 @@ COMMANDS: dict[str | None, dict[str, Callable[..., None]]] = {
         "certify": certify.certify,
         "search": search.search,
         "models": catalogue.models,
+        "trim": trim.trim,
         "report": report.report,
         "figure": report.figure,
         "cache": cache.cache,

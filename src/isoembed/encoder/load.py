@@ -7,6 +7,7 @@ Safetensors only, no pickle, no code from the hub or from a model's folder.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from isoembed.encoder.checks import adapter_error, check_finite, check_places
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
 from isoembed.encoder.depth import first_blocks
 from isoembed.encoder.quiet import quiet
-from isoembed.methods.parts import blocks_of
+from isoembed.methods.parts import blocks_of, is_embedding, owned_parameters
 from isoembed.recipe import Recipe
 
 
@@ -67,6 +68,36 @@ def load_base(recipe: Recipe) -> nn.Module:
 def grow_table(model: nn.Module, rows: int) -> nn.Module:
     """`model` with so many rows in its token table, in place; new ones are drawn about the mean of the others, as
     transformers does it, and always the same.  Raises InputError where the architecture does not allow it."""
+    return _resize_table(model, rows, "`resize_embeddings`", "grow")
+
+
+def trim_table(model: nn.Module, kept: Sequence[int]) -> nn.Module:
+    """`model` with these rows of its token table alone, in this order, in place, and its configuration's special tokens
+    renumbered.  Raises InputError where the architecture does not allow it, or keeps a second table of tokens."""
+    whole: Any = model
+    table = whole.get_input_embeddings()
+    rows, vectors_VD = whole.config.vocab_size, table.weight.detach()[list(kept)].clone()
+    others = [owner for _, owner, value in owned_parameters(model) if is_embedding(owner) and len(value) == rows]
+    if any(owner is not table for owner in others):
+        raise InputError("A vocabulary can be trimmed where a model has one table of tokens; this has several.")
+    _resize_table(model, len(kept), "A trimmed vocabulary", "shrink")
+    with torch.no_grad():
+        whole.get_input_embeddings().weight.copy_(vectors_VD)
+    place = {old: new for new, old in enumerate(kept)}
+    for field, value in special_ids(whole.config).items():
+        found = [place[each] for each in value if each in place]
+        setattr(whole.config, field, None if not found else found if len(value) > 1 else found[0])
+    return model
+
+
+def special_ids(config: PreTrainedConfig) -> dict[str, list[int]]:
+    """The token ids that `config` names, by its fields: `eos_token_id` -> [2]."""
+    found = {field: value for field, value in vars(config).items() if field.endswith("_token_id") and value is not None}
+    return {field: value if isinstance(value, list) else [value] for field, value in found.items()}
+
+
+def _resize_table(model: nn.Module, rows: int, what: str, change: str) -> nn.Module:
+    """what, change: of the refusal, as "`resize_embeddings`" and "grow"."""
     table: Any = model
     drawn = not any(value.is_meta for value in model.parameters())  # else there is no mean
     with quiet(), torch.random.fork_rng():
@@ -76,7 +107,7 @@ def grow_table(model: nn.Module, rows: int) -> nn.Module:
         except Exception as error:  # whatever it raises: each architecture keeps its table its own way
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise InputError(
-                f"`resize_embeddings` needs an architecture whose token table can grow; {table.config.model_type}'s "
+                f"{what} needs an architecture whose token table can {change}; {table.config.model_type}'s "
                 f"cannot ({reason}). Leave it out, or choose another model."
             ) from None
     return model

@@ -127,13 +127,22 @@ class ModelSpec(Frozen):
 
     def same_shape(self, other: ModelSpec) -> bool:
         """Whether both are of one shape: width, blocks, heads, feed-forward layers, vocabulary."""
-        return self._shape == other._shape
+        return self._shape == other._shape and self._table == other._table
+
+    def is_trimmed(self, whole: ModelSpec) -> bool:
+        """Whether both are of one shape but for the vocabulary, of which this one has the smaller."""
+        rows, params = (mine - its for mine, its in zip(self._table, whole._table, strict=True))
+        return self._shape == whole._shape and rows < 0 and params == rows * self.hidden
+
+    @property
+    def _table(self) -> tuple[int, int]:
+        return self.vocab, self.embedding_params
 
     @property
     def _shape(self) -> tuple[object, ...]:
         dense = frozenset((layer.inputs, layer.outputs, layer.count) for layer in self.dense)
         counts = (self.block_params, self.idle_block_params, self.other_params, self.entry_params)
-        return (self.hidden, self.vocab, counts, self.embedding_params, self.bias_params, self.attention_width, dense)
+        return (self.hidden, counts, self.bias_params, self.attention_width, dense)
 
 
 def check_depth(depth: int, blocks: int, name: str) -> None:

@@ -15,7 +15,8 @@ def family_of(spec: ModelSpec) -> Family:
     """The family of the model counted as `spec`, with it alone.
 
     Where width, blocks, heads, feed-forward layers and vocabulary are those of a built-in model, that model's family
-    with its rates, and its name and pretraining peak; else `custom`, with rates borrowed from others.
+    with its rates, and its name and pretraining peak.  Where only the vocabulary is smaller, as a trimmed one is, the
+    same under the name it has.  Else `custom`, with rates borrowed from others.
     """
     for family in FAMILIES:
         for known in family.models:
@@ -25,6 +26,15 @@ def family_of(spec: ModelSpec) -> Family:
                     update={
                         "models": (spec.model_copy(update=named),),
                         "about": f"the model at {spec.source}, {known.name} by its shape",
+                    }
+                )
+    for family in FAMILIES:
+        for known in family.models:
+            if spec.is_trimmed(known):
+                return family.model_copy(
+                    update={
+                        "models": (spec.model_copy(update={"pretraining_rate": known.pretraining_rate}),),
+                        "about": f"the model at {spec.source}, {known.name} by its shape, with fewer tokens",
                     }
                 )
     return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {spec.source}")

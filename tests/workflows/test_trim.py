@@ -1,0 +1,86 @@
+"""A base model cut to the tokens that data use."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from isoembed.cli.models import chosen
+from isoembed.core import InputError
+from isoembed.data.pair import Pair
+from isoembed.encoder.load import load_model
+from isoembed.encoder.shapes import spec_from_config
+from isoembed.encoder.tokenizer import load_tokenizer
+from isoembed.families import NANO
+from isoembed.methods import Full
+from isoembed.recipe import DataStats, Setup, solve
+from isoembed.workflows.job import train
+from isoembed.workflows.trim import Trimmed, trim_vocabulary
+
+PAIRS = [
+    Pair(query=f"how to open file {number}", positive=f"opens the file {number} and reads it", negatives=("a dog",))
+    for number in range(40)
+]
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trimmed]:
+    place = tmp_path_factory.mktemp("trim") / "small"
+    return place, trim_vocabulary("nano/nano-28k", PAIRS, place)
+
+
+def hidden(model: nn.Module, tokenizer: PreTrainedTokenizerFast, text: str) -> torch.Tensor:
+    with torch.no_grad():
+        ids_BT = torch.tensor([tokenizer(text).input_ids])
+        found: torch.Tensor = model(input_ids=ids_BT).last_hidden_state
+        return found
+
+
+def test_texts_of_kept_tokens_have_the_same_vectors_bit_by_bit(smaller: tuple[Path, Trimmed]) -> None:
+    place, facts = smaller
+    assert facts.tokens < 0.3 * facts.tokens_before
+    assert facts.params_before - facts.params == 24 * (facts.tokens_before - facts.tokens)
+    before = load_model("nano/nano-28k"), load_tokenizer("nano/nano-28k")
+    after = load_model(str(place)), load_tokenizer(str(place))
+    for text in ("how to open file 7", "how a dog opens the file and reads 7"):
+        assert torch.equal(hidden(*before, text), hidden(*after, text))
+    assert hidden(*after, "Zwölf 語 🤖").isfinite().all()
+    assert json.loads((place / "trimmed.json").read_text())["tokens"] == after[0].config.vocab_size == facts.tokens
+
+
+def test_special_tokens_are_named_by_their_new_numbers(smaller: tuple[Path, Trimmed]) -> None:
+    place, _ = smaller
+    tokenizer, config = load_tokenizer(str(place)), load_model(str(place)).config
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.pad_token_id < config.vocab_size
+
+
+def test_it_keeps_the_rates_of_the_family_it_is_from(smaller: tuple[Path, Trimmed]) -> None:
+    """Else the rule from the width, off by half or twice, would stand in."""
+    family, name = chosen(None, str(smaller[0]))
+    assert (family.name, name) == ("nano", "small")
+    assert family.peak_rate(family.model("small"), Full(), steps=100) == NANO.peak_rate(
+        NANO.model("nano-28k"), Full(), steps=100
+    )
+
+
+def test_what_is_trained_from_it_loads_elsewhere_with_its_vocabulary(
+    smaller: tuple[Path, Trimmed], tmp_path: Path
+) -> None:
+    place, facts = smaller
+    spec, setup = spec_from_config(str(place)), Setup(batch_pairs=8, context_tokens=32)
+    flop = 3 * 8 * 20 * Full().cost(spec).flop_per_token
+    recipe = solve(flop, spec, Full(), 1e-3, setup, DataStats.assumed(32), family="custom")
+    train(recipe, [(pair.query, pair.positive) for pair in PAIRS], tmp_path / "out")
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model[0].auto_model.get_input_embeddings().num_embeddings == facts.tokens
+    assert len(model.tokenizer) == facts.tokens
+
+
+def test_a_folder_that_is_there_is_left_alone(smaller: tuple[Path, Trimmed]) -> None:
+    with pytest.raises(InputError, match="is there already"):
+        trim_vocabulary("nano/nano-28k", PAIRS, smaller[0])
