@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from isoembed.cli.models import chosen
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
+from isoembed.encoder.config import read_config
 from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -44,8 +46,8 @@ def test_texts_of_kept_tokens_have_the_same_vectors_bit_by_bit(smaller: tuple[Pa
     place, facts = smaller
     assert facts.tokens < 0.3 * facts.tokens_before
     assert facts.params_before - facts.params == 24 * (facts.tokens_before - facts.tokens)
-    before = load_model("nano/nano-28k"), load_tokenizer("nano/nano-28k")
-    after = load_model(str(place)), load_tokenizer(str(place))
+    before: tuple[Any, Any] = load_model("nano/nano-28k"), load_tokenizer("nano/nano-28k")
+    after: tuple[Any, Any] = load_model(str(place)), load_tokenizer(str(place))
     for text in ("how to open file 7", "how a dog opens the file and reads 7"):
         assert torch.equal(hidden(*before, text), hidden(*after, text))
     assert hidden(*after, "Zwölf 語 🤖").isfinite().all()
@@ -54,7 +56,7 @@ def test_texts_of_kept_tokens_have_the_same_vectors_bit_by_bit(smaller: tuple[Pa
 
 def test_special_tokens_are_named_by_their_new_numbers(smaller: tuple[Path, Trimmed]) -> None:
     place, _ = smaller
-    tokenizer, config = load_tokenizer(str(place)), load_model(str(place)).config
+    tokenizer, config = load_tokenizer(str(place)), read_config(str(place))
     assert config.eos_token_id == tokenizer.eos_token_id
     assert tokenizer.pad_token_id < config.vocab_size
 
@@ -76,7 +78,7 @@ def test_what_is_trained_from_it_loads_elsewhere_with_its_vocabulary(
     flop = 3 * 8 * 20 * Full().cost(spec).flop_per_token
     recipe = solve(flop, spec, Full(), 1e-3, setup, DataStats.assumed(32), family="custom")
     train(recipe, [(pair.query, pair.positive) for pair in PAIRS], tmp_path / "out")
-    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    model: Any = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert model[0].auto_model.get_input_embeddings().num_embeddings == facts.tokens
     assert len(model.tokenizer) == facts.tokens
 
