@@ -96,6 +96,26 @@ def test_a_crew_finds_the_same_gradient_every_time(method: Method, memory: Memor
     )
 
 
+def test_what_a_failed_attempt_left_with_replicas_is_dropped() -> None:
+    """Fails where a step that is tried again in smaller pieces adds the gradients of the first attempt; and where rows
+    that a replica keeps are lost beside those that it has added to a table of its own."""
+    encoder = small_encoder()
+    pool = WorkerPool(encoder, 2)
+    _, expected = plain(encoder, 11)
+    encoder.zero_grad()
+
+    def fails(*_: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    for replica in pool.encoders[1:]:
+        for parameter in replica.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(MemoryError):
+        accumulate_gradients(pool, *batch_ids(11), fails, Memory(12, KEEP_ALL))
+    accumulate_gradients(pool, *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), Memory(12, KEEP_ALL))
+    assert_same_gradients(expected, gradients(encoder))
+
+
 @pytest.mark.parametrize("architecture", configs())
 def test_every_architecture_has_twins(architecture: str) -> None:
     encoder = Encoder(Full().apply(tiny(architecture)), "mean")

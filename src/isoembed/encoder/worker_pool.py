@@ -53,14 +53,45 @@ class WorkerPool:
             found |= other.result()
         return [found[number] for number in numbers]
 
+    def drop_gradients(self) -> None:
+        """Forget what an attempt that failed has left with the replicas."""
+        for replica in self.encoders[1:]:
+            for own, other in zip(self.encoders[0].parameters(), replica.parameters(), strict=True):
+                if other is not own:
+                    other.grad = None
+                    (kept_rows(other) or []).clear()
+
     def collect_gradients(self) -> None:
         """Add the replicas' gradients to the encoder's and drop them."""
         for replica in self.encoders[1:]:
             for parameter, other in zip(self.encoders[0].parameters(), replica.parameters(), strict=True):
-                if other is parameter or other.grad is None:
+                if other is parameter:
+                    continue
+                if rows := kept_rows(other):
+                    add_rows(parameter, rows)
+                    rows.clear()
+                if other.grad is None:
                     continue
                 parameter.grad = other.grad if parameter.grad is None else parameter.grad.add_(other.grad)
                 other.grad = None
+
+
+#: (ids, gradient of their rows) of a mini-batch
+Rows = tuple[torch.Tensor, torch.Tensor]
+
+
+def kept_rows(weight: nn.Parameter) -> list[Rows] | None:
+    """The rows of its gradient that a replica's token table keeps; None of every other parameter."""
+    rows: list[Rows] | None = vars(weight).get("kept_rows")
+    return rows
+
+
+def add_rows(weight: nn.Parameter, rows: Sequence[Rows]) -> None:
+    """Add the rows to the gradient of `weight`, in their order."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    for ids, gradient in rows:
+        weight.grad.index_add_(0, ids, gradient)
 
 
 def _replica(encoder: Encoder) -> Encoder:
@@ -69,4 +100,8 @@ def _replica(encoder: Encoder) -> Encoder:
     memo: dict[int, object] = {id(buffer): buffer.clone() for buffer in encoder.buffers()}
     for parameter in encoder.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach()) if parameter.requires_grad else parameter
-    return copy.deepcopy(encoder, memo)
+    replica = copy.deepcopy(encoder, memo)
+    for module in replica.modules():
+        if isinstance(module, nn.Embedding) and module.weight.requires_grad:
+            vars(module.weight)["kept_rows"] = []
+    return replica

@@ -126,6 +126,7 @@ def accumulate_gradients(
     prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)))
     passes = _Passes.over(texts, prompts, pool, memory, pad_id, bf16)
     numbers = range(len(passes.mini_batches))
+    pool.drop_gradients()
     with adapters_merged(pool.encoders) if memory.merged else nullcontext():
         place = to_device(torch.from_numpy(np.argsort(np.concatenate(passes.mini_batches))), passes.device)
         embedding_BD = torch.cat(pool.map(passes.embed, numbers))[place]

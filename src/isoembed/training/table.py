@@ -1,7 +1,8 @@
 """The gradient of a token table, added row by row.
 
 torch makes a gradient as large as the table for every mini-batch, nearly all of it zero, and adds that to the sum.
-With a vocabulary of 50,304 this filling and adding takes a tenth of a small model's training time on a CPU.
+With a vocabulary of 50,304 this filling and adding takes a tenth of a small model's training time on a CPU.  Replicas
+of a pool do not even make one: they keep their rows until these are added to the sum (`WorkerPool.collect_gradients`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from isoembed.encoder.encoder import Encoder, is_sharded
+from isoembed.encoder.worker_pool import add_rows, kept_rows
 from isoembed.training.forward import forwards_replaced
 
 
@@ -35,9 +37,12 @@ class _Rows(torch.autograd.Function):
         weight = ctx.weight
         if ctx.padding is not None:  # torch's rule: that row never trains
             gradient = gradient.masked_fill((ids == ctx.padding)[..., None], 0.0)
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        weight.grad.index_add_(0, ids.flatten(), gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype))
+        rows = (ids.flatten(), gradient.reshape(-1, gradient.shape[-1]).to(weight.dtype))
+        kept = kept_rows(weight)
+        if kept is None or sum(len(each) for each, _ in kept) + ids.numel() > len(weight) // 2:
+            add_rows(weight, [rows])
+        else:
+            kept.append(rows)
         return None, None, None
 
 
