@@ -51,7 +51,7 @@ def test_texts_of_kept_tokens_have_the_same_vectors_bit_by_bit(smaller: tuple[Pa
     for text in ("how to open file 7", "how a dog opens the file and reads 7"):
         assert torch.equal(hidden(*before, text), hidden(*after, text))
     assert hidden(*after, "Zwölf 語 🤖").isfinite().all()
-    assert json.loads((place / "trimmed.json").read_text())["tokens"] == after[0].config.vocab_size == facts.tokens
+    assert json.loads((place / "trimmed.json").read_text())["tokens"] == len(after[1]) == facts.tokens
 
 
 def test_special_tokens_are_named_by_their_new_numbers(smaller: tuple[Path, Trimmed]) -> None:
