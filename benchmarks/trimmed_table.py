@@ -2,8 +2,8 @@
 
     python benchmarks/trimmed_table.py MODEL DATA --depth 2 --out result.json
 
-MODEL as --model of run, DATA a file of pairs.  The sides take the same steps on the same texts, each in a process of its
-own, in turn; the fastest round of a side counts, so that other work on the machine does.  Memory is the process's peak.
+MODEL as --model of run, DATA a file of pairs.  The sides take the same steps on the same texts, each in a process of
+its own, in turn; the fastest round of a side counts.  Memory is the process's peak.
 """
 
 from __future__ import annotations
