@@ -34,7 +34,7 @@ from isoembed.recommendation.recommend import LAWS_FOLDER, recommend, shipped_la
 from isoembed.recommendation.request import DEFAULT_MOST_FLOP, Request, default_family
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger
-from isoembed.report.terminal.recommendation import recommendation_text, spent_text
+from isoembed.report.terminal.recommendation import achieved_text, recommendation_text, spent_text
 from tests.sweep.fake import record
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -216,6 +216,19 @@ def test_of_the_budget_is_of_the_users_budget() -> None:
     recipe = recommend(Budget.parse("1e13"), NANO, constraints=Constraints(pairs=20_000)).recipe
     run = record(recipe, 3.0)
     assert f"{run.model_flop / 1e13:.2%} of the budget" in shown(spent_text(run, 1e13))
+
+
+def test_a_run_beside_its_forecast_says_why_they_differ_where_they_do(laws: LawSet) -> None:
+    found = nano(5e12, laws)
+    assert found.loss is not None
+    assert found.loss.value is not None
+    near = achieved_text(found, record(found.recipe, found.loss.value))
+    assert near.startswith("forecast ")
+    assert near.endswith("inside the interval, +0.0%")
+    far = achieved_text(found, record(found.recipe, 2 * found.loss.value))
+    assert "outside the interval, +100.0%; the law is not good" in far
+    beyond = nano(5e13, laws)
+    assert "it lies 10x beyond the largest fitted budget" in achieved_text(beyond, record(beyond.recipe, 9.0))
 
 
 # ---- law files --------------------------------------------------------------------------------------------------

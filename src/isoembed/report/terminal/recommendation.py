@@ -250,7 +250,22 @@ def achieved_text(recommendation: Recommendation, record: RunRecord) -> str:
     low, high = forecast.ends
     within = "inside" if low <= heldout.loss <= high else "outside"
     apart = heldout.loss / forecast.value - 1
-    return f"held-out loss {heldout.loss:.3f}, forecast {forecast.describe()}: {within} the interval, {apart:+.1%}"
+    said = f"forecast {forecast.describe()}, got {heldout.loss:.3f}: {within} the interval, {apart:+.1%}"
+    return said if within == "inside" else f"{said}; {_why_apart(recommendation, record)}"
+
+
+def _why_apart(recommendation: Recommendation, record: RunRecord) -> str:
+    """What may have put a run outside of its forecast."""
+    reasons = []
+    if (reach := recommendation.reach) is not None and reach.outside:
+        reasons.append(f"it lies {reach.describe()}")
+    if (spent := record.model_flop / recommendation.recipe.flop) < 0.99:
+        reasons.append(f"it spent {spent:.0%} of its FLOP")
+    if any(each.code == "not-good" for each in recommendation.notes):
+        reasons.append("the law is not good (see the warning)")
+    if (record.recipe.epochs or 0.0) > 1.0:
+        reasons.append("its pairs repeat")
+    return "; ".join(reasons) or "no reason is known: the law is off here, add this run to its ledger and fit again"
 
 
 def inspection_text(inspection: Inspection) -> RenderableType:
