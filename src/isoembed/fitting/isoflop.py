@@ -1,14 +1,14 @@
 """The best model size at a budget: from the fitted surface by default, or from the curve of one budget's runs.
 
 A parabola in ln N is exact only where alpha = beta.  Noise-free and over sizes x16 either way it is 5 % off in D at
-alpha / beta = 1.2 and 23 % at 3; `parabola_bias` measures it for the sizes and the surface at hand.
+alpha / beta = 1.2 and 23 % at 3.
 
 Shapes: B parameter vectors (draws), F budgets, R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,22 +104,17 @@ def budgets(points: Points) -> list[Points]:
     return [points[rows] for rows in np.split(order, breaks)]
 
 
-def curve_minimum(
-    points: Points, *, how: Literal["akima", "parabola"] = "akima", within: float | None = None
-) -> CurveMinimum:
+def curve_minimum(points: Points, *, how: Literal["akima", "parabola"] = "akima") -> CurveMinimum:
     """The minimum of ln L over ln N among runs of one budget; runs of one size are averaged.
 
     akima: the lowest point of Akima's interpolation, which assumes no shape (Porian et al. 2024, arXiv 2406.19146).
-    parabola: the vertex of a quadratic, over losses at most `within` (0.06: 6 %) above the lowest where given.
+    parabola: the vertex of a quadratic.
     """
     points = points[points.weight > 0]
     flop = float(np.exp(np.mean(np.log(points.flop))))
     sizes_R, index_R = np.unique(np.log(points.params), return_inverse=True)
     loss_R = np.bincount(index_R, points.weight * np.log(points.loss)) / np.bincount(index_R, points.weight)
     least = 5 if how == "akima" else 3
-    if within is not None and how == "parabola":
-        near = loss_R <= loss_R.min() + np.log1p(within)
-        sizes_R, loss_R = sizes_R[near], loss_R[near]
     if len(sizes_R) < least:
         words = f"{len(sizes_R)} sizes; {how} needs {least}"
         return CurveMinimum(flop=flop, params=None, loss=None, status="too-few-sizes", why=words)
@@ -144,27 +139,3 @@ def curve_minimum(
         words = f"the lowest loss stands at the edge of the sizes tested: add {side} models at this budget"
         return CurveMinimum(flop=flop, params=None, loss=None, status="edge", why=words)
     return CurveMinimum(flop=flop, params=float(np.exp(where)), loss=float(np.exp(lowest)), status="good")
-
-
-def parabola_bias(
-    law: Law, params: dict[str, float], points: Points, *, flop_per_param_token: float = 6.0
-) -> float | None:
-    """The parabola's N over the true N on a fitted surface, without noise, at the sizes of `points` (one budget).
-
-    None where the parabola finds no minimum there.
-    """
-    exact = Points.of(points.params, points.tokens, law.predict(params, points), flop=points.flop)
-    vertex = curve_minimum(exact, how="parabola").params
-    flop_F = np.array([np.exp(np.mean(np.log(points.flop)))])
-    best = surface_optimum(law, law.vector(params)[None], flop_F, flop_per_param_token=flop_per_param_token)
-    return None if vertex is None else float(vertex / best.params_BF[0, 0])
-
-
-def exponent_of(minima: Sequence[tuple[float, float]], weight: Floats | None = None) -> tuple[float, float]:
-    """Slope and constant of ln N on ln C by weighted least squares over (C, N) of budgets with a minimum."""
-    if len(minima) < 2:
-        raise InputError(f"An exponent needs minima at two budgets or more; got {len(minima)}. Add budgets or sizes.")
-    log_flop, log_params = np.log(np.array(minima)).T
-    root = np.ones_like(log_flop) if weight is None else np.sqrt(weight)
-    slope, constant = np.polyfit(log_flop, log_params, 1, w=root)
-    return float(slope), float(constant)
