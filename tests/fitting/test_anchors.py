@@ -237,7 +237,8 @@ def test_porian_exponents(dataset: str, config: str, published: float, low: floa
     numbers = {key: curves[key].astype(float) for key in ("N", "D", "loss", "C")}
     points = Points.of(numbers["N"], numbers["D"], numbers["loss"], flop=numbers["C"])
     found = [curve_minimum(budget) for budget in budgets(points)]
-    slope, _ = np.polyfit(*np.log([(one.flop, one.params) for one in found if one.params]).T, 1)
+    log_flop, log_size = np.log([(one.flop, one.params) for one in found if one.params]).T
+    slope, _ = np.polyfit(log_flop, log_size, 1)
     assert low <= slope <= high
     inside = optima["N_star"] != ""
     flop, size, deviation = (optima[key][inside].astype(float) for key in ("C", "N_star", "logN_star_std"))

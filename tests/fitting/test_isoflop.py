@@ -112,5 +112,6 @@ def test_budgets_are_split_and_exponents_read_off_their_minima() -> None:
     points = Points.of(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("params", "tokens", "loss")))
     found = [curve_minimum(budget) for budget in budgets(points)]
     assert [round(np.log10(one.flop)) for one in found] == [17, 18, 19]
-    slope, _ = np.polyfit(*np.log([(one.flop, one.params) for one in found if one.params]).T, 1)
+    log_flop, log_size = np.log([(one.flop, one.params) for one in found if one.params]).T
+    slope, _ = np.polyfit(log_flop, log_size, 1)
     assert slope == pytest.approx(0.4 / 0.7, abs=0.01)
