@@ -145,7 +145,7 @@ ABSURD = [
     "fit --bootstrap=100001", "fit --bootstrap=-1", "fit --delta=11", "fit --delta=0", "fit --candidates=1",
     *(f"sweep plan {option}" for option in (
         "--seeds=1001", "--budgets=1e9:1e12:x1.000001", "--budgets=1e31", "--allowance=1e300h", "--min-steps=0",
-        "--prune=0.5", "--prune=-1", "--max-passes=1", "--memory=1e300", "--rate-steps=0", "--pairs=1",
+        "--prune=0.5", "--prune=-1", "--max-pair-epochs=1", "--memory=1e300", "--rate-steps=0", "--pairs=1",
         "--mask-margin=3",
     )),
     "sweep run --workers=4097", "sweep run --tries=1001", "sweep run --cpus=65537", "sweep run --gpus=65537",

@@ -120,7 +120,10 @@ def test_modules_elsewhere_are_refused(exported: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2,), (2, 16, 1)])
-def test_an_index_of_another_shape_is_refused(exported: Path, shape: tuple[int, ...]) -> None:
+def test_an_index_of_another_shape_is_refused(
+    exported: Path, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path))  # where no other test has left an index of the same model
     file = exported / "index" / "embeddings.safetensors"
     honest = file.read_bytes()
     try:

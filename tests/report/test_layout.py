@@ -25,4 +25,4 @@ def test_the_prefix_is_that_of_the_rounded_number(value: float, text: str) -> No
 
 
 def test_a_unit_follows_the_prefix() -> None:
-    assert si(999.9e9, "FLOP") == "1TFLOP"
+    assert si(999.9e9, "FLOP") == "1 TFLOP"

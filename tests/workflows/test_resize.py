@@ -55,7 +55,7 @@ def test_without_it_the_refusal_names_it(inside: Path) -> None:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_exported_model_is_the_grown_one(method: str, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a stop, from which the run goes on to the same weights: rows that are not trained are drawn again."""
-    whole = train(inside, method, "whole", "--resize-embeddings")
+    whole = train(inside, method, "whole", "--resize-embeddings", "--explain")
     assert not whole.status, whole.err
     assert f"token table grown to {ROWS} rows" in whole.out
     assert f"token table grown to {ROWS} rows" in (inside / "whole" / "README.md").read_text()
