@@ -212,9 +212,7 @@ class PartialSetup(Frozen):
     }
 
     batch_pairs: int | None = Field(None, ge=LEAST_BATCH, le=LARGEST_BATCH)
-    context_tokens: int | None = Field(
-        None, ge=LEAST_CONTEXT, le=LARGEST, description="longest query or positive in tokens; longer ones are cut"
-    )
+    context_tokens: int | None = Field(None, ge=LEAST_CONTEXT, le=LARGEST)
     temperature: float | None = Field(None, ge=1e-4, le=100)
     pooling: PoolingName | None = None
     options: Options | None = None

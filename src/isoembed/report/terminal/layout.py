@@ -23,7 +23,7 @@ def gib(size: float) -> str:
     """Bytes in binary units, as memory is sold and files are listed: `1.37 GiB`, `820 MiB`."""
     for scale, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= scale:
-            return f"{size / scale:.3g} {unit}"
+            return f"{size / scale:.{0 if size >= 100 * scale else 3}{'f' if size >= 100 * scale else 'g'}} {unit}"
     return f"{size:.0f} B"
 
 
