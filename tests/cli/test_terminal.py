@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.cli import entry as cli
+from isoembed.cli import terminal
 from isoembed.cli.terminal import console
 from isoembed.core import InputError, refused
 from isoembed.report.terminal.layout import columns_table
@@ -129,3 +131,15 @@ def test_a_file_in_the_way_is_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("isoembed: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_our_warnings_are_said_and_what_libraries_log_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bm25s sets its own level; and a warning of ours, as of special tokens that a table lacks, is for the user."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("bm25s"), "level", logging.DEBUG)
+    terminal.set_logging(verbose=False)
+    logging.getLogger("bm25s").debug("building an index")
+    logging.getLogger("isoembed.encoder.tokenizer").warning("tokens are taken out")
+    assert capsys.readouterr().err == "isoembed.encoder.tokenizer: tokens are taken out\n"

@@ -42,9 +42,13 @@ def no_library_bars() -> None:
 
 def set_logging(*, verbose: bool) -> None:
     """What the libraries log: all with `verbose`, else errors alone; their retries at a hub that nobody reaches are
-    none."""
+    none.  Warnings of our own are always said."""
     level = logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    ours = logging.INFO if verbose else logging.WARNING
+    handler = logging.StreamHandler()  # some libraries set their own level, so it is asked here
+    handler.addFilter(lambda record: record.levelno >= (ours if record.name.startswith("isoembed.") else level))
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[handler])
+    logging.getLogger("isoembed").setLevel(ours)
     for name in ("huggingface_hub", "transformers", "sentence_transformers", "datasets", "httpx"):
         logging.getLogger(name).setLevel(level)
 
