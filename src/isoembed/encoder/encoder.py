@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from isoembed.core import InputError
 from isoembed.encoder.pooling import pool
+from isoembed.encoder.precision import AttentionInFp32
 from isoembed.recipe import NO_PROMPTS, Prompts
 
 
@@ -133,8 +135,13 @@ def enable_checkpointing(model: nn.Module) -> None:
         raise InputError(f"{type(base).__name__} cannot recompute its blocks; leave gradient checkpointing off.")
     # under its name since transformers 5.23, or the one before
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "context_fn": _run_again})
     base.disable_input_require_grads()
+
+
+def _run_again() -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
+    """What a block runs in, the first time and again: checkpoints bring autocast back, not how attention runs in it."""
+    return nullcontext(), AttentionInFp32()
 
 
 def pad(rows: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,19 +57,19 @@ def products(device: torch.device, *, bf16: bool) -> Iterator[None]:
         if device.type != "cpu":
             yield
             return
-        with _AttentionInFp32():
+        with AttentionInFp32():
             yield
 
 
-class _AttentionInFp32(TorchFunctionMode):
+class AttentionInFp32(TorchFunctionMode):
     """torch's attention for short texts on a CPU goes backward in bf16 five times as slowly as in fp32 (torch 2.13), so
-    it stays fp32, which is also nearer to the truth.  Of the thread that enters it."""
+    it stays fp32, which is also nearer to the truth.  Of the thread that enters it; nothing without autocast."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not functional.scaled_dot_product_attention:
+        if func is not functional.scaled_dot_product_attention or not torch.is_autocast_enabled("cpu"):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             attended: torch.Tensor = func(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
