@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 
@@ -16,7 +15,8 @@ from isoembed.encoder.certificate import examine
 def own_cache() -> Iterator[None]:
     """The user's cache is not for tests: neither to fill nor to find things in."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
-        patched.setenv("ISOEMBED_CACHE", os.path.join(folder, "isoembed"))
+        patched.delenv("ISOEMBED_CACHE", raising=False)
+        patched.setenv("XDG_CACHE_HOME", folder)
         yield
 
 

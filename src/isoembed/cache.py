@@ -108,7 +108,7 @@ def begin_work(out: Path, folder: Path, *, resume: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One thing in a cache."""
 
     kind: Kind
@@ -119,26 +119,38 @@ class Entry:
     """of a run: its output folder"""
 
 
-def entries(cache: Path) -> Iterator[Entry]:
+def entries(cache: Path) -> Iterator[CacheEntry]:
     """What lies in `cache`, by kind and name."""
-    for kind, pattern in KINDS.items():
-        for folder in sorted(each for each in cache.glob(pattern) if each.is_dir() and not each.is_symlink()):
+    for kind in KINDS:
+        for folder in _folders(cache, kind):
             with suppress(FileNotFoundError):  # another process clears it
                 size = sum(file.lstat().st_size for file in folder.rglob("*"))
                 out = folder / _OUT
                 belongs = out.read_text(encoding="utf-8").strip() if out.is_file() else ""
-                yield Entry(kind, folder, size, max(0.0, time.time() - last_change(folder)), belongs)
+                yield CacheEntry(kind, folder, size, _idle_seconds(folder), belongs)
+
+
+def _folders(cache: Path, kind: Kind) -> list[Path]:
+    return sorted(each for each in cache.glob(KINDS[kind]) if each.is_dir() and not each.is_symlink())
+
+
+def _idle_seconds(folder: Path) -> float:
+    return max(0.0, time.time() - last_change(folder))
 
 
 def prune(cache: Path, *, old_seconds: float = OLD_SECONDS) -> list[Path]:
     """Remove the entries of `cache` that nobody has used for `old_seconds`; returns them."""
-    old = [each.folder for each in entries(cache) if each.idle_seconds >= old_seconds] if cache.is_dir() else []
+    old = []
+    for folder in (each for kind in KINDS for each in _folders(cache, kind)):
+        with suppress(FileNotFoundError):  # another process clears it
+            if _idle_seconds(folder) >= old_seconds:
+                old.append(folder)
     for folder in old:
         shutil.rmtree(folder, ignore_errors=True)
     return old
 
 
-def clear(cache: Path, kinds: list[Kind]) -> list[Entry]:
+def clear(cache: Path, kinds: list[Kind]) -> list[CacheEntry]:
     """Remove all entries of these kinds; returns them.  Raises InputError while a run is at work in the cache."""
     for each in entries(cache):
         if each.kind == "runs":

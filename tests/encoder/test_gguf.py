@@ -12,6 +12,7 @@ import transformers as hf
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from typer.testing import CliRunner
 
+from isoembed.cache import user_cache
 from isoembed.cli import app
 from isoembed.core import InputError
 from isoembed.encoder import gguf as under_test
@@ -20,7 +21,6 @@ from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import family_named
-from isoembed.families.counted import cache_folder
 from isoembed.families.stored import file_hash, gguf_file
 
 HEADS, KEYS = 4, 2
@@ -131,7 +131,7 @@ def test_weights_are_what_the_quantised_ones_stand_for(tmp_path: Path) -> None:
 def test_it_is_converted_once_a_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(llama(), tmp_path / "tiny.gguf")
     first = resolve(str(file))
-    assert Path(first).parent == cache_folder() / "gguf"
+    assert Path(first).parent == user_cache() / "gguf"
     assert not list(Path(first).parent.glob(".*"))  # what it was made in is gone
     moved = file.rename(tmp_path / "other.gguf")
     monkeypatch.setattr(under_test, "_convert", lambda *_: pytest.fail("converted again"))
@@ -144,7 +144,7 @@ def test_a_kill_while_converting_leaves_nothing_that_is_opened(tmp_path: Path, m
         patch.setattr(under_test, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             resolve(str(file))
-    assert not list((cache_folder() / "gguf").iterdir())
+    assert not list((user_cache() / "gguf").iterdir())
     assert hidden(load_model(str(file))).shape == (1, 12, 64)
 
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_damaged_is_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be read as a GGUF model") as caught:
             resolve(str(file))
         assert "\n" not in str(caught.value)
-    assert not any((cache_folder() / "gguf").glob("*/model.safetensors"))
+    assert not any((user_cache() / "gguf").glob("*/model.safetensors"))
 
 
 def test_a_file_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:

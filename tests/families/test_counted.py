@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.cache import user_cache
 from isoembed.core import InputError
 from isoembed.families import ModelSpec, family_named
-from isoembed.families.counted import cache_folder, counted
+from isoembed.families.counted import counted
 
 SPEC = family_named("gpt2").models[0]
 
@@ -51,7 +52,7 @@ def test_each_depth_is_counted_for_itself(tmp_path: Path) -> None:
 def test_a_damaged_entry_is_counted_anew(tmp_path: Path) -> None:
     count = Counter()
     counted(model(tmp_path), count)
-    (entry,) = (cache_folder() / "models").iterdir()
+    (entry,) = (user_cache() / "models").iterdir()
     entry.write_text("{")
     assert counted(model(tmp_path), count).hidden == 102
     assert counted(model(tmp_path), count).hidden == 102
@@ -71,4 +72,11 @@ def test_what_is_not_here_is_left_to_the_counter(tmp_path: Path, source: str) ->
 
     with pytest.raises(InputError, match="no such model"):
         counted(source, refuses)
-    assert not cache_folder().exists()
+    assert not user_cache().exists()
+
+
+def test_counts_lie_in_the_cache_that_the_user_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They, and unpacked GGUF files, had a rule of their own that `ISOEMBED_CACHE` did not reach."""
+    monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path / "named"))
+    counted(model(tmp_path), Counter())
+    assert len(list((tmp_path / "named" / "models").iterdir())) == 1

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isoembed.cache import KINDS, Entry, clear, entries, user_cache
+from isoembed.cache import KINDS, CacheEntry, clear, entries, user_cache
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError
@@ -42,7 +42,7 @@ def cache(
     terminal.console().print(cache_text(place, found, cleared=clear_kinds is not None))
 
 
-def _as_json(entry: Entry) -> dict[str, object]:
+def _as_json(entry: CacheEntry) -> dict[str, object]:
     return {
         "kind": entry.kind,
         "folder": entry.folder.name,

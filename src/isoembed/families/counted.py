@@ -4,12 +4,12 @@ not."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from isoembed.cache import user_cache
 from isoembed.core import expanded, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.families.stored import file_hash, gguf_file
@@ -60,7 +60,7 @@ def _entry(source: str, depth: int | None) -> Path | None:
     except OSError:
         return None
     digest = hashlib.sha256(f"{_VERSION} {source} {depth}\n".encode() + content).hexdigest()
-    return cache_folder() / "models" / f"{digest[:32]}.json"
+    return user_cache() / "models" / f"{digest[:32]}.json"
 
 
 def _config(source: str) -> Path | None:
@@ -75,8 +75,3 @@ def _config(source: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/isoembed`, or `~/.cache/isoembed`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isoembed"

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from isoembed.cache import Entry
+from isoembed.cache import CacheEntry
 from isoembed.report.terminal.layout import columns_table, duration, gib
 
 
-def cache_text(cache: Path, entries: Sequence[Entry], *, cleared: bool) -> RenderableType:
+def cache_text(cache: Path, entries: Sequence[CacheEntry], *, cleared: bool) -> RenderableType:
     """What lies there, or lay there until now."""
     whole = gib(sum(entry.bytes for entry in entries))
     if not entries:
