@@ -7,11 +7,10 @@ with another pooling; each of those is a check here.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import combinations
@@ -19,20 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from safetensors import safe_open
 from torch import nn
 
-from isoembed.core import InputError, Summarised, checked, expanded, number_of
+from isoembed.core import InputError, Summarised, checked, expanded
+from isoembed.encoder.checks import not_finite, some
 from isoembed.encoder.encoder import looks_back_only
 from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
+    json_of,
     open_sentence_transformer,
     transformer_of,
 )
-from isoembed.encoder.load import load_base
+from isoembed.encoder.load import load_base, looks_ahead
 from isoembed.encoder.statement import Probe, Reading, Statement, Written, digests, ids_apart, probed, vectors_apart
 from isoembed.methods import Adapters
 from isoembed.methods.parts import blocks_of
@@ -57,7 +57,7 @@ class ExportError(InputError):
     exit_code = 1
 
 
-class Check(Summarised):
+class ModelCheck(Summarised):
     """One question to a model folder."""
 
     name: str
@@ -71,13 +71,13 @@ class Check(Summarised):
 class Certificate(Summarised):
     """What was found in a model folder."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[ModelCheck, ...]
     statement: Statement | None = None  #: of who wrote it
     untouched: tuple[str, ...] = ()  #: tensors that were trained and did not change
     versions: dict[str, str] = Field(default_factory=dict, description="of the libraries that opened it")
 
     @property
-    def failures(self) -> tuple[Check, ...]:
+    def failures(self) -> tuple[ModelCheck, ...]:
         return tuple(check for check in self.checks if check.passed is False)
 
     @property
@@ -132,15 +132,16 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     try:
         model = open_sentence_transformer(folder, device="cpu")
         tensors = digests(model[0].auto_model)
-        checks.append(Check(name="opens", passed=True, seen=f"{len(tensors)} tensors"))
+        checks.append(ModelCheck(name="opens", passed=True, seen=f"{len(tensors)} tensors"))
         checks.append(_as_stated(tensors, earlier.statement))
-        checks += _folder(model, inner)
-        checks += _reading(model, inner, earlier.statement or (None if record is None else Reading.of(record.recipe)))
-        checks += _texts(model, earlier.statement)
+        written = Written(model)
+        checks += _folder(written, inner)
+        checks += _reading(written, inner, earlier.statement or (None if record is None else Reading.of(record.recipe)))
+        checks += _texts(written, earlier.statement)
         if origin is not None:
             checks.append(trained(tensors, len(blocks_of(model[0].auto_model)), origin, known=earlier.untouched)[0])
     except InputError as error:
-        checks.append(Check(name="opens", passed=False, seen=str(error)))
+        checks.append(ModelCheck(name="opens", passed=False, seen=str(error)))
     return Certificate(
         checks=tuple(checks),
         statement=earlier.statement,
@@ -173,15 +174,14 @@ def _earlier(folder: Path) -> Certificate:
         raise InputError(f"{folder / CERTIFICATE} is damaged ({error}). Export the model anew.") from None
 
 
-def _adapters(folder: Path, inner: Path) -> Iterator[Check]:
+def _adapters(folder: Path, inner: Path) -> Iterator[ModelCheck]:
     """An adapter whose second factors are all zero was never trained."""
-    for file in sorted({*folder.glob("adapter_model.safetensors"), *inner.glob("adapter_model.safetensors")}):
-        yield _adapter(file)
-    for file in sorted(folder.glob("adapter/adapter_model.safetensors")):
-        yield _adapter(file)
+    for place in dict.fromkeys((folder, inner, folder / "adapter")):
+        if (file := place / "adapter_model.safetensors").is_file():
+            yield _adapter(file)
 
 
-def _adapter(file: Path) -> Check:
+def _adapter(file: Path) -> ModelCheck:
     try:
         with safe_open(file, "pt") as stored:
             norms = [float(stored.get_tensor(name).float().norm()) for name in stored.keys() if ".lora_B." in name]  # noqa: SIM118
@@ -189,135 +189,130 @@ def _adapter(file: Path) -> Check:
         raise InputError(f"{file} cannot be read ({error}). Export the model anew.") from None
     zero = sum(norm == 0 for norm in norms)
     seen = f"{zero} of {len(norms)} second factors of the adapter are zero" if zero else f"{len(norms)} factors trained"
-    return Check(name="adapter", passed=zero == 0 and bool(norms), seen=seen)
+    return ModelCheck(name="adapter", passed=zero == 0 and bool(norms), seen=seen)
 
 
-def _folder(model: Any, inner: Path) -> Iterator[Check]:
+def _folder(written: Written, inner: Path) -> Iterator[ModelCheck]:
     """What must hold for any model."""
-    transformer = model[0].auto_model
-    broken = [name for name, value in transformer.named_parameters() if not bool(value.isfinite().all())]
-    yield Check(name="finite", passed=not broken, seen=", ".join(broken[:3]) or "every weight is a finite number")
-    highest, rows = (
-        max(model.tokenizer.get_vocab().values(), default=0),
-        transformer.get_input_embeddings().num_embeddings,
-    )
-    yield Check(name="vocabulary", passed=highest < rows, seen=f"ids up to {highest:,}, a table of {rows:,} rows")
-    yield _truncation(inner, Written(model).context_tokens)
+    transformer = written.model[0].auto_model
+    broken = list(not_finite(transformer))
+    yield ModelCheck(name="finite", passed=not broken, seen=some(broken) or "every weight is a finite number")
+    rows = transformer.get_input_embeddings().num_embeddings
+    highest = max(written.tokenizer.get_vocab().values(), default=0)
+    yield ModelCheck(name="vocabulary", passed=highest < rows, seen=f"ids up to {highest:,}, a table of {rows:,} rows")
+    yield _truncation(inner, written.context_tokens)
 
 
-def _reading(model: Any, inner: Path, expected: Reading | None) -> Iterator[Check]:
+def _reading(written: Written, inner: Path, expected: Reading | None) -> Iterator[ModelCheck]:
     """How the folder says that texts are read, beside how they were in training."""
-    mode, written = model[1].pooling_mode, Written(model)
-    words = json.loads(_pooling_file(inner))
+    mode = written.model[1].pooling_mode
+    words = _pooling_settings(inner)
     told = [theirs for theirs, key in EARLIER_POOLING_KEYS.items() if words.get(key)]
     if told in ([], [mode]):
         yield _equal("pooling", mode, None if expected is None else POOLING_MODES[expected.pooling])
     else:
-        yield Check(name="pooling", passed=False, seen=f"{mode} by one of its names, {' and '.join(told)} by the other")
+        yield ModelCheck(
+            name="pooling", passed=False, seen=f"{mode} by one of its names, {' and '.join(told)} by the other"
+        )
     cut = f"cuts texts at {written.context_tokens} tokens"
     yield _equal("context", cut, None if expected is None else f"cuts texts at {expected.context_tokens} tokens")
     yield _equal("prompts", written.prompts, None if expected is None else expected.prompts)
-    yield _equal("blocks", len(blocks_of(model[0].auto_model)), None if expected is None else expected.blocks)
+    yield _equal("blocks", len(blocks_of(written.model[0].auto_model)), None if expected is None else expected.blocks)
 
 
-def _pooling_file(inner: Path) -> str:
+def _pooling_settings(inner: Path) -> dict[str, Any]:
     folders = [*inner.iterdir(), *inner.parent.iterdir()]
     found = next((each / "config.json" for each in folders if each.name.endswith("_Pooling")), None)
-    return "{}" if found is None or not found.is_file() else found.read_text(encoding="utf-8")
+    settings: dict[str, Any] = {} if found is None else json_of(found, missing={})
+    return settings
 
 
-def _equal(name: str, found: Any, expected: Any) -> Check:
+def _equal(name: str, found: Any, expected: Any) -> ModelCheck:
     """expected: None where there is nothing to compare with."""
     if expected is None:
-        return Check(name=name, passed=None, seen=str(found))
+        return ModelCheck(name=name, passed=None, seen=str(found))
     passed = found == expected
-    return Check(name=name, passed=passed, seen=str(found) if passed else f"{found}, not {expected}")
+    return ModelCheck(name=name, passed=passed, seen=str(found) if passed else f"{found}, not {expected}")
 
 
-def _truncation(inner: Path, context_tokens: int) -> Check:
+def _truncation(inner: Path, context_tokens: int) -> ModelCheck:
     """Libraries that read tokenizer.json alone cut texts where it says so."""
     file = inner / "tokenizer.json"
     if not file.is_file():
-        return Check(name="truncation", passed=None, seen="no tokenizer.json")
-    cut = (json.loads(file.read_text(encoding="utf-8")).get("truncation") or {}).get("max_length")
+        return ModelCheck(name="truncation", passed=None, seen="no tokenizer.json")
+    cut = (json_of(file, missing={}).get("truncation") or {}).get("max_length")
     if cut is None:
-        return Check(name="truncation", passed=True, seen="tokenizer.json cuts no text")
+        return ModelCheck(name="truncation", passed=True, seen="tokenizer.json cuts no text")
     seen = f"tokenizer.json cuts texts at {cut} tokens, the model at {context_tokens}"
-    return Check(name="truncation", passed=cut >= context_tokens, seen=seen)
+    return ModelCheck(name="truncation", passed=cut >= context_tokens, seen=seen)
 
 
-def _texts(model: Any, statement: Statement | None) -> Iterator[Check]:
+def _texts(written: Written, statement: Statement | None) -> Iterator[ModelCheck]:
     """How texts are read: as stated, alone as beside others, each with a vector of its own."""
-    written = Written(model)
     found = probed(written)
     if statement is None:
-        yield Check(name="token ids", passed=None, seen="no certificate.json to compare with")
-        yield Check(name="vectors", passed=None, seen="no certificate.json to compare with")
+        yield ModelCheck(name="token ids", passed=None, seen="no certificate.json to compare with")
+        yield ModelCheck(name="vectors", passed=None, seen="no certificate.json to compare with")
     else:
         yield from _probes(found, statement)
-    yield _end_token(model, found)
-    yield _attention(model)
+    yield _end_token(written, found)
+    yield _attention(written.model[0].auto_model)
 
     alone = np.concatenate([written.embed([text], "document") for text in _UNLIKE])
     together = written.embed(_UNLIKE, "document")
     lengths = np.linalg.norm(alone, axis=1)
     apart = float((np.linalg.norm(alone - together, axis=1) / lengths).max())
     seen = f"a text alone and beside longer ones: {apart:.1g} apart"
-    yield Check(name="padding", passed=apart < _BESIDE, seen=seen)
+    yield ModelCheck(name="padding", passed=apart < _BESIDE, seen=seen)
     nearest = max(float(alone[a] @ alone[b] / (lengths[a] * lengths[b])) for a, b in combinations(range(len(alone)), 2))
     # no bound is right for every base
-    yield Check(name="distinct", passed=None, seen=f"three unlike texts: cosines up to {nearest:.3f}")
+    yield ModelCheck(name="distinct", passed=None, seen=f"three unlike texts: cosines up to {nearest:.3f}")
 
 
-def _probes(found: tuple[Probe, ...], statement: Statement) -> Iterator[Check]:
+def _probes(found: tuple[Probe, ...], statement: Statement) -> Iterator[ModelCheck]:
     other = ids_apart(statement.probes, found)
-    yield Check(name="token ids", passed=other is None, seen=other or f"{len(found)} texts read as stated")
+    yield ModelCheck(name="token ids", passed=other is None, seen=other or f"{len(found)} texts read as stated")
     for side, apart in vectors_apart(statement.probes, found).items():
         seen = f"vectors of the {side} side are {apart:.2g} apart"
-        yield Check(name=f"{side} vectors", passed=apart < statement.tolerance, seen=seen)
+        yield ModelCheck(name=f"{side} vectors", passed=apart < statement.tolerance, seen=seen)
 
 
-def _end_token(model: Any, found: tuple[Probe, ...]) -> Check:
+def _end_token(written: Written, found: tuple[Probe, ...]) -> ModelCheck:
     """A model that pools the last token was trained to do so at one token, behind a text that is cut too."""
-    if model[1].pooling_mode != "lasttoken":
-        return Check(name="end token", passed=None, seen=f"pools {model[1].pooling_mode}")
+    if (mode := written.model[1].pooling_mode) != "lasttoken":
+        return ModelCheck(name="end token", passed=None, seen=f"pools {mode}")
     ends = {probe.ends[-1] for probe in found if probe.tokens}
-    tokenizer = model.tokenizer
+    tokenizer: Any = written.tokenizer
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     passed = len(ends) == 1 and ends <= special
     seen = f"every text ends in {tokenizer.decode(list(ends))!r}" if passed else "texts do not end in one special token"
-    return Check(name="end token", passed=passed, seen=seen)
+    return ModelCheck(name="end token", passed=passed, seen=seen)
 
 
-def _attention(model: Any) -> Check:
-    """Whether the first token's output depends on the last token, as the configuration says."""
-    transformer = model[0].auto_model
-    ids_BT = torch.tensor([[1, 2, 3], [1, 2, 4]]) % transformer.config.vocab_size
-    with torch.no_grad():
-        hidden_BTD = transformer(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT)).last_hidden_state
-    back_only = torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0])
-    expected = looks_back_only(transformer)
+def _attention(transformer: Any) -> ModelCheck:
+    """Whether tokens read those behind them, as the configuration says."""
+    back_only = not looks_ahead(transformer)
     seen = "every token reads those before it" if back_only else "every token reads the whole text"
     if back_only and getattr(transformer.config, "is_causal", True) is False:
-        return Check(name="attention", passed=False, seen=f"{seen}, and its configuration says both ways")
-    return Check(name="attention", passed=back_only or not expected, seen=seen)
+        return ModelCheck(name="attention", passed=False, seen=f"{seen}, and its configuration says both ways")
+    return ModelCheck(name="attention", passed=back_only or not looks_back_only(transformer), seen=seen)
 
 
-def _as_stated(tensors: dict[str, str], statement: Statement | None) -> Check:
+def _as_stated(tensors: dict[str, str], statement: Statement | None) -> ModelCheck:
     if statement is None:
-        return Check(name="tensors", passed=None, seen="no certificate.json to compare with")
+        return ModelCheck(name="tensors", passed=None, seen="no certificate.json to compare with")
     stated = statement.tensors
     other = [name for name in {**stated, **tensors} if stated.get(name) != tensors.get(name)]
     if not other:
-        return Check(name="tensors", passed=True, seen=f"{len(tensors)} as stated")
-    seen = f"{len(other)} of {len(stated)} tensors are others ({', '.join(other[:3])})"
-    return Check(name="tensors", passed=False, seen=seen)
+        return ModelCheck(name="tensors", passed=True, seen=f"{len(tensors)} as stated")
+    seen = f"{len(other)} of {len(stated)} tensors are others ({some(other)})"
+    return ModelCheck(name="tensors", passed=False, seen=seen)
 
 
 def trained(
     tensors: Mapping[str, str], blocks: int, origin: Origin, *, known: Collection[str] | None = None
-) -> tuple[Check, tuple[str, ...]]:
+) -> tuple[ModelCheck, tuple[str, ...]]:
     """Whether a model of `tensors` was trained from `origin` by its method, and the tensors that were trained and did
     not change: none but those of which that is `known`, where anything is (some get no gradient)."""
     base, name = origin.tensors, origin.name
@@ -327,18 +322,12 @@ def trained(
     lost = [each for each in untouched if known is not None and each not in known]
     faults = {
         f"has {blocks} of the {origin.blocks} blocks of {name} (a cut one is {name}@{blocks})": blocks != origin.blocks,
-        f"lacks {_some(sorted(base.keys() - tensors.keys()))} of {name}": base.keys() - tensors.keys(),
-        f"has {_some(sorted(tensors.keys() - base.keys()))}, which {name} has not": tensors.keys() - base.keys(),
+        f"lacks {some(sorted(base.keys() - tensors.keys()))} of {name}": base.keys() - tensors.keys(),
+        f"has {some(sorted(tensors.keys() - base.keys()))}, which {name} has not": tensors.keys() - base.keys(),
         f"is untrained: every tensor is that of {name}": not changed,
-        f"has {_some(beyond)}, which was not trained and differs from {name}": beyond,
-        f"has {_some(lost)}, which was trained and is that of {name}": lost,
+        f"has {some(beyond)}, which was not trained and differs from {name}": beyond,
+        f"has {some(lost)}, which was trained and is that of {name}": lost,
     }
     seen = next((fault for fault, found in faults.items() if found), None)
     passed = f"{len(changed)} of {len(base)} tensors differ from {name}"
-    return Check(name="trained", passed=seen is None, seen=seen or passed), tuple(untouched)
-
-
-def _some(names: Sequence[str]) -> str:
-    """`a`, or `a and 3 tensors more`."""
-    more = len(names) - 1
-    return "" if not names else names[0] + (f" and {number_of(more, 'tensor')} more" if more else "")
+    return ModelCheck(name="trained", passed=seen is None, seen=seen or passed), tuple(untouched)

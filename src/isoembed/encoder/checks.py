@@ -4,7 +4,7 @@ place for every tensor and a tensor for every place, finite."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tu
     )
     packed = [key for key in extra if _QUANTISED.search(key)]
     if packed:
-        raise InputError(f"`model` must have unquantised weights; {source!r} has {_some(packed)}. {_UNQUANTISED}")
+        raise InputError(f"`model` must have unquantised weights; {source!r} has {some(packed)}. {_UNQUANTISED}")
     prefix = _prefix(missing, extra)
     if prefix:
         raise InputError(
@@ -76,25 +76,31 @@ def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tu
         )
     if missing:
         raise InputError(
-            f"The weights of {source!r} must set every parameter; {len(missing)} are missing ({_some(missing)}). "
+            f"The weights of {source!r} must set every parameter; {len(missing)} are missing ({some(missing)}). "
             "Fetch the model again, or correct the architecture in its config.json."
         )
     if extra:
         raise InputError(
             f"The weights of {source!r} must all have a place in the architecture of its config.json; {len(extra)} "
-            f"have none ({_some(extra)}), and without them it is another model. Correct config.json (its number of "
+            f"have none ({some(extra)}), and without them it is another model. Correct config.json (its number of "
             "layers, its biases), or fetch the model again."
         )
 
 
 def check_finite(source: str, model: nn.Module) -> None:
     """Raise InputError where a weight is NaN or infinite."""
+    for name in not_finite(model):
+        raise InputError(
+            f"Every weight must be a finite number; {name!r} of {source!r} holds NaN or infinity. Fetch the model "
+            "again, or choose another one."
+        )
+
+
+def not_finite(model: nn.Module) -> Iterator[str]:
+    """The names of parameters that hold NaN or infinity."""
     for name, value in model.named_parameters():
         if value.numel() and not torch.stack(torch.aminmax(value.detach())).isfinite().all():
-            raise InputError(
-                f"Every weight must be a finite number; {name!r} of {source!r} holds NaN or infinity. Fetch the model "
-                "again, or choose another one."
-            )
+            yield name
 
 
 def _dispensable(key: str, config: Any) -> bool:
@@ -116,5 +122,6 @@ def _prefix(missing: Sequence[str], extra: Sequence[str]) -> str:
     return "" if found is None else found.removesuffix(missing[0])
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first three of `names`."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -93,10 +93,13 @@ def load_exported(folder: str | Path, *, device: str | None = None) -> tuple[Enc
             f"A model folder must take plain text; {folder} puts a prompt or a chat template around it. "
             "Use sentence-transformers for it."
         )
-    # a tokenizer without a limit of its own says 1e30
-    context_tokens = int(min(model.max_seq_length, 1 << 20))
     encoder = Encoder(transformer.auto_model, mode, prompts_of(model))
-    return encoder.to(device).eval(), transformer.tokenizer, context_tokens
+    return encoder.to(device).eval(), transformer.tokenizer, context_of(model)
+
+
+def context_of(model: Any) -> int:
+    """How many tokens of a text a SentenceTransformer reads; a tokenizer without a limit of its own says 1e30."""
+    return int(min(model.max_seq_length, 1 << 20))
 
 
 def prompts_of(model: Any) -> Prompts:
@@ -110,7 +113,7 @@ def transformer_of(folder: Path) -> str:
     """The subfolder of the transformer; raises InputError unless modules.json names only modules that lie in `folder`
     and load without weights or code of their own, but for the transformer."""
     file = folder / MODULES
-    listed = _json_of(file, missing=None)
+    listed = json_of(file, missing=None)
     if listed is None:
         raise InputError(
             f"A model folder must hold {MODULES}; {folder} does not. Name a folder that isoembed or "
@@ -137,10 +140,10 @@ def transformer_of(folder: Path) -> str:
 def _check_arguments(folder: Path, inner: Path) -> None:
     """Raise InputError where the folder asks for arguments of its own, or for a class other than
     SentenceTransformer."""
-    kind = _json_of(folder / "config_sentence_transformers.json", missing={})
+    kind = json_of(folder / "config_sentence_transformers.json", missing={})
     asked = set() if kind.get("model_type", "SentenceTransformer") == "SentenceTransformer" else {"model_type"}
     for file in sorted(inner.glob(_ARGUMENT_FILES)):
-        for name, given in _json_of(file, missing={}).items():
+        for name, given in json_of(file, missing={}).items():
             if name.endswith(("_args", "_kwargs")) and not name.startswith(("tokenizer", "processor")) and given:
                 asked |= {f"{name}.{key}" for key in given if key not in _PLAIN_ARGUMENTS}
     if asked:
@@ -150,7 +153,7 @@ def _check_arguments(folder: Path, inner: Path) -> None:
         )
 
 
-def _json_of(file: Path, missing: Any) -> Any:
+def json_of(file: Path, missing: Any) -> Any:
     """What is in a JSON file of a model's folder, of the kind of `missing`, which it is where there is no file."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

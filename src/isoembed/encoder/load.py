@@ -162,21 +162,28 @@ def attend_both_ways(model: nn.Module) -> nn.Module:
     """
     config: Any = model.config
     config.is_causal = False
-    ids_BT = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 0]], device=next(model.parameters()).device) % config.vocab_size
-    for length, mask in ((3, [1, 1, 1]), (4, [1, 1, 1, 0])):
-        mask_BT = torch.tensor([mask, mask], device=ids_BT.device)
-        try:
-            with torch.no_grad():
-                hidden_BTD = model(input_ids=ids_BT[:, :length], attention_mask=mask_BT).last_hidden_state
-            looks_ahead = not torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0])
-        except Exception:  # an architecture that takes its mask for granted (MPT) fails in its own way without one
-            looks_ahead = False
-        if not looks_ahead:
-            raise InputError(
-                f"`bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
-                "not. Leave it out, or choose another model."
-            )
+    if not (looks_ahead(model) and looks_ahead(model, padded=True)):
+        raise InputError(
+            f"`bidirectional` needs an architecture whose attention can look ahead; {config.model_type}'s does "
+            "not. Leave it out, or choose another model."
+        )
     return model
+
+
+def looks_ahead(model: nn.Module, *, padded: bool = False) -> bool:
+    """Whether the first token's output depends on the last token: tried on two texts of three tokens, `padded` or
+    not."""
+    config: Any = model.config
+    ids_BT = torch.tensor([[1, 2, 3, 0], [1, 2, 4, 0]], device=next(model.parameters()).device) % config.vocab_size
+    mask_BT = torch.tensor([[1, 1, 1, 0]] * 2, device=ids_BT.device)
+    length = 4 if padded else 3
+    try:
+        with torch.no_grad():
+            told = {"input_ids": ids_BT[:, :length], "attention_mask": mask_BT[:, :length]}
+            hidden_BTD = model(**told).last_hidden_state
+    except Exception:  # an architecture that takes its mask for granted (MPT) fails in its own way without one
+        return False
+    return not torch.equal(hidden_BTD[0, 0], hidden_BTD[1, 0])
 
 
 def weights_hash(model: nn.Module) -> str:

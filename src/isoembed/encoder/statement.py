@@ -20,7 +20,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.embed import tokenize
 from isoembed.encoder.encoder import base_of
-from isoembed.encoder.exported import prompts_of
+from isoembed.encoder.exported import context_of, prompts_of
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Prompts, Recipe
 
@@ -120,7 +120,7 @@ class Written:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.tokenizer: PreTrainedTokenizerBase = model.tokenizer
-        self.context_tokens = int(min(model.max_seq_length, 1 << 20))  # one without a limit of its own says 1e30
+        self.context_tokens = context_of(model)
         self.prompts = prompts_of(model)
 
     def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
