@@ -161,11 +161,7 @@ def study(given: argparse.Namespace) -> None:
         data=data,
         tokenizer=load_tokenizer(str(model)),
         tasks=open_tasks(tasks) if tasks.is_dir() else (),
-        execution=Execution(
-            device=given.device,
-            precision="bf16" if given.device.startswith("cuda") else "fp32",
-            checkpoint_seconds=math.inf,
-        ),
+        execution=Execution(device=given.device, checkpoint_seconds=math.inf),
     )
 
     def add(recipes: Iterator[tuple[Recipe, str]]) -> int:
@@ -175,7 +171,8 @@ def study(given: argparse.Namespace) -> None:
             name = recipe.model.name
             if name not in hashes:
                 hashes[name] = weights_hash(AutoModel.from_pretrained(recipe.model.source, dtype="float32"))
-            full = recipe.model_copy(update={"base_hash": hashes[name]})
+            precision = "bf16" if given.device.startswith("cuda") else "fp32"
+            full = recipe.model_copy(update={"base_hash": hashes[name], "precision": precision})
             if full.key not in known:
                 order = len(known) + len(runs)
                 runs.append(PlannedRun(recipe=full, part=Stage(kind="other", name=stage), order=order, scored=True))
