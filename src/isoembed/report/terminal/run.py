@@ -114,9 +114,7 @@ def _why(recommendation: Recommendation) -> str:
 
 def _data(recipe: Recipe) -> str:
     data = recipe.data
-    share = "" if recipe.epochs is None else f"; {recipe.epochs:.2g} of a pass"
-    if recipe.epochs is not None and recipe.epochs > 1:
-        share = f"; {recipe.epochs:.2g} passes"
+    share = "" if recipe.epochs is None else f"; {recipe.epochs:.2g} epochs"
     unique = recipe.unique
     pairs = "" if unique is None else f": {unique:,} unique pairs"
     return f"{data.source}{pairs} of {data.tokens_per_pair:.0f} tokens{share}"
