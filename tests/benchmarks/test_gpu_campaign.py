@@ -83,7 +83,11 @@ def test_a_study_in_which_nothing_works_ends_soon_and_is_done_once_it_does(tmp_p
     assert (broken["status"], broken["runs"]) == ("failed", 0)
     assert 3 <= broken["failed"] <= 4
     assert "no run has ended well" in said
-    assert "17 runs, 0 failed" in campaign(tmp_path, "--stages", "study")
+    said = campaign(tmp_path, "--stages", "study")
+    mended = json.loads((tmp_path / "study.json").read_text())["slice"]
+    assert (mended["status"], mended["failed"]) == ("done", 0)
+    assert mended["runs"] >= 12  # how far a rate search goes on depends on the machine's arithmetic
+    assert f"{mended['runs']} runs, 0 failed" in said
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.records import RECORD
 from tests.data.helpers import write_jsonl
-from tests.models import tiny, tiny_tokenizer
+from tests.models import configs, tiny, tiny_tokenizer
 from tests.reliability.fuzz import Outcome, command
 
 
@@ -53,6 +54,21 @@ def _edit(file: Path, change: Callable[[Any], None]) -> None:
 def _untrained_adapter(folder: Path) -> None:
     file = folder / "adapter" / "adapter_model.safetensors"
     save_file({name: value * (".lora_B." not in name) for name, value in load_file(file).items()}, file)
+
+
+def _adapter_of_nan(folder: Path) -> None:
+    file = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(file).items()}, file)
+
+
+def _contradicted_under_another_name(folder: Path) -> None:
+    _half_named(folder)
+    (folder / "1_Pooling").rename(folder / "pool")
+    _edit(folder / "modules.json", lambda content: content[1].update(path="pool"))
+
+
+def _no_number(folder: Path) -> None:
+    _edit(folder / "sentence_bert_config.json", lambda content: content.update(max_seq_length="16"))
 
 
 def _dropped_bias(folder: Path) -> None:
@@ -95,7 +111,10 @@ def _cut_by_others(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "untrained adapter": (_untrained_adapter, "adapter", "second factors of the adapter are zero"),
+    "untrained adapter": (_untrained_adapter, "adapter", "factors of the adapter are zero or no number"),
+    "adapter of NaN": (_adapter_of_nan, "adapter", "factors of the adapter are zero or no number"),
+    "another name": (_contradicted_under_another_name, "pooling", "lasttoken by one of its names, mean by the other"),
+    "no number": (_no_number, "opens", "`max_seq_length` is '16'"),
     "dropped bias": (_dropped_bias, "opens", "layers.1.attention.dense.bias"),
     "wrong pooling": (_wrong_pooling, "pooling", "mean, not lasttoken"),
     "half-named pooling": (_half_named, "pooling", "lasttoken by one of its names, mean by the other"),
@@ -119,6 +138,42 @@ def test_a_planted_fault_is_found(fault: str, certified: bool, whole: Path, tmp_
     assert done.status == 1, done.err
     failed = {check["name"]: check["seen"] for check in json.loads(done.out)["checks"] if check["passed"] is False}
     assert seen in failed[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "seen"),
+    [
+        (lambda content: content["statement"]["probes"].pop(), 1, "speaks of other texts"),
+        (lambda content: content["statement"]["probes"][0].update(text="zz"), 1, "speaks of other texts"),
+        (
+            lambda content: content["statement"]["probes"][1].update(vector=None),
+            1,
+            "vectors of the query side are inf apart",
+        ),
+        (lambda content: content["statement"].update(pooling="first"), 1, "is of another training than"),
+        (lambda content: content["statement"].update(pooling="foo"), 2, "is damaged"),
+    ],
+)
+def test_a_certificate_that_was_edited_is_found(
+    change: Callable[[Any], None], status: int, seen: str, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    _edit(tmp_path / "out" / CERTIFICATE, change)
+    done = _command("certify", "out", "--json", inside=tmp_path)
+    assert done.status == status
+    assert seen in done.out + done.err
+
+
+def test_a_base_of_another_width_is_another_model(whole: Path, tmp_path: Path) -> None:
+    """All tensors differ, and by their names alone that was a training."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "out" / RECORD).unlink()
+    wider = GPTNeoXConfig(**{**configs()["gpt_neox"].to_dict(), "hidden_size": 64})
+    GPTNeoXModel(wider).save_pretrained(tmp_path / "wider")
+    tiny_tokenizer().save_pretrained(tmp_path / "wider")
+    done = _command("certify", "out", "--base=wider", inside=tmp_path)
+    assert done.status == 1
+    assert "of another shape than" in " ".join(done.out.split())
 
 
 def test_a_sound_model_passes(whole: Path) -> None:

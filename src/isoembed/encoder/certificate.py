@@ -7,6 +7,7 @@ with another pooling; each of those is a check here.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -29,8 +30,8 @@ from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
     json_of,
+    module_folders,
     open_sentence_transformer,
-    transformer_of,
 )
 from isoembed.encoder.load import load_base, looks_ahead
 from isoembed.encoder.statement import Probe, Reading, Statement, Written, digests, ids_apart, probed, vectors_apart
@@ -125,7 +126,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     Reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` is no such model at all.
     """
     folder = expanded(folder)
-    inner = folder / transformer_of(folder)
+    inner, pooling = module_folders(folder)
     earlier = _earlier(folder)
     record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
     checks = list(_adapters(folder, inner))
@@ -136,12 +137,13 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks.append(_as_stated(tensors, earlier.statement))
         written = Written(model)
         checks += _folder(written, inner)
-        checks += _reading(written, inner, earlier.statement or (None if record is None else Reading.of(record.recipe)))
+        checks += _reading(written, pooling, earlier.statement, None if record is None else Reading.of(record.recipe))
         checks += _texts(written, earlier.statement)
         if origin is not None:
             checks.append(trained(tensors, len(blocks_of(model[0].auto_model)), origin, known=earlier.untouched)[0])
     except InputError as error:
-        checks.append(ModelCheck(name="opens", passed=False, seen=str(error)))
+        name = "reads texts" if any(check.name == "opens" for check in checks) else "opens"
+        checks.append(ModelCheck(name=name, passed=False, seen=str(error)))
     return Certificate(
         checks=tuple(checks),
         statement=earlier.statement,
@@ -175,7 +177,7 @@ def _earlier(folder: Path) -> Certificate:
 
 
 def _adapters(folder: Path, inner: Path) -> Iterator[ModelCheck]:
-    """An adapter whose second factors are all zero was never trained."""
+    """An adapter with a factor of zero adds nothing to its layer: it was never trained."""
     for place in dict.fromkeys((folder, inner, folder / "adapter")):
         if (file := place / "adapter_model.safetensors").is_file():
             yield _adapter(file)
@@ -184,12 +186,12 @@ def _adapters(folder: Path, inner: Path) -> Iterator[ModelCheck]:
 def _adapter(file: Path) -> ModelCheck:
     try:
         with safe_open(file, "pt") as stored:
-            norms = [float(stored.get_tensor(name).float().norm()) for name in stored.keys() if ".lora_B." in name]  # noqa: SIM118
+            factors = [stored.get_tensor(name) for name in stored.keys() if ".lora_" in name]  # noqa: SIM118
     except Exception as error:
         raise InputError(f"{file} cannot be read ({error}). Export the model anew.") from None
-    zero = sum(norm == 0 for norm in norms)
-    seen = f"{zero} of {len(norms)} second factors of the adapter are zero" if zero else f"{len(norms)} factors trained"
-    return ModelCheck(name="adapter", passed=zero == 0 and bool(norms), seen=seen)
+    bad = sum(not 0 < float(factor.float().norm()) < math.inf for factor in factors)
+    seen = f"{bad} of {len(factors)} factors of the adapter are zero or no number" if bad else f"{len(factors)} factors"
+    return ModelCheck(name="adapter", passed=not bad and bool(factors), seen=seen)
 
 
 def _folder(written: Written, inner: Path) -> Iterator[ModelCheck]:
@@ -203,10 +205,16 @@ def _folder(written: Written, inner: Path) -> Iterator[ModelCheck]:
     yield _truncation(inner, written.context_tokens)
 
 
-def _reading(written: Written, inner: Path, expected: Reading | None) -> Iterator[ModelCheck]:
-    """How the folder says that texts are read, beside how they were in training."""
+def _reading(written: Written, pooling: Path, stated: Reading | None, recorded: Reading | None) -> Iterator[ModelCheck]:
+    """How the folder says that texts are read, beside how they were in training: as who wrote it stated, or else as
+    its record says, and whether these agree."""
+    expected = stated or recorded
+    if stated is not None and recorded is not None:
+        alike = all(getattr(stated, name) == getattr(recorded, name) for name in Reading.model_fields)
+        seen = "as stated" if alike else f"{RECORD} is of another training than {CERTIFICATE}"
+        yield ModelCheck(name="record", passed=alike, seen=seen)
     mode = written.model[1].pooling_mode
-    words = _pooling_settings(inner)
+    words = json_of(pooling / "config.json", missing={})
     told = [theirs for theirs, key in EARLIER_POOLING_KEYS.items() if words.get(key)]
     if told in ([], [mode]):
         yield _equal("pooling", mode, None if expected is None else POOLING_MODES[expected.pooling])
@@ -218,13 +226,6 @@ def _reading(written: Written, inner: Path, expected: Reading | None) -> Iterato
     yield _equal("context", cut, None if expected is None else f"cuts texts at {expected.context_tokens} tokens")
     yield _equal("prompts", written.prompts, None if expected is None else expected.prompts)
     yield _equal("blocks", len(blocks_of(written.model[0].auto_model)), None if expected is None else expected.blocks)
-
-
-def _pooling_settings(inner: Path) -> dict[str, Any]:
-    folders = [*inner.iterdir(), *inner.parent.iterdir()]
-    found = next((each / "config.json" for each in folders if each.name.endswith("_Pooling")), None)
-    settings: dict[str, Any] = {} if found is None else json_of(found, missing={})
-    return settings
 
 
 def _equal(name: str, found: Any, expected: Any) -> ModelCheck:
@@ -317,6 +318,7 @@ def trained(
     not change: none but those of which that is `known`, where anything is (some get no gradient)."""
     base, name = origin.tensors, origin.name
     changed = {each for each in base.keys() & tensors.keys() if tensors[each] != base[each]}
+    reshaped = sorted(each for each in changed if _shape(tensors[each]) != _shape(base[each]))
     beyond = [] if origin.trained is None else sorted(changed - origin.trained)
     untouched = [] if origin.trained is None else sorted(origin.trained - changed)
     lost = [each for each in untouched if known is not None and each not in known]
@@ -324,6 +326,7 @@ def trained(
         f"has {blocks} of the {origin.blocks} blocks of {name} (a cut one is {name}@{blocks})": blocks != origin.blocks,
         f"lacks {some(sorted(base.keys() - tensors.keys()))} of {name}": base.keys() - tensors.keys(),
         f"has {some(sorted(tensors.keys() - base.keys()))}, which {name} has not": tensors.keys() - base.keys(),
+        f"has {some(reshaped)} of another shape than {name}": reshaped,
         f"is untrained: every tensor is that of {name}": not changed,
         f"has {some(beyond)}, which was not trained and differs from {name}": beyond,
         f"has {some(lost)}, which was trained and is that of {name}": lost,
@@ -331,3 +334,8 @@ def trained(
     seen = next((fault for fault, found in faults.items() if found), None)
     passed = f"{len(changed)} of {len(base)} tensors differ from {name}"
     return ModelCheck(name="trained", passed=seen is None, seen=seen or passed), tuple(untouched)
+
+
+def _shape(digest: str) -> str:
+    """What `digests` puts before the hash."""
+    return digest.rpartition(" ")[0]

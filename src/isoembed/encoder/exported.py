@@ -52,7 +52,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
 
     Raises InputError where the folder is no such model.
     """
-    inner = folder / transformer_of(folder)
+    inner, _ = module_folders(folder)
     check_weights(str(inner))
     _check_arguments(folder, inner)
     # None: as transformers chooses, whatever the folder's configuration names
@@ -69,6 +69,9 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
         raise InputError(
             f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
         ) from error
+    limit = model.max_seq_length
+    if not isinstance(limit, int | float) or not limit >= 1:
+        raise InputError(f"{folder} must read a positive number of tokens; its `max_seq_length` is {limit!r}.")
     return model
 
 
@@ -109,9 +112,9 @@ def prompts_of(model: Any) -> Prompts:
     return Prompts(query=query, positive=positive, pooled=model[1].include_prompt or not (query or positive))
 
 
-def transformer_of(folder: Path) -> str:
-    """The subfolder of the transformer; raises InputError unless modules.json names only modules that lie in `folder`
-    and load without weights or code of their own, but for the transformer."""
+def module_folders(folder: Path) -> list[Path]:
+    """Those of the transformer and the pooling; raises InputError unless modules.json names only modules that lie in
+    `folder` and load without weights or code of their own, but for the transformer."""
     file = folder / MODULES
     listed = json_of(file, missing=None)
     if listed is None:
@@ -134,7 +137,7 @@ def transformer_of(folder: Path) -> str:
             "A model folder must be sentence-transformers' own Transformer, Pooling and Normalize, and no other code "
             f"is run; {folder} is {', '.join(types)}. Use sentence-transformers for it, where you trust it."
         )
-    return paths[0]
+    return [folder / path for path in paths[:2]]
 
 
 def _check_arguments(folder: Path, inner: Path) -> None:

@@ -22,7 +22,7 @@ from isoembed.encoder.embed import tokenize
 from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import context_of, prompts_of
 from isoembed.methods.parts import blocks_of
-from isoembed.recipe import Prompts, Recipe
+from isoembed.recipe import PoolingName, Prompts, Recipe
 
 if TYPE_CHECKING:
     from isoembed.encoder.embedder import Embedder
@@ -64,7 +64,7 @@ class Reading(Frozen):
     blocks: int
     context_tokens: int
     prompts: Prompts
-    pooling: str
+    pooling: PoolingName
 
     @classmethod
     def of(cls, recipe: Recipe) -> Reading:
@@ -148,11 +148,11 @@ def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
 
 
 def digests(model: nn.Module) -> dict[str, str]:
-    """16 hex digits of the SHA-256 of each tensor of `model`'s state, by name."""
+    """Each tensor of `model`'s state by name: its shape and 16 hex digits of its SHA-256, `24x96 0123456789abcdef`."""
     return {
-        name: hashlib.sha256(
-            f"{tuple(value.shape)} {value.dtype}".encode()
-            + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        name: f"{'x'.join(map(str, value.shape))} "
+        + hashlib.sha256(
+            str(value.dtype).encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         ).hexdigest()[:16]
         for name, value in model.state_dict().items()
     }
@@ -191,6 +191,10 @@ def _probed(reader: Reader, side: Side) -> list[Probe]:
 
 def ids_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> str | None:
     """The first text whose token ids differ; None where all are the same."""
+    if [(each.text, each.times, each.side) for each in stated] != [
+        (each.text, each.times, each.side) for each in found
+    ]:
+        return "the certificate speaks of other texts"
     for ours, theirs in zip(stated, found, strict=True):
         if ours.digest != theirs.digest:
             return f"{ours.text[:40]!r} is read as tokens {theirs}, not {ours}"
@@ -200,10 +204,10 @@ def ids_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> str | None:
 def vectors_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> dict[Side, float]:
     """The longest difference between the vectors of a text, by side."""
     longest: dict[Side, float] = {"query": 0.0, "document": 0.0}
-    for ours, theirs in zip(stated, found, strict=True):
-        if ours.vector is not None:
-            apart = np.inf
-            if theirs.vector is not None and len(theirs.vector) == len(ours.vector):
-                apart = float(np.linalg.norm(np.subtract(ours.vector, theirs.vector)))
-            longest[ours.side] = max(longest[ours.side], apart)
+    for ours, theirs in zip(stated, found, strict=False):
+        if ours.vector is not None and theirs.vector is not None and len(theirs.vector) == len(ours.vector):
+            apart = float(np.linalg.norm(np.subtract(ours.vector, theirs.vector)))
+        else:
+            apart = 0.0 if ours.vector is theirs.vector is None else np.inf
+        longest[ours.side] = max(longest[ours.side], apart)
     return longest
