@@ -90,6 +90,7 @@ def guard() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what it retries: an error that stays is raised
     logging.setLogRecordFactory(_log_record)
     warnings.formatwarning = _warning
 

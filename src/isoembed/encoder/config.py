@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -22,6 +23,7 @@ from isoembed.encoder.checks import adapter_error, check_unquantised
 from isoembed.encoder.depth import first_blocks
 from isoembed.encoder.gguf import unpacked
 from isoembed.families.stored import gguf_file
+from isoembed.hub import hub_or_cache, is_reachable
 
 #: entries of any architecture's config.json by a pattern of their names -> least and greatest value; the first that
 #: fits.  Looked at before the configuration is built: a list of ten million layers takes a minute.
@@ -78,10 +80,11 @@ def read_config(source: str) -> PreTrainedConfig:
     if (Path(place) / "adapter_config.json").is_file():  # transformers would open the model that it names
         raise adapter_error(source)
     try:
-        written, _ = PreTrainedConfig.get_config_dict(place)
-        check_unquantised(source, written)
-        _check_entries(written, source)
-        config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        with hub_or_cache(place):
+            written, _ = PreTrainedConfig.get_config_dict(place)
+            check_unquantised(source, written)
+            _check_entries(written, source)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except InputError:
         raise
     except Exception as error:  # whatever it raises: each architecture reads its entries its own way
@@ -148,6 +151,9 @@ def unreadable(what: str, source: str, error: Exception) -> InputError:
             "them where you trust them and call `save_pretrained`, which writes model.safetensors."
         )
     elif isinstance(error, OSError):
+        misnamed = isinstance(error.__cause__, HFValidationError)
+        if not (misnamed or expanded(source).exists() or is_reachable()):
+            reason = "the model hub cannot be reached, and its cache on this machine does not hold it"
         remedy = "Check the spelling and the network, or give the path of a downloaded folder."
     else:
         remedy = f"Fetch the model again, or correct its {what}."

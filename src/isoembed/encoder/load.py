@@ -20,6 +20,7 @@ from isoembed.encoder.checks import adapter_error, check_finite, check_places
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
 from isoembed.encoder.depth import first_blocks
 from isoembed.encoder.quiet import quiet
+from isoembed.hub import hub_or_cache
 from isoembed.methods.parts import blocks_of, is_embedding, owned_parameters
 from isoembed.recipe import Recipe
 
@@ -123,10 +124,11 @@ def check_weights(source: str) -> None:
 def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> nn.Module:
     """whole: the configuration of all that is stored, of which the one in `options` may be a cut."""
     place = resolve(source)
-    if find_adapter_config_file(place) is not None:  # on the hub too, where the base it names would be opened
-        raise adapter_error(source)
+    with hub_or_cache(place):
+        if find_adapter_config_file(place) is not None:  # on the hub too, where the base it names would be opened
+            raise adapter_error(source)
     try:
-        with quiet():
+        with quiet(), hub_or_cache(place):
             model, report = AutoModel.from_pretrained(
                 place,
                 use_safetensors=True,

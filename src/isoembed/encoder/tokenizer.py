@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from isoembed.core import InputError, no_panic
 from isoembed.encoder.config import SIZES, load_config, resolve, unreadable
+from isoembed.hub import hub_or_cache
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ def missing_rows(source: str) -> int:
 
 def _fast(source: str) -> PreTrainedTokenizerFast:
     """The tokenizer at `source` as it is."""
-    read = AutoTokenizer.from_pretrained(resolve(source), trust_remote_code=False)
+    place = resolve(source)
+    with hub_or_cache(place):
+        read = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     if not isinstance(read, PreTrainedTokenizerFast):
         raise InputError(f"The tokenizer of {source!r} must be a fast one; add its tokenizer.json to the folder.")
     return plain(read)

@@ -16,6 +16,7 @@ from isoembed.data.sources.base import RowOptions, RowSource
 from isoembed.data.sources.files import file_hash, label_of
 from isoembed.data.sources.formats import reader_of
 from isoembed.data.sources.names import BadRow, shown, twice
+from isoembed.hub import hub_or_cache, is_reachable
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -55,7 +56,8 @@ class Hub(RowSource):
             from huggingface_hub import HfApi
 
             try:
-                self._commit = str(HfApi().dataset_info(self.name).sha)
+                with hub_or_cache():
+                    self._commit = str(HfApi().dataset_info(self.name).sha)
             except Exception as error:  # the hub client's errors share no base class
                 raise self._refusal(error) from error
         return self._commit
@@ -74,7 +76,8 @@ class Hub(RowSource):
             for pattern in _patterns(configs):
                 self._require_inside(pattern)
         try:
-            builder, split = self._builder()
+            with hub_or_cache(str(self.folder or "")):
+                builder, split = self._builder()
             if builder.__module__.split(".")[-1] not in SAFE_BUILDERS:
                 raise ValueError(f"its files are read by {builder.__module__}, not one of {', '.join(SAFE_BUILDERS)}")
             stream = builder.as_streaming_dataset(split=split)
@@ -178,8 +181,10 @@ class Hub(RowSource):
             )
 
     def _refusal(self, error: Exception) -> InputError:
+        away = isinstance(error, ConnectionError) and not is_reachable()
+        reason = "the model hub cannot be reached" if away else str(error).rstrip(".")
         return InputError(
-            f"`{self.label}` must be a dataset on the hub, or a folder, with that split: {error}. "
+            f"`{self.label}` must be a dataset on the hub, or a folder, with that split: {reason}. "
             "Check the name, the split and the network (a gated dataset also needs `hf auth login`)."
         )
 

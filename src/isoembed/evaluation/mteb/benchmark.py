@@ -17,6 +17,7 @@ from isoembed.core import InputError
 from isoembed.evaluation.mteb.library import quiet
 from isoembed.evaluation.mteb.model import SystemEncoder
 from isoembed.evaluation.mteb.scores import BenchmarkScore
+from isoembed.hub import hub_or_cache
 
 
 def run_tasks(
@@ -36,7 +37,7 @@ def run_tasks(
     for task in tasks:
         started = time.perf_counter()
         try:
-            with quiet():
+            with quiet(), hub_or_cache():
                 found = mteb.evaluate(
                     model,
                     task,
