@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from scipy.stats import spearmanr
 
@@ -17,10 +19,10 @@ from isoembed.fitting.correlation import spearman
 from isoembed.laws import law_named
 from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
+from isoembed.report import figures as figure_room
 from isoembed.report.data import ReportData
-from isoembed.report.figures import figures
+from isoembed.report.figures import Section, drawings, figures
 from isoembed.report.figures.forecasts import forecasts
-from isoembed.report.forecast_grid import ForecastGrid
 from isoembed.report.slider import recommended
 from isoembed.report.theme import GROUNDS, method_style, ordered
 from tests.fitting.ledgers import BUDGETS, runs
@@ -65,6 +67,23 @@ def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
     for figure in drawn.values():
         assert figure.layout.meta["title"]
         assert len(figure.layout.meta["alt"]) > 40
+
+
+def test_one_figure_is_drawn_without_the_others(evidence: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a figure of somebody's own is a file and a line: its section in the list."""
+    calls: list[str] = []
+
+    def draw(name: str) -> go.Figure:
+        calls.append(name)
+        return go.Figure(layout={"meta": {"alt": name}})
+
+    toy = Section("toy", "A toy", "", lambda _: {name: partial(draw, name) for name in ("toy-a", "toy-b")})
+    monkeypatch.setattr(figure_room, "SECTIONS", [*figure_room.SECTIONS, toy])
+    known = drawings(evidence)
+    assert calls == []
+    assert figure_room.drawn("toy-b", known).alt == "toy-b"
+    assert calls == ["toy-b"]
+    assert "frontier" in known
 
 
 def test_frontier_points_are_the_ledgers_cells(evidence: ReportData, drawn: dict[str, Any]) -> None:
@@ -120,7 +139,8 @@ def test_hyperparameter_lines_are_the_ledgers(
 
 def test_law_line_is_what_recommend_expects(evidence: ReportData) -> None:
     """The frontier's line, and its best size, at any budget are those of the recommendation."""
-    grid = ForecastGrid(evidence)
+    grid = evidence.grid
+    assert grid is not None
     for at in grid.budgets[:: len(grid.budgets) // 4]:
         answer = recommended(evidence, Budget(stated="", flop=at.flop))
         for candidate in answer.methods:
@@ -158,7 +178,7 @@ def test_held_out_points_are_predicted_unseen(tmp_path: Path) -> None:
             for record in runs()
         ]
         made = ReportData.open(ledger(place / "ledger", records), law_file(records, place / "law.json"))
-        return forecasts(made)["forecast-full"], largest
+        return forecasts(made)["forecast-full"](), largest
 
     (before, largest), (after, _) = shown(1.0, tmp_path / "a"), shown(1.3, tmp_path / "b")
     name = "largest size, held out"

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import kaleido
 import pytest
 from PIL import Image
 
@@ -20,9 +21,9 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.recommend import recommend
 from isoembed.records import RunRecord
 from isoembed.report.data import ReportData
-from isoembed.report.figures import figures
+from isoembed.report.figures import drawings, figures
 from isoembed.report.page import json_for_html, page
-from isoembed.report.render import write_figure
+from isoembed.report.render import write_figures
 from isoembed.report.slider import stop_budgets, stops
 from tests.fitting.ledgers import BUDGETS, DATA, planned, runs
 from tests.report.planted import SCRIPT, failed, law_file, ledger, planted_study
@@ -186,8 +187,9 @@ def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest
     assert "The answer" in Reader(out.read_text(encoding="utf-8")).text
 
 
-def draw(study: tuple[Path, Path], name: str, out: Path | None) -> None:
-    cli_report.figure(name, study[0], study[1], out, width=500, height=400)
+def draw(study: tuple[Path, Path], name: str, out: Path | None, file_format: str | None = None) -> None:
+    wanted = None if file_format is None else cli_report.Format(file_format)
+    cli_report.figure(name, study[0], study[1], out, width=500, height=400, file_format=wanted)
 
 
 def test_figure_command_lists_and_writes_html(
@@ -204,7 +206,8 @@ def test_figure_command_lists_and_writes_html(
     [
         ("frontiers", "x.png", "must be one that the ledger gives: frontier, "),
         ("frontier", None, "--out frontier.png"),
-        ("frontier", "x.pdf", "must end in .png, .svg, .html"),
+        ("frontier", "x.gif", "must end in .png, .svg, .pdf, .html"),
+        ("all", None, "need a folder to go to; say --out figures"),
     ],
 )
 def test_figure_command_words_mistakes(
@@ -213,6 +216,54 @@ def test_figure_command_words_mistakes(
     with pytest.raises(InputError, match=words):
         draw(study, name, None if out is None else tmp_path / out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_found_before_the_ledger_is_opened(tmp_path: Path) -> None:
+    """A fit takes seconds: no ledger is there, and another rule is named."""
+    nowhere = (tmp_path / "none", tmp_path / "law.json")
+    (tmp_path / "file").touch()
+    for name, out, file_format, words in (
+        ("all", "file", None, "need a folder"),
+        ("frontier", "x.gif", None, "must end in"),
+        ("frontier", "x.svg", "svg", "--format"),
+    ):
+        with pytest.raises(InputError, match=words):
+            draw(nowhere, name, tmp_path / out, file_format)
+
+
+def test_all_figures_go_into_one_folder(
+    study: tuple[Path, Path], evidence: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(study, "all", tmp_path / "figures", "html")
+    names = list(drawings(evidence))
+    assert f"{len(names)} figures in" in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == sorted(f"{name}.html" for name in names)
+
+
+def test_all_figures_need_one_fit_and_one_browser(
+    study: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46 figures took 20 minutes where each was a fit, a browser and all figures."""
+    opened: list[tuple[Path | None, ...]] = []
+    started: list[int] = []
+    real = ReportData.open
+
+    def once(*places: Path) -> ReportData:
+        opened.append(places)
+        return real(*places)
+
+    monkeypatch.setattr(ReportData, "open", once)
+
+    def pictures(asked: list[dict[str, Any]], **_: Any) -> None:
+        started.append(len(asked))
+        for each in asked:
+            each["path"].write_bytes(b"drawn")
+
+    monkeypatch.setattr(kaleido, "write_fig_from_object_sync", pictures)
+    draw(study, "all", tmp_path / "figures", "pdf")
+    assert len(opened) == 1
+    assert started == [len(list((tmp_path / "figures").glob("*.pdf")))]
+    assert started[0] > 20
 
 
 def test_figures_as_png_and_svg(study: tuple[Path, Path], tmp_path: Path) -> None:
@@ -225,6 +276,8 @@ def test_figures_as_png_and_svg(study: tuple[Path, Path], tmp_path: Path) -> Non
     assert colours is not None
     assert len(colours) > 50  # not blank
     draw(study, "isoflop-full", tmp_path / "a.svg")
+    draw(study, "isoflop-full", tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert svg.startswith("<svg")
     assert "IsoFLOP profiles, full" in svg
@@ -290,6 +343,7 @@ def only_ours(html: str, scripts: int) -> None:
 
 def test_hostile_names_stay_text_in_the_page_and_in_every_figure(attacked: ReportData, tmp_path: Path) -> None:
     only_ours(page(attacked), 3)
-    for name, made in figures(attacked).items():
-        write_figure(made, tmp_path / f"{name}.html", width=300, height=200)
+    made = {name: tmp_path / f"{name}.html" for name in drawings(attacked)}
+    write_figures({made[name]: each for name, each in figures(attacked).items()}, width=300, height=200)
+    for name in made:
         only_ours((tmp_path / f"{name}.html").read_text(), 3)

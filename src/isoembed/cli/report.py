@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
 
 if TYPE_CHECKING:
-    pass
+    from isoembed.report.figures.section import Drawings
 
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
@@ -47,33 +48,77 @@ def report(
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
+class Format(StrEnum):
+    """What `figure all` writes."""
+
+    SVG = "svg"
+    PNG = "png"
+    PDF = "pdf"
+    HTML = "html"
+
+
 def figure(
-    name: Annotated[str, typer.Argument(help="as frontier; `list` names all that the ledger gives")],
+    name: Annotated[str, typer.Argument(help="as frontier; `all` of them, or `list` their names")],
     ledger: LedgerPath,
     law: LawPath = None,
-    out: Annotated[Path | None, typer.Option("--out", help="file ending in .png, .svg or .html")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="file ending in .png, .svg, .pdf or .html; of `all` a folder")
+    ] = None,
     width: Annotated[int, typer.Option(min=200, max=8000, help="pixels")] = 900,
     height: Annotated[int, typer.Option(min=150, max=8000, help="pixels")] = 560,
     dark: Annotated[bool, typer.Option("--dark", help="on a dark ground")] = False,
+    file_format: Annotated[Format | None, typer.Option("--format", help="of `all`; default: svg")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one figure of a ledger as PNG, SVG or HTML."""
+    """Write one figure of a ledger, or all, as PNG, SVG, PDF or HTML."""
     from isoembed.report.data import ReportData
-    from isoembed.report.figures import figure as draw
-    from isoembed.report.figures import figures
+    from isoembed.report.figures import drawings, drawn
 
-    if name == "list":
-        found = list(figures(ReportData.open(ledger, law)))
+    _check_place(name, out, file_format)
+    known = drawings(ReportData.open(ledger, law))
+    if out is None:
         if as_json:
-            terminal.print_json({"figures": found})
+            terminal.print_json({"figures": list(known)})
         else:
-            terminal.console().print("\n".join(found), markup=False)
+            terminal.console().print("\n".join(known), markup=False)
         return
-    drawn = draw(name, ledger, law)
+    if name == "all":
+        _write_all(
+            known, out, (file_format or Format.SVG).value, width=width, height=height, dark=dark, as_json=as_json
+        )
+        return
+    made = drawn(name, known)
+    made.save(out, width=width, height=height, dark=dark)
+    if as_json:
+        terminal.print_json({"out": str(out), "figure": name, "alt": made.alt})
+    else:
+        terminal.console().print(f"{made.alt}\nin {out}", markup=False)
+
+
+def _check_place(name: str, out: Path | None, file_format: Format | None) -> None:
+    """Before anything is fitted or drawn."""
+    from isoembed.report.render import check_format
+
+    if file_format is not None and name != "all":
+        raise InputError(f"`--format` is for `figure all`; a single figure's is in its name, as --out {name}.png.")
+    if name == "list":
+        return
+    if name == "all":
+        if out is None or out.is_file():
+            raise InputError("Figures need a folder to go to; say --out figures.")
+        return
     if out is None:
         raise InputError(f"A figure needs a file to go to; say --out {name}.png.")
-    drawn.save(out, width=width, height=height, dark=dark)
+    check_format(out)
+
+
+def _write_all(known: Drawings, out: Path, ending: str, *, width: int, height: int, dark: bool, as_json: bool) -> None:
+    """Every figure as a file of `out`, by its name."""
+    from isoembed.report.render import write_figures
+
+    files = {name: out / f"{name}.{ending}" for name in known}
+    write_figures({files[name]: draw() for name, draw in known.items()}, width=width, height=height, dark=dark)
     if as_json:
-        terminal.print_json({"out": str(out), "figure": name, "alt": drawn.alt})
+        terminal.print_json({"out": str(out), "figures": list(known), "files": [str(file) for file in files.values()]})
     else:
-        terminal.console().print(f"{drawn.alt}\nin {out}", markup=False)
+        terminal.console().print(f"{number_of(len(files), 'figure')} in {out}", markup=False)

@@ -21,6 +21,7 @@ from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.methods import METHODS
 from isoembed.records import FailedRun, Ledger, RunRecord
+from isoembed.report.forecast_grid import ForecastGrid
 
 #: the law that the paper prefers, fitted where none is given
 DEFAULT_LAW = "embedding"
@@ -211,6 +212,16 @@ class ReportData:
             if family.name == name:
                 return family
         return Family(name=name, models=self.models, about="the models of the ledger's runs")
+
+    @cached_property
+    def grid(self) -> ForecastGrid | None:
+        """The laws ready to be asked; None where there are none, or they name no size."""
+        if self.laws is None:
+            return None
+        try:
+            return ForecastGrid(self.laws, self.family, self.records[0].recipe)
+        except InputError:
+            return None
 
     def by_budget(
         self, keep: Callable[[Replicates], bool] = lambda _: True, *, sizes: int = 1

@@ -13,11 +13,13 @@ import numpy as np
 
 from isoembed.budget import Budget
 from isoembed.core import InputError
+from isoembed.families import Family
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.intervals import Interval, percentile
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.recipe import Recipe
 from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
-from isoembed.report.data import ReportData
 
 #: a forecast is drawn to ten times the largest fitted budget, as far as `recommend` looks for a crossover
 BEYOND = 10.0
@@ -35,14 +37,12 @@ class ForecastPoint:
 
 
 class ForecastGrid:
-    """The laws of `evidence`, ready to be asked.  Raises InputError where there are none, or they name no size."""
+    """The laws on the sizes of `family`, trained as `recipe` is, ready to be asked.  Raises InputError where the laws
+    name no size."""
 
-    def __init__(self, evidence: ReportData) -> None:
-        if evidence.laws is None:
-            raise InputError("A forecast needs a law; give one with `law`, or more runs.")
-        self.laws = evidence.laws
-        recipe = evidence.records[0].recipe
-        asked = Request(budget=Budget(stated="any", flop=1.0), family=evidence.family, data=recipe.data)
+    def __init__(self, laws: LawSet, family: Family, recipe: Recipe) -> None:
+        self.laws = laws
+        asked = Request(budget=Budget(stated="any", flop=1.0), family=family, data=recipe.data)
         self.frontier = Frontier(self.laws, asked.complete(recipe))
 
     @property

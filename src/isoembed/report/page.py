@@ -47,7 +47,7 @@ def page(evidence: ReportData) -> str:
     shown = sections(evidence)
     found, reason = stops(evidence)
     data = {
-        "figures": {name: _slim(made.to_plotly_json()) for section in shown for name, made in section.figures.items()},
+        "figures": {name: _slim(made.to_plotly_json()) for _, drawn in shown for name, made in drawn.items()},
         "templates": {ground: template(ground, page=True).to_plotly_json() for ground in GROUNDS},
         "stops": found,
         "columns": COLUMNS,

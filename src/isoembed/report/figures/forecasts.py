@@ -6,6 +6,7 @@ A held-out point is predicted by a fit that did not see it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,11 +16,13 @@ from isoembed.fitting.bootstrap import Bootstrap, bootstrap
 from isoembed.fitting.holdout import By, held_rows
 from isoembed.fitting.intervals import Interval
 from isoembed.fitting.io.law_file import LawFile
+from isoembed.fitting.settings import Group
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.records import RunRecord
 from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import ACCENT, NEUTRAL, figure, method_style
 
 #: as many as `laws.validate.holdout` takes
@@ -39,26 +42,29 @@ class Predicted:
     predicted: list[Interval]
 
 
-def forecasts(evidence: ReportData) -> dict[str, go.Figure]:
+def forecasts(evidence: ReportData) -> Drawings:
     """One figure per law: fitted runs by the law itself, held-out runs by the fit without them."""
-    found = {}
-    for group in evidence.groups.values():
-        law = evidence.law_of(group)
-        if law is None or law.draws is None or law.data_fingerprint != group.points.fingerprint:
-            continue
-        records = evidence.drawn(group)
-        rows = np.arange(len(records))
-        fitted = _predicted(law.bootstrap(), group.points, records, rows)
-        held: dict[By, Predicted] = {}
-        for by in _HELD:
-            mask = held_rows(group.points, by)
-            try:
-                without = bootstrap(law_named(law.law), group.points[~mask], draws=_DRAWS)
-            except InputError:
-                continue  # too few runs are left: nothing was held out
-            held[by] = _predicted(without, group.points, records, rows[mask])
-        found[f"forecast-{marks.slug(law.method or law.law)}"] = _figure(law, fitted, held)
-    return found
+    return {
+        f"forecast-{marks.slug(law.method or law.law)}": partial(_forecast, evidence, group, law)
+        for group in evidence.groups.values()
+        if (law := evidence.law_of(group)) is not None
+        and law.draws is not None
+        and law.data_fingerprint == group.points.fingerprint
+    }
+
+
+def _forecast(evidence: ReportData, group: Group, law: LawFile) -> go.Figure:
+    records = evidence.drawn(group)
+    rows = np.arange(len(records))
+    held: dict[By, Predicted] = {}
+    for by in _HELD:
+        mask = held_rows(group.points, by)
+        try:
+            without = bootstrap(law_named(law.law), group.points[~mask], draws=_DRAWS)
+        except InputError:
+            continue  # too few runs are left: nothing was held out
+        held[by] = _predicted(without, group.points, records, rows[mask])
+    return _figure(law, _predicted(law.bootstrap(), group.points, records, rows), held)
 
 
 def _predicted(
@@ -119,3 +125,11 @@ def _covered(shown: Predicted) -> int:
         interval.ends[0] <= actual <= interval.ends[1]
         for actual, interval in zip(shown.actual, shown.predicted, strict=True)
     )
+
+
+SECTION = Section(
+    "forecast",
+    "Does the law forecast?",
+    "Bars are 95 % intervals for one run. Held-out points, open, are predicted by a fit that did not see them.",
+    forecasts,
+)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import plotly.graph_objects as go
 
 from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
-from isoembed.report.forecast_grid import ForecastGrid
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
 
 
-def frontier(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
+def frontier(evidence: ReportData) -> Drawings:
     """Loss against budget, a colour per method: runs as points, laws as lines with bands."""
+    return {"frontier": partial(_frontier, evidence)}
+
+
+def _frontier(evidence: ReportData) -> go.Figure:
+    grid = evidence.grid
     made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
     flop_axis(made)
     made.update_yaxes(type="log")
@@ -42,7 +49,7 @@ def frontier(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Fi
             )
     if grid is not None and grid.budgets:
         shade_beyond(made, grid.fitted[1], grid.budgets[-1].flop)
-    return {"frontier": made}
+    return made
 
 
 def _alt(evidence: ReportData) -> str:
@@ -52,3 +59,12 @@ def _alt(evidence: ReportData) -> str:
         f"{best.loss:.3f}, is that of {best.record.recipe.method.label} on {best.model.name} at "
         f"{best.record.model_flop:.3g} FLOP."
     )
+
+
+SECTION = Section(
+    "frontier",
+    "Which method at which budget",
+    "Points are runs at their best learning rate, bars the 95 % noise between seeds. Lines are each method's "
+    "best candidate by its law, bands the law's 95 % uncertainty.",
+    frontier,
+)

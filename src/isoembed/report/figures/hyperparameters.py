@@ -6,21 +6,23 @@ One figure per budget.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import plotly.graph_objects as go
 
 from isoembed.methods import Freeze, LoRA
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import figure, ordered
 
 
-def active_fraction(evidence: ReportData) -> dict[str, go.Figure]:
+def active_fraction(evidence: ReportData) -> Drawings:
     """Block freezing: loss against the share of the blocks that trains."""
     return _lines(evidence, "freeze", "active-fraction", "active share of the blocks", _fraction, log=False)
 
 
-def lora_rank(evidence: ReportData) -> dict[str, go.Figure]:
+def lora_rank(evidence: ReportData) -> Drawings:
     """LoRA: loss against the rank."""
     return _lines(evidence, "lora", "lora-rank", "LoRA rank", _rank, log=True)
 
@@ -39,36 +41,53 @@ def _rank(cell: Replicates) -> float:
 
 def _lines(
     evidence: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
-) -> dict[str, go.Figure]:
-    styles = ordered(tuple(model.name for model in evidence.models))
-    found = {}
+) -> Drawings:
+    found: Drawings = {}
     for flop, cells in evidence.by_budget(lambda cell: cell.method == method):
         of_size = {
             model.name: sorted((cell for cell in cells if cell.model.name == model.name), key=setting)
             for model in evidence.models
         }
         of_size = {size: mine for size, mine in of_size.items() if len({setting(cell) for cell in mine}) > 1}
-        if not of_size:
-            continue
-        best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
-        alt = f"Loss against {title} at {flop:.3g} FLOP, a line per size. Best: " + "; ".join(
-            f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
-        )
-        made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(evidence))
-        if log:
-            ranks = sorted({setting(cell) for mine in of_size.values() for cell in mine})
-            made.update_xaxes(type="log", tickmode="array", tickvals=ranks, ticktext=[f"{rank:g}" for rank in ranks])
-        for size, mine in of_size.items():
-            style = styles[size]
-            made.add_trace(
-                marks.replicates(
-                    mine,
-                    [setting(cell) for cell in mine],
-                    name=size,
-                    shows="%{x}, loss %{y:.4g}",
-                    line={"color": style["color"], "dash": style["dash"], "width": 1.5},
-                    marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
-                )
-            )
-        found[f"{name}-{flop:.3g}"] = made
+        if of_size:
+            found[f"{name}-{flop:.3g}"] = partial(_figure, evidence, flop, of_size, title, setting, log=log)
     return found
+
+
+def _figure(
+    evidence: ReportData,
+    flop: float,
+    of_size: dict[str, list[Replicates]],
+    title: str,
+    setting: Callable[[Replicates], float],
+    *,
+    log: bool,
+) -> go.Figure:
+    styles = ordered(tuple(model.name for model in evidence.models))
+    best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
+    alt = f"Loss against {title} at {flop:.3g} FLOP, a line per size. Best: " + "; ".join(
+        f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
+    )
+    made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(evidence))
+    if log:
+        ranks = sorted({setting(cell) for mine in of_size.values() for cell in mine})
+        made.update_xaxes(type="log", tickmode="array", tickvals=ranks, ticktext=[f"{rank:g}" for rank in ranks])
+    for size, mine in of_size.items():
+        style = styles[size]
+        made.add_trace(
+            marks.replicates(
+                mine,
+                [setting(cell) for cell in mine],
+                name=size,
+                shows="%{x}, loss %{y:.4g}",
+                line={"color": style["color"], "dash": style["dash"], "width": 1.5},
+                marker={"color": style["color"], "symbol": style["symbol"], "size": 8},
+            )
+        )
+    return made
+
+
+ACTIVE_FRACTION = Section(
+    "active-fraction", "How many blocks to train", "Block freezing at one budget, a line per size.", active_fraction
+)
+LORA_RANK = Section("lora-rank", "Which LoRA rank", "LoRA at one budget, a line per size.", lora_rank)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import plotly.graph_objects as go
 
 from isoembed.fitting.isoflop import CurveMinimum, curve_minimum
 from isoembed.laws.points import Points
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
-from isoembed.report.forecast_grid import ForecastGrid
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_beyond
 
 #: fewer sizes at a budget make no profile
 _LEAST_SIZES = 3
 
 
-def isoflop(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
+def isoflop(evidence: ReportData) -> Drawings:
     """One figure per method: a curve per budget, each size's best hyperparameter noted, the curve's minimum starred."""
-    found = {}
-    for method in evidence.methods:
-        profiles = profiles_of(evidence, method)
-        if profiles:
-            found[f"isoflop-{method}"] = _profiles(evidence, grid, method, profiles)
-    return found
+    return {
+        f"isoflop-{method}": partial(_profiles, evidence, method, profiles)
+        for method in evidence.methods
+        if (profiles := profiles_of(evidence, method))
+    }
 
 
 def profiles_of(evidence: ReportData, method: str) -> list[tuple[float, list[Replicates]]]:
@@ -47,9 +48,8 @@ def minimum(profile: list[Replicates]) -> CurveMinimum:
     return curve_minimum(points, how="akima" if len(profile) >= 5 else "parabola")
 
 
-def _profiles(
-    evidence: ReportData, grid: ForecastGrid | None, method: str, profiles: list[tuple[float, list[Replicates]]]
-) -> go.Figure:
+def _profiles(evidence: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
+    grid = evidence.grid
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Loss against model size for {method}, a curve per budget. Lowest: " + "; ".join(
         f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
@@ -114,3 +114,12 @@ def _add_minimum(made: go.Figure, star: CurveMinimum, group: str) -> None:
             hovertemplate="minimum of the curve: N %{x:.3s}, loss %{y:.4g}<extra></extra>",
         )
     )
+
+
+SECTION = Section(
+    "isoflop",
+    "Which size at which budget",
+    "Runs of one budget on every size, at the best hyperparameter, which is noted beside the point. A star "
+    "marks the minimum of the curve, where it lies inside the sizes tested.",
+    isoflop,
+)

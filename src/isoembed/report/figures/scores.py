@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,6 +12,7 @@ from isoembed.fitting.correlation import LEAST_RUNS, main_scores, spearman
 from isoembed.records import RunRecord
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
 
 #: fewer scored sizes at a budget make no profile
@@ -51,50 +53,44 @@ def tasks_of(evidence: ReportData) -> list[Task]:
     return found
 
 
-def loss_against_score(evidence: ReportData) -> dict[str, go.Figure]:
-    """Figure 16: score against loss, with Spearman's correlation."""
-    found = {}
-    for task in tasks_of(evidence):
-        rho = spearman(task.loss, task.score)
-        words = (
-            "no correlation, all scores are one"
-            if rho.value is None
-            else f"Spearman {rho.value:.2f} [{rho.ends[0]:.2f}, {rho.ends[1]:.2f}], {len(task.loss)} runs"
-        )
-        alt = f"{task.name} {task.metric} against loss: {words}."
-        made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(evidence), y=task.metric)
-        _by_method(made, evidence, task, task.loss, "loss %{x:.4g}, score %{y:.3f}")
-        found[f"score-{marks.slug(task.name)}"] = made
-    return found
-
-
-def budget_against_score(evidence: ReportData) -> dict[str, go.Figure]:
-    """Figure 15: score against budget."""
-    found = {}
-    for task in tasks_of(evidence):
-        best = int(np.argmax(task.score))
-        alt = (
-            f"{task.name} {task.metric} against budget; the highest, {task.score[best]:.3f}, is that of "
-            f"{task.records[best].recipe.method.label} on {task.records[best].recipe.model.name}."
-        )
-        made = figure(f"{task.name} against budget", alt, x="", y=task.metric)
-        flop_axis(made)
-        spent = [record.model_flop for record in task.records]
-        _by_method(made, evidence, task, spent, "%{x:.3g} FLOP, score %{y:.3f}")
-        found[f"score-budget-{marks.slug(task.name)}"] = made
-    return found
-
-
-def size_against_score(evidence: ReportData) -> dict[str, go.Figure]:
-    """Figures 8 to 12: at one budget, score against model size, a figure a task and method; of each size the setting
-    that scores best, which need not be the one of least loss."""
-    found = {}
-    for task in tasks_of(evidence):
+def scores(evidence: ReportData) -> Drawings:
+    """Of each task: score against loss and against budget, and, a figure a method, against size."""
+    found: Drawings = {}
+    tasks = {marks.slug(task.name): task for task in tasks_of(evidence)}
+    found |= {f"score-{name}": partial(_against_loss, evidence, task) for name, task in tasks.items()}
+    found |= {f"score-budget-{name}": partial(_against_budget, evidence, task) for name, task in tasks.items()}
+    for name, task in tasks.items():
         for method in evidence.methods:
-            profiles = _profiles(evidence, task, method)
-            if profiles:
-                found[f"score-size-{marks.slug(task.name)}-{method}"] = _size_figure(task, method, profiles)
+            if profiles := _profiles(evidence, task, method):
+                found[f"score-size-{name}-{method}"] = partial(_against_size, task, method, profiles)
     return found
+
+
+def _against_loss(evidence: ReportData, task: Task) -> go.Figure:
+    """Figure 16: score against loss, with Spearman's correlation."""
+    rho = spearman(task.loss, task.score)
+    words = (
+        "no correlation, all scores are one"
+        if rho.value is None
+        else f"Spearman {rho.value:.2f} [{rho.ends[0]:.2f}, {rho.ends[1]:.2f}], {len(task.loss)} runs"
+    )
+    alt = f"{task.name} {task.metric} against loss: {words}."
+    made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(evidence), y=task.metric)
+    _by_method(made, evidence, task, task.loss, "loss %{x:.4g}, score %{y:.3f}")
+    return made
+
+
+def _against_budget(evidence: ReportData, task: Task) -> go.Figure:
+    """Figure 15: score against budget."""
+    best = int(np.argmax(task.score))
+    alt = (
+        f"{task.name} {task.metric} against budget; the highest, {task.score[best]:.3f}, is that of "
+        f"{task.records[best].recipe.method.label} on {task.records[best].recipe.model.name}."
+    )
+    made = figure(f"{task.name} against budget", alt, x="", y=task.metric)
+    flop_axis(made)
+    _by_method(made, evidence, task, [record.model_flop for record in task.records], "%{x:.3g} FLOP, score %{y:.3f}")
+    return made
 
 
 def _profiles(evidence: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
@@ -112,7 +108,9 @@ def _profiles(evidence: ReportData, task: Task, method: str) -> list[tuple[float
     return found
 
 
-def _size_figure(task: Task, method: str, profiles: list[tuple[float, list[tuple[Replicates, float]]]]) -> go.Figure:
+def _against_size(task: Task, method: str, profiles: list[tuple[float, list[tuple[Replicates, float]]]]) -> go.Figure:
+    """Figures 8 to 12: at one budget, score against model size; of each size the setting that scores best, which need
+    not be the one of least loss."""
     highest = "; ".join(
         f"{score:.3f} on {cell.model.name} at {flop:.3g} FLOP"
         for flop, profile in profiles
@@ -156,3 +154,12 @@ def _by_method(made: go.Figure, evidence: ReportData, task: Task, x: list[float]
                     marker={"color": style.colour, "symbol": style.symbol, "size": 8},
                 )
             )
+
+
+SECTION = Section(
+    "scores",
+    "What the loss is worth",
+    "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval. "
+    "Against size, the setting that scores best, noted beside the point; one seed each unless repeated.",
+    scores,
+)

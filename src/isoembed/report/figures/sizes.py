@@ -2,67 +2,77 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import plotly.graph_objects as go
 
 from isoembed.fitting.intervals import Interval
-from isoembed.report.data import ReportData
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures.isoflop import minimum, profiles_of
-from isoembed.report.forecast_grid import ForecastGrid
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import ACCENT, band, figure, flop_axis, method_style, shade_beyond
 
 
-def optimal_size(evidence: ReportData, grid: ForecastGrid | None) -> dict[str, go.Figure]:
+def optimal_size(evidence: ReportData) -> Drawings:
     """Measured: the size of lowest loss and the curve's minimum.  Forecast: the law's best of the family's sizes, with
     the sizes that its uncertainty leaves possible."""
-    found = {}
-    for method in evidence.methods:
-        profiles = profiles_of(evidence, method)
-        expected = [
-            (forecasts.flop, params)
-            for forecasts in (grid.budgets if grid else [])
-            if grid and (params := grid.best_params(method, forecasts)) and params.value is not None
-        ]
-        if not profiles and not expected:
-            continue
-        lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
-        alt = f"Best model size against budget for {method}. Measured: " + (
-            "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
-            or "no budget with three sizes"
+    return {
+        f"optimal-size-{method}": partial(_optimal_size, evidence, method, profiles)
+        for method in evidence.methods
+        if (profiles := profiles_of(evidence, method)) or _expected(evidence, method)
+    }
+
+
+def _expected(evidence: ReportData, method: str) -> list[tuple[float, Interval]]:
+    """The law's best size at each budget, N."""
+    grid = evidence.grid
+    return [
+        (forecasts.flop, params)
+        for forecasts in (grid.budgets if grid else [])
+        if grid and (params := grid.best_params(method, forecasts)) and params.value is not None
+    ]
+
+
+def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
+    expected = _expected(evidence, method)
+    lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
+    alt = f"Best model size against budget for {method}. Measured: " + (
+        "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
+        or "no budget with three sizes"
+    )
+    made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
+    flop_axis(made)
+    made.update_yaxes(type="log", tickformat="~s", dtick="D2")
+    style = method_style(method)
+    colour = style.colour
+    if expected:
+        _add_forecast(made, expected, method, colour)
+    made.add_trace(
+        go.Scatter(
+            x=[flop for flop, _ in profiles],
+            y=[cell.model.params for cell in lowest],
+            mode="markers",
+            name="size of the lowest loss",
+            customdata=[[cell.record.key] for cell in lowest],
+            marker={"color": colour, "symbol": style.symbol, "size": 9},
+            hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>measured</extra>",
         )
-        made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
-        flop_axis(made)
-        made.update_yaxes(type="log", tickformat="~s", dtick="D2")
-        style = method_style(method)
-        colour = style.colour
-        if expected:
-            _add_forecast(made, expected, method, colour)
+    )
+    stars = [(flop, star.params) for flop, profile in profiles if (star := minimum(profile)).params is not None]
+    if stars:
         made.add_trace(
             go.Scatter(
-                x=[flop for flop, _ in profiles],
-                y=[cell.model.params for cell in lowest],
+                x=[flop for flop, _ in stars],
+                y=[params for _, params in stars],
                 mode="markers",
-                name="size of the lowest loss",
-                customdata=[[cell.record.key] for cell in lowest],
-                marker={"color": colour, "symbol": style.symbol, "size": 9},
-                hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>measured</extra>",
+                name="minimum of the curve",
+                marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
+                hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>curve</extra>",
             )
         )
-        stars = [(flop, star.params) for flop, profile in profiles if (star := minimum(profile)).params is not None]
-        if stars:
-            made.add_trace(
-                go.Scatter(
-                    x=[flop for flop, _ in stars],
-                    y=[params for _, params in stars],
-                    mode="markers",
-                    name="minimum of the curve",
-                    marker={"symbol": "star", "size": 11, "color": ACCENT, "line": {"color": "#333", "width": 1}},
-                    hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>curve</extra>",
-                )
-            )
-        if grid and expected:
-            shade_beyond(made, grid.fitted[1], expected[-1][0])
-        found[f"optimal-size-{method}"] = made
-    return found
+    if evidence.grid and expected:
+        shade_beyond(made, evidence.grid.fitted[1], expected[-1][0])
+    return made
 
 
 def _add_forecast(made: go.Figure, expected: list[tuple[float, Interval]], method: str, colour: str) -> None:
@@ -83,3 +93,11 @@ def _add_forecast(made: go.Figure, expected: list[tuple[float, Interval]], metho
             hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
         )
     )
+
+
+SECTION = Section(
+    "optimal-size",
+    "How the best size grows",
+    "Bands are the sizes that the law's uncertainty leaves possible; steps, because a family has few sizes.",
+    optimal_size,
+)

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import plotly.graph_objects as go
 
-from isoembed.report.data import ReportData
+from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
+from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import count_axis, figure, ordered
 
 
-def tokens(evidence: ReportData) -> dict[str, go.Figure]:
+def tokens(evidence: ReportData) -> Drawings:
     """Cells by the tokens that they saw; a line joins one size where the method has no hyperparameter."""
-    styles = ordered(tuple(model.name for model in evidence.models))
-    found = {}
+    found: Drawings = {}
     for method in evidence.methods:
         mine = [cell for cell in evidence.replicates if cell.method == method]
-        if len({cell.record.tokens for cell in mine}) < 2:
-            continue
-        best = min(mine, key=lambda cell: cell.loss)
-        alt = (
-            f"Loss against tokens for {method}, a colour per size. The lowest, {best.loss:.3f}, is that of "
-            f"{best.model.name} after {best.record.tokens:,} tokens."
-        )
-        made = figure(f"Loss against tokens, {method}", alt, x="", y=marks.loss_title(evidence))
-        count_axis(made, "real tokens seen")
-        for model in evidence.models:
-            of_size = sorted(
-                (cell for cell in mine if cell.model.name == model.name), key=lambda cell: cell.record.tokens
-            )
-            if of_size:
-                style = styles[model.name]
-                made.add_trace(
-                    marks.replicates(
-                        of_size,
-                        [cell.record.tokens for cell in of_size],
-                        name=model.name,
-                        shows="%{x:.3s} tokens, loss %{y:.4g}",
-                        mode="lines+markers" if not any(cell.setting for cell in mine) else "markers",
-                        line={"color": style["color"], "dash": style["dash"], "width": 1.2},
-                        marker={"color": style["color"], "symbol": style["symbol"], "size": 7},
-                    )
-                )
-        found[f"tokens-{method}"] = made
+        if len({cell.record.tokens for cell in mine}) > 1:
+            found[f"tokens-{method}"] = partial(_tokens, evidence, method, mine)
     return found
+
+
+def _tokens(evidence: ReportData, method: str, mine: list[Replicates]) -> go.Figure:
+    styles = ordered(tuple(model.name for model in evidence.models))
+    best = min(mine, key=lambda cell: cell.loss)
+    alt = (
+        f"Loss against tokens for {method}, a colour per size. The lowest, {best.loss:.3f}, is that of "
+        f"{best.model.name} after {best.record.tokens:,} tokens."
+    )
+    made = figure(f"Loss against tokens, {method}", alt, x="", y=marks.loss_title(evidence))
+    count_axis(made, "real tokens seen")
+    for model in evidence.models:
+        of_size = sorted((cell for cell in mine if cell.model.name == model.name), key=lambda cell: cell.record.tokens)
+        if of_size:
+            style = styles[model.name]
+            made.add_trace(
+                marks.replicates(
+                    of_size,
+                    [cell.record.tokens for cell in of_size],
+                    name=model.name,
+                    shows="%{x:.3s} tokens, loss %{y:.4g}",
+                    mode="lines+markers" if not any(cell.setting for cell in mine) else "markers",
+                    line={"color": style["color"], "dash": style["dash"], "width": 1.2},
+                    marker={"color": style["color"], "symbol": style["symbol"], "size": 7},
+                )
+            )
+    return made
+
+
+SECTION = Section("tokens", "Loss against tokens", "Every setting at its best learning rate.", tokens)
