@@ -158,6 +158,7 @@ def values(place: Path) -> dict[str, Any]:
         "data mine": printed("data", "mine", demo, pairs, "--out", str(place / "mined.jsonl")),
         "trim": printed("trim", "nano/nano-28k", pairs, "--out", str(place / "trimmed")),
         "certify": printed("certify", demo),
+        "push": printed("push", demo, "acme/demo", "--dry-run"),
         "cache": printed("cache"),
         "search": printed("search", demo, "item", "--documents", str(place / "documents.jsonl"))[0],
         "fit": printed(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from isoembed.workflows.certify import certify
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
     from isoembed.workflows.mine import mine
+    from isoembed.workflows.push import push
     from isoembed.workflows.trim import trim_vocabulary
 
     __version__: str
@@ -57,6 +58,7 @@ _LAZY = {
     "plan_job": "isoembed.workflows.job",
     "train_job": "isoembed.workflows.job",
     "mine": "isoembed.workflows.mine",
+    "push": "isoembed.workflows.push",
     "trim_vocabulary": "isoembed.workflows.trim",
 }
 
@@ -106,6 +108,7 @@ __all__ = [
     "mine",
     "plan_job",
     "prepare",
+    "push",
     "recommend",
     "run",
     "solve",

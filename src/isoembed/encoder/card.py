@@ -19,20 +19,23 @@ _TASK_TYPES = {"retrieval": "information-retrieval", "sts": "semantic-similarity
 #: what a task's name in the front matter is kept free of
 _SIGNS = re.compile(r"[^\w .,:/@()-]+")
 
-_USE = """\
+#: stands in the card for the model's place, which `isoembed push` names
+FOLDER = "FOLDER"
+
+_USE = f"""\
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("FOLDER")
+model = SentenceTransformer("{FOLDER}")
 embeddings = model.encode(["a text", "another text"])
 print(model.similarity(embeddings, embeddings))
 """
 
-_MATRYOSHKA = "trained to be cut at those dimensions: SentenceTransformer(FOLDER, truncate_dim=N)"
+_MATRYOSHKA = "trained to be cut at those dimensions: SentenceTransformer(..., truncate_dim=N)"
 
-_USE_PROMPTS = """\
+_USE_PROMPTS = f"""\
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("FOLDER")
+model = SentenceTransformer("{FOLDER}")
 queries = model.encode_query(["a question"])  # with the prompt for queries, and that for documents
 documents = model.encode_document(["a text", "another text"])
 print(model.similarity(queries, documents))
