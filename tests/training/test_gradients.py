@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from isoembed.encoder.encoder import Encoder, pad
-from isoembed.encoder.worker_pool import WorkerPool
+from isoembed.encoder.encoder import Encoder, base_of, pad
+from isoembed.encoder.worker_pool import WorkerPool, forget_gradients
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Prompts
@@ -54,6 +54,27 @@ def test_equals_plain_gradient(method: Method, kept: int) -> None:
     cached_loss, found = cached(encoder, 11, Memory(20, kept))
     assert cached_loss == pytest.approx(loss, rel=1e-5)
     assert_same_gradients(expected, found)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gradient_of_rows_is_emptied_in_place_and_one_of_more_is_dropped(workers: int) -> None:
+    """Fails where a row of the batch before stays in the sum, or what else was added to the table does."""
+    encoder = small_encoder()
+    table = base_of(encoder.model).get_input_embeddings().weight
+    pool, loss_of = WorkerPool(encoder, workers), partial(contrastive_loss, temperature=0.05)
+    accumulate_gradients(pool, *batch_ids(4), loss_of, Memory(20, KEEP_ALL))
+    first, place = gradients(encoder), table.grad
+    forget_gradients(encoder.parameters())
+    assert table.grad is place
+    assert not table.grad.any()
+    accumulate_gradients(pool, *batch_ids(11), loss_of, Memory(20, KEEP_ALL))
+    forget_gradients(encoder.parameters())
+    accumulate_gradients(pool, *batch_ids(4), loss_of, Memory(20, KEEP_ALL))
+    for name, value in gradients(encoder).items():
+        assert torch.equal(value, first[name]), name
+    table.sum().backward()
+    forget_gradients(encoder.parameters())
+    assert table.grad is None
 
 
 def test_both_passes_see_the_same_numbers_in_bf16() -> None:

@@ -7,7 +7,7 @@ a mini-batch a thread they wait once a pass.  What it brings by model size: docs
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -73,6 +73,7 @@ class WorkerPool:
                 if other.grad is None:
                     continue
                 parameter.grad = other.grad if parameter.grad is None else parameter.grad.add_(other.grad)
+                note_dense(parameter)
                 other.grad = None
 
 
@@ -87,11 +88,33 @@ def kept_rows(weight: nn.Parameter) -> list[Rows] | None:
 
 
 def add_rows(weight: nn.Parameter, rows: Sequence[Rows]) -> None:
-    """Add the rows to the gradient of `weight`, in their order."""
+    """Add the rows to the gradient of `weight`, in their order; `forget_gradients` will know which they were."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
+        if "added_to" not in vars(weight):
+            weight.register_post_accumulate_grad_hook(note_dense)
+        vars(weight)["added_to"] = []
     for ids, gradient in rows:
+        if (added_to := vars(weight)["added_to"]) is not None:
+            added_to.append(ids)
         weight.grad.index_add_(0, ids, gradient)
+
+
+def note_dense(weight: torch.Tensor) -> None:
+    """Something was added to all of the gradient of `weight`."""
+    if "added_to" in vars(weight):
+        vars(weight)["added_to"] = None
+
+
+def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Drop the gradients.  One to which nothing but rows was added is zeroed in these rows and kept: to make and fill
+    another of a whole token table takes longer."""
+    for parameter in parameters:
+        if parameter.grad is not None and (added_to := vars(parameter).get("added_to")):
+            parameter.grad[torch.cat(added_to)] = 0.0
+            added_to.clear()
+        else:
+            parameter.grad = None
 
 
 def _replica(encoder: Encoder) -> Encoder:

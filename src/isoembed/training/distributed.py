@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
+from isoembed.encoder.worker_pool import note_dense
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
@@ -76,6 +78,7 @@ def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+            note_dense(parameter)
             start += parameter.numel()
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.worker_pool import WorkerPool
+from isoembed.encoder.worker_pool import WorkerPool, forget_gradients
 from isoembed.flops import Cost, all_in_flop, executed_flop
 from isoembed.recipe import Recipe
 from isoembed.training.callbacks import Callback, StepFacts
@@ -133,7 +133,7 @@ class Trainer:
             encoder.train()
         gradient = None
         while gradient is None:
-            self.optimizer.zero_grad(set_to_none=True)
+            forget_gradients(self.trainable)
             gradient = self._attempt(batch)
         if not self.execution.shard:  # there the backward pass has summed them
             sum_gradients(self.trainable)

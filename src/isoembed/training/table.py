@@ -22,13 +22,17 @@ from isoembed.training.forward import forwards_replaced
 
 
 class _Rows(torch.autograd.Function):
-    """`weight[ids]`, whose backward pass adds to `weight.grad` the rows that `ids` name and hands nothing on."""
+    """`table.weight[ids]`, whose backward pass adds to `table.weight.grad` the rows that `ids` name.
+
+    The weight is no input of it: torch would tell its hooks of a gradient that it does not get.  `trained` is the input
+    that asks for a gradient in its place, and gets none.
+    """
 
     @staticmethod
-    def forward(ctx: Any, ids: torch.Tensor, weight: nn.Parameter, padding: int | None) -> torch.Tensor:
-        ctx.weight, ctx.padding = weight, padding
+    def forward(ctx: Any, ids: torch.Tensor, table: nn.Embedding, trained: torch.Tensor) -> torch.Tensor:
+        ctx.weight, ctx.padding = table.weight, table.padding_idx
         ctx.save_for_backward(ids)
-        return weight[ids]
+        return table.weight[ids]
 
     @staticmethod
     @once_differentiable
@@ -67,5 +71,6 @@ def rows_added(encoder: Encoder) -> Iterator[None]:
 
 
 def _looked_up(table: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-    rows: torch.Tensor = _Rows.apply(ids, table.weight, table.padding_idx)  # type: ignore[no-untyped-call]
+    trained = torch.empty(0, requires_grad=True)
+    rows: torch.Tensor = _Rows.apply(ids, table, trained)  # type: ignore[no-untyped-call]
     return rows
