@@ -95,6 +95,15 @@ def test_nothing_imports_in_a_circle() -> None:
     tuple(TopologicalSorter(by_room).static_order())
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_no_function_takes_more_than_ten_parameters(file: Path) -> None:
+    """More are a missing value: options grouped as `Setup`, `Execution` or the command line's option groups."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            assert len([name for name in names if name not in ("self", "cls")]) <= 10, node.name
+
+
 @pytest.fixture(scope="module")
 def law(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file with two methods' laws."""

@@ -22,7 +22,7 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import Recipe, Setup, solve
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.training.callbacks import StepFacts
 from isoembed.training.distributed import process_group
 from isoembed.training.gradients import Memory
@@ -120,14 +120,20 @@ def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: f
     )
 
 
+def of_eight() -> Recipe:
+    """Batches of 8 pairs of 16 tokens, of data that are not there."""
+    data = DataStats(fingerprint="d", source="none", tokenizer="t", pairs=1000)
+    setup = Setup(batch_pairs=8, context_tokens=16)
+    return solve(1e9, family="nano", model=MODEL, method=Full(), data=data, setup=setup, learning_rate=1e-3)
+
+
 def scarce(**changes: Any) -> Callable[..., Memory]:
     """In place of the loop's `plan_memory`: mini-batches of 64 tokens, no room, and `changes`; whatever this machine
     has."""
 
-    def plan(encoder: Encoder, *, context_tokens: int, **_: object) -> Memory:
-        memory = fill(
-            measure_footprint(encoder, context_tokens), 0.0, mini_batch_tokens=64, context_tokens=context_tokens
-        )
+    def plan(encoder: Encoder, recipe: Recipe, **_: object) -> Memory:
+        footprint = measure_footprint(encoder, recipe.context_tokens)
+        memory = fill(footprint, 0.0, mini_batch_tokens=64, context_tokens=recipe.context_tokens)
         return replace(memory, **changes)
 
     return plan

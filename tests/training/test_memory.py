@@ -12,7 +12,7 @@ from isoembed.methods import Bias, Freeze, Full, LoRA
 from isoembed.training.gradients import Memory
 from isoembed.training.memory import Footprint, fill, measure_footprint, plan_memory
 from tests.models import configs, tiny
-from tests.training.small import small_encoder
+from tests.training.small import of_eight, small_encoder
 
 
 def test_frozen_prefix_keeps_no_graph() -> None:
@@ -66,12 +66,10 @@ def test_random_numbers_are_noticed() -> None:
     for dropout, workers in ((0.0, 2), (0.1, 1)):
         encoder = small_encoder(dropout=dropout)
         assert measure_footprint(encoder, 16).draws == (workers == 1)
-        plan = plan_memory(
-            encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, mini_batch_tokens=64, threads=2
-        )
+        plan = plan_memory(encoder, of_eight(), memory_bytes=None, mini_batch_tokens=64, threads=2)
         assert plan.workers == workers
 
 
 def test_memory_that_holds_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="must hold the process"):
-        plan_memory(small_encoder(), batch_pairs=8, context_tokens=16, memory_bytes=1e6, mini_batch_tokens=64)
+        plan_memory(small_encoder(), of_eight(), memory_bytes=1e6, mini_batch_tokens=64)

@@ -24,7 +24,7 @@ from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import measure_footprint, plan_memory
 from isoembed.training.merged import adapters_merged, as_run, merged_bytes, merged_layers
 from tests.models import configs, tiny
-from tests.training.small import assert_same_gradients, batch_ids, gradients, small_encoder
+from tests.training.small import assert_same_gradients, batch_ids, gradients, of_eight, small_encoder
 
 
 def found(pool: WorkerPool, memory: Memory) -> tuple[float, dict[str, torch.Tensor]]:
@@ -154,7 +154,5 @@ def test_merged_weights_are_no_graph() -> None:
     apart, merged = (measure_footprint(encoder, 16, merged=merged) for merged in (False, True))
     full = measure_footprint(small_encoder(Full()), 16)
     assert 0.9 * full.graph_bytes < merged.graph_bytes <= full.graph_bytes < apart.graph_bytes
-    plan = plan_memory(
-        encoder, batch_pairs=8, context_tokens=16, memory_bytes=None, mini_batch_tokens=64, threads=2, merged=True
-    )
+    plan = plan_memory(encoder, of_eight(), memory_bytes=None, mini_batch_tokens=64, threads=2, merged=True)
     assert plan.merged

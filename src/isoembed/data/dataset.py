@@ -130,19 +130,14 @@ def prepare(
         chosen = _choose(heldout_store, candidates, heldout_pairs, seed)
 
     # 4. no text on both sides.  All of an explicit held-out source counts, not only the pairs chosen from it.
-    seen = _texts(heldout_store, chosen if heldout is None else candidates)
-    shared = np.zeros(len(remaining), bool)
-    for side in ("query", "positive"):
-        shared |= _among(store.column(f"{side}_hash")[remaining], seen)
-    train = remaining[~shared]
-    if shared.any():
-        notes.append(f"Overlap: {shared.sum()} training pairs dropped, a text of theirs is held out too.")
+    train = _without(store, remaining, _texts(heldout_store, chosen if heldout is None else candidates), notes)
     if not len(train):
         raise InputError(
             f"Training needs pairs that are not held out too; none of the {len(rows)} of {store.facts.source} is left. "
             "Bring more data, or a held-out source without them."
         )
 
+    # 5. what a reader should know
     if few := sameness(store, train):
         notes.insert(0, few)
     if heldout is not None and len(chosen) < 2 <= heldout_pairs:
@@ -296,6 +291,16 @@ def _groups_apart(
             apart.append(number)
             held += count
     return np.array(apart, group.dtype)
+
+
+def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], notes: list[str]) -> Rows:
+    """Those of `rows` with no text of which the hash is among `seen`."""
+    shared = np.zeros(len(rows), bool)
+    for side in ("query", "positive"):
+        shared |= _among(store.column(f"{side}_hash")[rows], seen)
+    if shared.any():
+        notes.append(f"Overlap: {shared.sum()} training pairs dropped, a text of theirs is held out too.")
+    return rows[~shared]
 
 
 def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:

@@ -6,7 +6,7 @@ dimensions, context and peak rates; keras-hub for the totals.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import classic
+from isoembed.families.decoders import ClassicParts, classic
 
 #: size, hidden, blocks, peak pretraining rate
 _SHAPES = (
@@ -17,10 +17,12 @@ _SHAPES = (
     ("7b1", 4096, 30, 1.2e-4),
 )
 
+_PARTS = ClassicParts(entry_norm=True)
+
 BLOOM = Family(
     name="bloom",
     models=tuple(
-        classic(f"bloom-{size}", f"bigscience/bloom-{size}", hidden, blocks, 250880, 2048, rate, entry_norm=True)
+        classic(f"bloom-{size}", f"bigscience/bloom-{size}", hidden, blocks, 250880, 2048, rate, parts=_PARTS)
         for size, hidden, blocks, rate in _SHAPES
     ),
     rates=BORROWED_RATES,

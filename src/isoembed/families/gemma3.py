@@ -6,7 +6,7 @@ known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import gated
+from isoembed.families.decoders import GatedBlock, gated
 
 #: name, hub id, hidden, blocks, feed-forward width
 _SHAPES = (
@@ -17,7 +17,7 @@ _SHAPES = (
 GEMMA3 = Family(
     name="gemma3",
     models=tuple(
-        gated(name, source, hidden, blocks, 4, 1, ffn, 262144, 32768, head_size=256, norms="gemma3")
+        gated(name, source, GatedBlock(hidden, 4, 1, ffn, head_size=256, norms="gemma3"), blocks, 262144, 32768)
         for name, source, hidden, blocks, ffn in _SHAPES
     ),
     rates=BORROWED_RATES,

@@ -5,7 +5,7 @@ keras-hub's totals.  No peak pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import classic
+from isoembed.families.decoders import ClassicParts, classic
 
 #: name, hidden, blocks
 _SHAPES = (
@@ -15,10 +15,12 @@ _SHAPES = (
     ("gpt2-xl", 1600, 48),
 )
 
+_PARTS = ClassicParts(positions=1024)
+
 GPT2 = Family(
     name="gpt2",
     models=tuple(
-        classic(name, f"openai-community/{name}", hidden, blocks, 50257, 1024, positions=1024)
+        classic(name, f"openai-community/{name}", hidden, blocks, 50257, 1024, parts=_PARTS)
         for name, hidden, blocks in _SHAPES
     ),
     rates=BORROWED_RATES,

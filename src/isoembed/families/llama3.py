@@ -5,7 +5,7 @@ pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import gated
+from isoembed.families.decoders import GatedBlock, gated
 
 #: size, hidden, blocks, heads, key-value heads, feed-forward width
 _SHAPES = (
@@ -19,11 +19,8 @@ LLAMA3 = Family(
         gated(
             f"llama-3.2-{size.lower()}",
             f"meta-llama/Llama-3.2-{size}",
-            hidden,
+            GatedBlock(hidden, heads, kv_heads, ffn),
             blocks,
-            heads,
-            kv_heads,
-            ffn,
             128256,
             131072,
         )

@@ -6,7 +6,7 @@ the batch, and the paper, which could decide whether it was trained with that ra
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import gated
+from isoembed.families.decoders import GatedBlock, gated
 
 #: hub name, size, hidden, blocks, heads, key-value heads, feed-forward width, peak pretraining rate
 _SHAPES = (
@@ -22,15 +22,11 @@ OLMO2 = Family(
         gated(
             f"olmo-2-{size}",
             f"allenai/{hub}",
-            hidden,
+            GatedBlock(hidden, heads, kv_heads, ffn, norms="olmo2"),
             blocks,
-            heads,
-            kv_heads,
-            ffn,
             100352,
             4096,
-            norms="olmo2",
-            pretraining_rate=rate,
+            rate,
         )
         for hub, size, hidden, blocks, heads, kv_heads, ffn, rate in _SHAPES
     ),

@@ -5,7 +5,7 @@ the authors' code (metaseq, MODEL_SIZES) for dimensions and peak rates, copies o
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import classic
+from isoembed.families.decoders import ClassicParts, classic
 
 #: size, hidden, blocks, peak pretraining rate
 _SHAPES = (
@@ -18,6 +18,9 @@ _SHAPES = (
     ("30b", 7168, 48, 1e-4),
 )
 
+_PARTS = ClassicParts(fused=False, positions=2048 + 2)
+_ODD = ClassicParts(fused=False, positions=2048 + 2, last_norm=False, table_width=512)
+
 OPT = Family(
     name="opt",
     models=tuple(
@@ -29,10 +32,7 @@ OPT = Family(
             50272,
             2048,
             rate,
-            fused=False,
-            positions=2048 + 2,
-            last_norm=size != "350m",
-            table_width=512 if size == "350m" else None,
+            parts=_ODD if size == "350m" else _PARTS,
         )
         for size, hidden, blocks, rate in _SHAPES
     ),

@@ -6,7 +6,7 @@ configurations allow 40,960 positions.  No peak pretraining rate is known to us.
 """
 
 from isoembed.families.base import BORROWED_RATES, Family, ModelSpec
-from isoembed.families.decoders import gated
+from isoembed.families.decoders import GatedBlock, gated
 
 #: size -> hidden, blocks, heads, key-value heads, feed-forward width
 _SHAPES = {
@@ -20,19 +20,8 @@ _SHAPES = {
 
 def _spec(name: str, size: str, vocab: int) -> ModelSpec:
     hidden, blocks, heads, kv_heads, ffn = _SHAPES[size]
-    return gated(
-        name.lower(),
-        f"Qwen/{name}",
-        hidden,
-        blocks,
-        heads,
-        kv_heads,
-        ffn,
-        vocab,
-        32768,
-        head_size=128,
-        norms="qwen3",
-    )
+    block = GatedBlock(hidden, heads, kv_heads, ffn, head_size=128, norms="qwen3")
+    return gated(name.lower(), f"Qwen/{name}", block, blocks, vocab, 32768)
 
 
 QWEN3 = Family(

@@ -6,7 +6,7 @@ keras-hub's total for SmolLM3, the authors' training configurations for the peak
 """
 
 from isoembed.families.base import BORROWED_RATES, Family
-from isoembed.families.decoders import gated
+from isoembed.families.decoders import GatedBlock, gated
 
 #: size, hidden, blocks, heads, key-value heads, feed-forward width, peak pretraining rate
 _SHAPES = (
@@ -21,14 +21,11 @@ SMOLLM2 = Family(
         gated(
             f"smollm2-{size.lower()}",
             f"HuggingFaceTB/SmolLM2-{size}",
-            hidden,
+            GatedBlock(hidden, heads, kv_heads, ffn),
             blocks,
-            heads,
-            kv_heads,
-            ffn,
             49152,
             8192,
-            pretraining_rate=rate,
+            rate,
         )
         for size, hidden, blocks, heads, kv_heads, ffn, rate in _SHAPES
     ),
@@ -39,9 +36,7 @@ SMOLLM2 = Family(
 SMOLLM3 = Family(
     name="smollm3",
     models=(
-        gated(
-            "smollm3-3b", "HuggingFaceTB/SmolLM3-3B-Base", 2048, 36, 16, 4, 11008, 128256, 65536, pretraining_rate=2e-4
-        ),
+        gated("smollm3-3b", "HuggingFaceTB/SmolLM3-3B-Base", GatedBlock(2048, 16, 4, 11008), 36, 128256, 65536, 2e-4),
     ),
     rates=BORROWED_RATES,
     about="Hugging Face's SmolLM3 (hub: HuggingFaceTB/SmolLM3-3B-Base)",

@@ -93,18 +93,7 @@ def study(
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a `holdout` other than none, or one law.")
     group = _subsampled(_below_chance(laws, group))
-    tested: list[_HeldOutLaw] = []
-    reasons: list[InputError] = []
-    for law in laws:
-        try:
-            law.check(group.points)
-        except InputError as error:
-            reasons.append(error)
-            continue
-        tested.append(_HeldOutLaw(law, [holdout(law, group.points, each, delta=delta) for each in by]))
-    if not tested:
-        raise reasons[0]
-    alike, others = _ranked(tested)
+    alike, others = _ranked(_tested(laws, group.points, by, delta))
     best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
     points = group.points
     found = bootstrap(best, points, draws=draws, delta=delta) if draws else fit(best, points, delta=delta)
@@ -195,6 +184,23 @@ class _HeldOutLaw:
     @property
     def biased(self) -> bool:
         return any(result.verdict == "biased" for result in self.held)
+
+
+def _tested(laws: Sequence[Law], points: Points, by: Sequence[By], delta: float | None) -> list[_HeldOutLaw]:
+    """Those of `laws` that can be fitted to `points`, with their hold-outs.  Raises the first law's reason where none
+    can."""
+    tested: list[_HeldOutLaw] = []
+    reasons: list[InputError] = []
+    for law in laws:
+        try:
+            law.check(points)
+        except InputError as error:
+            reasons.append(error)
+            continue
+        tested.append(_HeldOutLaw(law, [holdout(law, points, each, delta=delta) for each in by]))
+    if not tested:
+        raise reasons[0]
+    return tested
 
 
 def _ranked(tested: Sequence[_HeldOutLaw]) -> tuple[list[_HeldOutLaw], list[_HeldOutLaw]]:

@@ -32,6 +32,7 @@ from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.precision import products
 from isoembed.estimates import FRAGMENTATION, batch_bytes
 from isoembed.methods.parts import blocks_of
+from isoembed.recipe import Recipe
 from isoembed.training.gradients import Memory
 from isoembed.training.merged import adapters_merged, merged_bytes
 from isoembed.training.replay import RandomState
@@ -113,26 +114,22 @@ def _footprint(encoder: Encoder, length: int, tokens: int, bf16: bool, merged: b
 
 def plan_memory(
     encoder: Encoder,
+    recipe: Recipe,
     *,
-    batch_pairs: int,
-    negatives: float = 0.0,
-    prefixes: int = 0,
-    context_tokens: int,
     memory_bytes: float | None,
     mini_batch_tokens: int,
     threads: int = 1,
-    bf16: bool = False,
     merged: bool = False,
-    keeps_best: bool = False,
 ) -> Memory:
-    """Keep as much of a batch as a peak of `memory_bytes` allows; None: as a share of what is free now allows.
+    """Keep as much of the recipe's batches as a peak of `memory_bytes` allows; None: as a share of what is free now
+    allows.
 
-    `negatives` is the mean number of hard negatives a pair, `prefixes` the number of Matryoshka dimensions; up to
-    `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster; with
-    `keeps_best`, the trained weights stand once more in the machine's memory.
+    Up to `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster.  Where
+    the best weights are kept they stand once more in the machine's memory.
 
     Raises InputError where a stated peak does not hold even the smallest mini-batch, one text of `context_tokens`.
     """
+    context_tokens, bf16 = recipe.context_tokens, recipe.precision == "bf16"
     device = next(encoder.parameters()).device
     encoder.train()
     with torch.random.fork_rng():  # dropout in this forward must not move the run's random state
@@ -140,10 +137,11 @@ def plan_memory(
     dense = merged_bytes(encoder) if merged else 0.0  # of merged weights, and as much of their gradients
     there, free = _there_and_free(device)
     config: Any = base_of(encoder.model).config
-    embeddings = batch_bytes(config.hidden_size, batch_pairs, negatives, prefixes)
+    prefixes = len(recipe.options.matryoshka)
+    embeddings = batch_bytes(config.hidden_size, recipe.batch_pairs, recipe.data.negatives, prefixes)
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
-    fixed += gradient_bytes(encoder) if keeps_best and device.type == "cpu" else 0.0
+    fixed += gradient_bytes(encoder) if recipe.early_stopping.keep == "best" and device.type == "cpu" else 0.0
     peak = memory_bytes if memory_bytes is not None else there + FREE_SHARE[device.type] * free
     text = footprint.mini_batch_bytes + context_tokens * footprint.graph_bytes
     smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))

@@ -48,16 +48,11 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
     alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile or execution.packed
     memory = plan_memory(
         encoder,
-        batch_pairs=recipe.batch_pairs,
-        negatives=recipe.data.negatives,
-        prefixes=len(recipe.options.matryoshka),
-        context_tokens=recipe.context_tokens,
+        recipe,
         memory_bytes=execution.memory_bytes,
         mini_batch_tokens=execution.mini_batch_tokens or mini_batch_tokens_for(device, bf16=bf16),
         threads=1 if alone else torch.get_num_threads(),
-        bf16=bf16,
         merged=not alone,
-        keeps_best=recipe.early_stopping.keep == "best",
     )
     return Trainer(recipe, execution, WorkerPool(encoder, memory.workers), optimizer, memory, bf16)
 
