@@ -7,7 +7,7 @@
     python depth_study.py restore PAIRS TASKS LEDGER        a ledger to go on from, on another machine
 
 PAIRS and TASKS as for `nano_study.py`.  The file is named as seen from FOLDER, so that keys are the same wherever that
-lies.  All runs are in fp32, one thread a worker.  SmolLM2 has no biases: `norms` stands where the paper has `bias`;
+lies.  All products are in bf16, one thread a worker.  SmolLM2 has no biases: `norms` stands where the paper has `bias`;
 `freeze 1` is full fine-tuning with the token table frozen.
 """
 
@@ -30,9 +30,9 @@ DEPTHS = (1, 2, 3, 4, 6, 9, 12, 18)
 #: each four times the one before
 BUDGETS = (4e12, 1.6e13, 6.4e13)
 #: of training alone; evaluation costs two thirds of it again.  Within the last budget the runs near the best come first
-ALLOWANCE_FLOP = 2.6e15
+ALLOWANCE_FLOP = 1.5e15
 #: the search for learning rates is as dear as its deepest model and its longest horizon
-RATES = RateSearch(models=("smollm2-135m@1", "smollm2-135m@3"), steps=(40, 120), factor=2.5)
+RATES = RateSearch(models=("smollm2-135m@1", "smollm2-135m@4"), steps=(60,), factor=2.5)
 
 
 def family(file: str) -> Family:
@@ -51,8 +51,9 @@ def plan(model: str, pairs: Path, tasks: Path, ledger: Path) -> None:
         budgets=BUDGETS,
         batch_pairs=32,
         context_tokens=75,
-        min_steps=40,
+        min_steps=25,
         prune=3.0,
+        precision="bf16",
         rates=RATES,
         allowance_flop=ALLOWANCE_FLOP,
         tasks=tuple(str(tasks / name) for name in TASKS),

@@ -172,6 +172,15 @@ def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytes
     assert options["cache"] == str(tmp_path / "tokens")
 
 
+def test_a_sweep_keeps_the_precision_of_its_request(tmp_path: Path) -> None:
+    """Fails where preparing a request puts fp32 in place of what it asks for."""
+    write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"q {n}", "pos": f"p {n}"} for n in range(50)])
+    draft = request(models=("nano-28k",), context_tokens=32).model_copy(update={"precision": "bf16"})
+    options = DataOptions(str(tmp_path / "pairs.jsonl"))
+    assert prepare_request(draft, options, cache=tmp_path / "tokens").precision == "bf16"
+    assert prepare_request(draft, options, cache=tmp_path / "tokens", precision="fp32").precision == "fp32"
+
+
 def test_a_ledger_that_moves_takes_its_tokens_along(request_here: SweepRequest, tmp_path: Path) -> None:
     first, second, elsewhere = (tmp_path / name for name in ("first", "second", "elsewhere"))
     for cache, there in ((first / "tokens", second / "tokens"), (elsewhere, elsewhere)):

@@ -51,10 +51,11 @@ _ORPHAN_SECONDS = 120.0
 
 
 def prepare_request(
-    request: SweepRequest, data: DataOptions, *, cache: Path, precision: AskedPrecision = "fp32"
+    request: SweepRequest, data: DataOptions, *, cache: Path, precision: AskedPrecision | None = None
 ) -> SweepRequest:
     """The request with what needs data and weights: the data's statistics, the models' hashes, what they allow; and the
-    `precision` of its runs, one for all, so that they compare: `auto` is bf16 where that is faster here for each model.
+    `precision` of its runs where that is given, one for all, so that they compare: `auto` is bf16 where that is faster
+    here for each model.
     """
     settings = [request.setup, *(each.of(request.setup) for each in request.variations)]
     for setup in settings:
@@ -76,7 +77,7 @@ def prepare_request(
         update={
             "data": pairs.stats,
             "base_hashes": hashes,
-            "precision": _for_all(request) if precision == "auto" else precision,
+            "precision": _for_all(request) if precision == "auto" else precision or request.precision,
             "data_options": {**fields, "cache": str(cache.resolve())},
         }
     )
