@@ -1,8 +1,11 @@
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
+from isoembed.encoder.base_card import BaseCard, base_card
 from isoembed.encoder.card import escape, model_card
 from isoembed.families.decoders import classic
 from isoembed.methods import LoRA
@@ -117,3 +120,39 @@ def test_nothing_of_the_users_becomes_markup() -> None:
 
 def test_escape_keeps_plain_words() -> None:
     assert escape("  my data,\n v1.2 (all)  ") == "my data, v1.2 (all)"
+
+
+def test_the_card_hands_on_what_the_base_says_of_itself() -> None:
+    base = BaseCard(license="apache-2.0", languages=("en", "de"), hub_id="acme/base")
+    data = "hub:acme/pairs:train:2,local.jsonl:1,hub:acme/pairs:test,hub:other/set"
+    read = front_matter(model_card(a_record("./base.gguf", data), base=base))
+    assert read["license"] == "apache-2.0"
+    assert read["language"] == ["en", "de"]
+    assert read["base_model"] == "acme/base"
+    assert read["datasets"] == ["acme/pairs", "other/set"]
+    nothing = front_matter(model_card(a_record()))
+    assert not {"license", "language", "datasets"} & nothing.keys()
+    assert "which licence" in model_card(a_record())
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        ("license: mit\nlanguage: en", BaseCard(license="mit", languages=("en",))),
+        ("license: mit\nlanguage: [en, zh-Hans, 7, 'no code']", BaseCard(license="mit", languages=("en", "zh-Hans"))),
+        ("license: [a, b]\nlanguage: {x: y}", BaseCard()),
+        ("license: 'x\\n---\\n# no'", BaseCard()),
+        ("license: [", BaseCard()),
+        ("", BaseCard()),
+    ],
+)
+def test_a_base_is_read_as_a_strangers_text(head: str, found: BaseCard, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# a model\n")
+    assert base_card(str(tmp_path)) == found
+
+
+def test_a_base_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert base_card(str(tmp_path)) == BaseCard()
+    assert base_card("acme/not-in-the-cache") == BaseCard(hub_id="acme/not-in-the-cache")
+    assert base_card("nano/nano-28k").license == "cc-by-sa-4.0"

@@ -97,6 +97,7 @@ def test_what_is_listed_is_what_is_published(folder: Path, api: Api) -> None:
     assert listed["url"] is None
     assert not api.asked
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert listed["remarks"] == ["its card names no licence: add `license` to the head of README.md"]
     assert f"{len(before)} files" in _push(folder, "--dry-run").out
 
     done = _push(folder)
@@ -145,6 +146,11 @@ def _card(text: str) -> Callable[[Path], None]:
     return write
 
 
+def _broken_head(folder: Path) -> None:
+    file = folder / "README.md"
+    file.write_text(file.read_text().replace("---\n", "---\nlicense: [\n", 1))
+
+
 def _linked(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "elsewhere")
     (folder / "model.safetensors").symlink_to(folder.parent / "elsewhere")
@@ -175,6 +181,7 @@ def _edited(folder: Path) -> None:
         (_say("adapter/adapter_config.json", "by USER"), "name of its user"),
         (_card("token hf_" + "x" * 34), "access token"),
         (_edited, "certify"),
+        (_broken_head, "must begin with the YAML"),
         (lambda folder: (folder / "modules.json").unlink(), "modules.json"),
     ],
 )

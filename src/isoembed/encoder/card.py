@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from isoembed.encoder.base_card import HUB_ID, BaseCard
 from isoembed.recipe import NO_PROMPTS
 from isoembed.records import RunRecord
 
-#: `organisation/name` as the hub writes it
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: a dataset on the hub in the name of data
+_DATASET = re.compile(rf"hub:({HUB_ID.pattern})(?::|$)")
 #: the system in a table of scores that is the model itself: its scores alone are the card's claim to the hub
 TRAINED = "trained"
 #: kinds of task -> the hub's task types, as sentence-transformers' own cards have them
@@ -47,17 +48,18 @@ def model_card(
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
     *,
     kinds: Mapping[str, str] | None = None,
+    base: BaseCard | None = None,
     budget_flop: float | None = None,
     limits: tuple[str, ...] = (),
 ) -> str:
     """README.md of a model folder: front matter for the hub, then recipe, cost, data, scores, limits and use.
 
     `scores` is system -> task -> metric -> value (`Scores.metrics()`), the model itself called `TRAINED`; `kinds` is
-    task -> kind; `limits` adds sentences to the general ones.
+    task -> kind; `base` is what the base model says of itself; `limits` adds sentences to the general ones.
     """
-    recipe = record.recipe
+    recipe, base = record.recipe, base or BaseCard()
     sections = [
-        _front_matter(record, (scores or {}).get(TRAINED, {}), kinds or {}),
+        _front_matter(record, base, (scores or {}).get(TRAINED, {}), kinds or {}),
         f"# {escape(recipe.model.name)} as an embedding model\n\n"
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
         f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
@@ -69,7 +71,7 @@ def model_card(
     if scores:
         sections.append("## Scores\n\n" + _score_tables(scores))
     sections.append(
-        "## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record), *map(escape, limits)))
+        "## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record, base), *map(escape, limits)))
     )
     return "\n\n".join(sections) + "\n"
 
@@ -81,15 +83,20 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&!$])", r"\\\1", words)
 
 
-def _front_matter(record: RunRecord, scores: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> str:
-    source = record.recipe.model.source
+def _front_matter(
+    record: RunRecord, base: BaseCard, scores: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
+) -> str:
+    source, parts = record.recipe.model.source, record.recipe.data.source.split(",")
     # `nano/...` ships with isoembed and a folder is this machine's: neither is a base model that the hub knows
-    on_hub = _HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
+    on_hub = HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
     data = ModelCardData(
+        language=list(base.languages) or None,
+        license=base.license,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "isoembed"],
-        base_model=source if on_hub else None,
+        base_model=source if on_hub else base.hub_id,
+        datasets=list(dict.fromkeys(found[1] for part in parts if (found := _DATASET.match(part)))) or None,
         model_name=record.recipe.model.name if scores else None,  # the hub's name for whose results these are
         eval_results=[
             EvalResult(
@@ -162,13 +169,14 @@ def _score_tables(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
     return "\n\n".join(tables)
 
 
-def _general_limits(record: RunRecord) -> list[str]:
+def _general_limits(record: RunRecord, base: BaseCard) -> list[str]:
     recipe = record.recipe
     return [
         f"Only the first {recipe.context_tokens} tokens of a text are read.",
         "It knows the languages and subjects of its base model and its training pairs, and carries their biases.",
         f"Trained once, with seed {recipe.seed}: another seed gives somewhat other scores.",
         "Scores are fractions, measured on the tasks named here and nowhere else.",
+        *([] if base.license else ["Nobody said here which licence its base model has: look before you publish."]),
         "Before it was published this folder was opened in a new process and compared with the trained model and its "
         "base (certificate.json; `isoembed certify` asks again).",
     ]

@@ -20,6 +20,7 @@ from isoembed.cache import begin_work, cache_folder, tokens_folder, working_fold
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
+from isoembed.encoder.base_card import base_card
 from isoembed.encoder.card import TRAINED, model_card
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
@@ -373,6 +374,7 @@ def card_of(job: Job, record: RunRecord, scores: Scores | None = None) -> str:
         record,
         None if scores is None else scores.metrics(),
         kinds=None if scores is None else scores.kinds(),
+        base=base_card(job.recipe.model.source),
         budget_flop=recommendation.budget.flop,
         limits=tuple(limits),
     )

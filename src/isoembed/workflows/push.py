@@ -8,8 +8,10 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
@@ -59,6 +61,7 @@ class Publication(Summarised):
     private: bool
     files: tuple[PublishedFile, ...]
     checks: int  #: of the certificate, all passed
+    remarks: tuple[str, ...] = ()  #: what its card lacks
     url: str | None = None  #: None: nothing was published yet
 
     @property
@@ -153,6 +156,7 @@ def _look(folder: Path, repository: str, *, private: bool) -> Publication:
     for file in files:
         if (told := next(_told(file, folder, repository), None)) is not None:
             raise InputError(f"{file.relative_to(folder)} would publish {told}. Take it out of that file.")
+    card = _card(folder)
     certificate = certify(folder)
     if not certificate.passed:
         failed = certificate.failures[0]
@@ -162,7 +166,19 @@ def _look(folder: Path, repository: str, *, private: bool) -> Publication:
         private=private,
         files=tuple(PublishedFile(path=str(file.relative_to(folder)), bytes=file.stat().st_size) for file in files),
         checks=sum(check.passed is True for check in certificate.checks),
+        remarks=() if card.get("license") else ("its card names no licence: add `license` to the head of README.md",),
     )
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """The head of the model card, as the hub reads it."""
+    file = folder / "README.md"
+    try:
+        card: Any = ModelCard(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except Exception as error:  # of YAML's parser, or of the library's rules
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} must begin with the YAML that the hub reads ({reason}). Mend it.") from None
+    return {} if card is None else dict(card.data.to_dict())
 
 
 def _told(file: Path, folder: Path, repository: str) -> Iterator[str]:

@@ -20,4 +20,4 @@ def publication_text(found: Publication) -> RenderableType:
     kind = "private" if found.private else "public"
     whole = f"{number_of(len(found.files), 'file')}, {gib(found.bytes)}; {number_of(found.checks, 'check')} passed"
     where = f"would be {kind}: {found.repository}" if found.url is None else f"published: {found.url}"
-    return Group(table, Text(""), Text(whole), Text(where))
+    return Group(table, Text(""), Text(whole), *map(Text, found.remarks), Text(where))
