@@ -89,6 +89,12 @@ class Note(Frozen):
         """What the note is about, in a few words."""
         return self.sentences[self.code][0].format(**self.fields)
 
+    @property
+    def reason(self) -> str:
+        """The fact without its title, where it has more than one."""
+        title, *more = self.sentences[self.code]
+        return ": ".join(more or [title]).format(**self.fields)
+
     def describe(self) -> str:
         """The fact as a sentence."""
         return ": ".join(self.sentences[self.code]).format(**self.fields)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -52,6 +52,22 @@ class HeldoutPoint(Frozen):
     tokens: int
     loss: float
     seconds: float
+
+
+class ScoreName(NamedTuple):
+    """Which score: of a task, in a metric.  A record, and a column of an exported ledger, names it `task/metric`."""
+
+    task: str
+    metric: str
+
+    @classmethod
+    def of(cls, written: str) -> ScoreName:
+        """As a file has it; of a task that is named alone (no file of ours), with no metric."""
+        task, slash, metric = written.rpartition("/")
+        return cls(task, metric) if slash else cls(written, "")
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.metric}" if self.metric else self.task
 
 
 class RunRecord(Summarised):

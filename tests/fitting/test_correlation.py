@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from isoembed.core import InputError
 from isoembed.fitting.correlation import choose, correlate, main_scores
-from isoembed.records import RunRecord
+from isoembed.records import RunRecord, ScoreName
 from isoembed.workflows.subset import choose_tasks
 from tests.fitting.ledgers import runs
 
@@ -63,7 +63,9 @@ def test_losses_that_do_not_compare_are_refused() -> None:
 
 def test_main_scores() -> None:
     names = ["x/mrr@10", "x/ndcg@10", "STS15/cosine_spearman", "y/spearman"]
-    assert main_scores(names) == {"STS15": "STS15/cosine_spearman", "x": "x/ndcg@10", "y": "y/spearman"}
+    assert main_scores(names) == [("STS15", "cosine_spearman"), ("x", "ndcg@10"), ("y", "spearman")]
+    for name in (*names, "a/b/ndcg@10", "alone"):
+        assert str(ScoreName.of(name)) == name  # what is written is found again
 
 
 def planted(models: int = 12) -> dict[str, list[float | None]]:

@@ -12,6 +12,7 @@ from isoembed.core import InputError
 from isoembed.evaluation.score import Scores, TaskScore
 from isoembed.families import NANO
 from isoembed.recipe import DataStats
+from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.report.terminal.run import fraction, recipe_text, result_text, shortened, verdict
 from isoembed.training.callbacks import ProgressBar, StepFacts
@@ -100,3 +101,14 @@ def test_at_80_columns_the_time_left_is_there() -> None:
     bar.end()
     assert "left" in out.getvalue()
     assert "…" not in out.getvalue()
+
+
+def test_why_and_forecast_are_made_of_notes_and_not_of_their_sentences() -> None:
+    """Both were cut out of sentences, which said something else as soon as their words changed."""
+    advice = recommend(Request.of(1e12, NANO))
+    ranked = note("no-forecast", "ranking-other-data")
+    kept = tuple(each for each in advice.notes if each.kind not in ("basis", "no-forecast"))
+    by_law = note("basis", "by-law", law="odds", family="least expected loss of", candidates="9 candidates")
+    lines = "\n".join(printed(recipe_text(advice.model_copy(update={"notes": (by_law, ranked, *kept)}), [])))
+    assert "the odds law of least expected loss of: best of 9 candidates" in lines
+    assert "none: the law was measured on other training data" in lines

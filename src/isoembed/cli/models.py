@@ -124,7 +124,7 @@ def _named_after(spec: ModelSpec, depth: int) -> ModelSpec:
 def _check_one(spec: ModelSpec, asked: Reference) -> None:
     """Raise InputError unless `asked` is a cut of the model that `spec` is, or is a cut of."""
     if _whole(asked.source, None)[1].source != spec.source:
-        name = spec.name if spec.depth is None else spec.name.rpartition("@")[0]
+        name = _whole(spec.source, None)[1].name
         raise InputError(f"`model` must be a cut of {name}, as {name}@2; got {asked.source}.")
 
 

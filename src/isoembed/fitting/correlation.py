@@ -13,7 +13,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.fitting.intervals import Interval, expanded_tail, finite, percentile
 from isoembed.fitting.io.ledger import Target, loss_of
 from isoembed.laws.points import Floats
-from isoembed.records import RunRecord
+from isoembed.records import RunRecord, ScoreName
 
 #: of a task's metrics the first of these that it has stands for it; else the first by name
 MAIN_METRICS = ("ndcg@10", "spearman")
@@ -59,17 +59,15 @@ def _rank_correlation(a_R: Floats, b_R: Floats) -> float:
         return float(np.corrcoef(rankdata(a_R), rankdata(b_R))[0, 1])
 
 
-def main_scores(names: Iterable[str]) -> dict[str, str]:
-    """task -> the score `task/metric` that stands for it, of such names; ordered by task."""
+def main_scores(names: Iterable[str]) -> list[ScoreName]:
+    """Of each task that a name of `names` is a score of the one that stands for it; ordered by task."""
     metrics: dict[str, set[str]] = {}
-    for name in names:
-        task, _, metric = name.rpartition("/")
-        metrics.setdefault(task, set()).add(metric)
-    main = {}
-    for task in sorted(metrics):
-        metric = next((name for name in MAIN_METRICS if name in metrics[task]), min(metrics[task]))
-        main[task] = f"{task}/{metric}" if task else metric
-    return main
+    for name in map(ScoreName.of, names):
+        metrics.setdefault(name.task, set()).add(name.metric)
+    return [
+        ScoreName(task, next((name for name in MAIN_METRICS if name in found), min(found)))
+        for task, found in sorted(metrics.items())
+    ]
 
 
 def correlate(records: Sequence[RunRecord], *, target: Target = "heldout") -> tuple[Correlation, ...]:
@@ -98,7 +96,7 @@ def correlate(records: Sequence[RunRecord], *, target: Target = "heldout") -> tu
         known = [(loss, record.scores[name]) for record, loss in scored if name in record.scores]
         if len(known) >= LEAST_RUNS:
             found.append(_correlation(name, known))
-    main = list(main_scores(names).values())
+    main = [str(name) for name in main_scores(names)]
     whole = [
         (loss, float(np.mean([record.scores[name] for name in main])))
         for record, loss in scored

@@ -26,7 +26,7 @@ from isoembed.fitting.intervals import percentile
 from isoembed.fitting.io.law_file import Draws, LawFile, LawSet
 from isoembed.fitting.settings import Group, Settings
 from isoembed.laws import law_named
-from isoembed.laws.levelled import SUFFIX
+from isoembed.laws.levelled import Levelled
 from isoembed.laws.points import Floats
 
 #: fewer runs would not show whether they lie on one level
@@ -118,10 +118,11 @@ def _at_level(law: LawFile, log_c_B: Floats, seen: str) -> LawFile:
 
 def _moved(fit: Fit, draws: Draws, c_B: Floats) -> tuple[Fit, Draws]:
     """A fit and its draws with the factors c, the fit's own first; of one that has a level already the product."""
-    if not fit.law.endswith(SUFFIX):
-        fit = fit.model_copy(update={"law": fit.law + SUFFIX, "params": {**fit.params, "c": 1.0}})
-        values = tuple((*row, 1.0) for row in draws.values)
-        draws = draws.model_copy(update={"names": law_named(fit.law).names, "values": values})
+    form = law_named(fit.law)
+    if not isinstance(form, Levelled):
+        moved = Levelled(form)
+        fit = fit.model_copy(update={"law": moved.name, "params": {**fit.params, "c": 1.0}})
+        draws = draws.model_copy(update={"names": moved.names, "values": tuple((*row, 1.0) for row in draws.values)})
     low, high = np.log1p(c_B[0] * np.expm1(fit.range["loss"])).tolist()
     params = {**fit.params, "c": fit.params["c"] * float(c_B[0])}
     values = tuple((*row[:-1], row[-1] * c) for row, c in zip(draws.values, c_B[1:].tolist(), strict=True))

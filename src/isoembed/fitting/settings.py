@@ -73,12 +73,17 @@ class TestedSetting(Frozen):
     )
 
     @property
-    def label(self) -> str:
-        """`lora r=32`, or `lora r=d/8` where ranks went by the width."""
+    def words(self) -> tuple[str, ...]:
+        """The hyperparameters: `r=32`, or `r=d/8` where ranks went by the width; () of a method that has none."""
         if self.of_width is None or not isinstance(self.method, Adapters):
-            return self.method.label
+            return self.method.words
         share = Fraction(self.of_width)
-        return f"{self.method.stem} r={share.numerator if share.numerator > 1 else ''}d/{share.denominator}"
+        return self.method.words_at(f"{share.numerator if share.numerator > 1 else ''}d/{share.denominator}")
+
+    @property
+    def label(self) -> str:
+        """`lora r=32`, or `lora r=d/8`."""
+        return " ".join((self.method.called(), *self.words))
 
     def on(self, model: ModelSpec) -> Method:
         """The method with this setting on a model of any size."""

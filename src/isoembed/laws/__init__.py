@@ -6,7 +6,7 @@ from isoembed.laws.embedding import EMBEDDING
 from isoembed.laws.frantar import FRANTAR
 from isoembed.laws.hoffmann import HOFFMANN, TIED
 from isoembed.laws.interaction import INTERACTION
-from isoembed.laws.levelled import SUFFIX, Levelled
+from isoembed.laws.levelled import Levelled
 from isoembed.laws.multiplicative import MULTIPLICATIVE
 from isoembed.laws.odds import Odds
 from isoembed.laws.points import Points
@@ -32,18 +32,17 @@ LAWS: tuple[Law, ...] = (
 #: columns or meanings of their own
 COMPARED: tuple[Law, ...] = (HOFFMANN, TIED, EMBEDDING, MULTIPLICATIVE, INTERACTION_ODDS)
 
+#: every law by its name, and each as it may be moved to other pairs
+_NAMED: dict[str, Law] = {law.name: law for form in LAWS for law in (form, Levelled(form))}
+
 __all__ = ["COMPARED", "LAWS", "Law", "Parameter", "Points", "law_named", "laws_named"]
 
 
 def law_named(name: str) -> Law:
-    """The law called `name`; that of a law which was moved to other pairs ends in `-level`."""
-    if name.endswith(SUFFIX):
-        return Levelled(law_named(name.removesuffix(SUFFIX)))
-    for law in LAWS:
-        if law.name == name:
-            return law
-    known = ", ".join(law.name for law in LAWS)
-    raise InputError(f"`law` must be one of {known}; got {name!r}.")
+    """The law called `name`, one that was moved to other pairs among them."""
+    if name not in _NAMED:
+        raise InputError(f"`law` must be one of {', '.join(law.name for law in LAWS)}; got {name!r}.")
+    return _NAMED[name]
 
 
 def laws_named(text: str) -> tuple[Law, ...]:

@@ -13,8 +13,6 @@ from isoembed.laws.base import Law, Parameter
 from isoembed.laws.link import Link
 from isoembed.laws.points import Floats, Points, Rows
 
-#: what the name of a law ends in that has a level
-SUFFIX = "-level"
 #: a form's loss beyond any run's, at the ends of the sizes among which an optimum is searched: e^M stays a number
 MOST_LOSS = 500.0
 
@@ -24,7 +22,7 @@ class Levelled(Link):
 
     def __init__(self, form: Law) -> None:
         about = f"ln(1 + c (e^M - 1)), M = {form.about}"
-        super().__init__(form, form.name + SUFFIX, about, Parameter("c", 0.0, np.inf, (1.0,)))
+        super().__init__(form, f"{form.name}-level", about, Parameter("c", 0.0, np.inf, (1.0,)))
         self.own_units = form.own_units
 
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:

@@ -34,17 +34,16 @@ class Adapters(BaseMethod):
     alpha: float = Field(64.0, gt=0, le=1e6, description="scale: the adapter's output is multiplied by alpha / rank")
 
     @property
-    def stem(self) -> str:
-        """The label without the rank."""
-        return self.called()
-
-    @property
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.by_root else self.rank)
 
     @property
-    def label(self) -> str:
-        return f"{self.stem} r={self.rank}"
+    def words(self) -> tuple[str, ...]:
+        return self.words_at(str(self.rank))
+
+    def words_at(self, rank: str) -> tuple[str, ...]:
+        """The hyperparameters with the rank in other words, as `d/8`."""
+        return (f"r={rank}",)
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Self:

@@ -32,9 +32,14 @@ class BaseMethod(Frozen):
         return None
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The hyperparameters as a label shows them; `read` takes them again."""
+        return ()
+
+    @property
     def label(self) -> str:
-        """The method with its hyperparameters, as tables show it: `lora r=32`; `read` takes its words again."""
-        return self.called()
+        """The method with its hyperparameters, as tables show it: `lora r=32`."""
+        return " ".join((self.called(), *self.words))
 
     @classmethod
     def called(cls) -> str:
@@ -43,7 +48,7 @@ class BaseMethod(Frozen):
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Self:
-        """The setting of which the label has these words after the name, none for the default.  What a label does not
+        """The setting of which the label has these `words` after the name, none for the default.  What a label does not
         say (alpha) is the default's for it.  Raises ValueError for other words."""
         if words:
             raise ValueError(f"{cls.called()} has no hyperparameter")

@@ -29,8 +29,8 @@ class Freeze(BaseMethod):
     fraction: float = Field(0.5, gt=0, le=1, description="active share of the blocks, counted from the top")
 
     @property
-    def label(self) -> str:
-        return f"freeze {self.fraction:.3g}"
+    def words(self) -> tuple[str, ...]:
+        return (f"{self.fraction:.3g}",)
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Self:

@@ -29,9 +29,8 @@ class LoRATop(Adapters):
     name: Literal["lora-top"] = "lora-top"
     fraction: float = Field(0.5, gt=0, le=1, description="adapted share of the blocks, counted from the top")
 
-    @property
-    def stem(self) -> str:
-        return f"lora-top {self.fraction:.3g}"
+    def words_at(self, rank: str) -> tuple[str, ...]:
+        return (f"{self.fraction:.3g}", *super().words_at(rank))
 
     @classmethod
     def read(cls, words: Sequence[str]) -> Self:

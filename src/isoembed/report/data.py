@@ -15,7 +15,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
-from isoembed.fitting.settings import Group, settings_tested
+from isoembed.fitting.settings import Group, TestedSetting, settings_tested
 from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
@@ -34,8 +34,8 @@ class Replicates:
     """Runs that differ in nothing but their seed, at the best learning rate tested."""
 
     records: tuple[RunRecord, ...]
-    tried: str
-    """the hyperparameters as they carry over to other sizes: `lora r=d/8`"""
+    tried: TestedSetting
+    """the method and its hyperparameters as they carry over to other sizes"""
     loss: float
     """nats, the mean over seeds"""
     spread: float | None
@@ -56,7 +56,7 @@ class Replicates:
     @property
     def setting(self) -> str:
         """The hyperparameters alone, `r=d/8`; empty of a method that has none."""
-        return self.tried.removeprefix(self.method).strip()
+        return " ".join(self.tried.words)
 
     @property
     def flop(self) -> float:
@@ -167,10 +167,10 @@ class ReportData:
             for record in self.drawn(group)
         ]
         tried = settings_tested([(record.recipe.method, record.recipe.model.hidden) for record in kept])
-        members: dict[str, list[tuple[RunRecord, str]]] = {}
+        members: dict[str, list[tuple[RunRecord, TestedSetting]]] = {}
         for record, how in zip(kept, tried, strict=True):
             cell = record.recipe.key_without("seed")
-            members.setdefault(cell, []).append((record, how.label))
+            members.setdefault(cell, []).append((record, how))
         noise = self._seed_noise([[record for record, _ in runs] for runs in members.values()])
         found = []
         for runs in members.values():
@@ -179,7 +179,7 @@ class ReportData:
             spread = None if noise is None else _SIGMAS * noise / float(np.sqrt(len(records)))
             found.append(Replicates(records, runs[0][1], loss, spread))
         order = {name: place for place, name in enumerate(self.methods)}
-        return tuple(sorted(found, key=lambda cell: (order[cell.method], cell.model.params, cell.tried, cell.flop)))
+        return tuple(sorted(found, key=lambda cell: (order[cell.method], cell.model.params, cell.setting, cell.flop)))
 
     def _seed_noise(self, cells: Iterable[list[RunRecord]]) -> float | None:
         """Standard deviation of ln loss between seeds, pooled over the cells that were repeated."""

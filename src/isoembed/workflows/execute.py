@@ -15,7 +15,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import Options, Recipe
-from isoembed.records import Heldout, RunRecord
+from isoembed.records import Heldout, RunRecord, ScoreName
 from isoembed.sweep.run import Failure
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
@@ -75,4 +75,4 @@ def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool 
 
 def scores_of(system: DenseSystem, tasks: Sequence[Task]) -> dict[str, float]:
     """`task/metric` -> score of an encoder."""
-    return {f"{task.name}/{metric}": value for task in tasks for metric, value in task.score(system).items()}
+    return {str(ScoreName(task.name, metric)): value for task in tasks for metric, value in task.score(system).items()}

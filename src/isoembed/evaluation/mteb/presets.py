@@ -9,6 +9,7 @@ from mteb.abstasks import AbsTask
 
 from isoembed.core import InputError
 from isoembed.evaluation.mteb.library import quiet
+from isoembed.records import ScoreName
 
 #: the paper's subset (appendix B), by the names and in the versions of its time; Tatoeba is no part of its mean
 PAPER = (
@@ -50,7 +51,7 @@ def task_types(names: Iterable[str]) -> dict[str, str]:
     with quiet():
         for name in names:
             try:
-                found[name] = str(mteb.get_task(name.partition("/")[0]).metadata.type)
+                found[name] = str(mteb.get_task(ScoreName.of(name).task).metadata.type)
             except KeyError:
                 continue
     return found

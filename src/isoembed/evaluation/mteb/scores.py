@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from isoembed.core import Frozen
+from isoembed.records import ScoreName
 
 
 class BenchmarkScore(Frozen):
@@ -46,7 +47,7 @@ class BenchmarkScores(Frozen):
 
     def as_record(self) -> dict[str, float]:
         """`task/metric` -> score, as a run's record holds them."""
-        return {f"{task.task}/{task.metric}": task.score for task in self.tasks if task.score is not None}
+        return {str(ScoreName(task.task, task.metric)): task.score for task in self.tasks if task.score is not None}
 
     def _counted(self) -> list[tuple[str, float]]:
         """(type, score) of what the means are over."""

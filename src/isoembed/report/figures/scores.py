@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from isoembed.fitting.correlation import LEAST_RUNS, main_scores, spearman
-from isoembed.records import RunRecord
+from isoembed.records import RunRecord, ScoreName
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
 from isoembed.report.figures.section import Drawings, Section
@@ -23,25 +23,32 @@ _LEAST_SIZES = 3
 class Task:
     """One task's scores: runs, their losses and their scores in its main metric."""
 
-    name: str
-    metric: str
-    key: str
-    """the task's main metric as records name it"""
+    main: ScoreName
+    """its main metric"""
     records: list[RunRecord]
     loss: list[float]
     score: list[float]
 
+    @property
+    def name(self) -> str:
+        return self.main.task
+
+    @property
+    def metric(self) -> str:
+        return self.main.metric
+
     def of(self, cell: Replicates) -> float | None:
         """Mean score of a cell's scored seeds; None where none was."""
-        found = [record.scores[self.key] for record in cell.records if self.key in record.scores]
+        key = str(self.main)
+        found = [record.scores[key] for record in cell.records if key in record.scores]
         return float(np.mean(found)) if found else None
 
 
 def tasks_of(evidence: ReportData) -> list[Task]:
     """Every task of which at least eight runs have a score and a loss."""
     found = []
-    for task, full in main_scores(name for record in evidence.records for name in record.scores).items():
-        metric = full.rpartition("/")[2]
+    for main in main_scores(name for record in evidence.records for name in record.scores):
+        full = str(main)
         known = [
             (record, loss, record.scores[full])
             for record in evidence.records
@@ -49,7 +56,7 @@ def tasks_of(evidence: ReportData) -> list[Task]:
         ]
         if len(known) >= LEAST_RUNS:
             records, losses, scores = zip(*known, strict=True)
-            found.append(Task(task or metric, metric, full, list(records), list(losses), list(scores)))
+            found.append(Task(main, list(records), list(losses), list(scores)))
     return found
 
 

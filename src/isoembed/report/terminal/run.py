@@ -26,6 +26,8 @@ WIDTH = 69
 GEMM_SHARE = 0.5
 #: systems as the scores name them -> as the score line does, best known last
 _SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "base, untrained": "base"}
+#: in place of the note's own sentence, which is long
+_BY_LAW = "the {law} law of {family}: best of {candidates}"
 #: standard deviation of the difference of two systems' scores on one query, about
 _NOISE = 0.35
 
@@ -108,8 +110,12 @@ def _what(recipe: Recipe) -> str:
 def _why(recommendation: Recommendation) -> str:
     sure = recommendation.certainty
     certain = "" if sure is None else f"; the best method with probability {fraction(sure.method)}"
-    basis = recommendation.basis.replace("measured on ", "of ").replace("least expected loss of", "best of")
-    return f"{basis}{certain}"
+    basis = [
+        _BY_LAW.format(**each.fields) if each.code == "by-law" else each.describe()
+        for each in recommendation.notes
+        if each.kind == "basis"
+    ]
+    return f"{'; '.join(basis)}{certain}"
 
 
 def _data(recipe: Recipe) -> str:
@@ -143,7 +149,10 @@ def _cost(recommendation: Recommendation, flop_per_second: float | None) -> str:
 def _forecast(recommendation: Recommendation) -> str:
     if recommendation.loss is not None and recommendation.no_forecast is None:
         return f"loss {recommendation.loss.describe()}, 95 %"
-    return f"none: {(recommendation.no_forecast or 'no law was measured here').removeprefix('ranking only: ')}"
+    why = next((each for each in recommendation.notes if each.kind == "no-forecast"), None)
+    if why is None:
+        return "none: no law was measured here"
+    return f"none: {why.describe() if why.code == 'order-alone' else why.reason}"
 
 
 def _loss(record: RunRecord) -> str:
