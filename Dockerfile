@@ -7,7 +7,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
-RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" ".[hub,gguf]" \
+# editable: the two largest nano models are in the folder and in no wheel
+RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" --editable ".[hub,gguf]" \
     && useradd --create-home user && mkdir /work && chown user /work
 
 USER user

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+import zlib
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,20 @@ def test_an_absent_package_is_one_line_that_names_its_extra(module: str, extra: 
     assert line is not None
     assert line.endswith(f"which is not installed: pip install 'isoembed[{extra}]'.")
     assert not_installed("no_package_of_ours") is None
+
+
+def test_a_wheel_stays_small() -> None:
+    """Under 8 MB: what is left out of it is listed; a new model, or a pattern that fits nothing, would fail here."""
+    tools = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["tool"]
+    left_out, kept = set[Path](), set[Path]()
+    for pattern in tools["hatch"]["build"]["targets"]["wheel"]["exclude"]:
+        found = set(SOURCE.parents[1].glob(pattern.removeprefix("!")))
+        assert found, pattern
+        (kept if pattern.startswith("!") else left_out).update(found)
+    sizes = {
+        file: len(zlib.compress(file.read_bytes(), 1))
+        for file in SOURCE.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts and not ({file, *file.parents} & left_out - kept)
+    }
+    assert SOURCE / "assets" / "nano" / "nano-28k" / "tokenizer.json" in sizes
+    assert sum(sizes.values()) < 8e6

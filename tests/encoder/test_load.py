@@ -1,5 +1,6 @@
 import json
 import pickle
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def test_a_nano_model_is_a_folder_of_the_package(tmp_path: Path, monkeypatch: py
     assert resolve("nano/nano-28k") == str(shipped)
     with pytest.raises(InputError, match=r"\(nano/nano-28k\); got 'nano/nano-9b'"):
         resolve("nano/nano-9b")
+    with pytest.raises(InputError, match=rf"nano/nano-3.1m are not installed.* Copy .* to {tmp_path}/assets/nano"):
+        resolve("nano/nano-3.1m")  # a wheel leaves it out
+
+
+def test_one_tokenizer_serves_the_nano_models() -> None:
+    """A wheel holds the first one's alone."""
+    suite = Path(str(files("isoembed"))) / "assets" / "nano"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert len({file.read_bytes() for file in suite.glob(f"*/{name}")}) == 1
 
 
 def test_folders_and_hub_ids_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

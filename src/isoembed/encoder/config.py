@@ -22,6 +22,7 @@ from isoembed.core import LARGEST, InputError, expanded
 from isoembed.encoder.checks import adapter_error, check_unquantised
 from isoembed.encoder.depth import first_blocks
 from isoembed.encoder.gguf import unpacked
+from isoembed.families.nano import NANO
 from isoembed.families.stored import gguf_file
 from isoembed.hub import hub_or_cache, is_reachable
 
@@ -53,6 +54,12 @@ def resolve(source: str) -> str:
     if source.startswith("nano/"):
         suite = resources.files("isoembed") / "assets" / "nano"
         there = sorted(f"nano/{entry.name}" for entry in suite.iterdir() if entry.is_dir()) if suite.is_dir() else []
+        if source not in there and source in (spec.source for spec in NANO.models) and there:
+            raise InputError(
+                f"The weights of {source} are not installed: a wheel leaves out the two largest nano models. Copy the "
+                f"folder src/isoembed/assets/{source} of the repository to {suite}, or install from a checkout by "
+                "`pip install --editable`."
+            )
         if source not in there:  # looked up, never joined: `nano/../..` leads nowhere
             raise InputError(
                 f"`model` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "

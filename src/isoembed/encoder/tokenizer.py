@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from isoembed.core import InputError, no_panic
 from isoembed.encoder.config import SIZES, load_config, resolve, unreadable
+from isoembed.families.nano import NANO
 from isoembed.hub import hub_or_cache
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def missing_rows(source: str) -> int:
 
 def _fast(source: str) -> PreTrainedTokenizerFast:
     """The tokenizer at `source` as it is."""
-    place = resolve(source)
+    # the nano models share one, which lies beside the smallest
+    place = resolve(NANO.models[0].source if source.startswith("nano/") else source)
     with hub_or_cache(place):
         read = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     if not isinstance(read, PreTrainedTokenizerFast):
