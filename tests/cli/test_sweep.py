@@ -15,6 +15,7 @@ from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.folder import End, failed_run
 from isoembed.sweep.request import load_request
 from tests.cli.test_entry import isoembed_command, mistake, ok
+from tests.reliability.fuzz import command
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,32 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     assert "belong to a sweep of --budgets" in mistake(
         *("sweep", "plan", "--out", str(out), "--adaptive", "--target", "1e10", "--pairs", "60")
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "cache"),
+    [
+        (("--budgets=6e8",), ()),
+        (("--adaptive", "--target=9e10", "--allowance=80%", "--batch-pairs=2"), ("--cache=own",)),
+    ],
+)
+def test_a_dry_run_leaves_folder_and_cache_as_they_were(
+    more: tuple[str, ...], cache: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It filled a token store, in the sweep's folder or in `--cache`; and it says where that will lie."""
+    rows = [{"anchor": f"what is item {n}?", "positive": f"item {n} costs {n * 7} coins"} for n in range(6000)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("isoembed.workflows.sweep.subprocess.run", lambda *_, **__: None)  # how long a worker starts
+    before = sorted(tmp_path.rglob("*"))
+    asked = ["sweep", "plan", "--out=new", "--models=nano-28k", "--methods=full", "--data=pairs.jsonl", "--json"]
+    done = command(
+        *asked, "--batch-pairs=16", "--context-tokens=16", "--min-steps=1", "--dry-run", *cache, *more, inside=tmp_path
+    )
+    assert not done.status, done.err
+    place = json.loads(done.out)["request"]["data_options"]["cache"]
+    assert place == str(tmp_path / ("own" if cache else "new/tokens"))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_every_planned_run_has_one_record_with_scores(finished: Path) -> None:

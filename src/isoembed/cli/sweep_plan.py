@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from isoembed.cache import borrowed
 from isoembed.cli import parse, terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
@@ -145,11 +147,14 @@ def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
         request = load_request(out)
     else:
         terminal.no_library_bars()
-        request = _request(asked)
-        if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
-            from isoembed.workflows.sweep import measure_pace
+        tokens = asked.data.cache or out / "tokens"
+        with borrowed(tokens) if dry_run else nullcontext(tokens) as place:
+            request = _request(asked, place)
+            if dry_run or not (out / REQUEST).is_file():  # the pace measured first stands
+                from isoembed.workflows.sweep import measure_pace
 
-            request = request.model_copy(update=measure_pace(request))
+                request = request.model_copy(update=measure_pace(request))
+        request = request.model_copy(update={"data_options": {**request.data_options, "cache": str(tokens.resolve())}})
     job.save(ctx)
     if dry_run:
         planned, new = explain(SweepFolder(out), request), None
@@ -170,8 +175,8 @@ def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str
     return {"request": request.model_dump(mode="json"), "plan": planned.model_dump(mode="json"), "new": new}
 
 
-def _request(asked: SweepOptions) -> SweepRequest:
-    """The sweep that is asked for, its data and weights read."""
+def _request(asked: SweepOptions, tokens: Path) -> SweepRequest:
+    """The sweep that is asked for, its data and weights read; `tokens`: the folder for tokenised data."""
     cost, runs = asked.cost, asked.runs
     if cost.adaptive != (cost.target is not None):
         raise InputError("`--adaptive` and `--target`, the budget to decide for, must come together.")
@@ -187,10 +192,12 @@ def _request(asked: SweepOptions) -> SweepRequest:
         )
     family, models = suite(asked.grid.family, asked.grid.models)
     setup = asked.setup.value().completed(family_setup(family))
-    return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup)
+    return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup, tokens)
 
 
-def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+def _pilot_request(
+    asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup, tokens: Path
+) -> SweepRequest:
     from isoembed.encoder.precision import precision_named
     from isoembed.sweep.pilot import PILOT_METHODS
     from isoembed.workflows.pilot import pilot_draft, prepare_pilot
@@ -207,10 +214,12 @@ def _pilot_request(asked: SweepOptions, family: Family, models: tuple[str, ...],
     draft = draft.model_copy(update=limits)
     budgets = None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets)
     precision = precision_named(asked.runs.precision)
-    return prepare_pilot(draft, asked.data.value(), cache=_cache(asked), budgets=budgets, precision=precision)
+    return prepare_pilot(draft, asked.data.value(), cache=tokens, budgets=budgets, precision=precision)
 
 
-def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup) -> SweepRequest:
+def _grid_request(
+    asked: SweepOptions, family: Family, models: tuple[str, ...], setup: Setup, tokens: Path
+) -> SweepRequest:
     from isoembed.encoder.precision import precision_named
     from isoembed.sweep.repetition import MAX_PAIR_EPOCHS, pairs_named
     from isoembed.sweep.request import SweepRequest
@@ -239,11 +248,7 @@ def _grid_request(asked: SweepOptions, family: Family, models: tuple[str, ...], 
         tasks=tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
     )
     precision = precision_named(runs.precision)
-    return prepare_request(draft, asked.data.value(), cache=_cache(asked), precision=precision)
-
-
-def _cache(asked: SweepOptions) -> Path:
-    return asked.data.cache or asked.output.out / "tokens"
+    return prepare_request(draft, asked.data.value(), cache=tokens, precision=precision)
 
 
 def _most_bytes(asked: SweepOptions) -> float:
