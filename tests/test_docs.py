@@ -5,6 +5,7 @@ Blocks of the docs that say `exec` are run when the site is built (`make docs`),
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -199,3 +200,25 @@ def test_python_of_the_readme_runs(place: Path, values: dict[str, Any], monkeypa
     assert found
     for content in found:
         exec(compile(content, "README.md", "exec"), {})
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the values at the ends of its cells, figures among them, show themselves."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.chdir(tmp_path / "docs")
+    cells = json.loads((ROOT / "docs" / "first-study.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "clear the outputs: they age, and hold paths"
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        code = ast.parse("".join(cell["source"]))
+        last = code.body[-1]
+        if isinstance(last, ast.Expr):
+            code.body.pop()
+        exec(compile(code, "notebook", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
+            shown.append(type(value).__name__)
+            assert getattr(value, "_repr_html_", lambda value=value: repr(value))()
+    assert shown.count("Figure") == 2
