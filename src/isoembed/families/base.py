@@ -159,6 +159,8 @@ class Tuned(Protocol):
     @property
     def like(self) -> str | None: ...
     @property
+    def default_rate(self) -> RateRule | None: ...
+    @property
     def scale(self) -> float | None: ...
     def share(self, model: ModelSpec) -> float: ...
 
@@ -282,12 +284,14 @@ class Family(Frozen):
         known = ", ".join(model.name for model in self.models)
         raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")
 
-    def rate_rule(self, method: str, like: str | None = None) -> RateRule:
-        """The family's rule for `method`, else that of the method `like` it; one without a number where nobody stated
-        any."""
+    def rate_rule(self, method: str, like: str | None = None, default: RateRule | None = None) -> RateRule:
+        """The family's rule for `method`, else the method's own `default`, else that of the method `like` it; one
+        without a number where nobody stated any."""
         for rule in self.rates:
             if rule.method == method:
                 return rule
+        if default is not None:
+            return default
         if like is not None:
             rule = self.rate_rule(like)
             return rule.model_copy(update={"method": method, "source": f"as {like}, unmeasured: {rule.source}"})
@@ -295,7 +299,7 @@ class Family(Frozen):
 
     def peak_rate(self, model: ModelSpec, method: Tuned, *, steps: int) -> tuple[float, str]:
         """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from."""
-        rule = self.rate_rule(method.name, method.like)
+        rule = self.rate_rule(method.name, method.like, method.default_rate)
         why = f"learning rate: {rule.source}"
         if rule.law is not None:
             return rule.rescaled(rule.law.rate(model.params, steps, method.share(model)), model, method), why

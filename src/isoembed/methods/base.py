@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from isoembed.core import Frozen
-from isoembed.families.base import ModelSpec
+from isoembed.families.base import ModelSpec, RateRule
 from isoembed.flops import Cost
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class BaseMethod(Frozen):
     about: ClassVar[str]
     #: the method of whose learning rates this one's are taken to be where nobody measured its own
     like: ClassVar[str | None] = None
+    #: its own rule for the learning rate, for families that state none
+    default_rate: ClassVar[RateRule | None] = None
 
     @property
     def scale(self) -> float | None:

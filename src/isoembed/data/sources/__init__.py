@@ -10,7 +10,7 @@ from isoembed.data.sources.base import MAX_ROW_BYTES, OnBadRows, RowOptions, Sou
 from isoembed.data.sources.csv import Csv
 from isoembed.data.sources.docstrings import Docstrings
 from isoembed.data.sources.files import existing, label_of
-from isoembed.data.sources.formats import TABLES, TEXT, reader_of
+from isoembed.data.sources.formats import endings, reader_of
 from isoembed.data.sources.hub import Hub
 from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.memory import AnyPair, PairsInMemory
@@ -32,8 +32,8 @@ __all__ = [
     "open_source",
 ]
 
-#: names of the documentation at hand: of the packages that isoembed trains with, of all that are installed
-DOCSTRINGS = ("docstrings", "docstrings:all")
+#: sources with names of their own, asked in turn; what none of them knows is a file (`isoembed.data.sources.formats`)
+KINDS: list[type[Source]] = [Docstrings, Hub]
 #: a part of a mixture with its weight
 WEIGHTED = r"(.+):([0-9.]+(?:e[0-9]+)?)"
 
@@ -73,11 +73,8 @@ def absolute(spec: str) -> str:
 
 
 def _absolute(name: str) -> str:
-    kind = "hub:" if name.startswith("hub:") else ""
-    place, colon, split = name.removeprefix("hub:").partition(":") if kind else (name, "", "")
-    if name in DOCSTRINGS or (kind and not expanded(place).is_dir()):
-        return name
-    return f"{kind}{expanded(place).absolute()}{colon}{split}"
+    found = (each for kind in KINDS if (each := kind.absolute(name)) is not None)
+    return next(found, None) or str(expanded(name).absolute())
 
 
 def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
@@ -93,21 +90,16 @@ def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
 
 
 def _open(name: str, options: RowOptions) -> Source:
-    if name in DOCSTRINGS:
-        return Docstrings(everything=name != "docstrings")
-    if name.startswith("hub:"):
-        dataset, *named = name.removeprefix("hub:").split(":")
-        if len(named) > 2:
-            raise InputError(f"A dataset must be hub:ORG/NAME[:CONFIG][:SPLIT]; got {label_of(Path(name))!r}. Mend it.")
-        config, split = ["", "", *named][-2:]
-        return Hub(dataset, options, config=config or None, split=split or None)
+    for kind in KINDS:
+        if (found := kind.named(name, options)) is not None:
+            return found
     reader = reader_of(expanded(name), options)
     if expanded(name).is_dir():
         raise InputError(f"`data` must be files; {label_of(Path(name))} is a folder. Give it as hub:FOLDER.")
     if reader is None:
         raise InputError(
-            f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {', '.join(TEXT)} (these also .gz or .zst) "
-            f"or {', '.join(TABLES)}; got {label_of(Path(name))!r}. Rename or convert it."
+            f"`data` must be docstrings, hub:ORG/NAME, or a file ending in {endings(packed=True)} (these also .gz or "
+            f".zst) or {endings(packed=False)}; got {label_of(Path(name))!r}. Rename or convert it."
         )
     existing(name)
     return reader

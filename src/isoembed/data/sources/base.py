@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from isoembed.core import InputError, fingerprint, placeless
 from isoembed.data.pair import Pair
+from isoembed.data.sources.files import file_hash, label_of
 from isoembed.data.sources.names import BadRow, Fields, Keys, Names
 
 OnBadRows = Literal["error", "skip"]
@@ -31,6 +33,16 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
+
+    @classmethod
+    def named(cls, spec: str, options: RowOptions) -> Self | None:
+        """The source of this kind that `spec` names, as `hub:org/name`; None where it names another kind, or a file."""
+        return None
+
+    @classmethod
+    def absolute(cls, spec: str) -> str | None:
+        """`spec` meaning the same from any folder; None where it names another kind, or a file."""
+        return None
 
     @property
     def fields(self) -> tuple[Fields, ...]:
@@ -226,3 +238,17 @@ def _texts(value: Any, key: str) -> list[str]:
             raise _BadTextError("empty text", f"`{key}` must hold text; it is empty. Fill it in")
         stripped.append(text)
     return stripped
+
+
+class FileSource(RowSource):
+    """A file of rows.  A class names the `endings` of its files, and whether they may be `packed` too (.gz, .zst)."""
+
+    endings: ClassVar[tuple[str, ...]]
+    packed: ClassVar[bool] = True
+
+    def __init__(self, file: Path, options: RowOptions) -> None:
+        super().__init__(label_of(file), options)
+        self.file = file
+
+    def content_hash(self) -> str:
+        return file_hash(self.file)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from isoembed.core import InputError, number_of
-from isoembed.data.sources.base import RowOptions, RowSource, too_long
-from isoembed.data.sources.files import LongLine, damage, file_hash, label_of, lines_of, open_text
+from isoembed.data.sources.base import FileSource, too_long
+from isoembed.data.sources.files import LongLine, damage, lines_of, open_text
 from isoembed.data.sources.names import BadRow, repeated, required, twice
 
 #: what may stand between two cells; a file whose header no other one makes sense of is read with its own kind's
@@ -19,16 +18,11 @@ DELIMITERS = (",", ";", "\t", "|")
 SWALLOWED = "lines taken in by the bad row before them"
 
 
-class Csv(RowSource):
+class Csv(FileSource):
     """A .csv file, also .csv.gz and .csv.zst: comma-separated (or by semicolons, tabs or bars, where its header says
     so), double-quoted, the first line naming the columns.  A .tsv file is the same with tabs."""
 
-    def __init__(self, file: Path, options: RowOptions) -> None:
-        super().__init__(label_of(file), options)
-        self.file = file
-
-    def content_hash(self) -> str:
-        return file_hash(self.file)
+    endings = (".csv", ".tsv")
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         line, names = 0, None

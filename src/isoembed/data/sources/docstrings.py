@@ -21,12 +21,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from isoembed.core import fingerprint
 from isoembed.data.normalize import normalized
 from isoembed.data.pair import Pair
 from isoembed.data.sources import docstring_text
-from isoembed.data.sources.base import Source
+from isoembed.data.sources.base import RowOptions, Source
 from isoembed.data.sources.docstring_text import DocText, read_docstring
 
 #: never read: tests, copies of other packages, this package
@@ -53,6 +54,8 @@ PACKAGES = frozenset((
     "typing_inspection", "urllib3", "xxhash", "yaml",
 ))
 # fmt: on
+#: of the packages that isoembed trains with, of all that are installed
+NAMES = ("docstrings", "docstrings:all")
 #: parameter names that say nothing
 IGNORED = frozenset({"self", "cls", "args", "kwargs"})
 
@@ -75,9 +78,17 @@ class Docstrings(Source):
 
     def __init__(self, roots: tuple[Path, ...] | None = None, *, everything: bool = False) -> None:
         super().__init__()
-        self.label = "docstrings:all" if everything else "docstrings"
+        self.label = NAMES[everything]
         self.packages = None if everything or roots is not None else PACKAGES | sys.stdlib_module_names
         self.roots = roots if roots is not None else environment_roots()
+
+    @classmethod
+    def named(cls, spec: str, options: RowOptions) -> Self | None:
+        return cls(everything=spec == NAMES[1]) if spec in NAMES else None
+
+    @classmethod
+    def absolute(cls, spec: str) -> str | None:
+        return spec if spec in NAMES else None
 
     def fingerprint(self) -> str:
         rules = [Path(str(file)).read_bytes() for file in (__file__, docstring_text.__file__)]

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isoembed.data.sources.base import RowOptions, RowSource
+from isoembed.data.sources.base import FileSource, RowOptions
 from isoembed.data.sources.csv import Csv
 from isoembed.data.sources.files import PACKINGS
 from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.parquet import Parquet
 
-#: file endings and what reads them; the text ones also packed
-TEXT: dict[str, type[JsonLines | Csv]] = {
-    ".jsonl": JsonLines,
-    ".ndjson": JsonLines,
-    ".json": JsonLines,
-    ".csv": Csv,
-    ".tsv": Csv,
-}
-TABLES: dict[str, type[Parquet]] = {".parquet": Parquet, ".pq": Parquet}
+#: what reads files; the first of one ending reads it
+READERS: list[type[FileSource]] = [JsonLines, Csv, Parquet]
 
 
-def reader_of(file: Path, options: RowOptions) -> RowSource | None:
+def reader_of(file: Path, options: RowOptions) -> FileSource | None:
     """What reads `file`, by its name, whose case does not matter; None where nothing does."""
     first, last = ["", "", *(suffix.lower() for suffix in file.suffixes)][-2:]
-    reader = TEXT.get(first) if last in PACKINGS else TEXT.get(last) or TABLES.get(last)
+    ending, packed = (first, True) if last in PACKINGS else (last, False)
+    found = (each for each in READERS if ending in each.endings and (each.packed or not packed))
+    reader = next(found, None)
     return None if reader is None else reader(file, options)
+
+
+def endings(*, packed: bool) -> str:
+    """Those of the files that may be packed, or may not, in words."""
+    return ", ".join(ending for each in READERS if each.packed == packed for ending in each.endings)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from isoembed.core import InputError, expanded, fingerprint
 from isoembed.data.sources.base import RowOptions, RowSource
@@ -45,6 +45,26 @@ class Hub(RowSource):
         place = name if self.folder is None else label_of(Path(name))
         super().__init__(":".join(["hub", place, *self._chosen]), options)
         self._commit: str | None = None
+
+    @classmethod
+    def named(cls, spec: str, options: RowOptions) -> Self | None:
+        kind, *parts = spec.split(":")
+        if kind != "hub" or not parts:
+            return None
+        dataset, *named = parts
+        if len(named) > 2:
+            raise InputError(f"A dataset must be hub:ORG/NAME[:CONFIG][:SPLIT]; got {label_of(Path(spec))!r}. Mend it.")
+        config, split = ["", "", *named][-2:]
+        return cls(dataset, options, config=config or None, split=split or None)
+
+    @classmethod
+    def absolute(cls, spec: str) -> str | None:
+        kind, *parts = spec.split(":")
+        if kind != "hub" or not parts:
+            return None
+        if expanded(parts[0]).is_dir():
+            parts[0] = str(expanded(parts[0]).absolute())
+        return ":".join([kind, *parts])
 
     @property
     def _chosen(self) -> list[str]:

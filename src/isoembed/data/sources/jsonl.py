@@ -6,26 +6,20 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from isoembed.core import InputError
-from isoembed.data.sources.base import RowOptions, RowSource, too_long
-from isoembed.data.sources.files import PIECE, LongLine, damage, file_hash, label_of, lines_of, open_text
+from isoembed.data.sources.base import FileSource, too_long
+from isoembed.data.sources.files import PIECE, LongLine, damage, lines_of, open_text
 from isoembed.data.sources.names import BadRow, repeated, twice
 
 
-class JsonLines(RowSource):
+class JsonLines(FileSource):
     """A .jsonl file, or a .json one, also .gz and .zst.  Blank lines are passed over.  A line may also be an array of
     texts: query, positive, and any number of hard negatives.  A file that is one list of rows, over any number of
     lines, is read row by row too."""
 
-    def __init__(self, file: Path, options: RowOptions) -> None:
-        super().__init__(label_of(file), options)
-        self.file = file
-
-    def content_hash(self) -> str:
-        return file_hash(self.file)
+    endings = (".jsonl", ".ndjson", ".json")
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         number, begun, decoder = 0, False, _Decoder()

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isoembed.core import InputError
-from isoembed.data.sources.base import RowOptions, RowSource
-from isoembed.data.sources.files import damage, file_hash, label_of, open_file
+from isoembed.data.sources.base import FileSource
+from isoembed.data.sources.files import damage, open_file
 from isoembed.data.sources.names import BadRow, repeated, required, twice
 
 BATCH_ROWS = 4096
 
 
-class Parquet(RowSource):
+class Parquet(FileSource):
     """A .parquet file; only the columns that hold the texts are read."""
 
-    def __init__(self, file: Path, options: RowOptions) -> None:
-        super().__init__(label_of(file), options)
-        self.file = file
-
-    def content_hash(self) -> str:
-        return file_hash(self.file)
+    endings = (".parquet", ".pq")
+    packed = False
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
         number = 0
