@@ -103,16 +103,17 @@ class Options(Frozen):
 
     def __str__(self) -> str:
         """In words; `none` at the defaults."""
-        parts = [] if self.prompts == NO_PROMPTS else [str(self.prompts)]
-        if self.mask_margin is not None:
-            parts.append(f"candidates over {self.mask_margin:g} above the positive masked")
-        if self.bidirectional:
-            parts.append("attention both ways")
-        if self.matryoshka:
-            parts.append(f"matryoshka {', '.join(map(str, self.matryoshka))}")
-        if self.resize_embeddings:
-            parts.append("token table grown")
-        return ", ".join(parts) or "none"
+        words = {
+            "prompts": str(self.prompts),
+            "mask_margin": f"candidates over {self.mask_margin or 0.0:g} above the positive masked",
+            "bidirectional": "attention both ways",
+            "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
+            "resize_embeddings": "token table grown",
+        }
+        changed = [name for name, value in self if value != type(self).model_fields[name].default]
+        known = [words[name] for name in words if name in changed]
+        others = [f"{name} {getattr(self, name)}" for name in changed if name not in words]
+        return ", ".join([*known, *others]) or "none"
 
 
 def dims_named(text: str | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from isoembed.budget import DEVICES
 from isoembed.cli import app, boundary
 from isoembed.cli.groups import grouped
-from isoembed.cli.options import ALIASES
+from isoembed.cli.options import ALIASES, ExecutionOptions, SetupOptions
+from isoembed.recipe import Options, PartialSetup, Prompts
+from isoembed.training.execution import Execution
 from tests.reliability.fuzz import command
 
 
@@ -221,3 +223,30 @@ def test_an_option_of_two_groups_is_an_error_at_the_start() -> None:
 
     with pytest.raises(TypeError, match="`depth` twice"):
         grouped(twice)
+
+
+def test_every_option_of_execution_and_setup_arrives() -> None:
+    """They were handed on by name, one by one, so that a new one could be left out: one field and one line will do."""
+    apart = {"device", "memory"}  # read before
+    plain = {each.name: each.default for each in fields(Execution)}
+    given: dict[str, Any] = {"precision": "bf16", "checkpoint_seconds": 7.0}
+    for each in fields(ExecutionOptions):
+        if each.name not in apart:
+            assert each.default == plain[each.name], each.name
+            given.setdefault(each.name, not plain[each.name])
+    assert vars(ExecutionOptions(**given).value("cpu", 1e9)) == {
+        **plain, **given, "device": "cpu", "memory_bytes": 1e9
+    }  # fmt: skip
+    known = {*PartialSetup.model_fields, *Options.model_fields, "pool_prompt"}
+    assert {each.name for each in fields(SetupOptions)} <= known
+    asked = SetupOptions(temperature=0.1, batch_pairs=32, mask_margin=0.1, matryoshka="64,32", bidirectional=True)
+    assert asked.value() == PartialSetup(
+        temperature=0.1, batch_pairs=32, options=Options(mask_margin=0.1, matryoshka=(64, 32), bidirectional=True)
+    )
+
+
+def test_options_in_words() -> None:
+    assert str(Options()) == "none"
+    assert str(Options(bidirectional=True, matryoshka=(8, 4), mask_margin=0.1, prompts=Prompts(query="q: "))) == (
+        "prompts 'q: ' and '', candidates over 0.1 above the positive masked, attention both ways, matryoshka 8, 4"
+    )

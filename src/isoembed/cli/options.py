@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -16,7 +16,7 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, PoolingName, Prompts, dims_named
+from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, Prompts, dims_named
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request
 
@@ -240,24 +240,15 @@ class SetupOptions:
     def value(self, *, resize_embeddings: bool = False) -> PartialSetup:
         """What is named of the setup; raises InputError for what is out of range."""
         options = self.options(resize_embeddings=resize_embeddings)
-        return PartialSetup(
-            batch_pairs=self.batch_pairs,
-            context_tokens=self.context_tokens,
-            temperature=self.temperature,
-            pooling=cast(PoolingName | None, self.pooling),  # a name that is none is refused here
-            options=None if options == PLAIN else options,
-        )
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in PartialSetup.model_fields}
+        return PartialSetup(**own, options=None if options == PLAIN else options)
 
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in Options.model_fields}
         prompts = Prompts.of(self.prompts.query_prompt, self.prompts.positive_prompt, pooled=self.pool_prompt)
-        return Options(
-            mask_margin=self.mask_margin,
-            matryoshka=dims_named(self.matryoshka),
-            bidirectional=self.bidirectional,
-            prompts=prompts,
-            resize_embeddings=resize_embeddings,
-        )
+        parsed = {"matryoshka": dims_named(self.matryoshka), "prompts": prompts}
+        return Options(**{**own, **parsed, "resize_embeddings": resize_embeddings})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,13 +343,13 @@ class ExecutionOptions:
     memory: Annotated[
         str | None, typer.Option(help="peak of the process (GPU: there), as 4GiB; default: half of free")
     ] = None
-    gradient_checkpointing: Annotated[
+    checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")
     ] = False
     precision: PrecisionName = "auto"
-    compile_blocks: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")
-    ] = False
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")] = (
+        False
+    )
     shard: Annotated[
         bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")
     ] = False
@@ -367,19 +358,10 @@ class ExecutionOptions:
 
     def value(self, device: str | None, memory_bytes: float | None) -> Execution:
         """The same for the training loop; `device` is torch's."""
-        from isoembed.encoder.precision import precision_named
         from isoembed.training.execution import Execution
 
-        return Execution(
-            device=device,
-            memory_bytes=memory_bytes,
-            checkpointing=self.gradient_checkpointing,
-            precision=precision_named(self.precision),
-            compile=self.compile_blocks,
-            shard=self.shard,
-            checkpoint_seconds=self.checkpoint_seconds,
-            resume=self.resume,
-        )
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("device", "memory")}
+        return Execution(device=device, memory_bytes=memory_bytes, **own)
 
 
 @dataclass(frozen=True, kw_only=True)
