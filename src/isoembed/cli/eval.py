@@ -92,6 +92,7 @@ def _by_library(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[B
         raise InputError(
             "`--truncate-dim` and `--quantized` do not go with --mteb, which scores whole embeddings; leave them out."
         )
+    from isoembed.evaluation.published import published_scores
     from isoembed.report.terminal.scores import benchmark_text, times_100
     from isoembed.workflows.benchmark import benchmark
 
@@ -104,7 +105,7 @@ def _by_library(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[B
         results=library.results,
         progress=lambda score: terminal.say(f"{score.task}: {times_100(score.score)} {score.metric}", err=True),
     )
-    return scores, benchmark_text(scores)
+    return scores, benchmark_text(scores, published_scores())
 
 
 def _by_files(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[Scores, RenderableType]:

@@ -10,14 +10,16 @@ from rich.text import Text
 
 from isoembed.fitting.correlation import Choice, Correlation
 from isoembed.fitting.intervals import Interval
-from isoembed.report.terminal.layout import columns_table, pairs_table
+from isoembed.report.terminal.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
     from isoembed.evaluation.mteb.scores import BenchmarkScores
+    from isoembed.evaluation.published import PublishedScores
 
 
-def benchmark_text(scores: BenchmarkScores) -> RenderableType:
-    """Main scores times 100, as benchmark tables show them, task by task, and their means."""
+def benchmark_text(scores: BenchmarkScores, published: PublishedScores) -> RenderableType:
+    """Main scores times 100, as benchmark tables show them, task by task, and their means; beside them what is
+    published of other models on the same tasks."""
     tasks = columns_table(
         ("task", "type", "main score", "x 100", "seconds"),
         [(task.task, task.type, task.metric, times_100(task.score), f"{task.seconds:.1f}") for task in scores.tasks],
@@ -31,7 +33,42 @@ def benchmark_text(scores: BenchmarkScores) -> RenderableType:
         rows.append(
             ("mean", f"{100 * scores.mean:.2f} over tasks{without}; {100 * scores.mean_of_types:.2f} over types")
         )
-    return Group(pairs_table(rows), Text(""), tasks)
+    return Group(pairs_table(rows), Text(""), tasks, *_beside(scores, published))
+
+
+def _beside(scores: BenchmarkScores, published: PublishedScores) -> list[RenderableType]:
+    """Published means over those of the tasks that are published, this model's among them; [] where there are none."""
+    own = {task.task: task.score for task in scores.tasks if task.score is not None}
+    tasks, others = published.beside(own)
+    if not others:
+        return []
+    rows = [(model.name, _size(model.parameters), mean) for model, mean in others]
+    rows.append((f"{scores.model} (this model)", "", sum(own[task] for task in tasks) / len(tasks)))
+    which = tasks[0] if len(tasks) == 1 else f"mean of {len(tasks)} of these tasks"
+    table = columns_table(
+        ("published", "parameters", f"{which} x 100"),
+        [(name, size, times_100(mean)) for name, size, mean in sorted(rows, key=lambda row: -row[2])],
+    )
+    return [Text(""), table]
+
+
+def published_text(scores: PublishedScores) -> RenderableType:
+    """A row a model: parameters, of these in the token table, means times 100; best first."""
+    full, nano = scores.benchmarks["MTEB(eng, v2)"], scores.benchmarks["NanoBEIR"]
+    columns = (full, scores.of_type("MTEB(eng, v2)", "Retrieval"), nano)
+    rows = [
+        (model.name, _size(model.parameters), _size(model.table_parameters), *(model.mean(tasks) for tasks in columns))
+        for model in scores.models
+    ]
+    table = columns_table(
+        ("model", "parameters", "token table", "MTEB(eng, v2)", "its retrieval", "NanoBEIR"),
+        [(*row[:3], *map(times_100, row[3:])) for row in sorted(rows, key=lambda row: -(row[3] or 0.0))],
+    )
+    return Group(table, Text(""), Text(f"Main scores x 100, from {scores.source} at {scores.commit[:8]}."))
+
+
+def _size(parameters: int | None) -> str:
+    return "-" if parameters is None else si(parameters)
 
 
 def times_100(score: float | None) -> str:

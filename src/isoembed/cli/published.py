@@ -1,0 +1,19 @@
+"""`isoembed published`: what well-known models score."""
+
+from __future__ import annotations
+
+from isoembed.cli import terminal
+from isoembed.cli.options import AsJson
+
+
+def published(as_json: AsJson = False) -> None:
+    """List published benchmark scores of well-known embedding models, for a sense of what a score means; needs no
+    network."""
+    from isoembed.evaluation.published import published_scores
+    from isoembed.report.terminal.scores import published_text
+
+    found = published_scores()
+    if as_json:
+        terminal.print_json(found.model_dump(mode="json"))
+    else:
+        terminal.console().print(published_text(found))
