@@ -2,7 +2,7 @@
 
     python scripts/depth_curve.py plan PAIRS LEDGER      a sweep of each larger model's cuts, in LEDGER/MODEL
     isoembed sweep run LEDGER/MODEL                      each; minutes
-    python scripts/depth_curve.py table LEDGER           every cut beside the sizes, and benchmarks/results/depth_curve.json
+    python scripts/depth_curve.py table LEDGER           every cut beside the sizes, and results/depth_curve.json
 
 Full fine-tuning at two budgets of the nano study, on its pairs, at rates searched for on each model's own cuts.  A cut
 is compared with the curve through the study's separately pretrained sizes, linear in ln N and ln loss.

@@ -1,8 +1,8 @@
 """Published benchmark scores of well-known embedding models, kept offline to stand beside one's own.
 
-From the MTEB results (https://github.com/embeddings-benchmark/results) by `scripts/published_scores.py`, unchanged: main
-scores, fractions of 1.  The models differ in what they were trained on, often in data like a task's; a score says what
-is reached, not what a budget buys.
+From the MTEB results (https://github.com/embeddings-benchmark/results) by `scripts/published_scores.py`, unchanged:
+main scores, fractions of 1.  The models differ in what they were trained on, often in data like a task's; a score says
+what is reached, not what a budget buys.
 """
 
 from __future__ import annotations
