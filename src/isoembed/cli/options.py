@@ -150,7 +150,9 @@ class NameOptions:
 
     family: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(f.name for f in FAMILIES)}; or MODEL@, one model cut to its first blocks"),
+        typer.Option(
+            help=f"{', '.join(f.name for f in FAMILIES)}; or MODEL@, one model cut to its first blocks; recipe: or any"
+        ),
     ] = None
     model: Annotated[
         str | None,

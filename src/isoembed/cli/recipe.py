@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +20,9 @@ from isoembed.cli.options import (
     request_of,
 )
 from isoembed.core import InputError
+from isoembed.families import Family
 from isoembed.recipe import Recipe
-from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
 
 
@@ -47,6 +48,9 @@ def recipe(
     budget, device = asked.budget.with_device(device)
     if device is not None:
         raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
+    if asked.model.family == "any":
+        _across(asked, budget, as_json=as_json)
+        return
     request = request_of(budget, asked.model, asked.training, asked.limits)
     recommendation = recommend(request, law=asked.law.value(), other_settings=asked.law.other_settings)
     job.save(ctx)
@@ -56,6 +60,27 @@ def recipe(
         from isoembed.report.terminal.recommendation import recommendation_text
 
         terminal.console().print(recommendation_text(flagged(recommendation, ctx), budget.gpu))
+
+
+def _across(asked: RecipeOptions, budget: BudgetOptions, *, as_json: bool) -> None:
+    """Every family beside the others."""
+    from isoembed.recommendation.across import across
+    from isoembed.report.terminal.across import across_text
+
+    if asked.model.model is not None or asked.law.value() is not None:
+        raise InputError("`--family any` compares families; --model and --law are of one. Leave them out.")
+
+    def ask(family: Family) -> Request:
+        return request_of(budget, replace(asked.model, family=family.name), asked.training, asked.limits)
+
+    found = across(ask)
+    if as_json:
+        value = [each.model_dump(mode="json", exclude={"recommendation"}) for each in found]
+        for entry, each in zip(value, found, strict=True):
+            entry["recommendation"] = None if each.recommendation is None else recommendation_json(each.recommendation)
+        terminal.print_json({"families": value})
+    else:
+        terminal.console().print(across_text(found))
 
 
 def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendation:

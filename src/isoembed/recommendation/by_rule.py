@@ -28,7 +28,7 @@ _PAPER_SETUP = (1024, 75)
 #: of the unique tokens, from which on a recipe goes through all of them
 _WHOLE = 0.99
 #: the provisional rule for the size tells nothing within this factor either way
-_BRACKET = 10.0
+BRACKET = 10.0
 _PILOT = "run a pilot first (`isoembed run` with `pilot`)"
 
 
@@ -163,7 +163,7 @@ def _size(
     """Why `best` is of the size that it is, and it with the sizes either side, which the rule cannot tell apart."""
     family, ratio = request.family, best.tokens_per_param
     wanted = family.tokens_per_param_at(request.budget.flop_at()[0])
-    low, high = wanted / _BRACKET, wanted * _BRACKET
+    low, high = wanted / BRACKET, wanted * BRACKET
     if ended:
         why = note("assumed", "size-by-data", family=family.name, tokens_per_param=wanted)
         return [note("basis", "by-data"), why], ()

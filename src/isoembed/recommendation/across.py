@@ -1,0 +1,72 @@
+"""One budget, every family: what is known of each, side by side.  No measure ranks families; none is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+
+from isoembed.core import Frozen, InputError
+from isoembed.families import FAMILIES, Family
+from isoembed.recommendation.by_rule import BRACKET
+from isoembed.recommendation.recommend import recommend
+from isoembed.recommendation.request import Request
+from isoembed.recommendation.result import Recommendation
+
+Ground = Literal["law", "published rule", "guess", "too small", "too large", "refused"]
+#: best known first; the last three are families for another budget
+GROUNDS: tuple[Ground, ...] = ("law", "published rule", "guess", "too small", "too large", "refused")
+#: mean over MTEB (eng, v2) of finished models made from a family, with far more compute than a budget here: of
+#: embeddings-benchmark/results at f4cc6c8
+PUBLISHED = {
+    "qwen3": "F2LLM-v2-0.6B 70.0",
+    "qwen3-embedding": "Qwen3-Embedding-0.6B 70.5",
+    "gemma3": "EmbeddingGemma-300M 69.7",
+}
+WEAK = (
+    "The order is by what is known, not by what is better: no law spans families, and losses under two tokenizers, or of "
+    "two held-out sets, do not compare. A pilot on your pairs in two or three of them would tell."
+)
+
+
+class FamilyChoice(Frozen):
+    """What a family offers at the budget."""
+
+    family: str
+    ground: Ground = Field(description="what the choice rests on, or why the family suits another budget")
+    recommendation: Recommendation | None = Field(None, description="None where it was refused")
+    refused: str | None = Field(None, description="why")
+    published: str | None = Field(None, description="score of a finished model made from it by others")
+
+
+def across(ask: Callable[[Family], Request]) -> tuple[FamilyChoice, ...]:
+    """What each built-in family offers for what `ask` asks of it, best known first.
+
+    Raises InputError, the first family's, where all refuse.
+    """
+    found = [_choice(family, ask) for family in FAMILIES]
+    if all(each.recommendation is None for each in found):
+        raise InputError(found[0].refused or "No family can be had for this budget.")
+    return tuple(sorted(found, key=lambda each: GROUNDS.index(each.ground)))
+
+
+def _choice(family: Family, ask: Callable[[Family], Request]) -> FamilyChoice:
+    published = PUBLISHED.get(family.name)
+    try:
+        found = recommend(ask(family))
+    except InputError as error:
+        return FamilyChoice(family=family.name, ground="refused", refused=str(error), published=published)
+    return FamilyChoice(family=family.name, ground=_ground(family, found), recommendation=found, published=published)
+
+
+def _ground(family: Family, found: Recommendation) -> Ground:
+    if found.certainty is not None:
+        return "law"
+    recipe = found.recipe
+    times = recipe.train_tokens / recipe.model.params / family.tokens_per_param_at(found.budget.flop)
+    if times < 1 / BRACKET:
+        return "too large"
+    if times > BRACKET:
+        return "too small"
+    return "guess" if family.method_rule is None else "published rule"

@@ -1,0 +1,50 @@
+"""Every family for one budget: best known first, nothing ranked that nobody measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from isoembed.core import InputError
+from isoembed.families import FAMILIES, Family
+from isoembed.recommendation.across import GROUNDS, across
+from isoembed.recommendation.recommend import Request
+from tests.cli.test_entry import mistake, ok
+
+
+def at(flop: float) -> dict[str, str]:
+    """Family -> ground, in order."""
+    return {each.family: each.ground for each in across(lambda family: Request.of(flop, family))}
+
+
+def test_every_family_is_there_best_known_first() -> None:
+    for flop in (1e12, 1e17):
+        found = at(flop)
+        assert found.keys() == {family.name for family in FAMILIES}
+        assert list(found.values()) == sorted(found.values(), key=GROUNDS.index)  # type: ignore[arg-type]
+
+
+def test_the_ground_is_that_of_the_family_alone() -> None:
+    small, middle = at(1e12), at(1e17)
+    assert (small["nano"], small["qwen3"]) == ("law", "refused")
+    assert middle["pythia"] == "published rule"
+    assert (middle["nano"], middle["qwen3"], middle["gpt2"]) == ("too small", "too large", "guess")
+
+
+def test_where_no_family_can_be_had_the_reason_is_said() -> None:
+    with pytest.raises(InputError, match="must pay for one step"):
+        at(1e3)
+
+
+def test_what_is_asked_of_one_is_asked_of_all() -> None:
+    def ask(family: Family) -> Request:
+        return Request.of(1e17, family, method="lora r=8")
+
+    methods = {each.recommendation.recipe.method.label for each in across(ask) if each.recommendation}
+    assert methods == {"lora r=8"}
+
+
+def test_the_command_says_how_weak_it_is() -> None:
+    printed = ok("recipe", "--budget", "1e17", "--family", "any")
+    assert "not by what is better" in printed
+    assert printed.split("\n")[1].startswith("pythia")
+    assert "are of one" in mistake("recipe", "--budget", "1e17", "--family", "any", "--model", "gpt2")
