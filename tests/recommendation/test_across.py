@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from isoembed.budget import Budget
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.recommendation.across import GROUNDS, across
@@ -20,7 +21,7 @@ def test_every_family_is_there_best_known_first() -> None:
     for flop in (1e12, 1e17):
         found = at(flop)
         assert found.keys() == {family.name for family in FAMILIES}
-        assert list(found.values()) == sorted(found.values(), key=GROUNDS.index)  # type: ignore[arg-type]
+        assert list(found.values()) == sorted(found.values(), key=GROUNDS.index)
 
 
 def test_the_ground_is_that_of_the_family_alone() -> None:
@@ -38,6 +39,9 @@ def test_where_no_family_can_be_had_the_reason_is_said() -> None:
 def test_what_is_asked_of_one_is_asked_of_all() -> None:
     def ask(family: Family) -> Request:
         return Request.of(1e17, family, method="lora r=8")
+
+    hours = across(lambda family: Request.of(Budget.from_devices("h100", hours=1), family))
+    assert hours[0].recommendation is not None  # a budget whose FLOP depend on the model
 
     methods = {each.recommendation.recipe.method.label for each in across(ask) if each.recommendation}
     assert methods == {"lora r=8"}

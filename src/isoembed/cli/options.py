@@ -151,7 +151,8 @@ class NameOptions:
     family: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(f.name for f in FAMILIES)}; or MODEL@, one model cut to its first blocks; recipe: or any"
+            help=f"{', '.join(f.name for f in FAMILIES)}; or MODEL@, one model cut to its first blocks; any (recipe): "
+            "all of them side by side"
         ),
     ] = None
     model: Annotated[

@@ -25,8 +25,8 @@ PUBLISHED = {
     "gemma3": "EmbeddingGemma-300M 69.7",
 }
 WEAK = (
-    "The order is by what is known, not by what is better: no law spans families, and losses under two tokenizers, or of "
-    "two held-out sets, do not compare. A pilot on your pairs in two or three of them would tell."
+    "The order is by what is known, not by what is better: no law spans families, and losses under two tokenizers, "
+    "or of two held-out sets, do not compare. A pilot on your pairs in two or three of them would tell."
 )
 
 
@@ -64,7 +64,7 @@ def _ground(family: Family, found: Recommendation) -> Ground:
     if found.certainty is not None:
         return "law"
     recipe = found.recipe
-    times = recipe.train_tokens / recipe.model.params / family.tokens_per_param_at(found.budget.flop)
+    times = recipe.train_tokens / recipe.model.params / family.tokens_per_param_at(recipe.flop)
     if times < 1 / BRACKET:
         return "too large"
     if times > BRACKET:

@@ -32,7 +32,7 @@ def across_text(choices: Sequence[FamilyChoice]) -> RenderableType:
             rows.append((each.family, *offer, each.published or "-", _WORDS[each.ground]))
     head = ("family", "model", "method", "params", "tokens", "steps", "loss", "published by others", "rests on")
     names = [each.family for each in choices if each.refused is not None]
-    refused = [f"not for this budget: {', '.join(names)}; --family with one of these says why."] if names else []
+    others = f"not for this budget: {', '.join(names)}; asked for one of them, `isoembed recipe` says why."
     first = choices[0].family
-    more = f"isoembed recipe --family {first} with the same budget says more of the first."
-    return Group(columns_table(head, rows), Text(""), *map(Text, refused), Text(WEAK), Text(more))
+    more = f"`isoembed recipe` for {first} says more of the first."
+    return Group(columns_table(head, rows), Text(""), *([Text(others)] if names else []), Text(WEAK), Text(more))
