@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -65,7 +66,7 @@ def at(records: list[RunRecord], budget: float) -> dict[str, tuple[float, float]
 
 def table(ledger: Path) -> None:
     study = Ledger.open(RECORDS).records()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for budget in BUDGETS:
         sizes = sorted(at(study, budget).values())
         size, loss = np.log(np.array(sizes)).T

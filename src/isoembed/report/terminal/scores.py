@@ -56,13 +56,13 @@ def published_text(scores: PublishedScores) -> RenderableType:
     """A row a model: parameters, of these in the token table, means times 100; best first."""
     full, nano = scores.benchmarks["MTEB(eng, v2)"], scores.benchmarks["NanoBEIR"]
     columns = (full, scores.of_type("MTEB(eng, v2)", "Retrieval"), nano)
-    rows = [
-        (model.name, _size(model.parameters), _size(model.table_parameters), *(model.mean(tasks) for tasks in columns))
-        for model in scores.models
-    ]
+    means = {model.name: [model.mean(tasks) for tasks in columns] for model in scores.models}
     table = columns_table(
         ("model", "parameters", "token table", "MTEB(eng, v2)", "its retrieval", "NanoBEIR"),
-        [(*row[:3], *map(times_100, row[3:])) for row in sorted(rows, key=lambda row: -(row[3] or 0.0))],
+        [
+            (model.name, _size(model.parameters), _size(model.table_parameters), *map(times_100, means[model.name]))
+            for model in sorted(scores.models, key=lambda model: -(means[model.name][0] or 0.0))
+        ],
     )
     return Group(table, Text(""), Text(f"Main scores x 100, from {scores.source} at {scores.commit[:8]}."))
 
