@@ -102,7 +102,7 @@ def held(name: str, truth: dict[str, float], boot: Bootstrap) -> dict[str, tuple
         found[label] = (low <= true <= high, (high - low) / true)
     if name in ("hoffmann", "embedding"):
         best = surface_optimum(law, law.vector(truth)[None], np.array([far]), fraction=0.5).params_BF[0, 0]
-        interval = boot.best_sizes(np.array([far]), fraction=0.5)[0].params
+        interval = boot.compute_optimum(np.array([far, 2 * far]), fraction=0.5).sizes[0].params
         low, high = interval.ends
         found["best_size_beyond"] = (bool(low <= best <= high), high / max(low, 1.0))
     return found

@@ -44,8 +44,8 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import Law, Points, law_named
 from isoembed.methods import Method
 from isoembed.pilot.choose import eligible, plan_next, settled
-from isoembed.pilot.decide import Decision, decide
-from isoembed.pilot.posterior import TOLERANCE, Criterion, Planning
+from isoembed.pilot.decide import Decision, decision_from
+from isoembed.pilot.posterior import TOLERANCE, Criterion, Planning, fit_posterior
 from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun
 from isoembed.pilot.start import methods_paid_for
 from isoembed.records import Ledger, RunRecord
@@ -223,7 +223,7 @@ def ordered(data: Table, planner: str, law: Law, seed: int) -> Iterator[tuple[fl
             if run.planned.flop <= left:
                 done.append(run)
                 left -= run.planned.flop
-        yield share, decide(done, target, Planning(law=law, draws=DRAWS, seed=seed))
+        yield share, decision_from(fit_posterior(done, target, Planning(law=law, draws=DRAWS, seed=seed)), done, target)
 
 
 def planned(data: Table, planner: Criterion, law: Law, seed: int) -> Iterator[tuple[float, Decision]]:
@@ -364,7 +364,9 @@ def main() -> None:
     if options.only is not None and RESULTS.is_file():
         results["tables"] = json.loads(RESULTS.read_text(encoding="utf-8"))["tables"]
     for data in tables(options.tables, options.ledger, options.only):
-        grid = decide(data.runs, data.target, Planning(law=law, draws=DRAWS))
+        grid = decision_from(
+            fit_posterior(data.runs, data.target, Planning(law=law, draws=DRAWS)), data.runs, data.target
+        )
         found: dict[str, Any] = {
             "cells": len(data.runs),
             "candidates": len(data.target.candidates),

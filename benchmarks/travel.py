@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer
 
 from isoembed.core import InputError
+from isoembed.data import store as stores
 from isoembed.data.dataset import PairData
-from isoembed.data.store import StoreFacts, write_store
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import DataStats
@@ -158,11 +158,37 @@ def compact_pairs(data: PairData, source: str, file: Path) -> None:
     file.write_bytes(lzma.compress(buffer.getvalue(), preset=6))
 
 
+def written_store(folder: Path, facts: stores.StoreFacts, columns: dict[str, pa.Array]) -> stores.TokenStore:
+    """The store at `folder` of pairs that are tokenised already, written where it is not there: `columns` as the files
+    name them, those that are not given empty or 0 (of texts nothing but ids need be there)."""
+    id_type = columns["query_ids"].type.value_type
+
+    def make(partial: Path) -> None:
+        for name, schema, size in (
+            ("pairs.arrow", stores._pairs_schema(id_type), stores.PAIRS_ROWS),
+            ("numbers.arrow", stores._numbers_schema(), stores.NUMBERS_ROWS),
+        ):
+            empty = {field.name: _nothing(field.type, facts.pairs) for field in schema if field.name not in columns}
+            batch = pa.RecordBatch.from_pydict({**columns, **empty}, schema)
+            with pa.OSFile(str(partial / name), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                for start in range(0, facts.pairs, size):
+                    writer.write_batch(batch.slice(start, size))
+        (partial / stores.FACTS).write_text(facts.sealed(partial).model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    return stores.TokenStore.kept(folder, make)
+
+
+def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
+    """`rows` times an empty list, an empty text or 0."""
+    none: Any = [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
+    return pa.array([none] * rows, kind)
+
+
 def expand_pairs(file: Path, folder: Path) -> PairData:
     """The pairs that `compact_pairs` wrote, in a store under `folder` (or found there)."""
     with np.load(io.BytesIO(lzma.decompress(file.read_bytes()))) as found:
         arrays = {name: found[name] for name in found.files}
-    facts = StoreFacts.model_validate_json(str(arrays["facts"]))
+    facts = stores.StoreFacts.model_validate_json(str(arrays["facts"]))
     train, heldout = arrays["counts"].tolist()
     rows: dict[str, pa.Array] = {}
     for side in ("query", "positive"):
@@ -170,7 +196,7 @@ def expand_pairs(file: Path, folder: Path) -> PairData:
         rows[f"{side}_ids"] = pa.ListArray.from_arrays(pa.array(bounds), pa.array(arrays[f"{side}_ids"]))
         rows[f"{side}_length"] = pa.array(arrays[f"{side}_lengths"].astype(np.uint32))
         rows[f"{side}_hash"] = pa.array(np.concatenate([arrays[f"{side}_text"], arrays[f"{side}_hash"]]))
-    store = write_store(folder, facts, rows)
+    kept = written_store(folder, facts, rows)
     places = np.arange(train + heldout)
     stats = DataStats.model_validate_json(str(arrays["stats"]))
-    return PairData(store, places[:train], store, places[train:], stats, ())
+    return PairData(kept, places[:train], kept, places[train:], stats, ())

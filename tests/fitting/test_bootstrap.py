@@ -93,7 +93,7 @@ def test_prediction_intervals_for_a_run_are_wider_than_for_the_law(boot: Bootstr
 
 def test_best_sizes_hold_the_planted_optimum_and_say_how_far_out_they_are(boot: Bootstrap) -> None:
     flop = boot.fit.range["flop"][1] * np.array([0.1, 10.0])
-    for best, beyond in zip(boot.best_sizes(flop), (0.1, 10.0), strict=True):
+    for best, beyond in zip(boot.compute_optimum(flop).sizes, (0.1, 10.0), strict=True):
         theta = HOFFMANN.vector(TRUTH["hoffmann"])[None]
         true = surface_optimum(HOFFMANN, theta, np.array([best.flop])).params_BF[0, 0]
         low, high = best.params.ends
@@ -106,7 +106,7 @@ def test_best_sizes_hold_the_planted_optimum_and_say_how_far_out_they_are(boot: 
 
 def test_a_law_without_an_optimum_has_no_best_size() -> None:
     found = bootstrap(law_named("multiplicative"), planted("multiplicative", noise=0.005), draws=20)
-    best = found.best_sizes(np.array([1e18]))[0]
+    best = found.compute_optimum(np.array([1e18, 2e18])).sizes[0]
     assert (best.params.value, best.params.low, best.params.high) == (None, None, None)
 
 

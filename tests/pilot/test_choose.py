@@ -11,8 +11,8 @@ import pytest
 from isoembed.core import InputError
 from isoembed.laws import Points, law_named
 from isoembed.pilot.choose import BATCH_SHARE, SETTLED, PilotBatch, eligible, plan_next, settled
-from isoembed.pilot.decide import Decision, decide
-from isoembed.pilot.posterior import Criterion, Planning, fit_posterior
+from isoembed.pilot.decide import Decision, decision_from
+from isoembed.pilot.posterior import DEFAULT, Criterion, Planning, fit_posterior
 from isoembed.pilot.runs import LEAST_RUNS, PilotRun, PilotTarget, PossibleRun, above_envelope
 from isoembed.pilot.start import START_MOST, methods_paid_for
 
@@ -42,6 +42,10 @@ def runs_at(flop: float, methods: Sequence[str] = ("full",), steps: int | None =
 def grid(methods: Sequence[str] = ("full",)) -> list[PossibleRun]:
     """Every budget, the target's included: a planner must see for itself what it may not run."""
     return [run for flop in BUDGETS for run in runs_at(float(flop), methods)]
+
+
+def decide(done: Sequence[PilotRun], target: PilotTarget, how: Planning = DEFAULT) -> Decision:
+    return decision_from(fit_posterior(done, target, how), done, target)
 
 
 def target(methods: Sequence[str] = ("full",)) -> PilotTarget:

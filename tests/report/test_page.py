@@ -195,7 +195,7 @@ def draw(study: tuple[Path, Path], name: str, out: Path | None, file_format: str
 def test_figure_command_lists_and_writes_html(
     study: tuple[Path, Path], evidence: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw(study, "list", None)
+    draw(study, "list", tmp_path / "of-no-use")
     assert capsys.readouterr().out.split() == list(figures(evidence))
     draw(study, "frontier", tmp_path / "frontier.html")
     assert "Loss against budget" in (tmp_path / "frontier.html").read_text(encoding="utf-8")

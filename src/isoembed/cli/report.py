@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
-
-if TYPE_CHECKING:
-    from isoembed.report.figures.section import Drawings
 
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
 LawPath = Annotated[
@@ -72,23 +69,26 @@ def figure(
 ) -> None:
     """Write one figure of a ledger, or all, as PNG, SVG, PDF or HTML."""
     from isoembed.report.data import ReportData
-    from isoembed.report.figures import drawings, drawn
+    from isoembed.report.figures import drawings, drawn, figures
+    from isoembed.report.render import write_figures
 
     _check_place(name, out, file_format)
-    known = drawings(ReportData.open(ledger, law))
-    if out is None:
+    size: dict[str, Any] = {"width": width, "height": height, "dark": dark}
+    evidence = ReportData.open(ledger, law)
+    if name == "all" and out is not None:
+        files = {each: out / f"{each}.{(file_format or Format.SVG).value}" for each in drawings(evidence)}
+        write_figures({files[each]: made for each, made in figures(evidence).items()}, **size)
+        _say_all(files, out, as_json)
+        return
+    known = drawings(evidence)
+    if name == "list" or out is None:
         if as_json:
             terminal.print_json({"figures": list(known)})
         else:
             terminal.console().print("\n".join(known), markup=False)
         return
-    if name == "all":
-        _write_all(
-            known, out, (file_format or Format.SVG).value, width=width, height=height, dark=dark, as_json=as_json
-        )
-        return
     made = drawn(name, known)
-    made.save(out, width=width, height=height, dark=dark)
+    made.save(out, **size)
     if as_json:
         terminal.print_json({"out": str(out), "figure": name, "alt": made.alt})
     else:
@@ -112,13 +112,8 @@ def _check_place(name: str, out: Path | None, file_format: Format | None) -> Non
     check_format(out)
 
 
-def _write_all(known: Drawings, out: Path, ending: str, *, width: int, height: int, dark: bool, as_json: bool) -> None:
-    """Every figure as a file of `out`, by its name."""
-    from isoembed.report.render import write_figures
-
-    files = {name: out / f"{name}.{ending}" for name in known}
-    write_figures({files[name]: draw() for name, draw in known.items()}, width=width, height=height, dark=dark)
+def _say_all(files: dict[str, Path], out: Path, as_json: bool) -> None:
     if as_json:
-        terminal.print_json({"out": str(out), "figures": list(known), "files": [str(file) for file in files.values()]})
+        terminal.print_json({"out": str(out), "figures": list(files), "files": [str(file) for file in files.values()]})
     else:
         terminal.console().print(f"{number_of(len(files), 'figure')} in {out}", markup=False)

@@ -491,29 +491,3 @@ def checksum(file: Path) -> str:
     people, and reads 3 GB/s where BLAKE2b reads .2."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-
-
-def write_store(folder: Path, facts: StoreFacts, columns: dict[str, pa.Array]) -> TokenStore:
-    """The store at `folder` of pairs that are tokenised already, written where it is not there: `columns` as the files
-    name them, those that are not given empty or 0 (of texts nothing but ids need be there)."""
-    id_type = columns["query_ids"].type.value_type
-
-    def make(partial: Path) -> None:
-        for name, schema, size in (
-            ("pairs.arrow", _pairs_schema(id_type), PAIRS_ROWS),
-            ("numbers.arrow", _numbers_schema(), NUMBERS_ROWS),
-        ):
-            empty = {field.name: _nothing(field.type, facts.pairs) for field in schema if field.name not in columns}
-            batch = pa.RecordBatch.from_pydict({**columns, **empty}, schema)
-            with pa.OSFile(str(partial / name), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for start in range(0, facts.pairs, size):
-                    writer.write_batch(batch.slice(start, size))
-        (partial / FACTS).write_text(facts.sealed(partial).model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-    return TokenStore.kept(folder, make)
-
-
-def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
-    """`rows` times an empty list, an empty text or 0."""
-    none: Any = [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
-    return pa.array([none] * rows, kind)

@@ -86,10 +86,6 @@ class Bootstrap:
             draw_BR = draw_BR * np.exp(np.random.default_rng(self.seed).normal(0.0, self.fit.noise, draw_BR.shape))
         return [percentile(float(value), draw_BR[:, row], self.tail) for row, value in enumerate(value_R)]
 
-    def best_sizes(self, flop_F: Floats, *, flop_per_param_token: float = 6.0, fraction: float = 1.0) -> list[BestSize]:
-        """For each budget the best N and D with their intervals, and how far the budget lies beyond the fitted runs."""
-        return self._sizes(self._optimum(flop_F, flop_per_param_token, fraction), flop_F)
-
     def compute_optimum(self, flop_F: Floats, *, fraction: float = 1.0) -> ComputeOptimum:
         """The best sizes and their exponents; unbounded in a draw without an optimum at a budget."""
         best = self._optimum(flop_F, 6.0, fraction)

@@ -15,7 +15,7 @@ from pydantic import Field, computed_field
 from isoembed.core import Frozen
 from isoembed.fitting.decision import CandidateSamples
 from isoembed.pilot.notes import PilotNote, warning
-from isoembed.pilot.posterior import DEFAULT, Planning, Posterior, fit_posterior
+from isoembed.pilot.posterior import Posterior
 from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun
 
 
@@ -49,17 +49,11 @@ class Decision(Frozen):
         return words if self.trusted else f"not to be trusted: {words}; {'; '.join(self.warnings)}"
 
 
-def decide(done: Sequence[PilotRun], target: PilotTarget, how: Planning = DEFAULT) -> Decision:
-    """The candidate at the target budget that the finished runs speak for.
+def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotTarget) -> Decision:
+    """The candidate at the target budget that the finished runs speak for, by the laws fitted to them.
 
     done: finished runs below the target; at least 12 of at least 100 steps, or the decision is not trusted and says so.
-    Raises InputError where a finished run is as large as the target.
     """
-    return decision_from(fit_posterior(done, target, how), done, target)
-
-
-def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotTarget) -> Decision:
-    """The decision, from laws fitted already."""
     runs = sum(run.planned.long_enough for run in done)
     spent = math.fsum(run.planned.flop for run in done)
     candidates = sorted((each for each in target.candidates if posterior.knows(each)), key=lambda each: each.key)

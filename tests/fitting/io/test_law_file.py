@@ -15,9 +15,9 @@ from isoembed.fitting.bootstrap import bootstrap
 from isoembed.fitting.fit import fit
 from isoembed.fitting.holdout import holdout
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.fitting.io.tables import read_table
 from isoembed.fitting.settings import Group
 from isoembed.laws import Points, law_named
+from tests.fitting.io.reading import points_of
 from tests.laws.planted import planted
 
 HOFFMANN = law_named("hoffmann")
@@ -30,7 +30,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_csv_is_read_by_its_usual_names_and_the_rest_ignored(tmp_path: Path) -> None:
-    points = read_table(written(tmp_path, "N,D,C,loss,note\n1e6,1e8,-3,3.5,x\n2e6,1e8,-3,3.25,y\n"), HOFFMANN)
+    points = points_of(written(tmp_path, "N,D,C,loss,note\n1e6,1e8,-3,3.5,x\n2e6,1e8,-3,3.25,y\n"), HOFFMANN)
     assert points.params.tolist() == [1e6, 2e6]
     assert points.flop.tolist() == [6e14, 12e14]
     assert points.fraction.tolist() == [1.0, 1.0]
@@ -42,23 +42,23 @@ def test_parquet_and_csv_give_the_same_points(tmp_path: Path) -> None:
     columns = {"N": points.params, "D": points.tokens, "L": points.loss}
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "runs.parquet")
     rows = "\n".join(",".join(repr(float(v)) for v in row) for row in zip(*columns.values(), strict=True))
-    csv = read_table(written(tmp_path, "N,D,L\n" + rows), HOFFMANN)
-    assert csv.fingerprint == read_table(tmp_path / "runs.parquet", HOFFMANN).fingerprint == points_only.fingerprint
+    csv = points_of(written(tmp_path, "N,D,L\n" + rows), HOFFMANN)
+    assert csv.fingerprint == points_of(tmp_path / "runs.parquet", HOFFMANN).fingerprint == points_only.fingerprint
 
 
 def test_named_columns_shares_and_runs_are_read(tmp_path: Path) -> None:
     file = written(tmp_path, "size,seen,val,S,job\n1e6,1e8,3.5,0.5,a\n2e6,1e8,3.25,1,b\n2e6,2e8,3.0,1,b\n")
     names = {"params": "size", "tokens": "seen", "loss": "val", "run": "job"}
-    points = read_table(file, law_named("embedding"), names)
+    points = points_of(file, law_named("embedding"), names)
     assert points.fraction.tolist() == [0.5, 1.0, 1.0]
     assert points.run.tolist() == [0, 1, 1]
-    assert read_table(file, HOFFMANN, names).fraction.tolist() == [1.0, 1.0, 1.0]
+    assert points_of(file, HOFFMANN, names).fraction.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_the_power_law_needs_no_sizes_and_takes_six_n_d_without_c(tmp_path: Path) -> None:
     power = law_named("power")
-    assert read_table(written(tmp_path, "C,loss\n1e15,3\n1e16,2\n"), power).flop.tolist() == [1e15, 1e16]
-    assert read_table(written(tmp_path, "N,D,loss\n1e6,1e9,3\n1e7,1e9,2\n"), power).flop.tolist() == [6e15, 6e16]
+    assert points_of(written(tmp_path, "C,loss\n1e15,3\n1e16,2\n"), power).flop.tolist() == [1e15, 1e16]
+    assert points_of(written(tmp_path, "N,D,loss\n1e6,1e9,3\n1e7,1e9,2\n"), power).flop.tolist() == [6e15, 6e16]
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,23 @@ def test_the_power_law_needs_no_sizes_and_takes_six_n_d_without_c(tmp_path: Path
 )
 def test_a_table_that_cannot_be_fitted_is_refused_by_name(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        read_table(written(tmp_path, text), HOFFMANN)
+        points_of(written(tmp_path, text), HOFFMANN)
 
 
 def test_a_missing_file_a_missing_named_column_and_a_false_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there"):
-        read_table(tmp_path / "no.csv", HOFFMANN)
+        points_of(tmp_path / "no.csv", HOFFMANN)
     file = written(tmp_path, "N,D,loss\n1,2,3\n")
     with pytest.raises(InputError, match="`flop` column named FLOPs"):
-        read_table(file, HOFFMANN, {"flop": "FLOPs"})
+        points_of(file, HOFFMANN, {"flop": "FLOPs"})
     with pytest.raises(InputError, match="got size"):
-        read_table(file, HOFFMANN, {"size": "N"})
+        points_of(file, HOFFMANN, {"size": "N"})
 
 
 def test_one_size_only_is_refused_by_the_fit(tmp_path: Path) -> None:
     rows = "".join(f"1e6,{d}e8,{3 + 1 / d}\n" for d in range(1, 9))
     with pytest.raises(InputError, match=r"differ in `params`: all 8 rows have 1e\+06"):
-        fit(HOFFMANN, read_table(written(tmp_path, "N,D,loss\n" + rows), HOFFMANN))
+        fit(HOFFMANN, points_of(written(tmp_path, "N,D,loss\n" + rows), HOFFMANN))
 
 
 def test_a_law_file_keeps_every_bit_and_the_promised_keys(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.fitting.io.columns import Table
-from isoembed.fitting.io.tables import read_groups, read_table
+from isoembed.fitting.io.tables import read_groups
 from isoembed.laws import Points, law_named
+from tests.fitting.io.reading import points_of
 from tests.laws.planted import TRUTH, planted
 
 HOFFMANN = law_named("hoffmann")
@@ -25,7 +26,7 @@ PLAIN = "N,D,loss\n" + "".join(",".join(row) + "\n" for row in ROWS)
 def read(folder: Path, content: str | bytes, name: str = "runs.csv") -> Points:
     file = folder / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_table(file, HOFFMANN)
+    return points_of(file, HOFFMANN)
 
 
 def semicolons(text: str) -> str:
@@ -66,7 +67,7 @@ def test_forms_of_one_table(tmp_path: Path, content: str | bytes) -> None:
 def test_parquet_is_parquet_whatever_its_name(tmp_path: Path, name: str) -> None:
     columns = {"N": [1, 2], "D": [Decimal("1.5"), Decimal("2.5")], "loss": ["3.0", " 2.5"], "eval.x": [1, None]}
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / name)
-    points = read_table(tmp_path / name, HOFFMANN)
+    points = points_of(tmp_path / name, HOFFMANN)
     assert (points.tokens.tolist(), points.loss.tolist()) == ([1.5, 2.5], [3.0, 2.5])
     assert Table(tmp_path / name).read(["eval.x"]).numbers["eval.x"].tolist() == pytest.approx([1, np.nan], nan_ok=True)
 
@@ -112,7 +113,7 @@ def test_a_row_without_a_run_is_a_run_of_its_own(tmp_path: Path) -> None:
     """Blank names were a TypeError beside numbers, and one run of many rows beside texts."""
     file = tmp_path / "runs.csv"
     file.write_text("N,D,loss,run\n1e7,1e9,3,\n2e7,1e9,2.9,a\n4e7,1e9,2.8,a\n8e7,1e9,2.7,nan\n")
-    assert read_table(file, HOFFMANN, {"run": "run"}).run.tolist() == [0, 1, 1, 2]
+    assert points_of(file, HOFFMANN, {"run": "run"}).run.tolist() == [0, 1, 1, 2]
     file.write_text("N,D,loss,how\n1e7,1e9,3,full\n2e7,1e9,2.9,\n")
     (group,) = read_groups(file, [HOFFMANN], method_column="how")
     assert (group.method, len(group.points)) == ("full", 1)
@@ -333,4 +334,4 @@ def test_json_is_no_table(text: str, tmp_path: Path) -> None:
     file = tmp_path / "trainer_state.json"
     file.write_text(text)
     with pytest.raises(InputError, match=r"CSV or Parquet.*is JSON"):
-        read_table(file, HOFFMANN)
+        points_of(file, HOFFMANN)

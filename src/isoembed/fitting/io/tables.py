@@ -79,15 +79,6 @@ class _Read:
         return _Read(self.points[keep], self.rows[keep], self.epochs_R[keep], methods, self.notes)
 
 
-def read_table(file: Path, law: Law, names: Mapping[str, str] | None = None) -> Points:
-    """The runs in a CSV or Parquet file that `law` can be fitted to, those that repeat their data too.
-
-    names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
-    is looked up in COLUMNS, but only where the law reads it; C is 6 N D where neither named nor read.
-    """
-    return _read(file, (law,), names, None).points
-
-
 def read_groups(
     file: Path,
     laws: Sequence[Law],
@@ -95,7 +86,11 @@ def read_groups(
     method_column: str | None = None,
     candidates: int | None = None,
 ) -> list[Group]:
-    """The runs of a table, one group per method where `method_column` names the method of each.
+    """The runs in a CSV or Parquet file that `laws` can be fitted to, one group per method where `method_column` names
+    the method of each.
+
+    names: column of the file for `params`, `tokens`, `loss`, `flop`, `fraction`, `weight` or `run`.  What is not named
+    is looked up in COLUMNS, but only where a law reads it; C is 6 N D where neither named nor read.
 
     Where one of `laws` reads the trained share, all hyperparameters of a method are one group; else those that the
     labels tell apart (`lora r=8`, `lora r=32`) are methods of their own.  `candidates` as in `Points.of`.
