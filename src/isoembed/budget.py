@@ -54,7 +54,8 @@ def device_named(name: str) -> Device:
 
 
 class Budget(Frozen):
-    """What may be spent on training.  Either `flop` is set, or `device`, `count` and `seconds` are, or `epochs` is.
+    """What may be spent on training.  Either `flop` (model FLOP) is set, or `device`, `count` and `seconds` are, or
+    `epochs` is.
 
     A time stays a time until a candidate's own speed is known: small models run at a smaller share of a device's peak
     than large ones, so one utilisation for all would favour them.  Epochs are FLOP once pairs and model are known

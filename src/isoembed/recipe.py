@@ -197,6 +197,7 @@ class DataStats(Frozen):
 
     @property
     def tokens_per_pair(self) -> float:
+        """Mean real tokens of a pair, its hard negatives among them."""
         return self.query_tokens + self.positive_tokens + self.negative_tokens
 
 
@@ -336,6 +337,7 @@ class Recipe(Setup, Summarised):
 
     @property
     def cost(self) -> Cost:
+        """Parameters in forward pass, backward pass and update, by which a token's FLOP go (paper, section 3.5)."""
         return self.method.cost(self.model)
 
     @property

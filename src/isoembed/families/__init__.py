@@ -22,7 +22,10 @@ __all__ = ["FAMILIES", "NANO", "PYTHIA", "Dense", "Family", "ModelSpec", "RateRu
 
 @checked
 def family_named(name: Family | str) -> Family:
-    """The built-in family called `name`, in capitals or not; a family itself as it is."""
+    """The built-in family called `name`, in capitals or not; a family itself as it is.
+
+    Raises InputError naming those there are where there is none such.
+    """
     if isinstance(name, Family):
         return name
     for family in FAMILIES:

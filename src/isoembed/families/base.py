@@ -65,6 +65,7 @@ class ModelSpec(Frozen):
 
     @property
     def blocks(self) -> int:
+        """How many transformer blocks there are."""
         return len(self.block_params)
 
     @property

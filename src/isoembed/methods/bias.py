@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Bias(BaseMethod):
-    """C = (4 * N + 2 * biases) * D (paper section 3.5)."""
+    """The bias vectors train, nothing else: C = (4 * N + 2 * biases) * D model FLOP (paper section 3.5).  A model
+    without biases raises InputError."""
 
     about: ClassVar[str] = "bias vectors, those of the norms too"
     name: Literal["bias"] = "bias"

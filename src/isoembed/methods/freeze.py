@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Freeze(BaseMethod):
-    """C = (2 * N + 4 * N_active) * D (paper sections 3.4 and 3.5).
+    """The last blocks train: C = (2 * N + 4 * N_active) * D model FLOP (paper sections 3.4 and 3.5).
 
     `fraction` of the blocks are active, the last ones, with all that runs after them (the final norm).  The token
     table stays frozen even at fraction 1, which is the paper's convention and the way to compare methods without the

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Full(BaseMethod):
-    """C = 6 * N * D (paper section 3.4).  The token table trains and C charges nothing for it;
-    `freeze` at fraction 1 is the same method with the table frozen."""
+    """Every parameter trains: C = 6 * N * D model FLOP (paper section 3.4).  The token table trains and C charges
+    nothing for it; `freeze` at fraction 1 is the same method with the table frozen."""
 
     about: ClassVar[str] = "every parameter"
     name: Literal["full"] = "full"

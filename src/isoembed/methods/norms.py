@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Norms(BaseMethod):
-    """C = (4 * N + 2 * norms) * D: as bias-only (paper section 3.5), with other vectors."""
+    """The norms' vectors train, nothing else: C = (4 * N + 2 * norms) * D model FLOP, as bias-only (paper section
+    3.5) with other vectors.  A model without norms raises InputError."""
 
     about: ClassVar[str] = "weights and biases of all norms"
     like: ClassVar[str | None] = "bias"

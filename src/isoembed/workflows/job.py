@@ -116,6 +116,7 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
+        """What will be trained."""
         return self.recommendation.recipe
 
     def decided(self, recipe: Recipe) -> Job:
@@ -138,6 +139,8 @@ def plan_job(
 
     data: how the pairs are read, or where they lie.
     `law`, `other_settings` and `far` as for `recommend`; a law brings the setup of its runs.
+
+    Raises InputError where the data cannot be read or leave nothing to train on, or no recipe is within the limits.
     """
     family, law = request.family, None if law is None else LawSet.load(law)
     data = data if isinstance(data, DataOptions) else DataOptions(data)
@@ -288,6 +291,9 @@ def train_job(
     """Train, and leave the model with its record in `out`; with `execution.resume`, what is done is not done again.
 
     cache: where checkpoints and metrics lie meanwhile; default: the user's (`user_cache`).
+
+    Raises InputError where `out` is taken or belongs to another recipe, DivergedError where the loss stops being finite
+    and StoppedError after a signal; the last two leave a good checkpoint behind.
     """
     out, execution = expanded(out), execution or Execution()
     work = working_folder(out, cache_folder(cache))
@@ -352,7 +358,10 @@ def _begun(out: Path, work: Path) -> Precision | None:
 def evaluate_job(job: Job, out: str | Path, record: RunRecord, tasks: Sequence[Task] = ()) -> Scores:
     """Score the model in `out` beside its untrained base, the static baseline and BM25, on the held-out pairs and on
     `tasks`, in the precision of the run; write scores.json, and put the scores on the model card, which is the report
-    of the run."""
+    of the run.  Metrics are from 0 to 1 (nDCG, MRR, recall) or -1 to 1 (Spearman).
+
+    Raises InputError where `out` holds no model.
+    """
     out = expanded(out)
     queries, positives = job.data.heldout_texts()
     trained = replace(Embedder.load(out), precision=record.recipe.precision or "fp32")

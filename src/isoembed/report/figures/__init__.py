@@ -66,9 +66,10 @@ class Figure(go.Figure):  # type: ignore[misc] # plotly is untyped
 
 @checked
 def figure(name: str, ledger: str | Path, law: str | Path | None = None) -> Figure:
-    """One figure of a ledger, as `frontier`, by the law of that file or the one fitted here; no other is drawn.
+    """One figure of a ledger, as `frontier`, by the law of that file or the one fitted here; no other is drawn.  Losses
+    are in nats, budgets in model FLOP, sizes in non-embedding parameters.
 
-    Raises InputError naming all that the ledger gives where there is none of that name.
+    Raises InputError naming all that the ledger gives where there is none of that name, and where there is no ledger.
     """
     return drawn(name, drawings(ReportData.open(expanded(ledger), None if law is None else expanded(law))))
 
