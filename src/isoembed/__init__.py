@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from isoembed.training.loop import run
     from isoembed.workflows.certify import certify
     from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
+    from isoembed.workflows.merge import merge
     from isoembed.workflows.mine import mine
     from isoembed.workflows.push import push
     from isoembed.workflows.trim import trim_vocabulary
@@ -57,6 +58,7 @@ _LAZY = {
     "evaluate_job": "isoembed.workflows.job",
     "plan_job": "isoembed.workflows.job",
     "train_job": "isoembed.workflows.job",
+    "merge": "isoembed.workflows.merge",
     "mine": "isoembed.workflows.mine",
     "push": "isoembed.workflows.push",
     "trim_vocabulary": "isoembed.workflows.trim",
@@ -105,6 +107,7 @@ __all__ = [
     "figure",
     "fit",
     "load_exported",
+    "merge",
     "mine",
     "plan_job",
     "prepare",

@@ -1,0 +1,154 @@
+"""One model from several: the average of their weights, at the cost of no further training and of one model to serve.
+
+Models that were fine-tuned from one base lie close enough together for their mean to be a good model, often a better
+one than each (Wortsman et al. 2022, "Model soups", arXiv 2203.05482); averaged with the base itself it forgets less
+(WiSE-FT, arXiv 2109.01903).  Nothing promises so for a given run: score it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCardData
+
+from isoembed.core import Frozen, InputError, checked, expanded
+from isoembed.encoder.card import FOLDER, escape
+from isoembed.encoder.embedder import Embedder
+from isoembed.encoder.encoder import base_of
+from isoembed.encoder.exported import MODULES
+from isoembed.encoder.load import load_base, weights_hash
+from isoembed.records import RECORD, RunRecord
+
+
+class Part(Frozen):
+    """A model that went into the average."""
+
+    name: str
+    weights_hash: str
+    share: float
+
+
+class Merged(Frozen):
+    """What was averaged, and the hash of what came of it."""
+
+    parts: tuple[Part, ...]
+    weights_hash: str
+
+
+@checked
+def merge(
+    models: Sequence[str | Path],
+    out: str | Path,
+    *,
+    shares: Sequence[float] | None = None,
+    base: float | None = None,
+) -> Merged:
+    """Write the weighted mean of the weights of `models`, folders of one base's fine-tunings, to the folder `out`.
+
+    shares: of each model, above 0; they are scaled to a sum of 1.  Default: equal ones.
+    base: share of the untrained base, between 0 and 1, which the first model's record.json names; default: none.
+
+    The first model gives tokenizer, pooling, prompts and context; the others must have the same.  Sums are in float64.
+    Raises InputError where models differ in more than the values of their weights, and as `Embedder.save` does.
+    """
+    out, folders = expanded(out), [expanded(model) for model in models]
+    _check(folders, out, shares, base)
+    given = [1.0] * len(folders) if shares is None else list(shares)
+    left = 1.0 - (base or 0.0)
+    parts = [(folder.name, left * share / sum(given)) for folder, share in zip(folders, given, strict=True)]
+    first = Embedder.load(folders[0], device="cpu")
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in _floats(first)}
+    found = []
+    for folder, (name, share) in zip(folders, parts, strict=True):
+        other = Embedder.load(folder, device="cpu")
+        _check_alike(first, other, folders[0], folder)
+        found.append(_added(total, base_of(other.encoder.model), name, share, str(folder)))
+    if base:
+        found.append(_added(total, *_untrained(folders[0]), base, "the base"))
+    _put(first, total)
+    first.save(out, card=_card(found))
+    return Merged(parts=tuple(found), weights_hash=weights_hash(base_of(first.encoder.model)))
+
+
+def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, base: float | None) -> None:
+    """Before anything is opened."""
+    if len(folders) + bool(base) < 2:
+        raise InputError("An average needs two models, or one and a share of its `base`; got one model.")
+    if shares is not None and (len(shares) != len(folders) or not all(0 < share < float("inf") for share in shares)):
+        raise InputError(f"`shares` must be one number above 0 for each of the {len(folders)} models; got {shares}.")
+    if base is not None and not 0 < base < 1:
+        raise InputError(f"The share of the `base` must lie between 0 and 1; got {base:g}.")
+    for folder in folders:
+        if not (folder / MODULES).is_file():
+            raise InputError(f"{folder} is no sentence-transformers model; name folders that `run` or `train` wrote.")
+        if folder.resolve() == out.resolve():
+            raise InputError(f"`out` must be another folder than the models'; got {out} for both.")
+
+
+def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None:
+    facts = {
+        "pooling": (first.encoder.pooling, other.encoder.pooling),
+        "prompts": (first.encoder.prompts, other.encoder.prompts),
+        "context": (first.context_tokens, other.context_tokens),
+        "tokenizer": tuple(each.tokenizer.backend_tokenizer.to_str() for each in (first, other)),
+        "architecture": tuple(base_of(each.encoder.model).config.model_type for each in (first, other)),
+    }
+    for what, (here, there) in facts.items():
+        if here != there:
+            said = "" if what == "tokenizer" else f" ({here} and {there})"
+            raise InputError(f"Models that are averaged must have one {what}; {one} and {two} differ{said}.")
+
+
+def _floats(embedder: Embedder) -> Iterable[tuple[str, torch.Tensor]]:
+    return [
+        (name, value)
+        for name, value in base_of(embedder.encoder.model).state_dict().items()
+        if value.is_floating_point()
+    ]
+
+
+def _added(total: Mapping[str, torch.Tensor], model: Any, name: str, share: float, place: str) -> Part:
+    """Add `share` of the model's weights to `total`, in place."""
+    state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    odd = sorted(state.keys() ^ total.keys()) or [key for key in total if state[key].shape != total[key].shape]
+    if odd:
+        raise InputError(f"Models that are averaged must have the same tensors; {place} differs in {odd[0]}.")
+    for key, value in total.items():
+        value.add_(state[key].double(), alpha=share)
+    return Part(name=name, weights_hash=weights_hash(model), share=share)
+
+
+def _untrained(folder: Path) -> tuple[Any, str]:
+    """The base that the model in `folder` is from, and its name."""
+    try:
+        recipe = RunRecord.load(folder / RECORD).recipe
+    except InputError as error:
+        raise InputError(f"A share of the `base` needs the record of the first model's run: {error}") from None
+    return load_base(recipe), recipe.model.name
+
+
+def _put(embedder: Embedder, total: Mapping[str, torch.Tensor]) -> None:
+    state = base_of(embedder.encoder.model).state_dict()
+    with torch.no_grad():
+        for name, value in total.items():
+            state[name].copy_(value)
+
+
+def _card(parts: Sequence[Part]) -> str:
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
+    )
+    rows = "\n".join(f"| {escape(part.name)} | {part.share:.4g} | `{part.weights_hash}` |" for part in parts)
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# A mean of {len(parts)} models\n\nThe weights are the weighted mean of those "
+        f"of models fine-tuned from one base.\n\n| model | share | hash of its weights |\n|---|---|---|\n{rows}\n\n"
+        "It was not scored when it was written.\n\n## Use\n\n```python\n"
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f'model = SentenceTransformer("{FOLDER}")\n'
+        'embeddings = model.encode(["a text", "another text"])\n```\n'
+    )
