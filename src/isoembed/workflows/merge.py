@@ -89,12 +89,13 @@ def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, b
 
 
 def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None:
+    configs: list[Any] = [base_of(each.encoder.model).config for each in (first, other)]
     facts = {
         "pooling": (first.encoder.pooling, other.encoder.pooling),
         "prompts": (first.encoder.prompts, other.encoder.prompts),
         "context": (first.context_tokens, other.context_tokens),
         "tokenizer": tuple(each.tokenizer.backend_tokenizer.to_str() for each in (first, other)),
-        "architecture": tuple(base_of(each.encoder.model).config.model_type for each in (first, other)),
+        "architecture": tuple(config.model_type for config in configs),
     }
     for what, (here, there) in facts.items():
         if here != there:
