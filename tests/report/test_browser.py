@@ -61,7 +61,8 @@ class Browser:
     def plot(self, name: str) -> WebElement:
         """A figure, scrolled to and drawn."""
         place = self.driver.find_element(By.CSS_SELECTOR, f'[data-figure="{name}"]')
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
+        unfold = "if (arguments[0].closest('details')) arguments[0].closest('details').open = true;"
+        self.driver.execute_script(f"{unfold} arguments[0].scrollIntoView({{block: 'center'}})", place)
         self.until("return arguments[0].querySelector('.scatterlayer .trace')", place)
         return place
 

@@ -17,14 +17,17 @@ from PIL import Image
 
 from isoembed.cli import report as cli_report
 from isoembed.core import InputError
+from isoembed.families import NANO
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.methods import method_of
+from isoembed.recipe import DataStats, Setup, solve
 from isoembed.recommendation.recommend import recommend
 from isoembed.records import RunRecord
 from isoembed.report.data import ReportData
 from isoembed.report.figures import drawings, figures
 from isoembed.report.page import json_for_html, page
 from isoembed.report.render import write_figures
-from isoembed.report.slider import stop_budgets, stops
+from isoembed.report.slider import in_a_sentence, stop_budgets, stops
 from tests.fitting.ledgers import BUDGETS, DATA, planned, runs
 from tests.report.planted import SCRIPT, failed, law_file, ledger, planted_study
 from tests.sweep.fake import record
@@ -104,6 +107,43 @@ def test_page_asks_no_server(html: str) -> None:
     policy = next(a["content"] or "" for _, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "http" not in policy
+
+
+def test_a_dozen_figures_are_open_and_every_one_is_there(html: str, evidence: ReportData) -> None:
+    """Forty-seven of the nano study stood open, one below the other."""
+    body = html[html.index("<main>") :]
+    unfolded = re.sub(r'<details class="more">.*?</details>', "", body, flags=re.DOTALL)
+    assert 0 < unfolded.count("<figure>") <= 12
+    assert body.count("<figure>") == len(drawings(evidence)) > unfolded.count("<figure>")
+
+
+def test_the_answer_is_a_sentence_that_is_read_aloud() -> None:
+    spec = NANO.model("nano-28k")
+    setup, data = Setup(batch_pairs=16, context_tokens=32), DataStats.assumed(32)
+    said = {
+        in_a_sentence(solve(1e10, model, method_of(method), 1e-3, setup, data, family="nano"))
+        for method, model in (
+            ("full", spec.model_copy(update={"depth": 3, "name": "nano-28k@3"})),
+            ("freeze 0.5", spec),
+            ("lora r=8", spec),
+            ("norms", spec),
+        )
+    }
+    assert {re.sub(r"[0-9,]+ pairs", "some pairs", sentence) for sentence in said} == {
+        "Fine-tune the first 3 blocks of nano-28k fully on some pairs.",
+        "Fine-tune nano-28k in the last 50% of its blocks on some pairs.",
+        "Fine-tune nano-28k with LoRA of rank 8 on some pairs.",
+        "Fine-tune nano-28k in its norms alone on some pairs.",
+    }
+    assert all(re.search(r" on [1-9][0-9,]* pairs", sentence) for sentence in said)
+
+
+def test_back_tests_stand_beside_the_answer(html: str, evidence: ReportData) -> None:
+    assert evidence.laws is not None
+    tested = [each for law in evidence.laws.laws for each in law.holdout.values() if each.verdict != "untested"]
+    good = sum(each.verdict == "good" for each in tested)
+    held = embedded(html)["stops"][0]["held"]
+    assert held.startswith(f"{good} of {len(tested)} hold-out" if tested else "no runs were held out")
 
 
 def test_every_figure_has_its_alt_text(html: str, evidence: ReportData) -> None:

@@ -27,6 +27,8 @@ from isoembed.report.theme import GROUNDS, template
 _ASSETS = files("isoembed") / "assets" / "report"
 #: digits of a number in the page: what no eye can tell apart takes no room
 _DIGITS = 6
+#: figures of a section that are open, where that is not the first alone: the others are folded
+_OPEN = {"isoflop": 4}
 #: the columns of the runs' table: name, and how the page writes the number (None: as text)
 COLUMNS: tuple[tuple[str, str | None], ...] = (
     ("run", None),
@@ -58,6 +60,7 @@ def page(evidence: ReportData) -> str:
     return environment.from_string(text).render(
         evidence=evidence,
         sections=shown,
+        open=_OPEN,
         stops=found,
         no_stops=reason,
         laws=[_law(law) for law in (evidence.laws.laws if evidence.laws else ())],

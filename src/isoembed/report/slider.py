@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from isoembed.budget import DEVICES, Budget
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
+from isoembed.methods import Freeze, LoRA
+from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 from isoembed.report.data import ReportData
@@ -63,6 +65,8 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
         "rate": recipe.learning_rate,
         "loss": None if loss is None else [loss.value, loss.low, loss.high],
         "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
+        "sentence": in_a_sentence(recipe),
+        "held": _held_out(evidence, recipe),
         "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.describe(),
         "beyond": reach.outside,
         "reach": reach.describe(),
@@ -79,6 +83,35 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
         "measured": _measured(evidence, recommendation),
         "others": [_ranked(each) for each in recommendation.methods],
     }
+
+
+def in_a_sentence(recipe: Recipe) -> str:
+    """The recipe as a person reads it aloud: `Fine-tune the first 3 blocks of smollm2-135m fully on 5,200 pairs.`"""
+    method, model = recipe.method, recipe.model
+    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.name.partition('@')[0]}"
+    by = {"full": "fully", "bias": "in its biases alone", "norms": "in its norms alone"}.get(method.name)
+    if isinstance(method, Freeze):
+        by = f"in the last {method.fraction:.0%} of its blocks"
+    elif isinstance(method, LoRA):
+        by = f"with LoRA of rank {method.rank}"
+    pairs = round(recipe.pairs)
+    often = "" if recipe.epochs is None or recipe.epochs <= 1 else f", {recipe.epochs:.2g} times over"
+    return f"Fine-tune {what} {by or f'by {method.label}'} on {number_of(pairs, 'pair')}{often}."
+
+
+def _held_out(evidence: ReportData, recipe: Recipe) -> str:
+    """How the forecasts of these laws came out where runs had been held out."""
+    laws = evidence.laws.laws if evidence.laws else ()
+    tested = [(law, each) for law in laws for each in law.holdout.values() if each.verdict != "untested"]
+    if not tested:
+        return "no runs were held out"
+    good = sum(each.verdict == "good" for _, each in tested)
+    own = [
+        f"{each.by.replace('-', ' ')} of {law.method} {each.held_error:.1%} off"
+        for law, each in tested
+        if law.method == recipe.method.name and each.held_error is not None
+    ]
+    return "\n".join((f"{good} of {number_of(len(tested), 'hold-out')} within what the laws allow", *own))
 
 
 def _ranked(ranked: RankedRecipe) -> list[str]:

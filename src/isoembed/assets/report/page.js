@@ -68,6 +68,8 @@
     slider.setAttribute("aria-valuetext", stop.budget);
     at("budget-text").textContent = stop.budget;
     at("headline").textContent = stop.headline;
+    at("sentence").textContent = stop.sentence;
+    at("held").textContent = stop.held;
     at("predicted").textContent = stop.predicted;
     at("reach").textContent = stop.reach;
     at("reach").parentElement.classList.toggle("warning", stop.beyond);
