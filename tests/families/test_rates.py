@@ -1,13 +1,14 @@
 """Default learning rates: published where known, else a rule from the width, and always labelled."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from isoembed.families import FAMILIES, NANO, Family, family_named
-from isoembed.families.base import WIDTH_RULE, width_rate
-from isoembed.methods import METHODS, Full, LoRA, RsLoRA
+from isoembed.families.base import WIDTH_RULE, RateRule, width_rate
+from isoembed.methods import METHODS, Full, LoRA, Norms, RsLoRA
 
 
 def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
@@ -61,3 +62,13 @@ def test_adapters_rates_go_with_their_scale(family: Family) -> None:
     elif family is not NANO:
         full = family.peak_rate(model, Full(), steps=300)[0]
         assert family.peak_rate(model, LoRA(rank=64, alpha=32.0), steps=300)[0] == pytest.approx(10 * full)
+
+
+def test_a_method_may_state_its_own_rate_for_families_that_have_none() -> None:
+    class Toy(Norms):
+        like: ClassVar[str | None] = "bias"
+        default_rate: ClassVar[RateRule | None] = RateRule(method="norms", fixed=2e-3, source="its own")
+
+    assert NANO.peak_rate(NANO.models[0], Toy(), steps=100) == (2e-3, "learning rate: its own")
+    measured = NANO.model_copy(update={"rates": (RateRule(method="norms", fixed=1e-2, source="measured"),)})
+    assert measured.peak_rate(NANO.models[0], Toy(), steps=100)[0] == 1e-2

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from isoembed import laws
 from isoembed.core import InputError
-from isoembed.laws import LAWS, Law, Points, law_named
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.settings import Group
+from isoembed.fitting.study import study
+from isoembed.laws import LAWS, Law, Points, law_named, laws_named
 from isoembed.laws.base import Units
 from isoembed.laws.embedding import share_power
 from tests.laws.planted import TRUTH, planted
@@ -115,3 +121,19 @@ def test_laws_need_no_torch() -> None:
     modules = "isoembed.laws, isoembed.fitting.io.law_file, isoembed.fitting.holdout"
     block = f"import sys; sys.modules['torch'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", block], check=True)
+
+
+def test_a_law_of_ones_own_is_a_file_and_its_name_in_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fitted, kept in a file and found again: nothing else in the house knows laws by their names."""
+
+    class Toy(type(law_named("multiplicative"))):  # type: ignore[misc] # a class of its own
+        name = "toy"
+
+    toy: Law = Toy()
+    monkeypatch.setitem(laws._NAMED, toy.name, toy)
+    assert laws_named("toy,hoffmann")[0] is toy
+    group = Group(None, planted("multiplicative", rows=30, noise=0.005), tuple(range(1, 31)))
+    LawSet(laws=(study([toy], group, source="planted", draws=20, by=()),)).save(tmp_path / "law.json")
+    found = LawSet.load(tmp_path / "law.json").laws[0]
+    assert found.law == "toy"
+    assert np.isfinite(found.bootstrap().loss(group.points)).all()
