@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from isoembed.cache import Places, begin_work, cache_folder, clear, entries, prune, user_cache, working_folder
+from isoembed.cache import (
+    Places,
+    begin_work,
+    cache_folder,
+    cached_place,
+    clear,
+    entries,
+    prune,
+    unwritten,
+    user_cache,
+    working_folder,
+)
 from isoembed.core import InputError, sole_writer
 
 
@@ -93,3 +104,17 @@ def test_clearing_takes_what_is_asked_and_waits_for_runs(cache: Path) -> None:
         clear(cache, ["tokens"])
     assert {each.bytes for each in clear(cache, ["tokens", "runs"])} == {1000}
     assert list(entries(cache)) == []
+
+
+def test_a_dry_run_finds_what_the_cache_holds_and_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOEMBED_CACHE", str(tmp_path))
+    (tmp_path / "gguf").mkdir()
+    there, new = tmp_path / "gguf" / "there", tmp_path / "gguf" / "new"
+    there.mkdir()
+    with unwritten():
+        assert cached_place("gguf/there") == there
+        place = cached_place("gguf/new")
+        place.mkdir(parents=True)
+        assert cached_place("gguf/new") == place != new
+    assert not place.exists()
+    assert cached_place("gguf/new") == new

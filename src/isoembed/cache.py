@@ -41,6 +41,27 @@ def user_cache() -> Path:
     return (Path(base) if os.path.isabs(base) else expanded("~/.cache")) / "isoembed"
 
 
+#: where what is added to the user's cache goes meanwhile; empty: there itself
+_meanwhile: list[Path] = []
+
+
+@contextmanager
+def unwritten() -> Iterator[None]:
+    """Within it nothing is added to the user's cache: what would be is gone at the end."""
+    with scratch(own_folder(), "dry-run-") as place:
+        _meanwhile.append(place)
+        try:
+            yield
+        finally:
+            _meanwhile.remove(place)
+
+
+def cached_place(name: str) -> Path:
+    """Where `name` lies in the user's cache, or is to be put."""
+    place = user_cache() / name
+    return _meanwhile[-1] / name if _meanwhile and not place.exists() else place
+
+
 def cache_folder(cache: str | Path | None = None) -> Path:
     """The cache to use: the one named, or the user's, rid of what is old."""
     if cache is not None:

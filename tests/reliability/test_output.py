@@ -16,6 +16,7 @@ from isoembed.cache import user_cache, working_folder
 from isoembed.data.store import TokenStore
 from isoembed.training.callbacks import MetricsFile, StepFacts
 from tests.data.helpers import write_jsonl
+from tests.evaluation.tiny import write_model
 from tests.reliability.fuzz import Outcome, command
 
 ROWS = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} coins"} for n in range(200)]
@@ -192,7 +193,9 @@ def test_what_can_be_refused_is_refused_before_work(wrong: str, inside: Path, mo
 def test_a_dry_run_writes_nothing(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It filled a token store."""
     monkeypatch.setenv("ISOEMBED_CACHE", str(inside / "cache"))
-    before = sorted(inside.rglob("*"))
-    done = trained(inside, "--dry-run")
-    assert not done.status, done.err
-    assert sorted(inside.rglob("*")) == before
+    write_model(inside / "base")
+    for more in ((), ("--model=base",)):  # the counts of a folder's model were kept
+        before = sorted(inside.rglob("*"))
+        done = trained(inside, "--dry-run", *more)
+        assert not done.status, done.err
+        assert sorted(inside.rglob("*")) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from isoembed.budget import Budget
-from isoembed.cache import Places
+from isoembed.cache import Places, unwritten
 from isoembed.cli import pilot, terminal
 from isoembed.cli.advice import advice
 from isoembed.cli.boundary import with_flags
@@ -88,12 +89,14 @@ class JobOptions:
 
 def run(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """The whole job: recipe, training, evaluation beside baselines, export."""
-    _work(ctx, asked, job, evaluate=True)
+    with unwritten() if asked.output.dry_run else nullcontext():
+        _work(ctx, asked, job, evaluate=True)
 
 
 def train(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """Recipe, training and export, without the evaluation."""
-    _work(ctx, asked, job, evaluate=False)
+    with unwritten() if asked.output.dry_run else nullcontext():
+        _work(ctx, asked, job, evaluate=False)
 
 
 def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evaluate: bool) -> None:

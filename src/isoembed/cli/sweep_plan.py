@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from isoembed.cache import borrowed
+from isoembed.cache import borrowed, unwritten
 from isoembed.cli import parse, terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
@@ -135,6 +135,11 @@ class SweepOptions:
 
 def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
+    with unwritten() if asked.output.dry_run else nullcontext():
+        _plan(ctx, asked, job)
+
+
+def _plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     from isoembed.report.terminal.sweep import pilot_text, plan_text
     from isoembed.sweep.advance import explain, plan_sweep
     from isoembed.sweep.folder import SweepFolder

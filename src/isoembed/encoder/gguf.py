@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.integrations.gguf.reader import read_gguf_metadata
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from isoembed.cache import user_cache
+from isoembed.cache import cached_place
 from isoembed.core import InputError, write_atomically
 from isoembed.encoder.quiet import quiet
 from isoembed.families.base import StoredFile
@@ -40,7 +40,7 @@ def unpacked(file: Path, check: Callable[[PreTrainedConfig, str], None]) -> Path
     Raises InputError where the package `gguf` is missing or the file cannot be read.
     """
     sha256 = file_hash(file)
-    folder = user_cache() / "gguf" / f"{sha256[:32]}-{_VERSION}"
+    folder = cached_place(f"gguf/{sha256[:32]}-{_VERSION}")
     if (folder / _FACTS).is_file():
         return folder
     if importlib.util.find_spec("gguf") is None:

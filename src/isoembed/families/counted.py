@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from isoembed.cache import user_cache
+from isoembed.cache import cached_place
 from isoembed.core import expanded, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.families.stored import file_hash, gguf_file
@@ -60,7 +60,7 @@ def _entry(source: str, depth: int | None) -> Path | None:
     except OSError:
         return None
     digest = hashlib.sha256(f"{_VERSION} {source} {depth}\n".encode() + content).hexdigest()
-    return user_cache() / "models" / f"{digest[:32]}.json"
+    return cached_place(f"models/{digest[:32]}.json")
 
 
 def _config(source: str) -> Path | None:
