@@ -4,11 +4,15 @@ top.
 
     python benchmarks/recommend_calibration.py                   about a minute and a half on one idle core
     python benchmarks/recommend_calibration.py --forms           laws of a form unknown to the fit: ten minutes
+    python benchmarks/recommend_calibration.py --each 20     each form that competes, planted in turn, for 20 minutes
     python benchmarks/recommend_calibration.py --quick           a tenth of the worlds, printed, nothing written
 
 The first plants Hoffmann's law and fits it, in 200 worlds.  `--forms` plants in each of 100 worlds one of three forms,
 two of which are none of ours, and lets the laws of `isoembed fit` compete; judged are the recommendations by the winner
 alone (`one form`) and by it with the forms that were not told from it (`forms`), which is what ships.
+
+`--each` plants each law that competes in `best`, losses of 1,024 candidates, lets all of them compete, and asks inside
+the range and at 4 and 10 times its top.
 
 Results: benchmarks/results/recommend_calibration.json.
 """
@@ -35,12 +39,15 @@ from isoembed.laws import COMPARED, Law, Points, law_named
 from isoembed.laws.points import Floats
 from isoembed.methods import Freeze, Full, LoRA
 from isoembed.recipe import DataStats
+from isoembed.recommendation.frontier import OutOfReachError
 from isoembed.recommendation.recommend import recommend
 
 RESULTS = Path(__file__).parent / "results" / "recommend_calibration.json"
 WORLDS, FORM_WORLDS, DRAWS, NOISE = 200, 100, 200, 0.01
 BUDGETS = np.geomspace(3e9, 1e12, 7)
 TARGETS = {"inside": 3e11, "beyond": 1e13}
+EACH_TARGETS = {"inside": 3e11, "4x": 4e12, "10x": 1e13}
+CANDIDATES = 1024
 #: tokens below which no run is made: 30 steps of 64 pairs of 78 tokens
 LEAST_TOKENS = 30 * 64 * 78
 TRIED = {
@@ -54,6 +61,18 @@ LAW = law_named("hoffmann")
 #: 2020, eq. 1.5; a sum in which more data make size matter less
 FORMS = ("sum", "norm", "drift")
 NORM, DRIFT = 2.4, 0.05
+#: what is planted of each form that competes: losses from 2 to 6.5 at these budgets
+PLANTED = {
+    "hoffmann": {"E": 1.0, "A": 60.0, "B": 500.0, "alpha": 0.35, "beta": 0.42},
+    "tied": {"E": 1.0, "A": 70.0, "B": 320.0, "alpha": 0.38},
+    "embedding": {"C": 1.0, "a_d": 2.0, "b_d": 30.0, "a_s": 0.0, "c_s": 500.0, "alpha": 0.35, "beta": 0.42, "b_s": 1.0},
+    "multiplicative": {"E": 1.0, "A": 60.0, "alpha": 0.07, "beta": 0.19},
+    "interaction-odds": {
+        "E": 0.001, "A": 2000.0, "B": 3600.0, "a": 1.08, "b": 0.57, "g": 0.24, "s": 0.0, "t": 0.0, "K": 1024.0,
+    },
+}  # fmt: skip
+#: parameters that differ by up to 3 % between methods, and exponents by as much
+_FIXED = ("K", "b_s", "s", "t")
 #: tokens at which the third form is the first one
 MIDDLE = 1e7
 
@@ -68,6 +87,8 @@ class Truth:
     def loss(self, params: Floats, tokens: Floats) -> Floats:
         """Of runs, without noise."""
         known = self.params
+        if self.form in PLANTED:
+            return law_named(self.form).predict(known, Points.of(params, tokens, np.ones_like(params)))
         size, data = known["A"] / params ** known["alpha"], known["B"] / tokens ** known["beta"]
         if self.form == "norm":
             return np.asarray(known["E"] + (size**NORM + data**NORM) ** (1 / NORM))
@@ -88,7 +109,13 @@ def world(seed: int, fitted: Sequence[Law], forms: Sequence[str]) -> tuple[dict[
     form = forms[seed % len(forms)]
     truths, laws = {}, []
     for name, tried in TRIED.items():
-        truth = Truth(form, {key: value * chance.uniform(0.97, 1.03) for key, value in TRUTH.items()})
+        truth = Truth(
+            form,
+            {
+                key: value if key in _FIXED else value * chance.uniform(0.97, 1.03)
+                for key, value in PLANTED.get(form, TRUTH).items()
+            },
+        )
         runs = [
             (model.params, tokens(name, model, flop), flop)
             for flop in BUDGETS
@@ -97,7 +124,7 @@ def world(seed: int, fitted: Sequence[Law], forms: Sequence[str]) -> tuple[dict[
         ]
         params, seen, flop_R = (np.array(column) for column in zip(*runs, strict=True))
         losses = truth.loss(params, seen) * np.exp(chance.normal(0, NOISE, len(params)))
-        points = Points.of(params, seen, losses, flop=flop_R)
+        points = Points.of(params, seen, losses, flop=flop_R, candidates=CANDIDATES if form in PLANTED else None)
         group = Group(name, points, tuple(range(len(params))), (tried,), Settings(family="nano"))
         truths[name] = truth
         by = HOLDOUTS["largest"] if len(fitted) > 1 else ()
@@ -112,7 +139,9 @@ def judge(truths: dict[str, Truth], laws: LawSet, flop: float, chance: np.random
     assert found.certainty is not None
     assert found.loss is not None
     true = {
-        (name, model.name): float(truths[name].loss(np.array(float(model.params)), np.array(tokens(name, model, flop))))
+        (name, model.name): truths[name]
+        .loss(np.array([float(model.params)]), np.array([tokens(name, model, flop)]))
+        .item()
         for name in TRIED
         for model in NANO.models
         if tokens(name, model, flop) >= LEAST_TOKENS
@@ -134,9 +163,14 @@ def judge(truths: dict[str, Truth], laws: LawSet, flop: float, chance: np.random
     }
 
 
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure, over worlds."""
+    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+
+
 def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Means over worlds, and those of the method by how sure the recommendation said it was."""
-    result: dict[str, Any] = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+    result: dict[str, Any] = means(rows)
     for what in ("method", "recipe"):
         stated = np.array([row[f"{what}_stated"] for row in rows])
         right = np.array([row[f"{what}_right"] for row in rows])
@@ -179,14 +213,51 @@ def unknown_form(worlds: int) -> dict[str, Any]:
     return {"worlds": worlds, "forms_beside_a_law": round(kept / worlds / len(TRIED), 2), **found}
 
 
+def each_form(minutes: float) -> dict[str, Any]:
+    """Each law that competes planted in turn, as many rounds as end in `minutes`; at 10x too by the form planted."""
+    judged: dict[str, dict[str, list[dict[str, float]]]] = {where: {} for where in EACH_TARGETS}
+    named, signs, ended, worlds = 0, 0, time.perf_counter() + 60 * minutes, 0
+    while time.perf_counter() < ended:
+        form = list(PLANTED)[worlds % len(PLANTED)]
+        truths, laws = world(worlds, COMPARED, tuple(PLANTED))
+        named += sum(law.law == form for law in laws.laws)
+        signs += sum(law.drift.shift != 0 for law in laws.laws)
+        for where, flop in EACH_TARGETS.items():
+            try:
+                row = judge(truths, laws, flop, np.random.default_rng([7, worlds]))
+            except OutOfReachError:
+                continue
+            judged[where].setdefault(form, []).append(row)
+        worlds += 1
+        print(worlds, form, [law.law for law in laws.laws], round(ended - time.perf_counter()), flush=True)
+    found = {
+        where: {
+            "all": summary([row for rows in by_form.values() for row in rows]),
+            **{form: {"worlds": len(rows), **means(rows)} for form, rows in by_form.items()},
+        }
+        for where, by_form in judged.items()
+    }
+    laws_fitted = worlds * len(TRIED)
+    return {
+        "worlds": worlds, "planted_form_named": round(named / laws_fitted, 2),
+        "shifted_by_back_tests": round(signs / laws_fitted, 2), **found,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forms", action="store_true", help="plant laws of a form unknown to the fit")
     parser.add_argument("--quick", action="store_true", help="a tenth of the worlds, nothing written")
+    parser.add_argument("--each", type=float, metavar="MINUTES", help="plant each form that competes, for so long")
     given = parser.parse_args()
     begun = time.perf_counter()
     less = 10 if given.quick else 1
-    found = unknown_form(FORM_WORLDS // less) if given.forms else known_form(WORLDS // less)
+    if given.each:
+        what, found = "each form", each_form(given.each / less)
+    elif given.forms:
+        what, found = "unknown form", unknown_form(FORM_WORLDS // less)
+    else:
+        what, found = "known form", known_form(WORLDS // less)
     found["seconds"] = round(time.perf_counter() - begun, 1)
     print(json.dumps(found, indent=1))
     if not given.quick:
@@ -194,9 +265,9 @@ def main() -> None:
         result = {
             "draws": DRAWS,
             "noise": NOISE,
-            **{key: before[key] for key in ("known form", "unknown form") if key in before},
+            **{key: before[key] for key in ("known form", "unknown form", "each form") if key in before},
         }
-        result["unknown form" if given.forms else "known form"] = found
+        result[what] = found
         write_atomically(RESULTS, json.dumps(result, indent=1) + "\n")
 
 

@@ -61,15 +61,6 @@ def test_runs_of_one_budget_that_cost_not_quite_the_same_are_held_out_together()
     assert held_rows(points, "largest-budget").tolist() == [False] * 12 + [True] * 6
 
 
-def test_drift_is_the_bias_a_factor_e_beyond_the_fitted_budgets() -> None:
-    found = Holdout(
-        by="largest-budget", law="hoffmann", verdict="good", n_fitted=9, n_held=3,
-        bias=Interval(value=-0.03, low=None, high=None), beyond=np.e**2,
-    )  # fmt: skip
-    assert found.drift == pytest.approx(0.015)
-    assert found.model_copy(update={"beyond": 1.0}).drift is None
-
-
 def test_laws_are_ranked_by_the_held_out_error_and_not_by_the_error_in_range() -> None:
     """The embedding law contains Hoffmann's and fits this table closer; it forecasts it worse."""
     laws = [law_named(name) for name in ("multiplicative", "embedding", "hoffmann")]

@@ -137,8 +137,7 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
         raise InputError(
             f"A bootstrap needs at least {_LEAST_RUNS} runs to draw from; got {runs}. Add runs, or fit without it."
         )
-    solver = Solver(law, points)
-    fitted, start_BP = solve(solver, delta)
+    solver, fitted, start_BP = solve(Solver(law, points), delta)
     weight_BR = resample(points, draws, seed)
     width = np.inf if fitted.delta is None else fitted.delta
     ends = [solver.run(np.repeat(start_P[None], draws, axis=0), weight_BR, width) for start_P in start_BP]

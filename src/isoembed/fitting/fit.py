@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -13,8 +15,14 @@ from isoembed.laws.base import Law, Units
 from isoembed.laws.points import Floats, Points
 
 #: from `good` to worst; a fit carries the worst that applies and all reasons
-Status = Literal["good", "few-starts-agree", "at-bound", "weakly-identified", "too-few-points", "stuck"]
-_ORDER: tuple[Status, ...] = ("good", "few-starts-agree", "at-bound", "weakly-identified", "too-few-points", "stuck")
+Status = Literal["good", "few-starts-agree", "at-bound", "poor-fit", "weakly-identified", "too-few-points", "stuck"]
+_ORDER: tuple[Status, ...] = (
+    "good", "few-starts-agree", "at-bound", "poor-fit", "weakly-identified", "too-few-points", "stuck",
+)  # fmt: skip
+
+#: a fit whose ln residuals are larger, root mean square over all its runs, describes them poorly; and so does one over
+#: `MOST_ERROR_OF_SEEDS` times the noise between seeds where there were repeats, if it is over `LEAST_ERROR` too
+MOST_ERROR, MOST_ERROR_OF_SEEDS, LEAST_ERROR = 0.05, 5.0, 0.02
 
 #: starts whose objective lies within this share of the lowest one agree with it
 _AGREE = 1e-6
@@ -25,6 +33,8 @@ PILOT_DELTA = 1e-3
 _LEAST_DELTA = 1e-6
 #: robust standard deviations beyond which a run is called an outlier
 _OUTLIER = 5.0
+#: fewer points do not tell whether a term is there
+_LEAST_POINTS = 12
 #: residuals of ln loss below this are rounding
 _ROUNDING = 1e-9
 #: Huber 1964: 95 % efficient under normal noise
@@ -42,6 +52,10 @@ class Fit(Summarised):
     noise: float = Field(
         ge=0, description="robust standard deviation of the log residuals: 1.4826 median |r|, see `Solver.noise`"
     )
+    error: float | None = Field(
+        None, ge=0, description="root mean square of all ln residuals, outliers among them; None in older files"
+    )
+    simplified: str = Field("", description="parameters held because they are not told from zero, and by what; or none")
     n_points: int
     n_starts: int
     starts_agreeing: float = Field(description="share of starts that reached the lowest objective to 1e-6")
@@ -66,14 +80,18 @@ class Fit(Summarised):
         return "good" if not self.why else f"{self.status}: {'; '.join(self.why)}"
 
 
+#: no parameter
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+
 class Solver:
     """A law on its points in working units: what `fit` and the bootstrap share."""
 
-    def __init__(self, law: Law, points: Points, *, raw: bool = False) -> None:
+    def __init__(self, law: Law, points: Points, *, raw: bool = False, absent: Mapping[str, float] = _NONE) -> None:
         law.check(points)
-        self.law, self.points = law, points
+        self.law, self.points, self.absent = law, points, absent
         self.units = Units.of(points, loss=not (raw or law.own_units))
-        self.held = law.held(points)
+        self.held = {**law.held(points), **absent}
         low_P = np.array([self.held.get(p.name, p.low) for p in law.parameters])
         high_P = np.array([self.held.get(p.name, p.high) for p in law.parameters])
         loss_R = points.loss / np.exp(self.units.log_loss)
@@ -123,7 +141,7 @@ def fit(law: Law, points: Points, *, delta: float | None = None, residual: Liter
     standard deviation in a pilot fit at 1e-3, where it acts as least absolute deviations.
     residual: of ln loss, or of the loss itself in its own units.
     """
-    return solve(Solver(law, points, raw=residual == "raw"), delta)[0]
+    return solve(Solver(law, points, raw=residual == "raw"), delta)[1]
 
 
 def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -133,8 +151,48 @@ def outliers(law: Law, points: Points, fitted: Fit) -> np.ndarray[tuple[int], np
     return np.asarray(np.abs(residual_R) > max(_OUTLIER * fitted.noise, _ROUNDING))
 
 
-def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
-    """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units."""
+def solve(solver: Solver, delta: float | None) -> tuple[Solver, Fit, Floats]:
+    """The fit, and the minima from which a bootstrap starts: its own and its closest rival, in working units; with the
+    solver that it is of.
+
+    Terms that a law may lack (`Law.may_lack`) are left out, and their parameters held, where the runs do not tell them
+    from zero: where AICc, of the summed Huber loss at one width, is not better with them.
+    """
+    fitted, minima = _solved(solver, delta)
+    simpler = solver.law.may_lack if not solver.problem.raw else ()
+    if not simpler or len(solver.points) < _LEAST_POINTS:
+        return solver, fitted, minima
+    best, best_value = (solver, fitted, minima), _aicc(solver, fitted)
+    full_value = best_value
+    for absent in simpler:
+        less = Solver(solver.law, solver.points, absent=absent)
+        found, its_minima = _solved(less, fitted.delta or np.inf)
+        if (value := _aicc(less, found)) < best_value:
+            best, best_value = (less, found, its_minima), value
+    less, found, its_minima = best
+    if not less.absent:
+        return best
+    zeros = " and ".join(name for name, value in less.absent.items() if value == 0 and solver.law.is_linear(name))
+    others = [name for name in less.absent if not solver.law.is_linear(name)]
+    with_them = f", and with it {' and '.join(others)}" if others else ""
+    words = (
+        f"{zeros} held at 0{with_them}: not told from zero (AICc {best_value - full_value:+.1f} without, by "
+        f"{len(solver.points)} runs)"
+    )
+    return less, found.model_copy(update={"simplified": words}), its_minima
+
+
+def _aicc(solver: Solver, fitted: Fit) -> float:
+    """Akaike's criterion for few points, of the objective; infinite with too few of them."""
+    points, free = len(solver.points), len(solver.free)
+    if points <= free + 2:
+        return np.inf
+    misfit = points * np.log(fitted.objective / points + 1e-18)
+    return float(misfit + 2 * free + 2 * free * (free + 1) / (points - free - 1))
+
+
+def _solved(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
+    """The fit with the parameters that `solver` leaves free, and its minima."""
     if delta is not None and not (0 < delta <= 10 or delta == np.inf):  # infinite for squares
         raise InputError(
             f"`delta` must be positive, a width in ln loss up to 10; got {delta:g}. Leave it out for the noise."
@@ -152,7 +210,9 @@ def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     agree_B = end.objective_B <= lowest * (1 + _AGREE) + 1e-18
     params = dict(zip(law.names, law.physical(theta_P[None], solver.units)[0].tolist(), strict=True))
     noise = solver.noise(theta_P, points.weight)
+    error = float(np.sqrt(np.mean(solver.problem.residuals(theta_P[None])[0][0] ** 2)))
     found, condition = _diagnose(solver, theta_P, noise)
+    found += [] if solver.problem.raw else _misfit(error, points.seed_sd())
     if end.predicted_decrease_B[best] > 1e-6:
         found.append(("stuck", "the solver stopped before a minimum: no parameter value here is an answer"))
     if (share := float(np.mean(agree_B))) < 0.5:
@@ -164,6 +224,7 @@ def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
         objective=lowest,
         delta=None if np.isinf(delta) else delta,
         noise=noise,
+        error=None if solver.problem.raw else error,
         n_points=len(points),
         n_starts=len(agree_B),
         starts_agreeing=share,
@@ -174,6 +235,17 @@ def solve(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     )
     rival_B = [b for b in order_B if not agree_B[b] and end.objective_B[b] < _RIVAL * lowest]
     return fitted, end.theta_BP[[best, *rival_B[:1]]]
+
+
+def _misfit(error: float, seed_sd: float | None) -> list[tuple[Status, str]]:
+    """Why residuals of root mean square `error` make a poor fit; none where they are small."""
+    if error > MOST_ERROR:
+        return [("poor-fit", f"the runs lie {error:.1%} around the law, root mean square; over {MOST_ERROR:.0%} is poor")]
+    if seed_sd and error > max(MOST_ERROR_OF_SEEDS * seed_sd, LEAST_ERROR):
+        return [
+            ("poor-fit", f"the runs lie {error:.1%} around the law, {error / seed_sd:.0f} times what seeds lie apart")
+        ]
+    return []
 
 
 def _range(points: Points, column: str) -> tuple[float, float]:

@@ -21,6 +21,8 @@ from isoembed.laws.points import Floats, Points
 By = Literal["largest-size", "largest-budget"]
 #: rows this close to the largest value belong to it
 _NEAR = 0.9
+#: budgets that are held out one after another, from the largest down
+MOST_BACKTESTS = 4
 
 
 class Holdout(Frozen):
@@ -42,12 +44,9 @@ class Holdout(Frozen):
     beyond: float | None = Field(None, description="mean held-out budget over the largest fitted one")
 
     @property
-    def drift(self) -> float | None:
-        """By how much ln loss left the forecast for each factor e beyond the fitted budgets; None where nothing was
-        forecast beyond them."""
-        if self.bias is None or self.bias.value is None or self.beyond is None or self.beyond <= 1 / _NEAR:
-            return None
-        return abs(self.bias.value) / float(np.log(self.beyond))
+    def forecasts_beyond(self) -> bool:
+        """Whether what it held out lies beyond the fitted budgets."""
+        return self.beyond is not None and self.beyond > 1 / _NEAR
 
 
 def held_rows(points: Points, by: By) -> NDArray[np.bool_]:
@@ -108,6 +107,18 @@ def holdout(
         beyond=float(np.exp(np.mean(np.log(left_out.flop))) / kept.flop.max()),
         **counts,
     )
+
+
+def backtests(law: Law, points: Points, first: Holdout, *, delta: float | None = None) -> list[Holdout]:
+    """Each further budget below the largest one, forecast from those below it, down to `MOST_BACKTESTS` with `first`,
+    which held out the largest; fewer where the runs below allow no fit."""
+    found: list[Holdout] = []
+    while first.verdict != "untested" and len(found) < MOST_BACKTESTS - 1:
+        points = points[~held_rows(points, "largest-budget")]
+        first = holdout(law, points, "largest-budget", delta=delta)
+        if first.verdict != "untested":
+            found.append(first)
+    return found
 
 
 def log_loss(loss: Floats) -> Floats:

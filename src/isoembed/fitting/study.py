@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isoembed.core import InputError, number_of
 from isoembed.fitting.bootstrap import Bootstrap, bootstrap
 from isoembed.fitting.fit import Fit, fit, outliers
-from isoembed.fitting.holdout import By, Holdout, holdout
+from isoembed.fitting.holdout import By, Holdout, backtests, holdout
 from isoembed.fitting.io.law_file import AlternativeLaw, LawFile, LawSet
 from isoembed.fitting.io.runs import RunsSchema, read_runs
 from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
@@ -111,6 +111,12 @@ def study(
         group,
         source=source,
         holdouts=tuple(held),
+        backtests=tuple(
+            result
+            for each in held
+            if each.by == "largest-budget"
+            for result in backtests(best, points, each, delta=delta)
+        ),
         rivals=tuple(result for rival in rivals for result in rival.held),
         alternatives=alternatives,
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),

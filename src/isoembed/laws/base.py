@@ -84,10 +84,16 @@ class Law(ABC):
     also_reads: tuple[str, ...] = ()
     #: whether the loss must stay in nats in a fit, for the law is not the same law of a loss in other units
     own_units: bool = False
+    #: terms that runs may not tell from zero, as the parameters held without each of them and without all
+    may_lack: tuple[Mapping[str, float], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
+
+    def is_linear(self, name: str) -> bool:
+        """Whether the parameter of that name is linear given the others."""
+        return self.parameters[self.names.index(name)].linear
 
     @abstractmethod
     def loss_and_gradient(self, theta_BP: Floats, rows: Rows) -> tuple[Floats, Floats]:

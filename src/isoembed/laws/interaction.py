@@ -14,6 +14,8 @@ from isoembed.laws.points import Floats, Points, Rows
 
 #: how much of ln S a line in ln N may explain before S says nothing of its own
 _SAME_AS_SIZE = 0.98
+#: without A its exponents mean nothing
+_NO_SIZE_TERM = {"A": 0.0, "a": 0.3, "s": 0.0}
 
 
 class Interaction(Law):
@@ -23,6 +25,7 @@ class Interaction(Law):
     about = "E + A/(N^a S^s) + B/(N^g S^t D^b)"
     varies = ("params", "tokens")
     also_reads = ("fraction",)
+    may_lack = ({"E": 0.0}, _NO_SIZE_TERM, {"E": 0.0, **_NO_SIZE_TERM})
     parameters = (
         Parameter("E", 0.0),
         Parameter("A", 0.0),

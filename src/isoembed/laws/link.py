@@ -13,7 +13,7 @@ class Link(Law):
 
     def __init__(self, form: Law, name: str, about: str, parameter: Parameter) -> None:
         self.form, self.name, self.about = form, name, about
-        self.varies, self.also_reads = form.varies, form.also_reads
+        self.varies, self.also_reads, self.may_lack = form.varies, form.also_reads, form.may_lack
         self.parameters = (*form.parameters, parameter)
 
     def physical(self, theta_BP: Floats, units: Units) -> Floats:

@@ -53,7 +53,7 @@ class Forecasts:
     candidates: list[Candidate]
     tokens_K: Floats
     samples: CandidateSamples
-    """nats: the law's uncertainty, without the noise of runs"""
+    """nats: the law's uncertainty and, beyond its budgets, its drift; without the noise of runs"""
     token_worth: float = 1.0
     """what a token of the request is in the laws' tokens"""
     left_out: tuple[Candidate, ...] = ()
@@ -82,11 +82,9 @@ class Forecasts:
         return percentile(float(self.samples.means[k]), self.samples.loss_BK[:, k], self.candidates[k].tail)
 
     def loss(self, k: int, seed: int = 0) -> Interval:
-        """Where one run of candidate `k` will end: the law's uncertainty, the noise of runs around it, and its drift
-        beyond the fitted budgets."""
+        """Where one run of candidate `k` will end: the samples, and the noise of runs around them."""
         candidate, loss_B = self.candidates[k], self.samples.loss_BK[:, k]
-        noise = candidate.law.run_noise_at(self.token_worth * self.tokens_K[k] * candidate.cost.flop_per_token)
-        noise_B = np.random.default_rng([seed, k]).normal(0.0, noise, len(loss_B))
+        noise_B = np.random.default_rng([seed, k]).normal(0.0, candidate.law.run_noise, len(loss_B))
         return percentile(float(self.samples.means[k]), loss_B * np.exp(noise_B), candidate.tail)
 
     def behind(self, k: int, best: int) -> Interval:

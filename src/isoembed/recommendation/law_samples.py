@@ -10,12 +10,14 @@ Shapes: B samples, b those of one alternative, K candidates, P parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from isoembed.fitting.drift import beyond
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import PRETRAINING_R_STAR, effective_tokens
@@ -23,6 +25,9 @@ from isoembed.laws import law_named
 from isoembed.laws.points import Floats, Rows
 from isoembed.recommendation.candidates import Candidate
 from isoembed.recommendation.request import CompleteRequest
+
+#: the ends of an even spread, in standard deviations: sizes outside the fitted ones count as these
+_EDGE = math.sqrt(3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,4 +95,27 @@ class LawSamples:
                 )
                 found_bK = law_named(part.law).loss_and_gradient(part.theta_bP, rows)[0]
                 loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
-        return tamed(loss_BK)
+        flop_K = tokens_K * [candidate.cost.flop_per_token for candidate in candidates]
+        return np.asarray(tamed(loss_BK) * np.exp(self._drift(candidates, token_worth * flop_K)))
+
+    def _drift(self, candidates: Sequence[Candidate], flop_K: Floats) -> Floats:
+        """By how much ln loss (B, K) leaves the laws beyond their budgets (`isoembed.fitting.drift`): in each sample by
+        one draw for all candidates of a law, and by one that goes with their size."""
+        log_BK = np.zeros((self.count, len(candidates)))
+        for index, law in enumerate(self.laws.laws):
+            of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
+            beyond_K = beyond(flop_K[of_law], law.range["flop"][1])
+            if not beyond_K.any():
+                continue
+            drift = law.drift
+            normal_2B = np.random.default_rng([index, 1]).normal(size=(2, self.count, 1))
+            common_B, size_B = normal_2B - normal_2B.mean(axis=1, keepdims=True)  # no shift by chance
+            low, high = np.log(law.range["params"])
+            log_size_K = np.log([law.settings.size(candidates[k].model) for k in of_law])
+            # of sizes spread evenly over the fitted ones the standard deviation is 1
+            away_K = (log_size_K - (low + high) / 2) / max((high - low) / math.sqrt(12), 1.0)
+            away_K = np.clip(away_K, -_EDGE, _EDGE)
+            log_BK[:, of_law] = beyond_K * (
+                drift.shift + drift.spread * common_B + drift.apart * size_B * away_K
+            )
+        return log_BK

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap, ComputeOptimum
+from isoembed.fitting.drift import Drift, beyond
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
@@ -97,6 +98,9 @@ class LawFile(Summarised):
     status: str
     range: dict[str, tuple[float, float]]
     holdout: dict[str, Holdout]
+    backtests: tuple[Holdout, ...] = Field(
+        (), description="further budgets below the largest, each forecast from those below it, largest first"
+    )
     level: float = Field(LEVEL, gt=0, lt=1)
     fit: Fit
     outlier_rows: tuple[int, ...] = Field((), description="rows (from 1) beyond five times the noise; none was dropped")
@@ -149,6 +153,7 @@ class LawFile(Summarised):
         *,
         source: str,
         holdouts: tuple[Holdout, ...] = (),
+        backtests: tuple[Holdout, ...] = (),
         rivals: tuple[Holdout, ...] = (),
         alternatives: tuple[AlternativeLaw, ...] = (),
         outlier_rows: tuple[int, ...] = (),
@@ -169,6 +174,7 @@ class LawFile(Summarised):
             status="biased" if biased else found.status,
             range=found.range,
             holdout={result.by: result for result in holdouts},
+            backtests=backtests,
             fit=found,
             outlier_rows=outlier_rows,
             without_outliers=without_outliers,
@@ -202,12 +208,17 @@ class LawFile(Summarised):
         seeds."""
         return max(self.fit.noise, self.seed_sd or 0.0)
 
+    @property
+    def drift(self) -> Drift:
+        """How forecasts leave the law beyond its budgets, from the back-tests of all held-out budgets."""
+        largest = self.holdout.get("largest-budget")
+        return Drift.of([*([largest] if largest else []), *self.backtests], self.run_noise)
+
     def run_noise_at(self, flop: float) -> float:
-        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and beyond the fitted budgets
-        the drift seen when the largest of them was held out, in proportion to ln(flop / largest fitted)."""
-        tested = self.holdout.get("largest-budget")
-        drift = (tested.drift if tested else None) or 0.0
-        return math.hypot(self.run_noise, drift * math.log(max(1.0, flop / self.range["flop"][1])))
+        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and what back-tests saw beyond
+        the fitted budgets."""
+        drift, x = self.drift, float(beyond(flop, self.range["flop"][1]))
+        return math.hypot(self.run_noise, drift.spread * x, drift.apart * x)
 
     def describe(self) -> str:
         """The status as a sentence, hold-outs included."""

@@ -55,7 +55,10 @@ def law_text(law: LawFile) -> RenderableType:
         ("starts", f"{law.starts_agreeing:.0%} of {fit.n_starts} reach this optimum"),
         ("condition", "singular" if fit.condition is None else f"{fit.condition:.3g}"),
         ("fitted range", ", ".join(spans)),
+        ("in-range error", "-" if fit.error is None else f"{fit.error:.2%} of ln loss, root mean square"),
+        *([("held", fit.simplified)] if fit.simplified else []),
         ("status", law.describe()),
+        *([("beyond", law.drift.describe())] if law.holdout else []),
     ]
     if law.repetition is not None:
         rows.append(("repetition", law.repetition.describe()))
