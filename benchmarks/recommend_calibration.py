@@ -125,7 +125,7 @@ def world(seed: int, fitted: Sequence[Law], forms: Sequence[str]) -> tuple[dict[
         params, seen, flop_R = (np.array(column) for column in zip(*runs, strict=True))
         losses = truth.loss(params, seen) * np.exp(chance.normal(0, NOISE, len(params)))
         points = Points.of(params, seen, losses, flop=flop_R, candidates=CANDIDATES if form in PLANTED else None)
-        group = Group(name, points, tuple(range(len(params))), (tried,), Settings(family="nano"))
+        group = Group(name, points, tuple(range(len(params))), (tried,), Settings(family="nano", data="planted"))
         truths[name] = truth
         by = HOLDOUTS["largest"] if len(fitted) > 1 else ()
         laws.append(study(fitted, group, source="planted", draws=DRAWS, by=by))

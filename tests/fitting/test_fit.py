@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from scipy.optimize import minimize
 
 from isoembed.core import InputError
 from isoembed.fitting.bootstrap import bootstrap
-from isoembed.fitting.fit import Solver, fit, outliers
+from isoembed.fitting.fit import MOST_ERROR, Solver, fit, outliers
 from isoembed.fitting.minimise import _descend, huber_sum, minimise
 from isoembed.laws import LAWS, Law, Points, law_named
 from tests.laws.planted import TRUTH, planted
@@ -172,3 +174,36 @@ def test_huber_is_quadratic_inside_and_linear_outside() -> None:
     residual, weight = np.array([[0.5, -2.0]]), np.array([[1.0, 3.0]])
     assert huber_sum(residual, weight, 1.0)[0] == pytest.approx(0.125 + 3.0 * 1.5)
     assert huber_sum(residual, weight, np.inf)[0] == pytest.approx(0.125 + 3.0 * 2.0)
+
+
+def test_a_fit_that_misses_its_runs_is_not_good() -> None:
+    """Its parameters are known and its starts agree, but a third column moves the loss by a fifth."""
+    points = planted("hoffmann", rows=200)
+    off = np.exp(0.22 * np.sign(np.random.default_rng(0).normal(size=200)))
+    found = fit(HOFFMANN, replace(points, loss=points.loss * off))
+    assert found.error is not None
+    assert found.error > MOST_ERROR
+    assert found.status != "good"
+    assert any("around the law, root mean square; 5% is the most" in words for words in found.why)
+    assert fit(HOFFMANN, planted("hoffmann", rows=200, noise=0.01)).status == "good"
+
+
+def test_a_misfit_of_many_times_the_seeds_noise_is_poor() -> None:
+    points = planted("hoffmann", rows=60, noise=0.03)
+    twice = [np.concatenate([column, column]) for column in (points.params, points.tokens)]
+    losses = np.concatenate([points.loss, points.loss * 1.001])
+    found = fit(HOFFMANN, Points.of(*twice, losses))
+    assert any("times what seeds lie apart" in words for words in found.why)
+
+
+@pytest.mark.parametrize(
+    ("truth", "absent"), [({"E": 0.0}, {"E"}), ({"A": 0.0}, {"A"}), ({"E": 0.0, "A": 0.0}, {"E", "A"}), ({}, set())]
+)
+def test_terms_that_runs_do_not_tell_from_zero_are_held(truth: dict[str, float], absent: set[str]) -> None:
+    """Left free, a term of nothing takes an exponent of its own and bends the forecast."""
+    law = law_named("interaction-odds")
+    points = planted("interaction-odds", noise=0.005, truth={**TRUTH["interaction-odds"], "E": 0.01} | truth)
+    found = fit(law, points)
+    assert {name for name in ("E", "A") if found.held.get(name) == 0.0} == absent
+    assert all(name in found.simplified for name in absent)
+    assert bool(found.simplified) == bool(absent)

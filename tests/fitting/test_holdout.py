@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isoembed.fitting.holdout import By, Holdout, compare, held_rows, holdout
-from isoembed.fitting.intervals import Interval
+from isoembed.fitting.holdout import By, compare, held_rows, holdout
 from isoembed.laws import Law, Points, law_named
 from tests.laws.planted import TRUTH, table
 

@@ -311,16 +311,44 @@ def test_how_far_beyond_the_data_is_said(laws: LawSet) -> None:
     assert "below the smallest fitted budget" in there(asked(laws, 1e10).reach).describe()
 
 
-def test_beyond_the_fitted_budgets_an_interval_widens_by_the_drift_of_the_hold_out(laws: LawSet) -> None:
-    (law, *_) = laws.laws
-    highest = law.range["flop"][1]
-    tested = Holdout(
-        by="largest-budget", law=law.law, verdict="good", n_fitted=9, n_held=3,
-        bias=Interval(value=-0.1, low=None, high=None), beyond=4.0,
-    )  # fmt: skip
-    drifting = law.model_copy(update={"holdout": {"largest-budget": tested}})
-    assert drifting.run_noise_at(highest / 2) == drifting.run_noise
-    assert drifting.run_noise_at(4 * highest) == pytest.approx(math.hypot(drifting.run_noise, 0.1))
+def drifting(laws: LawSet, *biases: float, held: float = 0.0) -> LawSet:
+    """The laws with back-tests of these biases, each a factor 4 beyond its fit, in place of their own."""
+    moved = []
+    for law in laws.laws:
+        tests = [
+            Holdout(
+                by="largest-budget", law=law.law, verdict="good", n_fitted=9, n_held=law.n_points - 9,
+                bias=Interval(value=bias, low=-0.01, high=0.01), held_error=math.hypot(bias, held), beyond=4.0,
+            )
+            for bias in biases
+        ]  # fmt: skip
+        moved.append(law.model_copy(update={"holdout": {"largest-budget": tests[0]}, "backtests": tuple(tests[1:])}))
+    return LawSet(laws=tuple(moved))
+
+
+def test_beyond_the_fitted_budgets_interval_probability_and_regret_know_the_drift(laws: LawSet) -> None:
+    """The interval alone would widen where the drift is added to it and not to the samples."""
+    top = max(law.range["flop"][1] for law in laws.laws)
+    still, moved = drifting(laws, 0.0), drifting(laws, 0.1, -0.1, held=0.1)
+    assert asked(moved, 0.5 * top).certainty == asked(still, 0.5 * top).certainty
+    before, after = asked(still, 8 * top), asked(moved, 8 * top)
+    assert width(after) > 2 * width(before)
+    assert there(after.certainty).recipe < there(before.certainty).recipe
+    assert there(there(after.certainty).regret) > there(there(before.certainty).regret)
+
+
+def test_a_bias_of_one_sign_shifts_the_forecast_beyond_the_fitted_budgets(laws: LawSet) -> None:
+    top = max(law.range["flop"][1] for law in laws.laws)
+    still, moved = drifting(laws, 0.0), drifting(laws, -0.05, -0.05)
+    ends = [there(there(asked(each, 4 * top).loss).value) for each in (still, moved)]
+    assert ends[1] / ends[0] == pytest.approx(np.exp(-0.05), abs=0.005)
+    assert there(asked(moved, top / 2).loss).value == there(asked(still, top / 2).loss).value
+
+
+def width(found: Recommendation) -> float:
+    """Of the forecast's interval."""
+    low, high = there(found.loss).ends
+    return high - low
 
 
 def test_the_next_run_is_affordable_and_tells_something(laws: LawSet) -> None:

@@ -1,7 +1,7 @@
-"""How far forecasts leave a law beyond its budgets, from back-tests: each held-out budget forecast from those below it.
+"""How far forecasts leave a law beyond its budgets, from back-tests: each held-out budget forecast from those below.
 
-1. Back-test i lies x_i = ln(C_held / C_fitted) beyond its fit and has the bias b_i = mean ln(observed / forecast), with a
-   standard error s_i (the fit's bootstrap and the noise of runs).
+1. Back-test i lies x_i = ln(C_held / C_fitted) beyond its fit and has the bias b_i = mean ln(observed / forecast), with
+   a standard error s_i (the fit's bootstrap and the noise of runs).
 2. Bias for each factor e: rate = sum b_i x_i / sum x_i^2, and its standard error from the s_i, widened by Birge's ratio
    where the back-tests scatter by more (as the Particle Data Group averages).
 3. The rate has a sign where it is more than `SIGN` standard errors from 0 in two back-tests or more.  Then it shifts

@@ -240,7 +240,9 @@ def _solved(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
 def _misfit(error: float, seed_sd: float | None) -> list[tuple[Status, str]]:
     """Why residuals of root mean square `error` make a poor fit; none where they are small."""
     if error > MOST_ERROR:
-        return [("poor-fit", f"the runs lie {error:.1%} around the law, root mean square; over {MOST_ERROR:.0%} is poor")]
+        return [
+            ("poor-fit", f"the runs lie {error:.1%} around the law, root mean square; {MOST_ERROR:.0%} is the most")
+        ]
     if seed_sd and error > max(MOST_ERROR_OF_SEEDS * seed_sd, LEAST_ERROR):
         return [
             ("poor-fit", f"the runs lie {error:.1%} around the law, {error / seed_sd:.0f} times what seeds lie apart")

@@ -115,7 +115,5 @@ class LawSamples:
             # of sizes spread evenly over the fitted ones the standard deviation is 1
             away_K = (log_size_K - (low + high) / 2) / max((high - low) / math.sqrt(12), 1.0)
             away_K = np.clip(away_K, -_EDGE, _EDGE)
-            log_BK[:, of_law] = beyond_K * (
-                drift.shift + drift.spread * common_B + drift.apart * size_B * away_K
-            )
+            log_BK[:, of_law] = beyond_K * (drift.shift + drift.spread * common_B + drift.apart * size_B * away_K)
         return log_BK

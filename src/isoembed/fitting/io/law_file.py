@@ -215,8 +215,8 @@ class LawFile(Summarised):
         return Drift.of([*([largest] if largest else []), *self.backtests], self.run_noise)
 
     def run_noise_at(self, flop: float) -> float:
-        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and what back-tests saw beyond
-        the fitted budgets."""
+        """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and what back-tests saw
+        beyond the fitted budgets."""
         drift, x = self.drift, float(beyond(flop, self.range["flop"][1]))
         return math.hypot(self.run_noise, drift.spread * x, drift.apart * x)
 
