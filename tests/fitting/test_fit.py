@@ -190,9 +190,9 @@ def test_a_fit_that_misses_its_runs_is_not_good() -> None:
 
 def test_a_misfit_of_many_times_the_seeds_noise_is_poor() -> None:
     points = planted("hoffmann", rows=60, noise=0.03)
-    twice = [np.concatenate([column, column]) for column in (points.params, points.tokens)]
+    params, tokens = (np.concatenate([column, column]) for column in (points.params, points.tokens))
     losses = np.concatenate([points.loss, points.loss * 1.001])
-    found = fit(HOFFMANN, Points.of(*twice, losses))
+    found = fit(HOFFMANN, Points.of(params, tokens, losses))
     assert any("times what seeds lie apart" in words for words in found.why)
 
 
