@@ -163,7 +163,7 @@ def forecasts(out: Path) -> Iterator[dict[str, Any]]:
     for law in COMPARED:
         for name, most in FITS.items():
             laws = {"mixture": fitted(groups, law, most)}
-            laws["second"] = levelled(laws["mixture"], level, "three runs of the second source")
+            laws["second"] = levelled(laws["mixture"], level, "three runs of the second source", least_ratio=1.0)
             for source, asked in recipes.items():
                 for found in laws[source].laws:
                     mine = [recipe for recipe in asked if recipe.method.name == found.method]

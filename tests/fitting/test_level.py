@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from isoembed.core import InputError
+from isoembed.fitting.drift import LEVEL_DRIFT
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.io.tables import read_groups
 from isoembed.fitting.level import levelled
 from isoembed.fitting.settings import Group, Settings
 from isoembed.fitting.study import study
 from isoembed.laws import Points, law_named
+from isoembed.laws.candidates import among
 from tests.laws.planted import TRUTH, planted
 
 FORM = law_named("interaction-odds")
@@ -26,6 +28,11 @@ def moved_runs(rows: int, factor: float, *, noise: float = 0.003, seed: int = 1,
     points = planted(FORM.name, rows=rows, seed=seed)
     loss = np.log1p(factor * np.expm1(points.loss)) * np.exp(np.random.default_rng(seed).normal(0, noise, rows))
     return Group(method, replace(points, loss=loss), tuple(range(1, rows + 1)))
+
+
+def one_budget(group: Group) -> Group:
+    """The runs, all said to have cost the same."""
+    return replace(group, points=replace(group.points, flop=np.full(len(group.points), 1e16)))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +54,50 @@ def test_three_runs_give_the_losses_of_all_others_there(laws: LawSet, tmp_path: 
     inside = np.mean([low <= seen <= high for (low, high), seen in zip(ends, others.loss, strict=True)])
     assert inside > 0.9
     assert law.status == laws.laws[0].status
-    assert "3 runs of three runs" in law.notes[-1]
+    assert "3 runs of three runs" in law.notes[-2]
     assert (law.settings.family, law.range["params"]) == ("nano", laws.laws[0].range["params"])
+
+
+def test_away_from_the_runs_that_set_it_a_level_is_less_sure(laws: LawSet, tmp_path: Path) -> None:
+    """Preregistered runs refuted the one factor: it is no better known than the budgets it was seen at."""
+    group = moved_runs(3, 4.5)
+    levelled(laws, [group], "three runs").save(tmp_path / "law.json")
+    law = LawSet.load(tmp_path / "law.json").laws[0]
+    low, high = group.points.flop.min(), group.points.flop.max()
+    assert law.level_flop == (low, high)
+    assert law.run_noise_at(high) == law.run_noise
+    for flop in (low / np.e, high * np.e):
+        assert law.run_noise_at(flop) >= np.hypot(law.run_noise, LEVEL_DRIFT) * (1 - 1e-9)
+    assert "widened by 8.5% of ln loss" in law.notes[-1]
+    assert laws.laws[0].level_flop is None
+
+
+def test_losses_among_few_candidates_are_told_among_more() -> None:
+    """ln z1024 = .16 + 1.27 ln z32; from 512 on z stays; half as far in ln K, half of both; else refused."""
+    loss = np.array([0.5, 1.5])
+    log_z = np.log(np.expm1(loss) / 31)
+    found, error = among(loss, 32, 1024)
+    assert np.log(np.expm1(found) / 1023) == pytest.approx(0.16 + 1.27 * log_z)
+    assert error == pytest.approx(0.076)
+    found, error = among(loss, 512, 4096)
+    assert np.expm1(found) / 4095 == pytest.approx(np.expm1(loss) / 511)
+    assert error == 0.0
+    assert among(loss, 181, 1024)[1] == pytest.approx(0.038, abs=1e-4)
+    assert among(loss, 16, 16)[0] is loss
+    for few, many in ((16, 1024), (1024, 32)):
+        with pytest.raises(InputError, match="cannot be told among"):
+            among(loss, few, many)
+
+
+def test_a_level_from_a_small_held_out_set_is_that_of_the_laws_candidates(laws: LawSet) -> None:
+    """Unconverted, losses among 32 would put the level at a fraction of what it is."""
+    group = moved_runs(3, 1.0)
+    log_z = (np.log(np.expm1(group.points.loss) / 1023) - 0.16) / 1.27
+    few = replace(group, points=replace(group.points, loss=np.log1p(31 * np.exp(log_z)), candidates=32))
+    c = levelled(laws, [few], "there").laws[0].params["c"]
+    assert c.value == pytest.approx(1.0, abs=0.03)
+    own = levelled(laws, [group], "there").laws[0].params["c"]
+    assert c.ends[1] - c.ends[0] > 1.5 * (own.ends[1] - own.ends[0])
 
 
 def test_a_level_again_is_a_level(laws: LawSet) -> None:
@@ -72,6 +121,7 @@ def test_runs_of_another_shape_are_said(laws: LawSet) -> None:
     [
         (moved_runs(1, 2.0), "takes 2 runs"),
         (moved_runs(3, 2.0, method="lora"), "got runs of lora"),
+        (one_budget(moved_runs(3, 2.0)), "at two budgets or more"),
         (replace(moved_runs(3, 2.0), settings=Settings(family="pythia")), "family nano there, pythia here"),
     ],
 )

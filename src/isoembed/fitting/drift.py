@@ -23,6 +23,9 @@ from isoembed.laws.points import Floats
 
 #: standard errors from 0 beyond which the bias of back-tests has a sign
 SIGN = 2.0
+#: of ln loss, for each factor e of C from the runs that set a law's level on other pairs: the root mean square of six
+#: runs, forecast before they were made, at 4 and 16 times them; one source (docs/lab-notes.md, 2026-11-28)
+LEVEL_DRIFT = 0.085
 #: half a 95 % interval in standard errors
 _HALF = 1.96
 
@@ -94,6 +97,15 @@ def _signed(tests: int, rate: float, error: float) -> bool:
 def beyond(flop: float | Floats, most: float) -> Floats:
     """x: ln of budgets over the largest fitted one; 0 inside."""
     return np.asarray(np.log(np.maximum(1.0, np.asarray(flop) / most)))
+
+
+def away(flop: float | Floats, budgets: tuple[float, float] | None) -> Floats:
+    """Standard deviation of ln loss that a level set at `budgets` (lowest, highest) has there; 0 without a level."""
+    at = np.asarray(flop, dtype=np.float64)
+    if budgets is None:
+        return np.zeros_like(at)
+    low, high = budgets
+    return np.asarray(LEVEL_DRIFT * np.log(np.maximum(1.0, np.maximum(low / at, at / high))))
 
 
 def _error(test: Holdout) -> float:

@@ -7,7 +7,11 @@ loss (docs/lab-notes.md, 2026-11-28).
 1. For each run r on the new pairs, and each draw b of its method's law: ln(e^L_r - 1) - ln(e^M_br - 1).
 2. ln c_b is their mean over all runs and methods, weighted by what a run's noise in ln L is there, and off by a normal
    draw of its own standard error.
-3. Runs that lie further around one level than their noise allows make the laws `biased`.
+   Losses taken among fewer candidates than the law's are converted first (`isoembed.laws.candidates`).
+3. The factor is not the same far from the budgets of these runs: on templated pairs it fell by 1 to 34 % at 4 to 16
+   times them (docs/lab-notes.md, 2026-11-28).  So runs of two budgets or more are asked for, and forecasts away from
+   them are widened (`LEVEL_DRIFT` of `isoembed.fitting.drift`).
+4. Runs that lie further around one level than their noise allows make the laws `biased`.
 
 Shapes: B draws, R runs.
 """
@@ -21,23 +25,28 @@ from typing import Any
 import numpy as np
 
 from isoembed.core import InputError, fingerprint, number_of
+from isoembed.fitting.drift import LEVEL_DRIFT
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.intervals import percentile
 from isoembed.fitting.io.law_file import Draws, LawFile, LawSet
 from isoembed.fitting.settings import Group, Settings
 from isoembed.laws import law_named
+from isoembed.laws.candidates import among
 from isoembed.laws.levelled import Levelled
+from isoembed.laws.odds import CANDIDATES
 from isoembed.laws.points import Floats
 
 #: fewer runs would not show whether they lie on one level
 LEAST_RUNS = 2
+#: the highest budget of the runs over the lowest, at least: one budget shows no change of shape
+LEAST_RATIO = 2.0
 #: root mean square around the level, in units of the noise, beyond which the laws are biased on these pairs
 MISFIT = 3.0
 #: in what alone runs on other pairs may differ from the law's own
 _OF_DATA = ("heldout", "data")
 
 
-def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
+def levelled(laws: LawSet, groups: Sequence[Group], source: str, *, least_ratio: float = LEAST_RATIO) -> LawSet:
     """`laws` at the level of the runs of `groups`, which some of their methods made on other pairs.
 
     Raises InputError where a law has no draws, or the runs differ from its own in more than their data.
@@ -46,6 +55,13 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
     runs = sum(len(group.points) for _, group in pairs)
     if runs < LEAST_RUNS:
         raise InputError(f"The level on other pairs takes {LEAST_RUNS} runs or more; {source} has {runs}. Add runs.")
+    flop_R = np.concatenate([group.points.flop for _, group in pairs])
+    budgets = (float(flop_R.min()), float(flop_R.max()))
+    if budgets[1] < least_ratio * budgets[0]:
+        raise InputError(
+            f"The level on other pairs takes runs at two budgets or more, {least_ratio:g} times apart, for it changes "
+            f"with the budget; {source} has {budgets[0]:.3g} to {budgets[1]:.3g} FLOP. Add runs at another."
+        )
     above = [_above(law, group) for law, group in pairs]
     above_BR = np.concatenate([above_BR for above_BR, _ in above], axis=1)
     weight_R = np.concatenate([noise_R for _, noise_R in above]) ** -2
@@ -55,10 +71,14 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str) -> LawSet:
     log_c_B[1:] += np.random.default_rng(0).normal(0.0, error, len(log_c_B) - 1)
     c = percentile(math.exp(log_c_B[0]), np.exp(log_c_B[1:]), pairs[0][0].bootstrap().tail)
     level = f"at the level of {number_of(runs, 'run')} of {source}, c = {c.describe()}"
-    notes = [f"{level}; its shape is from {pairs[0][0].source}"]
+    notes = [
+        f"{level}; its shape is from {pairs[0][0].source}",
+        f"away from these runs' {budgets[0]:.3g} to {budgets[1]:.3g} FLOP forecasts are widened by {LEVEL_DRIFT:.1%} "
+        "of ln loss for each factor e: runs made to test a level came out 1 to 34 % lower at 4 to 16 times its runs",
+    ]
     if misfit > MISFIT:
         notes.append(f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there")
-    update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings)}
+    update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings), "level_flop": budgets}
     if misfit > MISFIT:
         update["status"] = "biased"
     seen = fingerprint([group.points.fingerprint for group in groups])
@@ -95,8 +115,12 @@ def _above(law: LawFile, group: Group) -> tuple[Floats, Floats]:
     """(1 + B, R) how far runs lie above the fit and its draws in ln(e^L - 1), and (R,) the noise of one run there."""
     boot, points = law.bootstrap(), group.points
     expected_BR = np.concatenate([boot.law.predict(law.fit.params, points)[None], boot.loss(points)])
-    slope_R = points.loss * np.exp(points.loss) / np.expm1(points.loss)
-    return np.log(np.expm1(points.loss)) - np.log(np.expm1(expected_BR)), law.run_noise * slope_R
+    loss_R, error = points.loss, 0.0
+    most = law.fit.params.get(CANDIDATES)
+    if points.candidates is not None and most is not None:
+        loss_R, error = among(loss_R, points.candidates, round(most))
+    slope_R = loss_R * np.exp(loss_R) / np.expm1(loss_R)
+    return np.log(np.expm1(loss_R)) - np.log(np.expm1(expected_BR)), np.hypot(law.run_noise * slope_R, error)
 
 
 def _at_level(law: LawFile, log_c_B: Floats, seen: str) -> LawFile:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isoembed.fitting.drift import beyond
+from isoembed.fitting.drift import away, beyond
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import PRETRAINING_R_STAR, effective_tokens
@@ -102,8 +102,10 @@ class LawSamples:
         """By how much ln loss (B, K) leaves the laws beyond their budgets (`isoembed.fitting.drift`): in each sample by
         one draw for all candidates of a law, and by one that goes with their size."""
         log_BK = np.zeros((self.count, len(candidates)))
+        level_B = np.random.default_rng(2).normal(size=(self.count, 1))  # one level for all methods
         for index, law in enumerate(self.laws.laws):
             of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
+            log_BK[:, of_law] = (level_B - level_B.mean()) * away(flop_K[of_law], law.level_flop)
             beyond_K = beyond(flop_K[of_law], law.range["flop"][1])
             if not beyond_K.any():
                 continue
@@ -115,5 +117,5 @@ class LawSamples:
             # of sizes spread evenly over the fitted ones the standard deviation is 1
             away_K = (log_size_K - (low + high) / 2) / max((high - low) / math.sqrt(12), 1.0)
             away_K = np.clip(away_K, -_EDGE, _EDGE)
-            log_BK[:, of_law] = beyond_K * (drift.shift + drift.spread * common_B + drift.apart * size_B * away_K)
+            log_BK[:, of_law] += beyond_K * (drift.shift + drift.spread * common_B + drift.apart * size_B * away_K)
         return log_BK

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap, ComputeOptimum
-from isoembed.fitting.drift import Drift, beyond
+from isoembed.fitting.drift import Drift, away, beyond
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
@@ -121,6 +121,10 @@ class LawFile(Summarised):
     tested_settings: tuple[TestedSetting, ...] = Field(
         (), alias="tried", description="hyperparameters of which there were runs"
     )
+    level_flop: tuple[float, float] | None = Field(
+        None,
+        description="lowest and highest C of the runs on other pairs that set its level; None on its own pairs",
+    )
     notes: tuple[str, ...] = ()
     transfer_checks: tuple[TransferCheck, ...] = Field(
         (), alias="elsewhere", description="what `isoembed validate` saw at other batches, contexts"
@@ -218,7 +222,7 @@ class LawFile(Summarised):
         """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and what back-tests saw
         beyond the fitted budgets."""
         drift, x = self.drift, float(beyond(flop, self.range["flop"][1]))
-        return math.hypot(self.run_noise, drift.spread * x, drift.apart * x)
+        return math.hypot(self.run_noise, drift.spread * x, drift.apart * x, float(away(flop, self.level_flop)))
 
     def describe(self) -> str:
         """The status as a sentence, hold-outs included."""
