@@ -22,7 +22,6 @@ from typing import Any
 
 from isoembed.core import write_atomically
 from isoembed.families import NANO
-from isoembed.flops import tokens_for
 from isoembed.methods import Full
 from isoembed.recommendation.request import MIN_STEPS
 from isoembed.records import Ledger
@@ -51,7 +50,7 @@ def main() -> None:
     rule = isoembed("run", *shared, "--method", "full", "--out", str(given.out / "rule"), "--dry-run")["recipe"]
     tokens = MIN_STEPS * given.batch_pairs * (rule["data"]["query_tokens"] + rule["data"]["positive_tokens"])
     largest = max(
-        (model for model in NANO.models if tokens_for(given.budget, Full().cost(model)) >= tokens),
+        (model for model in NANO.models if given.budget >= tokens * Full().cost(model).flop_per_token),
         key=lambda model: model.params,
     )
     ways = {

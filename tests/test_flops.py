@@ -20,7 +20,7 @@ from transformers import AutoModel
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.shapes import spec_of
 from isoembed.families import PYTHIA, ModelSpec
-from isoembed.flops import Cost, all_in_flop, attention_flop, executed_flop, tokens_for
+from isoembed.flops import Cost, Price, all_in_flop, attention_flop, executed_flop
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of, dense_layers, entry_modules, is_embedding
 from tests.models import VOCAB, configs
@@ -123,9 +123,18 @@ def test_cost_of_each_method_on_pythia_70m() -> None:
     assert {method.cost(model).table for method in (Freeze(), Bias(), LoRA())} == {0}
 
 
-def test_tokens_for_is_the_inverse_of_the_cost() -> None:
+def test_tokens_are_the_inverse_of_the_price() -> None:
     cost = Full().cost(PYTHIA.model("pythia-14m"))
-    assert tokens_for(1e15, cost) == pytest.approx(1e15 / (6 * 1_189_888))
+    assert Price(train=cost.flop_per_token).tokens(1e15) == pytest.approx(1e15 / (6 * 1_189_888))
+
+
+@pytest.mark.parametrize(("tokens", "flop"), [(50, 50 * 8), (100, 800), (300, 100 * 2 + 300 * 6)])
+def test_a_teacher_is_paid_once_for_a_text(tokens: float, flop: float) -> None:
+    """Before the unique tokens end, where they end, and in the third epoch."""
+    price = Price(train=6, teach=2, unique_tokens=100)
+    assert price.flop(tokens) == flop
+    assert price.tokens(flop) == tokens
+    assert price.teacher_flop(tokens) == 2 * min(tokens, 100)
 
 
 def test_what_c_leaves_out_by_hand() -> None:

@@ -17,7 +17,7 @@ from isoembed.core import InputError, not_installed
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
-from isoembed.recipe import DataStats, EarlyStopping, Options, PartialSetup, Prompts, Recipe, Setup, solve
+from isoembed.recipe import DataStats, EarlyStopping, Options, PartialSetup, Prompts, Recipe, Setup, Teacher, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from isoembed.data.dataset import PairData, prepare
     from isoembed.encoder.embedder import Embedder
     from isoembed.encoder.exported import load_exported
+    from isoembed.encoder.teacher import teacher
     from isoembed.fitting.source import fit
     from isoembed.report.figures import Figure, figure
     from isoembed.training.execution import Execution
@@ -53,6 +54,7 @@ _LAZY = {
     "Execution": "isoembed.training.execution",
     "run": "isoembed.training.loop",
     "certify": "isoembed.workflows.certify",
+    "teacher": "isoembed.encoder.teacher",
     "DataOptions": "isoembed.workflows.job",
     "Job": "isoembed.workflows.job",
     "evaluate_job": "isoembed.workflows.job",
@@ -101,6 +103,7 @@ __all__ = [
     "RsLoRA",
     "RunRecord",
     "Setup",
+    "Teacher",
     "certify",
     "evaluate_job",
     "family_named",
@@ -115,6 +118,7 @@ __all__ = [
     "recommend",
     "run",
     "solve",
+    "teacher",
     "train",
     "train_job",
     "trim_vocabulary",

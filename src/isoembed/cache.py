@@ -2,6 +2,7 @@
 hold training texts and names of machines, and lie apart from it.
 
     tokens-KEY/         tokenised pairs, found again by what they were made from
+    teacher-KEY/        a teacher's vectors of such pairs
     runs/NAME-KEY/      of the output folder of that path: checkpoints/, metrics.jsonl, pilot/, logs of trackers
     index/KEY/          documents and their embeddings by the model of that content
 
@@ -26,9 +27,9 @@ from isoembed.scratch import last_change, own_folder, own_place, remove, scratch
 VARIABLE = "ISOEMBED_CACHE"
 #: unused for so long, an entry of the user's cache goes
 OLD_SECONDS = 30 * 24 * 3600.0
-Kind = Literal["tokens", "runs", "index"]
+Kind = Literal["tokens", "teacher", "runs", "index"]
 #: kind of entry -> where they lie in the cache
-KINDS: dict[Kind, str] = {"tokens": "tokens-*", "runs": "runs/*", "index": "index/*"}
+KINDS: dict[Kind, str] = {"tokens": "tokens-*", "teacher": "teacher-*", "runs": "runs/*", "index": "index/*"}
 #: in a run's working folder: the output folder that it belongs to
 _OUT = "out.txt"
 

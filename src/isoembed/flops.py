@@ -12,6 +12,8 @@ its update), attention's score and value products, norms and activations, the lo
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from isoembed.core import Frozen
 
 
@@ -48,9 +50,28 @@ class Cost(Frozen):
         return self.updated / self.forward
 
 
-def tokens_for(flop: float, cost: Cost) -> float:
-    """D, the real tokens that `flop` pays for."""
-    return flop / cost.flop_per_token
+class Price(Frozen):
+    """What D tokens cost: C, and the forward pass of a teacher (2 N_T a token of its own), which reads each text once:
+    for no more than `unique_tokens` of D, however often these are repeated."""
+
+    train: float = Field(gt=0, description="FLOP of training on a token: C / D")
+    teach: float = Field(0.0, ge=0, description="FLOP of the teacher for a token that is new")
+    unique_tokens: float | None = Field(None, description="None: without end")
+
+    def teacher_flop(self, tokens: float) -> float:
+        """The teacher's part of what `tokens` cost."""
+        return self.teach * (tokens if self.unique_tokens is None else min(tokens, self.unique_tokens))
+
+    def flop(self, tokens: float) -> float:
+        """What `tokens` cost."""
+        return self.train * tokens + self.teacher_flop(tokens)
+
+    def tokens(self, flop: float) -> float:
+        """D, the real tokens that `flop` pays for."""
+        new = flop / (self.train + self.teach)
+        if self.unique_tokens is None or new <= self.unique_tokens:
+            return new
+        return (flop - self.teacher_flop(self.unique_tokens)) / self.train
 
 
 def attention_flop(hidden: int, blocks: int, squared_lengths: float) -> float:

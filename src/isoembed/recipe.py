@@ -23,7 +23,7 @@ from isoembed.core import (
     rejected,
 )
 from isoembed.families.base import Family, ModelSpec
-from isoembed.flops import Cost, tokens_for
+from isoembed.flops import Cost, Price
 from isoembed.methods import Method
 
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
@@ -31,6 +31,10 @@ SEMANTICS_VERSION = 1
 
 #: counts of a model that follow from the rest and that records made earlier lack
 _COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params"}
+#: what data have where they bring hard negatives, or a teacher reads them
+_COUNTED_WHERE_ANY = ("negatives", "negative_tokens", "teacher_tokens")
+#: where a teacher lies, which is no part of a run
+_UNPLACED = {"options": {"teacher": {"source": True}}}
 #: a pair and one negative
 LEAST_BATCH = 2
 #: pairs of a batch, peak learning rate and temperature beyond which no run learns anything
@@ -73,6 +77,66 @@ class Prompts(Frozen):
 NO_PROMPTS = Prompts()
 
 
+#: how a student is held against its teacher: `isoembed.training.distillation`
+TeacherLoss = Literal["cosine", "mse", "kl"]
+#: whose similarities say which candidates are left out
+Judge = Literal["self", "teacher"]
+
+
+class Teacher(Frozen):
+    """An embedding model whose vectors a run learns from; `isoembed.teacher` makes it of a folder or hub id.
+
+    What it is goes by `weights`; where it lies is no part of a run's key, and two that lie apart are equal.
+    """
+
+    source: str = Field(description="folder or hub id of a sentence-transformers model")
+    weights: str = Field(description="hash of its weights, its tokenizer and how it pools")
+    params: Some = Field(description="non-embedding parameters that a token runs through")
+    width: Some = Field(description="dimensions of its vectors")
+    context: Some = Field(description="tokens of a text that it reads at most")
+    loss: TeacherLoss = "cosine"
+    weight: float = Field(1.0, ge=0, le=1, description="of its loss; the contrastive one has the rest")
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _in_words(cls, name: Any) -> Any:
+        if name not in get_args(TeacherLoss):
+            raise InputError(f"`teacher_loss` must be one of {', '.join(get_args(TeacherLoss))}; got {name!r}.")
+        return name
+
+    @property
+    def name(self) -> str:
+        """The last part of where it lies."""
+        return self.source.rstrip("/").rpartition("/")[2]
+
+    @property
+    def published(self) -> Teacher:
+        """As it may leave this machine: a folder by its name alone."""
+        return self.model_copy(update={"source": nowhere(self.source)})
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """All but where it lies."""
+        return tuple(value for name, value in self if name != "source")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Teacher) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.name} teaches: {self.loss}, weight {self.weight:g}"
+
+
+def nowhere(source: str) -> str:
+    """A model's folder by its name alone; a hub id as it is."""
+    if source.startswith(("/", "~", ".")):  # `./` again, so that no hub id is read into it
+        return f"./{source.rstrip('/').rpartition('/')[2]}"
+    return source
+
+
 class Options(Frozen):
     """What a run may do beyond the paper's recipe; at its defaults it is the paper's.  All of it changes the loss, so a
     law holds for one set of options."""
@@ -93,6 +157,12 @@ class Options(Frozen):
         False, description="the token table is grown to the model's `vocab` rows first, so that every token has one"
     )
 
+    teacher: Teacher | None = Field(None, description="the model that a run is distilled from, or guided by")
+
+    mask_by: Judge = Field(
+        "self", description="whose similarities leave candidates out: the model's own (`mask_margin`), or the teacher's"
+    )
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -101,11 +171,42 @@ class Options(Frozen):
             raise ValueError("a prefix has at least one dimension")
         return tuple(sorted(set(dims), reverse=True))
 
+    @field_validator("mask_by", mode="before")
+    @classmethod
+    def _in_words(cls, name: Any) -> Any:
+        if name not in get_args(Judge):
+            raise InputError(f"`mask_by` must be one of {', '.join(get_args(Judge))}; got {name!r}.")
+        return name
+
+    @model_validator(mode="after")
+    def _taught(self) -> Options:
+        if self.teacher is None:
+            if self.mask_by == "teacher":
+                raise InputError("`mask_by=teacher` needs a teacher to judge; give `teacher`.")
+        elif self.teacher.weight == 0 and self.mask_by != "teacher":
+            raise InputError(
+                "A teacher must teach or guide; at `teacher_weight` 0 it does neither. Raise it, or give "
+                "`mask_by=teacher`."
+            )
+        elif self.teacher.weight == 1 and self.matryoshka:
+            raise InputError(
+                "`matryoshka` needs the contrastive loss, for the teacher's is of whole vectors; got `teacher_weight` "
+                "1. Give less."
+            )
+        return self
+
+    @property
+    def margin(self) -> float | None:
+        """How far a candidate may lie above the positive, in cosine; None: nothing is left out for its score."""
+        return 0.0 if self.mask_margin is None and self.mask_by == "teacher" else self.mask_margin
+
     def __str__(self) -> str:
         """In words; `none` at the defaults."""
         words = {
             "prompts": str(self.prompts),
+            "teacher": str(self.teacher),
             "mask_margin": f"candidates over {self.mask_margin or 0.0:g} above the positive masked",
+            "mask_by": "candidates masked by the teacher's similarities",
             "bidirectional": "attention both ways",
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
             "resize_embeddings": "token table grown",
@@ -177,6 +278,9 @@ class DataStats(Frozen):
     )
     negatives: float = Field(0.0, ge=0, le=LARGEST, description="mean hard negatives per pair")
     negative_tokens: float = Field(0.0, ge=0, le=LARGEST, description="mean real tokens of a pair's hard negatives")
+    teacher_tokens: float | None = Field(
+        None, gt=0, le=LARGEST, description="mean tokens of a pair as the teacher reads it; None: as many as the model"
+    )
     squared_tokens: float = Field(
         14.0**2 + 64.0**2, gt=0, le=LARGEST**2, description="mean over pairs of the sum of squared lengths"
     )
@@ -343,11 +447,18 @@ class Recipe(Setup, Summarised):
     @property
     def objective(self) -> str:
         """What is minimised, in words."""
+        teacher = self.options.teacher
+        taught = "" if teacher is None else f"{teacher.loss} loss against the vectors of {teacher.name}"
+        if teacher is not None and teacher.weight == 1:
+            return f"{taught}, temperature {self.temperature:g}"
         parts = ["symmetric InfoNCE with in-batch negatives"]
         if self.data.negatives:
             parts.append(f"{self.data.negatives:.2f} hard negatives per pair")
-        if self.options.mask_margin is not None:
-            parts.append(f"candidates over {self.options.mask_margin:g} above the positive's cosine left out")
+        if self.options.margin is not None:
+            by = ", by the teacher's vectors," if self.options.mask_by == "teacher" else ""
+            parts.append(f"candidates over {self.options.margin:g} above the positive's cosine{by} left out")
+        if teacher is not None and teacher.weight > 0:
+            parts.append(f"{taught} beside it with weight {teacher.weight:g}")
         if self.options.matryoshka:
             dims = ", ".join(map(str, self.options.matryoshka))
             parts.append(f"mean over the whole embedding and its first {dims} dimensions")
@@ -365,6 +476,22 @@ class Recipe(Setup, Summarised):
     def flop(self) -> float:
         """C: model FLOP of the run, to within one step."""
         return float(self.cost.flop_per_token) * self.train_tokens
+
+    @property
+    def price(self) -> Price:
+        """What its tokens cost."""
+        data = self.data if self.unique_pairs is None else self.data.model_copy(update={"pairs": self.unique_pairs})
+        return price_of(self.cost, self.options, data)
+
+    @property
+    def teacher_flop(self) -> float:
+        """Expected FLOP of the teacher, beside `flop`; 0 without one."""
+        return self.price.teacher_flop(self.train_tokens)
+
+    @property
+    def total_flop(self) -> float:
+        """What a budget pays for: C and the teacher's forward passes."""
+        return self.flop + self.teacher_flop
 
     @property
     def pairs(self) -> float:
@@ -403,24 +530,26 @@ class Recipe(Setup, Summarised):
         name: its fingerprint says what they are, wherever they lie; and the model's `_COUNTED_LATER`.  Of the data,
         hard negatives count where there are any; of precisions, bf16.
         """
-        apart: Any = {"method": True, "data": True, "model": _COUNTED_LATER, **self._plain_precision}
+        apart: Any = {"method": True, "data": True, "model": _COUNTED_LATER, **_UNPLACED, **self._plain_precision}
         value = self.model_dump(mode="json", exclude_defaults=True, exclude=apart)
         method, data = self.method.model_dump(mode="json"), self.data.model_dump(mode="json", exclude={"source"})
-        data = {name: count for name, count in data.items() if count or name not in ("negatives", "negative_tokens")}
+        data = {name: count for name, count in data.items() if count or name not in _COUNTED_WHERE_ANY}
         return fingerprint({**value, "semantics": self.semantics, "method": method, "data": data})
 
     def published(self) -> Recipe:
         """The recipe as it may leave this machine: a base model's folder and the data by their names alone."""
-        source = self.model.source
-        if source.startswith(("/", "~", ".")):  # `./` again, so that no hub id is read into it
-            source = f"./{source.rstrip('/').rpartition('/')[2]}"
-        model = self.model.model_copy(update={"source": source})
+        model = self.model.model_copy(update={"source": nowhere(self.model.source)})
         data = self.data.model_copy(update={"source": placeless(self.data.source)})
-        return self.model_copy(update={"model": model, "data": data})
+        published = self.model_copy(update={"model": model, "data": data})
+        return published if self.options.teacher is None else published.taught_by(self.options.teacher.published)
+
+    def taught_by(self, teacher: Teacher) -> Recipe:
+        """The same recipe with its teacher elsewhere."""
+        return self.model_copy(update={"options": self.options.model_copy(update={"teacher": teacher})})
 
     def key_without(self, *fields: str) -> str:
         """16 hex digits, equal where all fields but these are: which runs are of one setting, or vary one thing."""
-        apart: Any = {"model": _COUNTED_LATER, **dict.fromkeys(fields, True), **self._plain_precision}
+        apart: Any = {"model": _COUNTED_LATER, **_UNPLACED, **dict.fromkeys(fields, True), **self._plain_precision}
         return fingerprint(self.model_dump(mode="json", exclude=apart))
 
     @property
@@ -460,6 +589,7 @@ def check_batch(batch_pairs: int) -> None:
 DERIVED: dict[str, Callable[[Recipe], Any]] = {
     "key": lambda recipe: recipe.key,
     "flop": lambda recipe: recipe.flop,
+    "teacher_flop": lambda recipe: recipe.teacher_flop,
     "pairs": lambda recipe: recipe.pairs,
     "steps": lambda recipe: recipe.steps,
     "epochs": lambda recipe: recipe.epochs,
@@ -484,6 +614,7 @@ def solve(
 ) -> Recipe:
     """The recipe that spends `flop` on `model` with `method`: D = C / (2 N_F + 2 N_B + 2 N_U) (paper section 3.5).
 
+    A teacher is paid from `flop` too: D is then less.
     learning_rate: peak; family: its name, or `custom`.
     Raises InputError where the budget does not pay for one step, or a batch holds more pairs than there are.
     """
@@ -507,13 +638,14 @@ def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data
         raise InputError(
             f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `batch_pairs`."
         )
-    cost = method.cost(model)
-    step_flop = cost.flop_per_token * data.tokens_per_pair * batch_pairs
+    price = price_of(method.cost(model), setup.options, data)
+    step_flop = price.flop(data.tokens_per_pair * batch_pairs)
     if flop < step_flop:
         raise InputError(
             f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
             f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `batch_pairs` or take a smaller model."
         )
+    check_teacher(setup, data)
     if setup.context_tokens > model.context:
         raise InputError(
             f"`context_tokens` must be within the model's {model.context}; got {setup.context_tokens} for {model.name}."
@@ -524,4 +656,29 @@ def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data
             f"`matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
             f"them; got {matryoshka[0]} for {model.name}."
         )
-    return round(tokens_for(flop, cost))
+    return round(price.tokens(flop))
+
+
+def check_teacher(setup: Setup, data: DataStats) -> None:
+    """Raise InputError where a teacher would not read what it judges, or hard negatives would teach nothing."""
+    teacher = setup.options.teacher
+    if teacher is None:
+        return
+    if setup.context_tokens > teacher.context:
+        raise InputError(
+            f"`context_tokens` must be within the teacher's {teacher.context}, for it would judge texts that it has "
+            f"not read; got {setup.context_tokens} for {teacher.name}. Lower it, or take another `teacher`."
+        )
+    if teacher.weight == 1 and data.negatives:
+        raise InputError(
+            "Hard negatives need the contrastive loss; got `teacher_weight` 1. Give less, or leave the negatives out "
+            "(`negatives=0`)."
+        )
+
+
+def price_of(cost: Cost, options: Options, data: DataStats) -> Price:
+    """What a token of `data` costs; a teacher reads each unique pair once."""
+    teacher, unique = options.teacher, None if data.pairs is None else data.pairs * data.tokens_per_pair
+    read = data.teacher_tokens or data.query_tokens + data.positive_tokens
+    teach = 0.0 if teacher is None else 2.0 * teacher.params * read / data.tokens_per_pair
+    return Price(train=cost.flop_per_token, teach=teach, unique_tokens=unique)

@@ -89,6 +89,9 @@ class RunRecord(Summarised):
     epochs: float | None = Field(None, description="passes over them: pairs / unique_pairs; None in older records")
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
+    teacher_flop: float = Field(
+        0.0, description="of the teacher's forward passes over the pairs seen, paid from the budget beside C"
+    )
     executed_flop: float = Field(description="C with padding, recomputation and adapters that ran merged")
     recomputed_flop: float | None = Field(None, description="of them, second forward passes; None in older records")
     all_in_flop: float = Field(description="C with attention and the token table's update")

@@ -222,3 +222,25 @@ def test_logits_are_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
     contrastive_loss(query, positive, 0.05, torch.arange(4096)).backward()
     assert query.grad is not None
     assert max(sizes) == 1 << 20
+
+
+@pytest.mark.parametrize("tile", [1 << 20, 12])
+def test_a_guide_judges_in_place_of_the_model(tile: int) -> None:
+    """GISTEmbed: another model's similarities say what is left out, of rows and of columns; hard negatives stay."""
+    query, positive, negative = unit(6, 16, 0), unit(6, 16, 1), unit(3, 16, 2)
+    guide = unit(6, 4, 3), unit(6, 4, 4)
+    query.requires_grad_()
+    score = functional.normalize(guide[0], dim=1) @ functional.normalize(guide[1], dim=1).T
+    own = score.diagonal()
+    logits = functional.normalize(query, dim=1) @ functional.normalize(torch.cat([positive, negative]), dim=1).T / 0.1
+    row, column = logits.clone(), logits[:, :6].clone()
+    row[:, :6] = row[:, :6].masked_fill((score > own[:, None]), -torch.inf)
+    column = column.masked_fill((score > own[None, :]), -torch.inf)
+    assert (row == -torch.inf).any()
+    assert (column == -torch.inf).any()
+    target = torch.arange(6)
+    expected = (functional.cross_entropy(row, target) + functional.cross_entropy(column.T, target)) / 2
+    (expected_grad,) = torch.autograd.grad(expected, query)
+    found = contrastive_loss(query, positive, 0.1, negative_MD=negative, mask_margin=0.0, guide=guide, tile_logits=tile)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, query)[0], expected_grad)

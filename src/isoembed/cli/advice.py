@@ -23,7 +23,7 @@ def advice(record: RunRecord) -> Iterator[str]:
     wanted = epochs * ENOUGH_STEPS / steps
     times = "1 step is" if steps == 1 else f"{steps} steps are"
     if wanted <= 1:
-        yield f"{times} too few: --budget {recipe.flop * ENOUGH_STEPS / steps:.2g} takes {ENOUGH_STEPS}."
+        yield f"{times} too few: --budget {recipe.total_flop * ENOUGH_STEPS / steps:.2g} takes {ENOUGH_STEPS}."
         return
     more = min(math.ceil(wanted), int(MOST_EPOCHS))
     if more <= epochs:

@@ -16,7 +16,7 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, Prompts, dims_named
+from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, Prompts, Teacher, dims_named
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request
 
@@ -232,6 +232,17 @@ class SetupOptions:
     matryoshka: Annotated[
         str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
     ] = None
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="distil from this sentence-transformers folder or hub id; its FLOP are paid from the budget"),
+    ] = None
+    teacher_loss: Annotated[str | None, typer.Option(help="cosine, mse or kl; default: cosine")] = None
+    teacher_weight: Annotated[
+        float | None, typer.Option(help="0 to 1, of the teacher's loss; the contrastive one has the rest; default: 1")
+    ] = None
+    mask_by: Annotated[
+        str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
+    ] = "self"
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False
@@ -246,11 +257,27 @@ class SetupOptions:
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in PartialSetup.model_fields}
         return PartialSetup(**own, options=None if options == PLAIN else options)
 
+    def chosen_teacher(self) -> Teacher | None:
+        """The teacher, opened; None where none was named."""
+        given = {"loss": self.teacher_loss, "weight": self.teacher_weight}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.teacher is None:
+            if given:
+                raise InputError("`--teacher-loss` and `--teacher-weight` are of a teacher; give --teacher too.")
+            return None
+        from isoembed.encoder.teacher import teacher
+
+        return teacher(self.teacher, **given)
+
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in Options.model_fields}
         prompts = Prompts.of(self.prompts.query_prompt, self.prompts.positive_prompt, pooled=self.pool_prompt)
-        parsed = {"matryoshka": dims_named(self.matryoshka), "prompts": prompts}
+        parsed = {
+            "matryoshka": dims_named(self.matryoshka),
+            "prompts": prompts,
+            "teacher": self.chosen_teacher(),
+        }
         return Options(**{**own, **parsed, "resize_embeddings": resize_embeddings})
 
 

@@ -206,7 +206,7 @@ class GivenRecipe:
             raise InputError(f"`--recipe` says how the model is trained; leave {flags} out.")
         self.asked, self.file, self.recipe = asked, file, Recipe.load(file)
         self.epochs = asked.budget.epochs
-        self.spend = Budget.parse(self.recipe.flop) if self.epochs is None else Budget.from_epochs(self.epochs)
+        self.spend = Budget.parse(self.recipe.total_flop) if self.epochs is None else Budget.from_epochs(self.epochs)
         self.names_data = "data" in [each.name for each in options]
 
     def job(self, _: Console, places: Places) -> Job:

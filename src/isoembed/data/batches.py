@@ -14,6 +14,7 @@ import numpy.typing as npt
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
 from isoembed.data.store import Ids, TokenStore
+from isoembed.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Batch:
     negative_ids: list[Ids] = field(default_factory=list)
     negative_hash_M: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     prompt_tokens: tuple[int, int] = (0, 0)  #: how many first tokens are a prompt's: of a query, of another text
+    rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  #: of the store
+    teacher: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None = None  #: vectors (B, W) of both sides
 
     @property
     def pairs(self) -> int:
@@ -81,7 +84,32 @@ def batches(
             position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)
             negative_ids, negative_hash_M = data.negatives(rows)
             batch = _batch(data.store, rows)
-            yield position, replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M)
+            teacher = None if data.teacher is None else data.teacher.of(rows)
+            yield (
+                position,
+                replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M, teacher=teacher),
+            )
+
+
+def is_spent(steps: int, tokens: int, batch: Batch, train_tokens: int) -> bool:
+    """Whether a run that took so many steps on so many tokens is over: `batch` would take it further from
+    `train_tokens` than it is."""
+    return steps > 0 and tokens + batch.tokens / 2 > train_tokens
+
+
+def rows_seen(data: PairData, recipe: Recipe) -> npt.NDArray[np.int64]:
+    """The rows that the steps of `recipe` see, each once, sorted."""
+    is_seen = np.zeros(len(data.store), bool)
+    stream = batches(data, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
+    unique, tokens = len(data.first(recipe.unique_pairs)), 0
+    for steps, (after, batch) in enumerate(stream):
+        if is_spent(steps, tokens, batch, recipe.train_tokens):
+            break
+        tokens += batch.tokens
+        is_seen[batch.rows] = True
+        if after.batch == 0 and is_seen.sum() == unique:
+            break
+    return np.flatnonzero(is_seen)
 
 
 def heldout_batch(data: PairData, first: int, last: int) -> Batch:
@@ -97,4 +125,5 @@ def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
         query_hash_B=store.hashes("query", rows),
         positive_hash_B=store.hashes("positive", rows),
         prompt_tokens=store.facts.prompt_tokens,
+        rows=rows,
     )

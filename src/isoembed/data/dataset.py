@@ -19,6 +19,7 @@ from isoembed.core import InputError, checked, expanded, fingerprint, number_of
 from isoembed.data.normalize import text_hash
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
+from isoembed.data.vectors import TextVectors
 from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
 
 #: the held-out loss is computed in blocks of this many candidates
@@ -54,6 +55,7 @@ class PairData:
     heldout: Rows
     stats: DataStats
     notes: tuple[str, ...]
+    teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
 
     def first(self, unique_pairs: int | None) -> Rows:
         """The first so many training rows, or all: the order is that of a hash of the pairs' content, so that these are

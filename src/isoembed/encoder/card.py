@@ -147,6 +147,7 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
 def _cost_rows(record: RunRecord, budget_flop: float | None) -> list[tuple[str, str]]:
     rows = [
         ("model FLOP (C)", f"{record.model_flop:.4g}"),
+        *([("teacher FLOP", f"{record.teacher_flop:.4g}")] if record.teacher_flop else []),
         ("hardware FLOP, with padding and recomputation", f"{record.executed_flop:.4g}"),
         ("total FLOP: C with attention and the token table", f"{record.all_in_flop:.4g}"),
         ("wall time", f"{record.wall_seconds:,.0f} s at {record.tokens_per_second:,.0f} tokens/s"),

@@ -38,6 +38,7 @@ class Encoder(nn.Module):
         self.prompts = prompts
         self._pool = pool(pooling, prompts)
         self.takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+        self.projection: nn.Linear | None = None  #: to a teacher's width; of training alone
         self.packed = False  #: texts run one behind the other, without padding (`isoembed.encoder.attention`)
 
     def forward(

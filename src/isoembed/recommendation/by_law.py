@@ -133,6 +133,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         request.data_note,
         *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
+        *request.teacher_notes(recipe),
         *request.serving_notes(forecasts.flop, candidate.model),
     ]
     if (recipe.epochs or 0) > ONE_EPOCH:

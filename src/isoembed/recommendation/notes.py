@@ -53,6 +53,10 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     # cost and settings
     "cost": ("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",),
     "speed": ("speed", "{source}"),
+    "teacher": (
+        "teacher",
+        "{name} reads each unique pair once, {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget; the rest trains",
+    ),
     "serving": (
         "serving",
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "

@@ -61,7 +61,8 @@ def recommend(
     found = _chosen(asked, law, other_settings=other_settings, far=far)
     if asked.budget.epochs is None:
         return found
-    spent = {"flop": found.recipe.flop, "stated": f"{asked.budget.stated}, {found.recipe.flop:.3g} FLOP"}
+    flop = found.recipe.total_flop
+    spent = {"flop": flop, "stated": f"{asked.budget.stated}, {flop:.3g} FLOP"}
     return found.model_copy(update={"budget": asked.budget.model_copy(update=spent)})
 
 

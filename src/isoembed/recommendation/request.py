@@ -13,9 +13,19 @@ from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
-from isoembed.flops import Cost, tokens_for
+from isoembed.flops import Cost
 from isoembed.methods import Full, Method, method_of
-from isoembed.recipe import TO_THE_END, DataStats, EarlyStopping, PartialSetup, Recipe, Setup, family_setup, solve
+from isoembed.recipe import (
+    TO_THE_END,
+    DataStats,
+    EarlyStopping,
+    PartialSetup,
+    Recipe,
+    Setup,
+    family_setup,
+    price_of,
+    solve,
+)
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
 
@@ -97,7 +107,8 @@ class CompleteRequest(Setup, Request):
         if self.unique_tokens is None:
             raise InputError("`epochs` alone are a budget where it is known how many pairs there are; give `pairs`.")
         (model,) = self.models
-        flop = epochs * self.unique_tokens * (self.method or Full()).cost(model).flop_per_token
+        price = price_of((self.method or Full()).cost(model), self.options, self.data)
+        flop = price.flop(epochs * self.unique_tokens)
         flop += 2.0 * model.params * self.constraints.serving_tokens
         constraints = Constraints(**{**dict(self.constraints), "epochs": epochs})
         budget = self.budget.model_copy(update={"flop": flop})
@@ -158,7 +169,8 @@ class CompleteRequest(Setup, Request):
         unique = self.unique_tokens
         if self.budget.epochs is not None and flop == self.budget.flop and unique is not None:
             return self.budget.epochs * unique
-        tokens = tokens_for(self.constraints.training_flop(flop, model), cost)
+        price = price_of(cost, self.options, self.data)
+        tokens = price.tokens(self.constraints.training_flop(flop, model))
         return tokens if most_epochs is None or unique is None else min(tokens, most_epochs * unique)
 
     def recipe(self, flop: float, model: ModelSpec, method: Method, *, most_epochs: float | None = None) -> Recipe:
@@ -168,7 +180,7 @@ class CompleteRequest(Setup, Request):
         tokens = self.tokens(flop, model, cost, most_epochs=most_epochs)
         rate, _ = self.rate(model, method, tokens)
         return solve(
-            tokens * cost.flop_per_token,
+            price_of(cost, self.options, self.data).flop(tokens),
             model,
             method,
             rate,
@@ -186,6 +198,14 @@ class CompleteRequest(Setup, Request):
         if data.fingerprint is None or data.pairs is None:
             return note("assumed", "data-assumed", source=data.source)
         return note("known", "data", pairs=data.pairs, tokens_per_pair=data.tokens_per_pair, source=data.source)
+
+    def teacher_notes(self, recipe: Recipe) -> list[RecipeNote]:
+        """What the teacher costs of the budget; empty without one."""
+        teacher = self.options.teacher
+        if teacher is None:
+            return []
+        flop = recipe.teacher_flop
+        return [note("known", "teacher", name=teacher.name, flop=flop, share=flop / recipe.total_flop)]
 
     def unspent(self, flop: float, recipe: Recipe, *, in_vain: bool = False) -> list[RecipeNote]:
         """That the data end before the budget, and what would spend it unless repeats are `in_vain`; or that the budget

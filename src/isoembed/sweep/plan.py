@@ -25,7 +25,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import Recipe, affordable, solve
+from isoembed.recipe import Recipe, affordable, price_of, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -157,7 +157,7 @@ class Planner:
                     tokens = steps * self.request.batch_pairs * self.request.data.tokens_per_pair
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
-                        flop = method.cost(model).flop_per_token * tokens
+                        flop = price_of(method.cost(model), self.request.options, self.request.data).flop(tokens)
                         runs += self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
         return sorted(runs, key=lambda run: run.recipe.flop)
 
@@ -362,11 +362,11 @@ class Planner:
         request, recipe = self.request, run.recipe
         if run.key in self.runs:
             return True
-        flop, seconds = self.flop + recipe.flop, self.seconds + self._seconds(recipe)
+        flop, seconds = self.flop + recipe.total_flop, self.seconds + self._seconds(recipe)
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
-            self._skip(recipe.model, recipe.method, recipe.flop, "allowance", REASONS["allowance"])
+            self._skip(recipe.model, recipe.method, recipe.total_flop, "allowance", REASONS["allowance"])
             return False
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})

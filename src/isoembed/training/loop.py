@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoembed.core import InputError, checked, expanded
-from isoembed.data.batches import Position, batches
+from isoembed.data.batches import Position, batches, is_spent
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
@@ -34,6 +34,7 @@ from isoembed.training.setup import ready_to_step, set_up, untrained
 from isoembed.training.sharding import unsharded
 from isoembed.training.signals import stop_requested
 from isoembed.training.step import DivergedError, Trainer
+from isoembed.training.teacher import with_teacher
 
 
 class StoppedError(InputError):
@@ -62,6 +63,7 @@ def run(
     execution, folder = execution or Execution(), expanded(folder)
     recipe = execution.decided(recipe, begun=begun_precision(folder) if execution.resume else None)
     _check(recipe, data, folder, execution)
+    data = with_teacher(data, recipe)
     forget_peak(execution.torch_device())
     trainer = set_up(recipe, execution)
     encoder = trainer.encoder
@@ -129,7 +131,7 @@ class _Loop:
             unique_pairs=recipe.unique_pairs,
         )
         for after, batch in stream:
-            if done.step > 0 and done.tokens + batch.tokens / 2 > recipe.train_tokens:
+            if is_spent(done.step, done.tokens, batch, recipe.train_tokens):
                 return done, True
             try:
                 done = self.trainer.step(done, batch, after, self.callbacks)
@@ -189,6 +191,8 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             "`shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
             "or leave it out."
         )
+    if recipe.options.teacher is not None and world() > 1:
+        raise InputError(f"A run with a teacher must be one process; got {world()}. Start it without torchrun.")
     if execution.compile:
         check_compiler(execution.torch_device())
     if recipe.batch_pairs % world():

@@ -31,6 +31,7 @@ def contrastive_loss(
     negative_MD: torch.Tensor | None = None,
     negative_hash_M: torch.Tensor | None = None,
     mask_margin: float | None = None,
+    guide: tuple[torch.Tensor, torch.Tensor] | None = None,
     tile_logits: int = TILE_LOGITS,
 ) -> torch.Tensor:
     """Mean over the batch of (cross-entropy over rows + cross-entropy over columns) / 2, in nats, computed in fp32.
@@ -44,8 +45,9 @@ def contrastive_loss(
        it has in this batch.  The hashes (int64, equal where the texts are equal) say so; None masks nothing.
     3. With `mask_margin` m, a candidate more similar to query i than i's own positive by over m (in cosine) is taken
        for a false negative and left out of row i, and a query more similar to positive j than j's own by over m out
-       of column j.  The model's own similarities judge, and no gradient flows through the judgement: GISTEmbed
-       (Solatorio 2024, arXiv 2402.16829) without its guide model.
+       of column j, and no gradient flows through the judgement.  With `guide`, vectors (B, W) of the queries and the
+       positives by another model, that model's similarities judge, and hard negatives, of which it has none, stay:
+       GISTEmbed (Solatorio 2024, arXiv 2402.16829); without, the model's own do.
     4. The target of row i and of column i is i.
 
     `tile_logits` bounds the memory of a tile and changes the result by no more than rounding.  The gradient is itself
@@ -58,10 +60,18 @@ def contrastive_loss(
     known = None
     if not (negative_MD is None or negative_hash_M is None or query_hash_B is None or positive_hash_B is None):
         known = _no_negatives(query_hash_B, positive_hash_B, negative_hash_M)
+    if guide is not None:
+        guide = (functional.normalize(guide[0].float(), dim=-1), functional.normalize(guide[1].float(), dim=-1))
+    limit_B = None
+    if mask_margin is not None:
+        query, positive = guide or (query_BD, positive_BD)
+        limit_B = ((query * positive).sum(1).detach() + mask_margin) / temperature
     left_out = _LeftOut(
         tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None),
         known,
-        None if mask_margin is None else ((query_BD * positive_BD).sum(1).detach() + mask_margin) / temperature,
+        limit_B,
+        guide,
+        temperature,
     )
     loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, candidate_CD, temperature, left_out, tile_logits)  # type: ignore[no-untyped-call]
     return loss
@@ -70,11 +80,14 @@ def contrastive_loss(
 @dataclass(frozen=True)
 class _LeftOut:
     """Whose logits are left out of the sums: pairs that share a text; (query, hard negative) by their numbers; and what
-    lies above `limit_B`, the logit that no candidate of a row and no query of a column may pass."""
+    lies above `limit_B`, the logit that no candidate of a row and no query of a column may pass: the model's own, or
+    that of `guide`'s vectors."""
 
     hashes: tuple[torch.Tensor, ...]
     known: tuple[torch.Tensor, torch.Tensor] | None
     limit_B: torch.Tensor | None
+    guide: tuple[torch.Tensor, torch.Tensor] | None
+    temperature: float
 
     def by_text(self, logits_RC: torch.Tensor, rows: slice, pairs: int) -> None:
         """In place, in both directions."""
@@ -94,7 +107,12 @@ class _LeftOut:
         logits_RB = logits_RC[:, :pairs]
         if self.limit_B is None:
             return logits_RC, logits_RB
-        above_RC, above_RB = logits_RC > self.limit_B[rows, None], logits_RB > self.limit_B
+        judged_RC = logits_RC
+        if self.guide is not None:
+            query_BW, positive_BW = self.guide
+            judged_RC = torch.full_like(logits_RC, -torch.inf)
+            judged_RC[:, :pairs] = query_BW[rows] @ positive_BW.T / self.temperature
+        above_RC, above_RB = judged_RC > self.limit_B[rows, None], judged_RC[:, :pairs] > self.limit_B
         for above in (above_RC, above_RB):
             above[:, rows].fill_diagonal_(False)
         return logits_RC.masked_fill(above_RC, -torch.inf), logits_RB.masked_fill(above_RB, -torch.inf)

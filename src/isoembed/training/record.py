@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from isoembed.data.dataset import PairData
+from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.training.checkpoint import Counters
 from isoembed.training.distributed import total, world
@@ -53,6 +54,7 @@ def record_of(
         epochs=done.pairs / unique_pairs,
         tokens=done.tokens,
         model_flop=float(cost.flop_per_token) * done.tokens,
+        teacher_flop=_teacher_flop(recipe, data),
         executed_flop=total(done.executed_flop, device),
         recomputed_flop=total(done.recomputed_flop, device),
         all_in_flop=done.all_in_flop,
@@ -71,6 +73,13 @@ def record_of(
         machine=_machine(device, trainer.bf16),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _teacher_flop(recipe: Recipe, data: PairData) -> float:
+    """2 N_T for every token that the teacher read of the pairs seen, in whichever run it did."""
+    if recipe.options.teacher is None or data.teacher is None:
+        return 0.0
+    return 2.0 * recipe.options.teacher.params * data.teacher.tokens
 
 
 def _heldout_tokens(data: PairData, heldout: Heldout | None) -> int:

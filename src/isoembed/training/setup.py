@@ -15,6 +15,7 @@ from isoembed.encoder.mini_batches import mini_batch_tokens_for
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.recipe import Recipe
 from isoembed.training.compiled import compiled
+from isoembed.training.distillation import projection_of
 from isoembed.training.distributed import share_parameters
 from isoembed.training.execution import Execution
 from isoembed.training.memory import plan_memory
@@ -34,6 +35,7 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
     # 1. model: base weights, method, pooling
     torch.manual_seed(recipe.seed)
     encoder = untrained(recipe)
+    encoder.projection = projection_of(recipe, encoder)
     if execution.checkpointing:
         enable_checkpointing(encoder.model)
     share_parameters(encoder, device)

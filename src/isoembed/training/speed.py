@@ -15,6 +15,7 @@ from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.setup import ready_to_step, set_up
 from isoembed.training.step import Trainer
+from isoembed.training.teacher import with_teacher
 
 #: held-out pairs on which their evaluation is timed
 HELDOUT_TIMED = 512
@@ -43,6 +44,7 @@ def matrix_speed(device: torch.device, *, size: int = 1024, seconds: float = 0.2
 
 def measure_speed(recipe: Recipe, data: PairData, execution: Execution, *, steps: int = 3) -> Speed:
     """Take `steps` steps of `recipe`, behind one that is not counted, and drop the model; nothing is written."""
+    data = with_teacher(data, recipe)
     began = time.perf_counter()
     with torch.random.fork_rng():
         trainer = set_up(recipe, execution)

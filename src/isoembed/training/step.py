@@ -149,7 +149,7 @@ class Trainer:
                 self.pool,
                 batch.query_ids[own],
                 batch.positive_ids[own],
-                Objective(self.recipe.temperature, self.recipe.options).of(batch, self.device),
+                Objective(self.recipe.temperature, self.recipe.options, self.encoder.projection).of(batch, self.device),
                 self.memory,
                 prompt_tokens=batch.prompt_tokens,
                 negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],

@@ -50,6 +50,7 @@ from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
+from isoembed.training.teacher import read_by_teacher
 
 #: file that a run writes first
 RECIPE = "recipe.json"
@@ -93,7 +94,7 @@ class DataOptions:
     def prepare(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         prompts = setup.options.prompts
-        return prepare(
+        data = prepare(
             self.source(self.spec, prompts.query),
             tokenizer,
             context_tokens=setup.context_tokens,
@@ -101,6 +102,7 @@ class DataOptions:
             heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
             prompts=prompts,
         )
+        return read_by_teacher(data, setup)
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
@@ -203,7 +205,7 @@ def _given(recipe: Recipe, code: str = "given", *, epochs: float | None = None) 
     """A recipe that nobody here chose, as what is trained; over so many `epochs` where they were asked for."""
     asked = () if epochs is None else (note("basis", "epochs-as-asked", epochs=epochs),)
     notes = (note("basis", code), *asked, *repeated(recipe))
-    return Recommendation(budget=Budget.parse(recipe.flop), recipe=recipe, notes=notes, runners_up=())
+    return Recommendation(budget=Budget.parse(recipe.total_flop), recipe=recipe, notes=notes, runners_up=())
 
 
 def _with_base(recipe: Recipe) -> Recipe:
@@ -253,6 +255,7 @@ def train(
         data = prepare(
             PairsInMemory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts
         )
+        data = read_by_teacher(data, asked)
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
@@ -413,16 +416,22 @@ def evaluate_folder(
 
 
 def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
-    """The recipe of the model in `folder`, with its base where it lies; None where that was a folder which is neither
-    here nor beside `folder`: a record names no places."""
-    source = recipe.model.source
-    if not source.startswith("./"):
-        return recipe
-    places = (Path(source), folder.absolute().parent / source)
-    found = next((str(place.absolute()) for place in places if place.exists()), None)
+    """The recipe of the model in `folder`, with its base, and its teacher, where it lies; None where its base was a
+    folder which is neither here nor beside `folder`: a record names no places."""
+    if (teacher := recipe.options.teacher) is not None and (here := _beside(teacher.source, folder)) is not None:
+        recipe = recipe.taught_by(teacher.model_copy(update={"source": here}))
+    found = _beside(recipe.model.source, folder)
     if found is None:
         return None
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": found})})
+
+
+def _beside(source: str, folder: Path) -> str | None:
+    """A model's `./NAME` here or beside `folder`, None where it is neither; a hub id as it is."""
+    if not source.startswith("./"):
+        return source
+    places = (Path(source), folder.absolute().parent / source)
+    return next((str(place.absolute()) for place in places if place.exists()), None)
 
 
 def systems_beside(

@@ -54,6 +54,8 @@ def pilot_draft(
     family: Family, setup: Setup, methods: Sequence[str], target_flop: float, allowance_flop: float
 ) -> SweepRequest:
     """What a pilot on all sizes of `family` is asked for, before its data and weights are read."""
+    if setup.options.teacher is not None:
+        raise InputError("A pilot compares runs by their own FLOP, not a teacher's; leave `teacher` out, or the pilot.")
     return SweepRequest(
         **dict(setup),
         family=family,

@@ -25,7 +25,7 @@ from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.methods import Full
-from isoembed.recipe import Precision, Recipe, solve
+from isoembed.recipe import Precision, Recipe, price_of, solve
 from isoembed.records import RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
@@ -113,7 +113,8 @@ def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
 def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
     """Full fine-tuning of `model` for `steps` steps and the one before them."""
     method, spec, data = Full(), request.family.model(model), request.data
-    flop = (steps + 1) * request.batch_pairs * data.tokens_per_pair * method.cost(spec).flop_per_token
+    tokens = (steps + 1) * request.batch_pairs * data.tokens_per_pair
+    flop = price_of(method.cost(spec), request.options, data).flop(tokens)
     rate = request.family.peak_rate(spec, method, steps=steps + 1)[0]
     recipe = solve(flop, spec, method, rate, request.setup, data, family=request.family.name)
     return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})

@@ -54,6 +54,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
             f"{si(cost.updated)} updated) x {si(recipe.train_tokens)} tokens",
         ),
+        *([("teacher FLOP", f"{recipe.teacher_flop:.3g}, from the budget too")] if recipe.teacher_flop else []),
         (
             "hardware FLOP",
             f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
@@ -159,9 +160,14 @@ def _beside(recipe: Recipe) -> str:
 def spent_text(record: RunRecord, budget_flop: float | None = None) -> RenderableType:
     """What a run cost, of the budget that the user stated or else of what its recipe meant to spend, and how far its
     loss fell; name and value."""
-    whole, name = (record.recipe.flop, "recipe") if budget_flop is None else (budget_flop, "budget")
+    whole, name = (record.recipe.total_flop, "recipe") if budget_flop is None else (budget_flop, "budget")
     rows = [
         ("model FLOP", f"{record.model_flop:.4g}, {record.model_flop / whole:.2%} of the {name}"),
+        *(
+            [("teacher FLOP", f"{record.teacher_flop:.4g}, {taught / whole:.2%}")]
+            if (taught := record.teacher_flop)
+            else []
+        ),
         ("hardware FLOP", _executed(record)),
         ("total FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),

@@ -136,7 +136,8 @@ def _schedule(recipe: Recipe) -> str:
 def _cost(recommendation: Recommendation, flop_per_second: float | None) -> str:
     recipe, budget = recommendation.recipe, recommendation.budget
     memory = recipe_memory(recipe, bf16=budget.device is not None)
-    parts = [si(recipe.flop, "FLOP"), f"{gib(memory.least)} of memory or more"]
+    taught = [f"and {si(recipe.teacher_flop, 'FLOP')} of its teacher's"] if recipe.teacher_flop else []
+    parts = [" ".join([si(recipe.flop, "FLOP"), *taught]), f"{gib(memory.least)} of memory or more"]
     if flop_per_second is not None:
         parts.append(f"about {duration(recipe.flop / (GEMM_SHARE * flop_per_second))} here (a guess)")
     if budget.device is not None:
@@ -168,8 +169,10 @@ def _loss(record: RunRecord) -> str:
 
 def _spent(record: RunRecord, budget_flop: float) -> str:
     speed = record.model_flop / max(record.wall_seconds, 1e-9)
+    taught = f" and {si(record.teacher_flop, 'FLOP')} of its teacher's" if record.teacher_flop else ""
+    share = 100 * (record.model_flop + record.teacher_flop) / budget_flop
     return (
-        f"{si(record.model_flop, 'FLOP')}, {100 * record.model_flop / budget_flop:.1f} % of the budget, in "
+        f"{si(record.model_flop, 'FLOP')}{taught}, {share:.1f} % of the budget, in "
         f"{duration(record.wall_seconds)} at {si(speed, 'FLOP/s')}"
     )
 

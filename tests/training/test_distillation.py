@@ -1,0 +1,288 @@
+"""A run with a teacher: its loss and gradient, what it costs, where its vectors are kept, and exact resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn import functional
+
+from isoembed.core import InputError
+from isoembed.data.batches import Batch
+from isoembed.data.dataset import PairData
+from isoembed.data.vectors import TextVectors
+from isoembed.encoder.embedder import Embedder
+from isoembed.encoder.encoder import pad
+from isoembed.encoder.teacher import teacher
+from isoembed.encoder.worker_pool import WorkerPool
+from isoembed.families import NANO
+from isoembed.methods import Full
+from isoembed.recipe import Options, Recipe, Setup, Teacher, solve
+from isoembed.records import RunRecord
+from isoembed.training import teacher as reading
+from isoembed.training.distillation import distillation_loss
+from isoembed.training.execution import Execution
+from isoembed.training.gradients import Memory, accumulate_gradients
+from isoembed.training.loop import StoppedError, run
+from isoembed.training.objective import Objective
+from isoembed.training.teacher import read_by_teacher
+from tests.cli.test_entry import mistake, ok
+from tests.training.small import (
+    MODEL,
+    StopAfter,
+    assert_same_gradients,
+    batch_ids,
+    gradients,
+    small_data,
+    small_encoder,
+)
+
+CPU = torch.device("cpu")
+#: dimensions of the teacher of the tests on the small encoder
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PairData:
+    return small_data(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    """The next larger nano model, untrained, as a sentence-transformers folder."""
+    folder = tmp_path_factory.mktemp("teachers") / "wide"
+    Embedder.load(NANO.models[1].source).save(folder)
+    return teacher(folder)
+
+
+def vectors(rows: int, width: int, seed: int) -> torch.Tensor:
+    return functional.normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def described(**fields: Any) -> Teacher:
+    return Teacher(**{"source": "./t", "weights": "w", "params": 10, "width": WIDTH, "context": 64, **fields})
+
+
+def taught(
+    data: PairData, options: Options, *, pairs: float = 100, unique: int | None = None
+) -> tuple[Recipe, PairData]:
+    """A recipe of batches of 16 pairs for so many pairs, with what its teacher costs."""
+    setup = Setup(batch_pairs=16, context_tokens=32, options=options)
+    read = read_by_teacher(data if unique is None else replace(data, train=data.train[:unique]), setup)
+    stats = read.stats if unique is None else read.stats.model_copy(update={"pairs": unique})
+    assert options.teacher is not None
+    known = options.teacher.params * 2 * (stats.teacher_tokens or 0) * min(pairs, stats.pairs or pairs)
+    flop = known + Full().cost(MODEL).flop_per_token * pairs * stats.tokens_per_pair
+    return solve(flop, MODEL, Full(), 3e-3, setup, stats, family="nano"), replace(read, stats=stats)
+
+
+# ---- the loss ----
+
+
+def test_losses_are_those_written_out() -> None:
+    """A sum in place of a mean, sides swapped, or a tile left out."""
+    student, known = (vectors(7, 16, 0), vectors(7, 16, 1)), (vectors(7, 5, 2), vectors(7, 5, 3))
+    linear = nn.Linear(16, 5, bias=False)
+    mapped, goal = linear(torch.cat(student)), torch.cat(known)
+    expected = {
+        "cosine": (1 - (mapped * goal).sum(1) / mapped.norm(dim=1)).mean(),
+        "mse": ((mapped - goal) ** 2).sum() / 14,
+    }
+    own, other = student[0] @ student[1].T / 0.1, known[0] @ known[1].T / 0.1
+    by_row = [(p := t.softmax(1)) * (p.log() - s.softmax(1).log()) for s, t in ((own, other), (own.T, other.T))]
+    expected["kl"] = sum(part.sum() for part in by_row) / 14
+    for name, value in expected.items():
+        projection = None if name == "kl" else linear
+        found = distillation_loss(student, known, name, temperature=0.1, projection=projection, tile_logits=14)
+        torch.testing.assert_close(found, value)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse", "kl"])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_cached_gradient_is_the_plain_one(loss: Any, weight: float) -> None:
+    """Of the model and of the projection, whose gradient only the loss itself makes."""
+    encoder = small_encoder()
+    encoder.projection = nn.Linear(16, WIDTH, bias=False)
+    query, positive = batch_ids(6)
+    known = (vectors(6, WIDTH, 4), vectors(6, WIDTH, 5))
+    texts = np.arange(12).astype(np.uint64)
+    batch = Batch(query, positive, texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))  # type: ignore[arg-type]
+    options = Options(teacher=described(loss=loss, weight=weight))
+    loss_of = Objective(0.1, options, encoder.projection).of(batch, CPU)
+    plain = loss_of(encoder(*pad(query, 0)), encoder(*pad(positive, 0)))
+    plain.backward()
+    expected = gradients(encoder)
+    encoder.zero_grad()
+    memory = Memory(mini_batch_tokens=32, kept_tokens=32)
+    found = accumulate_gradients(WorkerPool(encoder), query, positive, loss_of, memory)
+    assert found.loss == pytest.approx(plain.item(), rel=1e-5)
+    assert ("projection.weight" in expected) == (loss != "kl")
+    assert_same_gradients(expected, gradients(encoder))
+
+
+def test_weight_shares_the_loss() -> None:
+    student, known = (vectors(6, WIDTH, 0), vectors(6, WIDTH, 1)), (vectors(6, WIDTH, 2), vectors(6, WIDTH, 3))
+    texts = np.arange(12).astype(np.uint64)
+    batch = Batch([], [], texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))  # type: ignore[arg-type]
+
+    def at(weight: float) -> float:
+        return Objective(0.1, Options(teacher=described(weight=weight))).of(batch, CPU)(*student).item()
+
+    alone = Objective(0.1).of(batch, CPU)(*student).item()
+    assert at(0.25) == pytest.approx(0.25 * at(1.0) + 0.75 * alone, rel=1e-5)
+
+
+# ---- identity ----
+
+
+def test_only_what_a_teacher_is_makes_a_run(data: PairData, wide: Teacher) -> None:
+    """Neither a field at its default nor the folder that a teacher lies in may change a key."""
+    setup = Setup(batch_pairs=16, context_tokens=32)
+
+    def key(options: Options) -> str:
+        found = solve(1e12, MODEL, Full(), 3e-3, setup, data.stats, family="nano")
+        return found.model_copy(update={"options": options}).key
+
+    moved, other = (wide.model_copy(update=change) for change in ({"source": "/elsewhere"}, {"weights": "0"}))
+    assert key(Options(teacher=moved)) == key(Options(teacher=wide)) != key(Options(teacher=other)) != key(Options())
+    assert "teacher" not in setup.model_dump(mode="json", exclude_defaults=True).get("options", {})
+    assert Options(teacher=moved) == Options(teacher=wide) != Options(teacher=other)
+    assert key(Options(teacher=wide, mask_by="teacher")) != key(Options(teacher=wide))
+
+
+# ---- what it costs ----
+
+
+@pytest.mark.parametrize(("pairs", "unique"), [(96, None), (96, 32)])
+def test_budget_pays_the_teacher_once(
+    pairs: int, unique: int | None, data: PairData, wide: Teacher, tmp_path: Path
+) -> None:
+    """Over one epoch and over three of them: what both spend is the budget to within a step."""
+    planned, read = taught(data, Options(teacher=wide), pairs=pairs, unique=unique)
+    assert planned.pairs == pytest.approx(pairs, rel=1e-3)
+    _, record = run(planned, read, tmp_path)
+    per_pair = 2 * wide.params * (planned.data.teacher_tokens or 0)
+    assert record.teacher_flop == pytest.approx(per_pair * (unique or pairs), rel=0.02 if unique is None else 1e-9)
+    a_step = 16 * (per_pair + planned.cost.flop_per_token * planned.data.tokens_per_pair)
+    assert abs(record.model_flop + record.teacher_flop - planned.total_flop) < a_step
+    assert planned.total_flop == planned.flop + planned.teacher_flop > planned.flop
+    alone = solve(
+        planned.total_flop, MODEL, Full(), 3e-3, Setup(batch_pairs=16, context_tokens=32), read.stats, family="n"
+    )
+    assert planned.train_tokens < alone.train_tokens
+
+
+def test_vectors_are_computed_once(
+    data: PairData, wide: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run reads them from the cache, one on more pairs computes the rest; each pays for all that it sees."""
+    read_rows: list[int] = []
+    compute = reading._read
+
+    def counted(embedder: Any, store: Any, rows: Any, context: int) -> Any:
+        read_rows.append(len(rows))
+        return compute(embedder, store, rows, context)
+
+    monkeypatch.setattr(reading, "_read", counted)
+    options = Options(teacher=wide.model_copy(update={"loss": "kl", "weight": 0.25}))
+    planned, read = taught(replace(data), options, pairs=64)
+    used = replace(read, store=replace(read.store, folder=_copied(read.store.folder, tmp_path)))
+    records: list[RunRecord] = [run(planned, used, tmp_path / name)[1] for name in "ab"]
+    assert read_rows == [64]
+    assert records[0].teacher_flop == records[1].teacher_flop > 0
+    assert [point.loss for point in records[0].loss_curve] == [point.loss for point in records[1].loss_curve]
+    more, _ = taught(replace(data), options, pairs=128)
+    assert run(more, used, tmp_path / "c")[1].teacher_flop > records[0].teacher_flop
+    assert read_rows == [64, 64]
+
+
+def _copied(folder: Path, place: Path) -> Path:
+    """The same store in a folder of its own, so that no other test's vectors lie beside it."""
+    (place / folder.name).symlink_to(folder)
+    return place / folder.name
+
+
+def test_the_first_writer_of_a_row_is_believed(tmp_path: Path) -> None:
+    """Two processes that embed the same row may differ in the last bit; a resumed run must see what it saw before."""
+    rivals = [TextVectors.open(tmp_path, rows=9, width=2) for _ in range(2)]
+    for number, rival in enumerate(rivals):
+        rows = np.array([3, 5 + number])
+        rival.add(rows, np.full((2, 2), number + 1), np.full((2, 2, 2), float(number)))
+    found = TextVectors.open(tmp_path, rows=9, width=2)
+    assert found.missing(np.arange(9)).tolist() == [0, 1, 2, 4, 7, 8]
+    assert found.of(np.array([6, 3, 5]))[0][:, 0].tolist() == [1.0, 0.0, 0.0]
+    assert found.tokens_of(np.array([3, 6])) == 2 * 1 + 2 * 2
+    (tmp_path / "part-00001.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(InputError, match="damaged"):
+        TextVectors.open(tmp_path, rows=9, width=2)
+
+
+# ---- a run ----
+
+
+def test_resumed_is_bitwise_uninterrupted(data: PairData, wide: Teacher, tmp_path: Path) -> None:
+    """The projection and its moments are in the checkpoint."""
+    assert wide.width != MODEL.hidden
+    planned, read = taught(data, Options(teacher=wide.model_copy(update={"weight": 0.5}), mask_by="teacher"))
+    whole_encoder, whole = run(planned, read, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        run(planned, read, tmp_path / "part", callbacks=[StopAfter(3)])
+    encoder, part = run(planned, read, tmp_path / "part", execution=Execution(resume=True))
+    assert [point.loss for point in part.loss_curve] == [point.loss for point in whole.loss_curve]
+    expected = whole_encoder.state_dict()
+    assert "projection.weight" in expected
+    assert all(torch.equal(value, expected[name]) for name, value in encoder.state_dict().items())
+
+
+def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
+    """What is exported has no projection, says what the teacher cost, and names no folder of this machine."""
+    small_data(tmp_path)
+    out, place = tmp_path / "out", ["--data", str(tmp_path / "pairs.jsonl"), "--cache", str(tmp_path / "cache")]
+    setup = ["--batch-pairs", "16", "--context-tokens", "32", "--teacher-weight", "0.5", "--mask-by", "teacher"]
+    asked = ["--budget", "2e9", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
+    shown = ok("train", *asked, "--teacher", wide.source, "--out", str(out))
+    assert "of its teacher's" in shown
+    record = RunRecord.load(out / "record.json")
+    assert record.teacher_flop > 0
+    assert record.recipe.options.teacher is not None
+    assert record.recipe.options.teacher.source == "./wide"
+    assert f"{record.teacher_flop:.4g}" in (out / "README.md").read_text()
+    with safe_open(out / "model.safetensors", "pt") as tensors:
+        assert not [name for name in [*tensors.keys()] if "projection" in name]
+    assert not list(out.rglob("part-*.npy"))
+
+
+# ---- refusals ----
+
+
+def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path) -> None:
+    tmp_path.joinpath("empty").mkdir()
+    for source in (tmp_path / "empty", MODEL.source, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="`teacher`") as error:
+            teacher(source)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="teacher_loss"):
+        teacher(wide.source, loss="l1")
+    with pytest.raises(InputError, match="weight"):
+        teacher(wide.source, weight=1.5)
+    short = Options(teacher=wide.model_copy(update={"context": 16}))
+    with pytest.raises(InputError, match="within the teacher's 16"):
+        taught(data, short)
+    with pytest.raises(InputError, match="neither"):
+        Options(teacher=wide.model_copy(update={"weight": 0.0}))
+    with pytest.raises(InputError, match="needs a teacher"):
+        Options(mask_by="teacher")
+    with pytest.raises(InputError, match="matryoshka"):
+        Options(teacher=wide, matryoshka=(8,))
+    other = Options(teacher=wide.model_copy(update={"weights": "0" * 16}))
+    with pytest.raises(InputError, match="not those that the recipe"):
+        taught(data, other)
+    says = mistake("recipe", "--budget", "1e12", "--teacher", str(tmp_path / "empty"))
+    assert len(says.splitlines()) == 1
+    assert "--teacher" in mistake("recipe", "--budget", "1e12", "--teacher-weight", "0.5")
