@@ -104,6 +104,13 @@ class Teacher(Frozen):
             raise InputError(f"`teacher_loss` must be one of {', '.join(get_args(TeacherLoss))}; got {name!r}.")
         return name
 
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _within(cls, weight: Any) -> Any:
+        if isinstance(weight, int | float) and not 0 <= weight <= 1:
+            raise InputError(f"`teacher_weight` must be from 0 to 1; got {weight:g}. 0.5 is half of the loss.")
+        return weight
+
     @property
     def name(self) -> str:
         """The last part of where it lies."""

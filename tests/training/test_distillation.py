@@ -23,7 +23,7 @@ from isoembed.encoder.teacher import teacher
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Options, Recipe, Setup, Teacher, solve
+from isoembed.recipe import Options, Recipe, Setup, Teacher, TeacherLoss, solve
 from isoembed.records import RunRecord
 from isoembed.training import teacher as reading
 from isoembed.training.distillation import distillation_loss
@@ -90,7 +90,7 @@ def test_losses_are_those_written_out() -> None:
     student, known = (vectors(7, 16, 0), vectors(7, 16, 1)), (vectors(7, 5, 2), vectors(7, 5, 3))
     linear = nn.Linear(16, 5, bias=False)
     mapped, goal = linear(torch.cat(student)), torch.cat(known)
-    expected = {
+    expected: dict[TeacherLoss, Any] = {
         "cosine": (1 - (mapped * goal).sum(1) / mapped.norm(dim=1)).mean(),
         "mse": ((mapped - goal) ** 2).sum() / 14,
     }
@@ -112,7 +112,7 @@ def test_cached_gradient_is_the_plain_one(loss: Any, weight: float) -> None:
     query, positive = batch_ids(6)
     known = (vectors(6, WIDTH, 4), vectors(6, WIDTH, 5))
     texts = np.arange(12).astype(np.uint64)
-    batch = Batch(query, positive, texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))  # type: ignore[arg-type]
+    batch = Batch(query, positive, texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))
     options = Options(teacher=described(loss=loss, weight=weight))
     loss_of = Objective(0.1, options, encoder.projection).of(batch, CPU)
     plain = loss_of(encoder(*pad(query, 0)), encoder(*pad(positive, 0)))
@@ -129,7 +129,7 @@ def test_cached_gradient_is_the_plain_one(loss: Any, weight: float) -> None:
 def test_weight_shares_the_loss() -> None:
     student, known = (vectors(6, WIDTH, 0), vectors(6, WIDTH, 1)), (vectors(6, WIDTH, 2), vectors(6, WIDTH, 3))
     texts = np.arange(12).astype(np.uint64)
-    batch = Batch([], [], texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))  # type: ignore[arg-type]
+    batch = Batch([], [], texts[:6], texts[6:], teacher=(known[0].numpy(), known[1].numpy()))
 
     def at(weight: float) -> float:
         return Objective(0.1, Options(teacher=described(weight=weight))).of(batch, CPU)(*student).item()
@@ -267,8 +267,8 @@ def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path
         with pytest.raises(InputError, match="`teacher`") as error:
             teacher(source)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="teacher_loss"):
-        teacher(wide.source, loss="l1")
+    with pytest.raises(InputError, match="loss"):
+        teacher(wide.source, loss="l1")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="weight"):
         teacher(wide.source, weight=1.5)
     short = Options(teacher=wide.model_copy(update={"context": 16}))
@@ -286,3 +286,7 @@ def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path
     says = mistake("recipe", "--budget", "1e12", "--teacher", str(tmp_path / "empty"))
     assert len(says.splitlines()) == 1
     assert "--teacher" in mistake("recipe", "--budget", "1e12", "--teacher-weight", "0.5")
+    wrong = [("loss", "l1", "teacher_loss"), ("weight", float("nan"), "teacher_weight")]
+    for field, value, says_so in wrong:
+        with pytest.raises(InputError, match=says_so):
+            described(**{field: value})

@@ -267,7 +267,7 @@ class SetupOptions:
             return None
         from isoembed.encoder.teacher import teacher
 
-        return teacher(self.teacher, **given)
+        return Teacher(**{**dict(teacher(self.teacher)), **given})
 
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from isoembed.core import InputError, checked, expanded, fingerprint
 from isoembed.data.store import tokenizer_hash
@@ -14,14 +13,14 @@ from isoembed.encoder.exported import MODULES, load_exported
 from isoembed.encoder.load import weights_hash
 from isoembed.encoder.shapes import spec_of
 from isoembed.hub import hub_or_cache
-from isoembed.recipe import Teacher
+from isoembed.recipe import Teacher, TeacherLoss
 
 #: what is fetched of a hub's model: no pickles, no code
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 @checked
-def teacher(source: str | Path, *, loss: Any = "cosine", weight: float = 1.0) -> Teacher:
+def teacher(source: str | Path, *, loss: TeacherLoss = "cosine", weight: float = 1.0) -> Teacher:
     """The embedding model in a sentence-transformers folder, or of that hub id, as a teacher for `Options`.
 
     loss: `cosine`, `mse` or `kl`; see `isoembed.training.distillation`.
