@@ -211,6 +211,34 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """The model that is learned from, and how."""
+
+    panel: ClassVar[str] = "Training"
+
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="distil from this sentence-transformers folder or hub id; its FLOP are paid from the budget"),
+    ] = None
+    teacher_loss: Annotated[str | None, typer.Option(help="cosine, mse or kl; default: cosine")] = None
+    teacher_weight: Annotated[
+        float | None, typer.Option(help="0 to 1, of the teacher's loss; the contrastive one has the rest; default: 1")
+    ] = None
+
+    def value(self) -> Teacher | None:
+        """The teacher, opened; None where none was named."""
+        given = {"loss": self.teacher_loss, "weight": self.teacher_weight}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.teacher is None:
+            if given:
+                raise InputError("`--teacher-loss` and `--teacher-weight` are of a teacher; give --teacher too.")
+            return None
+        from isoembed.encoder.teacher import teacher
+
+        return Teacher(**{**dict(teacher(self.teacher)), **given})
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetupOptions:
     """How a model is trained, beside its method and rate: what losses depend on, and laws hold for."""
 
@@ -232,20 +260,13 @@ class SetupOptions:
     matryoshka: Annotated[
         str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
     ] = None
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="distil from this sentence-transformers folder or hub id; its FLOP are paid from the budget"),
-    ] = None
-    teacher_loss: Annotated[str | None, typer.Option(help="cosine, mse or kl; default: cosine")] = None
-    teacher_weight: Annotated[
-        float | None, typer.Option(help="0 to 1, of the teacher's loss; the contrastive one has the rest; default: 1")
-    ] = None
     mask_by: Annotated[
         str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
     ] = "self"
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
     prompts: PromptOptions = field(default_factory=PromptOptions)
     pool_prompt: Annotated[
         bool, typer.Option("--pool-prompt/--no-pool-prompt", help="pool over a prompt's tokens too")
@@ -257,18 +278,6 @@ class SetupOptions:
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in PartialSetup.model_fields}
         return PartialSetup(**own, options=None if options == PLAIN else options)
 
-    def chosen_teacher(self) -> Teacher | None:
-        """The teacher, opened; None where none was named."""
-        given = {"loss": self.teacher_loss, "weight": self.teacher_weight}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self.teacher is None:
-            if given:
-                raise InputError("`--teacher-loss` and `--teacher-weight` are of a teacher; give --teacher too.")
-            return None
-        from isoembed.encoder.teacher import teacher
-
-        return Teacher(**{**dict(teacher(self.teacher)), **given})
-
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in Options.model_fields}
@@ -276,7 +285,7 @@ class SetupOptions:
         parsed = {
             "matryoshka": dims_named(self.matryoshka),
             "prompts": prompts,
-            "teacher": self.chosen_teacher(),
+            "teacher": self.teacher.value(),
         }
         return Options(**{**own, **parsed, "resize_embeddings": resize_embeddings})
 
