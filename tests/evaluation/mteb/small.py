@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from isoembed.encoder.embedder import Embedder
+from isoembed.encoder.encoder import base_of
+from isoembed.encoder.shapes import spec_of
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.families import NANO
 from isoembed.methods import Full
@@ -31,6 +33,8 @@ def exported(folder: Path, *, shift: float = 0.0) -> tuple[Path, DenseSystem]:
     for parameter in encoder.parameters():
         parameter.data.add_(shift)
     made = record(planned(1e10, NANO.models[0], Full()))
+    read_as = {"model": spec_of(base_of(encoder.model), "tiny", "tiny"), "context_tokens": CONTEXT}
+    made = made.model_copy(update={"recipe": made.recipe.model_copy(update=read_as)})
     Embedder(encoder, tokenizer, CONTEXT).save(folder / "out", card="", record=made)
     return folder / "out", DenseSystem(Embedder(encoder, tokenizer, CONTEXT))
 
