@@ -26,7 +26,7 @@ demo: $(STAMP)
 	.venv/bin/isoembed search demo "smallest value along an axis" --k 3
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	.venv/bin/ruff check
