@@ -131,6 +131,8 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     assert record["negatives"] > record["pairs"]
     assert record["recipe"]["options"] == {
         "mask_margin": 0.1,
+        "mask_by": "self",
+        "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],
         "bidirectional": True,
