@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from html import escape
 from importlib import metadata
@@ -177,6 +177,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         return function(**{name: values[name] for name in given})  # type: ignore[call-arg]
 
     return call
+
+
+def check_named(field: str, name: object, known: Iterable[str]) -> None:
+    """Raise InputError unless `name` is one of the `known` names of what `field` says."""
+    if name not in (known := tuple(known)):
+        raise InputError(f"`{field}` must be one of {', '.join(known)}; got {name!r}.")
 
 
 def number_of(count: float, noun: str) -> str:

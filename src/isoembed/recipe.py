@@ -16,6 +16,7 @@ from isoembed.core import (
     InputError,
     Some,
     Summarised,
+    check_named,
     checked,
     expanded,
     fingerprint,
@@ -100,8 +101,7 @@ class Teacher(Frozen):
     @field_validator("loss", mode="before")
     @classmethod
     def _in_words(cls, name: Any) -> Any:
-        if name not in get_args(TeacherLoss):
-            raise InputError(f"`teacher_loss` must be one of {', '.join(get_args(TeacherLoss))}; got {name!r}.")
+        check_named("teacher_loss", name, get_args(TeacherLoss))
         return name
 
     @field_validator("weight", mode="before")
@@ -181,8 +181,7 @@ class Options(Frozen):
     @field_validator("mask_by", mode="before")
     @classmethod
     def _in_words(cls, name: Any) -> Any:
-        if name not in get_args(Judge):
-            raise InputError(f"`mask_by` must be one of {', '.join(get_args(Judge))}; got {name!r}.")
+        check_named("mask_by", name, get_args(Judge))
         return name
 
     @model_validator(mode="after")
@@ -580,8 +579,7 @@ def check_context(context_tokens: int) -> None:
 
 def check_pooling(name: str) -> None:
     """Raise InputError where no pooling is called `name`."""
-    if name not in get_args(PoolingName):
-        raise InputError(f"`pooling` must be one of {', '.join(get_args(PoolingName))}; got {name!r}.")
+    check_named("pooling", name, get_args(PoolingName))
 
 
 def check_batch(batch_pairs: int) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
-from isoembed.core import InputError
+from isoembed.core import InputError, check_named
 
 if TYPE_CHECKING:
     from isoembed.fitting.io.law_file import LawSet
@@ -105,8 +105,7 @@ def fit(
     """Fit a scaling law to runs of anybody's, with intervals and its forecast of what was held out."""
     from isoembed.fitting.study import HOLDOUTS
 
-    if how.holdout not in HOLDOUTS:
-        raise InputError(f"`--holdout` must be one of {', '.join(HOLDOUTS)}; got {how.holdout!r}.")
+    check_named("--holdout", how.holdout, HOLDOUTS)
     schema = runs.schema()
     laws = _fitted(table, how, schema) if how.level_from is None else _levelled(table, how, schema)
     laws.save(out)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from isoembed.core import InputError
+from isoembed.core import check_named
 from isoembed.recipe import Precision
 
 #: `auto`: bf16 where that is faster here, else fp32
@@ -22,8 +22,7 @@ CPU_BF16_HIDDEN = 256
 
 def precision_named(name: str) -> AskedPrecision:
     """`name` as a precision; raises InputError where it is none."""
-    if name not in get_args(AskedPrecision):
-        raise InputError(f"`precision` must be one of {', '.join(get_args(AskedPrecision))}; got {name!r}.")
+    check_named("precision", name, get_args(AskedPrecision))
     return cast(AskedPrecision, name)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from isoembed.core import InputError
+from isoembed.core import InputError, check_named
 from isoembed.evaluation.mteb.task import LIBRARY_KINDS, LibraryTask
 from isoembed.evaluation.readers import task_folders
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -22,8 +22,7 @@ ALL_READERS = READERS | {kind: partial(LibraryTask.from_folder, kind) for kind i
 
 def open_task(kind: str, path: Path) -> Task:
     """The task of `kind` (one of ALL_READERS) at `path`; raises InputError where there is none."""
-    if kind not in ALL_READERS:
-        raise InputError(f"`task` must be one of {', '.join(ALL_READERS)}; got {kind!r}.")
+    check_named("task", kind, ALL_READERS)
     if not path.exists():
         raise InputError(f"The {kind} task must exist; there is nothing at {path}.")
     return ALL_READERS[kind](path)
