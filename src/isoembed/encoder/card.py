@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from isoembed.encoder.base_card import HUB_ID, BaseCard
-from isoembed.recipe import NO_PROMPTS
+from isoembed.recipe import NO_PROMPTS, Prompts
 from isoembed.records import RunRecord
 
 #: a dataset on the hub in the name of data
@@ -64,7 +65,7 @@ def model_card(
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
         f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
         "length; compare them by cosine.",
-        f"## Use\n\n```python\n{_USE if recipe.options.prompts == NO_PROMPTS else _USE_PROMPTS}```",
+        f"## Use\n\n```python\n{use_of(recipe.options.prompts)}```",
         "## Recipe\n\n" + _table(("", ""), _recipe_rows(record)),
         "## Cost\n\n" + _table(("", ""), _cost_rows(record, budget_flop)),
     ]
@@ -74,6 +75,20 @@ def model_card(
         "## Limits\n\n" + "\n".join(f"- {line}" for line in (*_general_limits(record, base), *map(escape, limits)))
     )
     return "\n\n".join(sections) + "\n"
+
+
+def use_of(prompts: Prompts) -> str:
+    """Python that opens the model at `FOLDER` and compares texts with it."""
+    return _USE if prompts == NO_PROMPTS else _USE_PROMPTS
+
+
+def hub_labels(*tags: str) -> dict[str, Any]:
+    """How the hub files any sentence-transformers model, with `tags` of its own."""
+    return {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", *tags],
+    }
 
 
 def escape(text: str) -> str:
@@ -92,9 +107,7 @@ def _front_matter(
     data = ModelCardData(
         language=list(base.languages) or None,
         license=base.license,
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "isoembed"],
+        **hub_labels("isoembed"),
         base_model=source if on_hub else base.hub_id,
         datasets=list(dict.fromkeys(found[1] for part in parts if (found := _DATASET.match(part)))) or None,
         model_name=record.recipe.model.name if scores else None,  # the hub's name for whose results these are

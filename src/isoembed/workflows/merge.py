@@ -7,19 +7,21 @@ one than each (Wortsman et al. 2022, "Model soups", arXiv 2203.05482); averaged 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
+from torch import nn
 
 from isoembed.core import Frozen, InputError, checked, expanded
-from isoembed.encoder.card import FOLDER, escape
+from isoembed.encoder.card import escape, hub_labels, use_of
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import load_base, weights_hash
+from isoembed.recipe import Prompts
 from isoembed.records import RECORD, RunRecord
 
 
@@ -60,17 +62,19 @@ def merge(
     left = 1.0 - (base or 0.0)
     parts = [(folder.name, left * share / sum(given)) for folder, share in zip(folders, given, strict=True)]
     first = Embedder.load(folders[0], device="cpu")
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in _floats(first)}
+    model = base_of(first.encoder.model)
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in _weights(model).items()}
     found = []
     for folder, (name, share) in zip(folders, parts, strict=True):
-        other = Embedder.load(folder, device="cpu")
+        other = first if folder == folders[0] else Embedder.load(folder, device="cpu")
         _check_alike(first, other, folders[0], folder)
         found.append(_added(total, base_of(other.encoder.model), name, share, str(folder)))
     if base:
         found.append(_added(total, *_untrained(folders[0]), base, "the base"))
-    _put(first, total)
-    first.save(out, card=_card(found))
-    return Merged(parts=tuple(found), weights_hash=weights_hash(base_of(first.encoder.model)))
+    for name, value in _weights(model).items():
+        value.copy_(total[name])
+    first.save(out, card=_card(found, first.encoder.prompts))
+    return Merged(parts=tuple(found), weights_hash=weights_hash(model))
 
 
 def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, base: float | None) -> None:
@@ -103,17 +107,14 @@ def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None
             raise InputError(f"Models that are averaged must have one {what}; {one} and {two} differ{said}.")
 
 
-def _floats(embedder: Embedder) -> Iterable[tuple[str, torch.Tensor]]:
-    return [
-        (name, value)
-        for name, value in base_of(embedder.encoder.model).state_dict().items()
-        if value.is_floating_point()
-    ]
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What is averaged: every tensor of numbers, the model's own memory."""
+    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
 
 
-def _added(total: Mapping[str, torch.Tensor], model: Any, name: str, share: float, place: str) -> Part:
+def _added(total: Mapping[str, torch.Tensor], model: nn.Module, name: str, share: float, place: str) -> Part:
     """Add `share` of the model's weights to `total`, in place."""
-    state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    state = _weights(model)
     odd = sorted(state.keys() ^ total.keys()) or [key for key in total if state[key].shape != total[key].shape]
     if odd:
         raise InputError(f"Models that are averaged must have the same tensors; {place} differs in {odd[0]}.")
@@ -122,7 +123,7 @@ def _added(total: Mapping[str, torch.Tensor], model: Any, name: str, share: floa
     return Part(name=name, weights_hash=weights_hash(model), share=share)
 
 
-def _untrained(folder: Path) -> tuple[Any, str]:
+def _untrained(folder: Path) -> tuple[nn.Module, str]:
     """The base that the model in `folder` is from, and its name."""
     try:
         recipe = RunRecord.load(folder / RECORD).recipe
@@ -131,25 +132,14 @@ def _untrained(folder: Path) -> tuple[Any, str]:
     return load_base(recipe), recipe.model.name
 
 
-def _put(embedder: Embedder, total: Mapping[str, torch.Tensor]) -> None:
-    state = base_of(embedder.encoder.model).state_dict()
-    with torch.no_grad():
-        for name, value in total.items():
-            state[name].copy_(value)
-
-
-def _card(parts: Sequence[Part]) -> str:
-    data = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
-    )
+def _card(parts: Sequence[Part], prompts: Prompts) -> str:
     rows = "\n".join(f"| {escape(part.name)} | {part.share:.4g} | `{part.weights_hash}` |" for part in parts)
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# A mean of {len(parts)} models\n\nThe weights are the weighted mean of those "
-        f"of models fine-tuned from one base.\n\n| model | share | hash of its weights |\n|---|---|---|\n{rows}\n\n"
-        "It was not scored when it was written.\n\n## Use\n\n```python\n"
-        "from sentence_transformers import SentenceTransformer\n\n"
-        f'model = SentenceTransformer("{FOLDER}")\n'
-        'embeddings = model.encode(["a text", "another text"])\n```\n'
-    )
+    sections = [
+        f"---\n{ModelCardData(**hub_labels('merge')).to_yaml()}\n---",
+        f"# A mean of {len(parts)} models",
+        "The weights are the weighted mean of those of models fine-tuned from one base.",
+        f"| model | share | hash of its weights |\n|---|---|---|\n{rows}",
+        "It was not scored when it was written.",
+        f"## Use\n\n```python\n{use_of(prompts)}```",
+    ]
+    return "\n\n".join(sections) + "\n"
