@@ -20,7 +20,7 @@ from mteb.abstasks import AbsTask
 from mteb.results import TaskResult
 
 from isoembed.core import write_atomically
-from isoembed.evaluation.published import FILE, PublishedModel, PublishedScores
+from isoembed.published import FILE, PublishedModel, PublishedScores
 
 BENCHMARKS = ("MTEB(eng, v2)", "NanoBEIR")
 MODELS = (

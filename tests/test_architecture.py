@@ -20,7 +20,10 @@ from tests.fitting.ledgers import runs
 from tests.sweep.fake import request
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
-GROUND = {"cache", "core", "budget", "estimates", "flops", "families", "hub", "methods", "recipe", "records", "scratch"}
+GROUND = {
+    *("cache", "core", "budget", "estimates", "flops", "families", "hub", "methods", "published", "recipe", "records"),
+    "scratch",
+}
 DECIDE = {"laws", "fitting", "recommendation", "sweep", "pilot"}
 EXECUTE = {"data", "encoder", "training", "evaluation"}
 BOTH = GROUND | DECIDE | EXECUTE

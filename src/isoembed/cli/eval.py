@@ -92,7 +92,7 @@ def _by_library(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[B
         raise InputError(
             "`--truncate-dim` and `--quantized` do not go with --mteb, which scores whole embeddings; leave them out."
         )
-    from isoembed.evaluation.published import published_scores
+    from isoembed.published import published_scores
     from isoembed.report.terminal.scores import benchmark_text, times_100
     from isoembed.workflows.benchmark import benchmark
 

@@ -9,7 +9,7 @@ from isoembed.cli.options import AsJson
 def published(as_json: AsJson = False) -> None:
     """List published benchmark scores of well-known embedding models, for a sense of what a score means; needs no
     network."""
-    from isoembed.evaluation.published import published_scores
+    from isoembed.published import published_scores
     from isoembed.report.terminal.scores import published_text
 
     found = published_scores()

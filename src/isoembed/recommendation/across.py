@@ -9,6 +9,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError
 from isoembed.families import FAMILIES, Family
+from isoembed.published import published_scores
 from isoembed.recommendation.by_rule import BRACKET
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.request import Request
@@ -17,12 +18,11 @@ from isoembed.recommendation.result import Recommendation
 Ground = Literal["law", "published rule", "guess", "too small", "too large", "refused"]
 #: best known first; the last three are families for another budget
 GROUNDS: tuple[Ground, ...] = ("law", "published rule", "guess", "too small", "too large", "refused")
-#: mean over MTEB (eng, v2) of finished models made from a family, with far more compute than a budget here: of
-#: embeddings-benchmark/results at f4cc6c8
-PUBLISHED = {
-    "qwen3": "F2LLM-v2-0.6B 70.0",
-    "qwen3-embedding": "Qwen3-Embedding-0.6B 70.5",
-    "gemma3": "EmbeddingGemma-300M 69.7",
+#: family -> a finished model made from it by others, with far more compute than a budget here
+MADE_FROM = {
+    "qwen3": "codefuse-ai/F2LLM-v2-0.6B",
+    "qwen3-embedding": "Qwen/Qwen3-Embedding-0.6B",
+    "gemma3": "google/embeddinggemma-300m",
 }
 WEAK = (
     "The order is by what is known, not by what is better: no law spans families, and losses under two tokenizers, "
@@ -52,12 +52,21 @@ def across(ask: Callable[[Family], Request]) -> tuple[FamilyChoice, ...]:
 
 
 def _choice(family: Family, ask: Callable[[Family], Request]) -> FamilyChoice:
-    published = PUBLISHED.get(family.name)
+    published = _published(family.name)
     try:
         found = recommend(ask(family))
     except InputError as error:
         return FamilyChoice(family=family.name, ground="refused", refused=str(error), published=published)
     return FamilyChoice(family=family.name, ground=_ground(family, found), recommendation=found, published=published)
+
+
+def _published(family: str) -> str | None:
+    """The finished model made from a family, and its mean over MTEB (eng, v2) times 100."""
+    found = published_scores()
+    for model in found.models:
+        if model.name == MADE_FROM.get(family) and (mean := model.mean(found.benchmarks["MTEB(eng, v2)"])) is not None:
+            return f"{model.name.split('/')[-1]} {100 * mean:.1f}"
+    return None
 
 
 def _ground(family: Family, found: Recommendation) -> Ground:

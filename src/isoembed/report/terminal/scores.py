@@ -14,7 +14,7 @@ from isoembed.report.terminal.layout import columns_table, pairs_table, si
 
 if TYPE_CHECKING:
     from isoembed.evaluation.mteb.scores import BenchmarkScores
-    from isoembed.evaluation.published import PublishedScores
+    from isoembed.published import PublishedScores
 
 
 def benchmark_text(scores: BenchmarkScores, published: PublishedScores) -> RenderableType:

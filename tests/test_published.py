@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from isoembed.evaluation.mteb.scores import BenchmarkScore, BenchmarkScores
-from isoembed.evaluation.published import published_scores
+from isoembed.published import published_scores
 from isoembed.report.terminal.scores import benchmark_text
 
 

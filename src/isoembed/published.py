@@ -16,7 +16,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen
 
-FILE = Path(__file__).parents[1] / "assets" / "published_scores.json"
+FILE = Path(__file__).parent / "assets" / "published_scores.json"
 
 
 class PublishedModel(Frozen):
