@@ -47,8 +47,11 @@ _meanwhile: list[Path] = []
 
 
 @contextmanager
-def unwritten() -> Iterator[None]:
-    """Within it nothing is added to the user's cache: what would be is gone at the end."""
+def unwritten(asked: bool = True) -> Iterator[None]:
+    """Within it, where that is `asked`, nothing is added to the user's cache: what would be is gone at the end."""
+    if not asked:
+        yield
+        return
     with scratch(own_folder(), "dry-run-") as place:
         _meanwhile.append(place)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -89,13 +88,13 @@ class JobOptions:
 
 def run(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """The whole job: recipe, training, evaluation beside baselines, export."""
-    with unwritten() if asked.output.dry_run else nullcontext():
+    with unwritten(asked.output.dry_run):
         _work(ctx, asked, job, evaluate=True)
 
 
 def train(ctx: typer.Context, asked: JobOptions, job: JobFileOptions) -> None:
     """Recipe, training and export, without the evaluation."""
-    with unwritten() if asked.output.dry_run else nullcontext():
+    with unwritten(asked.output.dry_run):
         _work(ctx, asked, job, evaluate=False)
 
 

@@ -135,7 +135,7 @@ class SweepOptions:
 
 def plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     """Write the runs of a sweep, and say what they cost and what is left out before anything is spent."""
-    with unwritten() if asked.output.dry_run else nullcontext():
+    with unwritten(asked.output.dry_run):
         _plan(ctx, asked, job)
 
 
