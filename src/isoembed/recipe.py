@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from isoembed.core import (
     LARGEST,
@@ -84,6 +84,16 @@ TeacherLoss = Literal["cosine", "mse", "kl"]
 Judge = Literal["self", "teacher"]
 
 
+def _known(field: str, names: Any) -> BeforeValidator:
+    """Refuses in our own words what is none of the Literal's `names`."""
+
+    def check(name: Any) -> Any:
+        check_named(field, name, get_args(names))
+        return name
+
+    return BeforeValidator(check)
+
+
 class Teacher(Frozen):
     """An embedding model whose vectors a run learns from; `isoembed.teacher` makes it of a folder or hub id.
 
@@ -95,14 +105,8 @@ class Teacher(Frozen):
     params: Some = Field(description="non-embedding parameters that a token runs through")
     width: Some = Field(description="dimensions of its vectors")
     context: Some = Field(description="tokens of a text that it reads at most")
-    loss: TeacherLoss = "cosine"
+    loss: Annotated[TeacherLoss, _known("teacher_loss", TeacherLoss)] = "cosine"
     weight: float = Field(1.0, ge=0, le=1, description="of its loss; the contrastive one has the rest")
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _in_words(cls, name: Any) -> Any:
-        check_named("teacher_loss", name, get_args(TeacherLoss))
-        return name
 
     @field_validator("weight", mode="before")
     @classmethod
@@ -166,7 +170,7 @@ class Options(Frozen):
 
     teacher: Teacher | None = Field(None, description="the model that a run is distilled from, or guided by")
 
-    mask_by: Judge = Field(
+    mask_by: Annotated[Judge, _known("mask_by", Judge)] = Field(
         "self", description="whose similarities leave candidates out: the model's own (`mask_margin`), or the teacher's"
     )
 
@@ -177,12 +181,6 @@ class Options(Frozen):
         if any(dim < 1 for dim in dims):
             raise ValueError("a prefix has at least one dimension")
         return tuple(sorted(set(dims), reverse=True))
-
-    @field_validator("mask_by", mode="before")
-    @classmethod
-    def _in_words(cls, name: Any) -> Any:
-        check_named("mask_by", name, get_args(Judge))
-        return name
 
     @model_validator(mode="after")
     def _taught(self) -> Options:
