@@ -27,10 +27,21 @@ _LOCKS = importlib.util.find_spec("fcntl") is not None
 _SHARED: dict[Path, int | None] = {}
 #: the names of checkpoints, in a folder that is theirs
 STEPS = "step-" + 8 * "[0-9]"
+
 #: a leftover whose owner cannot be asked after goes when it is this old
 OLD_SECONDS = 24 * 3600.0
 #: a file that is written in one go and still has no name after so long never gets one
 OLD_FILE_SECONDS = 600.0
+
+
+def step_folder(step: int) -> str:
+    """The name of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The steps of the run whose checkpoint this is."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def boot_id() -> str:

@@ -34,7 +34,17 @@ from isoembed.encoder.exported import (
     open_sentence_transformer,
 )
 from isoembed.encoder.load import load_base, looks_ahead
-from isoembed.encoder.statement import Probe, Reading, Statement, Written, digests, ids_apart, probed, vectors_apart
+from isoembed.encoder.statement import (
+    Probe,
+    Reading,
+    Statement,
+    Written,
+    digests,
+    ids_apart,
+    probed,
+    shape_of,
+    vectors_apart,
+)
 from isoembed.methods import Adapters
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Recipe
@@ -318,7 +328,7 @@ def trained(
     not change: none but those of which that is `known`, where anything is (some get no gradient)."""
     base, name = origin.tensors, origin.name
     changed = {each for each in base.keys() & tensors.keys() if tensors[each] != base[each]}
-    reshaped = sorted(each for each in changed if _shape(tensors[each]) != _shape(base[each]))
+    reshaped = sorted(each for each in changed if shape_of(tensors[each]) != shape_of(base[each]))
     beyond = [] if origin.trained is None else sorted(changed - origin.trained)
     untouched = [] if origin.trained is None else sorted(origin.trained - changed)
     lost = [each for each in untouched if known is not None and each not in known]
@@ -334,8 +344,3 @@ def trained(
     seen = next((fault for fault, found in faults.items() if found), None)
     passed = f"{len(changed)} of {len(base)} tensors differ from {name}"
     return ModelCheck(name="trained", passed=seen is None, seen=seen or passed), tuple(untouched)
-
-
-def _shape(digest: str) -> str:
-    """What `digests` puts before the hash."""
-    return digest.rpartition(" ")[0]

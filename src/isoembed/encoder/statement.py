@@ -158,6 +158,11 @@ def digests(model: nn.Module) -> dict[str, str]:
     }
 
 
+def shape_of(digest: str) -> str:
+    """The shape in what `digests` gives of a tensor."""
+    return digest.rpartition(" ")[0]
+
+
 def probed(reader: Reader) -> tuple[Probe, ...]:
     """The texts as `reader` reads them, on both sides."""
     return (*_probed(reader, "query"), *_probed(reader, "document"))

@@ -33,7 +33,7 @@ from pydantic import Field, ValidationError, computed_field, model_validator
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
-from isoembed.scratch import STEPS, clock, own_place, remove
+from isoembed.scratch import STEPS, clock, own_place, remove, step_of
 from isoembed.sweep.stage import Stage
 from isoembed.sweep.worker import Worker
 
@@ -236,7 +236,7 @@ class SweepFolder:
     def end(self, attempt: Attempt, end: End) -> None:
         """Say how an attempt ended that left no record.  A lost worker's counts as a failure of the run only where it
         took the run no further than the attempts before it."""
-        steps = max((int(place.name.removeprefix("step-")) for place in self.checkpoints(attempt)), default=0)
+        steps = max((step_of(place) for place in self.checkpoints(attempt)), default=0)
         counts = end.counts and not (end.reason == "lost-worker" and steps > self._steps_before(attempt))
         end = end.model_copy(update={"steps": steps, "counts": counts})
         write_atomically(self._end(attempt), end.model_dump_json() + "\n")

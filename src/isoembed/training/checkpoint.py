@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from isoembed.core import Count, Frozen, InputError
 from isoembed.recipe import Precision
 from isoembed.records import HeldoutPoint, LossPoint
-from isoembed.scratch import STEPS, own_place, remove
+from isoembed.scratch import STEPS, own_place, remove, step_folder
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
@@ -66,7 +66,7 @@ def save_checkpoint(
     Every rank calls it and the first one writes.  Sharded tensors are written whole, so that any number of ranks can go
     on, sharded or not.
     """
-    target = folder / f"step-{state.step:08d}"
+    target = folder / step_folder(state.step)
     trainable = trainable_of(model)
     weights = _gathered(trainable)
     moments = _gathered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -66,9 +67,11 @@ def _tasks(name: str) -> list[AbsTask]:
         pass
     try:
         return [mteb.get_task(name)]
-    except KeyError as error:
-        _, _, guess = str(error.args[0]).partition("Did you mean: ")
-        hint = f"; did you mean {guess.rstrip('?')}?" if guess else "."
+    except KeyError:
+        with quiet():
+            known = ["paper", *BENCHMARKS, *(task.metadata.name for task in mteb.get_tasks())]
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise InputError(
             f"`mteb` must be paper, {', '.join(BENCHMARKS)}, a benchmark or a task of the mteb library, or with "
             f"`data` the tasks in that folder; got {name!r}{hint} `mteb available-tasks` lists them."
