@@ -8,6 +8,7 @@ import importlib
 import inspect
 import itertools
 import json
+import math
 import operator
 import pkgutil
 from pathlib import Path
@@ -95,6 +96,7 @@ def sound(found: Recommendation, flop: float, pairs: int | None) -> None:
         assert candidate.loss.value - found.loss.value == pytest.approx(candidate.behind.value, abs=1e-9)
         assert candidate.loss.value >= found.loss.value
         assert candidate.loss.ends[0] >= 0.01
+        assert candidate.loss.value <= math.log(1024), "above chance among the law's candidates"
 
 
 @pytest.mark.parametrize("pairs", [None, 2_000, 400_000])

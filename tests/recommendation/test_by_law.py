@@ -345,6 +345,17 @@ def test_a_bias_of_one_sign_shifts_the_forecast_beyond_the_fitted_budgets(laws: 
     assert there(asked(moved, top / 2).loss).value == there(asked(still, top / 2).loss).value
 
 
+def test_below_the_fitted_budgets_a_forecast_is_wider_and_not_shifted(laws: LawSet) -> None:
+    """Back-tests look upwards: of what is below they say how far the law may be off, and not to which side."""
+    low = min(law.range["flop"][0] for law in laws.laws)
+    drifted = [drifting(laws, bias, bias) for bias in (0.0, -0.05)]
+    still, moved = (asked(each, low / 8) for each in drifted)
+    assert width(moved) > 2 * width(still)
+    assert there(there(moved.loss).value) == pytest.approx(there(there(still.loss).value), rel=0.01)
+    noises = [each.laws[0].run_noise_at(low / 8) for each in drifted]
+    assert noises[1] > 2 * noises[0]
+
+
 def width(found: Recommendation) -> float:
     """Of the forecast's interval."""
     low, high = there(found.loss).ends

@@ -8,6 +8,8 @@
    forecasts; else it is 0 and all of the bias is uncertainty.
 4. What is left of the bias is the same for all sizes of a method (`spread`); what runs of one budget lie apart beyond
    their noise goes with their size (`apart`).  Both are standard deviations of ln loss for each factor e.
+5. Below the smallest budget nothing is back-tested.  Forecasts leave the law there as fast as above the largest, with
+   no sign: the shift counts as spread.
 """
 
 from __future__ import annotations
@@ -71,6 +73,11 @@ class Drift:
         """By how much forecasts are moved; 0 where the bias has no sign."""
         return self.rate if _signed(self.tests, self.rate, self.error) else 0.0
 
+    @property
+    def unsigned(self) -> float:
+        """`spread` below the fitted budgets, where the bias has no known sign."""
+        return math.hypot(self.spread, self.shift)
+
     def describe(self) -> str:
         """What the back-tests saw and what is done about it."""
         if not self.tests:
@@ -97,6 +104,11 @@ def _signed(tests: int, rate: float, error: float) -> bool:
 def beyond(flop: float | Floats, most: float) -> Floats:
     """x: ln of budgets over the largest fitted one; 0 inside."""
     return np.asarray(np.log(np.maximum(1.0, np.asarray(flop) / most)))
+
+
+def below(flop: float | Floats, least: float) -> Floats:
+    """ln of the smallest fitted budget over budgets; 0 inside."""
+    return np.asarray(np.log(np.maximum(1.0, least / np.asarray(flop))))
 
 
 def away(flop: float | Floats, budgets: tuple[float, float] | None) -> Floats:

@@ -3,7 +3,7 @@
 Bootstraps of different methods are independent fits; candidates of one law share its samples, so that what the law does
 not know cancels where it should.  Where runs allow alternative laws (`LawFile.alternatives`), each has an equal share
 of the samples.  A sample that is an outlier among a candidate's counts as the outermost that is none
-(`isoembed.fitting.intervals.tamed`).
+(`isoembed.fitting.intervals.tamed`).  None is above chance, ln K, where a law of the set says K.
 
 Shapes: B samples, b those of one alternative, K candidates, P parameters.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from isoembed.fitting.drift import away, beyond
+from isoembed.fitting.drift import away, below, beyond
 from isoembed.fitting.intervals import tamed
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import PRETRAINING_R_STAR, effective_tokens
@@ -45,6 +45,7 @@ class LawSamples:
     def __init__(self, laws: LawSet) -> None:
         self.laws = laws
         self.count = max(len(law.bootstrap().theta_BP) for law in laws.laws)
+        self._chance = min(law.chance for law in laws.laws)  # they share a held-out set
         self._by_law: list[list[_SharedSamples]] = []
         self._r_star_B: list[Floats] = []
         """of each law; that of pretraining where none was measured"""
@@ -96,18 +97,21 @@ class LawSamples:
                 found_bK = law_named(part.law).loss_and_gradient(part.theta_bP, rows)[0]
                 loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
         flop_K = tokens_K * [candidate.cost.flop_per_token for candidate in candidates]
-        return np.asarray(tamed(loss_BK) * np.exp(self._drift(candidates, token_worth * flop_K)))
+        drift_BK = self._drift(candidates, token_worth * flop_K)
+        return np.asarray(np.minimum(tamed(loss_BK) * np.exp(drift_BK), self._chance))
 
     def _drift(self, candidates: Sequence[Candidate], flop_K: Floats) -> Floats:
-        """By how much ln loss (B, K) leaves the laws beyond their budgets (`isoembed.fitting.drift`): in each sample by
-        one draw for all candidates of a law, and by one that goes with their size."""
+        """By how much ln loss (B, K) leaves the laws outside their budgets (`isoembed.fitting.drift`): in each sample
+        by one draw for all candidates of a law, and by one that goes with their size."""
         log_BK = np.zeros((self.count, len(candidates)))
         level_B = np.random.default_rng(2).normal(size=(self.count, 1))  # one level for all methods
         for index, law in enumerate(self.laws.laws):
             of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
             log_BK[:, of_law] = (level_B - level_B.mean()) * away(flop_K[of_law], law.level_flop)
-            beyond_K = beyond(flop_K[of_law], law.range["flop"][1])
-            if not beyond_K.any():
+            least, most = law.range["flop"]
+            above_K, below_K = beyond(flop_K[of_law], most), below(flop_K[of_law], least)
+            outside_K = above_K + below_K  # one of the two is 0
+            if not outside_K.any():
                 continue
             drift = law.drift
             normal_2B = np.random.default_rng([index, 1]).normal(size=(2, self.count, 1))
@@ -117,5 +121,6 @@ class LawSamples:
             # of sizes spread evenly over the fitted ones the standard deviation is 1
             away_K = (log_size_K - (low + high) / 2) / max((high - low) / math.sqrt(12), 1.0)
             away_K = np.clip(away_K, -_EDGE, _EDGE)
-            log_BK[:, of_law] += beyond_K * (drift.shift + drift.spread * common_B + drift.apart * size_B * away_K)
+            log_BK[:, of_law] += above_K * (drift.shift + drift.spread * common_B) + below_K * drift.unsigned * common_B
+            log_BK[:, of_law] += outside_K * drift.apart * size_B * away_K
         return log_BK

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap, ComputeOptimum
-from isoembed.fitting.drift import Drift, away, beyond
+from isoembed.fitting.drift import Drift, away, below, beyond
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
@@ -23,6 +23,7 @@ from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
 from isoembed.fitting.transfer import TransferCheck
 from isoembed.laws import law_named
+from isoembed.laws.odds import CANDIDATES
 from isoembed.methods import Method
 
 #: written now; of 1 there are files of before there were digests, and those are read too
@@ -220,9 +221,17 @@ class LawFile(Summarised):
 
     def run_noise_at(self, flop: float) -> float:
         """Standard deviation of ln loss of one run of `flop` around the law: `run_noise`, and what back-tests saw
-        beyond the fitted budgets."""
-        drift, x = self.drift, float(beyond(flop, self.range["flop"][1]))
-        return math.hypot(self.run_noise, drift.spread * x, drift.apart * x, float(away(flop, self.level_flop)))
+        outside the fitted budgets."""
+        drift, (least, most) = self.drift, self.range["flop"]
+        above, under = float(beyond(flop, most)), float(below(flop, least))
+        method = drift.spread * above + drift.unsigned * under
+        return math.hypot(self.run_noise, method, drift.apart * (above + under), float(away(flop, self.level_flop)))
+
+    @property
+    def chance(self) -> float:
+        """ln K, above which no expected loss lies, where the law or an alternative says K; else infinite."""
+        said = (fit.params.get(CANDIDATES) for fit in (self.fit, *(other.fit for other in self.alternatives)))
+        return min((math.log(candidates) for candidates in said if candidates), default=math.inf)
 
     def describe(self) -> str:
         """The status as a sentence, hold-outs included."""
