@@ -160,6 +160,13 @@ def test_inspect(pairs: Path) -> None:
     assert found["epoch_flop"][0]["flop"] == pytest.approx(6 * 28944 * found["epoch_tokens"])
 
 
+def test_notes_on_other_candidates_name_flags_too() -> None:
+    said = ok("recipe", "--budget", "1e18", "--family", "pythia", "--pairs", "20000")
+    assert said.count("lower `--batch-pairs`") > 1, "the chosen recipe and the runners-up"
+    assert "`batch_pairs`" not in said
+    assert "`epochs" not in said
+
+
 def test_recipe_json() -> None:
     found = json.loads(ok("recipe", "--budget", "1e17", "--family", "pythia", "--json"))["recipe"]
     assert (found["method"]["name"], found["batch_pairs"], found["context_tokens"]) == ("lora", 1024, 75)

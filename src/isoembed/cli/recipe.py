@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -23,7 +23,9 @@ from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import Request, recommend
-from isoembed.recommendation.result import Recommendation
+from isoembed.recommendation.result import RankedRecipe, Recommendation
+
+Noted = TypeVar("Noted", Recommendation, RankedRecipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +86,22 @@ def _across(asked: RecipeOptions, budget: BudgetOptions, *, as_json: bool) -> No
 
 
 def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendation:
-    """The recommendation as it is shown: its notes name the command's options, not fields."""
+    """The recommendation as it is shown: its notes, and those of other candidates, name the command's options."""
+    candidates = {
+        name: tuple(_flagged_notes(each, ctx) for each in getattr(recommendation, name))
+        for name in ("runners_up", "methods")
+    }
+    return _flagged_notes(recommendation, ctx).model_copy(update=candidates)
+
+
+def _flagged_notes(noted: Noted, ctx: typer.Context) -> Noted:
     notes = []
-    for each in recommendation.notes:
+    for each in noted.notes:
         said = {
             name: with_flags(value, ctx) if isinstance(value, str) else value for name, value in each.fields.items()
         }
         notes.append(each.model_copy(update={"fields": said}))
-    return recommendation.model_copy(update={"notes": tuple(notes)})
+    return noted.model_copy(update={"notes": tuple(notes)})
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
