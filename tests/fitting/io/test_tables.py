@@ -291,6 +291,16 @@ def test_rows_that_are_runs_of_their_own_stay_so(tmp_path: Path, header: str, co
     assert not any("taken for" in note for note in group.notes)
 
 
+def test_even_steps_of_tokens_look_like_checkpoints(tmp_path: Path) -> None:
+    """Nothing names runs or steps, and the intervals came out too narrow without a word; a grid of budgets is none."""
+    (group,) = read_groups(checkpoints(tmp_path, "note", ["x"], each=6), [HOFFMANN])
+    assert any("24 of 24 rows lie at even steps of D" in note and "`run_col`" in note for note in group.notes)
+    file = tmp_path / "grid.csv"
+    rows = [f"{2**n}e7,{2**k}e9,{2 + 1 / 2**n + 1 / 2**k}" for n in range(4) for k in range(6)]
+    file.write_text("N,D,loss\n" + "\n".join(rows))
+    assert read_groups(file, [HOFFMANN])[0].notes == ()
+
+
 def test_a_number_of_the_replicate_is_no_run(tmp_path: Path) -> None:
     (group,) = read_groups(checkpoints(tmp_path, "run", ["{k}"]), [HOFFMANN])
     assert group.points.run.tolist() == list(range(12))

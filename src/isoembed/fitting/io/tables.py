@@ -40,6 +40,8 @@ _RUN = ("run", "runid", "runname", "runkey", "runuid", "runpath", "wandbid", "wa
 _ID = (*_RUN, "id", "name", "key", "trial", "experiment", "experimentid", "experimentname", "expid", "expname")
 _STEP = ("step", "globalstep", "trainstep", "trainingstep", "iteration", "iter", "checkpoint", "ckpt", "checkpointid",
          "checkpointstep")  # fmt: skip
+#: rows of one N whose D rise by steps that are even to 2 % are taken for checkpoints, from as many rows as these
+_EVEN_ROWS, _EVEN = 5, 0.02
 #: epochs at most: beyond, the column is something else
 _MOST_EPOCHS = 1e4
 _STATUS = ("status", "state")
@@ -190,6 +192,8 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
     methods = None if method_column is None else _column(read, method_column, kept)
     notes += _copies(points, methods)
+    if run is None and runs is None and "tokens" in values:
+        notes += _even_steps(points)
     epochs_R = _epochs(file, points, kept, read, epochs, unique if "tokens" in found else None)
     return _Read(points, kept + 1, epochs_R, methods, notes)
 
@@ -301,6 +305,22 @@ def _checkpoints(
         f"`{step}` of {file.name} looks like steps of runs, of which a row each is a checkpoint, and no column says "
         "which rows are of one run. Name it with `run_col`, or rename the steps where each row is a run of its own."
     )
+
+
+def _even_steps(points: Points) -> tuple[str, ...]:
+    """A note where most rows lie at even steps of D within their N, which runs planned by budget do not."""
+    rows = 0
+    for size in np.unique(points.params):
+        of_size = points.params == size
+        steps = np.diff(np.unique(points.tokens[of_size]))
+        if len(steps) + 1 >= _EVEN_ROWS and steps.max() < (1 + _EVEN) * steps.min():
+            rows += int(of_size.sum())
+    note = (
+        f"{rows:,} of {len(points):,} rows lie at even steps of D, as checkpoints of one run of each N do: each row is "
+        "taken for a run of its own, which makes intervals too narrow if they are checkpoints (name their run with "
+        "`run_col`)"
+    )
+    return (note,) if 2 * rows > len(points) else ()
 
 
 def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, ...]:
