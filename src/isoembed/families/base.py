@@ -95,6 +95,11 @@ class ModelSpec(Frozen):
         cut = "" if self.depth is None else f", cut to {number_of(self.depth, 'block')}"
         return f"{self.source}{stored}{cut}"
 
+    @property
+    def whole_name(self) -> str:
+        """The name of the model that this one is cut from; its own where it is whole."""
+        return self.name if self.depth is None else self.name.removesuffix(f"@{self.depth}")
+
     def first(self, depth: int) -> ModelSpec:
         """The model cut to its first `depth` blocks, named NAME@DEPTH; itself where these are all.
 

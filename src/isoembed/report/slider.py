@@ -88,7 +88,7 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
 def in_a_sentence(recipe: Recipe) -> str:
     """The recipe as a person reads it aloud: `Fine-tune the first 3 blocks of smollm2-135m fully on 5,200 pairs.`"""
     method, model = recipe.method, recipe.model
-    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.name.partition('@')[0]}"
+    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.whole_name}"
     by = {"full": "fully", "bias": "in its biases alone", "norms": "in its norms alone"}.get(method.name)
     if isinstance(method, Freeze):
         by = f"in the last {method.fraction:.0%} of its blocks"
