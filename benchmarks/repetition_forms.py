@@ -152,7 +152,9 @@ def main() -> None:
                 shown = "  ".join(f"{100 * seen[name]:+5.1f}" for name in ("bias", "rms", "worst"))
                 print(f"{form.name:13} {upto:16} {where:16} {seen['runs']:4}  {shown}", flush=True)
     if asked.out is not None:
-        rows_out = [each | {"most_epochs": None if np.isinf(each["most_epochs"]) else each["most_epochs"]} for each in found]
+        rows_out = [
+            each | {"most_epochs": None if np.isinf(each["most_epochs"]) else each["most_epochs"]} for each in found
+        ]
         asked.out.write_text(json.dumps(rows_out, indent=1) + "\n", encoding="utf-8")
 
 
