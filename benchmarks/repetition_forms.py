@@ -94,8 +94,8 @@ def no_ceiling(theta: Floats, runs: Runs) -> Floats:
 
 FORMS = (
     Form("R*", r_star, (-1.0, -3.0, -3.0, 0.1, 0.1, 0.0), (0.9, 1.0, 1.0, 0.8, 0.8, 4.0)),
-    Form("over-fitting", overfitting, (-1.0, -6.0, -6.0, -9.0, 0.1, 0.1, 0.1, 0.1), (0.9, -1, -1, -2, 0.8, 0.8, 1.5, 1.5)),
-    Form("no ceiling", no_ceiling, (-1.0, -3.0, -3.0, -7.0, 0.1, 0.1, 0.1, 0.1), (0.9, 1.0, 1.0, 0.0, 0.8, 0.8, 1.5, 1.5)),
+    Form("over-fitting", overfitting, (-1.0, -6.0, -6.0, -9.0, *4 * [0.1]), (0.9, -1.0, -1.0, -2.0, 0.8, 0.8, 1.5, 1.5)),
+    Form("no ceiling", no_ceiling, (-1.0, -3.0, -3.0, -7.0, *4 * [0.1]), (0.9, 1.0, 1.0, 0.0, 0.8, 0.8, 1.5, 1.5)),
 )  # fmt: skip
 
 
@@ -147,8 +147,9 @@ def main() -> None:
                 if not rows.any():
                     continue
                 seen = errors(form, theta, runs[rows])
-                found.append({"form": form.name, "most_epochs": most, "asked": where, **seen, "theta": theta.tolist()})
-                upto = "all" if np.isinf(most) else f"{most:g} epochs"
+                limit = None if np.isinf(most) else most
+                found.append({"form": form.name, "most_epochs": limit, "asked": where, **seen, "theta": theta.tolist()})
+                upto = "all" if limit is None else f"{limit:g} epochs"
                 shown = "  ".join(f"{100 * seen[name]:+5.1f}" for name in ("bias", "rms", "worst"))
                 print(f"{form.name:13} {upto:16} {where:16} {seen['runs']:4}  {shown}", flush=True)
     if asked.out is not None:
