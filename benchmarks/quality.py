@@ -1,0 +1,201 @@
+"""Which objective is worth its compute?  Each variant against plain contrastive training, at equal total FLOP.
+
+    python benchmarks/quality.py PAIRS... --model FILE.gguf@3 --method "lora r=36" --rate 3.3e-3 --teacher FOLDER
+        --tasks TASKS --budgets 2e12,8e12 --seeds 3 --out quality.json
+    python benchmarks/quality.py --table quality.json
+
+A teacher's FLOP are part of the budget, so that its variants train on fewer pairs.  TASKS holds tasks as KIND/NAME;
+those of `TASKS` below are scored.  Results are added to `--out` as they come, and what is there is not run again.  The
+table has the mean over seeds of each variant less the plain recipe's of the same seed, with Student's 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from isoembed import teacher
+from isoembed.budget import Budget
+from isoembed.cli.models import chosen
+from isoembed.core import InputError, write_atomically
+from isoembed.encoder.embedder import Embedder
+from isoembed.evaluation.systems import BM25, DenseSystem, System
+from isoembed.evaluation.tasks import Task, open_task
+from isoembed.methods import method_of
+from isoembed.recipe import Options, PartialSetup, TeacherLoss
+from isoembed.recommendation.request import Request
+from isoembed.training.execution import Execution
+from isoembed.training.loop import run
+from isoembed.training.setup import untrained
+from isoembed.workflows.job import DataOptions, plan_job
+
+BATCH_PAIRS = 32
+#: six that are scored, and the score of each kind
+TASKS = (
+    "sts/stsbenchmark",
+    "sts/sickr",
+    "sts/sts15",
+    "retrieval/stackfaq",
+    "retrieval/cranfield",
+    "retrieval/pubmedqa",
+)
+MAIN = {"sts": "spearman", "retrieval": "ndcg@10"}
+
+
+def _distilled(source: str, loss: TeacherLoss, weight: float) -> Options:
+    return Options(teacher=teacher(source, loss=loss, weight=weight))
+
+
+def variants(source: str | None) -> dict[str, Options]:
+    """By name; those with a teacher only where there is one."""
+    found = {"plain": Options(), "mask margin .1": Options(mask_margin=0.1)}
+    if source is not None:
+        found |= {
+            "cosine alone": _distilled(source, "cosine", 1.0),
+            "cosine and contrastive": _distilled(source, "cosine", 0.5),
+            "mse and contrastive": _distilled(source, "mse", 0.5),
+            "kl and contrastive": _distilled(source, "kl", 0.5),
+            "teacher as guide": Options(teacher=teacher(source, weight=0.0), mask_by="teacher", mask_margin=0.0),
+        }
+    return found
+
+
+def measured(
+    asked: argparse.Namespace, options: Options, flop: float, seed: int, tasks: dict[str, Task]
+) -> dict[str, Any]:
+    """One run: its losses, its FLOP, its scores."""
+    family, name = chosen(None, asked.model)
+    request = Request(
+        budget=Budget.parse(repr(flop)),
+        family=family,
+        model=name,
+        method=method_of(asked.method),
+        learning_rate=asked.rate,
+        seed=seed,
+        **dict(PartialSetup(batch_pairs=BATCH_PAIRS, options=options)),
+    )
+    job = plan_job(request, DataOptions(",".join(asked.pairs)), cache=asked.cache)
+    with tempfile.TemporaryDirectory() as folder:
+        execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
+        encoder, record = run(job.recipe, job.data, folder, execution=execution)
+    assert record.heldout is not None
+    system = DenseSystem(Embedder(encoder, job.tokenizer, job.recipe.context_tokens))
+    return {
+        "flop": record.model_flop,
+        "teacher_flop": record.teacher_flop,
+        "steps": record.steps,
+        "seconds": record.wall_seconds,
+        "loss": record.heldout.loss,
+        "scores": scored(system, tasks),
+    }
+
+
+def scored(system: System, tasks: dict[str, Task]) -> dict[str, float]:
+    """The main score of each task; 0 to 1."""
+    return {name: task.score(system)[MAIN[name.partition("/")[0]]] for name, task in tasks.items()}
+
+
+def beside(asked: argparse.Namespace, tasks: dict[str, Task]) -> list[dict[str, Any]]:
+    """The untrained base, BM25 on retrieval, and the teacher."""
+    family, name = chosen(None, asked.model)
+    recipe = Request.of("1e12", family, method="full", model=name).complete().recipe(
+        1e12, family.model(name or family.models[0].name), method_of("full")
+    )  # fmt: skip
+    job = plan_job(Request.of("1e12", family, method="full", model=name), ",".join(asked.pairs), cache=asked.cache)
+    found = {"untrained": scored(DenseSystem(Embedder(untrained(recipe), job.tokenizer, recipe.context_tokens)), tasks)}
+    found["BM25"] = scored(BM25(), {name: task for name, task in tasks.items() if name.startswith("retrieval/")})
+    if asked.teacher is not None:
+        found["teacher"] = scored(DenseSystem(Embedder.load(asked.teacher)), tasks)
+    return [{"variant": name, "budget": None, "seed": None, "scores": scores} for name, scores in found.items()]
+
+
+def interval(gains: list[float]) -> str:
+    """Mean and Student's 95 % interval."""
+    if len(gains) < 2:
+        return f"{gains[0]:+.3f}" if gains else "-"
+    half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / math.sqrt(len(gains))
+    mark = "**" if abs(np.mean(gains)) > half else ""
+    return f"{mark}{np.mean(gains):+.3f}{mark} ± {half:.3f}"
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A table a budget: held-out loss, then each task, of the plain recipe, and each variant's difference to it."""
+    lines = []
+    for budget in sorted({each["budget"] for each in found if each["budget"]}):
+        runs = {(each["variant"], each["seed"]): each for each in found if each["budget"] == budget}
+        seeds = sorted({seed for _, seed in runs})
+        names = [name for name in TASKS if name in next(iter(runs.values()))["scores"]]
+        lines += [f"{budget:.3g} FLOP, {len(seeds)} seeds", ""]
+        lines += [f"| variant | seeds | held-out loss | {' | '.join(names)} | mean |", "|---" * (len(names) + 4) + "|"]
+        for variant in dict.fromkeys(name for name, _ in runs):
+            mine = [seed for seed in seeds if (variant, seed) in runs and ("plain", seed) in runs]
+            cells = []
+            for what in ("loss", *names, "mean"):
+                own, plain = ([_value(runs[who, seed], what) for seed in mine] for who in (variant, "plain"))
+                gains = [one - other for one, other in zip(own, plain, strict=True)]
+                cells.append(f"{np.mean(plain):.3f}" if variant == "plain" else interval(gains))
+            lines.append(f"| {variant} | {len(mine)} | {' | '.join(cells)} |")
+        lines.append("")
+    for each in found:
+        if each["budget"] is None:
+            lines.append(
+                f"{each['variant']}: " + ", ".join(f"{name} {value:.3f}" for name, value in each["scores"].items())
+            )
+    return "\n".join(lines)
+
+
+def _value(one: dict[str, Any], what: str) -> float:
+    if what == "mean":
+        return float(np.mean(list(one["scores"].values())))
+    return float(one["loss"] if what == "loss" else one["scores"][what])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="*")
+    parser.add_argument("--model")
+    parser.add_argument("--method", default="full")
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--teacher")
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--budgets", default="2e12")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", help="variants, separated by commas; default: all")
+    parser.add_argument("--cache", type=Path, default=Path("build/quality"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path)
+    asked = parser.parse_args()
+    if asked.table is not None:
+        print(table(json.loads(asked.table.read_bytes())))
+        return
+    torch.set_num_threads(asked.threads)
+    tasks = {
+        name: open_task(name.partition("/")[0], asked.tasks / name) for name in TASKS if (asked.tasks / name).exists()
+    }
+    found = json.loads(asked.out.read_bytes()) if asked.out.exists() else beside(asked, tasks)
+    known = variants(asked.teacher)
+    only = list(known) if asked.only is None else asked.only.split(",")
+    if unknown := sorted(set(only) - known.keys()):
+        raise InputError(f"`only` names variants, of {', '.join(known)}; got {', '.join(unknown)}.")
+    for flop in map(float, asked.budgets.split(",")):
+        for seed in range(asked.seeds):
+            for variant in only:
+                place = {"variant": variant, "budget": flop, "seed": seed}
+                if any(place.items() <= each.items() for each in found):
+                    continue
+                found.append(place | measured(asked, known[variant], flop, seed, tasks))
+                write_atomically(asked.out, json.dumps(found, indent=1) + "\n")
+                print({**place, "loss": found[-1]["loss"], "seconds": found[-1]["seconds"]}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
