@@ -25,9 +25,9 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXModel, PreTrainedTokenizerBase
 
 from isoembed.core import Frozen, InputError
-from isoembed.data.batches import order
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.normalize import normalized
+from isoembed.data.order import permutation
 from isoembed.data.sources import open_source
 from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
@@ -110,7 +110,7 @@ def build(case: Case, folder: Path, tokenizer_source: str = TOKENIZER) -> None:
             f"{case.pairs}; take fewer steps or a smaller batch."
         )
     data = tokenized(case, folder, folder / "order")
-    rows = data.train[order(case.seed, 0, len(data.train))]
+    rows = data.train[permutation(case.seed, 0, len(data.train))]
     with (folder / "ordered.jsonl").open("w", encoding="utf-8") as lines:
         for query, positive in zip(data.store.texts("query", rows), data.store.texts("positive", rows), strict=True):
             lines.write(json.dumps({"query": query, "positive": positive}) + "\n")

@@ -82,6 +82,8 @@ NO_PROMPTS = Prompts()
 TeacherLoss = Literal["cosine", "mse", "kl"]
 #: whose similarities say which candidates are left out
 Judge = Literal["self", "teacher"]
+#: what a batch's pairs have in common: nothing, or their source
+BatchBy = Literal["mixed", "source"]
 
 
 def _known(field: str, names: Any) -> BeforeValidator:
@@ -174,6 +176,23 @@ class Options(Frozen):
         "self", description="whose similarities leave candidates out: the model's own (`mask_margin`), or the teacher's"
     )
 
+    batch_by: Annotated[BatchBy, _known("batch_by", BatchBy)] = Field(
+        "mixed", description="batches of a mixture: of all sources, or each of one source"
+    )
+
+    source_alpha: float | None = Field(
+        None, description="a source's share of the batches goes with its pairs to this power; None: by its weight"
+    )
+
+    @field_validator("source_alpha", mode="before")
+    @classmethod
+    def _from_equal_to_by_size(cls, alpha: Any) -> Any:
+        if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
+            raise InputError(
+                f"`source_alpha` must be from 0, equal shares, to 1, shares by size; got {alpha:g}. 0.5 is between."
+            )
+        return alpha
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -199,6 +218,15 @@ class Options(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shared(self) -> Options:
+        if self.source_alpha is not None and self.batch_by != "source":
+            raise InputError(
+                "`source_alpha` gives sources their shares of the batches, so that each must be of one source; give "
+                "`batch_by=source` too. Mixed batches go by the weights of the mixture (a.jsonl:3,b.jsonl:1)."
+            )
+        return self
+
     @property
     def margin(self) -> float | None:
         """How far a candidate may lie above the positive, in cosine; None: nothing is left out for its score."""
@@ -214,6 +242,8 @@ class Options(Frozen):
             "bidirectional": "attention both ways",
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
             "resize_embeddings": "token table grown",
+            "batch_by": "one source a batch",
+            "source_alpha": f"sources by their pairs to the power {self.source_alpha or 0.0:g}",
         }
         changed = [name for name, value in self if value != type(self).model_fields[name].default]
         known = [words[name] for name in words if name in changed]
@@ -455,7 +485,8 @@ class Recipe(Setup, Summarised):
         taught = "" if teacher is None else f"{teacher.loss} loss against the vectors of {teacher.name}"
         if teacher is not None and teacher.weight == 1:
             return f"{taught}, temperature {self.temperature:g}"
-        parts = ["symmetric InfoNCE with in-batch negatives"]
+        one = " of one source" if self.options.batch_by == "source" else ""
+        parts = [f"symmetric InfoNCE with in-batch negatives{one}"]
         if self.data.negatives:
             parts.append(f"{self.data.negatives:.2f} hard negatives per pair")
         if self.options.margin is not None:

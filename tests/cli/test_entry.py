@@ -132,6 +132,8 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     assert record["recipe"]["options"] == {
         "mask_margin": 0.1,
         "mask_by": "self",
+        "batch_by": "mixed",
+        "source_alpha": None,
         "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],

@@ -21,6 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
 from isoembed.data.dataset import PairData, prepare
+from isoembed.data.sources import open_source
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import NANO
@@ -106,6 +107,15 @@ def small_data(folder: Path, *, negatives: int = 0) -> PairData:
             }
             lines.write(json.dumps(row) + "\n")
     return prepare(str(file), load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens")
+
+
+def mixed_data(folder: Path) -> PairData:
+    """300 and 80 pairs of two files, each whole."""
+    for name, count in (("a", 300), ("b", 80)):
+        rows = ({"query": f"what is {name} {n}?", "pos": f"{name} number {n} is {n % 7}."} for n in range(count))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(f"{folder}/a.jsonl,{folder}/b.jsonl", whole=True)
+    return prepare(source, load_tokenizer(MODEL.source), context_tokens=32, folder=folder / "tokens", heldout_pairs=20)
 
 
 def recipe(data: PairData, method: Method | None = None, steps: int = 6, rate: float = 3e-3) -> Recipe:

@@ -21,7 +21,7 @@ from isoembed.encoder.load import load_model, weights_hash
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
-from isoembed.recipe import Recipe
+from isoembed.recipe import Options, Recipe
 from isoembed.training import loop, objective, setup, step
 from isoembed.training.callbacks import MetricsFile
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
@@ -29,7 +29,7 @@ from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import StoppedError, run
 from isoembed.training.loss import contrastive_loss
-from tests.training.small import METHODS, StopAfter, recipe, scarce, small_data
+from tests.training.small import METHODS, StopAfter, mixed_data, recipe, scarce, small_data
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,21 @@ def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_pa
         assert torch.equal(value, encoder.state_dict()[name]), name
     steps = [json.loads(line)["step"] for line in metrics.file.read_text().splitlines()]
     assert steps == list(range(1, record.steps + 1))
+
+
+def test_batches_of_one_source_resume_bitwise(tmp_path: Path) -> None:
+    """Fails where the order is drawn anew after a stop, or the loop batches otherwise than the options say."""
+    data = mixed_data(tmp_path)
+    one_source = Options(batch_by="source", source_alpha=0.5)
+    planned = recipe(data, steps=5).model_copy(update={"options": one_source})
+    with pytest.raises(StoppedError):
+        run(planned, data, tmp_path / "part", callbacks=[StopAfter(3)])
+    _, resumed = run(planned, data, tmp_path / "part", execution=Execution(resume=True))
+    _, whole = run(planned, data, tmp_path / "whole")
+    assert resumed.loss_curve == whole.loss_curve
+    assert resumed.heldout == whole.heldout
+    _, mixed = run(recipe(data, steps=2), data, tmp_path / "mixed")
+    assert mixed.loss_curve[0] != whole.loss_curve[0]
 
 
 @pytest.fixture

@@ -263,6 +263,17 @@ class SetupOptions:
     mask_by: Annotated[
         str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
     ] = "self"
+    batch_by: Annotated[
+        str, typer.Option(help="batches of a mixture: mixed, or each of one source", rich_help_panel="Data")
+    ] = "mixed"
+    source_alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="temperature sampling, with --batch-by source: all of every source, its share of the batches by its "
+            "pairs to this power (1/T); 1: by size, 0: equal; default: what the mixture's weights leave of each",
+            rich_help_panel="Data",
+        ),
+    ] = None
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False

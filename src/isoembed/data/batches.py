@@ -1,4 +1,4 @@
-"""Batches in an order that is a pure function of (seed, epoch), so that a run resumes exactly where it was.
+"""Batches, and where a run stands among them.
 
 Legend: B = pairs of a batch, M = hard negatives of all its pairs.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from isoembed.core import InputError
-from isoembed.data.dataset import PairData
+from isoembed.data.dataset import PairData, Rows
+from isoembed.data.order import Order, order_of
 from isoembed.data.store import Ids, TokenStore
-from isoembed.recipe import Recipe
+from isoembed.recipe import PLAIN, Options, Recipe
 
 
 @dataclass(frozen=True)
@@ -55,58 +55,62 @@ class Position:
     batch: int
 
 
-def order(seed: int, epoch: int, pairs: int) -> npt.NDArray[np.int64]:
-    """The permutation of `range(pairs)` in which epoch `epoch` of seed `seed` visits the pairs."""
-    return np.random.default_rng([seed, epoch]).permutation(pairs)
-
-
 def batches(
-    data: PairData, *, batch_pairs: int, seed: int, start: Position = Position(0, 0), unique_pairs: int | None = None
+    data: PairData,
+    *,
+    batch_pairs: int,
+    seed: int,
+    start: Position = Position(0, 0),
+    unique_pairs: int | None = None,
+    options: Options = PLAIN,
 ) -> Iterator[tuple[Position, Batch]]:
     """Training batches from `start` on, epoch after epoch without end, each with the position after it; of the first
     `unique_pairs` training pairs alone, or of all.
 
-    An epoch leaves out the last pairs of its order that fill no batch; the next epoch's order has others there.
-    Raises InputError where the pairs fill no batch, or are fewer than `unique_pairs`.
+    A pass leaves out the last pairs of its order that fill no batch; the next one's order has others there.
+    Raises InputError as `order_of` does.
     """
-    train = data.first(unique_pairs)
-    pairs = len(train)
-    if pairs < batch_pairs:
-        raise InputError(
-            f"The data must hold at least one batch: {pairs} pairs < {batch_pairs}; lower `batch_pairs` or bring more."
+    order = order_of(data, options, batch_pairs=batch_pairs, seed=seed, unique_pairs=unique_pairs)
+    for position, rows in _positions(order, start):
+        negative_ids, negative_hash_M = data.negatives(rows)
+        batch = _batch(data.store, rows)
+        teacher = None if data.teacher is None else data.teacher.of(rows)
+        yield (
+            position,
+            replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M, teacher=teacher),
         )
-    last = pairs // batch_pairs
-    position = start
+
+
+def _positions(order: Order, start: Position) -> Iterator[tuple[Position, Rows]]:
+    """The rows of each batch from `start` on, without end, with the position after it."""
+    position, last = start, len(order)
     while True:
-        places = order(seed, position.epoch, pairs)
-        for number in range(position.batch, last):
-            rows = train[places[number * batch_pairs : (number + 1) * batch_pairs]]
-            position = Position(position.epoch, number + 1) if number + 1 < last else Position(position.epoch + 1, 0)
-            negative_ids, negative_hash_M = data.negatives(rows)
-            batch = _batch(data.store, rows)
-            teacher = None if data.teacher is None else data.teacher.of(rows)
-            yield (
-                position,
-                replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M, teacher=teacher),
-            )
+        for rows in order.epoch(position.epoch, position.batch):
+            number = position.batch + 1
+            position = Position(position.epoch, number) if number < last else Position(position.epoch + 1, 0)
+            yield position, rows
 
 
-def is_spent(steps: int, tokens: int, batch: Batch, train_tokens: int) -> bool:
-    """Whether a run that took so many steps on so many tokens is over: `batch` would take it further from
+def is_spent(steps: int, tokens: int, more: int, train_tokens: int) -> bool:
+    """Whether a run that took so many steps on so many tokens is over: a batch of `more` would take it further from
     `train_tokens` than it is."""
-    return steps > 0 and tokens + batch.tokens / 2 > train_tokens
+    return steps > 0 and tokens + more / 2 > train_tokens
 
 
 def rows_seen(data: PairData, recipe: Recipe) -> npt.NDArray[np.int64]:
-    """The rows that the steps of `recipe` see, each once, sorted."""
+    """The rows that the steps of `recipe` see, each once, sorted; by lengths alone, no text is read."""
+    order = order_of(
+        data, recipe.options, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs
+    )
+    length_N = data.store.kept_tokens("query").astype(np.int64) + data.store.kept_tokens("positive")
     is_seen = np.zeros(len(data.store), bool)
-    stream = batches(data, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
     unique, tokens = len(data.first(recipe.unique_pairs)), 0
-    for steps, (after, batch) in enumerate(stream):
-        if is_spent(steps, tokens, batch, recipe.train_tokens):
+    for steps, (after, rows) in enumerate(_positions(order, Position(0, 0))):
+        more = int(length_N[rows].sum()) + sum(map(len, data.negatives(rows)[0]))
+        if is_spent(steps, tokens, more, recipe.train_tokens):
             break
-        tokens += batch.tokens
-        is_seen[batch.rows] = True
+        tokens += more
+        is_seen[rows] = True
         if after.batch == 0 and is_seen.sum() == unique:
             break
     return np.flatnonzero(is_seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,10 +10,11 @@ class Pair:
     """A query and the text that answers it.
 
     `group` names a unit whose pairs resemble each other and must stay on one side of a train/held-out split (for
-    docstrings: the package); None where each pair stands alone.
+    docstrings: the package); None where each pair stands alone.  `source` says which part of a mixture it is from.
     """
 
     query: str
     positive: str
     negatives: tuple[str, ...] = ()
     group: str | None = None
+    source: int = field(default=0, compare=False)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: raised when the file's meaning changes, so that older stores are built anew
-STORE_VERSION = 6
+STORE_VERSION = 7
 #: pairs tokenised at a time
 BATCH_PAIRS = 1024
 #: rows of one record batch of each file.  Few batches: opening one maps the pages around its head
@@ -84,6 +84,7 @@ class StoreFacts(Frozen):
     skipped: dict[str, int]
     prompt_tokens: tuple[int, int] = Field((0, 0), description="of the prompt of queries, of all others")
     groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
+    sources: tuple[str, ...] = Field(description="what the column `source` counts in: the parts of a mixture")
     fields: tuple[Fields, ...] = Field((), description="which fields of the source's rows were read")
     wordless: int = Field(0, description="pairs of which a text has no letter and no digit")
     files: dict[str, str] = Field({}, description="checksums of the other files, by name")
@@ -290,6 +291,7 @@ def _numbers_schema() -> pa.Schema:
             "positive_hash": pa.uint64(),
             "pair_hash": pa.uint64(),  # of both texts as they are: the row's identity, whatever its place
             "group": pa.uint32(),  # index into facts.groups
+            "source": pa.uint32(),  # index into facts.sources
             "negative_count": pa.uint32(),  # hard negatives
             "negative_tokens": pa.uint32(),  # of all of them, after truncation
             "negatives_hash": pa.uint64(),  # of all of them together
@@ -369,6 +371,7 @@ def _write(
         skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
         prompt_tokens=(prompt_tokens(tokenizer, prompts.query), prompt_tokens(tokenizer, prompts.positive)),
         groups=tuple(groups),
+        sources=source.sources,
         fields=source.fields,
         wordless=wordless,
     )
@@ -438,6 +441,7 @@ def _rows(pairs: list[Pair], encoded: tuple[list[Tokens], list[Tokens], list[Tok
             "negative_count": len(negatives),
             "negative_tokens": sum(len(ids) for _, ids in negatives),
             "negatives_hash": text_hash("\0".join(text for text, _ in negatives)),
+            "source": pair.source,
             "negative_hash": [text_hash(normalized(text)) for text, _ in negatives],
             "query_text": pair.query,
             "positive_text": pair.positive,

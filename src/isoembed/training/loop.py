@@ -11,6 +11,7 @@ from pathlib import Path
 from isoembed.core import InputError, checked, expanded
 from isoembed.data.batches import Position, batches, is_spent
 from isoembed.data.dataset import PairData
+from isoembed.data.order import order_of
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
@@ -129,9 +130,10 @@ class _Loop:
             seed=recipe.seed,
             start=Position(done.epoch, done.batch),
             unique_pairs=recipe.unique_pairs,
+            options=recipe.options,
         )
         for after, batch in stream:
-            if is_spent(done.step, done.tokens, batch, recipe.train_tokens):
+            if is_spent(done.step, done.tokens, batch.tokens, recipe.train_tokens):
                 return done, True
             try:
                 done = self.trainer.step(done, batch, after, self.callbacks)
@@ -177,11 +179,7 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             f"The recipe was made for other data ({recipe.data.fingerprint}, these are {data.stats.fingerprint}); "
             "make the recipe anew from these data."
         )
-    if (pairs := len(data.first(recipe.unique_pairs))) < recipe.batch_pairs:
-        raise InputError(
-            f"The data must hold at least one batch: {pairs} pairs < {recipe.batch_pairs}; "
-            "lower `batch_pairs` or bring more data."
-        )
+    order_of(data, recipe.options, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
     if recipe.early_stopping.evaluates and len(data.heldout) < 2:
         raise InputError(
             "`keep=best` and `patience` go by the loss on held-out pairs, and the data leave none; give `heldout`."

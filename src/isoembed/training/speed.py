@@ -49,7 +49,13 @@ def measure_speed(recipe: Recipe, data: PairData, execution: Execution, *, steps
     with torch.random.fork_rng():
         trainer = set_up(recipe, execution)
         setup_seconds = time.perf_counter() - began
-        stream = batches(data, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
+        stream = batches(
+            data,
+            batch_pairs=recipe.batch_pairs,
+            seed=recipe.seed,
+            unique_pairs=recipe.unique_pairs,
+            options=recipe.options,
+        )
         done = first = Counters()
         with ready_to_step(trainer):
             for number, (after, batch) in zip(range(steps + 1), stream, strict=False):

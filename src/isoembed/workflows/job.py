@@ -19,6 +19,7 @@ from isoembed.budget import Budget
 from isoembed.cache import begin_work, cache_folder, tokens_folder, working_folder
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
 from isoembed.data.dataset import PairData, prepare
+from isoembed.data.order import ordered
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
 from isoembed.encoder.base_card import base_card
 from isoembed.encoder.card import TRAINED, model_card
@@ -71,8 +72,9 @@ class DataOptions:
     negatives: int | None = None  #: hard negatives of a row at most; None: all
     max_row_bytes: int = MAX_ROW_BYTES
 
-    def source(self, spec: str | Path, query_prompt: str = "") -> Source:
-        """`spec` opened with these names and this patience; `query_prompt` goes before every query."""
+    def source(self, spec: str | Path, query_prompt: str = "", *, whole: bool = False) -> Source:
+        """`spec` opened with these names and this patience; `query_prompt` goes before every query, and a mixture is
+        of `whole` sources or goes by its weights."""
         if self.on_bad_rows not in ("error", "skip"):
             raise InputError(f"`on_bad_rows` must be error or skip; got {self.on_bad_rows!r}.")
         return open_source(
@@ -84,6 +86,7 @@ class DataOptions:
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
             query_prompt=query_prompt,
             max_row_bytes=self.max_row_bytes,
+            whole=whole,
         )
 
     def absolute(self) -> DataOptions:
@@ -95,14 +98,14 @@ class DataOptions:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         prompts = setup.options.prompts
         data = prepare(
-            self.source(self.spec, prompts.query),
+            self.source(self.spec, prompts.query, whole=setup.options.source_alpha is not None),
             tokenizer,
             context_tokens=setup.context_tokens,
             folder=cache,
             heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
             prompts=prompts,
         )
-        return read_by_teacher(data, setup)
+        return read_by_teacher(ordered(data, setup), setup)
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
@@ -255,7 +258,7 @@ def train(
         data = prepare(
             PairsInMemory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts
         )
-        data = read_by_teacher(data, asked)
+        data = read_by_teacher(ordered(data, asked), asked)
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:

@@ -48,16 +48,17 @@ def open_source(
     max_negatives: int | None = None,
     query_prompt: str = "",
     max_row_bytes: int = MAX_ROW_BYTES,
+    whole: bool = False,
 ) -> Source:
     """The source that `spec` names: `docstrings[:all]`, a file, `hub:org/name[:config][:split]`, or a mixture of them
-    with weights, `a.jsonl.gz:3,b.parquet:1`.  Raises InputError where there is no such source."""
+    with weights, `a.jsonl.gz:3,b.parquet:1`, or of them `whole`.  Raises InputError where there is no such source."""
     options = RowOptions(
         query_key, positive_key, negatives_key, on_bad_rows, max_negatives, query_prompt, max_row_bytes
     )
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) == 1 or Path(spec).is_file():
         return _open(spec.strip(), options)
-    return Mixture([_weighted(part, options) for part in parts])
+    return Mixture([_weighted(part, options) for part in parts], whole=whole)
 
 
 def absolute(spec: str) -> str:

@@ -49,6 +49,11 @@ class Source(ABC):
         """Which fields the last iteration read; nothing where the source is not made of rows."""
         return ()
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of what `Pair.source` counts, without their places."""
+        return (placeless(self.label),)
+
     @abstractmethod
     def fingerprint(self) -> str:
         """16 hex digits; equal where the pairs are."""

@@ -1,0 +1,133 @@
+"""Which pairs stand in which batch: a pure function of (seed, epoch), so that a run resumes exactly where it was.
+
+Batches are of all pairs mixed, or of one source each (`Options.batch_by`): in-batch negatives of one source are of one
+kind of text, and the source gives nothing away.
+
+Legend: B = pairs of a batch, L = batches of an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from isoembed.core import InputError, fingerprint
+from isoembed.data.dataset import PairData, Rows
+from isoembed.recipe import Options, Setup
+
+
+def permutation(seed: int, epoch: int, pairs: int, source: int = 0) -> npt.NDArray[np.int64]:
+    """The order in which pass `epoch` of seed `seed` visits `range(pairs)`, of each source another."""
+    # numpy's seeds [s, e] and [s, e, 0] are one: mixed batches are those of a single source
+    return np.random.default_rng([seed, epoch, source]).permutation(pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The batches of every epoch.
+
+    sources: the rows of each source, which fill one batch at least; of all pairs together where batches are mixed.
+    alpha: a source has a share of the batches that goes with its whole batches to this power (temperature sampling with
+        T = 1 / alpha).  1: an epoch is one pass over every source.  Else as many batches, of a source that is small for
+        its share more than one pass; a pass always ends before the next one begins.
+    """
+
+    sources: tuple[Rows, ...]
+    batch_pairs: int
+    seed: int
+    alpha: float = 1.0
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Batches of each source in an epoch, one at least."""
+        whole = np.array([len(rows) // self.batch_pairs for rows in self.sources])
+        shares = whole**self.alpha / (whole**self.alpha).sum()
+        return tuple(max(1, round(share * int(whole.sum()))) for share in shares.tolist())
+
+    def __len__(self) -> int:
+        """L."""
+        return sum(self.counts)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Rows]:
+        """The rows (B) of each batch of that epoch, from batch `first` on."""
+        turns = np.repeat(np.arange(len(self.sources)), self.counts)
+        if len(self.sources) > 1:
+            turns = np.random.default_rng([self.seed, epoch, len(self.sources)]).permutation(turns)
+        batch = [epoch * count for count in self.counts]
+        passes: list[tuple[int, Rows]] = [(-1, np.empty(0, np.int64))] * len(self.sources)
+        for number, source in enumerate(turns.tolist()):
+            rows, at = self.sources[source], batch[source]
+            batch[source] += 1
+            if number < first:
+                continue
+            this, place = divmod(at, len(rows) // self.batch_pairs)
+            if passes[source][0] != this:
+                passes[source] = (this, permutation(self.seed, this, len(rows), source))
+            places = passes[source][1][place * self.batch_pairs : (place + 1) * self.batch_pairs]
+            yield rows[places]
+
+
+def order_of(
+    data: PairData, options: Options, *, batch_pairs: int, seed: int, unique_pairs: int | None = None
+) -> Order:
+    """The order of the first `unique_pairs` training pairs, or of all.
+
+    Raises InputError where the pairs, or those of a source, fill no batch, or are fewer than `unique_pairs`.
+    """
+    train = data.first(unique_pairs)
+    if options.batch_by == "mixed":
+        if len(train) < batch_pairs:
+            raise InputError(
+                f"The data must hold at least one batch: {len(train)} pairs < {batch_pairs}; lower `batch_pairs` or "
+                "bring more."
+            )
+        return Order((train,), batch_pairs, seed)
+    alpha = 1.0 if options.source_alpha is None else options.source_alpha
+    sources = _by_source(data, train)
+    for name, rows in sources:
+        if len(rows) < batch_pairs:
+            raise InputError(
+                f"With `batch_by=source` every source must fill a batch; {name} has {len(rows):,} training pairs < "
+                f"{batch_pairs}. Lower `batch_pairs`, leave it out, or join it with another one."
+            )
+    return Order(tuple(rows for _, rows in sources), batch_pairs, seed, alpha)
+
+
+def ordered(data: PairData, setup: Setup) -> PairData:
+    """`data` as the setup batches them: of one source a batch they are other data than mixed, unless their sources are
+    the same too, and a note says the shares.
+
+    Raises InputError where there is one source, or one that fills no batch.
+    """
+    if setup.options.batch_by == "mixed":
+        return data
+    order = order_of(data, setup.options, batch_pairs=setup.batch_pairs, seed=0)
+    sources = _by_source(data, data.train)
+    parts = [
+        f"{name} {count:,} of {len(order):,} batches ({len(rows):,} pairs)"
+        for (name, rows), count in zip(sources, order.counts, strict=True)
+    ]
+    hashes = data.store.column("pair_hash")
+    contents = [hashlib.sha256(hashes[rows].data).hexdigest() for _, rows in sources]
+    apart = fingerprint([data.stats.fingerprint, *contents])
+    stats = data.stats.model_copy(update={"fingerprint": apart})
+    return replace(data, stats=stats, notes=(*data.notes, f"One source a batch; of an epoch: {'; '.join(parts)}."))
+
+
+def _by_source(data: PairData, train: Rows) -> list[tuple[str, Rows]]:
+    """(name, its rows) of each source among `train`, in the order of their first pairs there, whatever the order in
+    which they were given.  Raises InputError where there is one alone."""
+    source = data.store.column("source")[train]
+    numbers, first = np.unique(source, return_index=True)
+    if len(numbers) < 2:
+        raise InputError(
+            f"`batch_by=source` needs a mixture of sources, as a.jsonl,b.jsonl; {data.store.facts.source} is one. "
+            "Leave it out, or bring others."
+        )
+    names = data.store.facts.sources
+    return [(names[number], train[source == number]) for number in numbers[np.argsort(first)].tolist()]
