@@ -94,6 +94,48 @@ def test_frontier_points_are_the_ledgers_cells(evidence: ReportData, drawn: dict
         assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(wanted)))
 
 
+def test_frontier_has_its_lower_envelope_and_where_the_leader_changes(
+    evidence: ReportData, drawn: dict[str, Any]
+) -> None:
+    """The best of all methods at each budget, three at most of its recipes named; LoRA takes the lead in the study."""
+    figure, grid = drawn["frontier"], evidence.grid
+    assert grid is not None
+    best = {point.flop: (point.loss.value, point.name) for point in grid.best()}
+    line = trace(figure, "best of all")
+    assert dict(zip(line.x, line.y, strict=True)) == {flop: loss for flop, (loss, _) in best.items()}
+    own = [{point.flop: point.loss.value for point in grid.best(method)} for method in ("full", "lora")]
+    for flop, (lowest, _) in best.items():
+        assert lowest == min(losses[flop] for losses in own if flop in losses)
+    names = next(each for each in figure.data if each.mode == "text")
+    assert 0 < len(names.x) <= 3
+    assert [best[flop] for flop in names.x] == list(zip(names.y, names.text, strict=True))
+    crossover = grid.crossover
+    assert crossover is not None
+    assert (crossover.first, crossover.second) == ("full", "lora")
+    assert figure.layout.shapes[-1].x0 == crossover.flop.value
+    assert crossover.describe() in figure.layout.meta["alt"]
+
+
+def test_no_line_is_drawn_where_no_run_is_near(tmp_path: Path) -> None:
+    """A method that ran at small budgets alone is not forecast where the others ran, more than ten times beyond."""
+    ran = runs(budgets=np.geomspace(5e10, 1e13, 7).tolist())
+    few = [run for run in ran if run.recipe.method.name == "full" or run.recipe.flop < 8e11]
+    grid = ReportData.open(ledger(tmp_path / "ledger", few), law_file(few, tmp_path / "law.json")).grid
+    assert grid is not None
+    assert max(point.flop for point in grid.best("full")) == pytest.approx(1e14, rel=0.01)
+    assert 2e12 < max(point.flop for point in grid.best("lora")) < 7.2e12
+
+
+def test_small_multiples_share_their_axes(drawn: dict[str, Any]) -> None:
+    """And each run is inside of them."""
+    figures = [figure for name, figure in drawn.items() if name.startswith("isoflop-")]
+    assert len(figures) == 3
+    (x,), (y,) = ({getattr(figure.layout, axis).range for figure in figures} for axis in ("xaxis", "yaxis"))
+    for line in (line for figure in figures for line in figure.data if str(line.name).endswith(" FLOP")):
+        assert all(x[0] < math.log10(size) < x[1] for size in line.x)
+        assert all(y[0] < value < y[1] for value in line.y)
+
+
 def test_bars_are_the_noise_between_seeds(evidence: ReportData, drawn: dict[str, Any]) -> None:
     """1.96 s / sqrt(n) of ln loss, s pooled over all repeated cells: computed here from the records alone."""
     logs = defaultdict(list)
@@ -234,6 +276,23 @@ def test_score_against_size_shows_the_setting_that_scores_best(evidence: ReportD
     for x, y, note in zip(line.x, line.y, line.text, strict=True):
         assert (y, f"freeze {note}") == (pytest.approx(best[x][0]), best[x][1])
     assert f"{max(score for score, _ in best.values()):.3f} on " in drawn["score-size-task-freeze"].layout.meta["alt"]
+
+
+def test_score_against_budget_shows_the_best_setting_and_quartiles(evidence: ReportData, drawn: dict[str, Any]) -> None:
+    """Of LoRA, several sizes and ranks a budget: computed here from the records alone."""
+    scores: dict[float, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in evidence.records:
+        if run.recipe.method.name == "lora" and "task/ndcg@10" in run.scores:
+            setting = (run.recipe.model.name, run.recipe.method.label)
+            budget = min(BUDGETS, key=lambda flop, run=run: abs(math.log(run.recipe.flop / flop)))  # type: ignore[misc]
+            scores[budget][setting].append(run.scores["task/ndcg@10"])
+    means = {flop: [float(np.mean(each)) for each in found.values()] for flop, found in sorted(scores.items())}
+    best, band = trace(drawn["score-budget-task"], "lora"), trace(drawn["score-budget-task"], "lora, quartiles")
+    assert list(best.y) == pytest.approx([max(found) for found in means.values()])
+    assert any(len(found) > 3 for found in means.values())
+    upper, lower = np.split(np.array(band.y), 2)
+    assert upper.tolist() == pytest.approx([np.quantile(found, 0.75) for found in means.values()])
+    assert lower[::-1].tolist() == pytest.approx([np.quantile(found, 0.25) for found in means.values()])
 
 
 def texts(value: Any) -> list[str]:

@@ -24,12 +24,23 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
         "report.html"
     ),
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="another ledger, or a law: one page of both; a law may be LEDGER too"),
+    ] = None,
+    against_law: Annotated[
+        Path | None, typer.Option("--against-law", help="law.json for --against; alone, another law of the same ledger")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures."""
+    """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures.  With
+    --against two ledgers, or two laws, beside each other."""
     from isoembed.report.data import ReportData
     from isoembed.report.page import page
 
+    if against is not None or against_law is not None:
+        _compare((ledger, law), (against or ledger, against_law), out, as_json)
+        return
     evidence = ReportData.open(ledger, law)
     html = page(evidence)
     write_atomically(out, html)
@@ -43,6 +54,39 @@ def report(
         terminal.complain(note)
     runs = number_of(len(evidence.records), "run")
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
+
+
+def _compare(a: tuple[Path, Path | None], b: tuple[Path, Path | None], out: Path, as_json: bool) -> None:
+    from isoembed.report.compare import Comparison
+    from isoembed.report.page import comparison_page
+
+    comparison = Comparison.open(a, b)
+    html = comparison_page(comparison)
+    write_atomically(out, html)
+    if as_json:
+        terminal.print_json(
+            {
+                "out": str(out),
+                "names": comparison.names,
+                "bytes": len(html.encode()),
+                "losses_apart": comparison.apart,
+                "differences": comparison.differences,
+                "answers": [
+                    {"budget": each.budget.stated, "recipes": each.sentences, "verdict": each.verdict}
+                    for each in comparison.answers
+                ],
+            }
+        )
+        return
+    for reason in comparison.apart:
+        terminal.complain(f"losses cannot be compared: {reason}")
+    for each in comparison.answers:
+        lines = (
+            each.budget.stated,
+            *(f"  {letter}  {text}" for letter, text in zip("AB", each.sentences, strict=True)),
+        )
+        terminal.console().print("\n".join((*lines, f"     {each.verdict}")), markup=False)
+    terminal.console().print(f"{len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
 class Format(StrEnum):

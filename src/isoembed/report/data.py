@@ -15,11 +15,12 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
-from isoembed.fitting.settings import Group, TestedSetting, settings_tested
+from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
 from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.methods import METHODS
+from isoembed.recipe import DataStats
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.report.forecast_grid import ForecastGrid
 
@@ -102,6 +103,20 @@ class ReportData:
         found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
         return cls(ledger.name, outcomes, dict(book.damaged), laws, (*notes, *found._of_other_runs()))
 
+    @classmethod
+    def of_laws(cls, law: Path) -> ReportData:
+        """The laws of that file alone, without the runs behind them.
+
+        Raises InputError where it is no law, or one of a family that does not ship, whose sizes it does not say.
+        """
+        laws = LawSet.load(law)
+        if not any(family.is_called(laws.settings.family or "") for family in FAMILIES):
+            raise InputError(
+                f"A law alone must be of a family that ships; that of {law.name} is of "
+                f"{laws.settings.family or 'none that is named'}. Give the ledger of its runs, with `law`."
+            )
+        return cls(law.name, (), {}, laws, ())
+
     def _of_other_runs(self) -> list[str]:
         known = {group.method: group.points.fingerprint for group in self.groups.values()}
         return [
@@ -131,8 +146,27 @@ class ReportData:
         return None if record.heldout is None else record.heldout.loss
 
     @cached_property
+    def settings(self) -> Settings:
+        """What the runs have in common."""
+        return self.laws.settings if self.laws else next(iter(self.groups.values())).settings
+
+    @property
+    def data(self) -> DataStats | None:
+        """The training data of the runs; None of laws alone."""
+        return self.records[0].recipe.data if self.records else None
+
+    @property
+    def candidates(self) -> int | None:
+        """K: among how many texts a loss finds the right one; None where nobody said."""
+        found = {group.points.candidates for group in self.groups.values()}
+        return found.pop() if len(found) == 1 else None
+
+    @cached_property
     def groups(self) -> dict[str | None, Group]:
-        """The points behind each law by its method; those of the default law where there is none."""
+        """The points behind each law by its method; those of the default law where there is none; empty of laws
+        alone."""
+        if not self.records:
+            return {}
         if self.laws is None:
             return {group.method: group for group in group_runs(self.records, [law_named(DEFAULT_LAW)])}
         settings = self.laws.settings
@@ -160,6 +194,8 @@ class ReportData:
     @cached_property
     def replicates(self) -> tuple[Replicates, ...]:
         """Every setting at its best learning rate, ordered by method, size and budget."""
+        if not self.records:
+            return ()
         target = self.target
         kept = [
             record
@@ -194,8 +230,10 @@ class ReportData:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods that ran, in the package's order."""
+        """Names of the methods that ran, or of which there are laws alone, in the package's order."""
         names = {record.recipe.method.name for record in self.records}
+        if not self.records and self.laws:
+            names = {each.method.name for law in self.laws.laws for each in law.tested_settings}
         return tuple(name for known in METHODS if (name := known.called()) in names)
 
     @cached_property
@@ -207,11 +245,11 @@ class ReportData:
     @cached_property
     def family(self) -> Family:
         """The built-in family of the runs, or one made of the models that ran."""
-        name = self.records[0].recipe.family
+        name = self.records[0].recipe.family if self.records else self.settings.family
         for family in FAMILIES:
-            if family.name == name:
+            if family.is_called(name or ""):
                 return family
-        return Family(name=name, models=self.models, about="the models of the ledger's runs")
+        return Family(name=name or "custom", models=self.models, about="the models of the ledger's runs")
 
     @cached_property
     def grid(self) -> ForecastGrid | None:
@@ -219,7 +257,7 @@ class ReportData:
         if self.laws is None:
             return None
         try:
-            return ForecastGrid(self.laws, self.family, self.records[0].recipe)
+            return ForecastGrid(self.laws, self.family, self.data)
         except InputError:
             return None
 

@@ -17,9 +17,10 @@ from isoembed.families import Family
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.io.law_file import LawSet
-from isoembed.recipe import Recipe
+from isoembed.recipe import DataStats
 from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
+from isoembed.recommendation.result import MethodCrossover
 
 #: a forecast is drawn to ten times the largest fitted budget, as far as `recommend` looks for a crossover
 BEYOND = 10.0
@@ -28,8 +29,11 @@ _BUDGETS = 25
 
 @dataclass(frozen=True)
 class ForecastPoint:
-    """Expected loss of a method at one budget, or of one size at it: the law's uncertainty, without the runs' noise."""
+    """Expected loss of the best candidate, of all, of a method or of one size, at a budget: the law's uncertainty,
+    without the runs' noise."""
 
+    name: str
+    """as `full on nano-28k`"""
     flop: float
     params: int
     tokens: float
@@ -37,13 +41,13 @@ class ForecastPoint:
 
 
 class ForecastGrid:
-    """The laws on the sizes of `family`, trained as `recipe` is, ready to be asked.  Raises InputError where the laws
-    name no size."""
+    """The laws on the sizes of `family`, trained as their runs were on `data` (None: the paper's corpus, without end),
+    ready to be asked.  Raises InputError where the laws name no size."""
 
-    def __init__(self, laws: LawSet, family: Family, recipe: Recipe) -> None:
+    def __init__(self, laws: LawSet, family: Family, data: DataStats | None) -> None:
         self.laws = laws
-        asked = Request(budget=Budget(stated="any", flop=1.0), family=family, data=recipe.data)
-        self.frontier = Frontier(self.laws, asked.complete(recipe))
+        asked = Request(budget=Budget(stated="any", flop=1.0), family=family, data=data)
+        self.frontier = Frontier(self.laws, asked.complete(laws.settings))
 
     @property
     def fitted(self) -> tuple[float, float]:
@@ -61,9 +65,20 @@ class ForecastGrid:
                 found.append(self.frontier.at(flop))
         return found
 
-    def best(self, method: str) -> list[ForecastPoint]:
-        """A method's best candidate at each budget of the grid."""
-        return [_best(forecasts, mine) for forecasts in self.budgets if (mine := forecasts.of_method(method))]
+    def best(self, method: str | None = None) -> list[ForecastPoint]:
+        """The best candidate of a method, or of all, at each budget of the grid; none of a method whose best one lies
+        more than `BEYOND` times beyond the runs of its law."""
+        return [
+            _best(forecasts, mine)
+            for forecasts in self.budgets
+            if (mine := _candidates(forecasts, method)) and _farthest(forecasts, mine) <= 1.001 * BEYOND
+        ]
+
+    @cached_property
+    def crossover(self) -> MethodCrossover | None:
+        """Between the two methods that lead at the largest fitted budget; None where there are no two."""
+        at = min(self.budgets, key=lambda each: abs(np.log(each.flop / self.fitted[1])), default=None)
+        return None if at is None else self.frontier.leading_crossover(at)
 
     def sizes(self, method: str, flop: float) -> list[ForecastPoint]:
         """A method's best candidate on each size at one budget, smallest size first."""
@@ -76,9 +91,10 @@ class ForecastGrid:
             of_size.setdefault(forecasts.candidates[k].model, []).append(k)
         return [_best(forecasts, of_size[model]) for model in sorted(of_size, key=lambda model: model.params)]
 
-    def best_params(self, method: str, forecasts: Forecasts) -> Interval | None:
-        """N of the method's best candidate at one budget, with the uncertainty of which size that is."""
-        mine = forecasts.of_method(method)
+    def best_params(self, method: str | None, forecasts: Forecasts) -> Interval | None:
+        """N of the best candidate of the method, or of all, at one budget, with the uncertainty of which size that
+        is."""
+        mine = _candidates(forecasts, method)
         if not mine:
             return None
         samples = forecasts.samples.of(mine)
@@ -87,8 +103,20 @@ class ForecastGrid:
         return percentile(float(params_K[samples.best]), params_K[samples.winners], tail)
 
 
+def _candidates(forecasts: Forecasts, method: str | None) -> list[int]:
+    return list(range(len(forecasts.candidates))) if method is None else forecasts.of_method(method)
+
+
+def _lowest(forecasts: Forecasts, mine: list[int]) -> int:
+    return mine[forecasts.samples.of(mine).best]
+
+
+def _farthest(forecasts: Forecasts, mine: list[int]) -> float:
+    return forecasts.extrapolation(_lowest(forecasts, mine)).farthest
+
+
 def _best(forecasts: Forecasts, mine: list[int]) -> ForecastPoint:
     """The candidate of `mine` of lowest expected loss."""
-    k = mine[forecasts.samples.of(mine).best]
-    params, tokens = forecasts.candidates[k].model.params, float(forecasts.tokens_K[k])
-    return ForecastPoint(forecasts.flop, params, tokens, forecasts.expected(k))
+    k = _lowest(forecasts, mine)
+    candidate, tokens = forecasts.candidates[k], float(forecasts.tokens_K[k])
+    return ForecastPoint(candidate.name, forecasts.flop, candidate.model.params, tokens, forecasts.expected(k))

@@ -7,19 +7,24 @@ by the template, JSON by `json_for_html`, and the plotting library's own tags by
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 import jinja2
+import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from isoembed.core import number_of
 from isoembed.fitting.io.law_file import LawFile
 from isoembed.laws import law_named
 from isoembed.records import RunRecord
+from isoembed.report.compare import Comparison
 from isoembed.report.data import ReportData
-from isoembed.report.figures import sections
+from isoembed.report.figures import compared, sections
+from isoembed.report.figures.section import Heading
 from isoembed.report.slider import stops
 from isoembed.report.terminal.layout import duration, si
 from isoembed.report.theme import GROUNDS, template
@@ -49,15 +54,15 @@ def page(evidence: ReportData) -> str:
     shown = sections(evidence)
     found, reason = stops(evidence)
     data = {
-        "figures": {name: _slim(made.to_plotly_json()) for _, drawn in shown for name, made in drawn.items()},
-        "templates": {ground: template(ground, page=True).to_plotly_json() for ground in GROUNDS},
+        "figures": _figures(shown),
+        "templates": _templates(),
         "stops": found,
         "columns": COLUMNS,
         "runs": [_run(evidence, record) for record in evidence.records],
     }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    text = (_ASSETS / "page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+    return _rendered(
+        "page",
+        data,
         evidence=evidence,
         sections=shown,
         open=_OPEN,
@@ -65,10 +70,57 @@ def page(evidence: ReportData) -> str:
         no_stops=reason,
         laws=[_law(law) for law in (evidence.laws.laws if evidence.laws else ())],
         provenance=provenance(evidence),
+    )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """A and B beside each other, as HTML."""
+    drawings = [(heading, drawn(comparison)) for heading, drawn in compared.SECTIONS]
+    shown = [(heading, {name: draw() for name, draw in found.items()}) for heading, found in drawings if found]
+    sides = comparison.sides
+    return _rendered(
+        "compare",
+        {"figures": _figures(shown), "templates": _templates()},
+        comparison=comparison,
+        names=comparison.names,
+        leads={letter: _lead(each) for letter, each in sides.items()},
+        notes=[(letter, note) for letter, each in sides.items() for note in each.notes],
+        middle=len(comparison.answers) // 2 + 1,
+        sections=shown,
+        provenance={letter: provenance(each) for letter, each in sides.items()},
+    )
+
+
+def _lead(evidence: ReportData) -> str:
+    runs = number_of(len(evidence.records), "run") if evidence.records else "a law without its runs"
+    return f"{evidence.family.name}, {', '.join(evidence.methods)}; {runs}."
+
+
+def _figures(shown: Sequence[tuple[Heading, dict[str, go.Figure]]]) -> dict[str, Any]:
+    return {name: _slim(made.to_plotly_json()) for _, drawn in shown for name, made in drawn.items()}
+
+
+def _templates() -> dict[str, Any]:
+    return {ground: template(ground, page=True).to_plotly_json() for ground in GROUNDS}
+
+
+def _rendered(name: str, data: dict[str, Any], **values: Any) -> str:
+    """The template `name` with `data` for its scripts: those of all pages, and its own where it has one."""
+    scripts = [
+        file.read_text(encoding="utf-8") for each in ("figures", name) if (file := _ASSETS / f"{each}.js").is_file()
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("isoembed", "assets/report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(f"{name}.html.j2").render(
         data=json_for_html(data),
         css=Markup((_ASSETS / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        script=Markup((_ASSETS / "page.js").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        script=Markup("\n".join(scripts)),  # noqa: S704 - our own files
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library's own file
+        **values,
     )
 
 
@@ -80,6 +132,14 @@ def json_for_html(value: Any) -> Markup:
 
 def provenance(evidence: ReportData) -> list[tuple[str, str]]:
     """Where the page's numbers come from, name and value."""
+    rows = _of_runs(evidence) if evidence.records else [("law", evidence.source)]
+    for law in evidence.laws.laws if evidence.laws else ():
+        made = ", ".join(f"{name} {number}" for name, number in law.versions.items())
+        rows.append((f"law of {law.method or law.law}", f"{law.law}, data {law.data_fingerprint}, with {made}"))
+    return [*rows, *(("note", note) for note in evidence.notes)]
+
+
+def _of_runs(evidence: ReportData) -> list[tuple[str, str]]:
     records = evidence.records
 
     def distinct(values: list[str | None]) -> str:
@@ -88,7 +148,7 @@ def provenance(evidence: ReportData) -> list[tuple[str, str]]:
     machines = [", ".join(f"{name} {value}" for name, value in record.machine.items()) for record in records]
     versions = [", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records]
     recipes = [record.recipe for record in records]
-    rows = [
+    return [
         ("ledger", evidence.source),
         ("runs", f"{len(records)} done, {len(evidence.failures)} failed, {len(evidence.damaged)} records unreadable"),
         ("spent", f"{sum(record.model_flop for record in records):.3g} model FLOP in "
@@ -104,10 +164,6 @@ def provenance(evidence: ReportData) -> list[tuple[str, str]]:
         ("machines of the runs", distinct([text or None for text in machines])),
         ("made with", ", ".join(f"{name} {version(name)}" for name in ("isoembed", "plotly"))),
     ]  # fmt: skip
-    for law in evidence.laws.laws if evidence.laws else ():
-        made = ", ".join(f"{name} {number}" for name, number in law.versions.items())
-        rows.append((f"law of {law.method or law.law}", f"{law.law}, data {law.data_fingerprint}, with {made}"))
-    return [*rows, *(("note", note) for note in evidence.notes)]
 
 
 def _run(evidence: ReportData, record: RunRecord) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def stop_budgets(evidence: ReportData) -> list[Budget]:
 
 def recommended(evidence: ReportData, budget: Budget) -> Recommendation:
     """The recommendation that the page shows: for the family and the data of the ledger's runs, under its laws."""
-    return recommend(budget, evidence.family, law=evidence.laws, data=evidence.records[0].recipe.data)
+    return recommend(budget, evidence.family, law=evidence.laws, data=evidence.data)
 
 
 def stops(evidence: ReportData) -> tuple[list[dict[str, Any]], str | None]:

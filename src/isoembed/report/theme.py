@@ -93,6 +93,10 @@ def method_style(method: str) -> Style:
     return Style(NEUTRAL, _SYMBOLS[(4 + place) % len(_SYMBOLS)], _DASHES[place % len(_DASHES)])
 
 
+#: of two that are compared
+SIDES = {"A": Style("#0072B2", "circle-open", "solid"), "B": Style("#D55E00", "diamond", "dash")}
+
+
 def ordered(names: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Colour, symbol and dash of values that have an order (sizes, budgets): cold is small, warm is large."""
     shades = sample_colorscale(_COLD_TO_WARM, [i / max(1, len(names) - 1) for i in range(len(names))])
@@ -148,7 +152,8 @@ def shade_beyond(made: go.Figure, start: float, end: float) -> None:
         yref="paper",
         xanchor="left",
         yanchor="bottom",
-        text="beyond the runs",
+        text="beyond<br>the runs",
+        align="left",
         showarrow=False,
         font={"size": 11},
     )

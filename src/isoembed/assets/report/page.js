@@ -1,16 +1,8 @@
 "use strict";
 // Shows what Python computed.  Text from the data goes in as text (textContent), never as HTML.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const { data, plots, drawn, layoutOf, own } = page;
   const at = (id) => document.getElementById(id);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  // a finger on a figure scrolls the page; a mouse zooms
-  const mouse = matchMedia("(hover: hover)").matches;
-  const config = {
-    displaylogo: false, displayModeBar: mouse ? "hover" : false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
-    responsive: true,
-  };
-
   const element = (name, text, attributes = {}) => {
     const made = document.createElement(name);
     if (text !== undefined) made.textContent = text;
@@ -20,45 +12,13 @@
   const pairs = (list, rows) =>
     list.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 
-  // ---- figures: drawn when they come near the window, so that a thousand runs open at once --------------------------
-  const drawn = new Set();
-  let printing = false;
-  let stop = null;
-  const layoutOf = (name) => {
-    const { layout } = data.figures[name];
-    const shapes = [...(layout.shapes || [])];
-    if (name === "frontier" && stop) {
-      shapes.push({
-        type: "line", x0: stop.flop, x1: stop.flop, yref: "paper", y0: 0, y1: 1,
-        line: { color: "#E69F00", width: 3, dash: "dash" },
-      });
-    }
-    return { ...layout, dragmode: mouse ? "zoom" : false, shapes, template: data.templates[dark.matches && !printing ? "dark" : "light"] };
-  };
-  const draw = (place) => {
-    const name = place.dataset.figure;
-    const first = !drawn.has(place);
-    drawn.add(place);
-    const done = Plotly.react(place, data.figures[name].data, layoutOf(name), config);
-    if (first) place.on("plotly_click", (event) => event.points[0].customdata && openRun(event.points[0].customdata[0]));
-    return done;
-  };
-  const plots = [...document.querySelectorAll(".plot")];
-  const near = new IntersectionObserver(
-    (entries) => {
-      for (const entry of entries) {
-        if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target);
-      }
-    },
-    { rootMargin: "400px" },
-  );
-  // the plotting library stands behind this script, so that the answer can be read before it is there
-  addEventListener("DOMContentLoaded", () => plots.forEach((place) => near.observe(place)));
-  dark.addEventListener("change", () => drawn.forEach(draw));
-  addEventListener("beforeprint", () => { printing = true; document.querySelectorAll("details").forEach((part) => { part.open = true; }); plots.forEach(draw); });
-  addEventListener("afterprint", () => { printing = false; drawn.forEach(draw); });
-
   // ---- the answer ---------------------------------------------------------------------------------------------------
+  let stop = null;
+  own.shapes = (name) => name !== "frontier" || !stop ? [] : [{
+    type: "line", x0: stop.flop, x1: stop.flop, yref: "paper", y0: 0, y1: 1,
+    line: { color: "#E69F00", width: 3, dash: "dash" },
+  }];
+  own.click = openRun;
   const slider = at("budget");
   const showCost = () => {
     at("cost").textContent = stop.devices[at("device").value].map((row) => row.join(": ")).join("\n");

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import plotly.graph_objects as go
 
+from isoembed.recommendation.result import MethodCrossover
 from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.figures.section import Drawings, Section
-from isoembed.report.theme import figure, flop_axis, method_style, shade_beyond
+from isoembed.report.theme import ACCENT, NEUTRAL, figure, flop_axis, method_style, plain, see_through, shade_beyond
 
 
 def frontier(evidence: ReportData) -> Drawings:
-    """Loss against budget, a colour per method: runs as points, laws as lines with bands."""
+    """Loss against budget, a colour per method: runs as points, laws as lines with bands, their lower envelope with the
+    names of its recipes, and where the leading method changes."""
     return {"frontier": partial(_frontier, evidence)}
 
 
@@ -22,6 +25,18 @@ def _frontier(evidence: ReportData) -> go.Figure:
     made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
     flop_axis(made)
     made.update_yaxes(type="log")
+    lowest = grid.best() if grid is not None else []
+    if lowest:
+        made.add_trace(
+            go.Scatter(
+                x=[point.flop for point in lowest],
+                y=[point.loss.value for point in lowest],
+                mode="lines",
+                name="best of all",
+                line={"color": see_through(NEUTRAL, 0.45), "width": 7},
+                hoverinfo="skip",
+            )
+        )
     for method in evidence.methods:
         found = [cell for cell in evidence.replicates if cell.method == method]
         style = method_style(method)
@@ -49,15 +64,42 @@ def _frontier(evidence: ReportData) -> go.Figure:
             )
     if grid is not None and grid.budgets:
         shade_beyond(made, grid.fitted[1], grid.budgets[-1].flop)
+        marks.recipe_labels(made, lowest, None, above=False)
+        if (crossover := grid.crossover) is not None:
+            _add_crossover(made, crossover)
     return made
+
+
+def _add_crossover(made: go.Figure, crossover: MethodCrossover) -> None:
+    """The budget from which the leading method leads, dotted, with its 95 % interval where that ends; nothing where it
+    always leads or nobody knows."""
+    value, high = crossover.flop.value, crossover.flop.high
+    if value is None:
+        return
+    if high is not None:
+        low = crossover.flop.low or crossover.looked_at[0]
+        made.add_vrect(x0=low, x1=high, fillcolor=ACCENT, opacity=0.15, line_width=0, layer="below")
+    made.add_vline(x=value, line={"color": ACCENT, "dash": "dot", "width": 1.5}, layer="below")
+    made.add_annotation(
+        x=math.log10(value),
+        y=1.0,
+        yref="paper",
+        xanchor="left",
+        yanchor="top",
+        text=plain(f"{crossover.second} ahead of {crossover.first} from here"),
+        showarrow=False,
+        font={"size": 11},
+    )
 
 
 def _alt(evidence: ReportData) -> str:
     best = min(evidence.replicates, key=lambda cell: cell.loss)
+    crossover = evidence.grid.crossover if evidence.grid is not None else None
     return (
         f"Loss against budget on logarithmic axes for {', '.join(evidence.methods)}. The lowest loss of all runs, "
         f"{best.loss:.3f}, is that of {best.record.recipe.method.label} on {best.model.name} at "
         f"{best.record.model_flop:.3g} FLOP."
+        + (f" By the laws {crossover.describe()}." if crossover is not None else "")
     )
 
 
@@ -65,6 +107,7 @@ SECTION = Section(
     "frontier",
     "Which method at which budget",
     "Points are runs at their best learning rate, bars the 95 % noise between seeds. Lines are each method's "
-    "best candidate by its law, bands the law's 95 % uncertainty.",
+    "best candidate by its law, bands the law's 95 % uncertainty; the broad line is the best of all, with the names of "
+    "its recipes. Dotted: from where the leading method leads, with its 95 % interval.",
     frontier,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import plotly.graph_objects as go
@@ -18,11 +19,25 @@ _LEAST_SIZES = 3
 
 
 def isoflop(evidence: ReportData) -> Drawings:
-    """One figure per method: a curve per budget, each size's best hyperparameter noted, the curve's minimum starred."""
+    """One figure per method, all on the same axes: a curve per budget, each size's best hyperparameter noted, the
+    curve's minimum starred."""
+    found = {method: profiles for method in evidence.methods if (profiles := profiles_of(evidence, method))}
+    axes = _axes([cell for profiles in found.values() for _, profile in profiles for cell in profile])
     return {
-        f"isoflop-{method}": partial(_profiles, evidence, method, profiles)
-        for method in evidence.methods
-        if (profiles := profiles_of(evidence, method))
+        f"isoflop-{method}": partial(_profiles, evidence, method, profiles, axes) for method, profiles in found.items()
+    }
+
+
+def _axes(cells: list[Replicates]) -> dict[str, list[float]]:
+    """Ranges that hold all these runs with their bars, and one size more to the right, where the laws are drawn to."""
+    if not cells:
+        return {}
+    sizes = [cell.model.params for cell in cells]
+    low, high = min(cell.ends[0] for cell in cells), max(cell.ends[1] for cell in cells)
+    margin = 0.08 * (high - low)
+    return {
+        "xaxis_range": [math.log10(0.8 * min(sizes)), math.log10(2.2 * max(sizes))],
+        "yaxis_range": [low - margin, high + margin],
     }
 
 
@@ -48,7 +63,12 @@ def minimum(profile: list[Replicates]) -> CurveMinimum:
     return curve_minimum(points, how="akima" if len(profile) >= 5 else "parabola")
 
 
-def _profiles(evidence: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
+def _profiles(
+    evidence: ReportData,
+    method: str,
+    profiles: list[tuple[float, list[Replicates]]],
+    axes: dict[str, list[float]],
+) -> go.Figure:
     grid = evidence.grid
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Loss against model size for {method}, a curve per budget. Lowest: " + "; ".join(
@@ -95,7 +115,7 @@ def _profiles(evidence: ReportData, method: str, profiles: list[tuple[float, lis
     drawn = max((max(trace.x) for trace in made.data), default=fitted)
     if drawn > fitted:
         shade_beyond(made, fitted, drawn)
-    return made
+    return made.update_layout(axes)
 
 
 def _add_minimum(made: go.Figure, star: CurveMinimum, group: str) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from isoembed.fitting.intervals import Interval
 from isoembed.records import RunRecord
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.forecast_grid import ForecastPoint
-from isoembed.report.theme import band, plain
+from isoembed.report.theme import Style, band, plain
 
 
 def loss_title(evidence: ReportData) -> str:
@@ -88,7 +89,9 @@ def forecast(
         go.Scatter(
             x=list(x),
             y=value,
-            mode="lines",
+            # marks that are not seen, and larger than a run's: of two under the mouse the smaller one is taken
+            mode="lines+markers",
+            marker={"opacity": 0, "size": 14},
             name=plain(name),
             legendgroup=group,
             showlegend=legend,
@@ -96,6 +99,48 @@ def forecast(
             customdata=[[start, end] for start, end in zip(low, high, strict=True)],
             hovertemplate=f"{plain(name)}<br>%{{y:.4g}} [%{{customdata[0]:.4g}}, %{{customdata[1]:.4g}}]"
             "<extra></extra>",
+        )
+    )
+
+
+def recipe_labels(made: go.Figure, points: Sequence[ForecastPoint], colour: str | None, *, above: bool) -> None:
+    """Name the recipes along a falling line, above its first half or below its second one: there it leaves room."""
+    places = [round(share * (len(points) - 1)) for share in ((0.0, 0.25, 0.5) if above else (0.5, 0.75, 1.0))]
+    named = {points[i].name: points[i] for i in (places if points else [])}
+    if not named:
+        return
+    made.add_trace(
+        go.Scatter(
+            x=[point.flop for point in named.values()],
+            y=[_known(point.loss.value) for point in named.values()],
+            mode="text",
+            text=[plain(name) for name in named],
+            textposition="top right" if above else "bottom left",
+            textfont={"size": 11, **({"color": colour} if colour else {})},
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    )
+
+
+def best_sizes(
+    made: go.Figure, expected: Sequence[tuple[float, Interval]], *, name: str, style: Style, group: str = "law"
+) -> None:
+    """Add a law's best size at each budget, N, a line of steps with its 95 % band."""
+    at = [flop for flop, _ in expected]
+    value = [_known(params.value) for _, params in expected]
+    low = [middle if params.low is None else params.low for (_, params), middle in zip(expected, value, strict=True)]
+    high = [middle if params.high is None else params.high for (_, params), middle in zip(expected, value, strict=True)]
+    made.add_trace(band(at, low, high, style.colour, f"{name}, 95 %", group))
+    made.add_trace(
+        go.Scatter(
+            x=at,
+            y=value,
+            mode="lines",
+            name=plain(name),
+            legendgroup=group,
+            line={"color": style.colour, "width": 1.5, "shape": "hv", "dash": style.dash},
+            hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
         )
     )
 

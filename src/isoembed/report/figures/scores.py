@@ -13,7 +13,7 @@ from isoembed.records import RunRecord, ScoreName
 from isoembed.report.data import Replicates, ReportData
 from isoembed.report.figures import marks
 from isoembed.report.figures.section import Drawings, Section
-from isoembed.report.theme import count_axis, figure, flop_axis, method_style, ordered
+from isoembed.report.theme import band, count_axis, figure, flop_axis, method_style, ordered, plain
 
 #: fewer scored sizes at a budget make no profile
 _LEAST_SIZES = 3
@@ -83,21 +83,66 @@ def _against_loss(evidence: ReportData, task: Task) -> go.Figure:
     )
     alt = f"{task.name} {task.metric} against loss: {words}."
     made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(evidence), y=task.metric)
-    _by_method(made, evidence, task, task.loss, "loss %{x:.4g}, score %{y:.3f}")
+    for method in evidence.methods:
+        mine = [i for i, record in enumerate(task.records) if record.recipe.method.name == method]
+        if mine:
+            style = method_style(method)
+            made.add_trace(
+                marks.runs(
+                    [task.records[i] for i in mine],
+                    [task.loss[i] for i in mine],
+                    [task.score[i] for i in mine],
+                    name=method,
+                    shows="loss %{x:.4g}, score %{y:.3f}",
+                    marker={"color": style.colour, "symbol": style.symbol, "size": 8},
+                )
+            )
     return made
 
 
 def _against_budget(evidence: ReportData, task: Task) -> go.Figure:
-    """Figure 15: score against budget."""
+    """Figure 15: of each method's settings at a budget the best score, and the quartiles of all of them."""
     best = int(np.argmax(task.score))
     alt = (
-        f"{task.name} {task.metric} against budget; the highest, {task.score[best]:.3f}, is that of "
+        f"{task.name} {task.metric} against budget: of each method the best setting, and the middle half of its "
+        f"settings. The highest score of one run, {task.score[best]:.3f}, is that of "
         f"{task.records[best].recipe.method.label} on {task.records[best].recipe.model.name}."
     )
     made = figure(f"{task.name} against budget", alt, x="", y=task.metric)
     flop_axis(made)
-    _by_method(made, evidence, task, [record.model_flop for record in task.records], "%{x:.3g} FLOP, score %{y:.3f}")
+    for method in evidence.methods:
+        scored = evidence.by_budget(lambda cell, method=method: cell.method == method and task.of(cell) is not None)  # type: ignore[misc]
+        if scored:
+            _add_best_and_quartiles(made, task, method, scored)
     return made
+
+
+def _add_best_and_quartiles(
+    made: go.Figure, task: Task, method: str, scored: list[tuple[float, list[Replicates]]]
+) -> None:
+    """A line through the best setting at each budget, and a band from the first quartile to the third."""
+    style, at = method_style(method), [flop for flop, _ in scored]
+    scores = [np.array([task.of(cell) for cell in cells], dtype=float) for _, cells in scored]
+    low, middle, high = np.array([np.quantile(found, (0.25, 0.5, 0.75)) for found in scores]).T.tolist()
+    best = [cells[int(found.argmax())] for (_, cells), found in zip(scored, scores, strict=True)]
+    made.add_trace(band(at, low, high, style.colour, f"{method}, quartiles", method))
+    made.add_trace(
+        go.Scatter(
+            x=at,
+            y=[float(found.max()) for found in scores],
+            mode="lines+markers",
+            name=plain(method),
+            legendgroup=method,
+            marker={"color": style.colour, "symbol": style.symbol, "size": 8},
+            line={"color": style.colour, "dash": style.dash, "width": 1.5},
+            customdata=[
+                [*marks.names(cell.record), len(found), *quartiles]
+                for cell, found, *quartiles in zip(best, scores, low, middle, high, strict=True)
+            ],
+            hovertemplate="%{customdata[1]}<br>%{x:.3g} FLOP, best %{y:.3f} of %{customdata[2]}<br>quartiles "
+            "%{customdata[3]:.3f}, %{customdata[4]:.3f}, %{customdata[5]:.3f}<extra></extra>",
+        )
+    )
 
 
 def _profiles(evidence: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
@@ -146,27 +191,11 @@ def _against_size(task: Task, method: str, profiles: list[tuple[float, list[tupl
     return made
 
 
-def _by_method(made: go.Figure, evidence: ReportData, task: Task, x: list[float], shows: str) -> None:
-    for method in evidence.methods:
-        mine = [i for i, record in enumerate(task.records) if record.recipe.method.name == method]
-        if mine:
-            style = method_style(method)
-            made.add_trace(
-                marks.runs(
-                    [task.records[i] for i in mine],
-                    [x[i] for i in mine],
-                    [task.score[i] for i in mine],
-                    name=method,
-                    shows=shows,
-                    marker={"color": style.colour, "symbol": style.symbol, "size": 8},
-                )
-            )
-
-
 SECTION = Section(
     "scores",
     "What the loss is worth",
     "Scores of all runs that were scored; Spearman's rank correlation with its 95 % bootstrap interval. "
-    "Against size, the setting that scores best, noted beside the point; one seed each unless repeated.",
+    "Against budget, each method's best setting and the middle half of its settings, a band. Against size, the setting "
+    "that scores best, noted beside the point; one seed each unless repeated.",
     scores,
 )

@@ -14,11 +14,17 @@ Drawings = dict[str, Callable[[], go.Figure]]
 
 
 @dataclass(frozen=True)
-class Section:
-    """Figures that answer one question."""
+class Heading:
+    """A question that figures answer."""
 
     name: str
     title: str
     about: str
+
+
+@dataclass(frozen=True)
+class Section(Heading):
+    """Figures of one study that answer one question."""
+
     drawings: Callable[[ReportData], Drawings]
     """the figures that the runs allow; naming them draws none"""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import plotly.graph_objects as go
 
 from isoembed.fitting.intervals import Interval
 from isoembed.report.data import Replicates, ReportData
+from isoembed.report.figures import marks
 from isoembed.report.figures.isoflop import minimum, profiles_of
 from isoembed.report.figures.section import Drawings, Section
-from isoembed.report.theme import ACCENT, band, figure, flop_axis, method_style, shade_beyond
+from isoembed.report.theme import ACCENT, figure, flop_axis, method_style, shade_beyond
 
 
 def optimal_size(evidence: ReportData) -> Drawings:
@@ -19,12 +21,12 @@ def optimal_size(evidence: ReportData) -> Drawings:
     return {
         f"optimal-size-{method}": partial(_optimal_size, evidence, method, profiles)
         for method in evidence.methods
-        if (profiles := profiles_of(evidence, method)) or _expected(evidence, method)
+        if (profiles := profiles_of(evidence, method)) or expected_sizes(evidence, method)
     }
 
 
-def _expected(evidence: ReportData, method: str) -> list[tuple[float, Interval]]:
-    """The law's best size at each budget, N."""
+def expected_sizes(evidence: ReportData, method: str | None) -> list[tuple[float, Interval]]:
+    """The best size at each budget by the law, N; of the method, or of all."""
     grid = evidence.grid
     return [
         (forecasts.flop, params)
@@ -34,7 +36,7 @@ def _expected(evidence: ReportData, method: str) -> list[tuple[float, Interval]]
 
 
 def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
-    expected = _expected(evidence, method)
+    expected = expected_sizes(evidence, method)
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Best model size against budget for {method}. Measured: " + (
         "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
@@ -46,7 +48,8 @@ def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float,
     style = method_style(method)
     colour = style.colour
     if expected:
-        _add_forecast(made, expected, method, colour)
+        solid = replace(style, dash="solid")
+        marks.best_sizes(made, expected, name="best of the family by the law, 95 %", style=solid)
     made.add_trace(
         go.Scatter(
             x=[flop for flop, _ in profiles],
@@ -73,26 +76,6 @@ def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float,
     if evidence.grid and expected:
         shade_beyond(made, evidence.grid.fitted[1], expected[-1][0])
     return made
-
-
-def _add_forecast(made: go.Figure, expected: list[tuple[float, Interval]], method: str, colour: str) -> None:
-    """The law's best size at each budget, a line of steps with its 95 % band."""
-    at = [flop for flop, _ in expected]
-    value = [params.value for _, params in expected]
-    low = [params.low if params.low is not None else params.value for _, params in expected]
-    high = [params.high if params.high is not None else params.value for _, params in expected]
-    made.add_trace(band(at, low, high, colour, f"{method} by its law, 95 %", "law"))  # type: ignore[arg-type] # values are known
-    made.add_trace(
-        go.Scatter(
-            x=at,
-            y=value,
-            mode="lines",
-            name="best of the family by the law, 95 %",
-            legendgroup="law",
-            line={"color": colour, "width": 1.5, "shape": "hv"},
-            hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
-        )
-    )
 
 
 SECTION = Section(
