@@ -184,7 +184,12 @@ def test_report_against_another_ledger_or_law(
 ) -> None:
     """Two ledgers in words; two laws of one ledger, one of them alone, as JSON."""
     asked: list[Any] = []
-    monkeypatch.setattr(Comparison, "open", lambda *sides: asked.append(sides) or both)
+
+    def opened(*sides: Any) -> Comparison:
+        asked.append(sides)
+        return both
+
+    monkeypatch.setattr(Comparison, "open", opened)
     a, b, law, other = (Path(name) for name in ("a", "b", "law.json", "other.json"))
     cli_report.report(a, law, tmp_path / "ab.html", b, other)
     said = capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_frontier_has_its_lower_envelope_and_where_the_leader_changes(
     assert dict(zip(line.x, line.y, strict=True)) == {flop: loss for flop, (loss, _) in best.items()}
     own = [{point.flop: point.loss.value for point in grid.best(method)} for method in ("full", "lora")]
     for flop, (lowest, _) in best.items():
-        assert lowest == min(losses[flop] for losses in own if flop in losses)
+        assert lowest == min(loss for losses in own if (loss := losses.get(flop)) is not None)
     names = next(each for each in figure.data if each.mode == "text")
     assert 0 < len(names.x) <= 3
     assert [best[flop] for flop in names.x] == list(zip(names.y, names.text, strict=True))

@@ -62,8 +62,8 @@ class RankedRecipe(_Noted):
 
 
 class Certainty(Frozen):
-    """How sure, over bootstrap samples of every law: uncertainty about the laws' parameters, and about their form as far
-    as the held-out runs do not tell forms apart."""
+    """How sure, over bootstrap samples of every law: uncertainty about the laws' parameters, and about their form as
+    far as the held-out runs do not tell forms apart."""
 
     methods: dict[str, float] = Field(description="probability that each method is the best one; they add up to 1")
     method: float = Field(description="that of the method chosen")
