@@ -56,6 +56,7 @@ def recipe_memory(recipe: Recipe, *, bf16: bool = False) -> TrainingMemory:
         context_tokens=recipe.context_tokens,
         negatives=recipe.data.negatives,
         prefixes=len(recipe.options.matryoshka),
+        averaged=recipe.options.ema_decay is not None,
         bf16=bf16,
     )
 
@@ -69,12 +70,14 @@ def training_memory(
     context_tokens: int,
     negatives: float = 0.0,
     prefixes: int = 0,
+    averaged: bool = False,
     bf16: bool = False,
 ) -> TrainingMemory:
     """Estimate of a run's peak; in fp32, or under autocast to bf16 as on a GPU.
 
     1. There: the process, and weights in fp32 (0.516 bytes one kept in 4 bits).
-    2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter; one gradient more of the largest.
+    2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter, 16 where the weights are `averaged`
+       too; one gradient more of the largest.
     3. The batch's embeddings and a tile of logits (`batch_bytes`), never all logits.
     4. The larger of a checkpoint being written and the graphs kept, with as much again for the mini-batch at work.
 
@@ -83,7 +86,7 @@ def training_memory(
     weights = model.total_params + cost.forward - model.params - cost.quantised
     there = PROCESS_BYTES + 4.0 * weights + QUANTISED_BYTES * cost.quantised
     largest = max((layer.inputs * layer.outputs for layer in model.dense), default=0)
-    state = 12.0 * cost.trained + 4.0 * min(cost.trained, max(cost.table, largest))
+    state = (16.0 if averaged else 12.0) * cost.trained + 4.0 * min(cost.trained, max(cost.table, largest))
     fixed = there + state + batch_bytes(model.hidden, batch_pairs, negatives, prefixes)
     token = FRAGMENTATION * graph_bytes(model, cost, bf16=bf16)
     checkpoint, mini_batch = 8.0 * cost.trained, min(CPU_MINI_BATCH_TOKENS, batch_tokens)

@@ -184,6 +184,19 @@ class Options(Frozen):
         None, description="a source's share of the batches goes with its pairs to this power; None: by its weight"
     )
 
+    ema_decay: float | None = Field(
+        None, description="the exponential moving average of the weights is kept in their place, with this decay a step"
+    )
+
+    @field_validator("ema_decay", mode="before")
+    @classmethod
+    def _a_decay(cls, decay: Any) -> Any:
+        if isinstance(decay, int | float) and not 0 < decay < 1:
+            raise InputError(
+                f"`ema_decay` must lie between 0 and 1; got {decay:g}. 0.99 averages about the last 100 steps."
+            )
+        return decay
+
     @field_validator("source_alpha", mode="before")
     @classmethod
     def _from_equal_to_by_size(cls, alpha: Any) -> Any:
@@ -243,6 +256,7 @@ class Options(Frozen):
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
             "resize_embeddings": "token table grown",
             "batch_by": "one source a batch",
+            "ema_decay": f"weights averaged, EMA of decay {self.ema_decay or 0.0:g}",
             "source_alpha": f"sources by their pairs to the power {self.source_alpha or 0.0:g}",
         }
         changed = [name for name, value in self if value != type(self).model_fields[name].default]
@@ -498,6 +512,12 @@ class Recipe(Setup, Summarised):
             dims = ", ".join(map(str, self.options.matryoshka))
             parts.append(f"mean over the whole embedding and its first {dims} dimensions")
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
+
+    @property
+    def average_in_words(self) -> str:
+        """Which average of the weights is kept; empty where none is."""
+        decay = self.options.ema_decay
+        return "" if decay is None else f"exponential moving average of the weights, decay {decay:g} a step"
 
     @property
     def pooling_in_words(self) -> str:

@@ -134,6 +134,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "mask_by": "self",
         "batch_by": "mixed",
         "source_alpha": None,
+        "ema_decay": None,
         "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],

@@ -274,6 +274,10 @@ class SetupOptions:
             rich_help_panel="Data",
         ),
     ] = None
+    ema_decay: Annotated[
+        float | None,
+        typer.Option(help="keep the exponential moving average of the weights, of this decay a step, in their place"),
+    ] = None
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False

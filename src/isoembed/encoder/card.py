@@ -150,6 +150,7 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
             f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "
             f"{recipe.end_fraction:.0%} of the peak, weight decay {recipe.weight_decay:g}",
         ),
+        *([("average", recipe.average_in_words)] if recipe.average_in_words else []),
         *([("early stopping", str(recipe.early_stopping))] if recipe.early_stopping.evaluates else []),
         *([("weights", f"of step {record.kept_step:,}")] if record.kept_step is not None else []),
         ("seed", str(recipe.seed)),

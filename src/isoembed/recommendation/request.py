@@ -147,6 +147,7 @@ class CompleteRequest(Setup, Request):
             context_tokens=self.context_tokens,
             negatives=self.data.negatives,
             prefixes=len(self.options.matryoshka),
+            averaged=self.options.ema_decay is not None,
             bf16=isinstance(self.constraints.device_memory, str),
         )
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -58,11 +59,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     keep: int,
-    best: Tensors | None = None,
+    others: Mapping[str, Tensors | None] | None = None,
 ) -> Path:
     """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`; a kill at any moment leaves a whole one.
 
-    best: weights of the least held-out loss so far, where a run keeps them.
+    others: further weights that a run keeps, by the names of `load_others`.
     Every rank calls it and the first one writes.  Sharded tensors are written whole, so that any number of ranks can go
     on, sharded or not.
     """
@@ -76,6 +77,7 @@ def save_checkpoint(
             for key, value in optimizer.state[parameter].items()
         }
     )
+    beside = {name: _gathered(each) for name, each in (others or {}).items() if each}
     if rank() != 0 or target.is_dir():  # the same step again: what is there is whole, and stays
         return target
     partial = own_place(folder) / ".partial"
@@ -86,8 +88,8 @@ def save_checkpoint(
         random["cuda"] = torch.cuda.get_rng_state()
     try:
         save_file(weights, partial / "model.safetensors")
-        if best is not None:
-            save_file(dict(best), partial / "best.safetensors")
+        for name, tensors in beside.items():
+            save_file(tensors, partial / f"{name}.safetensors")
         save_file(moments, partial / "optimizer.safetensors")
         save_file(random, partial / "random.safetensors")
         (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
@@ -164,23 +166,25 @@ def load_checkpoint(
     return state
 
 
-def load_best(folder: Path, state: LoopState, model: torch.nn.Module) -> Tensors | None:
-    """The weights of the least held-out loss that the newest checkpoint, whose state is `state`, holds; None where it
-    has taken none.  Raises InputError where they are damaged."""
-    if not state.evaluations:
+def load_others(
+    folder: Path, state: LoopState, model: torch.nn.Module, name: Literal["best", "average"]
+) -> Tensors | None:
+    """Further weights that the newest checkpoint, whose state is `state`, holds: the `best`, those of the least loss
+    held out, or their `average`; None where the run has none yet.  Raises InputError where they are damaged."""
+    if not (state.evaluations if name == "best" else state.step):
         return None
     newest = checkpoints(folder)[-1]
     trainable = trainable_of(model)
     try:
-        best = load_file(newest / "best.safetensors")
+        found = load_file(newest / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"The checkpoint {newest} is damaged ({type(error).__name__}); remove it to go on from the one before, or "
             "give another `out`."
         ) from error
-    if best.keys() != trainable.keys() or any(best[name].shape != trainable[name].shape for name in best):
-        raise InputError(f"The best weights in {newest} are not those of this model; give another `out`.")
-    return best
+    if found.keys() != trainable.keys() or any(found[each].shape != trainable[each].shape for each in found):
+        raise InputError(f"The {name} weights in {newest} are not those of this model; give another `out`.")
+    return found
 
 
 def _fits(trainable: Mapping[str, torch.Tensor], weights: Tensors, moments: Tensors) -> bool:

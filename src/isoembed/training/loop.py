@@ -15,13 +15,14 @@ from isoembed.data.order import order_of
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
+from isoembed.training.average import WeightAverage
 from isoembed.training.callbacks import Callback, LossCurve
 from isoembed.training.checkpoint import (
     Counters,
     LoopState,
     begun_precision,
-    load_best,
     load_checkpoint,
+    load_others,
     save_checkpoint,
 )
 from isoembed.training.compiled import check_compiler
@@ -73,15 +74,16 @@ def run(
         recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint), precision=recipe.precision or "fp32"
     )
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
-    curve = LossCurve([*state.losses])
+    curve, decay = LossCurve([*state.losses]), recipe.options.ema_decay
+    average = WeightAverage(encoder, decay, load_others(folder, state, encoder, "average") if decay else None)
     evaluations = Evaluations(
         recipe.early_stopping,
         encoder,
         lambda: _heldout(trainer, data),
         state.evaluations,
-        load_best(folder, state, encoder) if recipe.early_stopping.keep == "best" else None,
+        load_others(folder, state, encoder, "best") if recipe.early_stopping.keep == "best" else None,
     )
-    loop = _Loop(trainer, data, folder, fresh, curve.points, evaluations, (curve, *callbacks))
+    loop = _Loop(trainer, data, folder, fresh, curve.points, evaluations, average, (curve, average, *callbacks))
     for callback in loop.callbacks:
         callback.start(recipe, state.step, state.tokens)
     try:
@@ -90,6 +92,7 @@ def run(
     finally:
         for callback in loop.callbacks:
             callback.end()
+    average.exchange()
     record = record_of(trainer, data, done, curve.points, evaluations, before=before)
     return (unsharded(encoder, untrained(recipe)) if execution.shard else encoder), record
 
@@ -104,6 +107,7 @@ class _Loop:
     fresh: LoopState
     losses: list[LossPoint]
     evaluations: Evaluations
+    average: WeightAverage
     callbacks: Sequence[Callback]
 
     def until_the_end(self, done: Counters, stop: list[int]) -> Counters:
@@ -111,7 +115,8 @@ class _Loop:
         is_spent = False
         while not is_spent:
             if self.evaluations.due(done):
-                self.evaluations.take(done)
+                with self.average.in_place():
+                    self.evaluations.take(done)
             if self.evaluations.out_of_patience():
                 break
             with ready_to_step(self.trainer):
@@ -159,8 +164,9 @@ class _Loop:
         trainer = self.trainer
         counted = {"losses": tuple(self.losses), "evaluations": tuple(self.evaluations.points)}
         state = self.fresh.model_copy(update={**dict(done), **counted})
-        keep, best = trainer.execution.keep_checkpoints, self.evaluations.best_weights
-        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep, best=best)
+        others = {"best": self.evaluations.best_weights, "average": self.average.weights}
+        keep = trainer.execution.keep_checkpoints
+        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep, others=others)
 
 
 def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:

@@ -125,7 +125,7 @@ def plan_memory(
     allows.
 
     Up to `threads` mini-batches may be at work at once; with `merged`, adapters run merged where that is faster.  Where
-    the best weights are kept they stand once more in the machine's memory.
+    the best weights are kept they stand once more in the machine's memory, an average of them on the device.
 
     Raises InputError where a stated peak does not hold even the smallest mini-batch, one text of `context_tokens`.
     """
@@ -142,6 +142,7 @@ def plan_memory(
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
     fixed += gradient_bytes(encoder) if recipe.early_stopping.keep == "best" and device.type == "cpu" else 0.0
+    fixed += gradient_bytes(encoder) if recipe.options.ema_decay is not None else 0.0
     peak = memory_bytes if memory_bytes is not None else there + FREE_SHARE[device.type] * free
     text = footprint.mini_batch_bytes + context_tokens * footprint.graph_bytes
     smallest = max(2 * text * FRAGMENTATION, checkpoint_bytes(encoder))

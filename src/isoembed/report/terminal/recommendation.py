@@ -47,6 +47,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
             f"{recipe.end_fraction:.0%}",
         ),
+        *([("average", recipe.average_in_words)] if recipe.average_in_words else []),
         *([("early stopping", str(recipe.early_stopping))] if recipe.early_stopping.evaluates else []),
         ("loss", f"{recipe.objective}, {recipe.pooling_in_words}"),
         (
