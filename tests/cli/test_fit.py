@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.laws import Points, law_named
+from isoembed.laws import LAWS, Points, law_named
 from isoembed.records import Ledger
 from tests.cli.test_entry import mistake, ok
 from tests.fitting.ledgers import TRUTH as METHODS
@@ -107,7 +108,7 @@ def test_best_sizes_are_printed_with_their_exponents(tmp_path: Path) -> None:
 def test_runs_on_other_pairs_set_the_level_of_a_law(tmp_path: Path) -> None:
     points = planted("interaction-odds", rows=60, noise=0.003)
     out, there = tmp_path / "law.json", tmp_path / "there.json"
-    fit = ["--bootstrap", "50", "--holdout", "none", "--law", "interaction-odds", "--candidates", "1024"]
+    fit = ["--bootstrap", "50", "--law", "interaction-odds", "--candidates", "1024"]
     ok("fit", str(written(tmp_path / "runs.csv", points)), *fit, "--out", str(out))
     moved = Points.of(points.params, points.tokens, np.log1p(3 * np.expm1(points.loss)), fraction=points.fraction)
     table = written(tmp_path / "moved.csv", moved[np.arange(3)])
@@ -118,6 +119,17 @@ def test_runs_on_other_pairs_set_the_level_of_a_law(tmp_path: Path) -> None:
     assert len(found["optimum"]["sizes"]) == 3
     assert "at the level of 3 runs of moved.csv" in " ".join(ok(*arguments).split())
     assert LawFile.load(there).fit.law == "interaction-odds-level"
+
+
+def test_notes_name_flags_and_the_help_every_law(tmp_path: Path) -> None:
+    rows = [f"{n}e7,{k}e9,{2 + 1 / n + 1 / k},{n}" for n in (1, 2, 4) for k in (1, 2, 4)]
+    (tmp_path / "runs.csv").write_text("N,D,loss,run\n" + "\n".join(rows))
+    asked = ["fit", str(tmp_path / "runs.csv"), "--bootstrap", "0", "--holdout", "none", "--law", "power"]
+    said = ok(*asked, "--out", str(tmp_path / "law.json"))
+    assert "`--run-col`" in said
+    assert "run_col" not in said
+    help_text = " ".join(ok("fit", "--help").split())
+    assert [law.name for law in LAWS if not re.search(rf"\b{law.name}\b", help_text)] == []
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,13 @@ def test_best_order_gaps_probability_and_regret_agree(loss_BK: Floats) -> None:
         assert samples.lowest()[0] == samples.means[best]
 
 
-def test_ties_are_the_first_ones() -> None:
+def test_ties_share_their_sample_and_stand_in_order() -> None:
+    """The first of candidates that are all at chance was told the best with certainty."""
     samples = CandidateSamples(np.ones((3, 4)))
-    assert (samples.best, samples.order, samples.probabilities.tolist()) == (0, [0, 1, 2, 3], [1.0, 0.0, 0.0, 0.0])
+    assert (samples.best, samples.order, samples.probabilities.tolist()) == (0, [0, 1, 2, 3], [0.25] * 4)
+    at_chance = CandidateSamples(np.array([[6.9] * 3, [6.9] * 3, [6.0, 5.0, 5.5]]))
+    assert at_chance.probabilities.tolist() == pytest.approx([2 / 9, 5 / 9, 2 / 9])
+    assert at_chance.best == int(np.argmax(at_chance.probabilities))
 
 
 def test_the_value_of_a_run_by_hand() -> None:

@@ -25,6 +25,7 @@ from isoembed.methods import Bias, Full, LoRA
 from isoembed.recipe import DataStats, Options, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
+from isoembed.recommendation.law_samples import below_chance
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.request import CompleteRequest, Request
 from isoembed.recommendation.result import Recommendation
@@ -354,6 +355,16 @@ def test_below_the_fitted_budgets_a_forecast_is_wider_and_not_shifted(laws: LawS
     assert there(there(moved.loss).value) == pytest.approx(there(there(still.loss).value), rel=0.01)
     noises = [each.laws[0].run_noise_at(low / 8) for each in drifted]
     assert noises[1] > 2 * noises[0]
+
+
+def test_a_forecast_below_chance_keeps_its_mean() -> None:
+    """Cut off above chance alone, the wider of two forecasts of one mean would be the lower."""
+    wide_BK = np.array([[6.0, 6.5], [7.0, 6.5], [7.4, 6.5], [5.6, 6.5]])
+    kept_BK = below_chance(wide_BK, 6.9)
+    assert kept_BK.max() <= 6.9
+    assert kept_BK.mean(axis=0) == pytest.approx(wide_BK.mean(axis=0))
+    assert below_chance(wide_BK + 2.0, 6.9).tolist() == [[6.9] * 2] * 4
+    assert below_chance(wide_BK, math.inf) is wide_BK
 
 
 def width(found: Recommendation) -> float:

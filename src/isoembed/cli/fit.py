@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from isoembed.cli import terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError, check_named
 
 if TYPE_CHECKING:
-    from isoembed.fitting.io.law_file import LawSet
+    from isoembed.fitting.io.law_file import LawFile, LawSet
     from isoembed.fitting.io.runs import RunsSchema
 
 
@@ -94,6 +95,7 @@ class FitOptions:
 
 
 def fit(
+    ctx: typer.Context,
     table: Annotated[Path, typer.Argument(help="CSV or Parquet of runs, or a ledger")],
     how: FitOptions,
     runs: TableOptions,
@@ -122,7 +124,13 @@ def fit(
     else:
         from isoembed.report.terminal.laws import laws_text
 
-        terminal.console().print(laws_text(laws), f"\nlaw in {out}", markup=False)
+        flagged = tuple(_flagged(law, ctx) for law in laws.laws)
+        terminal.console().print(laws_text(laws.model_copy(update={"laws": flagged})), f"\nlaw in {out}", markup=False)
+
+
+def _flagged(law: LawFile, ctx: typer.Context) -> LawFile:
+    """The law as it is shown: its notes name the command's options, not fields."""
+    return law.model_copy(update={"notes": tuple(with_flags(note, ctx) for note in law.notes)})
 
 
 def _fitted(table: Path, how: FitOptions, schema: RunsSchema) -> LawSet:

@@ -61,7 +61,8 @@ class CandidateSamples:
     @property
     def probabilities(self) -> Floats:
         """Share of the samples in which each candidate is the best one (K,); adds up to 1."""
-        return np.bincount(self.winners, minlength=len(self.means)) / len(self.loss_BK)
+        lowest_BK = self.loss_BK == self.loss_BK.min(axis=1, keepdims=True)  # ties, as at chance, share a sample
+        return np.asarray((lowest_BK / lowest_BK.sum(axis=1, keepdims=True)).mean(axis=0))
 
     def gap(self, k: int, other: int) -> float:
         """Expected loss of candidate `k` above that of `other`."""

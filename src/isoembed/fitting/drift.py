@@ -84,11 +84,11 @@ class Drift:
             return "no budget could be forecast from those below it: beyond the fitted budgets nothing is known of it"
         error = "" if math.isinf(self.error) else f" +- {self.error:.2%}"
         use = (
-            "forecasts are shifted by it"
+            "recommendations are shifted by it and widened"
             if self.shift
-            else "no sign: forecasts are widened, not shifted"
+            else "no sign: recommendations are widened, not shifted"
             if self.tests > 1
-            else "one back-test has no sign: forecasts are widened, not shifted"
+            else "one back-test has no sign: recommendations are widened, not shifted"
         )
         return (
             f"bias {self.rate:+.2%}{error} of ln loss for each factor e beyond the fitted budgets, "

@@ -55,7 +55,9 @@ class Fit(Summarised):
     error: float | None = Field(
         None, ge=0, description="root mean square of all ln residuals, outliers among them; None in older files"
     )
-    simplified: str = Field("", description="parameters held because they are not told from zero, and by what; or none")
+    simplified: str = Field(
+        "", description="parameters held, for nothing distinguishes them from zero, and by what; or none"
+    )
     n_points: int
     n_starts: int
     starts_agreeing: float = Field(description="share of starts that reached the lowest objective to 1e-6")
@@ -176,7 +178,7 @@ def solve(solver: Solver, delta: float | None) -> tuple[Solver, Fit, Floats]:
     others = [name for name in less.absent if not solver.law.is_linear(name)]
     with_them = f", and with it {' and '.join(others)}" if others else ""
     words = (
-        f"{zeros} held at 0{with_them}: not told from zero (AICc {best_value - full_value:+.1f} without, by "
+        f"{zeros} held at 0{with_them}: not distinguishable from zero (AICc {best_value - full_value:+.1f} without, by "
         f"{len(solver.points)} runs)"
     )
     return less, found.model_copy(update={"simplified": words}), its_minima

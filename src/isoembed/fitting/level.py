@@ -96,7 +96,7 @@ def _settings(law: Settings, there: Settings) -> Settings:
     """The law's own, with what is known of the new runs in place of it; the data are theirs in any case."""
     plain = Settings()
     known = {name: value for name, value in dict(there).items() if value != getattr(plain, name)}
-    return law.model_copy(update={"heldout": None, "data": None, "step_tokens": None, **known})
+    return law.model_copy(update={"target": None, "heldout": None, "data": None, "step_tokens": None, **known})
 
 
 def _checked(laws: LawSet, group: Group) -> LawFile:
@@ -128,9 +128,14 @@ def _at_level(law: LawFile, log_c_B: Floats, seen: str) -> LawFile:
     assert law.draws is not None
     fit, draws = _moved(law.fit, law.draws, np.exp(log_c_B))
     moved = law.model_copy(update={"law": fit.law, "fit": fit, "draws": draws, "range": fit.range, "alternatives": ()})
+    # what was held out on the law's own pairs goes on telling of its shape
+    holdout = {by: held.model_copy(update={"law": fit.law}) for by, held in law.holdout.items()}
+    backtests = tuple(held.model_copy(update={"law": fit.law}) for held in law.backtests)
     return moved.model_copy(
         update={
             "params": moved.bootstrap().intervals(),
+            "holdout": holdout,
+            "backtests": backtests,
             "without_outliers": None,
             "outlier_rows": (),
             "repetition": None,

@@ -49,6 +49,7 @@ class Points:
     weight: Floats
     run: NDArray[np.int64]
     candidates: int | None = None  #: among how many a contrastive loss was taken; None where nobody said
+    setting: NDArray[np.int64] | None = None  #: rows of one number have one rate, batch and so on; None: all rows have
 
     @classmethod
     def of(
@@ -62,6 +63,7 @@ class Points:
         weight: ArrayLike | None = None,
         run: Sequence[Any] | NDArray[Any] | None = None,
         candidates: int | None = None,
+        setting: NDArray[Any] | None = None,
         rows: ArrayLike | None = None,
     ) -> Points:
         """Check and collect the columns.  rows: what an error calls the rows; 1, 2, ... where not given."""
@@ -88,14 +90,17 @@ class Points:
             )
         if candidates is not None and candidates < 2:
             raise InputError(f"`candidates` must be at least 2, the positive and another; got {candidates}.")
-        return cls(params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64), candidates)
+        return cls(
+            params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64), candidates, setting
+        )
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def __getitem__(self, keep: NDArray[Any]) -> Points:
         """The rows that a mask or an index array selects."""
-        return replace(self, **{name: getattr(self, name)[keep] for name in _ROW_COLUMNS})
+        setting = None if self.setting is None else self.setting[keep]
+        return replace(self, setting=setting, **{name: getattr(self, name)[keep] for name in _ROW_COLUMNS})
 
     @cached_property
     def rows(self) -> Rows:
@@ -117,13 +122,14 @@ class Points:
     def seed_sd(self) -> float | None:
         """Standard deviation of ln loss between runs that differ in nothing but their seed; None without repeats.
 
-        Runs of one N and one S whose D and C are within `SAME_RECIPE` count as such; of one run's rows the first.
+        Runs of one setting, N and S whose D and C are within `SAME_RECIPE` count as such; of one run's rows the first.
         """
         log_loss: list[list[float]] = []
-        first, runs = np.full(4, np.inf), set[int]()
-        setting = np.stack([np.log(self.flop), np.log(self.tokens), self.fraction, np.log(self.params)])
+        first, runs = np.full(5, np.inf), set[int]()
+        other = np.zeros(len(self)) if self.setting is None else self.setting
+        setting = np.stack([np.log(self.flop), np.log(self.tokens), self.fraction, other, np.log(self.params)])
         for row in np.lexsort(setting):
-            if (np.abs(setting[:, row] - first) > [SAME_RECIPE, SAME_RECIPE, 0.0, 0.0]).any():
+            if (np.abs(setting[:, row] - first) > [SAME_RECIPE, SAME_RECIPE, 0.0, 0.0, 0.0]).any():
                 first, runs = setting[:, row], set()
                 log_loss.append([])
             if int(self.run[row]) not in runs:
@@ -135,7 +141,7 @@ class Points:
         return math.sqrt(sum(len(repeats) * float(np.var(repeats)) for repeats in log_loss) / free)
 
 
-_ROW_COLUMNS = tuple(field.name for field in fields(Points) if field.name != "candidates")
+_ROW_COLUMNS = tuple(field.name for field in fields(Points) if field.name not in ("candidates", "setting"))
 
 
 class _Check:

@@ -169,7 +169,9 @@ def _size(
         return [note("basis", "by-data"), why], ()
     if not low <= ratio <= high:
         end, other = ("smallest", "smaller") if ratio < low else ("largest", "larger")
-        why = note("assumed", "size-at-end", tokens_per_param=wanted, wanted=other)
+        last = best.recipe.model.name == family.models[0 if end == "smallest" else -1].name
+        limit = "there is; take another family" if last else "its limits (memory, size) leave; raise them"
+        why = note("assumed", "size-at-end", tokens_per_param=wanted, wanted=other, limit=limit)
         return [note("basis", "at-end", end=end, tokens_per_param=ratio), why], ()
     names, chosen = [spec.name for spec in request.models], best.recipe.model.name
     place = names.index(chosen)

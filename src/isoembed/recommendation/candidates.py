@@ -37,6 +37,15 @@ class Candidate:
         """S: the trained share of the parameters, as a ledger's runs count it."""
         return self.cost.updated / self.cost.forward
 
+    def trains_as(self, other: Candidate) -> bool:
+        """Whether the two are one training: shares of the blocks that are as many blocks of this model."""
+        return (
+            self.law is other.law
+            and self.model is other.model
+            and type(self.method) is type(other.method)
+            and self.cost == other.cost
+        )
+
     @property
     def tail(self) -> float:
         """Probability that an interval of its samples leaves out on each side."""
@@ -99,7 +108,9 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
             for method in _methods(law, request, model):
                 try:
                     request.check_memory(model, method)
-                    found.append(Candidate(law, method, model, method.cost(model)))
+                    candidate = Candidate(law, method, model, method.cost(model))
+                    if not any(candidate.trains_as(other) for other in found):
+                        found.append(candidate)
                 except InputError as error:
                     errors.append(str(error))
     if not found:

@@ -85,7 +85,8 @@ class Forecasts:
         """Where one run of candidate `k` will end: the samples, and the noise of runs around them."""
         candidate, loss_B = self.candidates[k], self.samples.loss_BK[:, k]
         noise_B = np.random.default_rng([seed, k]).normal(0.0, candidate.law.run_noise, len(loss_B))
-        return percentile(float(self.samples.means[k]), loss_B * np.exp(noise_B), candidate.tail)
+        chance = min(each.law.chance for each in self.candidates)  # they share a held-out set
+        return percentile(float(self.samples.means[k]), np.minimum(loss_B * np.exp(noise_B), chance), candidate.tail)
 
     def behind(self, k: int, best: int) -> Interval:
         """Expected loss of candidate `k` above that of `best`, with the laws' uncertainty alone."""
@@ -133,11 +134,13 @@ class Frontier:
         loss_BK = self._samples.losses(within, tokens_K[within_K], request, self.token_worth)
         # with more samples than an interval leaves out there is no low end to name
         low_K = np.mean(loss_BK < _LEAST_LOSS, axis=0) >= [candidate.tail for candidate in within]
-        kept_K = ~low_K | far
+        by_chance_K = loss_BK.mean(axis=0) >= self._samples.chance * (1 - 1e-9)  # nothing learnt: no order among them
+        kept_K = ~(low_K | by_chance_K) | far
         kept = [candidate for candidate, keep in zip(within, kept_K, strict=True) if keep]
         if not kept:
-            nearest = min(reach, key=lambda each: each.farthest)
-            raise OutOfReachError(_out_of_reach(self.laws, flop, nearest))
+            seen = "forecast no better than chance" if by_chance_K.any() else "forecast next to no loss"
+            how = seen if within else min(reach, key=lambda each: each.farthest).describe()
+            raise OutOfReachError(_out_of_reach(self.laws, flop, how))
         left_out = tuple(candidate for candidate in affordable if candidate not in kept)
         samples = CandidateSamples(loss_BK[:, kept_K])
         return Forecasts(request, flop, kept, tokens_K[within_K][kept_K], samples, self.token_worth, left_out)
@@ -218,9 +221,9 @@ class Frontier:
         return NextRun(recipe=pilots.recipe(x), removes=removes)
 
 
-def _out_of_reach(laws: LawSet, flop: float, nearest: Extrapolation) -> str:
+def _out_of_reach(laws: LawSet, flop: float, how: str) -> str:
+    """how: what the nearest candidate is."""
     low, high = (f"{end(law.range['flop'][i] for law in laws.laws):.2g}" for i, end in ((0, min), (1, max)))
-    how = nearest.describe() if nearest.outside else "the law forecasts next to no loss"
     return (
         f"A law holds to {FARTHEST:g} times beyond its runs in C, N and D: these go from {low} to {high} FLOP, and at "
         f"{flop:.3g} the nearest candidate is {how}. Run a pilot (`isoembed run` with `pilot`), add runs nearer to it, "

@@ -39,13 +39,24 @@ class _SharedSamples:
     theta_bP: Floats
 
 
+def below_chance(loss_BK: Floats, chance: float) -> Floats:
+    """Samples (B, K) of losses, none above `chance`, with the means that they had: what lies above is cut off, and what
+    is left is drawn towards chance by as much as its mean has sunk.  Else a wide forecast would seem a low one."""
+    cut_BK = np.minimum(loss_BK, chance)
+    cut_K = (loss_BK > chance).any(axis=0)
+    if not cut_K.any():
+        return loss_BK
+    room_K = np.maximum(chance - loss_BK.mean(axis=0), 0.0) / np.maximum(chance - cut_BK.mean(axis=0), 1e-12)
+    return np.where(cut_K, chance - room_K * (chance - cut_BK), cut_BK)
+
+
 class LawSamples:
     """For each law as many samples as the law with most has, paired by chance: their fits are independent."""
 
     def __init__(self, laws: LawSet) -> None:
         self.laws = laws
         self.count = max(len(law.bootstrap().theta_BP) for law in laws.laws)
-        self._chance = min(law.chance for law in laws.laws)  # they share a held-out set
+        self.chance = min(law.chance for law in laws.laws)  # they share a held-out set
         self._by_law: list[list[_SharedSamples]] = []
         self._r_star_B: list[Floats] = []
         """of each law; that of pretraining where none was measured"""
@@ -98,7 +109,7 @@ class LawSamples:
                 loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
         flop_K = tokens_K * [candidate.cost.flop_per_token for candidate in candidates]
         drift_BK = self._drift(candidates, token_worth * flop_K)
-        return np.asarray(np.minimum(tamed(loss_BK) * np.exp(drift_BK), self._chance))
+        return below_chance(np.minimum(tamed(loss_BK), self.chance) * np.exp(drift_BK), self.chance)
 
     def _drift(self, candidates: Sequence[Candidate], flop_K: Floats) -> Floats:
         """By how much ln loss (B, K) leaves the laws outside their budgets (`isoembed.fitting.drift`): in each sample

@@ -43,8 +43,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "size-at-end": (
         "size, a guess",
-        "the provisional rule of {tokens_per_param:.2g} tokens per parameter asks for a {wanted} model than there is; "
-        "take another family",
+        "the provisional rule of {tokens_per_param:.2g} tokens per parameter asks for a {wanted} model than {limit}",
     ),
     "size-provisional": (
         "size, a guess",

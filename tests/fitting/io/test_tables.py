@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from decimal import Decimal
 from pathlib import Path
 
@@ -198,6 +199,18 @@ def test_rows_that_are_copies_are_said(tmp_path: Path) -> None:
     assert any("3 rows with the N, D, C and loss of another" in note for note in read_groups(file, [HOFFMANN])[0].notes)
     file.write_text("N,D,loss\n" + "\n".join([*rows, rows[0] + "1"]))
     assert read_groups(file, [HOFFMANN])[0].notes == ()
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "LR", "batch_size", "method", "train/lr"])
+def test_runs_of_other_rates_or_methods_are_no_seeds(tmp_path: Path, name: str) -> None:
+    """Their spread was taken for noise between seeds, by which fits are judged."""
+    file = tmp_path / "runs.csv"
+    runs = itertools.product((1, 2), (1, 2), (1, 2), (0, 1))
+    rows = [f"{n}e7,{d}e9,{3 + 1 / n + 1 / d + 0.1 * k},{k},{seed}" for n, d, k, seed in runs]
+    file.write_text(f"N,D,loss,{name},seed\n" + "\n".join(rows))
+    assert read(tmp_path, file.read_text()).seed_sd() == pytest.approx(0.0)
+    file.write_text("N,D,loss,note,seed\n" + "\n".join(rows))
+    assert (read(tmp_path, file.read_text()).seed_sd() or 0.0) > 0.01
 
 
 def test_odd_sizes_and_losses_are_said(tmp_path: Path) -> None:

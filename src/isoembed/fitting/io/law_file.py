@@ -270,10 +270,12 @@ class LawFile(Summarised):
 
     def compute_optimum(self) -> ComputeOptimum | None:
         """N*(C) and D*(C) a tenth of, at and ten times the largest fitted budget, of models trained whole; None where
-        the law has no draws or does not read N and D."""
+        the law has no draws, does not read N and D, or has no loss there (its runs trained a small share alone)."""
         if self.draws is None or not {"params", "tokens"} <= set(law_named(self.law).varies):
             return None
-        return self.bootstrap().compute_optimum(self.range["flop"][1] * np.array([0.1, 1.0, 10.0]))
+        found = self.bootstrap().compute_optimum(self.range["flop"][1] * np.array([0.1, 1.0, 10.0]))
+        losses = [size.loss.value for size in found.sizes]
+        return found if all(loss is not None and loss > 0.0 for loss in losses) else None
 
     @property
     def content_digest(self) -> str:

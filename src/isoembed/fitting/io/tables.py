@@ -40,6 +40,11 @@ _RUN = ("run", "runid", "runname", "runkey", "runuid", "runpath", "wandbid", "wa
 _ID = (*_RUN, "id", "name", "key", "trial", "experiment", "experimentid", "experimentname", "expid", "expname")
 _STEP = ("step", "globalstep", "trainstep", "trainingstep", "iteration", "iter", "checkpoint", "ckpt", "checkpointid",
          "checkpointstep")  # fmt: skip
+#: names of what two runs must share to differ in their seed alone
+_SETTINGS = ("learningrate", "lr", "peaklr", "maxlr", "peaklearningrate", "batch", "batchsize", "batchpairs",
+             "globalbatchsize", "rank", "lorar", "lorarank", "loraalpha", "weightdecay", "warmup", "warmupsteps",
+             "warmupratio", "optimizer", "scheduler", "schedule", "dropout", "temperature", "method", "tuning",
+             "dataset", "contexttokens", "contextlength", "seqlen", "maxseqlength")  # fmt: skip
 #: rows of one N whose D rise by steps that are even to 2 % are taken for checkpoints, from as many rows as these
 _EVEN_ROWS, _EVEN = 5, 0.02
 #: epochs at most: beyond, the column is something else
@@ -167,7 +172,10 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
     ids = [name for name in table.names if _plain(name) in _ID]
     texts = [name for name in (runs, method_column, status) if name is not None]
     measured = {column: name for column in ("params", "tokens", "flop") if (name := _place(table, column)) is not None}
-    looked_at = [*texts, *ids, *([] if step is None else [step])]
+    settings = [
+        name for name in table.names if _plain(name) in _SETTINGS and name not in (*numbers, *measured.values())
+    ]
+    looked_at = [*texts, *ids, *settings, *([] if step is None else [step])]
     read = table.read(
         _once(numbers), _once(looked_at), _once(each for each in measured.values() if each not in numbers)
     )
@@ -183,7 +191,9 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         notes += said
     # a law without N (or D) reads none: ones stand in
     ones = np.ones(len(kept))
-    points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, rows=kept + 1)
+    columns = [_column(read, name, kept) for name in settings]
+    setting = _runs([" ".join(map(str, row)) for row in zip(*columns, strict=True)]) if columns else None
+    points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, setting=setting, rows=kept + 1)
     notes += odd_sizes(values.get("params"), values.get("tokens"), values.get("flop"), points.loss)
     if {"params", "tokens", "flop"} <= (measured := measured | found).keys():
         notes += _against_flop(file, read, kept, measured)
