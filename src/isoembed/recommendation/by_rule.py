@@ -23,8 +23,6 @@ from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 
-#: batch and context of the paper's runs
-_PAPER_SETUP = (1024, 75)
 #: of the unique tokens, from which on a recipe goes through all of them
 _WHOLE = 0.99
 #: the provisional rule for the size tells nothing within this factor either way
@@ -60,9 +58,10 @@ def by_rule(request: CompleteRequest) -> Recommendation:
     recipe = best.recipe
     rate_source = request.rate(recipe.model, method, recipe.train_tokens)[1]
     notes += [note("assumed", "learning-rate", source=rate_source), note("known", "cost"), request.data_note]
-    if (recipe.batch_pairs, recipe.context_tokens) != _PAPER_SETUP:
+    usual = (request.family.batch_pairs, request.family.context_tokens)
+    if rule is not None and (recipe.batch_pairs, recipe.context_tokens) != usual:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
-        notes.append(note("assumed", "setup", **setup))
+        notes.append(note("assumed", "setup", **setup, usual="{} pairs and {} tokens".format(*usual)))
     notes += [*request.teacher_notes(recipe), *request.serving_notes(flop, recipe.model)]
     notes += repeated(recipe)
     if isinstance(method, LoRA) and rule is not None:

@@ -64,7 +64,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "learning-rate": ("{source}",),
     "setup": (
         "batch {batch_pairs} and context {context_tokens}",
-        "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
+        "rules for {usual} do not carry over",
     ),
     "pilot": ("{found}",),
     "law-of-the-end": ("the law forecasts the loss after the last step of all tokens", "{rule}"),
