@@ -31,8 +31,8 @@ from isoembed.methods import Adapters, Method, method_named
 from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.folder import PlannedRun, SweepFolder
-from isoembed.sweep.run import work
 from isoembed.sweep.stage import Stage
+from isoembed.sweep.work import work
 from isoembed.training.execution import Execution
 from isoembed.workflows.execute import RunContext, execute
 from travel import expand_model, expand_pairs

@@ -31,8 +31,8 @@ from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.request import RateSearch, SweepRequest, load_request
-from isoembed.sweep.run import work
 from isoembed.sweep.stage import Stage
+from isoembed.sweep.work import work
 from isoembed.workflows.execute import execute
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import SWEEP_EXECUTION, open_context, prepare_request

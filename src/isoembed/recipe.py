@@ -488,6 +488,11 @@ class Recipe(Setup, Summarised):
         }
 
     @property
+    def most_hardware_flop(self) -> float:
+        """FLOP with every mini-batch run forward twice; padding beside it."""
+        return self.flop + 2.0 * self.cost.forward * self.train_tokens
+
+    @property
     def cost(self) -> Cost:
         """Parameters in forward pass, backward pass and update, by which a token's FLOP go (paper, section 3.5)."""
         return self.method.cost(self.model)

@@ -209,6 +209,14 @@ def test_an_exact_fit_has_no_outliers_to_leave_out() -> None:
     assert not found.outlier_rows
 
 
+def test_too_few_runs_have_no_intervals() -> None:
+    """Every resample of four runs is fitted exactly by five parameters: the intervals were of no width at all."""
+    found = study([HOFFMANN], group(planted("hoffmann", rows=4)), source="x", draws=20, by=())
+    assert found.status == "too-few-points"
+    assert all(each.low is None and each.high is None for each in found.params.values())
+    assert found.compute_optimum() is None
+
+
 def test_many_rows_are_thinned_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million rows took gigabytes and minutes; few of them, both ends among them, tell the same law."""
     monkeypatch.setattr("isoembed.fitting.study.MOST_ROWS", 200)

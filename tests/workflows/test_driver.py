@@ -21,7 +21,7 @@ from isoembed.data.store import DamagedStoreError
 from isoembed.records import FailedRun
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
-from isoembed.sweep.run import Failure
+from isoembed.sweep.work import Failure
 from isoembed.workflows import cluster
 from isoembed.workflows.cluster import LostClusterError, _connected, _Driver, _fitting, run_on_ray
 from tests.sweep.fake import record, request

@@ -14,7 +14,7 @@ import pytest
 from isoembed.data.dataset import prepare
 from isoembed.data.packed import PackedData
 from isoembed.sweep.folder import Attempt
-from isoembed.sweep.run import Failure
+from isoembed.sweep.work import Failure
 from isoembed.workflows import node
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 from tests.sweep.fake import planned_run

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,6 +15,7 @@ from isoembed.cli.options import AsJson
 from isoembed.core import InputError, check_named
 
 if TYPE_CHECKING:
+    from isoembed.fitting.drift import Drift
     from isoembed.fitting.io.law_file import LawFile, LawSet
     from isoembed.fitting.io.runs import RunsSchema
 
@@ -116,7 +118,7 @@ def fit(
             each.model_dump(
                 mode="json", exclude={"draws": True, "repetition": {"draws"}, "forms": {"__all__": {"draws"}}}
             )
-            | {"optimum": found and found.model_dump(mode="json")}
+            | {"optimum": found and found.model_dump(mode="json"), "drift": _drift_json(each.drift)}
             for each in laws.laws
             for found in [each.compute_optimum()]
         ]
@@ -126,6 +128,13 @@ def fit(
 
         flagged = tuple(_flagged(law, ctx) for law in laws.laws)
         terminal.console().print(laws_text(laws.model_copy(update={"laws": flagged})), f"\nlaw in {out}", markup=False)
+
+
+def _drift_json(drift: Drift) -> dict[str, float | None] | None:
+    if not drift.tests:
+        return None
+    error = drift.error if math.isfinite(drift.error) else None
+    return {**asdict(drift), "error": error, "shift": drift.shift}
 
 
 def _flagged(law: LawFile, ctx: typer.Context) -> LawFile:

@@ -20,6 +20,7 @@ from isoembed.cli.options import (
     request_of,
 )
 from isoembed.core import InputError
+from isoembed.estimates import recipe_memory
 from isoembed.families import Family
 from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import Request, recommend
@@ -112,7 +113,17 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
     """The recommendation as JSON."""
     value = recommendation.model_dump(mode="json")
-    value["recipe"] = recipe_json(recommendation.recipe)
+    recipe, memory = (
+        recommendation.recipe,
+        recipe_memory(recommendation.recipe, bf16=recommendation.budget.device is not None),
+    )
+    value["recipe"] = recipe_json(recipe)
+    value["estimates"] = {
+        "least_memory_bytes": memory.least,
+        "whole_graph_memory_bytes": memory.whole,
+        "most_hardware_flop": recipe.most_hardware_flop,
+        "serving_flop_per_token": 2 * recipe.model.params,
+    }
     for name, candidates in (("runners_up", recommendation.runners_up), ("methods", recommendation.methods)):
         for entry, candidate in zip(value[name], candidates, strict=True):
             entry["recipe"] = recipe_json(candidate.recipe)

@@ -135,8 +135,8 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
 
 def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Context, device: torch.device | None) -> None:
     """What will be trained; device: where, so that the time there can be guessed."""
+    from isoembed.report.terminal.outcome import recipe_text
     from isoembed.report.terminal.recommendation import recommendation_text, section
-    from isoembed.report.terminal.run import recipe_text
     from isoembed.training.speed import matrix_speed
 
     shown = flagged(job.recommendation, ctx)
@@ -237,8 +237,8 @@ def _train(
     evaluate: bool,
 ) -> None:
     """Train, evaluate where asked, and say what came of it; `whole` is the budget before its pilot, in FLOP."""
+    from isoembed.report.terminal.outcome import result_text
     from isoembed.report.terminal.recommendation import achieved_text, scores_text, section, spent_text
-    from isoembed.report.terminal.run import result_text
     from isoembed.training.callbacks import ProgressBar
     from isoembed.training.distributed import rank as process_rank
     from isoembed.workflows.job import evaluate_job, train_job

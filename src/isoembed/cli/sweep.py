@@ -38,8 +38,8 @@ def run(
     """Execute the planned runs that are left, until the sweep is complete; safe to kill and to run again."""
     from isoembed.sweep.advance import plan_sweep
     from isoembed.sweep.folder import SweepFolder
-    from isoembed.sweep.run import open_runs
     from isoembed.sweep.status import StatusReader
+    from isoembed.sweep.work import open_runs
 
     folder = SweepFolder(ledger)
     planned, _ = plan_sweep(ledger)

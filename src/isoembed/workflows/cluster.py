@@ -38,7 +38,7 @@ from isoembed.records import RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import LOST, Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.request import load_request
-from isoembed.sweep.run import (
+from isoembed.sweep.work import (
     HEARTBEAT_SECONDS,
     STOPPED,
     Failure,

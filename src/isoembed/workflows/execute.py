@@ -16,7 +16,7 @@ from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task
 from isoembed.recipe import Options, Recipe
 from isoembed.records import Heldout, RunRecord, ScoreName
-from isoembed.sweep.run import Failure
+from isoembed.sweep.work import Failure
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError, run

@@ -17,7 +17,7 @@ from isoembed.records import RunRecord
 from isoembed.scratch import own_folder, scratch
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.request import REQUEST, SweepRequest
-from isoembed.sweep.run import Failure
+from isoembed.sweep.work import Failure
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import RunContext, execute

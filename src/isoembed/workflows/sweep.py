@@ -30,7 +30,7 @@ from isoembed.records import RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
-from isoembed.sweep.run import Failure, StopRequestedError, end_for, work
+from isoembed.sweep.work import Failure, StopRequestedError, end_for, work
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.training.signals import HANGUP, stop_signals

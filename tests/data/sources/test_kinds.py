@@ -64,3 +64,9 @@ def test_a_file_format_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert [(pair.query, pair.positive) for pair in open_source(str(file))] == [("what is a", "it is a")]
     with pytest.raises(InputError, match=r".tsv, .bars \(these"):
         open_source(str(tmp_path / "pairs.xyz"))
+
+
+def test_pairs_in_memory_are_asked_for_again() -> None:
+    """Their recipe, given back, spoke of a file to be renamed."""
+    with pytest.raises(InputError, match="given in memory are kept nowhere"):
+        open_source(absolute("pairs in memory"))

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: sources with names of their own, asked in turn; what none of them knows is a file (`isoembed.data.sources.formats`)
-KINDS: list[type[Source]] = [Docstrings, Hub]
+KINDS: list[type[Source]] = [Docstrings, Hub, PairsInMemory]
 #: a part of a mixture with its weight
 WEIGHTED = r"(.+):([0-9.]+(?:e[0-9]+)?)"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
@@ -19,9 +19,22 @@ AnyPair = Pair | Mapping[str, Any] | Sequence[Any]
 class PairsInMemory(RowSource):
     """Rows in a list; dicts are read by the names that files are read by."""
 
+    #: what a record says of where its pairs lay
+    label = "pairs in memory"
+
     def __init__(self, pairs: Iterable[AnyPair]) -> None:
-        super().__init__("pairs in memory", RowOptions())
+        super().__init__(self.label, RowOptions())
         self._rows = [_row(number, pair) for number, pair in enumerate(pairs, 1)]
+
+    @classmethod
+    def named(cls, spec: str, options: RowOptions) -> Self | None:
+        if spec == cls.label:
+            raise InputError("Pairs that were given in memory are kept nowhere. Give them again, or `data`.")
+        return None
+
+    @classmethod
+    def absolute(cls, spec: str) -> str | None:
+        return spec if spec == cls.label else None
 
     def content_hash(self) -> str:
         content = hashlib.sha256()

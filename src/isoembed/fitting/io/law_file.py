@@ -168,11 +168,12 @@ class LawFile(Summarised):
         boot = fit if isinstance(fit, Bootstrap) else None
         found = fit.fit if isinstance(fit, Bootstrap) else fit
         plain = {name: Interval(value=value, low=None, high=None) for name, value in found.params.items()}
+        told = found.status != "too-few-points"  # resamples of so few runs are all fitted exactly
         biased = found.status == "good" and any(result.verdict == "biased" for result in holdouts)
         return cls(
             law=found.law,
             method=group.method,
-            params=boot.intervals() if boot else plain,
+            params=boot.intervals() if boot and told else plain,
             objective=found.objective,
             n_points=found.n_points,
             starts_agreeing=found.starts_agreeing,
@@ -270,8 +271,9 @@ class LawFile(Summarised):
 
     def compute_optimum(self) -> ComputeOptimum | None:
         """N*(C) and D*(C) a tenth of, at and ten times the largest fitted budget, of models trained whole; None where
-        the law has no draws, does not read N and D, or has no loss there (its runs trained a small share alone)."""
-        if self.draws is None or not {"params", "tokens"} <= set(law_named(self.law).varies):
+        the law has no draws, has too few runs, does not read N and D, or has no loss there (its runs trained a small
+        share alone)."""
+        if self.draws is None or self.status == "too-few-points" or not {"params", "tokens"} <= set(law_named(self.law).varies):
             return None
         found = self.bootstrap().compute_optimum(self.range["flop"][1] * np.array([0.1, 1.0, 10.0]))
         losses = [size.loss.value for size in found.sizes]

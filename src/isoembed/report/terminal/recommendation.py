@@ -58,7 +58,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         *([("teacher FLOP", f"{recipe.teacher_flop:.3g}, from the budget too")] if recipe.teacher_flop else []),
         (
             "hardware FLOP",
-            f"from {recipe.flop:.3g} (all graphs kept) to {recipe.flop + 2.0 * cost.forward * recipe.train_tokens:.3g} "
+            f"from {recipe.flop:.3g} (all graphs kept) to {recipe.most_hardware_flop:.3g} "
             f"(every mini-batch run twice); {_beside(recipe)} beside it",
         ),
         (

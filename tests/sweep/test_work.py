@@ -11,7 +11,7 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.run import Failure, Heartbeat, StopRequestedError, work
+from isoembed.sweep.work import Failure, Heartbeat, StopRequestedError, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 
 
@@ -117,7 +117,7 @@ def test_the_heart_survives_what_the_file_system_says(
             raise OSError((errno.ESTALE, errno.ENOSPC, errno.EIO, errno.EACCES)[beats - 1], "no")
 
     monkeypatch.setattr(folder, "heartbeat", beat)
-    monkeypatch.setattr("isoembed.sweep.run.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("isoembed.sweep.work.time.monotonic", lambda: next(clock))
     heartbeat = Heartbeat(folder)
     for _ in range(5):
         heartbeat.send([attempt])
@@ -143,7 +143,7 @@ def test_a_worker_thought_lost_hears_of_it(tmp_path: Path, capsys: pytest.Captur
 def test_an_error_that_passes_does_not_cost_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SweepFolder(tmp_path)
     folder.add_runs([planned_run()])
-    monkeypatch.setattr("isoembed.sweep.run._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("isoembed.sweep.work._PAUSES", (0.0, 0.0))
     add, tries = folder.ledger.add, 0
 
     def stale_once(outcome: RunRecord) -> bool:

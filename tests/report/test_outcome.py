@@ -14,7 +14,7 @@ from isoembed.families import NANO
 from isoembed.recipe import DataStats
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
-from isoembed.report.terminal.run import fraction, recipe_text, result_text, shortened, verdict
+from isoembed.report.terminal.outcome import fraction, recipe_text, result_text, shortened, verdict
 from isoembed.training.callbacks import ProgressBar, StepFacts
 from tests.sweep.fake import recipe, record
 
