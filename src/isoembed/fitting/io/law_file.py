@@ -273,7 +273,8 @@ class LawFile(Summarised):
         """N*(C) and D*(C) a tenth of, at and ten times the largest fitted budget, of models trained whole; None where
         the law has no draws, has too few runs, does not read N and D, or has no loss there (its runs trained a small
         share alone)."""
-        if self.draws is None or self.status == "too-few-points" or not {"params", "tokens"} <= set(law_named(self.law).varies):
+        told = self.draws is not None and self.status != "too-few-points"
+        if not told or not {"params", "tokens"} <= set(law_named(self.law).varies):
             return None
         found = self.bootstrap().compute_optimum(self.range["flop"][1] * np.array([0.1, 1.0, 10.0]))
         losses = [size.loss.value for size in found.sizes]
