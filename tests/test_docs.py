@@ -23,7 +23,7 @@ from isoembed.workflows import sweep
 
 ROOT = Path(__file__).parents[1]
 LEDGER = ROOT / "benchmarks" / "results" / "nano_study.jsonl.gz"
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "lab-notes.md")]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

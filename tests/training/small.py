@@ -171,7 +171,7 @@ def on_two_ranks(worker: Callable[[int, Path], None], folder: Path, *, seconds: 
     """Run `worker(rank, folder)` in a process each of one gloo group; ranks that wait for each other for ever fail.
 
     Twice in some hundred runs glibc found a rank's heap spoilt, with sharded weights on a CPU; by what is not known
-    (docs/lab-notes.md, 2026-11-28). Such ranks are started once more, from the folder as it was, with a warning.
+    (docs/lab-notes/house.md, 2026-11-28). Such ranks are started once more, from the folder as it was, with a warning.
     """
     with TemporaryDirectory() as kept:
         before = shutil.copytree(folder, Path(kept) / "before")

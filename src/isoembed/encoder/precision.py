@@ -16,7 +16,7 @@ from isoembed.recipe import Precision
 #: `auto`: bf16 where that is faster here, else fp32
 AskedPrecision = Literal["auto", "fp32", "bf16"]
 
-#: hidden width from which bf16 is faster on CPUs that multiply in it (docs/lab-notes.md, 2026-11-28)
+#: hidden width from which bf16 is faster on CPUs that multiply in it (docs/lab-notes/models.md, 2026-11-28)
 CPU_BF16_HIDDEN = 256
 
 

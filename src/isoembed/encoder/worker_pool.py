@@ -1,7 +1,7 @@
 """Several mini-batches at once on a CPU: a mini-batch a thread, instead of every operation cut over all threads.
 
 torch splits each operation over the threads and waits for the slowest of them, a few hundred times a mini-batch.  With
-a mini-batch a thread they wait once a pass.  What it brings by model size: docs/lab-notes.md, 2026-11-26.
+a mini-batch a thread they wait once a pass.  What it brings by model size: docs/lab-notes/speed.md, 2026-11-26.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from isoembed.laws.points import Floats
 #: standard errors from 0 beyond which the bias of back-tests has a sign
 SIGN = 2.0
 #: of ln loss, for each factor e of C from the runs that set a law's level on other pairs: the root mean square of six
-#: runs, forecast before they were made, at 4 and 16 times them; one source (docs/lab-notes.md, 2026-11-28)
+#: runs, forecast before they were made, at 4 and 16 times them; one source (docs/lab-notes/laws.md, 2026-11-28)
 LEVEL_DRIFT = 0.085
 #: half a 95 % interval in standard errors
 _HALF = 1.96

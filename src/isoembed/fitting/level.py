@@ -2,15 +2,15 @@
 
 From one data set to another e^L - 1 changes by about one factor c, the same for every size, budget and method: between
 the nano study's mixture and docstrings ln c is 1.51, 1.55 and 1.53 for three methods, which leaves .7 to 1.6 % of the
-loss (docs/lab-notes.md, 2026-11-28).
+loss (docs/lab-notes/laws.md, 2026-11-28).
 
 1. For each run r on the new pairs, and each draw b of its method's law: ln(e^L_r - 1) - ln(e^M_br - 1).
 2. ln c_b is their mean over all runs and methods, weighted by what a run's noise in ln L is there, and off by a normal
    draw of its own standard error.
    Losses taken among fewer candidates than the law's are converted first (`isoembed.laws.candidates`).
 3. The factor is not the same far from the budgets of these runs: on templated pairs it fell by 1 to 34 % at 4 to 16
-   times them (docs/lab-notes.md, 2026-11-28).  So runs of two budgets or more are asked for, and forecasts away from
-   them are widened (`LEVEL_DRIFT` of `isoembed.fitting.drift`).
+   times them (docs/lab-notes/laws.md, 2026-11-28).  So runs of two budgets or more are asked for, and forecasts away
+   from them are widened (`LEVEL_DRIFT` of `isoembed.fitting.drift`).
 4. Runs that lie further around one level than their noise allows make the laws `biased`.
 
 Shapes: B draws, R runs.

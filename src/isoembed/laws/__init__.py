@@ -13,7 +13,7 @@ from isoembed.laws.points import Points
 from isoembed.laws.power import POWER
 from isoembed.laws.rectified import RECTIFIED
 
-#: the law that forecasts contrastive losses best (docs/lab-notes.md, 2026-11-28)
+#: the law that forecasts contrastive losses best (docs/lab-notes/laws.md, 2026-11-28)
 INTERACTION_ODDS = Odds(INTERACTION)
 LAWS: tuple[Law, ...] = (
     HOFFMANN,

@@ -1,6 +1,6 @@
 """A contrastive loss among other candidates than it was taken: z = (e^L - 1) / (K - 1), what chance leaves over.
 
-Measured on the nano study (docs/lab-notes.md): ln z1024 = .16 + 1.27 ln z32, standard deviation .076; from 512
+Measured on the nano study (docs/lab-notes/laws.md): ln z1024 = .16 + 1.27 ln z32, standard deviation .076; from 512
 candidates on z moves by 1 % at most.  In between, both numbers and the deviation are taken in proportion to ln K:
 assumed.  Below 32 nothing was measured.
 """

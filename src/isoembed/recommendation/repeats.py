@@ -6,7 +6,7 @@ from isoembed.fitting.repetition import ONE_EPOCH, PRETRAINING_R_STAR, Repetitio
 from isoembed.recipe import Recipe
 from isoembed.recommendation.notes import RecipeNote, note
 
-#: docs/lab-notes.md, 2026-11-26: full fine-tuning at 6e10 FLOP, the same tokens over fewer pairs
+#: docs/lab-notes/laws.md, 2026-11-26: full fine-tuning at 6e10 FLOP, the same tokens over fewer pairs
 MEASURED = "nano-28k on dictionary pairs, held-out loss 5.98 on fresh ones, 8.54 in 4 epochs, 15.6 in 8"
 
 

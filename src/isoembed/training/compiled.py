@@ -1,7 +1,7 @@
 """Blocks compiled by torch while a model trains: fewer, larger kernels for whatever is not a matrix product.
 
 A graph serves every text length and mini-batch size, and blocks that train the same: with and without gradient, that is
-a handful in the first step and none after it.  Meant for a GPU; on a CPU a pool brings more (docs/lab-notes.md,
+a handful in the first step and none after it.  Meant for a GPU; on a CPU a pool brings more (docs/lab-notes/speed.md,
 2026-11-26), and the two do not go together: torch's compiler is not safe where other threads run the same code.
 """
 

@@ -4,7 +4,7 @@ As peft runs it a layer computes W x + s B (A x): two more products and a sum, e
 M = W + s B A is made once a batch, forward and backward passes run as for a dense layer, and the gradient of M gives
 those of both factors at the end: exact.  A dense weight's gradient costs 2 FLOP a weight and token; the factors' passes
 6 FLOP a weight of theirs and what reading and writing their inputs and outputs takes.  So this pays where layers are
-narrow, on a CPU (docs/lab-notes.md, 2026-11-26).
+narrow, on a CPU (docs/lab-notes/speed.md, 2026-11-26).
 """
 
 from __future__ import annotations
