@@ -38,7 +38,7 @@ LARGEST = 2**53
 #: a number of things
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 #: a number of things of which there is at least one
-Some = Annotated[int, Field(ge=1, le=LARGEST)]
+PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Frozen(BaseModel):
@@ -59,7 +59,7 @@ class Frozen(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise rejected(error, type(self).__name__) from None
+            raise from_validation(error, type(self).__name__) from None
 
     # pydantic's own mark (RootModel bears it too): fields that are values themselves are read without this `__init__`
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ class Summarised(Frozen):
         return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
 
 
-def rejected(error: ValidationError, owner: str = "") -> InputError:
+def from_validation(error: ValidationError, owner: str = "") -> InputError:
     """The first complaint of pydantic's about a value a user gave, as an InputError; `owner` says whose field it is."""
     first = error.errors()[0]
     if isinstance(worded := first.get("ctx", {}).get("error"), InputError):
@@ -233,7 +233,7 @@ def portable(error: Exception) -> Exception | None:
     return None
 
 
-def refused(error: OSError) -> str:
+def from_os_error(error: OSError) -> str:
     """What the operating system refused (a full disk, a folder without permission, a name too long), in one line."""
     where = f" at {error.filename}" if error.filename else ""
     why = os.strerror(error.errno) if error.errno else error

@@ -14,14 +14,14 @@ from isoembed.core import (
     Count,
     Frozen,
     InputError,
-    Some,
+    PositiveInt,
     Summarised,
     check_named,
     checked,
     expanded,
     fingerprint,
+    from_validation,
     placeless,
-    rejected,
 )
 from isoembed.families.base import Family, ModelSpec
 from isoembed.flops import Cost, Price
@@ -104,9 +104,9 @@ class Teacher(Frozen):
 
     source: str = Field(description="folder or hub id of a sentence-transformers model")
     weights: str = Field(description="hash of its weights, its tokenizer and how it pools")
-    params: Some = Field(description="non-embedding parameters that a token runs through")
-    width: Some = Field(description="dimensions of its vectors")
-    context: Some = Field(description="tokens of a text that it reads at most")
+    params: PositiveInt = Field(description="non-embedding parameters that a token runs through")
+    width: PositiveInt = Field(description="dimensions of its vectors")
+    context: PositiveInt = Field(description="tokens of a text that it reads at most")
     loss: Annotated[TeacherLoss, _known("teacher_loss", TeacherLoss)] = "cosine"
     weight: float = Field(1.0, ge=0, le=1, description="of its loss; the contrastive one has the rest")
 
@@ -282,8 +282,10 @@ class EarlyStopping(Frozen):
     """Which weights a run keeps, and what ends it before its tokens are spent: the held-out loss, taken as it goes."""
 
     keep: Literal["last", "best"] = Field("last", description="weights of the last step, or of the least held-out loss")
-    patience: Some | None = Field(None, description="end after so many evaluations without a lower loss; None: never")
-    eval_steps: Some | None = Field(None, description="steps between evaluations; None: after every epoch")
+    patience: PositiveInt | None = Field(
+        None, description="end after so many evaluations with no lower loss; None: never"
+    )
+    eval_steps: PositiveInt | None = Field(None, description="steps between evaluations; None: after every epoch")
 
     @model_validator(mode="after")
     def _used(self) -> EarlyStopping:
@@ -318,8 +320,8 @@ class DataStats(Frozen):
     fingerprint: str | None = Field(None, description="hash of the tokenised training pairs; None where assumed")
     source: str = "assumed: 14 + 64 tokens per pair, as in the paper's corpus"
     tokenizer: str | None = Field(None, description="hash of the tokenizer")
-    context_tokens: Some = 75
-    pairs: Some | None = Field(None, description="unique training pairs; None where unlimited")
+    context_tokens: PositiveInt = 75
+    pairs: PositiveInt | None = Field(None, description="unique training pairs; None where unlimited")
     query_tokens: float = Field(14.0, gt=0, le=LARGEST, description="mean real tokens of a query, after truncation")
     positive_tokens: float = Field(
         64.0, gt=0, le=LARGEST, description="mean real tokens of a positive, after truncation"
@@ -437,11 +439,11 @@ class Recipe(Setup, Summarised):
     base_hash: str | None = Field(None, description="hash of the base weights, filled in when they are at hand")
     method: Method
     data: DataStats
-    unique_pairs: Some | None = Field(
+    unique_pairs: PositiveInt | None = Field(
         None, description="train on the first so many of the data's unique pairs alone, again and again; None: on all"
     )
     seed: Count = 0
-    train_tokens: Some = Field(description="real tokens to process; the run ends with the step that reaches it")
+    train_tokens: PositiveInt = Field(description="real tokens to process; the run ends with the step that reaches it")
     learning_rate: float = Field(gt=0, le=LARGEST_RATE, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
     end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
@@ -470,7 +472,7 @@ class Recipe(Setup, Summarised):
         try:
             return cls.model_validate_json(json.dumps({name: value[name] for name in value if name not in DERIVED}))
         except ValidationError as error:
-            raise rejected(error, f"the recipe in {file}") from None
+            raise from_validation(error, f"the recipe in {file}") from None
 
     def derived(self) -> dict[str, Any]:
         """What follows from the fields, by the names of `DERIVED`."""

@@ -14,7 +14,7 @@ import pytest
 from isoembed.cli import entry as cli
 from isoembed.cli import terminal
 from isoembed.cli.terminal import console
-from isoembed.core import InputError, refused
+from isoembed.core import InputError, from_os_error
 from isoembed.report.terminal.layout import columns_table
 
 RECIPE = ("recipe", "--budget", "1e13")
@@ -105,7 +105,7 @@ def test_what_went_wrong_is_a_line_and_a_status(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == status
-    said = refused(error) if isinstance(error, OSError) else error
+    said = from_os_error(error) if isinstance(error, OSError) else error
     assert capsys.readouterr().err == f"isoembed: {said}\n"
     monkeypatch.setattr(sys, "argv", ["isoembed", "--debug"])
     with pytest.raises(type(error)):

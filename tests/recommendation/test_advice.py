@@ -376,7 +376,7 @@ def models() -> list[type[Frozen]]:
 
 
 def test_bounds_that_a_field_declares_bite() -> None:
-    """`Some = Annotated[int, Field(ge=1)]` wins over `= Field(ge=2)`: batches of one pair were accepted."""
+    """`PositiveInt = Annotated[int, Field(ge=1)]` wins over `= Field(ge=2)`: batches of one pair were accepted."""
     declared = 0
     for model in models():
         body = ast.parse(inspect.getsource(model)).body[0]

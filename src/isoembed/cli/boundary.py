@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from isoembed.cli.options import ALIASES
-from isoembed.core import LARGEST, InputError, not_installed, refused, rejected, system_error
+from isoembed.core import LARGEST, InputError, from_os_error, from_validation, not_installed, system_error
 
 #: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
 _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -48,7 +48,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except ValidationError as error:
-            raise InputError(with_flags(str(rejected(error)), ctx)) from error
+            raise InputError(with_flags(str(from_validation(error)), ctx)) from error
         except InputError as error:
             error.args = (with_flags(str(error), ctx),)
             raise
@@ -145,9 +145,9 @@ def line_of(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if system := system_error(error):
-        return refused(system)
+        return from_os_error(system)
     if isinstance(error, ValidationError):
-        return str(rejected(error))
+        return str(from_validation(error))
     if isinstance(error, ModuleNotFoundError) and (missing := not_installed(error.name or "")):
         return str(missing)
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:

@@ -7,15 +7,15 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from isoembed.core import Count, Frozen, InputError, Some, checked, number_of
+from isoembed.core import Count, Frozen, InputError, PositiveInt, checked, number_of
 
 
 class Dense(Frozen):
     """`count` dense layers of `inputs` x `outputs` inside the transformer blocks (what LoRA adapts)."""
 
-    inputs: Some
-    outputs: Some
-    count: Some
+    inputs: PositiveInt
+    outputs: PositiveInt
+    count: PositiveInt
 
 
 class StoredFile(Frozen):
@@ -41,12 +41,12 @@ class ModelSpec(Frozen):
 
     name: str
     source: str
-    depth: Some | None = Field(
+    depth: PositiveInt | None = Field(
         None, description="the first so many of the blocks at `source`, with its final norm; None: all of them"
     )
     file: StoredFile | None = Field(None, description="the file at `source`; None for a folder of safetensors")
-    hidden: Some
-    vocab: Some
+    hidden: PositiveInt
+    vocab: PositiveInt
     block_params: tuple[Count, ...] = Field(description="parameters of each transformer block, first to last")
     idle_block_params: tuple[Count, ...] = Field(
         (), description="parameters of each block that a token does not run through, experts not chosen; () without"
@@ -59,8 +59,8 @@ class ModelSpec(Frozen):
     outer_bias_params: Count = Field(0, description="those of `bias_params` outside the blocks")
     outer_norm_params: Count = Field(0, description="those of `norm_params` outside the blocks")
     dense: tuple[Dense, ...] = Field(description="dense layers inside the blocks, grouped by shape")
-    head_width: Some | None = Field(None, description="attention heads x mean head size where that is not `hidden`")
-    context: Some = Field(description="longest sequence in tokens")
+    head_width: PositiveInt | None = Field(None, description="heads x mean head size where that is not `hidden`")
+    context: PositiveInt = Field(description="longest sequence in tokens")
     pretraining_rate: float | None = Field(None, gt=0, description="published peak learning rate of pretraining")
 
     @property

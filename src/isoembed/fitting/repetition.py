@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from isoembed.core import Frozen, Some, number_of
+from isoembed.core import Frozen, PositiveInt, number_of
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.minimise import huber_sum
 from isoembed.laws.base import Law
@@ -97,8 +97,8 @@ class Repetition(Frozen):
     r_star: Interval = Field(
         alias="worth", description="R*; high None: not identified, the repeats cost no more than noise hides"
     )
-    runs: Some = Field(description="runs that repeat their data")
-    recipes: Some = Field(description="recipes that they are of, each with a single-epoch run")
+    runs: PositiveInt = Field(description="runs that repeat their data")
+    recipes: PositiveInt = Field(description="recipes that they are of, each with a single-epoch run")
     epochs: tuple[float, float] = Field(alias="passes", description="fewest and most epochs over the unique pairs")
     noise: float = Field(ge=0, description="standard deviation of one run's ln loss, as the draws had it")
     draws: tuple[float, ...] = Field((), description="R* of each of the law's draws, within 0.01 and 10000")

@@ -188,7 +188,7 @@ class SweepFolder:
         if worker is not None and worker.is_gone():
             return False
         try:
-            beat = self._beat(attempt).read_bytes()
+            beat = self._heartbeat_file(attempt).read_bytes()
         except FileNotFoundError:  # not yet
             beat = b""
         now, watched = time.monotonic(), self._watched.get(attempt)
@@ -213,7 +213,7 @@ class SweepFolder:
         return silences
 
     def _last_sign(self, attempt: Attempt) -> float | None:
-        for file in (self._beat(attempt), self._attempt(attempt)):
+        for file in (self._heartbeat_file(attempt), self._attempt(attempt)):
             with suppress(OSError), file.open("rb") as opened:  # opened, so that a network's file system looks anew
                 return os.fstat(opened.fileno()).st_mtime
         return None
@@ -227,7 +227,7 @@ class SweepFolder:
 
     def heartbeat(self, attempt: Attempt) -> None:
         """Tell that this attempt is being worked on.  In place, so that a disk that has become full does not matter."""
-        handle = os.open(self._beat(attempt), os.O_WRONLY | os.O_CREAT, 0o666)
+        handle = os.open(self._heartbeat_file(attempt), os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.write(handle, uuid.uuid4().hex.encode())
         finally:
@@ -309,7 +309,7 @@ class SweepFolder:
     def _attempt(self, attempt: Attempt) -> Path:
         return self.path / "attempts" / f"{attempt.key}.{attempt.number}"
 
-    def _beat(self, attempt: Attempt) -> Path:
+    def _heartbeat_file(self, attempt: Attempt) -> Path:
         return self.path / "attempts" / f"{attempt.key}.{attempt.number}.beat"
 
     def _end(self, attempt: Attempt) -> Path:

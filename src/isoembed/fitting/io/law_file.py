@@ -11,7 +11,17 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from isoembed.core import Count, Frozen, InputError, Some, Summarised, checked, expanded, fingerprint, write_atomically
+from isoembed.core import (
+    Count,
+    Frozen,
+    InputError,
+    PositiveInt,
+    Summarised,
+    checked,
+    expanded,
+    fingerprint,
+    write_atomically,
+)
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.bootstrap import Bootstrap, ComputeOptimum
 from isoembed.fitting.drift import Drift, away, below, beyond
@@ -37,7 +47,7 @@ class Draws(Frozen):
     """The bootstrap's refits, from which every later interval and recommendation is read."""
 
     seed: Count
-    runs: Some = Field(description="independent runs drawn from")
+    runs: PositiveInt = Field(description="independent runs drawn from")
     tail: float = Field(
         gt=0,
         le=(1 - LEVEL) / 2,
@@ -94,7 +104,7 @@ class LawFile(Summarised):
     method: str | None = Field(None, description="the fine-tuning method that the runs share")
     params: dict[str, Interval]
     objective: float
-    n_points: Some
+    n_points: PositiveInt
     starts_agreeing: float = Field(ge=0, le=1)
     status: str
     range: dict[str, tuple[float, float]]
