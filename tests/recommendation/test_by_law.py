@@ -225,7 +225,9 @@ def test_scarce_data_cap_the_tokens_and_ask_for_larger_models(laws: LawSet) -> N
     assert again.recipe.epochs > 1
     assert abs(again.recipe.flop - TARGET) <= again.recipe.cost.flop_per_token
     assert any("Muennighoff" in line for line in again.assumed)
-    assert there(there(again.loss).value) < there(there(scarce.loss).value)
+    assert scarce.loss is not None
+    assert again.loss is None, "an R* of pretraining gives an order, and no loss"
+    assert "borrowed from pretraining" in there(again.no_forecast)
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +239,8 @@ def repeating() -> LawSet:
 
 
 def test_the_laws_own_worth_of_repeats_decides_and_its_uncertainty_enters(repeating: LawSet) -> None:
-    """At R* = 3 repeats are worth less than at pretraining's 15.39: the loss expected is higher, and near the truth."""
+    """At R* = 3 repeats are worth less than at pretraining's 15.39: the loss expected is near the truth."""
     own = limited(repeating, pairs=5_000, repeats="measured")
-    other = limited(repeating, pairs=5_000, repeats="muennighoff")
-    assert there(there(own.loss).value) > there(there(other.loss).value)
     assert any("R* = " in line for line in own.known)
     assert not any("Muennighoff" in line for line in own.assumed)
     recipe = own.recipe

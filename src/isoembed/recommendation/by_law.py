@@ -50,7 +50,10 @@ def by_law(
         forecasts, guess = frontier.at(flop, far=True), True
         reasons.insert(0, note("no-forecast", "order-alone", error=str(error)))
     samples, best = forecasts.samples, forecasts.samples.best
-    recipe, lossless = forecasts.recipe(best), bool(reasons)
+    recipe = forecasts.recipe(best)
+    if _borrows_repeats(forecasts, recipe):
+        reasons.append(note("no-forecast", "ranking-repeats"))
+    lossless = bool(reasons)
     chosen_by = note(
         "basis",
         "by-law",
@@ -84,6 +87,12 @@ def by_law(
             "next_run": frontier.next_run(forecasts),
         }
     )
+
+
+def _borrows_repeats(forecasts: Forecasts, recipe: Recipe) -> bool:
+    """Whether the recipe repeats its pairs at what repeats are worth in pretraining, for want of the law's own R*."""
+    repeats, law = forecasts.request.constraints.repeats, forecasts.candidates[forecasts.samples.best].law
+    return (recipe.epochs or 0) > ONE_EPOCH and (repeats == "muennighoff" or law.repetition is None)
 
 
 def _ranked(forecasts: Forecasts, k: int, *, loss: bool, sure: bool) -> RankedRecipe:
@@ -137,7 +146,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *request.serving_notes(forecasts.flop, candidate.model),
     ]
     if (recipe.epochs or 0) > ONE_EPOCH:
-        if request.constraints.repeats == "muennighoff" or law.repetition is None:
+        if _borrows_repeats(forecasts, recipe):
             notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
         else:
             notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))

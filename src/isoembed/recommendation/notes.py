@@ -118,6 +118,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "ranking-other-data": ("ranking only", "the law was measured on other training data"),
     "ranking-other-tokenizer": ("ranking only", "the law was measured under another tokenizer"),
     "ranking-other-heldout": ("ranking only", "the law's losses are on another held-out set"),
+    "ranking-repeats": ("ranking only", "what repeats cost is borrowed from pretraining, and here they did harm"),
     # read from JSON of before there were notes
     "text": ("{text}",),
 }
