@@ -145,11 +145,10 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *request.teacher_notes(recipe),
         *request.serving_notes(forecasts.flop, candidate.model),
     ]
-    if (recipe.epochs or 0) > ONE_EPOCH:
-        if _borrows_repeats(forecasts, recipe):
-            notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
-        else:
-            notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))
+    if _borrows_repeats(forecasts, recipe):
+        notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
+    elif (recipe.epochs or 0) > ONE_EPOCH and law.repetition is not None:
+        notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))
     return notes
 
 
