@@ -129,7 +129,7 @@ def test_runs_of_another_shape_are_said(laws: LawSet) -> None:
     apart = replace(apart, points=replace(apart.points, loss=apart.points.loss * np.array([0.8, 1.2, 0.9, 1.1])))
     law = levelled(laws, [apart], "there").laws[0]
     assert law.status == "biased"
-    assert "times their noise" in law.notes[-1]
+    assert "times their noise" in law.describe()
 
 
 @pytest.mark.parametrize(

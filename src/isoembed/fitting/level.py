@@ -27,7 +27,6 @@ import numpy as np
 from isoembed.core import InputError, fingerprint, number_of
 from isoembed.fitting.drift import LEVEL_DRIFT
 from isoembed.fitting.fit import Fit
-from isoembed.fitting.intervals import percentile
 from isoembed.fitting.io.law_file import Draws, LawFile, LawSet
 from isoembed.fitting.settings import Group, Settings
 from isoembed.laws import law_named
@@ -69,22 +68,20 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str, *, least_ratio:
     misfit = math.sqrt((above_BR[0] - log_c_B[0]) ** 2 @ weight_R / (runs - 1))
     error = max(1.0, misfit) / math.sqrt(weight_R.sum())
     log_c_B[1:] += np.random.default_rng(0).normal(0.0, error, len(log_c_B) - 1)
-    c = percentile(math.exp(log_c_B[0]), np.exp(log_c_B[1:]), pairs[0][0].bootstrap().tail)
-    level = f"at the level of {number_of(runs, 'run')} of {source}, c = {c.describe()}"
     notes = [
-        f"{level}; its shape is from {pairs[0][0].source}",
+        f"c, at the level of {number_of(runs, 'run')} of {source}; its shape is from {pairs[0][0].source}",
         f"away from these runs' {budgets[0]:.3g} to {budgets[1]:.3g} FLOP forecasts are widened by {LEVEL_DRIFT:.1%} "
         "of ln loss for each factor e: runs made to test a level came out 1 to 34 % lower at 4 to 16 times its runs",
     ]
-    if misfit > MISFIT:
-        notes.append(f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there")
     update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings), "level_flop": budgets}
+    why: tuple[str, ...] = ()
     if misfit > MISFIT:
         update["status"] = "biased"
+        why = (f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there",)
     seen = fingerprint([group.points.fingerprint for group in groups])
     return LawSet(
         laws=tuple(
-            _at_level(law, log_c_B, seen).model_copy(
+            _at_level(law, log_c_B, seen, why).model_copy(
                 update={**update, "source": f"{law.source} at the level of {source}", "notes": (*law.notes, *notes)}
             )
             for law in laws.laws
@@ -123,10 +120,11 @@ def _above(law: LawFile, group: Group) -> tuple[Floats, Floats]:
     return np.log(np.expm1(loss_R)) - np.log(np.expm1(expected_BR)), np.hypot(law.run_noise * slope_R, error)
 
 
-def _at_level(law: LawFile, log_c_B: Floats, seen: str) -> LawFile:
+def _at_level(law: LawFile, log_c_B: Floats, seen: str, why: tuple[str, ...]) -> LawFile:
     """`law` with its curves moved; what its own runs alone told (alternatives, R*, outliers, checks) is left out."""
     assert law.draws is not None
     fit, draws = _moved(law.fit, law.draws, np.exp(log_c_B))
+    fit = fit.model_copy(update={"why": (*why, *fit.why)})
     moved = law.model_copy(update={"law": fit.law, "fit": fit, "draws": draws, "range": fit.range, "alternatives": ()})
     # what was held out on the law's own pairs goes on telling of its shape
     holdout = {by: held.model_copy(update={"law": fit.law}) for by, held in law.holdout.items()}
