@@ -219,13 +219,13 @@ def test_too_few_runs_have_no_intervals() -> None:
     assert found.compute_optimum() is None
 
 
-def test_runs_at_chance_teach_no_law() -> None:
-    """A law of the loss itself kept them without a word, where one of the odds set them aside."""
+def test_runs_at_chance_are_said() -> None:
+    """A law of the loss itself kept them without a word, where one of the odds sets them aside."""
     points = replace(planted("hoffmann", rows=12), candidates=1024)
     spoiled = replace(points, loss=np.concatenate([[7.1, math.log(1024)], points.loss[2:]]))
     found = study([HOFFMANN], group(spoiled), source="x", draws=0, by=())
-    assert found.n_points == 10
-    assert "2 runs at or above chance, ln 1024, set aside" in found.notes
+    assert found.n_points == 12
+    assert "2 runs at or above chance, ln 1024, kept: the law does not know chance, one of the odds does" in found.notes
 
 
 def test_many_rows_are_thinned_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,16 +80,16 @@ int utimensat(int at, const char *path, const struct timespec times[2], int flag
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from isoembed.sweep import folder as places, run
+from isoembed.sweep import folder as places, work
 from tests.sweep.fake import record
 places._namespace = lambda: sys.argv[2]
-run.HEARTBEAT_SECONDS = run._POLL_SECONDS = 0.1
+work.HEARTBEAT_SECONDS = work._POLL_SECONDS = 0.1
 def train(run, place):
     print("trains", flush=True)
     time.sleep(8)
     return record(run.recipe)
 print(time.time(), flush=True)
-print("wrote", run.work(places.SweepFolder(Path(sys.argv[1]), stale_seconds=4.0), train))
+print("wrote", work.work(places.SweepFolder(Path(sys.argv[1]), stale_seconds=4.0), train))
 """
 
 

@@ -133,9 +133,13 @@ def study(
 def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     """`group` without the runs that one of `laws` cannot speak of, and how many these are: all laws see the same."""
     keep_R = np.logical_and.reduce([law.applies(group.points) for law in laws])
-    if keep_R.all():
+    above = int(np.sum(group.points.loss >= np.log(group.points.candidates or np.inf)))
+    if not above:
         return group
-    note = f"{number_of(int(np.sum(~keep_R)), 'run')} at or above chance, ln {group.points.candidates}, set aside"
+    note = f"{number_of(above, 'run')} at or above chance, ln {group.points.candidates}, "
+    if keep_R.all():
+        return replace(group, notes=(*group.notes, f"{note}kept: the law does not know chance, one of the odds does"))
+    note += "set aside"
     rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
     return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
 

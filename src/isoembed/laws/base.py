@@ -123,8 +123,8 @@ class Law(ABC):
         return {}
 
     def applies(self, points: Points) -> NDArray[np.bool_]:
-        """Which rows (R,) the law can speak of: those below chance, ln K, where K is known; others learnt nothing."""
-        return np.asarray(points.loss < np.log(points.candidates or np.inf))
+        """Which rows (R,) the law can speak of: all, but where chance bounds the loss."""
+        return np.ones(len(points), dtype=bool)
 
     def check(self, points: Points) -> None:
         """Raise InputError where the law means nothing on `points`."""

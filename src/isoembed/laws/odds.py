@@ -12,6 +12,7 @@ intervals and hold-outs mean what they mean for every law; in ln w a run then we
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoembed.core import InputError
 from isoembed.laws.base import Law, Parameter
@@ -51,6 +52,10 @@ class Odds(Link):
 
     def held(self, points: Points) -> dict[str, float]:
         return self.form.held(points) | {CANDIDATES: _candidates(points)}
+
+    def applies(self, points: Points) -> NDArray[np.bool_]:
+        """Runs whose loss is below ln K: others have learnt nothing, and have no odds."""
+        return np.asarray(points.loss < np.log(points.candidates or np.inf))
 
     def check(self, points: Points) -> None:
         chance = float(np.log(_candidates(points)))
