@@ -88,7 +88,7 @@ def parts(given: argparse.Namespace) -> Iterator[Part]:
             "--out",
             str(given.work / f"{check}.json"),
         )
-        yield Part("right", check, about, command, 45.0)
+        yield Part("right", check, about, command, 240.0 if given.tiny else 45.0)
     for model in ("nano-28k",) if given.tiny else SPEED_MODELS:
         yield speed_part(given, model, first=model == SPEED_MODELS[0] or given.tiny)
     yield study_part(given)
