@@ -119,7 +119,7 @@ def speed_part(given: argparse.Namespace, model: str, *, first: bool) -> Part:
         sys.executable, str(BENCHMARKS / "gpu_speed.py"), "--model", source, "--methods", *methods, "--sides", *sides,
         *size, "--device", given.device, *(("--profile",) if first else ()), "--out", str(given.work / f"{model}.json"),
     )  # fmt: skip
-    seconds = (120.0 if given.tiny else 30.0) + 4.0 * flop / ASSUMED_FLOP_PER_SECOND
+    seconds = (300.0 if given.tiny else 30.0) + 4.0 * flop / ASSUMED_FLOP_PER_SECOND
     return Part("fast", model, f"{', '.join(methods)} beside the cached loss", command, seconds, flop, needs)
 
 
