@@ -54,18 +54,11 @@ def by_law(
     if _borrows_repeats(forecasts, recipe):
         reasons.append(note("no-forecast", "ranking-repeats"))
     lossless = bool(reasons)
-    chosen_by = note(
-        "basis",
-        "by-law",
-        law=forecasts.candidates[best].law.law,
-        family=f"{laws.settings.family}{' along its depth' if laws.settings.along == 'depth' else ''}",
-        candidates=number_of(len(forecasts.candidates), "candidate"),
-    )
     made = Recommendation(
         budget=request.budget,
         recipe=recipe,
         notes=(
-            chosen_by,
+            _chosen_by(laws, forecasts),
             *_rests_on(forecasts, recipe),
             *(each for each in found.notes if each.kind != "no-forecast"),
             *_warnings(laws, forecasts, recipe),
@@ -86,6 +79,17 @@ def by_law(
             "crossover": frontier.leading_crossover(forecasts),
             "next_run": frontier.next_run(forecasts),
         }
+    )
+
+
+def _chosen_by(laws: LawSet, forecasts: Forecasts) -> RecipeNote:
+    along = " along its depth" if laws.settings.along == "depth" else ""
+    return note(
+        "basis",
+        "by-law",
+        law=forecasts.candidates[forecasts.samples.best].law.law,
+        family=f"{laws.settings.family}{along}",
+        candidates=number_of(len(forecasts.candidates), "candidate"),
     )
 
 
