@@ -10,16 +10,12 @@ are added to `--out` as they come, and what is there is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
-from isoembed.core import write_atomically
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -31,6 +27,7 @@ from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
+from kept_rows import KeptRows, parsed
 
 EPOCHS = (1.0, 3.0, 5.0, 10.0)
 BATCH_PAIRS = 32
@@ -104,25 +101,17 @@ def main() -> None:
     parser.add_argument("pairs", nargs="*")
     parser.add_argument("--model", default="nano-51k")
     parser.add_argument("--epochs", default=",".join(f"{epochs:g}" for epochs in EPOCHS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path)
-    asked = parser.parse_args()
-    if asked.table is not None:
-        print(table(json.loads(asked.table.read_bytes())))
-        return
-    torch.set_num_threads(asked.threads)
-    found = json.loads(asked.out.read_bytes()) if asked.out.exists() else []
+    asked = parsed(parser, table)
+    found, model = KeptRows(asked.out), chosen(None, asked.model)[1]
     for spec in asked.pairs:
         name = Path(spec).name.partition(".")[0]
         for epochs in map(float, asked.epochs.split(",")):
-            model = chosen(None, asked.model)[1]
-            if any((each["pairs"], each["model"], each["epochs"]) == (name, model, epochs) for each in found):
+            if found.has({"pairs": name, "model": model, "epochs": epochs}):
                 continue
             with tempfile.TemporaryDirectory() as cache:
-                found.append(measured(spec, asked.model, epochs, Path(cache)) | {"pairs": name})
-            write_atomically(asked.out, json.dumps(found, indent=1) + "\n")
-            print({key: found[-1][key] for key in ("pairs", "model", "epochs", "steps", "loss", "ndcg", "seconds")})
+                row = measured(spec, asked.model, epochs, Path(cache)) | {"pairs": name}
+            found.add(row)
+            print({key: row[key] for key in ("pairs", "model", "epochs", "steps", "loss", "ndcg", "seconds")})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
     python benchmarks/preregistered.py run OUT second                cheapest first; end it and run it again at will
     python benchmarks/preregistered.py run OUT mixture
     python benchmarks/preregistered.py report OUT                    runs in preregistered.jsonl.gz, errors printed
+    python benchmarks/preregistered.py errors                        the same errors, of the runs that are kept here
 
 Two fits of each law: `low`, to the study's runs up to 3.2e11 FLOP, of which the mixture's runs lie 8 to 32 times
 beyond; and `all`, to 5e12.  The second source is one of the mixture's 17 alone (msdocs); there every law gets its
@@ -38,7 +39,7 @@ from isoembed.laws.points import Points
 from isoembed.methods import method_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.request import Request
-from isoembed.records import RunRecord
+from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.stage import Stage
@@ -234,20 +235,31 @@ def named(record: RunRecord) -> RunRecord:
 
 def report(out: Path) -> None:
     """What came of it, as far as it was run."""
-    rows = json.loads(FORECASTS.read_text(encoding="utf-8"))
     records: dict[str, RunRecord] = {}
     for source in PLANNED:
         folder = SweepFolder(out / source)
         mine = {planned.key for planned in own_runs(folder)}
         records |= {record.key: record for record in folder.ledger.records() if record.key in mine}
     SweepFolder(out / "second").ledger.export(RUNS, [named(record) for record in records.values()])
-    show(rows, {key: record.heldout.loss for key, record in records.items() if record.heldout is not None})
+    errors()
+
+
+def errors() -> None:
+    """What came of the runs in `RUNS`."""
+    rows = json.loads(FORECASTS.read_text(encoding="utf-8"))
+    show(rows, {each.key: each.heldout.loss for each in Ledger.open(RUNS).records() if each.heldout is not None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for what, places in ((plan, ("pairs", "out")), (run, ("out",)), (forecast, ("out",)), (report, ("out",))):
+    for what, places in (
+        (plan, ("pairs", "out")),
+        (run, ("out",)),
+        (forecast, ("out",)),
+        (report, ("out",)),
+        (errors, ()),
+    ):
         command = commands.add_parser(what.__name__)
         command.set_defaults(what=what)
         for name in places:

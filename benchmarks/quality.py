@@ -12,30 +12,30 @@ table has the mean over seeds of each variant less the plain recipe's of the sam
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 
 from isoembed import teacher
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError
 from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import BM25, DenseSystem, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup, TeacherLoss
+from isoembed.recipe import Options, PartialSetup
 from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
-from isoembed.workflows.job import DataOptions, plan_job
+from isoembed.workflows.job import DataOptions, Job, plan_job
+from kept_rows import KeptRows, Row, parsed
 
 BATCH_PAIRS = 32
 #: six that are scored, and the score of each kind
@@ -50,28 +50,27 @@ TASKS = (
 MAIN = {"sts": "spearman", "retrieval": "ndcg@10"}
 
 
-def _distilled(source: str, loss: TeacherLoss, weight: float) -> Options:
-    return Options(teacher=teacher(source, loss=loss, weight=weight))
-
-
 def variants(source: str | None) -> dict[str, Options]:
     """By name; those with a teacher only where there is one."""
     found = {"plain": Options(), "mask margin .1": Options(mask_margin=0.1)}
     if source is not None:
+        taught = teacher(source)
         found |= {
-            "cosine alone": _distilled(source, "cosine", 1.0),
-            "cosine and contrastive": _distilled(source, "cosine", 0.5),
-            "mse and contrastive": _distilled(source, "mse", 0.5),
-            "kl and contrastive": _distilled(source, "kl", 0.5),
-            "teacher as guide": Options(teacher=teacher(source, weight=0.0), mask_by="teacher", mask_margin=0.0),
+            name: Options(teacher=taught.model_copy(update={"loss": loss, "weight": weight}))
+            for name, loss, weight in (
+                ("cosine alone", "cosine", 1.0),
+                ("cosine and contrastive", "cosine", 0.5),
+                ("mse and contrastive", "mse", 0.5),
+                ("kl and contrastive", "kl", 0.5),
+            )
         }
+        guide = taught.model_copy(update={"weight": 0.0})
+        found["teacher as guide"] = Options(teacher=guide, mask_by="teacher", mask_margin=0.0)
     return found
 
 
-def measured(
-    asked: argparse.Namespace, options: Options, flop: float, seed: int, tasks: dict[str, Task]
-) -> dict[str, Any]:
-    """One run: its losses, its FLOP, its scores."""
+def planned(asked: argparse.Namespace, options: Options, flop: float, seed: int) -> Job:
+    """The run of one variant."""
     family, name = chosen(None, asked.model)
     request = Request(
         budget=Budget.parse(repr(flop)),
@@ -82,7 +81,14 @@ def measured(
         seed=seed,
         **dict(PartialSetup(batch_pairs=BATCH_PAIRS, options=options)),
     )
-    job = plan_job(request, DataOptions(",".join(asked.pairs)), cache=asked.cache)
+    return plan_job(request, DataOptions(",".join(asked.pairs)), cache=asked.cache)
+
+
+def measured(
+    asked: argparse.Namespace, options: Options, flop: float, seed: int, tasks: dict[str, Task]
+) -> dict[str, Any]:
+    """One run: its losses, its FLOP, its scores."""
+    job = planned(asked, options, flop, seed)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
         encoder, record = run(job.recipe, job.data, folder, execution=execution)
@@ -103,14 +109,11 @@ def scored(system: System, tasks: dict[str, Task]) -> dict[str, float]:
     return {name: task.score(system)[MAIN[name.partition("/")[0]]] for name, task in tasks.items()}
 
 
-def beside(asked: argparse.Namespace, tasks: dict[str, Task]) -> list[dict[str, Any]]:
+def beside(asked: argparse.Namespace, flop: float, tasks: dict[str, Task]) -> list[Row]:
     """The untrained base, BM25 on retrieval, and the teacher."""
-    family, name = chosen(None, asked.model)
-    recipe = Request.of("1e12", family, method="full", model=name).complete().recipe(
-        1e12, family.model(name or family.models[0].name), method_of("full")
-    )  # fmt: skip
-    job = plan_job(Request.of("1e12", family, method="full", model=name), ",".join(asked.pairs), cache=asked.cache)
-    found = {"untrained": scored(DenseSystem(Embedder(untrained(recipe), job.tokenizer, recipe.context_tokens)), tasks)}
+    job = planned(asked, Options(), flop, 0)
+    base = Embedder(untrained(job.recipe), job.tokenizer, job.recipe.context_tokens)
+    found = {"untrained": scored(DenseSystem(base), tasks)}
     found["BM25"] = scored(BM25(), {name: task for name, task in tasks.items() if name.startswith("retrieval/")})
     if asked.teacher is not None:
         found["teacher"] = scored(DenseSystem(Embedder.load(asked.teacher)), tasks)
@@ -170,31 +173,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="variants, separated by commas; default: all")
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path)
-    asked = parser.parse_args()
-    if asked.table is not None:
-        print(table(json.loads(asked.table.read_bytes())))
-        return
-    torch.set_num_threads(asked.threads)
+    asked = parsed(parser, table)
+    budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = {
         name: open_task(name.partition("/")[0], asked.tasks / name) for name in TASKS if (asked.tasks / name).exists()
     }
-    found = json.loads(asked.out.read_bytes()) if asked.out.exists() else beside(asked, tasks)
     known = variants(asked.teacher)
     only = list(known) if asked.only is None else asked.only.split(",")
     if unknown := sorted(set(only) - known.keys()):
         raise InputError(f"`only` names variants, of {', '.join(known)}; got {', '.join(unknown)}.")
-    for flop in map(float, asked.budgets.split(",")):
-        for seed in range(asked.seeds):
-            for variant in only:
-                place = {"variant": variant, "budget": flop, "seed": seed}
-                if any(place.items() <= each.items() for each in found):
-                    continue
-                found.append(place | measured(asked, known[variant], flop, seed, tasks))
-                write_atomically(asked.out, json.dumps(found, indent=1) + "\n")
-                print({**place, "loss": found[-1]["loss"], "seconds": found[-1]["seconds"]}, flush=True)
+    found = KeptRows(asked.out)
+    if not found.rows:
+        found.add(*beside(asked, budgets[0], tasks))
+    for flop, seed, variant in itertools.product(budgets, range(asked.seeds), only):
+        place = {"variant": variant, "budget": flop, "seed": seed}
+        if found.has(place):
+            continue
+        found.add(place | measured(asked, known[variant], flop, seed, tasks))
+        print({**place, "loss": found.rows[-1]["loss"], "seconds": found.rows[-1]["seconds"]}, flush=True)
 
 
 if __name__ == "__main__":

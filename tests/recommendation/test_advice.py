@@ -99,6 +99,14 @@ def sound(found: Recommendation, flop: float, pairs: int | None) -> None:
         assert candidate.loss.value <= math.log(1024), "above chance among the law's candidates"
 
 
+def test_one_run_is_not_forecast_above_chance_by_a_law_that_does_not_say_it(laws: LawSet) -> None:
+    """The law of bias alone is none of the odds; the others of its set say K."""
+    bare = tuple(law.model_copy(update={"alternatives": ()}) if law.method == "bias" else law for law in laws.laws)
+    found = nano(1e9, LawSet(laws=bare), constraints=Constraints(methods=("bias",)))
+    assert found.loss is not None
+    assert found.loss.ends[1] <= math.log(1024)
+
+
 @pytest.mark.parametrize("pairs", [None, 2_000, 400_000])
 @pytest.mark.parametrize("flop", [1e9, 1e11, 5e12, 1.4e14, 1e17, 1e20])
 def test_no_answer_by_the_shipped_law_is_absurd(flop: float, pairs: int | None) -> None:

@@ -7,6 +7,7 @@ import json
 from isoembed.budget import Budget
 from isoembed.families import NANO
 from isoembed.recipe import PartialSetup
+from isoembed.recommendation.notes import RecipeNote
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.result import Recommendation
 
@@ -43,3 +44,12 @@ def test_facts_are_told_by_kind_and_code() -> None:
     assert note.title == "law used at settings of no run"
     assert note.describe() == f"{note.title}: {note.fields['differences']}"
     assert len({*other.notes, *other.notes}) == len(set(map(str, other.notes)))  # they hash by content
+
+
+def test_notes_written_before_still_have_their_sentences() -> None:
+    """A sentence that asks for a field more could not be said of a recommendation that was kept."""
+    for each in (
+        RecipeNote(kind="assumed", code="setup", fields={"batch_pairs": 64, "context_tokens": 75}),
+        RecipeNote(kind="assumed", code="size-at-end", fields={"tokens_per_param": 1.2, "wanted": "larger"}),
+    ):
+        assert each.describe()

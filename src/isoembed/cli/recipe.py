@@ -113,10 +113,8 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 def recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
     """The recommendation as JSON."""
     value = recommendation.model_dump(mode="json")
-    recipe, memory = (
-        recommendation.recipe,
-        recipe_memory(recommendation.recipe, bf16=recommendation.budget.device is not None),
-    )
+    recipe = recommendation.recipe
+    memory = recipe_memory(recipe, bf16=recommendation.budget.device is not None)
     value["recipe"] = recipe_json(recipe)
     value["estimates"] = {
         "least_memory_bytes": memory.least,

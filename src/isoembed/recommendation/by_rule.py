@@ -23,6 +23,8 @@ from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 
+#: batch and context of the paper's runs
+_PAPER_SETUP = (1024, 75)
 #: of the unique tokens, from which on a recipe goes through all of them
 _WHOLE = 0.99
 #: the provisional rule for the size tells nothing within this factor either way
@@ -58,10 +60,9 @@ def by_rule(request: CompleteRequest) -> Recommendation:
     recipe = best.recipe
     rate_source = request.rate(recipe.model, method, recipe.train_tokens)[1]
     notes += [note("assumed", "learning-rate", source=rate_source), note("known", "cost"), request.data_note]
-    usual = (request.family.batch_pairs, request.family.context_tokens)
-    if rule is not None and (recipe.batch_pairs, recipe.context_tokens) != usual:
+    if rule is not None and (recipe.batch_pairs, recipe.context_tokens) != _PAPER_SETUP:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
-        notes.append(note("assumed", "setup", **setup, usual="{} pairs and {} tokens".format(*usual)))
+        notes.append(note("assumed", "setup", **setup))
     notes += [*request.teacher_notes(recipe), *request.serving_notes(flop, recipe.model)]
     notes += repeated(recipe)
     if isinstance(method, LoRA) and rule is not None:
@@ -169,8 +170,7 @@ def _size(
     if not low <= ratio <= high:
         end, other = ("smallest", "smaller") if ratio < low else ("largest", "larger")
         last = best.recipe.model.name == family.models[0 if end == "smallest" else -1].name
-        limit = "there is; take another family" if last else "its limits (memory, size) leave; raise them"
-        why = note("assumed", "size-at-end", tokens_per_param=wanted, wanted=other, limit=limit)
+        why = note("assumed", "size-at-end" if last else "size-limited", tokens_per_param=wanted, wanted=other)
         return [note("basis", "at-end", end=end, tokens_per_param=ratio), why], ()
     names, chosen = [spec.name for spec in request.models], best.recipe.model.name
     place = names.index(chosen)

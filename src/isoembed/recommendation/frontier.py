@@ -11,6 +11,7 @@ Shapes: B samples, K candidates, X runs that could be made, F budgets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ class Forecasts:
     """what a token of the request is in the laws' tokens"""
     left_out: tuple[Candidate, ...] = ()
     """candidates out of the law's reach"""
+    chance: float = math.inf
+    """nats: above it no loss is expected"""
 
     def of_method(self, method: str) -> list[int]:
         """The candidates of one method."""
@@ -85,8 +88,8 @@ class Forecasts:
         """Where one run of candidate `k` will end: the samples, and the noise of runs around them."""
         candidate, loss_B = self.candidates[k], self.samples.loss_BK[:, k]
         noise_B = np.random.default_rng([seed, k]).normal(0.0, candidate.law.run_noise, len(loss_B))
-        chance = min(each.law.chance for each in self.candidates)  # they share a held-out set
-        return percentile(float(self.samples.means[k]), np.minimum(loss_B * np.exp(noise_B), chance), candidate.tail)
+        losses_B = np.minimum(loss_B * np.exp(noise_B), self.chance)
+        return percentile(float(self.samples.means[k]), losses_B, candidate.tail)
 
     def behind(self, k: int, best: int) -> Interval:
         """Expected loss of candidate `k` above that of `best`, with the laws' uncertainty alone."""
@@ -134,7 +137,7 @@ class Frontier:
         loss_BK = self._samples.losses(within, tokens_K[within_K], request, self.token_worth)
         # with more samples than an interval leaves out there is no low end to name
         low_K = np.mean(loss_BK < _LEAST_LOSS, axis=0) >= [candidate.tail for candidate in within]
-        by_chance_K = loss_BK.mean(axis=0) >= self._samples.chance * (1 - 1e-9)  # nothing learnt: no order among them
+        by_chance_K = loss_BK.mean(axis=0) >= self.laws.chance * (1 - 1e-9)  # nothing learnt: no order among them
         kept_K = ~(low_K | by_chance_K) | far
         kept = [candidate for candidate, keep in zip(within, kept_K, strict=True) if keep]
         if not kept:
@@ -143,7 +146,10 @@ class Frontier:
             raise OutOfReachError(_out_of_reach(self.laws, flop, how))
         left_out = tuple(candidate for candidate in affordable if candidate not in kept)
         samples = CandidateSamples(loss_BK[:, kept_K])
-        return Forecasts(request, flop, kept, tokens_K[within_K][kept_K], samples, self.token_worth, left_out)
+        kept_tokens_K = tokens_K[within_K][kept_K]
+        return Forecasts(
+            request, flop, kept, kept_tokens_K, samples, self.token_worth, left_out, chance=self.laws.chance
+        )
 
     def _affordable(self, flop: float, request: CompleteRequest, *, short: bool) -> tuple[list[Candidate], Floats]:
         """The candidates that `flop` trains for 30 steps, and the tokens of each; for one step where there are none and

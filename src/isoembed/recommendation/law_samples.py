@@ -56,7 +56,6 @@ class LawSamples:
     def __init__(self, laws: LawSet) -> None:
         self.laws = laws
         self.count = max(len(law.bootstrap().theta_BP) for law in laws.laws)
-        self.chance = min(law.chance for law in laws.laws)  # they share a held-out set
         self._by_law: list[list[_SharedSamples]] = []
         self._r_star_B: list[Floats] = []
         """of each law; that of pretraining where none was measured"""
@@ -109,7 +108,7 @@ class LawSamples:
                 loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
         flop_K = tokens_K * [candidate.cost.flop_per_token for candidate in candidates]
         drift_BK = self._drift(candidates, token_worth * flop_K)
-        return below_chance(np.minimum(tamed(loss_BK), self.chance) * np.exp(drift_BK), self.chance)
+        return below_chance(np.minimum(tamed(loss_BK), self.laws.chance) * np.exp(drift_BK), self.laws.chance)
 
     def _drift(self, candidates: Sequence[Candidate], flop_K: Floats) -> Floats:
         """By how much ln loss (B, K) leaves the laws outside their budgets (`isoembed.fitting.drift`): in each sample

@@ -144,15 +144,24 @@ def count_axis(made: go.Figure, title: str) -> None:
 
 def shade_beyond(made: go.Figure, start: float, end: float) -> None:
     """Grey ground from `start` to `end` on the logarithmic x axis, where no run was fitted."""
-    made.add_vrect(x0=start, x1=end, fillcolor=NEUTRAL, opacity=0.15, line_width=0, layer="below")
-    # an annotation, unlike a shape, takes the logarithm on such an axis
+    shade(made, start, end, NEUTRAL)
+    note_at(made, start, "beyond<br>the runs", top=False)
+
+
+def shade(made: go.Figure, start: float, end: float, colour: str) -> None:
+    """A coloured ground from `start` to `end` on the x axis."""
+    made.add_vrect(x0=start, x1=end, fillcolor=colour, opacity=0.15, line_width=0, layer="below")
+
+
+def note_at(made: go.Figure, x: float, text: str, *, top: bool) -> None:
+    """Small words to the right of `x` on the logarithmic x axis, at the figure's top or bottom."""
     made.add_annotation(
-        x=math.log10(start),
-        y=0.0,
+        x=math.log10(x),  # an annotation, unlike a shape, takes the logarithm on such an axis
+        y=1.0 if top else 0.0,
         yref="paper",
         xanchor="left",
-        yanchor="bottom",
-        text="beyond<br>the runs",
+        yanchor="top" if top else "bottom",
+        text=text,
         align="left",
         showarrow=False,
         font={"size": 11},

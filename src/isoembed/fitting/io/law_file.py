@@ -345,6 +345,11 @@ class LawSet(Summarised):
             raise ValueError("the laws of a set share their settings")
         return self
 
+    @property
+    def chance(self) -> float:
+        """ln K, for the laws share a held-out set: of the one that says it; infinite where none does."""
+        return min(law.chance for law in self.laws)
+
     def summary(self) -> dict[str, str]:
         """One line per law."""
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import plotly.graph_objects as go
@@ -11,7 +10,18 @@ from isoembed.recommendation.result import MethodCrossover
 from isoembed.report.data import ReportData
 from isoembed.report.figures import marks
 from isoembed.report.figures.section import Drawings, Section
-from isoembed.report.theme import ACCENT, NEUTRAL, figure, flop_axis, method_style, plain, see_through, shade_beyond
+from isoembed.report.theme import (
+    ACCENT,
+    NEUTRAL,
+    figure,
+    flop_axis,
+    method_style,
+    note_at,
+    plain,
+    see_through,
+    shade,
+    shade_beyond,
+)
 
 
 def frontier(evidence: ReportData) -> Drawings:
@@ -78,18 +88,9 @@ def _add_crossover(made: go.Figure, crossover: MethodCrossover) -> None:
         return
     if high is not None:
         low = crossover.flop.low or crossover.looked_at[0]
-        made.add_vrect(x0=low, x1=high, fillcolor=ACCENT, opacity=0.15, line_width=0, layer="below")
+        shade(made, low, high, ACCENT)
     made.add_vline(x=value, line={"color": ACCENT, "dash": "dot", "width": 1.5}, layer="below")
-    made.add_annotation(
-        x=math.log10(value),
-        y=1.0,
-        yref="paper",
-        xanchor="left",
-        yanchor="top",
-        text=plain(f"{crossover.second} ahead of {crossover.first} from here"),
-        showarrow=False,
-        font={"size": 11},
-    )
+    note_at(made, value, plain(f"{crossover.second} ahead of {crossover.first} from here"), top=True)
 
 
 def _alt(evidence: ReportData) -> str:
