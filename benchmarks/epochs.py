@@ -69,6 +69,7 @@ def measured(spec: str, model: str, epochs: float, cache: Path) -> dict[str, Any
         "seconds": record.wall_seconds,
         "loss_untrained": record.heldout_before.loss,
         "loss": record.heldout.loss,
+        "mrr": record.heldout.mrr,
         "training_loss": record.final_loss,
         "ndcg_untrained": ndcg(DenseSystem(Embedder(base, job.tokenizer, recipe.context_tokens)), data),
         "ndcg": ndcg(DenseSystem(Embedder(encoder, job.tokenizer, recipe.context_tokens)), data),

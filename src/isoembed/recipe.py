@@ -84,6 +84,8 @@ TeacherLoss = Literal["cosine", "mse", "kl"]
 Judge = Literal["self", "teacher"]
 #: what a batch's pairs have in common: nothing, or their source
 BatchBy = Literal["mixed", "source"]
+#: what makes weights the best of a run
+BestBy = Literal["loss", "mrr"]
 
 
 def _known(field: str, names: Any) -> BeforeValidator:
@@ -279,23 +281,27 @@ PLAIN = Options()
 
 
 class EarlyStopping(Frozen):
-    """Which weights a run keeps, and what ends it before its tokens are spent: the held-out loss, taken as it goes."""
+    """Which weights a run keeps, and what ends it before its tokens are spent: what it does on held-out pairs."""
 
-    keep: Literal["last", "best"] = Field("last", description="weights of the last step, or of the least held-out loss")
+    keep: Literal["last", "best"] = Field("last", description="weights of the last step, or the best on held-out pairs")
     patience: PositiveInt | None = Field(
-        None, description="end after so many evaluations with no lower loss; None: never"
+        None, description="end after so many evaluations with none better; None: never"
+    )
+    metric_for_best_model: Annotated[BestBy, _known("metric_for_best_model", BestBy)] = Field(
+        "loss", description="what is best: the least held-out loss, or the greatest mean reciprocal rank (MRR)"
     )
     eval_steps: PositiveInt | None = Field(None, description="steps between evaluations; None: after every epoch")
 
     @model_validator(mode="after")
     def _used(self) -> EarlyStopping:
-        if self.eval_steps is not None and not self.evaluates:
-            raise InputError("`eval_steps` needs something to evaluate for; give `keep=best` or `patience`.")
+        for name in ("eval_steps", "metric_for_best_model"):
+            if getattr(self, name) != type(self).model_fields[name].default and not self.evaluates:
+                raise InputError(f"`{name}` needs something to evaluate for; give `keep=best` or `patience`.")
         return self
 
     @property
     def evaluates(self) -> bool:
-        """Whether the held-out loss is taken during the run."""
+        """Whether held-out pairs are looked at during the run."""
         return self.keep == "best" or self.patience is not None
 
     def __str__(self) -> str:
@@ -303,8 +309,9 @@ class EarlyStopping(Frozen):
         if not self.evaluates:
             return ""
         when = "every epoch" if self.eval_steps is None else f"every {self.eval_steps} steps"
-        ends = "" if self.patience is None else f", the run ends after {self.patience} without a lower one"
-        return f"the {self.keep} weights are kept, held-out loss taken {when}{ends}"
+        metric = "loss" if self.metric_for_best_model == "loss" else "MRR"
+        ends = "" if self.patience is None else f", the run ends after {self.patience} without a better one"
+        return f"the {self.keep} weights are kept, held-out {metric} taken {when}{ends}"
 
 
 #: all tokens are spent and the last weights kept

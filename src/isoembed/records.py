@@ -31,6 +31,9 @@ class Heldout(Frozen):
     """
 
     loss: float
+    mrr: float | None = Field(
+        None, description="mean reciprocal rank of a query's positive in its block, 0 to 1; None in older records"
+    )
     pairs: int
     candidates: int
     fingerprint: str
@@ -46,11 +49,12 @@ class LossPoint(Frozen):
 
 
 class HeldoutPoint(Frozen):
-    """The held-out loss during a run: after which step and how many tokens, and the seconds that it took."""
+    """The held-out loss and MRR during a run: after which step and how many tokens, and the seconds that they took."""
 
     step: int
     tokens: int
     loss: float
+    mrr: float | None = None
     seconds: float
 
 

@@ -171,7 +171,12 @@ def test_a_run_keeps_the_best_weights_and_says_so(place: Path) -> None:
     record = json.loads((place / "here/record.json").read_text())
     losses = [point["loss"] for point in record["evaluations"]]
     assert record["heldout"]["loss"] == min(losses)
-    assert record["recipe"]["early_stopping"] == {"keep": "best", "patience": 3, "eval_steps": 4}
+    assert record["recipe"]["early_stopping"] == {
+        "keep": "best",
+        "patience": 3,
+        "metric_for_best_model": "loss",
+        "eval_steps": 4,
+    }
     assert "held-out evaluations" in done.out
     assert "weights kept" in done.out
     assert "best weights are kept, held-out loss taken every 4 steps" in (place / "here/README.md").read_text()

@@ -32,9 +32,10 @@ BEST = EarlyStopping(keep="best", eval_steps=2)
 
 
 def planted_loss(trainer: Trainer, data: PairData) -> Heldout:
-    """In place of the loop's held-out loss: least after step 6."""
-    taken = [int(state["step"]) for state in trainer.optimizer.state.values()]
-    return Heldout(loss=1.0 + abs(6 - max(taken, default=0)), pairs=60, candidates=60, fingerprint="planted")
+    """In place of the loop's held-out loss, least after step 6, and MRR, greatest after step 8."""
+    taken = max((int(state["step"]) for state in trainer.optimizer.state.values()), default=0)
+    loss, mrr = 1.0 + abs(6 - taken), 0.5 - abs(8 - taken) / 20
+    return Heldout(loss=loss, mrr=mrr, pairs=60, candidates=60, fingerprint="planted")
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,14 @@ def test_resumed_is_bitwise_uninterrupted(step: int, data: PairData, tmp_path: P
     assert same(weights(encoder), weights(whole_encoder))
 
 
+def test_the_best_by_mrr_may_be_another(data: PairData, tmp_path: Path) -> None:
+    """As where the loss turns before the ranking does; patience goes by the same."""
+    rule = EarlyStopping(keep="best", eval_steps=2, patience=2, metric_for_best_model="mrr")
+    _, record = run(ruled(data, rule, steps=40), data, tmp_path)
+    assert record.heldout is not None
+    assert (record.kept_step, record.heldout.mrr, record.heldout.loss, record.steps) == (8, 0.5, 3, 12)
+
+
 def test_a_kill_after_an_evaluation_changes_nothing(
     data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +158,10 @@ def test_by_default_every_epoch_is_evaluated(data: PairData, tmp_path: Path, mon
 def test_what_cannot_be_is_refused(data: PairData, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`eval_steps` needs something to evaluate for"):
         EarlyStopping(eval_steps=5)
+    with pytest.raises(InputError, match="`metric_for_best_model` needs something to evaluate for"):
+        EarlyStopping(metric_for_best_model="mrr")
+    with pytest.raises(InputError, match="`metric_for_best_model` must be"):
+        EarlyStopping(keep="best", metric_for_best_model="ndcg")
     with pytest.raises(InputError, match="patience"):
         EarlyStopping(patience=0)
     rows = "".join(json.dumps({"query": f"what is {n}", "pos": f"it is {n} of all"}) + "\n" for n in range(60))

@@ -12,7 +12,7 @@ from isoembed.data.batches import Batch
 from isoembed.data.dataset import prepare
 from isoembed.encoder.encoder import Encoder, pad
 from isoembed.training import heldout
-from isoembed.training.heldout import heldout_loss
+from isoembed.training.heldout import heldout_loss, rank_of_positive
 from tests.evaluation.tiny import load, write_model
 
 TEMPERATURE = 0.1
@@ -89,6 +89,17 @@ def test_fewer_than_a_block_are_one_block_and_fewer_than_two_are_no_loss(encoder
         assert heldout_loss(encoder, pairs(few), temperature=TEMPERATURE) is None
 
 
+def test_mrr_by_hand_and_equal_texts_do_not_compete() -> None:
+    """Of a collapsed model, whose vectors are all equal, every positive is the last; of no numbers too."""
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 0.1]])
+    positive = torch.tensor([[1.0, 0.9], [0.1, 1.0], [1.0, 0.8], [2.0, 0.0]])
+    apart = torch.arange(4)
+    assert rank_of_positive(query, positive, [apart]).tolist() == [3, 1, 2, 4]
+    assert rank_of_positive(query, positive, [apart, torch.tensor([0, 1, 2, 0])]).tolist() == [2, 1, 2, 3]
+    for collapsed in (torch.ones(4, 2), torch.full((4, 2), torch.nan)):
+        assert rank_of_positive(collapsed, collapsed, [apart]).tolist() == [4, 4, 4, 4]
+
+
 @pytest.mark.parametrize("side", ["query_ids", "positive_ids"])
 def test_equal_texts_are_no_negatives_of_each_other(encoder: Encoder, side: str) -> None:
     data = pairs(6)
@@ -153,4 +164,5 @@ def test_real_pair_data(tmp_path: Path) -> None:
     result = heldout_loss(encoder, data, temperature=TEMPERATURE, candidates=16)
     assert result is not None
     assert result.pairs == len(data.heldout) // 16 * 16 > 0
+    assert 1 / 16 <= (result.mrr or 0) <= 1
     assert 0 < result.loss < 50

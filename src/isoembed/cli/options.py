@@ -311,10 +311,13 @@ class EarlyStoppingOptions:
 
     panel: ClassVar[str] = "Training"
 
-    keep: Annotated[str, typer.Option(help="weights of the last step, or best: of the least held-out loss")] = "last"
+    keep: Annotated[str, typer.Option(help="weights of the last step, or best: those best on held-out pairs")] = "last"
     patience: Annotated[
-        int | None, typer.Option(help="end after so many held-out evaluations without a lower loss")
+        int | None, typer.Option(help="end after so many held-out evaluations without a better one")
     ] = None
+    metric_for_best_model: Annotated[
+        str, typer.Option(help="what is best: the least held-out loss, or the greatest mrr (mean reciprocal rank)")
+    ] = "loss"
     eval_steps: Annotated[
         int | None, typer.Option(help="with --keep best or --patience: steps between evaluations; default: an epoch")
     ] = None

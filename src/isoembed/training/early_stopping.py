@@ -1,4 +1,4 @@
-"""The held-out loss as a run goes: when it is taken, when it ends the run, and the weights of the best one."""
+"""What a run does on held-out pairs as it goes: when it is taken, when it ends the run, and the best weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Evaluations:
 
     @property
     def best(self) -> HeldoutPoint:
-        """The first one of least loss."""
+        """The first one of least loss, or of greatest MRR."""
+        if self.rule.metric_for_best_model == "mrr":
+            return max(self.points, key=lambda point: point.mrr or 0.0)
         return min(self.points, key=lambda point: point.loss)
 
     def due(self, done: Counters) -> bool:
@@ -46,7 +48,7 @@ class Evaluations:
         return done.batch == 0 if self.rule.eval_steps is None else done.step % self.rule.eval_steps == 0
 
     def out_of_patience(self) -> bool:
-        """Whether the last evaluations were as many without a lower loss as the run has patience."""
+        """Whether the last evaluations were as many without a better one as the run has patience."""
         if self.rule.patience is None or not self.points:
             return False
         return len(self.points) - 1 - self.points.index(self.best) >= self.rule.patience
@@ -60,12 +62,17 @@ class Evaluations:
         if found is None or not self.rule.evaluates:
             return found
         device = next(self.encoder.parameters()).device
-        found = found.model_copy(update={"loss": total(found.loss if rank() == 0 else 0.0, device)})
+        firsts = {name: getattr(found, name) for name in ("loss", "mrr") if getattr(found, name) is not None}
+        found = found.model_copy(
+            update={name: total(value if rank() == 0 else 0.0, device) for name, value in firsts.items()}
+        )
         self._last = found
         if self._taken(done):
             return found
         seconds = time.perf_counter() - began
-        self.points.append(HeldoutPoint(step=done.step, tokens=done.tokens, loss=found.loss, seconds=seconds))
+        self.points.append(
+            HeldoutPoint(step=done.step, tokens=done.tokens, loss=found.loss, mrr=found.mrr, seconds=seconds)
+        )
         if self.rule.keep == "best" and self.best.step == done.step:
             self.best_weights = {
                 name: whole(value.detach()).to("cpu", copy=True) for name, value in trainable_of(self.encoder).items()
@@ -73,14 +80,14 @@ class Evaluations:
         return found
 
     def kept(self, last: Heldout | None) -> tuple[Heldout | None, int | None]:
-        """The loss of the weights that the recipe keeps, whose loss at the end was `last`, and the step that they are
-        of where that is not the last one; they are put back."""
+        """What the weights that the recipe keeps do, where those at the end did `last`, and the step that they are of
+        where that is not the last one; they are put back."""
         if last is None or self.best_weights is None or self.best.step == self.points[-1].step:
             return last, None
         with torch.no_grad():
             for name, parameter in trainable_of(self.encoder).items():
                 parameter.copy_(part_like(self.best_weights[name], parameter))
-        return last.model_copy(update={"loss": self.best.loss}), self.best.step
+        return last.model_copy(update={"loss": self.best.loss, "mrr": self.best.mrr}), self.best.step
 
     def _taken(self, done: Counters) -> bool:
         return bool(self.points) and self.points[-1].step == done.step

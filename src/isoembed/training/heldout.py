@@ -6,10 +6,11 @@ Shape legend: B pairs of a block, D embedding width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from isoembed.data.batches import Batch, heldout_batch
 from isoembed.data.dataset import BLOCK_PAIRS, PairData
@@ -34,19 +35,26 @@ def heldout_loss(
        out, because a loss among fewer candidates is lower.  Fewer than `candidates` in all are one smaller block.
     2. A block's loss is that of training (fp32, equal queries and equal positives are no negatives of each other); its
        value does not depend on `batch_tokens`, which bounds memory.  With `bf16` the products of the model are in bf16.
-    3. The fingerprint covers the texts used, the blocks and the temperature: losses compare where it is equal.
+    3. Beside it the mean reciprocal rank (MRR) of each query's positive among the block's: what ranks as high as the
+       positive counts before it, and equal texts are left out as in the loss.
+    4. The fingerprint covers the texts used, the blocks and the temperature: losses compare where it is equal.
     """
-    total, blocks, candidates = 0.0, 0, min(candidates, len(data.heldout))
+    losses: list[float] = []
+    ranks: list[torch.Tensor] = []
+    candidates = min(candidates, len(data.heldout))
     digest = _digest(candidates, temperature)
     for batch in _blocks(data, candidates):
         digest.update(_hashes(batch))
-        total += _block_loss(encoder, batch, temperature, batch_tokens, bf16)
-        blocks += 1
-    if not blocks:
+        query_BD, positive_BD = _embedded(encoder, batch, batch_tokens, bf16)
+        hashes = [torch.from_numpy(hash_B.view(np.int64)) for hash_B in (batch.query_hash_B, batch.positive_hash_B)]
+        losses.append(contrastive_loss(query_BD, positive_BD, temperature, *hashes).item())
+        ranks.append(rank_of_positive(query_BD, positive_BD, hashes))
+    if not losses:
         return None
     return Heldout(
-        loss=total / blocks,
-        pairs=blocks * candidates,
+        loss=sum(losses) / len(losses),
+        mrr=(1 / torch.cat(ranks)).mean().item(),
+        pairs=len(losses) * candidates,
         candidates=candidates,
         fingerprint=digest.hexdigest()[:16],
     )
@@ -78,12 +86,22 @@ def _hashes(batch: Batch) -> bytes:
     return batch.query_hash_B.tobytes() + batch.positive_hash_B.tobytes()
 
 
-def _block_loss(encoder: Encoder, batch: Batch, temperature: float, batch_tokens: int | None, bf16: bool) -> float:
-    sides = zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
+def rank_of_positive(query_BD: torch.Tensor, positive_BD: torch.Tensor, hashes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B,) the rank of each query's positive by cosine, from 1; pairs equal in one of `hashes`, (B,) each, do not
+    compete."""
+    cosine_BB = functional.normalize(query_BD.float(), dim=-1) @ functional.normalize(positive_BD.float(), dim=-1).T
+    before_BB = ~(cosine_BB < cosine_BB.diagonal()[:, None])  # what is no number is before all
+    for hash_B in hashes:
+        before_BB &= (hash_B[:, None] != hash_B[None, :]).to(before_BB.device)
+    return 1 + before_BB.sum(1)
+
+
+def _embedded(
+    encoder: Encoder, batch: Batch, batch_tokens: int | None, bf16: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, D) each: the queries, the positives."""
     query_BD, positive_BD = (
-        embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens, bf16=bf16) for ids, prompt in sides
+        embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens, bf16=bf16)
+        for ids, prompt in zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
     )
-    query_hash_B, positive_hash_B = (
-        torch.from_numpy(hash_B.view(np.int64)) for hash_B in (batch.query_hash_B, batch.positive_hash_B)
-    )
-    return contrastive_loss(query_BD, positive_BD, temperature, query_hash_B, positive_hash_B).item()
+    return query_BD, positive_BD

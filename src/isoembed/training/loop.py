@@ -187,9 +187,7 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
         )
     order_of(data, recipe.options, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
     if recipe.early_stopping.evaluates and len(data.heldout) < 2:
-        raise InputError(
-            "`keep=best` and `patience` go by the loss on held-out pairs, and the data leave none; give `heldout`."
-        )
+        raise InputError("`keep=best` and `patience` go by held-out pairs, and the data leave none; give `heldout`.")
     if execution.shard and world() == 1:
         raise InputError(
             "`shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "
