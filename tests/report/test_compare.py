@@ -191,11 +191,18 @@ def test_report_against_another_ledger_or_law(
 
     monkeypatch.setattr(Comparison, "open", opened)
     a, b, law, other = (Path(name) for name in ("a", "b", "law.json", "other.json"))
-    cli_report.report(a, law, tmp_path / "ab.html", b, other)
+    beside = cli_report.Sides(law=law, against=b, against_law=other)
+    cli_report.report(a, beside, tmp_path / "ab.html")
     said = capsys.readouterr().out
     assert said.count("  A  Fine-tune ") == said.count("  B  Fine-tune ") == 5
-    cli_report.report(a, law, tmp_path / "laws.html", None, other, as_json=True)
+    other_law = cli_report.Sides(law=law, against_law=other)
+    cli_report.report(a, other_law, tmp_path / "laws.html", as_json=True)
     assert asked == [((a, law), (b, other)), ((a, law), (a, other))]
     found = json.loads(capsys.readouterr().out)
     assert [each["recipes"] for each in found["answers"]] == [list(each.sentences) for each in both.answers]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ab.html", "laws.html"]
+    cli_report.figure("list", a, beside)
+    cli_report.figure("frontiers", a, other_law, tmp_path / "both.html", 500, 400)
+    assert asked[2:] == asked[:2]
+    assert capsys.readouterr().out.startswith("frontiers\nsizes\nThe lowest loss at each budget")
+    assert "Loss against budget, both" in (tmp_path / "both.html").read_text(encoding="utf-8")

@@ -221,7 +221,7 @@ def test_runs_of_several_settings_are_refused(tmp_path: Path) -> None:
 
 def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "report.html"
-    cli_report.report(study[0], study[1], out)
+    cli_report.report(study[0], cli_report.Sides(law=study[1]), out)
     assert f"MB in {out}" in capsys.readouterr().out.replace("\n", "")
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     assert "The answer" in Reader(out.read_text(encoding="utf-8")).text
@@ -229,7 +229,7 @@ def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest
 
 def draw(study: tuple[Path, Path], name: str, out: Path | None, file_format: str | None = None) -> None:
     wanted = None if file_format is None else cli_report.Format(file_format)
-    cli_report.figure(name, study[0], study[1], out, width=500, height=400, file_format=wanted)
+    cli_report.figure(name, study[0], cli_report.Sides(law=study[1]), out, width=500, height=400, file_format=wanted)
 
 
 def test_figure_command_lists_and_writes_html(

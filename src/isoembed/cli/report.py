@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,25 +13,44 @@ from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
 
+if TYPE_CHECKING:
+    from isoembed.report.compare import Comparison
+
 LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl.gz of `ledger export`")]
-LawPath = Annotated[
-    Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The laws of a ledger, and what is set beside it."""
+
+    law: Annotated[
+        Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
+    ] = None
+    against: Annotated[
+        Path | None, typer.Option("--against", help="another ledger, or a law, beside LEDGER, which may be a law too")
+    ] = None
+    against_law: Annotated[
+        Path | None, typer.Option("--against-law", help="law.json for --against; alone, another law of the same ledger")
+    ] = None
+
+    @property
+    def one(self) -> bool:
+        """Whether there is nothing beside the ledger."""
+        return self.against is None and self.against_law is None
+
+    def comparison(self, ledger: Path) -> Comparison:
+        """Of `ledger` and what is beside it."""
+        from isoembed.report.compare import Comparison
+
+        return Comparison.open((ledger, self.law), (self.against or ledger, self.against_law))
 
 
 def report(
     ledger: LedgerPath,
-    law: LawPath = None,
+    sides: Sides,
     out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
         "report.html"
     ),
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", help="another ledger, or a law: one page of both; a law may be LEDGER too"),
-    ] = None,
-    against_law: Annotated[
-        Path | None, typer.Option("--against-law", help="law.json for --against; alone, another law of the same ledger")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures.  With
@@ -38,10 +58,10 @@ def report(
     from isoembed.report.data import ReportData
     from isoembed.report.page import page
 
-    if against is not None or against_law is not None:
-        _compare((ledger, law), (against or ledger, against_law), out, as_json)
+    if not sides.one:
+        _compare(sides.comparison(ledger), out, as_json)
         return
-    evidence = ReportData.open(ledger, law)
+    evidence = ReportData.open(ledger, sides.law)
     html = page(evidence)
     write_atomically(out, html)
     if as_json:
@@ -56,11 +76,9 @@ def report(
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
-def _compare(a: tuple[Path, Path | None], b: tuple[Path, Path | None], out: Path, as_json: bool) -> None:
-    from isoembed.report.compare import Comparison
+def _compare(comparison: Comparison, out: Path, as_json: bool) -> None:
     from isoembed.report.page import comparison_page
 
-    comparison = Comparison.open(a, b)
     html = comparison_page(comparison)
     write_atomically(out, html)
     if as_json:
@@ -101,7 +119,7 @@ class Format(StrEnum):
 def figure(
     name: Annotated[str, typer.Argument(help="as frontier; `all` of them, or `list` their names")],
     ledger: LedgerPath,
-    law: LawPath = None,
+    sides: Sides,
     out: Annotated[
         Path | None, typer.Option("--out", help="file ending in .png, .svg, .pdf or .html; of `all` a folder")
     ] = None,
@@ -111,20 +129,20 @@ def figure(
     file_format: Annotated[Format | None, typer.Option("--format", help="of `all`; default: svg")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one figure of a ledger, or all, as PNG, SVG, PDF or HTML."""
+    """Write one figure of a ledger, or all, as PNG, SVG, PDF or HTML; with --against of two ledgers, or two laws."""
     from isoembed.report.data import ReportData
-    from isoembed.report.figures import drawings, drawn, figures
+    from isoembed.report.figures import compared, drawings, drawn
     from isoembed.report.render import write_figures
 
     _check_place(name, out, file_format)
     size: dict[str, Any] = {"width": width, "height": height, "dark": dark}
-    evidence = ReportData.open(ledger, law)
+    one = sides.one
+    known = drawings(ReportData.open(ledger, sides.law)) if one else compared.drawings(sides.comparison(ledger))
     if name == "all" and out is not None:
-        files = {each: out / f"{each}.{(file_format or Format.SVG).value}" for each in drawings(evidence)}
-        write_figures({files[each]: made for each, made in figures(evidence).items()}, **size)
+        files = {each: out / f"{each}.{(file_format or Format.SVG).value}" for each in known}
+        write_figures({files[each]: draw() for each, draw in known.items()}, **size)
         _say_all(files, out, as_json)
         return
-    known = drawings(evidence)
     if name == "list" or out is None:
         if as_json:
             terminal.print_json({"figures": list(known)})

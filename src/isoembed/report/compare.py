@@ -201,8 +201,7 @@ class Comparison:
         """For each method of either: its name, the forms of law, and rows of numbers with their intervals, of which the
         last value says whether these lie apart."""
         by_method: list[dict[str, LawFile]] = [
-            {law.method or law.law: law for law in (each.laws.laws if each.laws else ())}
-            for each in self.sides.values()
+            {law.method or law.law: law for law in each.law_files} for each in self.sides.values()
         ]
         found = []
         for method in dict.fromkeys([*by_method[0], *by_method[1]]):

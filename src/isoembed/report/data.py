@@ -121,7 +121,7 @@ class ReportData:
         known = {group.method: group.points.fingerprint for group in self.groups.values()}
         return [
             f"The {law.method or law.law} law was fitted to other runs than this ledger's."
-            for law in (self.laws.laws if self.laws else ())
+            for law in self.law_files
             if known.get(law.method) != law.data_fingerprint
         ]
 
@@ -185,7 +185,7 @@ class ReportData:
 
     def law_of(self, group: Group) -> LawFile | None:
         """The law fitted to `group`'s method."""
-        return next((law for law in (self.laws.laws if self.laws else ()) if law.method == group.method), None)
+        return next((law for law in self.law_files if law.method == group.method), None)
 
     def drawn(self, group: Group) -> list[RunRecord]:
         """The record behind each point of `group`."""
@@ -235,6 +235,13 @@ class ReportData:
         if not self.records and self.laws:
             names = {each.method.name for law in self.laws.laws for each in law.tested_settings}
         return tuple(name for known in METHODS if (name := known.called()) in names)
+
+    @cached_property
+    def law_files(self) -> tuple[LawFile, ...]:
+        """The law of each method, in the package's order of methods, those of other names last."""
+        order = {known.called(): place for place, known in enumerate(METHODS)}
+        laws = self.laws.laws if self.laws else ()
+        return tuple(sorted(laws, key=lambda law: order.get((law.method or "").partition(" ")[0], len(order))))
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:

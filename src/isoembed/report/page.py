@@ -68,7 +68,7 @@ def page(evidence: ReportData) -> str:
         open=_OPEN,
         stops=found,
         no_stops=reason,
-        laws=[_law(law) for law in (evidence.laws.laws if evidence.laws else ())],
+        laws=[_law(law) for law in evidence.law_files],
         provenance=provenance(evidence),
     )
 
@@ -133,7 +133,7 @@ def json_for_html(value: Any) -> Markup:
 def provenance(evidence: ReportData) -> list[tuple[str, str]]:
     """Where the page's numbers come from, name and value."""
     rows = _of_runs(evidence) if evidence.records else [("law", evidence.source)]
-    for law in evidence.laws.laws if evidence.laws else ():
+    for law in evidence.law_files:
         made = ", ".join(f"{name} {number}" for name, number in law.versions.items())
         rows.append((f"law of {law.method or law.law}", f"{law.law}, data {law.data_fingerprint}, with {made}"))
     return [*rows, *(("note", note) for note in evidence.notes)]

@@ -101,8 +101,7 @@ def in_a_sentence(recipe: Recipe) -> str:
 
 def _held_out(evidence: ReportData, recipe: Recipe) -> str:
     """How the forecasts of these laws came out where runs had been held out."""
-    laws = evidence.laws.laws if evidence.laws else ()
-    tested = [(law, each) for law in laws for each in law.holdout.values() if each.verdict != "untested"]
+    tested = [(law, each) for law in evidence.law_files for each in law.holdout.values() if each.verdict != "untested"]
     if not tested:
         return "no runs were held out"
     good = sum(each.verdict == "good" for _, each in tested)

@@ -17,6 +17,11 @@ from isoembed.report.terminal.layout import si
 from isoembed.report.theme import SIDES, figure, flop_axis, shade_beyond
 
 
+def drawings(comparison: Comparison) -> Drawings:
+    """What draws each figure of both, by its name as `isoembed figure` knows it."""
+    return {name: draw for _, drawn in SECTIONS for name, draw in drawn(comparison).items()}
+
+
 def frontiers(comparison: Comparison) -> Drawings:
     """The frontier of both; none where their losses or their budgets are of different things."""
     if comparison.apart or not comparison.counted_alike:
