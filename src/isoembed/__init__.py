@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from isoembed.training.execution import Execution
     from isoembed.training.loop import run
     from isoembed.workflows.certify import certify
-    from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_job, train, train_job
+    from isoembed.workflows.job import DataOptions, Job, evaluate_job, plan_extension, plan_job, train, train_job
     from isoembed.workflows.merge import merge
     from isoembed.workflows.mine import mine
     from isoembed.workflows.push import push
@@ -58,6 +58,7 @@ _LAZY = {
     "DataOptions": "isoembed.workflows.job",
     "Job": "isoembed.workflows.job",
     "evaluate_job": "isoembed.workflows.job",
+    "plan_extension": "isoembed.workflows.job",
     "plan_job": "isoembed.workflows.job",
     "train_job": "isoembed.workflows.job",
     "merge": "isoembed.workflows.merge",
@@ -112,6 +113,7 @@ __all__ = [
     "load_exported",
     "merge",
     "mine",
+    "plan_extension",
     "plan_job",
     "prepare",
     "push",

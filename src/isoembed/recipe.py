@@ -86,6 +86,8 @@ Judge = Literal["self", "teacher"]
 BatchBy = Literal["mixed", "source"]
 #: what makes weights the best of a run
 BestBy = Literal["loss", "mrr"]
+#: how the learning rate goes on after the warm-up: `isoembed.training.schedule`
+Schedule = Literal["cosine", "wsd"]
 
 
 def _known(field: str, names: Any) -> BeforeValidator:
@@ -190,6 +192,20 @@ class Options(Frozen):
         None, description="the exponential moving average of the weights is kept in their place, with this decay a step"
     )
 
+    schedule: Annotated[Schedule, _known("schedule", Schedule)] = Field(
+        "cosine",
+        description="of the learning rate: a cosine, or wsd (warm-up, stable, decay): constant, falling at the end",
+    )
+
+    decay_fraction: float = Field(0.2, description="share of a wsd run's tokens over which the rate falls")
+
+    @field_validator("decay_fraction", mode="before")
+    @classmethod
+    def _after_a_warmup(cls, fraction: Any) -> Any:
+        if isinstance(fraction, int | float) and not 0 < fraction <= 0.9:
+            raise InputError(f"`decay_fraction` must be above 0 and at most 0.9; got {fraction:g}. 0.2 is usual.")
+        return fraction
+
     @field_validator("ema_decay", mode="before")
     @classmethod
     def _a_decay(cls, decay: Any) -> Any:
@@ -242,6 +258,12 @@ class Options(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _of_its_schedule(self) -> Options:
+        if self.schedule != "wsd" and self.decay_fraction != type(self).model_fields["decay_fraction"].default:
+            raise InputError("`decay_fraction` is of a rate that is constant first; give `schedule=wsd` too.")
+        return self
+
     @property
     def margin(self) -> float | None:
         """How far a candidate may lie above the positive, in cosine; None: nothing is left out for its score."""
@@ -260,6 +282,8 @@ class Options(Frozen):
             "batch_by": "one source a batch",
             "ema_decay": f"weights averaged, EMA of decay {self.ema_decay or 0.0:g}",
             "source_alpha": f"sources by their pairs to the power {self.source_alpha or 0.0:g}",
+            "schedule": "rate constant, then falling (wsd)",
+            "decay_fraction": f"over the last {self.decay_fraction:.0%}",
         }
         changed = [name for name, value in self if value != type(self).model_fields[name].default]
         known = [words[name] for name in words if name in changed]
@@ -453,13 +477,25 @@ class Recipe(Setup, Summarised):
     train_tokens: PositiveInt = Field(description="real tokens to process; the run ends with the step that reaches it")
     learning_rate: float = Field(gt=0, le=LARGEST_RATE, description="peak rate of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the tokens over which the rate rises linearly")
-    end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak, after a cosine")
+    warmup_tokens: PositiveInt | None = Field(
+        None, description="tokens over which the rate rises, in place of that share: those of the run that this extends"
+    )
+    end_fraction: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak")
     weight_decay: float = Field(0.1, ge=0, le=100)
     max_grad_norm: float = Field(1.0, gt=0, le=LARGEST)
     precision: Precision | None = Field(
         None, description="of the products; None: as suits the machine that trains it, which says so in its record"
     )
     early_stopping: EarlyStopping = TO_THE_END
+
+    @model_validator(mode="after")
+    def _warm_before_it_falls(self) -> Recipe:
+        if self.trunk_tokens is not None and self.whole_warmup_tokens > self.trunk_tokens + 1:
+            raise InputError(
+                f"The rate must rise before it falls: {self.warmup_share:.0%} of the tokens warm up and "
+                f"`decay_fraction` is {self.options.decay_fraction:g}. Lower that."
+            )
+        return self
 
     @classmethod
     @checked
@@ -528,6 +564,30 @@ class Recipe(Setup, Summarised):
         return f"{', '.join(parts)}, temperature {self.temperature:g}"
 
     @property
+    def warmup_share(self) -> float:
+        """Of the tokens, those over which the rate rises."""
+        return self.warmup if self.warmup_tokens is None else self.warmup_tokens / self.train_tokens
+
+    @property
+    def whole_warmup_tokens(self) -> int:
+        """The same in whole tokens."""
+        return round(self.warmup * self.train_tokens) if self.warmup_tokens is None else self.warmup_tokens
+
+    @property
+    def trunk_tokens(self) -> int | None:
+        """The tokens before the rate begins to fall; None where it falls from the warm-up on."""
+        if self.options.schedule != "wsd":
+            return None
+        return self.train_tokens - max(1, round(self.options.decay_fraction * self.train_tokens))
+
+    @property
+    def fall_in_words(self) -> str:
+        """How the rate falls after the warm-up, and to which share of the peak."""
+        if self.options.schedule == "cosine":
+            return f"cosine to {self.end_fraction:.0%}"
+        return f"constant, over the last {self.options.decay_fraction:.0%} 1 - sqrt to {self.end_fraction:.0%}"
+
+    @property
     def average_in_words(self) -> str:
         """Which average of the weights is kept; empty where none is."""
         decay = self.options.ema_decay
@@ -590,6 +650,20 @@ class Recipe(Setup, Summarised):
             raise InputError(f"`epochs` must be a positive number up to 1e6, as 3; got {epochs}.")
         tokens = max(1, round(epochs * self.unique * self.data.tokens_per_pair))
         return self.model_copy(update={"train_tokens": tokens})
+
+    def extended(self, train_tokens: int) -> Recipe:
+        """The same run of more tokens: the same steps until this one's rate begins to fall."""
+        if self.options.schedule != "wsd":
+            raise InputError(
+                "A run can be extended where its rate stays at the peak before it falls; this one's is a "
+                f"{self.options.schedule}. Train with `schedule=wsd`, then extend that."
+            )
+        if train_tokens <= self.train_tokens:
+            raise InputError(
+                f"`budget` must be above that of the run that is extended: {train_tokens:,} tokens, it had "
+                f"{self.train_tokens:,}. Raise it."
+            )
+        return self.model_copy(update={"train_tokens": train_tokens, "warmup_tokens": self.whole_warmup_tokens})
 
     @property
     def key(self) -> str:

@@ -58,6 +58,20 @@ class HeldoutPoint(Frozen):
     seconds: float
 
 
+class Inherited(Frozen):
+    """What a run took over from a shorter one, whose steps before its rate fell are its own first ones."""
+
+    key: str = Field(description="of the shorter run")
+    steps: int
+    tokens: int
+    flop: float = Field(description="their C")
+    seconds: float
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{self.flop:.3g} FLOP and {self.seconds:,.0f} s are those of {self.key}, not spent again"
+
+
 class ScoreName(NamedTuple):
     """Which score: of a task, in a metric.  A record, and a column of an exported ledger, names it `task/metric`."""
 
@@ -107,6 +121,9 @@ class RunRecord(Summarised):
     evaluations: tuple[HeldoutPoint, ...] = Field((), description="held-out losses as the run went, where asked for")
     evaluation_flop: float = Field(0.0, description="of these evaluations, forward passes; no part of C")
     scores: dict[str, float] = Field({}, description="task/metric -> score of the trained model, where scored")
+    inherited: Inherited | None = Field(
+        None, description="of a run that extends another, what was not spent again; the other counts are of the whole"
+    )
     wall_seconds: float
     overhead_seconds: float | None = Field(
         None, description="beside the steps: loading, held-out evaluation, scoring; None where it was not measured"

@@ -135,6 +135,8 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "batch_by": "mixed",
         "source_alpha": None,
         "ema_decay": None,
+        "schedule": "cosine",
+        "decay_fraction": 0.2,
         "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],

@@ -146,6 +146,30 @@ def test_a_finished_runs_recipe_is_trained_again(place: Path) -> None:
     assert found["train_tokens"] == json.loads(advice.out)["recipe"]["train_tokens"]
 
 
+def test_a_run_is_extended_to_a_larger_budget_on_its_own_pairs(place: Path) -> None:
+    """What was given to it need not be said again, and must not be; its folder says what was not spent again."""
+    first = asked("train", "job.toml", "--schedule=wsd", inside=place)["record"]
+    extend = ["train", "--extend=here", "--out=longer", "--json"]
+    for option, words in {
+        "--seed=1": "leave --seed out",
+        "--schedule=wsd": "leave --schedule out",
+        "--recipe=here/recipe.json": "leave --recipe out",
+        "--epochs=9": "give `--budget` or `--epochs`",
+        "--budget=3e7": "`--budget` must be above",
+        "--cache=elsewhere": "Name that run's `--cache`",
+    }.items():
+        given = [option] if option.startswith("--budget") else ["--budget=6e7", option]
+        assert words in mistake(*extend, *given, inside=place)
+    record = asked(*extend, "--budget=6e7", inside=place)["record"]
+    taken = record["inherited"]
+    assert (taken["key"], record["recipe"]["warmup_tokens"]) == (
+        first["key"],
+        round(first["recipe"]["train_tokens"] / 10),
+    )
+    assert record["model_flop"] > 1.5 * first["model_flop"] > taken["flop"] > 0.5 * first["model_flop"]
+    assert planned("--extend=longer", "--epochs=50", "--out=x", inside=place)["train_tokens"] > record["tokens"]
+
+
 def test_epochs_are_a_budget_of_a_job_and_of_a_given_recipe(place: Path) -> None:
     """A finished run's recipe goes so often through pairs it was not made for, too."""
     model = ["--model=nano-28k", "--batch-pairs=8", "--data=pairs.jsonl"]

@@ -2,11 +2,14 @@
 
 import pytest
 
-from isoembed.training.schedule import rate_at
+from isoembed.training.schedule import cosine, wsd
+
+#: tokens before the rate falls, and all, of two runs
+LENGTHS = (8000, 10_000), (24_001, 30_001)
 
 
 def sequence(steps: int, end_fraction: float = 0.1) -> list[float]:
-    return [rate_at((step + 0.5) / steps, peak=1.0, warmup=0.1, end_fraction=end_fraction) for step in range(steps)]
+    return [cosine((step + 0.5) / steps, peak=1.0, warmup=0.1, end_fraction=end_fraction) for step in range(steps)]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 1000])
@@ -29,7 +32,7 @@ def test_one_step() -> None:
 @pytest.mark.parametrize("end_fraction", [0.0, 0.1])
 def test_end_is_held(end_fraction: float) -> None:
     for progress in (1.0, 1.0001, 1.5):
-        assert rate_at(progress, peak=2.0, warmup=0.1, end_fraction=end_fraction) == pytest.approx(2 * end_fraction)
+        assert cosine(progress, peak=2.0, warmup=0.1, end_fraction=end_fraction) == pytest.approx(2 * end_fraction)
 
 
 def test_rises_then_falls() -> None:
@@ -41,4 +44,18 @@ def test_rises_then_falls() -> None:
 
 
 def test_no_warmup() -> None:
-    assert rate_at(0.0, peak=1.0, warmup=0.0, end_fraction=0.1) == 1.0
+    assert cosine(0.0, peak=1.0, warmup=0.0, end_fraction=0.1) == 1.0
+
+
+def test_the_rate_is_constant_and_then_falls_as_one_minus_sqrt() -> None:
+    rates = [wsd(step + 0.5, 2, 8, 10, peak=1.0, end_fraction=0.1) for step in range(10)]
+    falling = [1 - 0.9 * 0.25**0.5, 1 - 0.9 * 0.75**0.5]
+    assert rates == pytest.approx([0.25, 0.75, *[1.0] * 6, *falling])
+    assert wsd(12.0, 2, 8, 10, peak=2.0, end_fraction=0.1) == pytest.approx(0.2)
+    assert wsd(0.0, 0, 8, 10, peak=2.0, end_fraction=0.1) == 2.0
+
+
+def test_a_longer_run_has_the_same_rates_before_the_fall_to_the_last_bit() -> None:
+    for tokens in range(1, 8000, 7):
+        short, long = (wsd(tokens, 999, trunk, whole, peak=0.0123, end_fraction=0.3) for trunk, whole in LENGTHS)
+        assert short == long

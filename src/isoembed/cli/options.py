@@ -278,6 +278,12 @@ class SetupOptions:
         float | None,
         typer.Option(help="keep the exponential moving average of the weights, of this decay a step, in their place"),
     ] = None
+    schedule: Annotated[
+        str, typer.Option(help="of the learning rate: cosine, or wsd: constant, falling at the end (--extend)")
+    ] = "cosine"
+    decay_fraction: Annotated[
+        float, typer.Option(help="with --schedule wsd: share of the tokens over which the rate falls")
+    ] = 0.2
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False

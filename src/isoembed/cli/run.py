@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -31,16 +30,16 @@ from isoembed.cli.options import (
 from isoembed.cli.parse import size_in_bytes
 from isoembed.cli.recipe import flagged, recommendation_json
 from isoembed.core import InputError
-from isoembed.recipe import Recipe
+from isoembed.recipe import DataStats, Recipe
+from isoembed.records import RECORD, RunRecord
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from isoembed.records import RunRecord
     from isoembed.training.callbacks import Callback
     from isoembed.training.execution import Execution
-    from isoembed.workflows.job import Job
+    from isoembed.workflows.job import DataOptions, Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,13 @@ class JobOptions:
             rich_help_panel="Model",
         ),
     ] = None
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a run with --schedule wsd: go on with it, from where its rate fell, to a larger budget",
+            rich_help_panel="Model",
+        ),
+    ] = None
     limits: LimitOptions
     data: PairsOptions
     training: TrainingOptions
@@ -103,7 +109,7 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     budget, device = asked.budget.with_device(asked.execution.device)
     asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))
     memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
-    planned = ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, given(ctx))
+    planned = _planned(asked, list(given(ctx)))
 
     from isoembed.training.callbacks import tracker_named
     from isoembed.training.distributed import process_group
@@ -131,6 +137,13 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             _train(asked, job, execution, console, trackers, whole=spend.flop_at()[0], evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
+
+
+def _planned(asked: JobOptions, options: list[Any]) -> ChosenRecipe | GivenRecipe | ExtendedRun:
+    """What turns the options into a job."""
+    if asked.extend is not None:
+        return ExtendedRun(asked, asked.extend, options)
+    return ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, options)
 
 
 def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Context, device: torch.device | None) -> None:
@@ -193,16 +206,11 @@ class ChosenRecipe:
 class GivenRecipe:
     """What makes a job of a recipe in a file: all that a recipe says must not be said again."""
 
-    #: panels of the help whose options a recipe decides, and the options there that it does not
-    _DECIDED: ClassVar = ("Budget", "Model", "Training", "Law")
+    #: what it does not decide of `_DECIDED`
     _OPEN: ClassVar = ("gpu", "count", "recipe", "epochs")
 
-    def __init__(self, asked: JobOptions, file: Path, options: Iterable[Any]) -> None:
-        options = list(options)
-        said = [each for each in options if each.rich_help_panel in self._DECIDED and each.name not in self._OPEN]
-        if said:
-            flags = " and ".join(max(each.opts, key=len) for each in said)
-            raise InputError(f"`--recipe` says how the model is trained; leave {flags} out.")
+    def __init__(self, asked: JobOptions, file: Path, options: list[Any]) -> None:
+        _only_open("recipe", options, self._OPEN)
         self.asked, self.file, self.recipe = asked, file, Recipe.load(file)
         self.epochs = asked.budget.epochs
         self.spend = Budget.parse(self.recipe.total_flop) if self.epochs is None else Budget.from_epochs(self.epochs)
@@ -212,18 +220,62 @@ class GivenRecipe:
         """The job of that very recipe."""
         from isoembed.workflows.job import plan_recipe
 
-        data = self.asked.data.value()
         made_for = self.recipe.data
-        if not self.names_data and made_for.fingerprint is not None:
-            data = replace(data, spec=made_for.source)
         return plan_recipe(
             self.recipe,
-            data,
+            _own_data(self.asked, made_for, named=self.names_data),
             cache=places.tokens,
             place=self.file.absolute().parent,
             other_data=self.names_data or made_for.fingerprint is None,
             epochs=self.epochs,
         )
+
+
+class ExtendedRun:
+    """What makes a job of a finished run and a larger budget: all that its recipe says must not be said again."""
+
+    _OPEN: ClassVar = (
+        "extend", "budget", "epochs", "gpu", "count", "hours", "utilisation", "dollars", "dollars_per_hour"
+    )  # fmt: skip
+
+    def __init__(self, asked: JobOptions, folder: Path, options: list[Any]) -> None:
+        _only_open("extend", options, self._OPEN)
+        named = [each.name for each in options]
+        if "budget" in named and "epochs" in named:
+            raise InputError("`--extend` takes one budget; give `--budget` or `--epochs`.")
+        self.asked, self.folder, self.record = asked, folder, RunRecord.load(folder / RECORD)
+        self.spend = asked.budget.value()
+        self.names_data = "data" in named
+
+    def job(self, _: Console, places: Places) -> Job:
+        """The job that goes on with that run."""
+        from isoembed.workflows.job import plan_extension, trunk_of
+
+        return plan_extension(
+            self.folder,
+            _own_data(self.asked, self.record.recipe.data, named=self.names_data),
+            budget=self.spend,
+            cache=places.tokens,
+            trunk=trunk_of(self.folder, self.asked.data.cache),
+        )
+
+
+#: panels of the help whose options a recipe decides
+_DECIDED = ("Budget", "Model", "Training", "Law")
+
+
+def _only_open(by: str, options: list[Any], left_open: tuple[str, ...]) -> None:
+    """Raise InputError where an option says again what a recipe, named by the option `by`, decides."""
+    said = [each for each in options if each.rich_help_panel in _DECIDED and each.name not in left_open]
+    if said:
+        flags = " and ".join(max(each.opts, key=len) for each in said)
+        raise InputError(f"`--{by}` says how the model is trained; leave {flags} out.")
+
+
+def _own_data(asked: JobOptions, made_for: DataStats, *, named: bool) -> DataOptions:
+    """The pairs that a recipe was made for, unless others are `named`."""
+    data = asked.data.value()
+    return data if named or made_for.fingerprint is None else replace(data, spec=made_for.source)
 
 
 def _train(

@@ -147,8 +147,8 @@ def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:
         ("pooling", f"{recipe.pooling_in_words}, over the last hidden states, L2-normalised"),
         (
             "optimiser",
-            f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup:.0%} of the tokens, cosine to "
-            f"{recipe.end_fraction:.0%} of the peak, weight decay {recipe.weight_decay:g}",
+            f"AdamW, peak rate {recipe.learning_rate:.3g}, warm-up {recipe.warmup_share:.0%} of the tokens, "
+            f"{recipe.fall_in_words} of the peak, weight decay {recipe.weight_decay:g}",
         ),
         *([("average", recipe.average_in_words)] if recipe.average_in_words else []),
         *([("early stopping", str(recipe.early_stopping))] if recipe.early_stopping.evaluates else []),
@@ -162,6 +162,7 @@ def _cost_rows(record: RunRecord, budget_flop: float | None) -> list[tuple[str, 
     rows = [
         ("model FLOP (C)", f"{record.model_flop:.4g}"),
         *([("teacher FLOP", f"{record.teacher_flop:.4g}")] if record.teacher_flop else []),
+        *([("of them", record.inherited.describe())] if record.inherited is not None else []),
         ("hardware FLOP, with padding and recomputation", f"{record.executed_flop:.4g}"),
         ("total FLOP: C with attention and the token table", f"{record.all_in_flop:.4g}"),
         ("wall time", f"{record.wall_seconds:,.0f} s at {record.tokens_per_second:,.0f} tokens/s"),

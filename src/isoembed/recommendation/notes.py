@@ -25,6 +25,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
     "given": ("the recipe given",),
+    "extended": ("a finished run extended to a larger budget",),
     "epochs-as-asked": ("{epochs:g} epochs, as asked",),
     "given-elsewhere": ("the recipe given, on other pairs than it was made for",),
     "by-rule-beyond": ("a guess by rule, where the law that ships does not reach", "{basis}"),

@@ -18,13 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from isoembed.core import Count, Frozen, InputError
-from isoembed.recipe import Precision
-from isoembed.records import HeldoutPoint, LossPoint
+from isoembed.recipe import Precision, Recipe
+from isoembed.records import HeldoutPoint, Inherited, LossPoint, RunRecord
 from isoembed.scratch import STEPS, own_place, remove, step_folder
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
 Tensors = Mapping[str, torch.Tensor]
+
+#: beside a run's checkpoints: where it stood before its rate fell, so that a longer run can go on from there
+TRUNK = "trunk"
 
 
 class Counters(Frozen):
@@ -50,6 +53,7 @@ class LoopState(Counters):
     precision: Precision = "fp32"
     losses: tuple[LossPoint, ...] = ()
     evaluations: tuple[HeldoutPoint, ...] = ()
+    inherited: Inherited | None = None
 
 
 def save_checkpoint(
@@ -164,6 +168,57 @@ def load_checkpoint(
     except (KeyError, RuntimeError, TypeError) as error:
         raise InputError(f"The checkpoint {newest} is damaged (its random state is none); {remedy}.") from error
     return state
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove those of a run that ended well; its trunk stays."""
+    for each in folder.glob("*"):
+        if each.name != TRUNK:
+            remove(each)
+    if not (folder / TRUNK).is_dir():
+        remove(folder)
+
+
+def trunk_state(trunk: Path, origin: RunRecord) -> LoopState:
+    """Where the run of the record `origin` stood before its rate fell, as the checkpoint in `trunk` says.
+
+    Raises InputError where that is not there, or is not of that run.
+    """
+    remedy = "train anew with the larger `budget`"
+    found = checkpoints(trunk)
+    if not found:
+        raise InputError(
+            f"The run goes on from a checkpoint in {trunk}, which is not there: the cache was cleared, is another one, "
+            f"or the run had too few steps. Name that run's `cache`, or {remedy}."
+        )
+    try:
+        state = LoopState.model_validate_json((found[-1] / "state.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"The checkpoint {found[-1]} is damaged ({type(error).__name__}); {remedy}.") from error
+    if not state.losses or state.losses != origin.loss_curve[: state.step]:
+        raise InputError(f"The checkpoint {found[-1]} is not of the run that is recorded, {origin.key}; {remedy}.")
+    return state
+
+
+def branch(trunk: Path, folder: Path, recipe: Recipe, origin: RunRecord) -> None:
+    """Begin the run of `recipe`, which extends that of `origin`, in `folder`: the checkpoint in `trunk` is its first.
+
+    Raises InputError as `trunk_state`, or where the run is to go on in another precision.
+    """
+    state = trunk_state(trunk, origin)
+    if state.precision != (recipe.precision or "fp32"):
+        raise InputError(
+            f"A run goes on in the precision that it was begun in, {state.precision}; got {recipe.precision}. Leave "
+            "`precision` out."
+        )
+    flop = float(recipe.cost.flop_per_token) * state.tokens
+    taken = Inherited(key=origin.key, steps=state.step, tokens=state.tokens, flop=flop, seconds=state.seconds)
+    state = state.model_copy(update={"recipe_key": recipe.key, "inherited": taken})
+    source, partial = checkpoints(trunk)[-1], own_place(folder) / ".partial"
+    remove(partial)
+    shutil.copytree(source, partial)
+    (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
+    partial.replace(folder / source.name)
 
 
 def load_others(

@@ -15,9 +15,11 @@ from isoembed.data.order import order_of
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
+from isoembed.scratch import remove
 from isoembed.training.average import WeightAverage
 from isoembed.training.callbacks import Callback, LossCurve
 from isoembed.training.checkpoint import (
+    TRUNK,
     Counters,
     LoopState,
     begun_precision,
@@ -26,7 +28,7 @@ from isoembed.training.checkpoint import (
     save_checkpoint,
 )
 from isoembed.training.compiled import check_compiler
-from isoembed.training.distributed import largest, world
+from isoembed.training.distributed import largest, rank, world
 from isoembed.training.early_stopping import Evaluations
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
@@ -74,6 +76,7 @@ def run(
         recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint), precision=recipe.precision or "fp32"
     )
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
+    fresh = fresh.model_copy(update={"inherited": state.inherited})
     curve, decay = LossCurve([*state.losses]), recipe.options.ema_decay
     average = WeightAverage(encoder, decay, load_others(folder, state, encoder, "average") if decay else None)
     evaluations = Evaluations(
@@ -93,7 +96,7 @@ def run(
         for callback in loop.callbacks:
             callback.end()
     average.exchange()
-    record = record_of(trainer, data, done, curve.points, evaluations, before=before)
+    record = record_of(trainer, data, done, curve.points, evaluations, before=before, inherited=state.inherited)
     return (unsharded(encoder, untrained(recipe)) if execution.shard else encoder), record
 
 
@@ -121,6 +124,8 @@ class _Loop:
                 break
             with ready_to_step(self.trainer):
                 done, is_spent = self.until_due(done, stop)
+        if self.falls_after(done, math.inf):
+            self.save_trunk(done)
         if self.trainer.execution.checkpoint_seconds < math.inf:
             self.save(done)
         return done
@@ -140,6 +145,8 @@ class _Loop:
         for after, batch in stream:
             if is_spent(done.step, done.tokens, batch.tokens, recipe.train_tokens):
                 return done, True
+            if self.falls_after(done, batch.tokens):
+                self.save_trunk(done)
             try:
                 done = self.trainer.step(done, batch, after, self.callbacks)
             except DivergedError as error:
@@ -159,14 +166,32 @@ class _Loop:
                 break
         return done, False
 
+    def falls_after(self, done: Counters, more: float) -> bool:
+        """Whether no step's rate has fallen yet and that of the next one, of `more` tokens, does; it goes by a step's
+        middle."""
+        trunk = self.trainer.recipe.trunk_tokens
+        if trunk is None or not done.step:
+            return False
+        before = self.losses[-2].tokens if done.step > 1 else 0
+        return before + done.tokens <= 2 * trunk < 2 * done.tokens + more
+
     def save(self, done: Counters) -> None:
         """Checkpoint; every rank calls it."""
+        self.write(done, self.folder)
+
+    def save_trunk(self, done: Counters) -> None:
+        """The checkpoint before the rate falls, in the place of any that lies there; every rank calls it."""
+        if rank() == 0:
+            remove(self.folder / TRUNK)
+        self.write(done, self.folder / TRUNK)
+
+    def write(self, done: Counters, folder: Path) -> None:
         trainer = self.trainer
         counted = {"losses": tuple(self.losses), "evaluations": tuple(self.evaluations.points)}
         state = self.fresh.model_copy(update={**dict(done), **counted})
         others = {"best": self.evaluations.best_weights, "average": self.average.weights}
         keep = trainer.execution.keep_checkpoints
-        save_checkpoint(self.folder, state, trainer.encoder, trainer.optimizer, keep=keep, others=others)
+        save_checkpoint(folder, state, trainer.encoder, trainer.optimizer, keep=keep, others=others)
 
 
 def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:

@@ -12,7 +12,7 @@ import torch
 
 from isoembed.data.dataset import PairData
 from isoembed.recipe import Recipe
-from isoembed.records import Heldout, LossPoint, RunRecord
+from isoembed.records import Heldout, Inherited, LossPoint, RunRecord
 from isoembed.training.checkpoint import Counters
 from isoembed.training.distributed import total, world
 from isoembed.training.early_stopping import Evaluations
@@ -31,6 +31,7 @@ def record_of(
     evaluations: Evaluations,
     *,
     before: Heldout | None,
+    inherited: Inherited | None = None,
 ) -> RunRecord:
     """The record of a finished run, whose encoder then has the weights that are kept; every rank calls it."""
     recipe, device = trainer.recipe, trainer.device
@@ -65,6 +66,7 @@ def record_of(
         kept_step=kept_step,
         evaluations=tuple(evaluations.points),
         evaluation_flop=len(evaluations.points) * 2.0 * cost.forward * _heldout_tokens(data, kept),
+        inherited=inherited,
         wall_seconds=done.seconds,
         peak_memory_bytes=peak_bytes(device),
         tokens_per_second=done.tokens / done.seconds,

@@ -116,13 +116,7 @@ class Trainer:
 
     def _set_rate(self, tokens: float) -> float:
         """Set and return the learning rate behind `tokens` tokens."""
-        recipe = self.recipe
-        rate = rate_at(
-            tokens / recipe.train_tokens,
-            peak=recipe.learning_rate,
-            warmup=recipe.warmup,
-            end_fraction=recipe.end_fraction,
-        )
+        rate = rate_at(tokens, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -38,15 +38,15 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup
+from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup, affordable
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECORD, RunRecord
-from isoembed.scratch import STEPS, clear_files, remove
+from isoembed.scratch import STEPS, clear_files
 from isoembed.training.callbacks import Callback, MetricsFile
-from isoembed.training.checkpoint import begun_precision
+from isoembed.training.checkpoint import TRUNK, begun_precision, branch, checkpoints, remove_checkpoints, trunk_state
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
@@ -112,12 +112,21 @@ DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assi
 
 
 @dataclass(frozen=True)
+class Extended:
+    """A finished run that a job goes on from: its record, and where the checkpoint before its rate fell lies."""
+
+    record: RunRecord
+    trunk: Path
+
+
+@dataclass(frozen=True)
 class Job:
-    """A decided job: what to run, on what."""
+    """A decided job: what to run, on what, and what it extends."""
 
     recommendation: Recommendation
     data: PairData
     tokenizer: PreTrainedTokenizerFast
+    extended: Extended | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -196,6 +205,45 @@ def plan_recipe(
     if decided.base_hash != (found.base_hash or decided.base_hash):
         raise InputError(f"The weights of {found.model.source} are not those that the recipe was made for.")
     return Job(_given(decided, "given" if same else "given-elsewhere", epochs=epochs), data, tokenizer)
+
+
+@checked
+def plan_extension(
+    model: str | Path,
+    data: DataOptions | str | Path,
+    *,
+    budget: Budget | str | float,
+    cache: str | Path,
+    trunk: Path | None = None,
+) -> Job:
+    """The job that goes on with the run whose model lies in `model`, to a larger `budget`, of which what it takes over
+    is a part.  Its weights are those of a run of that budget that began anew, with the warm-up of the shorter one.
+
+    trunk: the checkpoint from there; default: as `trunk_of` has it.
+    Raises InputError where the run cannot be extended, or the pairs are not its own.
+    """
+    folder, budget = expanded(model), Budget.parse(budget)
+    record = RunRecord.load(folder / RECORD)
+    extended = Extended(record, trunk or trunk_of(folder))
+    recipe = _extended(record.recipe, budget)
+    trunk_state(extended.trunk, record)
+    options = data if isinstance(data, DataOptions) else DataOptions(data)
+    job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute())
+    longer = job.recipe.extended(recipe.train_tokens)
+    return replace(job, recommendation=_given(longer, "extended", epochs=budget.epochs), extended=extended)
+
+
+def _extended(recipe: Recipe, budget: Budget) -> Recipe:
+    """The recipe with the tokens that `budget` pays for."""
+    if budget.epochs is not None:
+        return recipe.extended(recipe.over(budget.epochs).train_tokens)
+    flop = budget.flop_at()[0]
+    return recipe.extended(affordable(flop, recipe.model, recipe.method, recipe, recipe.data))
+
+
+def trunk_of(model: str | Path, cache: str | Path | None = None) -> Path:
+    """Where the run that left its model in this folder keeps the checkpoint from before its rate fell."""
+    return working_folder(expanded(model), cache_folder(cache)) / CHECKPOINTS / TRUNK
 
 
 def _tokenizer(model: ModelSpec, setup: Setup) -> PreTrainedTokenizerFast:
@@ -319,9 +367,14 @@ def train_job(
             begin_work(out, work, resume=execution.resume)
             clear_files(out, old_seconds=0.0)
             write_atomically(out / RECIPE, job.recipe.published().model_dump_json(indent=1) + "\n")
+            if job.extended is not None and not checkpoints(work / CHECKPOINTS):
+                branch(job.extended.trunk, work / CHECKPOINTS, job.recipe, job.extended.record)
             callbacks = (metrics, *callbacks)
         else:
             callbacks = ()
+        if job.extended is not None:
+            barrier()  # the other ranks read what the first one has put there
+            execution = replace(execution, resume=True)
         encoder, record = run(job.recipe, job.data, work / CHECKPOINTS, execution=execution, callbacks=callbacks)
         record = record.published()
         if rank() == 0:
@@ -330,7 +383,7 @@ def train_job(
             embedder.save(
                 out, card=card_of(job, record), record=record, recipe=job.recipe, keep_adapter=keep_adapter, afresh=True
             )
-            remove(work / CHECKPOINTS)
+            remove_checkpoints(work / CHECKPOINTS)
     barrier()
     return record
 

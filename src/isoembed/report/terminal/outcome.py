@@ -129,7 +129,7 @@ def _data(recipe: Recipe) -> str:
 def _schedule(recipe: Recipe) -> str:
     return (
         f"{recipe.steps:,} steps of {recipe.batch_pairs} pairs; rate {recipe.learning_rate:.2g}, warm-up "
-        f"{recipe.warmup:.0%}, cosine to {recipe.end_fraction:.0%}"
+        f"{recipe.warmup_share:.0%}, {recipe.fall_in_words}"
     )
 
 
@@ -171,9 +171,10 @@ def _spent(record: RunRecord, budget_flop: float) -> str:
     speed = record.model_flop / max(record.wall_seconds, 1e-9)
     taught = f" and {si(record.teacher_flop, 'FLOP')} of its teacher's" if record.teacher_flop else ""
     share = 100 * (record.model_flop + record.teacher_flop) / budget_flop
+    again = "" if record.inherited is None else f"; {record.inherited.describe()}"
     return (
         f"{si(record.model_flop, 'FLOP')}{taught}, {share:.1f} % of the budget, in "
-        f"{duration(record.wall_seconds)} at {si(speed, 'FLOP/s')}"
+        f"{duration(record.wall_seconds)} at {si(speed, 'FLOP/s')}{again}"
     )
 
 

@@ -44,8 +44,8 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
         ("steps", f"{recipe.steps:,} of {recipe.batch_pairs} pairs, context {recipe.context_tokens} tokens"),
         (
             "learning rate",
-            f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup:.0%} of the tokens, then cosine to "
-            f"{recipe.end_fraction:.0%}",
+            f"{recipe.learning_rate:.3g}, warm-up over {recipe.warmup_share:.0%} of the tokens, then "
+            f"{recipe.fall_in_words}",
         ),
         *([("average", recipe.average_in_words)] if recipe.average_in_words else []),
         *([("early stopping", str(recipe.early_stopping))] if recipe.early_stopping.evaluates else []),
@@ -169,6 +169,7 @@ def spent_text(record: RunRecord, budget_flop: float | None = None) -> Renderabl
             if (taught := record.teacher_flop)
             else []
         ),
+        *([] if record.inherited is None else [("of them", record.inherited.describe())]),
         ("hardware FLOP", _executed(record)),
         ("total FLOP", f"{record.all_in_flop:.3g} (with attention and the token table's update)"),
         ("tokens", f"{record.tokens:,} in {record.pairs:,} pairs and {record.steps:,} steps"),
