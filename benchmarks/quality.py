@@ -52,7 +52,12 @@ MAIN = {"sts": "spearman", "retrieval": "ndcg@10"}
 
 def variants(source: str | None) -> dict[str, Options]:
     """By name; those with a teacher only where there is one."""
-    found = {"plain": Options(), "mask margin .1": Options(mask_margin=0.1)}
+    found = {
+        "plain": Options(),
+        "mask margin .1": Options(mask_margin=0.1),
+        "average, decay .98": Options(ema_decay=0.98),
+        "one source a batch": Options(batch_by="source"),
+    }
     if source is not None:
         taught = teacher(source)
         found |= {

@@ -49,10 +49,13 @@ def along_depth(
     """`model` of the family `base` as a family whose models are its cuts at `depths`, smallest first.
 
     cut: depth -> counts of the cut model, where its blocks differ; default: by arithmetic.  Learning rates are those of
-    `base`, and say that nobody measured them on cuts.
+    `base`, and say so where nobody measured them on cuts.
     """
     rates = tuple(
-        rule.model_copy(update={"source": f"{rule.source}; carried over to its first blocks"}) for rule in base.rates
+        rule
+        if rule.along == "depth"
+        else rule.model_copy(update={"source": f"{rule.source}; carried over to its first blocks"})
+        for rule in base.rates
     )
     models = tuple(model if depth == model.blocks else (cut or model.first)(depth) for depth in sorted(set(depths)))
     return base.model_copy(
