@@ -7,7 +7,7 @@ from isoembed.families import FAMILIES, NANO, ModelSpec, family_named
 from isoembed.families.base import BORROWED_RATES, StoredFile
 from isoembed.families.depth import Reference, along_depth, default_depths
 from isoembed.families.known import family_of
-from isoembed.methods import BaseMethod, Freeze, Full, LoRA, Norms
+from isoembed.methods import Freeze, Full, LoRA, Method, Norms
 from isoembed.recipe import DataStats, Recipe, Setup, solve
 
 SMOL = family_named("smollm2")
@@ -92,7 +92,7 @@ def test_a_family_along_depth_takes_over_what_its_model_has() -> None:
         (1, Norms(), 1.21e-2),
     ],
 )
-def test_the_rates_of_smollm2_are_those_measured_on_its_cuts(depth: int, method: BaseMethod, measured: float) -> None:
+def test_the_rates_of_smollm2_are_those_measured_on_its_cuts(depth: int, method: Method, measured: float) -> None:
     """Ten times the rule for want of a measurement: at a tenth of the pretraining peak full fine-tuning of one block is
     a nat behind."""
     cut = along_depth(SMOL, SMOL.models[0], (1, 4))
