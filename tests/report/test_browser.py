@@ -80,16 +80,16 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+def report_data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return planted_evidence(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def started(evidence: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def started(report_data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(page(evidence), encoding="utf-8")
+    file.write_text(page(report_data), encoding="utf-8")
     browser = Browser(file)
     yield browser
     browser.driver.quit()
@@ -103,16 +103,16 @@ def browser(started: Browser) -> Iterator[Browser]:
     assert started.errors() == []
 
 
-def test_slider_shows_what_recommend_answers(browser: Browser, evidence: ReportData) -> None:
+def test_slider_shows_what_recommend_answers(browser: Browser, report_data: ReportData) -> None:
     """By keyboard over every stop: model, method, tokens, predicted loss and probabilities are those of `recommend`."""
     slider = browser["budget"]
     slider.send_keys(Keys.HOME)
     seen = 0
-    for budget in stop_budgets(evidence):
+    for budget in stop_budgets(report_data):
         if browser["budget-text"].text != budget.stated:
             assert seen == 0  # budgets that pay for no step come first, and have no stop
             continue
-        answer = recommended(evidence, budget)
+        answer = recommended(report_data, budget)
         recipe = answer.recipe
         words = f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens"
         assert browser["headline"].text == words
@@ -153,8 +153,8 @@ def test_device_changes_the_cost(browser: Browser) -> None:
     assert browser["cost"].text != before
 
 
-def test_table_sorts_and_filters(browser: Browser, evidence: ReportData) -> None:
-    losses = sorted(run.heldout.loss for run in evidence.records if run.heldout)
+def test_table_sorts_and_filters(browser: Browser, report_data: ReportData) -> None:
+    losses = sorted(run.heldout.loss for run in report_data.records if run.heldout)
     assert [float(row[8]) for row in browser.rows()] == pytest.approx(losses, rel=1e-3)  # the best first
     head = browser.driver.find_element(By.XPATH, "//th/button[text()='loss']")
     head.send_keys(Keys.ENTER)  # by keyboard: the same column again turns it round
@@ -165,19 +165,21 @@ def test_table_sorts_and_filters(browser: Browser, evidence: ReportData) -> None
     assert models == sorted(models)
     browser["filter"].send_keys("lora nano-113k")
     wanted = {
-        run.key for run in evidence.records if run.recipe.method.name == "lora" and run.recipe.model.name == "nano-113k"
+        run.key
+        for run in report_data.records
+        if run.recipe.method.name == "lora" and run.recipe.model.name == "nano-113k"
     }
     assert {row[0] for row in browser.rows()} == wanted
-    assert browser["count"].text == f"{len(wanted)} of {len(evidence.records)} runs"
+    assert browser["count"].text == f"{len(wanted)} of {len(report_data.records)} runs"
 
 
-def test_point_and_key_open_the_runs_recipe(browser: Browser, evidence: ReportData) -> None:
+def test_point_and_key_open_the_runs_recipe(browser: Browser, report_data: ReportData) -> None:
     place = browser.plot("isoflop-full")
     point = place.find_element(By.CSS_SELECTOR, ".point")
     ActionChains(browser.driver).move_to_element(point).pause(0.5).click().perform()
     browser.until("return document.getElementById('run').open")
     key = browser["run-title"].text.removeprefix("Run ")
-    run = next(run for run in evidence.records if run.key == key)
+    run = next(run for run in report_data.records if run.key == key)
     assert run.recipe.method.name == "full"
     facts = browser["run-facts"].text
     assert run.recipe.model.name in facts

@@ -64,10 +64,10 @@ def html(both: Comparison) -> str:
 def test_each_answer_is_that_of_its_law(both: Comparison, sides: Sides) -> None:
     assert len(both.answers) == 5
     for answers in both.answers:
-        for found, evidence in zip(answers.found, both.sides.values(), strict=True):
-            assert evidence.laws is not None
+        for found, report_data in zip(answers.found, both.sides.values(), strict=True):
+            assert report_data.laws is not None
             assert not isinstance(found, str)
-            wanted = recommend(answers.budget, "nano", law=evidence.laws, data=evidence.data)
+            wanted = recommend(answers.budget, "nano", law=report_data.laws, data=report_data.data)
             assert (found.recipe, found.loss) == (wanted.recipe, wanted.loss)
     assert any("They differ in " in each.verdict for each in both.answers)
     assert all(" nats less; the two intervals " in each.verdict for each in both.answers)
@@ -90,17 +90,17 @@ def test_the_page_shows_both_and_is_text(html: str, both: Comparison) -> None:
 def test_frontiers_stand_on_one_pair_of_axes(both: Comparison) -> None:
     """Runs that no cheaper one beats, and each law's best of all: no forecast above any method's own."""
     made = compared.frontiers(both)["frontiers"]()
-    for letter, evidence in both.sides.items():
+    for letter, report_data in both.sides.items():
         name = f"{letter}: {both.names[letter]}"
         points, line = (
             next(trace for trace in made.data if trace.name == name and trace.mode == mode)
             for mode in ("markers", "lines+markers")
         )
         assert list(points.y) == sorted(points.y, reverse=True)
-        assert min(points.y) == min(cell.loss for cell in evidence.replicates)
-        assert evidence.grid is not None
-        for method in evidence.methods:
-            own = {point.flop: point.loss.value for point in evidence.grid.best(method)}
+        assert min(points.y) == min(cell.loss for cell in report_data.replicates)
+        assert report_data.grid is not None
+        for method in report_data.methods:
+            own = {point.flop: point.loss.value for point in report_data.grid.best(method)}
             assert all(y <= (own.get(x) or y) + 1e-9 for x, y in zip(line.x, line.y, strict=True))
 
 

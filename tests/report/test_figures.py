@@ -30,13 +30,13 @@ from tests.report.planted import law_file, ledger, planted_evidence
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+def report_data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     return planted_evidence(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
-def drawn(evidence: ReportData) -> dict[str, Any]:
-    return figures(evidence)
+def drawn(report_data: ReportData) -> dict[str, Any]:
+    return figures(report_data)
 
 
 METHOD_NAMES = tuple(method.model_fields["name"].default for method in METHODS)
@@ -47,10 +47,10 @@ def loss(record: RunRecord) -> float:
     return record.heldout.loss
 
 
-def cell_means(evidence: ReportData) -> dict[tuple[str, str, float], float]:
+def cell_means(report_data: ReportData) -> dict[tuple[str, str, float], float]:
     """(model, method with hyperparameter, budget) -> mean loss over seeds, straight from the records."""
     losses = defaultdict(list)
-    for record in evidence.records:
+    for record in report_data.records:
         losses[record.recipe.model.name, record.recipe.method.label, record.model_flop].append(loss(record))
     return {cell: float(np.mean(values)) for cell, values in losses.items()}
 
@@ -69,7 +69,7 @@ def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
         assert len(figure.layout.meta["alt"]) > 40
 
 
-def test_one_figure_is_drawn_without_the_others(evidence: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_figure_is_drawn_without_the_others(report_data: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a figure of somebody's own is a file and a line: its section in the list."""
     calls: list[str] = []
 
@@ -79,26 +79,28 @@ def test_one_figure_is_drawn_without_the_others(evidence: ReportData, monkeypatc
 
     toy = Section("toy", "A toy", "", lambda _: {name: partial(draw, name) for name in ("toy-a", "toy-b")})
     monkeypatch.setattr(figure_room, "SECTIONS", [*figure_room.SECTIONS, toy])
-    known = drawings(evidence)
+    known = drawings(report_data)
     assert calls == []
     assert figure_room.drawn("toy-b", known).alt == "toy-b"
     assert calls == ["toy-b"]
     assert "frontier" in known
 
 
-def test_frontier_points_are_the_ledgers_cells(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_frontier_points_are_the_ledgers_cells(report_data: ReportData, drawn: dict[str, Any]) -> None:
     for method in ("full", "lora", "freeze"):
         points = trace(drawn["frontier"], method)
-        wanted = [(flop, mean) for (_, label, flop), mean in cell_means(evidence).items() if label.split()[0] == method]
+        wanted = [
+            (flop, mean) for (_, label, flop), mean in cell_means(report_data).items() if label.split()[0] == method
+        ]
         shown = list(zip(points.x, points.y, strict=True))
         assert np.array(sorted(shown)) == pytest.approx(np.array(sorted(wanted)))
 
 
 def test_frontier_has_its_lower_envelope_and_where_the_leader_changes(
-    evidence: ReportData, drawn: dict[str, Any]
+    report_data: ReportData, drawn: dict[str, Any]
 ) -> None:
     """The best of all methods at each budget, three at most of its recipes named; LoRA takes the lead in the study."""
-    figure, grid = drawn["frontier"], evidence.grid
+    figure, grid = drawn["frontier"], report_data.grid
     assert grid is not None
     best = {point.flop: (point.loss.value, point.name) for point in grid.best()}
     line = trace(figure, "best of all")
@@ -136,10 +138,10 @@ def test_small_multiples_share_their_axes(drawn: dict[str, Any]) -> None:
         assert all(y[0] < value < y[1] for value in line.y)
 
 
-def test_bars_are_the_noise_between_seeds(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_bars_are_the_noise_between_seeds(report_data: ReportData, drawn: dict[str, Any]) -> None:
     """1.96 s / sqrt(n) of ln loss, s pooled over all repeated cells: computed here from the records alone."""
     logs = defaultdict(list)
-    for record in evidence.records:
+    for record in report_data.records:
         logs[record.recipe.model.name, record.recipe.method.label, record.model_flop].append(math.log(loss(record)))
     pairs = [values for values in logs.values() if len(values) == 2]
     s = math.sqrt(sum((a - b) ** 2 / 2 for a, b in pairs) / len(pairs))
@@ -149,9 +151,9 @@ def test_bars_are_the_noise_between_seeds(evidence: ReportData, drawn: dict[str,
         assert math.log(y / (y - low)) == pytest.approx(1.96 * s / math.sqrt(2))
 
 
-def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_profile_shows_the_best_hyperparameter_of_each_size(report_data: ReportData, drawn: dict[str, Any]) -> None:
     best: dict[str, tuple[float, str]] = {}
-    for (model, label, flop), mean in cell_means(evidence).items():
+    for (model, label, flop), mean in cell_means(report_data).items():
         if label.startswith("lora") and flop == pytest.approx(BUDGETS[5], rel=0.01):
             best[model] = min(best.get(model, (math.inf, "")), (mean, label))
     points = trace(drawn["isoflop-lora"], f"{BUDGETS[5]:.3g} FLOP")
@@ -167,10 +169,10 @@ def test_profile_shows_the_best_hyperparameter_of_each_size(evidence: ReportData
 
 @pytest.mark.parametrize(("name", "method"), [("active-fraction-5.48e+10", Freeze), ("lora-rank-5.48e+10", LoRA)])
 def test_hyperparameter_lines_are_the_ledgers(
-    evidence: ReportData, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
+    report_data: ReportData, drawn: dict[str, Any], name: str, method: type[Freeze | LoRA]
 ) -> None:
     wanted = defaultdict(list)
-    for record in evidence.records:
+    for record in report_data.records:
         used = record.recipe.method
         if isinstance(used, method) and record.model_flop == pytest.approx(BUDGETS[3], rel=0.01):
             setting = used.fraction if isinstance(used, Freeze) else used.rank
@@ -179,12 +181,12 @@ def test_hyperparameter_lines_are_the_ledgers(
     assert shown == pytest.approx({key: float(np.mean(values)) for key, values in wanted.items()})
 
 
-def test_law_line_is_what_recommend_expects(evidence: ReportData) -> None:
+def test_law_line_is_what_recommend_expects(report_data: ReportData) -> None:
     """The frontier's line, and its best size, at any budget are those of the recommendation."""
-    grid = evidence.grid
+    grid = report_data.grid
     assert grid is not None
     for at in grid.budgets[:: len(grid.budgets) // 4]:
-        answer = recommended(evidence, Budget(stated="", flop=at.flop))
+        answer = recommended(report_data, Budget(stated="", flop=at.flop))
         for candidate in answer.methods:
             name = candidate.recipe.method.name
             line = next(point for point in grid.best(name) if point.flop == at.flop)
@@ -197,8 +199,8 @@ def test_law_line_is_what_recommend_expects(evidence: ReportData) -> None:
             assert low <= candidate.recipe.model.params <= high
 
 
-def test_ground_beyond_the_runs_is_shaded(evidence: ReportData, drawn: dict[str, Any]) -> None:
-    largest = max(record.model_flop for record in evidence.records)
+def test_ground_beyond_the_runs_is_shaded(report_data: ReportData, drawn: dict[str, Any]) -> None:
+    largest = max(record.model_flop for record in report_data.records)
     for name in ("frontier", "optimal-size-full"):
         figure = drawn[name]
         assert figure.layout.shapes[0].x0 == pytest.approx(largest, rel=0.01)
@@ -231,10 +233,10 @@ def test_held_out_points_are_predicted_unseen(tmp_path: Path) -> None:
     assert {sizes[key] for key, _ in trace(before, name).customdata} == {largest}
 
 
-def test_residuals_are_of_the_law(evidence: ReportData, drawn: dict[str, Any]) -> None:
-    assert evidence.laws is not None
-    law = next(law for law in evidence.laws.laws if law.method == "full")
-    by_key = {record.key: record for record in evidence.records}
+def test_residuals_are_of_the_law(report_data: ReportData, drawn: dict[str, Any]) -> None:
+    assert report_data.laws is not None
+    law = next(law for law in report_data.laws.laws if law.method == "full")
+    by_key = {record.key: record for record in report_data.records}
     E, A, B, alpha, beta = (law.fit.params[name] for name in ("E", "A", "B", "alpha", "beta"))
     for line in drawn["residuals-full"].data:
         for (key, _), tokens, miss in zip(line.customdata, line.x, line.y, strict=True):
@@ -257,17 +259,19 @@ def test_spearman_is_scipys_and_its_interval_holds_it() -> None:
     assert spearman([1, 2, 3, 4], [5, 5, 5, 5]).value is None  # not a number, not an error
 
 
-def test_scores_are_the_ledgers(evidence: ReportData, drawn: dict[str, Any]) -> None:
-    wanted = sorted((loss(run), run.scores["task/ndcg@10"]) for run in evidence.records if "task/ndcg@10" in run.scores)
+def test_scores_are_the_ledgers(report_data: ReportData, drawn: dict[str, Any]) -> None:
+    wanted = sorted(
+        (loss(run), run.scores["task/ndcg@10"]) for run in report_data.records if "task/ndcg@10" in run.scores
+    )
     shown = sorted((x, y) for line in drawn["score-task"].data for x, y in zip(line.x, line.y, strict=True))
     assert np.array(shown) == pytest.approx(np.array(wanted))
     assert "Spearman -1.00" in drawn["score-task"].layout.meta["title"]
 
 
-def test_score_against_size_shows_the_setting_that_scores_best(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_score_against_size_shows_the_setting_that_scores_best(report_data: ReportData, drawn: dict[str, Any]) -> None:
     """Block freezing ran at one budget, on three sizes, at three fractions each."""
     best: dict[int, tuple[float, str]] = {}
-    for run in evidence.records:
+    for run in report_data.records:
         if run.recipe.method.name == "freeze" and "task/ndcg@10" in run.scores:
             here = (run.scores["task/ndcg@10"], run.recipe.method.label)
             best[run.recipe.model.params] = max(best.get(run.recipe.model.params, (0.0, "")), here)
@@ -278,10 +282,12 @@ def test_score_against_size_shows_the_setting_that_scores_best(evidence: ReportD
     assert f"{max(score for score, _ in best.values()):.3f} on " in drawn["score-size-task-freeze"].layout.meta["alt"]
 
 
-def test_score_against_budget_shows_the_best_setting_and_quartiles(evidence: ReportData, drawn: dict[str, Any]) -> None:
+def test_score_against_budget_shows_the_best_setting_and_quartiles(
+    report_data: ReportData, drawn: dict[str, Any]
+) -> None:
     """Of LoRA, several sizes and ranks a budget: computed here from the records alone."""
     scores: dict[float, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in evidence.records:
+    for run in report_data.records:
         if run.recipe.method.name == "lora" and "task/ndcg@10" in run.scores:
             setting = (run.recipe.model.name, run.recipe.method.label)
             budget = min(BUDGETS, key=lambda flop, run=run: abs(math.log(run.recipe.flop / flop)))  # type: ignore[misc]

@@ -39,13 +39,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def evidence(study: tuple[Path, Path]) -> ReportData:
+def report_data(study: tuple[Path, Path]) -> ReportData:
     return ReportData.open(*study)
 
 
 @pytest.fixture(scope="module")
-def html(evidence: ReportData) -> str:
-    return page(evidence)
+def html(report_data: ReportData) -> str:
+    return page(report_data)
 
 
 class Reader(HTMLParser):
@@ -109,12 +109,12 @@ def test_page_asks_no_server(html: str) -> None:
     assert "http" not in policy
 
 
-def test_a_dozen_figures_are_open_and_every_one_is_there(html: str, evidence: ReportData) -> None:
+def test_a_dozen_figures_are_open_and_every_one_is_there(html: str, report_data: ReportData) -> None:
     """Forty-seven of the nano study stood open, one below the other."""
     body = html[html.index("<main>") :]
     unfolded = re.sub(r'<details class="more">.*?</details>', "", body, flags=re.DOTALL)
     assert 0 < unfolded.count("<figure>") <= 12
-    assert body.count("<figure>") == len(drawings(evidence)) > unfolded.count("<figure>")
+    assert body.count("<figure>") == len(drawings(report_data)) > unfolded.count("<figure>")
 
 
 def test_the_answer_is_a_sentence_that_is_read_aloud() -> None:
@@ -138,28 +138,28 @@ def test_the_answer_is_a_sentence_that_is_read_aloud() -> None:
     assert all(re.search(r" on [1-9][0-9,]* pairs", sentence) for sentence in said)
 
 
-def test_back_tests_stand_beside_the_answer(html: str, evidence: ReportData) -> None:
-    assert evidence.laws is not None
-    tested = [each for law in evidence.laws.laws for each in law.holdout.values() if each.verdict != "untested"]
+def test_back_tests_stand_beside_the_answer(html: str, report_data: ReportData) -> None:
+    assert report_data.laws is not None
+    tested = [each for law in report_data.laws.laws for each in law.holdout.values() if each.verdict != "untested"]
     good = sum(each.verdict == "good" for each in tested)
     held = embedded(html)["stops"][0]["held"]
     assert held.startswith(f"{good} of {len(tested)} hold-out" if tested else "no runs were held out")
 
 
-def test_every_figure_has_its_alt_text(html: str, evidence: ReportData) -> None:
+def test_every_figure_has_its_alt_text(html: str, report_data: ReportData) -> None:
     shown = {
         attributes["data-figure"]: attributes["aria-label"]
         for _, attributes in Reader(html).elements
         if "data-figure" in attributes
     }
-    assert shown == {name: made.layout.meta["alt"] for name, made in figures(evidence).items()}
+    assert shown == {name: made.layout.meta["alt"] for name, made in figures(report_data).items()}
     assert set(shown) == set(embedded(html)["figures"])
 
 
-def test_every_outcome_is_in_the_page(html: str, evidence: ReportData) -> None:
+def test_every_outcome_is_in_the_page(html: str, report_data: ReportData) -> None:
     """Runs in the table with their loss; the failed one with its reason."""
     shown = {run["cells"][0]: run["cells"][8] for run in embedded(html)["runs"]}
-    wanted = {run.key: run.heldout.loss for run in evidence.records if run.heldout}
+    wanted = {run.key: run.heldout.loss for run in report_data.records if run.heldout}
     assert shown == pytest.approx(wanted, rel=1e-5)
     text = Reader(html).text
     assert failed().reason in text
@@ -167,15 +167,15 @@ def test_every_outcome_is_in_the_page(html: str, evidence: ReportData) -> None:
     assert "isoembed" in text
 
 
-def test_stops_are_recommendations(evidence: ReportData) -> None:
+def test_stops_are_recommendations(report_data: ReportData) -> None:
     """What the slider shows is what `recommend` answers when asked for the same budget, family, law and data."""
-    found, reason = stops(evidence)
+    found, reason = stops(report_data)
     assert reason is None
     assert len(found) >= 35
     assert found[-1]["flop"] / found[0]["flop"] > 100
     for stop in found[::5]:
-        budget = next(budget for budget in stop_budgets(evidence) if budget.flop == stop["flop"])
-        answer = recommend(budget, "nano", law=evidence.laws, data=DATA)
+        budget = next(budget for budget in stop_budgets(report_data) if budget.flop == stop["flop"])
+        answer = recommend(budget, "nano", law=report_data.laws, data=DATA)
         assert (stop["model"], stop["method"]) == (answer.recipe.model.name, answer.recipe.method.label)
         assert stop["tokens"] == answer.recipe.train_tokens
         assert answer.loss is not None
@@ -233,10 +233,10 @@ def draw(study: tuple[Path, Path], name: str, out: Path | None, file_format: str
 
 
 def test_figure_command_lists_and_writes_html(
-    study: tuple[Path, Path], evidence: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: tuple[Path, Path], report_data: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(study, "list", tmp_path / "of-no-use")
-    assert capsys.readouterr().out.split() == list(figures(evidence))
+    assert capsys.readouterr().out.split() == list(figures(report_data))
     draw(study, "frontier", tmp_path / "frontier.html")
     assert "Loss against budget" in (tmp_path / "frontier.html").read_text(encoding="utf-8")
 
@@ -272,10 +272,10 @@ def test_mistakes_are_found_before_the_ledger_is_opened(tmp_path: Path) -> None:
 
 
 def test_all_figures_go_into_one_folder(
-    study: tuple[Path, Path], evidence: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: tuple[Path, Path], report_data: ReportData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(study, "all", tmp_path / "figures", "html")
-    names = list(drawings(evidence))
+    names = list(drawings(report_data))
     assert f"{len(names)} figures in" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == sorted(f"{name}.html" for name in names)
 

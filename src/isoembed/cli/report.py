@@ -61,18 +61,18 @@ def report(
     if not sides.one:
         _compare(sides.comparison(ledger), out, as_json)
         return
-    evidence = ReportData.open(ledger, sides.law)
-    html = page(evidence)
+    report_data = ReportData.open(ledger, sides.law)
+    html = page(report_data)
     write_atomically(out, html)
     if as_json:
-        notes = list(evidence.notes)
+        notes = list(report_data.notes)
         terminal.print_json(
-            {"out": str(out), "runs": len(evidence.records), "bytes": len(html.encode()), "notes": notes}
+            {"out": str(out), "runs": len(report_data.records), "bytes": len(html.encode()), "notes": notes}
         )
         return
-    for note in evidence.notes:
+    for note in report_data.notes:
         terminal.complain(note)
-    runs = number_of(len(evidence.records), "run")
+    runs = number_of(len(report_data.records), "run")
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 

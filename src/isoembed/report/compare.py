@@ -225,11 +225,11 @@ def _opened(source: Path, law: Path | None) -> ReportData:
     return ReportData.of_laws(source)
 
 
-def _answer(evidence: ReportData, budget: Budget) -> Recommendation | str:
-    if evidence.laws is None:
-        return next(iter(evidence.notes), "there is no law")
+def _answer(report_data: ReportData, budget: Budget) -> Recommendation | str:
+    if report_data.laws is None:
+        return next(iter(report_data.notes), "there is no law")
     try:
-        return recommended(evidence, budget)
+        return recommended(report_data, budget)
     except InputError as error:
         return str(error)
 

@@ -49,27 +49,27 @@ COLUMNS: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def page(evidence: ReportData) -> str:
+def page(report_data: ReportData) -> str:
     """The page as HTML."""
-    shown = sections(evidence)
-    found, reason = stops(evidence)
+    shown = sections(report_data)
+    found, reason = stops(report_data)
     data = {
         "figures": _figures(shown),
         "templates": _templates(),
         "stops": found,
         "columns": COLUMNS,
-        "runs": [_run(evidence, record) for record in evidence.records],
+        "runs": [_run(report_data, record) for record in report_data.records],
     }
     return _rendered(
         "page",
         data,
-        evidence=evidence,
+        report_data=report_data,
         sections=shown,
         open=_OPEN,
         stops=found,
         no_stops=reason,
-        laws=[_law(law) for law in evidence.law_files],
-        provenance=provenance(evidence),
+        laws=[_law(law) for law in report_data.law_files],
+        provenance=provenance(report_data),
     )
 
 
@@ -91,9 +91,9 @@ def comparison_page(comparison: Comparison) -> str:
     )
 
 
-def _lead(evidence: ReportData) -> str:
-    runs = number_of(len(evidence.records), "run") if evidence.records else "a law without its runs"
-    return f"{evidence.family.name}, {', '.join(evidence.methods)}; {runs}."
+def _lead(report_data: ReportData) -> str:
+    runs = number_of(len(report_data.records), "run") if report_data.records else "a law without its runs"
+    return f"{report_data.family.name}, {', '.join(report_data.methods)}; {runs}."
 
 
 def _figures(shown: Sequence[tuple[Heading, dict[str, go.Figure]]]) -> dict[str, Any]:
@@ -130,17 +130,17 @@ def json_for_html(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped
 
 
-def provenance(evidence: ReportData) -> list[tuple[str, str]]:
+def provenance(report_data: ReportData) -> list[tuple[str, str]]:
     """Where the page's numbers come from, name and value."""
-    rows = _of_runs(evidence) if evidence.records else [("law", evidence.source)]
-    for law in evidence.law_files:
+    rows = _of_runs(report_data) if report_data.records else [("law", report_data.source)]
+    for law in report_data.law_files:
         made = ", ".join(f"{name} {number}" for name, number in law.versions.items())
         rows.append((f"law of {law.method or law.law}", f"{law.law}, data {law.data_fingerprint}, with {made}"))
-    return [*rows, *(("note", note) for note in evidence.notes)]
+    return [*rows, *(("note", note) for note in report_data.notes)]
 
 
-def _of_runs(evidence: ReportData) -> list[tuple[str, str]]:
-    records = evidence.records
+def _of_runs(report_data: ReportData) -> list[tuple[str, str]]:
+    records = report_data.records
 
     def distinct(values: list[str | None]) -> str:
         return ", ".join(sorted({value for value in values if value})) or "not recorded"
@@ -149,8 +149,9 @@ def _of_runs(evidence: ReportData) -> list[tuple[str, str]]:
     versions = [", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records]
     recipes = [record.recipe for record in records]
     return [
-        ("ledger", evidence.source),
-        ("runs", f"{len(records)} done, {len(evidence.failures)} failed, {len(evidence.damaged)} records unreadable"),
+        ("ledger", report_data.source),
+        ("runs", f"{len(records)} done, {len(report_data.failures)} failed, "
+         f"{len(report_data.damaged)} records unreadable"),
         ("spent", f"{sum(record.model_flop for record in records):.3g} model FLOP in "
          f"{duration(sum(record.wall_seconds for record in records))} of run time"),
         ("dates", f"{min(record.created for record in records)} to {max(record.created for record in records)}"),
@@ -166,7 +167,7 @@ def _of_runs(evidence: ReportData) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _run(evidence: ReportData, record: RunRecord) -> dict[str, Any]:
+def _run(report_data: ReportData, record: RunRecord) -> dict[str, Any]:
     recipe = record.recipe
     cells = [
         record.key,
@@ -177,7 +178,7 @@ def _run(evidence: ReportData, record: RunRecord) -> dict[str, Any]:
         record.tokens,
         recipe.learning_rate,
         recipe.seed,
-        evidence.loss(record),
+        report_data.loss(record),
         record.wall_seconds,
     ]
     more = {

@@ -21,35 +21,35 @@ from isoembed.report.terminal.recommendation import device_rows, recipe_rows
 _STOPS = 41
 
 
-def stop_budgets(evidence: ReportData) -> list[Budget]:
+def stop_budgets(report_data: ReportData) -> list[Budget]:
     """Budgets of three digits, even in ln C, from the smallest fitted one to ten times the largest."""
-    assert evidence.laws is not None
-    ranges = [law.range["flop"] for law in evidence.laws.laws]
+    assert report_data.laws is not None
+    ranges = [law.range["flop"] for law in report_data.laws.laws]
     low, high = min(low for low, _ in ranges), BEYOND * max(high for _, high in ranges)
     texts = dict.fromkeys(f"{flop:.3g}" for flop in np.geomspace(low, high, _STOPS))
     return [Budget.parse(text) for text in texts]
 
 
-def recommended(evidence: ReportData, budget: Budget) -> Recommendation:
+def recommended(report_data: ReportData, budget: Budget) -> Recommendation:
     """The recommendation that the page shows: for the family and the data of the ledger's runs, under its laws."""
-    return recommend(budget, evidence.family, law=evidence.laws, data=evidence.data)
+    return recommend(budget, report_data.family, law=report_data.laws, data=report_data.data)
 
 
-def stops(evidence: ReportData) -> tuple[list[dict[str, Any]], str | None]:
+def stops(report_data: ReportData) -> tuple[list[dict[str, Any]], str | None]:
     """Every stop that can be afforded, ready to be shown, and why there is none (None where there is one)."""
-    if evidence.laws is None:
-        return [], next(iter(evidence.notes), "there is no law")
+    if report_data.laws is None:
+        return [], next(iter(report_data.notes), "there is no law")
     found: list[dict[str, Any]] = []
     reason = None
-    for budget in stop_budgets(evidence):
+    for budget in stop_budgets(report_data):
         try:
-            found.append(shown(evidence, recommended(evidence, budget)))
+            found.append(shown(report_data, recommended(report_data, budget)))
         except InputError as error:
             reason = str(error)
     return found, None if found else reason
 
 
-def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any]:
+def shown(report_data: ReportData, recommendation: Recommendation) -> dict[str, Any]:
     """One stop: numbers as they are, and the words of `isoembed recipe`."""
     recipe, sure = recommendation.recipe, recommendation.certainty
     assert sure is not None
@@ -66,7 +66,7 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
         "loss": None if loss is None else [loss.value, loss.low, loss.high],
         "headline": f"{recipe.method.label} on {recipe.model.name}, {si(recipe.train_tokens)} tokens",
         "sentence": in_a_sentence(recipe),
-        "held": _held_out(evidence, recipe),
+        "held": _held_out(report_data, recipe),
         "predicted": f"none: {recommendation.no_forecast}" if loss is None else loss.describe(),
         "beyond": reach.outside,
         "reach": reach.describe(),
@@ -80,7 +80,7 @@ def shown(evidence: ReportData, recommendation: Recommendation) -> dict[str, Any
         "cautions": "; ".join(dict.fromkeys(note.title for note in recommendation.notes if note.kind == "warning")),
         "warnings": list(recommendation.warnings),
         "devices": {device.name: device_rows(recommendation, device.name) for device in DEVICES},
-        "measured": _measured(evidence, recommendation),
+        "measured": _measured(report_data, recommendation),
         "others": [_ranked(each) for each in recommendation.methods],
     }
 
@@ -99,9 +99,11 @@ def in_a_sentence(recipe: Recipe) -> str:
     return f"Fine-tune {what} {by or f'by {method.label}'} on {number_of(pairs, 'pair')}{often}."
 
 
-def _held_out(evidence: ReportData, recipe: Recipe) -> str:
+def _held_out(report_data: ReportData, recipe: Recipe) -> str:
     """How the forecasts of these laws came out where runs had been held out."""
-    tested = [(law, each) for law in evidence.law_files for each in law.holdout.values() if each.verdict != "untested"]
+    tested = [
+        (law, each) for law in report_data.law_files for each in law.holdout.values() if each.verdict != "untested"
+    ]
     if not tested:
         return "no runs were held out"
     good = sum(each.verdict == "good" for _, each in tested)
@@ -125,12 +127,12 @@ def _ranked(ranked: RankedRecipe) -> list[str]:
     ]
 
 
-def _measured(evidence: ReportData, recommendation: Recommendation) -> str | None:
+def _measured(report_data: ReportData, recommendation: Recommendation) -> str | None:
     """Time at the median speed of the ledger's own runs of this model and method; None where there was none."""
     recipe = recommendation.recipe
     speeds = [
         record.tokens_per_second
-        for record in evidence.records
+        for record in report_data.records
         if record.recipe.model.name == recipe.model.name and record.recipe.method.name == recipe.method.name
     ]
     if not speeds:

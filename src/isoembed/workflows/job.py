@@ -96,19 +96,28 @@ class DataOptions:
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
-        prompts = setup.options.prompts
-        data = prepare(
-            self.source(self.spec, prompts.query, whole=setup.options.source_alpha is not None),
-            tokenizer,
-            context_tokens=setup.context_tokens,
-            folder=cache,
-            heldout=None if self.heldout is None else self.source(self.heldout, prompts.query),
-            prompts=prompts,
-        )
-        return read_by_teacher(ordered(data, setup), setup)
+        query_prompt = setup.options.prompts.query
+        source = self.source(self.spec, query_prompt, whole=setup.options.source_alpha is not None)
+        heldout = None if self.heldout is None else self.source(self.heldout, query_prompt)
+        return _prepared(source, tokenizer, setup, cache, heldout)
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
+
+
+def _prepared(
+    source: Source, tokenizer: PreTrainedTokenizerFast, setup: Setup, cache: str | Path, heldout: Source | None = None
+) -> PairData:
+    """The pairs of `source` as `setup` trains on them: in its batches, and read by its teacher."""
+    data = prepare(
+        source,
+        tokenizer,
+        context_tokens=setup.context_tokens,
+        folder=cache,
+        heldout=heldout,
+        prompts=setup.options.prompts,
+    )
+    return read_by_teacher(ordered(data, setup), setup)
 
 
 @dataclass(frozen=True)
@@ -302,11 +311,7 @@ def train(
     if isinstance(pairs, DataOptions):
         data = pairs.prepare(tokenizer, asked, cache=folder)
     else:
-        prompts = asked.options.prompts
-        data = prepare(
-            PairsInMemory(pairs), tokenizer, context_tokens=asked.context_tokens, folder=folder, prompts=prompts
-        )
-        data = read_by_teacher(ordered(data, asked), asked)
+        data = _prepared(PairsInMemory(pairs), tokenizer, asked, folder)
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:

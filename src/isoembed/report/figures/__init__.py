@@ -1,6 +1,6 @@
 """The figures of a study, in the order in which the page shows them; a file each, listed in `SECTIONS`.
 
-Each is a plotly figure whose meta data hold its `title` and an `alt` text; `figures(evidence)["frontier"].show()`.
+Each is a plotly figure whose meta data hold its `title` and an `alt` text; `figures(report_data)["frontier"].show()`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ SECTIONS: list[Section] = [
 ]
 
 
-def sections(evidence: ReportData) -> list[tuple[Section, dict[str, go.Figure]]]:
+def sections(report_data: ReportData) -> list[tuple[Section, dict[str, go.Figure]]]:
     """Every section that has a figure on these runs, with its figures."""
-    found = [(section, section.drawings(evidence)) for section in SECTIONS]
+    found = [(section, section.drawings(report_data)) for section in SECTIONS]
     return [(section, {name: draw() for name, draw in drawn.items()}) for section, drawn in found if drawn]
 
 
-def drawings(evidence: ReportData) -> Drawings:
+def drawings(report_data: ReportData) -> Drawings:
     """What draws each figure, by its name as `isoembed figure NAME` knows it."""
-    return {name: draw for section in SECTIONS for name, draw in section.drawings(evidence).items()}
+    return {name: draw for section in SECTIONS for name, draw in section.drawings(report_data).items()}
 
 
-def figures(evidence: ReportData) -> dict[str, go.Figure]:
+def figures(report_data: ReportData) -> dict[str, go.Figure]:
     """Every figure, by its name."""
-    return {name: draw() for name, draw in drawings(evidence).items()}
+    return {name: draw() for name, draw in drawings(report_data).items()}
 
 
 class Figure(go.Figure):  # type: ignore[misc] # plotly is untyped

@@ -52,7 +52,7 @@ def _frontiers(comparison: Comparison) -> go.Figure:
     made = figure("Loss against budget, both", alt, x="", y=marks.loss_title(comparison.a))
     flop_axis(made)
     made.update_yaxes(type="log")
-    for (letter, evidence), style in zip(comparison.sides.items(), SIDES.values(), strict=True):
+    for (letter, report_data), style in zip(comparison.sides.items(), SIDES.values(), strict=True):
         cells, name = lowest[letter], f"{letter}: {comparison.names[letter]}"
         if cells:
             made.add_trace(
@@ -66,7 +66,7 @@ def _frontiers(comparison: Comparison) -> go.Figure:
                     marker={"color": style.colour, "symbol": style.symbol, "size": 12 if letter == "A" else 6},
                 )
             )
-        points = evidence.grid.best() if evidence.grid else []
+        points = report_data.grid.best() if report_data.grid else []
         if points:
             marks.forecast(
                 made,
@@ -83,10 +83,10 @@ def _frontiers(comparison: Comparison) -> go.Figure:
     return made
 
 
-def _lowest(evidence: ReportData) -> list[Replicates]:
+def _lowest(report_data: ReportData) -> list[Replicates]:
     """The run of lowest loss at each budget, where no cheaper one is lower: the measured frontier."""
     found: list[Replicates] = []
-    for _, cells in evidence.by_budget():
+    for _, cells in report_data.by_budget():
         lowest = min(cells, key=lambda cell: cell.loss)
         if not found or lowest.loss < found[-1].loss:
             found.append(lowest)

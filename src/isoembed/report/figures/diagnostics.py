@@ -16,19 +16,19 @@ from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import NEUTRAL, count_axis, figure, ordered
 
 
-def residuals(evidence: ReportData) -> Drawings:
+def residuals(report_data: ReportData) -> Drawings:
     """One figure per law: ln(actual / predicted) in per cent against tokens, a mark per size; the band is the noise of
     one run, 95 %."""
     return {
-        f"residuals-{marks.slug(law.method or law.law)}": partial(_residuals, evidence, group, law)
-        for group in evidence.groups.values()
-        if (law := evidence.law_of(group)) is not None
+        f"residuals-{marks.slug(law.method or law.law)}": partial(_residuals, report_data, group, law)
+        for group in report_data.groups.values()
+        if (law := report_data.law_of(group)) is not None
     }
 
 
-def _residuals(evidence: ReportData, group: Group, law: LawFile) -> go.Figure:
-    styles = ordered(tuple(model.name for model in evidence.models))
-    points, records = group.points, evidence.drawn(group)
+def _residuals(report_data: ReportData, group: Group, law: LawFile) -> go.Figure:
+    styles = ordered(tuple(model.name for model in report_data.models))
+    points, records = group.points, report_data.drawn(group)
     miss_R = 100.0 * np.log(points.loss / law_named(law.law).predict(law.fit.params, points))
     wide = 100.0 * 1.96 * law.run_noise
     name = law.method or law.law
@@ -41,7 +41,7 @@ def _residuals(evidence: ReportData, group: Group, law: LawFile) -> go.Figure:
     count_axis(made, "real tokens seen")
     made.add_hrect(y0=-wide, y1=wide, fillcolor=NEUTRAL, opacity=0.15, line_width=0, layer="below")
     made.add_hline(y=0.0, line={"color": NEUTRAL, "dash": "dot", "width": 1})
-    for model in evidence.models:
+    for model in report_data.models:
         mine = [row for row, record in enumerate(records) if record.recipe.model.name == model.name]
         if mine:
             style = styles[model.name]

@@ -42,19 +42,19 @@ class Predicted:
     predicted: list[Interval]
 
 
-def forecasts(evidence: ReportData) -> Drawings:
+def forecasts(report_data: ReportData) -> Drawings:
     """One figure per law: fitted runs by the law itself, held-out runs by the fit without them."""
     return {
-        f"forecast-{marks.slug(law.method or law.law)}": partial(_forecast, evidence, group, law)
-        for group in evidence.groups.values()
-        if (law := evidence.law_of(group)) is not None
+        f"forecast-{marks.slug(law.method or law.law)}": partial(_forecast, report_data, group, law)
+        for group in report_data.groups.values()
+        if (law := report_data.law_of(group)) is not None
         and law.draws is not None
         and law.data_fingerprint == group.points.fingerprint
     }
 
 
-def _forecast(evidence: ReportData, group: Group, law: LawFile) -> go.Figure:
-    records = evidence.drawn(group)
+def _forecast(report_data: ReportData, group: Group, law: LawFile) -> go.Figure:
+    records = report_data.drawn(group)
     rows = np.arange(len(records))
     held: dict[By, Predicted] = {}
     for by in _HELD:

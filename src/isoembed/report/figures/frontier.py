@@ -24,15 +24,15 @@ from isoembed.report.theme import (
 )
 
 
-def frontier(evidence: ReportData) -> Drawings:
+def frontier(report_data: ReportData) -> Drawings:
     """Loss against budget, a colour per method: runs as points, laws as lines with bands, their lower envelope with the
     names of its recipes, and where the leading method changes."""
-    return {"frontier": partial(_frontier, evidence)}
+    return {"frontier": partial(_frontier, report_data)}
 
 
-def _frontier(evidence: ReportData) -> go.Figure:
-    grid = evidence.grid
-    made = figure("Loss against budget", _alt(evidence), x="", y=marks.loss_title(evidence))
+def _frontier(report_data: ReportData) -> go.Figure:
+    grid = report_data.grid
+    made = figure("Loss against budget", _alt(report_data), x="", y=marks.loss_title(report_data))
     flop_axis(made)
     made.update_yaxes(type="log")
     lowest = grid.best() if grid is not None else []
@@ -47,8 +47,8 @@ def _frontier(evidence: ReportData) -> go.Figure:
                 hoverinfo="skip",
             )
         )
-    for method in evidence.methods:
-        found = [cell for cell in evidence.replicates if cell.method == method]
+    for method in report_data.methods:
+        found = [cell for cell in report_data.replicates if cell.method == method]
         style = method_style(method)
         made.add_trace(
             marks.replicates(
@@ -93,11 +93,11 @@ def _add_crossover(made: go.Figure, crossover: MethodCrossover) -> None:
     note_at(made, value, plain(f"{crossover.second} ahead of {crossover.first} from here"), top=True)
 
 
-def _alt(evidence: ReportData) -> str:
-    best = min(evidence.replicates, key=lambda cell: cell.loss)
-    crossover = evidence.grid.crossover if evidence.grid is not None else None
+def _alt(report_data: ReportData) -> str:
+    best = min(report_data.replicates, key=lambda cell: cell.loss)
+    crossover = report_data.grid.crossover if report_data.grid is not None else None
     return (
-        f"Loss against budget on logarithmic axes for {', '.join(evidence.methods)}. The lowest loss of all runs, "
+        f"Loss against budget on logarithmic axes for {', '.join(report_data.methods)}. The lowest loss of all runs, "
         f"{best.loss:.3f}, is that of {best.record.recipe.method.label} on {best.model.name} at "
         f"{best.record.model_flop:.3g} FLOP."
         + (f" By the laws {crossover.describe()}." if crossover is not None else "")

@@ -17,14 +17,14 @@ from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import figure, ordered
 
 
-def active_fraction(evidence: ReportData) -> Drawings:
+def active_fraction(report_data: ReportData) -> Drawings:
     """Block freezing: loss against the share of the blocks that trains."""
-    return _lines(evidence, "freeze", "active-fraction", "active share of the blocks", _fraction, log=False)
+    return _lines(report_data, "freeze", "active-fraction", "active share of the blocks", _fraction, log=False)
 
 
-def lora_rank(evidence: ReportData) -> Drawings:
+def lora_rank(report_data: ReportData) -> Drawings:
     """LoRA: loss against the rank."""
-    return _lines(evidence, "lora", "lora-rank", "LoRA rank", _rank, log=True)
+    return _lines(report_data, "lora", "lora-rank", "LoRA rank", _rank, log=True)
 
 
 def _fraction(cell: Replicates) -> float:
@@ -40,22 +40,22 @@ def _rank(cell: Replicates) -> float:
 
 
 def _lines(
-    evidence: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
+    report_data: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
 ) -> Drawings:
     found: Drawings = {}
-    for flop, cells in evidence.by_budget(lambda cell: cell.method == method):
+    for flop, cells in report_data.by_budget(lambda cell: cell.method == method):
         of_size = {
             model.name: sorted((cell for cell in cells if cell.model.name == model.name), key=setting)
-            for model in evidence.models
+            for model in report_data.models
         }
         of_size = {size: mine for size, mine in of_size.items() if len({setting(cell) for cell in mine}) > 1}
         if of_size:
-            found[f"{name}-{flop:.3g}"] = partial(_figure, evidence, flop, of_size, title, setting, log=log)
+            found[f"{name}-{flop:.3g}"] = partial(_figure, report_data, flop, of_size, title, setting, log=log)
     return found
 
 
 def _figure(
-    evidence: ReportData,
+    report_data: ReportData,
     flop: float,
     of_size: dict[str, list[Replicates]],
     title: str,
@@ -63,12 +63,12 @@ def _figure(
     *,
     log: bool,
 ) -> go.Figure:
-    styles = ordered(tuple(model.name for model in evidence.models))
+    styles = ordered(tuple(model.name for model in report_data.models))
     best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
     alt = f"Loss against {title} at {flop:.3g} FLOP, a line per size. Best: " + "; ".join(
         f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
     )
-    made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(evidence))
+    made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(report_data))
     if log:
         ranks = sorted({setting(cell) for mine in of_size.values() for cell in mine})
         made.update_xaxes(type="log", tickmode="array", tickvals=ranks, ticktext=[f"{rank:g}" for rank in ranks])

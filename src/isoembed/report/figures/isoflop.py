@@ -18,13 +18,14 @@ from isoembed.report.theme import ACCENT, count_axis, figure, ordered, shade_bey
 _LEAST_SIZES = 3
 
 
-def isoflop(evidence: ReportData) -> Drawings:
+def isoflop(report_data: ReportData) -> Drawings:
     """One figure per method, all on the same axes: a curve per budget, each size's best hyperparameter noted, the
     curve's minimum starred."""
-    found = {method: profiles for method in evidence.methods if (profiles := profiles_of(evidence, method))}
+    found = {method: profiles for method in report_data.methods if (profiles := profiles_of(report_data, method))}
     axes = _axes([cell for profiles in found.values() for _, profile in profiles for cell in profile])
     return {
-        f"isoflop-{method}": partial(_profiles, evidence, method, profiles, axes) for method, profiles in found.items()
+        f"isoflop-{method}": partial(_profiles, report_data, method, profiles, axes)
+        for method, profiles in found.items()
     }
 
 
@@ -41,10 +42,10 @@ def _axes(cells: list[Replicates]) -> dict[str, list[float]]:
     }
 
 
-def profiles_of(evidence: ReportData, method: str) -> list[tuple[float, list[Replicates]]]:
+def profiles_of(report_data: ReportData, method: str) -> list[tuple[float, list[Replicates]]]:
     """For each budget of at least three sizes, the best cell of each size, smallest first."""
     found = []
-    for flop, cells in evidence.by_budget(lambda cell: cell.method == method, sizes=_LEAST_SIZES):
+    for flop, cells in report_data.by_budget(lambda cell: cell.method == method, sizes=_LEAST_SIZES):
         best: dict[str, Replicates] = {}
         for cell in sorted(cells, key=lambda cell: cell.loss):
             best.setdefault(cell.model.name, cell)
@@ -64,12 +65,12 @@ def minimum(profile: list[Replicates]) -> CurveMinimum:
 
 
 def _profiles(
-    evidence: ReportData,
+    report_data: ReportData,
     method: str,
     profiles: list[tuple[float, list[Replicates]]],
     axes: dict[str, list[float]],
 ) -> go.Figure:
-    grid = evidence.grid
+    grid = report_data.grid
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Loss against model size for {method}, a curve per budget. Lowest: " + "; ".join(
         f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
@@ -77,7 +78,7 @@ def _profiles(
     )
     stars = [minimum(profile) for _, profile in profiles]
     alt += "".join(f". At {star.flop:.3g} FLOP {star.why}" for star in stars if star.why)
-    made = figure(f"IsoFLOP profiles, {method}", alt, x="", y=marks.loss_title(evidence))
+    made = figure(f"IsoFLOP profiles, {method}", alt, x="", y=marks.loss_title(report_data))
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):

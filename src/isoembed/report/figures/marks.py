@@ -14,9 +14,9 @@ from isoembed.report.forecast_grid import ForecastPoint
 from isoembed.report.theme import Style, band, plain
 
 
-def loss_title(evidence: ReportData) -> str:
+def loss_title(report_data: ReportData) -> str:
     """The loss axis in words."""
-    return "held-out loss, nats" if evidence.target == "heldout" else "training loss, nats"
+    return "held-out loss, nats" if report_data.target == "heldout" else "training loss, nats"
 
 
 def slug(name: str) -> str:

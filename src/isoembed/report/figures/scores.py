@@ -44,15 +44,15 @@ class Task:
         return float(np.mean(found)) if found else None
 
 
-def tasks_of(evidence: ReportData) -> list[Task]:
+def tasks_of(report_data: ReportData) -> list[Task]:
     """Every task of which at least eight runs have a score and a loss."""
     found = []
-    for main in main_scores(name for record in evidence.records for name in record.scores):
+    for main in main_scores(name for record in report_data.records for name in record.scores):
         full = str(main)
         known = [
             (record, loss, record.scores[full])
-            for record in evidence.records
-            if full in record.scores and (loss := evidence.loss(record)) is not None
+            for record in report_data.records
+            if full in record.scores and (loss := report_data.loss(record)) is not None
         ]
         if len(known) >= LEAST_RUNS:
             records, losses, scores = zip(*known, strict=True)
@@ -60,20 +60,20 @@ def tasks_of(evidence: ReportData) -> list[Task]:
     return found
 
 
-def scores(evidence: ReportData) -> Drawings:
+def scores(report_data: ReportData) -> Drawings:
     """Of each task: score against loss and against budget, and, a figure a method, against size."""
     found: Drawings = {}
-    tasks = {marks.slug(task.name): task for task in tasks_of(evidence)}
-    found |= {f"score-{name}": partial(_against_loss, evidence, task) for name, task in tasks.items()}
-    found |= {f"score-budget-{name}": partial(_against_budget, evidence, task) for name, task in tasks.items()}
+    tasks = {marks.slug(task.name): task for task in tasks_of(report_data)}
+    found |= {f"score-{name}": partial(_against_loss, report_data, task) for name, task in tasks.items()}
+    found |= {f"score-budget-{name}": partial(_against_budget, report_data, task) for name, task in tasks.items()}
     for name, task in tasks.items():
-        for method in evidence.methods:
-            if profiles := _profiles(evidence, task, method):
+        for method in report_data.methods:
+            if profiles := _profiles(report_data, task, method):
                 found[f"score-size-{name}-{method}"] = partial(_against_size, task, method, profiles)
     return found
 
 
-def _against_loss(evidence: ReportData, task: Task) -> go.Figure:
+def _against_loss(report_data: ReportData, task: Task) -> go.Figure:
     """Figure 16: score against loss, with Spearman's correlation."""
     rho = spearman(task.loss, task.score)
     words = (
@@ -82,8 +82,8 @@ def _against_loss(evidence: ReportData, task: Task) -> go.Figure:
         else f"Spearman {rho.value:.2f} [{rho.ends[0]:.2f}, {rho.ends[1]:.2f}], {len(task.loss)} runs"
     )
     alt = f"{task.name} {task.metric} against loss: {words}."
-    made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(evidence), y=task.metric)
-    for method in evidence.methods:
+    made = figure(f"{task.name}: {words}", alt, x=marks.loss_title(report_data), y=task.metric)
+    for method in report_data.methods:
         mine = [i for i, record in enumerate(task.records) if record.recipe.method.name == method]
         if mine:
             style = method_style(method)
@@ -100,7 +100,7 @@ def _against_loss(evidence: ReportData, task: Task) -> go.Figure:
     return made
 
 
-def _against_budget(evidence: ReportData, task: Task) -> go.Figure:
+def _against_budget(report_data: ReportData, task: Task) -> go.Figure:
     """Figure 15: of each method's settings at a budget the best score, and the quartiles of all of them."""
     best = int(np.argmax(task.score))
     alt = (
@@ -110,8 +110,8 @@ def _against_budget(evidence: ReportData, task: Task) -> go.Figure:
     )
     made = figure(f"{task.name} against budget", alt, x="", y=task.metric)
     flop_axis(made)
-    for method in evidence.methods:
-        scored = evidence.by_budget(lambda cell, method=method: cell.method == method and task.of(cell) is not None)  # type: ignore[misc]
+    for method in report_data.methods:
+        scored = report_data.by_budget(lambda cell, method=method: cell.method == method and task.of(cell) is not None)  # type: ignore[misc]
         if scored:
             _add_best_and_quartiles(made, task, method, scored)
     return made
@@ -145,11 +145,11 @@ def _add_best_and_quartiles(
     )
 
 
-def _profiles(evidence: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
+def _profiles(report_data: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
     """For each budget at which so many sizes were scored, the best-scoring cell of each size, smallest first."""
-    scores = {id(cell): score for cell in evidence.replicates if (score := task.of(cell)) is not None}
+    scores = {id(cell): score for cell in report_data.replicates if (score := task.of(cell)) is not None}
     found = []
-    for flop, cells in evidence.by_budget(
+    for flop, cells in report_data.by_budget(
         lambda cell: cell.method == method and id(cell) in scores, sizes=_LEAST_SIZES
     ):
         best: dict[str, Replicates] = {}

@@ -15,19 +15,19 @@ from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import ACCENT, figure, flop_axis, method_style, shade_beyond
 
 
-def optimal_size(evidence: ReportData) -> Drawings:
+def optimal_size(report_data: ReportData) -> Drawings:
     """Measured: the size of lowest loss and the curve's minimum.  Forecast: the law's best of the family's sizes, with
     the sizes that its uncertainty leaves possible."""
     return {
-        f"optimal-size-{method}": partial(_optimal_size, evidence, method, profiles)
-        for method in evidence.methods
-        if (profiles := profiles_of(evidence, method)) or expected_sizes(evidence, method)
+        f"optimal-size-{method}": partial(_optimal_size, report_data, method, profiles)
+        for method in report_data.methods
+        if (profiles := profiles_of(report_data, method)) or expected_sizes(report_data, method)
     }
 
 
-def expected_sizes(evidence: ReportData, method: str | None) -> list[tuple[float, Interval]]:
+def expected_sizes(report_data: ReportData, method: str | None) -> list[tuple[float, Interval]]:
     """The best size at each budget by the law, N; of the method, or of all."""
-    grid = evidence.grid
+    grid = report_data.grid
     return [
         (forecasts.flop, params)
         for forecasts in (grid.budgets if grid else [])
@@ -35,8 +35,8 @@ def expected_sizes(evidence: ReportData, method: str | None) -> list[tuple[float
     ]
 
 
-def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
-    expected = expected_sizes(evidence, method)
+def _optimal_size(report_data: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
+    expected = expected_sizes(report_data, method)
     lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
     alt = f"Best model size against budget for {method}. Measured: " + (
         "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
@@ -73,8 +73,8 @@ def _optimal_size(evidence: ReportData, method: str, profiles: list[tuple[float,
                 hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>curve</extra>",
             )
         )
-    if evidence.grid and expected:
-        shade_beyond(made, evidence.grid.fitted[1], expected[-1][0])
+    if report_data.grid and expected:
+        shade_beyond(made, report_data.grid.fitted[1], expected[-1][0])
     return made
 
 

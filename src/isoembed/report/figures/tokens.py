@@ -12,26 +12,26 @@ from isoembed.report.figures.section import Drawings, Section
 from isoembed.report.theme import count_axis, figure, ordered
 
 
-def tokens(evidence: ReportData) -> Drawings:
+def tokens(report_data: ReportData) -> Drawings:
     """Cells by the tokens that they saw; a line joins one size where the method has no hyperparameter."""
     found: Drawings = {}
-    for method in evidence.methods:
-        mine = [cell for cell in evidence.replicates if cell.method == method]
+    for method in report_data.methods:
+        mine = [cell for cell in report_data.replicates if cell.method == method]
         if len({cell.record.tokens for cell in mine}) > 1:
-            found[f"tokens-{method}"] = partial(_tokens, evidence, method, mine)
+            found[f"tokens-{method}"] = partial(_tokens, report_data, method, mine)
     return found
 
 
-def _tokens(evidence: ReportData, method: str, mine: list[Replicates]) -> go.Figure:
-    styles = ordered(tuple(model.name for model in evidence.models))
+def _tokens(report_data: ReportData, method: str, mine: list[Replicates]) -> go.Figure:
+    styles = ordered(tuple(model.name for model in report_data.models))
     best = min(mine, key=lambda cell: cell.loss)
     alt = (
         f"Loss against tokens for {method}, a colour per size. The lowest, {best.loss:.3f}, is that of "
         f"{best.model.name} after {best.record.tokens:,} tokens."
     )
-    made = figure(f"Loss against tokens, {method}", alt, x="", y=marks.loss_title(evidence))
+    made = figure(f"Loss against tokens, {method}", alt, x="", y=marks.loss_title(report_data))
     count_axis(made, "real tokens seen")
-    for model in evidence.models:
+    for model in report_data.models:
         of_size = sorted((cell for cell in mine if cell.model.name == model.name), key=lambda cell: cell.record.tokens)
         if of_size:
             style = styles[model.name]
