@@ -103,10 +103,16 @@ def measured(
         "flop": record.model_flop,
         "teacher_flop": record.teacher_flop,
         "steps": record.steps,
+        "rate": job.recipe.learning_rate,
         "seconds": record.wall_seconds,
         "loss": record.heldout.loss,
         "scores": scored(system, tasks),
     }
+
+
+def tasks_in(folder: Path) -> dict[str, Task]:
+    """Those of `TASKS` that lie in `folder`."""
+    return {name: open_task(name.partition("/")[0], folder / name) for name in TASKS if (folder / name).exists()}
 
 
 def scored(system: System, tasks: dict[str, Task]) -> dict[str, float]:
@@ -147,7 +153,7 @@ def table(found: list[dict[str, Any]]) -> str:
             mine = [seed for seed in seeds if (variant, seed) in runs and ("plain", seed) in runs]
             cells = []
             for what in ("loss", *names, "mean"):
-                own, plain = ([_value(runs[who, seed], what) for seed in mine] for who in (variant, "plain"))
+                own, plain = ([value(runs[who, seed], what) for seed in mine] for who in (variant, "plain"))
                 gains = [one - other for one, other in zip(own, plain, strict=True)]
                 cells.append(f"{np.mean(plain):.3f}" if variant == "plain" else interval(gains))
             lines.append(f"| {variant} | {len(mine)} | {' | '.join(cells)} |")
@@ -160,7 +166,8 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _value(one: dict[str, Any], what: str) -> float:
+def value(one: Row, what: str) -> float:
+    """The `loss` of a row, the score of a task, or their `mean`."""
     if what == "mean":
         return float(np.mean(list(one["scores"].values())))
     return float(one["loss"] if what == "loss" else one["scores"][what])
@@ -180,9 +187,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
     asked = parsed(parser, table)
     budgets = [float(each) for each in asked.budgets.split(",")]
-    tasks = {
-        name: open_task(name.partition("/")[0], asked.tasks / name) for name in TASKS if (asked.tasks / name).exists()
-    }
+    tasks = tasks_in(asked.tasks)
     known = variants(asked.teacher)
     only = list(known) if asked.only is None else asked.only.split(",")
     if unknown := sorted(set(only) - known.keys()):

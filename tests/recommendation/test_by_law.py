@@ -534,8 +534,15 @@ def test_rules_obey_limits_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         recommend(budget, NANO, constraints=Constraints(methods=("lora", "bias")))
     with pytest.raises(InputError, match="needs a law"):
         recommend(budget, NANO, constraints=Constraints(repeats="measured"))
-    with pytest.raises(InputError, match="must leave a model"):
-        recommend(budget, NANO, constraints=Constraints(max_params=10))
+    for limit, value in (("max_params", 10), ("max_index_bytes", 95), ("max_query_flop", 1e3)):
+        with pytest.raises(InputError, match=f"`{limit}` must leave a model"):
+            recommend(budget, NANO, constraints=Constraints(**{limit: value}))
+    narrow = Constraints(max_index_bytes=4 * 48)
+    assert recommend(budget, NANO, constraints=narrow).recipe.model.hidden <= 48 < free.model.hidden
+    cheap = Constraints(max_query_flop=2 * 14 * 51_000)  # the assumed queries have 14 tokens
+    assert recommend(budget, NANO, constraints=cheap).recipe.model.params <= 51_000
+    wide = Request.of(budget, NANO, options=Options(matryoshka=(64, 24)), constraints=narrow)
+    assert recommend(wide).recipe.model == free.model
     served = recommend(budget, NANO, constraints=Constraints(serving_tokens=1e7)).recipe
     assert served.model.params <= free.model.params
     assert served.flop < free.flop

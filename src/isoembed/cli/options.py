@@ -451,6 +451,13 @@ class LimitOptions:
 
     methods: Annotated[str | None, typer.Option(help="methods allowed, as full,lora")] = None
     max_params: Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")] = None
+    max_index_bytes: Annotated[
+        float | None,
+        typer.Option(help="most bytes of a document's vector in fp32; of --matryoshka the narrowest counts"),
+    ] = None
+    max_query_flop: Annotated[
+        float | None, typer.Option(help="most FLOP to embed a query of mean length: 2 N a token")
+    ] = None
     serving_tokens: Annotated[
         float,
         typer.Option(

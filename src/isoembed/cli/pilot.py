@@ -106,11 +106,10 @@ def _request(
     from isoembed.encoder.precision import precision_named
     from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot
 
-    family, most = chosen.request.family, chosen.request.constraints.max_params
-    if most is not None:
-        within = tuple(model for model in family.models if model.params <= most)
-        family = family.model_copy(update={"models": within})
-    draft = pilot_draft(family, chosen.request.setup_at(), methods, target_flop, allowance_flop)
+    asked = chosen.request.complete()
+    sizes = asked.constraints.within(asked.family, asked.family.models, asked, asked.data)
+    family = asked.family.model_copy(update={"models": tuple(sizes)})
+    draft = pilot_draft(family, asked.setup, methods, target_flop, allowance_flop)
     draft = draft.model_copy(update={"max_bytes": memory_here()})
     precision = precision_named(chosen.asked.execution.precision)
     return prepare_pilot(draft, chosen.asked.data.value(), cache=places.tokens, precision=precision)

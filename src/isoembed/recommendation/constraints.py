@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from isoembed.budget import device_named
 from isoembed.core import LARGEST, Frozen, InputError
-from isoembed.families.base import ModelSpec
+from isoembed.families.base import Family, ModelSpec
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.methods import Method, names
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, Setup
 
 
 class Constraints(Frozen):
@@ -28,6 +29,12 @@ class Constraints(Frozen):
         "(muennighoff), or by the law's own (measured); default: by the law's own where it has one",
     )
     max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
+    max_index_bytes: int | None = Field(
+        None, ge=1, le=LARGEST, description="most bytes that a document's vector takes in an index, in fp32"
+    )
+    max_query_flop: float | None = Field(
+        None, gt=0, le=1e24, description="most FLOP that embedding a query of mean length takes, 2 N a token"
+    )
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
     serving_tokens: float = Field(
         0.0, ge=0, le=1e18, description="tokens to be embedded over the model's life, paid from the same budget"
@@ -72,6 +79,31 @@ class Constraints(Frozen):
         if self.pairs is None or (data.pairs is not None and data.pairs <= self.pairs):
             return data
         return data.model_copy(update={"pairs": self.pairs})
+
+    def within(self, family: Family, sizes: Sequence[ModelSpec], setup: Setup, data: DataStats) -> list[ModelSpec]:
+        """Those of `sizes`, smallest first, that are as small, as narrow and as cheap to ask as these limits say.
+
+        Of Matryoshka embeddings the narrowest that are trained count.  Raises InputError, naming a limit, where none is
+        left.
+        """
+        measures: dict[str, tuple[Callable[[ModelSpec], float], str]] = {
+            "max_params": (lambda size: size.params, "non-embedding parameters"),
+            "max_index_bytes": (lambda size: 4 * min([size.hidden, *setup.options.matryoshka]), "bytes a vector"),
+            "max_query_flop": (lambda size: 2 * size.params * data.query_tokens, "FLOP a query"),
+        }
+        left = list(sizes)
+        for name, (measure, of) in measures.items():
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            least = min(map(measure, left))
+            left = [size for size in left if measure(size) <= limit]
+            if not left:
+                raise InputError(
+                    f"`{name}` must leave a model: the smallest of {family.name} has {least:,.6g} {of}, above "
+                    f"{limit:,.6g}. Raise it, or choose another family."
+                )
+        return left
 
     def training_flop(self, flop: float, model: ModelSpec) -> float:
         """What serving leaves of `flop` for training `model`: C - 2 N T, forward FLOP of T tokens (Sardana et al. 2023,

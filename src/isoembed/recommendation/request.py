@@ -118,14 +118,7 @@ class CompleteRequest(Setup, Request):
     def models(self) -> tuple[ModelSpec, ...]:
         """The sizes to choose from, smallest first."""
         sizes = self.family.models if self.model is None else (self.family.model(self.model),)
-        limit = self.constraints.max_params
-        within = tuple(size for size in sizes if limit is None or size.params <= limit)
-        if not within:
-            raise InputError(
-                f"`max_params` must leave a model: the smallest of {self.family.name} has {sizes[0].params:,} "
-                f"non-embedding parameters, above {limit:,}. Raise it, or choose another family."
-            )
-        return within
+        return tuple(self.constraints.within(self.family, sizes, self, self.data))
 
     @property
     def unique_tokens(self) -> float | None:
