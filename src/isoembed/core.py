@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from string import Formatter
 from threading import RLock
-from typing import IO, Annotated, Any, ClassVar, ParamSpec, TypeVar
+from typing import IO, Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator, validate_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +70,15 @@ class Frozen(BaseModel):
         raise InputError(f"A {whose} does not change; got {name} = {str(value)[:200]}. Make another {whose} with it.")
 
 
+class _Words(Formatter):
+    """Also `{runs:@run}`: `1 run`, `1,200 runs`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec.startswith("@"):
+            return number_of(value, format_spec[1:])
+        return str(super().format_field(value, format_spec))
+
+
 class Note(Frozen):
     """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of.
 
@@ -81,23 +91,60 @@ class Note(Frozen):
 
     sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    @model_validator(mode="after")
+    def _has_a_sentence(self) -> Self:
+        try:
+            self.describe()
+        except (LookupError, TypeError, ValueError):
+            raise ValueError(f"{self.code!r} is no fact of these fields: {', '.join(self.fields)}") from None
+        return self
+
     def __hash__(self) -> int:
         return hash((self.kind, self.code, frozenset(self.fields.items())))
 
     @property
     def title(self) -> str:
         """What the note is about, in a few words."""
-        return self.sentences[self.code][0].format(**self.fields)
+        return self._worded(self.sentences[self.code][0])
 
     @property
     def reason(self) -> str:
         """The fact without its title, where it has more than one."""
         title, *more = self.sentences[self.code]
-        return ": ".join(more or [title]).format(**self.fields)
+        return self._worded(": ".join(more or [title]))
 
     def describe(self) -> str:
         """The fact as a sentence."""
-        return ": ".join(self.sentences[self.code]).format(**self.fields)
+        return self._worded(": ".join(self.sentences[self.code]))
+
+    def _worded(self, sentence: str) -> str:
+        return _Words().vformat(sentence, (), self.fields)
+
+
+class Noted(Frozen):
+    """A value with notes.  Its JSON holds their sentences too, by kind; of JSON of before there were notes these are
+    read."""
+
+    #: the field of the notes
+    noted: ClassVar[str] = "notes"
+    #: the field of the sentences of each kind
+    described: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_sentences(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        said = {name: given[name] for name in cls.described if given.get(name)}
+        lines = [
+            {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
+            for name, found in said.items()
+            for line in ([found] if isinstance(found, str) else found)
+        ]
+        return {cls.noted: lines} | {name: value for name, value in given.items() if name not in cls.described}
+
+    def _sentences(self, kind: str) -> tuple[str, ...]:
+        return tuple(each.describe() for each in getattr(self, self.noted) if each.kind == kind)
 
 
 class Summarised(Frozen):

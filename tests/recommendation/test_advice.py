@@ -26,7 +26,8 @@ from isoembed.core import Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families import FAMILIES, NANO, PYTHIA, family_named
 from isoembed.fitting.intervals import tamed
-from isoembed.fitting.io.law_file import UNSEALED, LawFile, LawSet
+from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.notes import UNSEALED
 from isoembed.methods import LoRA
 from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.constraints import Constraints
@@ -333,8 +334,8 @@ def test_a_file_of_before_digests_is_read_with_a_note_and_one_changed_after_is_n
     file = tmp_path / "law.json"
     file.write_text(json.dumps(tampered(lambda law: None)))
     old = LawSet.load(file)
-    assert all(UNSEALED in law.notes for law in old.laws)
-    assert UNSEALED in nano(5e12, old).known
+    assert all(UNSEALED in law.facts for law in old.laws)
+    assert UNSEALED.describe() in nano(5e12, old).known
     laws.save(file)
     assert LawSet.load(file) == laws
     value = json.loads(file.read_text())

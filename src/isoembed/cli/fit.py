@@ -139,7 +139,10 @@ def _drift_json(drift: Drift) -> dict[str, float | None] | None:
 
 def _flagged(law: LawFile, ctx: typer.Context) -> LawFile:
     """The law as it is shown: its notes name the command's options, not fields."""
-    return law.model_copy(update={"notes": tuple(with_flags(note, ctx) for note in law.notes)})
+    from isoembed.fitting.notes import remark
+
+    facts = tuple(remark("text", text=with_flags(note, ctx)) for note in law.notes)
+    return law.model_copy(update={"facts": facts})
 
 
 def _fitted(table: Path, how: FitOptions, schema: RunsSchema) -> LawSet:

@@ -17,6 +17,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.fitting.fit import Fit, Solver, solve
 from isoembed.fitting.intervals import Interval, expanded_tail, finite, percentile
 from isoembed.fitting.isoflop import Optimum, surface_optimum
+from isoembed.fitting.notes import FitNote, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
 
@@ -147,12 +148,12 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
     return replace(boot, fit=fitted.with_reasons("weakly-identified", _loose_exponents(boot)))
 
 
-def _loose_exponents(boot: Bootstrap) -> list[str]:
+def _loose_exponents(boot: Bootstrap) -> list[FitNote]:
     """Exponents whose interval is wider than their value: what twenty points leave of eight parameters."""
     exponents = [p.name for p in boot.law.parameters if p.low > 0 and p.name not in boot.fit.held]
     intervals = {name: interval for name, interval in boot.intervals().items() if name in exponents}
     return [
-        f"{name} = {interval.describe()} is known no better than to its own size"
+        reason("loose", parameter=name, interval=interval.describe())
         for name, interval in intervals.items()
         if interval.ends[1] - interval.ends[0] > boot.fit.params[name]
     ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import InputError, Summarised
+from isoembed.core import InputError, Noted, Summarised
 from isoembed.fitting.minimise import Minimum, Problem, minimise
+from isoembed.fitting.notes import FitNote, reason
 from isoembed.laws.base import Law, Units
 from isoembed.laws.points import Floats, Points
 
@@ -41,8 +42,11 @@ _ROUNDING = 1e-9
 _EFFICIENT = 1.345
 
 
-class Fit(Summarised):
+class Fit(Summarised, Noted):
     """One fitted law.  Parameters are in the user's units."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"why": "reason", "simplified": "held"}
 
     law: str
     params: dict[str, float]
@@ -55,22 +59,32 @@ class Fit(Summarised):
     error: float | None = Field(
         None, ge=0, description="root mean square of all ln residuals, outliers among them; None in older files"
     )
-    simplified: str = Field(
-        "", description="parameters held, for nothing distinguishes them from zero, and by what; or none"
-    )
     n_points: int
     n_starts: int
     starts_agreeing: float = Field(description="share of starts that reached the lowest objective to 1e-6")
     condition: float | None = Field(description="of the Jacobian with unit columns; None where singular")
     range: dict[str, tuple[float, float]] = Field(description="lowest and highest value of each column that was fitted")
     status: Status
-    why: tuple[str, ...] = Field(description="every reason behind a status other than good, in words")
+    facts: tuple[FitNote, ...] = Field((), description="every reason behind a status other than good; what was held")
 
-    def with_reasons(self, status: Status, why: list[str]) -> Fit:
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Every reason behind a status other than good, in words."""
+        return self._sentences("reason")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def simplified(self) -> str:
+        """Parameters held, for nothing distinguishes them from zero, and by what; or none."""
+        return "".join(self._sentences("held"))
+
+    def with_reasons(self, status: Status, reasons: Sequence[FitNote]) -> Fit:
         """The fit with further reasons against it; itself where there are none."""
-        if not why:
+        if not reasons:
             return self
-        return self.model_copy(update={"status": max(self.status, status, key=_ORDER.index), "why": (*self.why, *why)})
+        worst = max(self.status, status, key=_ORDER.index)
+        return self.model_copy(update={"status": worst, "facts": (*self.facts, *reasons)})
 
     def summary(self) -> dict[str, str]:
         """The law, its parameters and how the fit went."""
@@ -176,12 +190,11 @@ def solve(solver: Solver, delta: float | None) -> tuple[Solver, Fit, Floats]:
         return best
     zeros = " and ".join(name for name, value in less.absent.items() if value == 0 and solver.law.is_linear(name))
     others = [name for name in less.absent if not solver.law.is_linear(name)]
-    with_them = f", and with it {' and '.join(others)}" if others else ""
-    words = (
-        f"{zeros} held at 0{with_them}: not distinguishable from zero (AICc {best_value - full_value:+.1f} without, by "
-        f"{len(solver.points)} runs)"
-    )
-    return less, found.model_copy(update={"simplified": words}), its_minima
+    # infinite where the full law has too many parameters for the points
+    known = {"zeros": zeros, "change": f"{best_value - full_value:+.1f}", "runs": len(solver.points)}
+    with_them = {"others": " and ".join(others)} if others else {}
+    held = FitNote(kind="held", code="zero-with" if others else "zero", fields=known | with_them)
+    return less, found.model_copy(update={"facts": (held, *found.facts)}), its_minima
 
 
 def _aicc(solver: Solver, fitted: Fit) -> float:
@@ -216,9 +229,9 @@ def _solved(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
     found, condition = _diagnose(solver, theta_P, noise)
     found += [] if solver.problem.raw else _misfit(error, points.seed_sd())
     if end.predicted_decrease_B[best] > 1e-6:
-        found.append(("stuck", "the solver stopped before a minimum: no parameter value here is an answer"))
+        found.append(("stuck", reason("stuck")))
     if (share := float(np.mean(agree_B))) < 0.5:
-        found.append(("few-starts-agree", f"only {share:.0%} of {len(agree_B)} starts reach the lowest objective"))
+        found.append(("few-starts-agree", reason("few-starts", share=share, starts=len(agree_B))))
     fitted = Fit(
         law=law.name,
         params=params,
@@ -233,22 +246,18 @@ def _solved(solver: Solver, delta: float | None) -> tuple[Fit, Floats]:
         condition=condition,
         range={name: _range(points, name) for name in ("params", "tokens", "flop", "fraction", "loss")},
         status=max((status for status, _ in found), key=_ORDER.index, default="good"),
-        why=tuple(words for _, words in found),
+        facts=tuple(fact for _, fact in found),
     )
     rival_B = [b for b in order_B if not agree_B[b] and end.objective_B[b] < _RIVAL * lowest]
     return fitted, end.theta_BP[[best, *rival_B[:1]]]
 
 
-def _misfit(error: float, seed_sd: float | None) -> list[tuple[Status, str]]:
+def _misfit(error: float, seed_sd: float | None) -> list[tuple[Status, FitNote]]:
     """Why residuals of root mean square `error` make a poor fit; none where they are small."""
     if error > MOST_ERROR:
-        return [
-            ("poor-fit", f"the runs lie {error:.1%} around the law, root mean square; {MOST_ERROR:.0%} is the most")
-        ]
+        return [("poor-fit", reason("far-off", error=error, most=MOST_ERROR))]
     if seed_sd and error > max(MOST_ERROR_OF_SEEDS * seed_sd, LEAST_ERROR):
-        return [
-            ("poor-fit", f"the runs lie {error:.1%} around the law, {error / seed_sd:.0f} times what seeds lie apart")
-        ]
+        return [("poor-fit", reason("far-off-for-seeds", error=error, times=error / seed_sd))]
     return []
 
 
@@ -257,23 +266,21 @@ def _range(points: Points, column: str) -> tuple[float, float]:
     return float(values_R.min()), float(values_R.max())
 
 
-def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple[Status, str]], float | None]:
+def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple[Status, FitNote]], float | None]:
     """What the points leave open at the optimum, and the condition of the Jacobian with unit columns."""
     problem, law, free = solver.problem, solver.law, solver.free
-    found: list[tuple[Status, str]] = []
+    found: list[tuple[Status, FitNote]] = []
     settings = solver.points.distinct("params", "tokens", "flop", "fraction")
     if settings < len(free) + 2:
-        words = (
-            f"{settings} different settings for {len(free)} parameters: {len(free) + 2} are the least to show a misfit"
-        )
-        found.append(("too-few-points", words))
+        few = reason("few-settings", settings=settings, parameters=len(free), least=len(free) + 2)
+        found.append(("too-few-points", few))
     for index in free:
         parameter, value = law.parameters[index], theta_P[index]
         if value <= problem.low_P[index] or value >= problem.high_P[index]:
             edge = "lowest" if value <= problem.low_P[index] else "highest"
-            found.append(("at-bound", f"{parameter.name} stands at the {edge} value allowed"))
+            found.append(("at-bound", reason("at-bound", parameter=parameter.name, edge=edge)))
     found += [
-        ("weakly-identified", f"{values} values of {column} cannot tell a power from its constant")
+        ("weakly-identified", reason("few-values", values=values, column=column))
         for column in law.varies
         if law.name != "power" and (values := solver.points.distinct(column)) < 3
     ]
@@ -281,14 +288,13 @@ def _diagnose(solver: Solver, theta_P: Floats, noise: float) -> tuple[list[tuple
     length_P = np.linalg.norm(jacobian_RP, axis=0)
     _, singular, right_KP = np.linalg.svd(jacobian_RP / np.where(length_P > 0, length_P, 1.0), full_matrices=False)
     if len(singular) < len(free) or not singular[-1] > 1e-9 * singular[0]:
-        found.append(("weakly-identified", "some combination of parameters does not change the predictions at all"))
+        found.append(("weakly-identified", reason("flat")))
         return found, None
     # a rough standard error, to tell whether an exponent is known at all: never reported as an interval
     spread_P = np.linalg.norm(right_KP / singular[:, None], axis=0) / length_P
     for position, index in enumerate(free):
         parameter = law.parameters[index]
         if not parameter.linear and parameter.low > 0 and 2 * noise * spread_P[position] > theta_P[index]:
-            found.append(
-                ("weakly-identified", f"{parameter.name} = {theta_P[index]:.3g} is not distinguishable from zero")
-            )
+            near_zero = reason("exponent-near-zero", parameter=parameter.name, value=float(theta_P[index]))
+            found.append(("weakly-identified", near_zero))
     return found, float(singular[0] / singular[-1])

@@ -6,15 +6,16 @@ A lower objective is no sign of it: laws are compared, and called good, on the h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import InputError, Noted
 from isoembed.fitting.bootstrap import bootstrap
 from isoembed.fitting.intervals import Interval, percentile
+from isoembed.fitting.notes import FitNote, off, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points
 
@@ -25,23 +26,32 @@ _NEAR = 0.9
 MOST_BACKTESTS = 4
 
 
-class Holdout(Frozen):
+class Holdout(Noted):
     """One law, one hold-out.  Errors are of ln loss: 0.01 is 1 %.
 
     `bias` is the mean of ln(observed / predicted) over the held-out rows, and its interval is where it would fall if
     the law were right: the bootstrap's spread of the forecast and the noise of the runs.
     """
 
+    noted: ClassVar = "facts"
+    described: ClassVar = {"why": "reason"}
+
     by: By
     law: str
     verdict: Literal["good", "biased", "untested"]
-    why: str = Field("", description="the verdict in words; empty where good")
+    facts: tuple[FitNote, ...] = Field((), description="why the verdict is not good")
     n_fitted: int
     n_held: int
     in_range_error: float | None = Field(None, description="root mean square of ln residuals where fitted")
     held_error: float | None = Field(None, description="root mean square of ln residuals where held out")
     bias: Interval | None = None
     beyond: float | None = Field(None, description="mean held-out budget over the largest fitted one")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> str:
+        """The verdict in words; empty where good."""
+        return "; ".join(self._sentences("reason"))
 
     @property
     def forecasts_beyond(self) -> bool:
@@ -72,10 +82,12 @@ def holdout(
     try:
         boot = bootstrap(law, kept, draws=draws, seed=seed, delta=delta) if len(kept) else None
     except InputError as error:
-        return Holdout(by=by, law=law.name, verdict="untested", why=str(error), **counts)
+        return Holdout(
+            by=by, law=law.name, verdict="untested", facts=(reason("not-fitted", error=str(error)),), **counts
+        )
     if boot is None or boot.fit.status in ("too-few-points", "stuck"):
-        why = boot.fit.describe() if boot else "nothing is left to fit"
-        return Holdout(by=by, law=law.name, verdict="untested", why=why, **counts)
+        why = reason("not-fitted", error=boot.fit.describe()) if boot else reason("nothing-left")
+        return Holdout(by=by, law=law.name, verdict="untested", facts=(why,), **counts)
 
     def log_errors(at: Points) -> Floats:
         return np.log(at.loss) - log_loss(law.predict(boot.fit.params, at))
@@ -91,16 +103,12 @@ def holdout(
     interval = percentile(bias, noise_B - forecast_B, boot.tail)
     low, high = interval.ends
     good = low <= bias <= high
-    side = "above" if bias > 0 else "below"
-    why = (
-        f"the {by.replace('-', ' ')} lies {abs(np.expm1(bias)):.1%} {side} the forecast, outside what uncertainty "
-        f"and noise allow ({low:+.1%} to {high:+.1%})"
-    )
+    largest = by.replace("-", " ")
     return Holdout(
         by=by,
         law=law.name,
         verdict="good" if good else "biased",
-        why="" if good else why,
+        facts=() if good else (off("biased", bias, interval, largest=largest),),
         in_range_error=float(np.sqrt(np.mean(inside_R**2))),
         held_error=float(np.sqrt(np.mean(outside_R**2))),
         bias=interval,

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import InputError, Noted
+from isoembed.fitting.notes import FitNote, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
 
@@ -87,14 +88,23 @@ def _search(loss: Callable[[Floats, Floats], Floats], log_flop: Floats, log_brac
     return np.asarray((low + high)[:, 0] / 2.0)
 
 
-class CurveMinimum(Frozen):
+class CurveMinimum(Noted):
     """The lowest point of one budget's curve.  `params` is None unless the status is good."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"why": "reason"}
 
     flop: float
     params: float | None
     loss: float | None
     status: Literal["good", "edge", "not-convex", "too-few-sizes"]
-    why: str = Field("", description="the status in words; empty where good")
+    facts: tuple[FitNote, ...] = Field((), description="why the status is not good")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> str:
+        """The status in words; empty where good."""
+        return "; ".join(self._sentences("reason"))
 
 
 def budgets(points: Points) -> list[Points]:
@@ -116,13 +126,12 @@ def curve_minimum(points: Points, *, how: Literal["akima", "parabola"] = "akima"
     loss_R = np.bincount(index_R, points.weight * np.log(points.loss)) / np.bincount(index_R, points.weight)
     least = 5 if how == "akima" else 3
     if len(sizes_R) < least:
-        words = f"{len(sizes_R)} sizes; {how} needs {least}"
-        return CurveMinimum(flop=flop, params=None, loss=None, status="too-few-sizes", why=words)
+        few = reason("few-sizes", sizes=len(sizes_R), how=how, least=least)
+        return CurveMinimum(flop=flop, params=None, loss=None, status="too-few-sizes", facts=(few,))
     if how == "parabola":
         bend, slope, constant = np.polyfit(sizes_R - sizes_R.mean(), loss_R, 2)
         if bend <= 0:
-            words = "the curve bends down: more sizes or more seeds are needed"
-            return CurveMinimum(flop=flop, params=None, loss=None, status="not-convex", why=words)
+            return CurveMinimum(flop=flop, params=None, loss=None, status="not-convex", facts=(reason("bends-down"),))
         where = sizes_R.mean() - slope / (2 * bend)
         lowest = constant - slope**2 / (4 * bend)
         edge = not sizes_R[0] < where < sizes_R[-1]
@@ -136,6 +145,5 @@ def curve_minimum(points: Points, *, how: Literal["akima", "parabola"] = "akima"
         edge = int(np.argmin(loss_R)) in (0, len(sizes_R) - 1)
     if edge:
         side = "smaller" if where < sizes_R.mean() else "larger"
-        words = f"the lowest loss stands at the edge of the sizes tested: add {side} models at this budget"
-        return CurveMinimum(flop=flop, params=None, loss=None, status="edge", why=words)
+        return CurveMinimum(flop=flop, params=None, loss=None, status="edge", facts=(reason("edge", side=side),))
     return CurveMinimum(flop=flop, params=float(np.exp(where)), loss=float(np.exp(lowest)), status="good")

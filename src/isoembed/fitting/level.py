@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from isoembed.core import InputError, fingerprint, number_of
+from isoembed.core import InputError, fingerprint
 from isoembed.fitting.drift import LEVEL_DRIFT
 from isoembed.fitting.fit import Fit
 from isoembed.fitting.io.law_file import Draws, LawFile, LawSet
+from isoembed.fitting.notes import FitNote, reason, remark
 from isoembed.fitting.settings import Group, Settings
 from isoembed.laws import law_named
 from isoembed.laws.candidates import among
@@ -68,21 +69,20 @@ def levelled(laws: LawSet, groups: Sequence[Group], source: str, *, least_ratio:
     misfit = math.sqrt((above_BR[0] - log_c_B[0]) ** 2 @ weight_R / (runs - 1))
     error = max(1.0, misfit) / math.sqrt(weight_R.sum())
     log_c_B[1:] += np.random.default_rng(0).normal(0.0, error, len(log_c_B) - 1)
-    notes = [
-        f"c, at the level of {number_of(runs, 'run')} of {source}; its shape is from {pairs[0][0].source}",
-        f"away from these runs' {budgets[0]:.3g} to {budgets[1]:.3g} FLOP forecasts are widened by {LEVEL_DRIFT:.1%} "
-        "of ln loss for each factor e: runs made to test a level came out 1 to 34 % lower at 4 to 16 times its runs",
-    ]
+    facts = (
+        remark("level", runs=runs, source=source, law_source=pairs[0][0].source),
+        remark("level-drift", low=budgets[0], high=budgets[1], drift=LEVEL_DRIFT),
+    )
     update: dict[str, Any] = {"settings": _settings(laws.settings, groups[0].settings), "level_flop": budgets}
-    why: tuple[str, ...] = ()
+    reasons: tuple[FitNote, ...] = ()
     if misfit > MISFIT:
         update["status"] = "biased"
-        why = (f"these runs lie {misfit:.1f} times their noise around one level: the shape is another there",)
+        reasons = (reason("other-shape", misfit=misfit),)
     seen = fingerprint([group.points.fingerprint for group in groups])
     return LawSet(
         laws=tuple(
-            _at_level(law, log_c_B, seen, why).model_copy(
-                update={**update, "source": f"{law.source} at the level of {source}", "notes": (*law.notes, *notes)}
+            _at_level(law, log_c_B, seen, reasons).model_copy(
+                update={**update, "source": f"{law.source} at the level of {source}", "facts": (*law.facts, *facts)}
             )
             for law in laws.laws
         )
@@ -120,11 +120,11 @@ def _above(law: LawFile, group: Group) -> tuple[Floats, Floats]:
     return np.log(np.expm1(loss_R)) - np.log(np.expm1(expected_BR)), np.hypot(law.run_noise * slope_R, error)
 
 
-def _at_level(law: LawFile, log_c_B: Floats, seen: str, why: tuple[str, ...]) -> LawFile:
+def _at_level(law: LawFile, log_c_B: Floats, seen: str, reasons: tuple[FitNote, ...]) -> LawFile:
     """`law` with its curves moved; what its own runs alone told (alternatives, R*, outliers, checks) is left out."""
     assert law.draws is not None
     fit, draws = _moved(law.fit, law.draws, np.exp(log_c_B))
-    fit = fit.model_copy(update={"why": (*why, *fit.why)})
+    fit = fit.model_copy(update={"facts": (*reasons, *fit.facts)})
     moved = law.model_copy(update={"law": fit.law, "fit": fit, "draws": draws, "range": fit.range, "alternatives": ()})
     # what was held out on the law's own pairs goes on telling of its shape
     holdout = {by: held.model_copy(update={"law": fit.law}) for by, held in law.holdout.items()}

@@ -26,6 +26,7 @@ from pydantic import Field
 from isoembed.core import Frozen, PositiveInt, number_of
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.minimise import huber_sum
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points
 
@@ -85,10 +86,11 @@ def matched_to_single_epoch(
     return RepeatedRuns(found, epochs_R[found_R], np.exp(total[at_R] / count[at_R]), count[at_R].astype(np.float64))
 
 
-def repeated_note(repeated: int, alone: int) -> tuple[str, ...]:
+def repeated_note(repeated: int, alone: int) -> tuple[FitNote, ...]:
     """A note of how many runs repeat their data, and how many of them teach nothing; none where there are none."""
-    unused = f", {alone} of them without a single-epoch run of the same recipe" if alone else ""
-    return (f"{number_of(repeated, 'run')} with repeated data kept apart{unused}",) if repeated else ()
+    if not repeated:
+        return ()
+    return (remark("repeated-alone", runs=repeated, alone=alone) if alone else remark("repeated", runs=repeated),)
 
 
 class Repetition(Frozen):

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
+from isoembed.fitting.notes import FitNote
 from isoembed.fitting.repetition import RepeatedRuns
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, method_of
@@ -102,9 +103,14 @@ class Group:
     """row of the table, or of the ledger ordered by key, behind each point, counted from 1"""
     tested_settings: tuple[TestedSetting, ...] = ()
     settings: Settings = Settings()  # noqa: RUF009 - a frozen value
-    notes: tuple[str, ...] = ()
+    facts: tuple[FitNote, ...] = ()
     repeats: RepeatedRuns | None = None
     """runs that repeat their data, which the law is not fitted to"""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was seen of the runs, in words."""
+        return tuple(each.describe() for each in self.facts)
 
 
 def settings_tested(runs: list[tuple[Method, int]]) -> list[TestedSetting]:

@@ -18,6 +18,7 @@ from isoembed.fitting.fit import Fit, fit, outliers
 from isoembed.fitting.holdout import By, Holdout, backtests, holdout
 from isoembed.fitting.io.law_file import AlternativeLaw, LawFile, LawSet
 from isoembed.fitting.io.runs import RunsSchema, read_runs
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
 from isoembed.fitting.settings import Group
 from isoembed.laws.base import Law
@@ -59,17 +60,17 @@ def study_source(
     groups = read_runs(source, laws, schema)
     name = source.name if isinstance(source, Path) else number_of(len(source), "record")
     found: list[LawFile] = []
-    left_out: list[str] = []
+    left_out: list[FitNote] = []
     for group in groups:
         try:
             found.append(study(laws, group, source=name, draws=draws, delta=delta, by=by))
         except InputError as error:
             if len(groups) == 1:
                 raise
-            left_out.append(f"{group.method} left out: {error}")
+            left_out.append(remark("left-out", method=str(group.method), error=str(error)))
     if not found:
-        raise InputError(left_out[0])
-    return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
+        raise InputError(left_out[0].describe())
+    return LawSet(laws=tuple(law.with_facts(*left_out) for law in found))
 
 
 def study(
@@ -125,8 +126,7 @@ def study(
     if group.repeats is None:
         return law_file
     if "tokens" not in best.varies:
-        note = f"the {best.name} law reads no D: what repeated data are worth is not measured"
-        return law_file.model_copy(update={"notes": (*law_file.notes, note)})
+        return law_file.with_facts(remark("reads-no-tokens", law=best.name))
     return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
 
 
@@ -136,18 +136,17 @@ def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     above = int(np.sum(group.points.loss >= np.log(group.points.candidates or np.inf)))
     if not above:
         return group
-    note = f"{number_of(above, 'run')} at or above chance, ln {group.points.candidates}, "
+    known = {"runs": above, "candidates": group.points.candidates}
     if keep_R.all():
-        return replace(group, notes=(*group.notes, f"{note}kept: the law does not know chance, one of the odds does"))
-    note += "set aside"
+        return replace(group, facts=(*group.facts, remark("above-chance-kept", **known)))
     rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
-    return replace(group, points=group.points[keep_R], rows=rows, notes=(*group.notes, note))
+    return replace(group, points=group.points[keep_R], rows=rows, facts=(*group.facts, remark("above-chance", **known)))
 
 
 def _subsampled(group: Group) -> Group:
     """`group` with `MOST_ROWS` of its rows, and `MOST_REPEATED` of those that repeat, spread evenly over sizes, budgets
     and epochs, both ends of each kept: a law of a few parameters learns next to nothing from more."""
-    points, repeats, notes = group.points, group.repeats, list(group.notes)
+    points, repeats, facts = group.points, group.repeats, list(group.facts)
     if len(points) > MOST_ROWS:
         ends = [
             at(column)
@@ -157,17 +156,13 @@ def _subsampled(group: Group) -> Group:
         keep = np.unique(
             [*ends, *np.lexsort((points.flop, points.params))[_spread(len(points), MOST_ROWS - len(ends))]]
         )
-        notes.append(
-            f"fitted to {len(keep):,} of {len(points):,} rows, spread evenly over N and C; intervals are of these"
-        )
+        facts.append(remark("subsample", kept=len(keep), rows=len(points)))
         group = replace(group, points=points[keep], rows=tuple(np.array(group.rows)[keep].tolist()))
     if repeats is not None and len(repeats.points) > MOST_REPEATED:
         keep = np.argsort(repeats.epochs_R)[_spread(len(repeats.points), MOST_REPEATED)]
-        notes.append(
-            f"R* from {MOST_REPEATED:,} of {len(repeats.points):,} rows that repeat, spread evenly over epochs"
-        )
+        facts.append(remark("subsample-repeated", kept=MOST_REPEATED, rows=len(repeats.points)))
         group = replace(group, repeats=repeats[keep])
-    return replace(group, notes=tuple(notes))
+    return replace(group, facts=tuple(facts))
 
 
 def _spread(rows: int, most: int) -> NDArray[np.int64]:

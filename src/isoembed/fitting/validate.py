@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError, number_of
+from isoembed.core import Frozen, InputError, Noted
 from isoembed.fitting.holdout import log_loss
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs, loss_of
+from isoembed.fitting.notes import FitNote, off, reason, remark
 from isoembed.fitting.settings import Settings
 from isoembed.fitting.transfer import Forecast, TransferCheck, comparable, forecast, tokens_to_law_units
 from isoembed.laws.points import Floats, Points
@@ -28,20 +31,29 @@ class Checked(Frozen):
     seen: TransferCheck
 
 
-class Check(Frozen):
+class Check(Noted):
     """All that a ledger says of a set of laws at other settings."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"notes": "remark"}
 
     laws: LawSet
     results: tuple[Checked, ...]
-    notes: tuple[str, ...] = ()
+    facts: tuple[FitNote, ...] = Field((), description="what was left out")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, in words."""
+        return self._sentences("remark")
 
 
 def check_ledger(laws: LawSet, path: Path) -> Check:
     """`check` against the runs of the ledger at `path` that ended well."""
     ledger = Ledger.open(path)
     found = check(laws, ledger.records(), source=path.name)
-    damaged = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
-    return found.model_copy(update={"notes": (*found.notes, *damaged)})
+    damaged = (remark("damaged", records=len(ledger.damaged)),) if ledger.damaged else ()
+    return found.model_copy(update={"facts": (*found.facts, *damaged)})
 
 
 def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs") -> Check:
@@ -61,7 +73,7 @@ def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs
             f"A check needs runs at another batch or context than the law's {own.batch_pairs} pairs and "
             f"{own.context_tokens} tokens; {source} has none among {len(records)} that ended well."
         )
-    notes = [f"left out, made at the law's own batch and context: {len(at_home)}"] if at_home else []
+    facts = [remark("at-home", runs=len(at_home))] if at_home else []
     updated = list(laws.laws)
     results = []
     for _, there in sorted(places.items()):
@@ -78,18 +90,18 @@ def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs
             seen = _judged(law, settings, runs, source)
             updated[index] = updated[index].with_check(seen)
             results.append(Checked(method=law.method, law=law.law, seen=seen))
-        notes += groups[0].notes
+        facts += groups[0].facts
         if len(covered) < len(kept):
-            notes.append(f"left out, of methods that no law applies to: {len(kept) - len(covered)}")
-    return Check(laws=LawSet(laws=tuple(updated)), results=tuple(results), notes=tuple(notes))
+            facts.append(remark("no-law", runs=len(kept) - len(covered)))
+    return Check(laws=LawSet(laws=tuple(updated)), results=tuple(results), facts=tuple(facts))
 
 
 def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source: str) -> TransferCheck:
     """The verdict on one law from its runs at `settings`."""
     different = {(run.recipe.model.name, run.recipe.method.label, run.steps) for run in runs}
     if len(different) < LEAST_RUNS:
-        why = f"{number_of(len(different), 'different run')}, {LEAST_RUNS} say something"
-        return TransferCheck(settings=settings, verdict="too-few-runs", why=why, n_runs=len(runs), source=source)
+        few = reason("too-few-there", runs=len(different), least=LEAST_RUNS)
+        return TransferCheck(settings=settings, verdict="too-few-runs", facts=(few,), n_runs=len(runs), source=source)
     boot = law.bootstrap()
     factor_R = np.array([tokens_to_law_units(law.settings, run.tokens / run.steps) for run in runs])
     spent_R = np.array([getattr(run, law.settings.flop) for run in runs])
@@ -113,17 +125,10 @@ def _judged(law: LawFile, settings: Settings, runs: Sequence[RunRecord], source:
         )
 
     steps = judged(factor_R)
-    low, high = steps.bias.ends
-    bias = steps.bias.value or 0.0
-    side = "above" if bias > 0 else "below"
-    why = (
-        f"the runs lie {abs(np.expm1(bias)):.1%} {side} the forecast in steps, outside what uncertainty and noise "
-        f"allow ({low:+.1%} to {high:+.1%})"
-    )
     return TransferCheck(
         settings=settings,
         verdict="holds" if steps.holds else "biased",
-        why="" if steps.holds else why,
+        facts=() if steps.holds else (off("biased-there", steps.bias.value or 0.0, steps.bias),),
         n_runs=len(runs),
         steps=steps,
         tokens=judged(np.ones_like(factor_R)),

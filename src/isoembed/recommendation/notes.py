@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from isoembed.core import Note
-from isoembed.fitting.io.law_file import UNSEALED
+from isoembed.fitting.notes import UNSEALED
 
 #: which rule or law chose; what was measured or published; what nobody measured; what may make the recipe a bad one;
 #: why a law gives an order and no loss
@@ -106,7 +106,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "uncertainty is of the law's form too",
         "{forms} forecast what was held out about as well and have an equal share of the draws",
     ),
-    "unsealed": (UNSEALED,),
+    "unsealed": (UNSEALED.title, UNSEALED.reason),
     "not-good": ("the {law} law is not good", "{status}"),
     "not-considered": (
         "not considered, more than {farthest:g}x beyond the law's runs in C, N or D, or without a forecast",

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import Field, computed_field
 
 from isoembed.budget import Budget
-from isoembed.core import Frozen, Summarised
+from isoembed.core import Frozen, Noted, Summarised
 from isoembed.fitting.bootstrap import Crossover
 from isoembed.fitting.intervals import Interval
 from isoembed.recipe import Recipe
-from isoembed.recommendation.notes import Kind, RecipeNote
+from isoembed.recommendation.notes import RecipeNote
 
 
-class _Noted(Frozen):
-    """A value with notes.  Its JSON holds their sentences too, by kind; of JSON of before there were notes these are
-    read."""
-
-    notes: tuple[RecipeNote, ...] = ()
-
-    #: the field of the sentences of each kind
-    described: ClassVar[Mapping[str, Kind]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_sentences(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        said = {name: given[name] for name in cls.described if given.get(name)}
-        lines = [
-            {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
-            for name, found in said.items()
-            for line in ([found] if isinstance(found, str) else found)
-        ]
-        return {"notes": lines} | {name: value for name, value in given.items() if name not in cls.described}
-
-    def _sentences(self, kind: Kind) -> tuple[str, ...]:
-        return tuple(each.describe() for each in self.notes if each.kind == kind)
-
-
-class RankedRecipe(_Noted):
+class RankedRecipe(Noted):
     """One feasible recipe and what speaks against it.  Losses are there where a law was at hand."""
 
     described: ClassVar = {"remarks": "warning"}
 
+    notes: tuple[RecipeNote, ...] = ()
     recipe: Recipe
     tokens_per_param: float
     loss: Interval | None = Field(
@@ -134,7 +108,7 @@ class MethodCrossover(Crossover):
         )
 
 
-class Recommendation(Summarised, _Noted):
+class Recommendation(Summarised, Noted):
     """The recipe, what it rests on, and what else was considered."""
 
     described: ClassVar = {
@@ -145,6 +119,7 @@ class Recommendation(Summarised, _Noted):
         "no_forecast": "no-forecast",
     }
 
+    notes: tuple[RecipeNote, ...] = ()
     budget: Budget
     recipe: Recipe
     bracket: tuple[str, ...] = Field((), description="models that the rule cannot tell apart")

@@ -16,6 +16,7 @@ from isoembed.encoder.precision import AskedPrecision
 from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.settings import Group
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
@@ -140,7 +141,7 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
     assert request.target_flop is not None
     target = pilot_target(request)
     found: list[LawFile] = []
-    left_out: list[str] = []
+    left_out: list[FitNote] = []
     # the embedding law reads the trained share, and so groups by the method's name whatever the rank on each size
     for group in group_runs(records, [law_named("embedding")], source="the pilot"):
         own = [records[row - 1] for row in group.rows]
@@ -154,18 +155,18 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
         kept = [run.planned for run in runs if run.planned.key in near]
         points = replace(group.points[keep_R], weight=1 / relative_variance(kept, target))
         far = len(own) - len(kept)
-        notes = (f"{far} pilot runs far above the envelope left out",) if far else ()
+        facts = (remark("far-above", runs=far),) if far else ()
         rows = tuple(np.array(group.rows)[keep_R].tolist())
-        chosen = Group(group.method, points, rows, group.tested_settings, group.settings, (*group.notes, *notes))
+        chosen = Group(group.method, points, rows, group.tested_settings, group.settings, (*group.facts, *facts))
         try:
             if len(kept) < least_runs(HOFFMANN):
                 raise InputError(f"{len(kept)} runs, a law needs {least_runs(HOFFMANN)}")
             found.append(study([HOFFMANN], chosen, source="pilot", draws=DRAWS, by=("largest-budget",)))
         except InputError as error:
-            left_out.append(f"{group.method} left out: {error}")
+            left_out.append(remark("left-out", method=str(group.method), error=str(error)))
     if not found:
-        raise InputError(f"The pilot fits no law: {'; '.join(left_out)}.")
-    return LawSet(laws=tuple(law.model_copy(update={"notes": (*law.notes, *left_out)}) for law in found))
+        raise InputError(f"The pilot fits no law: {'; '.join(each.describe() for each in left_out)}.")
+    return LawSet(laws=tuple(law.with_facts(*left_out) for law in found))
 
 
 def workers_here() -> int:

@@ -15,8 +15,10 @@ from isoembed.fitting.bootstrap import bootstrap
 from isoembed.fitting.fit import fit
 from isoembed.fitting.holdout import holdout
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.notes import UNSEALED, FitNote, remark
 from isoembed.fitting.settings import Group
 from isoembed.laws import Points, law_named
+from isoembed.recommendation.recommend import shipped_law
 from tests.fitting.io.reading import points_of
 from tests.laws.planted import planted
 
@@ -116,6 +118,39 @@ def test_a_law_file_keeps_every_bit_and_the_promised_keys(tmp_path: Path) -> Non
     assert raw["params"]["alpha"]["value"] == boot.fit.params["alpha"]
     assert set(raw["versions"]) == {"isoembed", "numpy", "scipy"}
     assert raw["data_fingerprint"] == points.fingerprint
+
+
+def test_what_a_law_says_of_itself_is_values_and_files_of_sentences_alone_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence that was worded anew made all files of before `changed after they were written`."""
+    told = remark("worse-rates", runs=3)
+    law = fitted_law().with_facts(told)
+    law.save(tmp_path / "law.json")
+    raw = json.loads((tmp_path / "law.json").read_text())
+    assert raw["notes"] == ["3 runs at worse learning rates of the same recipe left out"]
+    assert raw["facts"] == [{"kind": "remark", "code": "worse-rates", "fields": {"runs": 3}}]
+    monkeypatch.setitem(FitNote.sentences, "worse-rates", ("{runs:@run} left out for their rate",))
+    again = LawFile.load(tmp_path / "law.json")
+    assert (again.facts, again.notes) == ((told,), ("3 runs left out for their rate",))
+    # the shipped laws were sealed when files held sentences alone, one of which is worded otherwise today
+    shipped = shipped_law("nano")
+    assert shipped is not None
+    assert all(each.facts and each.digest is None for each in shipped.laws)
+    assert "not told from zero" in shipped.laws[0].alternatives[0].fit.simplified
+    (tmp_path / "law.json").write_text(json.dumps(raw | {"facts": [], "digest": None, "format": 1}))
+    assert UNSEALED in LawFile.load(tmp_path / "law.json").facts
+    wrongs: tuple[dict[str, object], ...] = ({"code": "nothing"}, {"fields": {}}, {"fields": {"runs": "x"}})
+    for wrong in wrongs:
+        facts = [raw["facts"][0] | wrong]
+        (tmp_path / "law.json").write_text(json.dumps(raw | {"facts": facts, "digest": None, "format": 1}))
+        with pytest.raises(InputError, match="is no fact of these fields"):
+            LawFile.load(tmp_path / "law.json")
+
+
+def fitted_law() -> LawFile:
+    points = planted("hoffmann", rows=40, noise=0.01)
+    return LawFile.of(bootstrap(HOFFMANN, points, draws=30), Group("full", points, tuple(range(40))), source="runs.csv")
 
 
 def test_a_law_without_draws_and_a_damaged_file_are_refused(tmp_path: Path) -> None:

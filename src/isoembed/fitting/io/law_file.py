@@ -6,15 +6,16 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, computed_field, model_validator
 
 from isoembed.core import (
     Count,
     Frozen,
     InputError,
+    Noted,
     PositiveInt,
     Summarised,
     checked,
@@ -29,6 +30,7 @@ from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
 from isoembed.fitting.io.sound import unsound
+from isoembed.fitting.notes import UNSEALED, FitNote
 from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
 from isoembed.fitting.transfer import TransferCheck
@@ -39,8 +41,6 @@ from isoembed.methods import Method
 #: written now; of 1 there are files of before there were digests, and those are read too
 FORMAT = 2
 Format = Annotated[int, Field(strict=True, ge=1, le=FORMAT)]
-#: the note that a law gets whose file has no digest
-UNSEALED = "the law's file is of before files had digests: that it was changed by hand would not be noticed"
 
 
 class Draws(Frozen):
@@ -96,8 +96,11 @@ def _check_law(law: str, fit: Fit, draws: Draws | None) -> None:
         raise ValueError(f"each draw of the {law} law is {len(names)} numbers")
 
 
-class LawFile(Summarised):
+class LawFile(Summarised, Noted):
     """One fitted law.  `status` is the fit's, or `biased` where a good fit fails to forecast what was held out."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"notes": "remark"}
 
     format: Format = FORMAT
     law: str
@@ -136,7 +139,7 @@ class LawFile(Summarised):
         None,
         description="lowest and highest C of the runs on other pairs that set its level; None on its own pairs",
     )
-    notes: tuple[str, ...] = ()
+    facts: tuple[FitNote, ...] = Field((), description="what was seen of the runs behind it, and of its file")
     transfer_checks: tuple[TransferCheck, ...] = Field(
         (), alias="elsewhere", description="what `isoembed validate` saw at other batches, contexts"
     )
@@ -198,13 +201,23 @@ class LawFile(Summarised):
             rivals=rivals,
             settings=group.settings,
             tested_settings=group.tested_settings,
-            notes=group.notes,
+            facts=group.facts,
             draws=None if boot is None else Draws.of(boot),
             alternatives=alternatives,
             data_fingerprint=group.points.fingerprint,
             source=source,
             versions={name: version(name) for name in ("isoembed", "numpy", "scipy")},
         )
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was seen of the runs behind it, and of its file, in words."""
+        return self._sentences("remark")
+
+    def with_facts(self, *facts: FitNote) -> LawFile:
+        """The law with these behind its own."""
+        return self.model_copy(update={"facts": (*self.facts, *facts)})
 
     def summary(self) -> dict[str, str]:
         """The law, its parameters with their intervals, and how far to trust it."""
@@ -270,7 +283,7 @@ class LawFile(Summarised):
     @property
     def unsealed(self) -> bool:
         """Whether its file was of before there were digests."""
-        return UNSEALED in self.notes
+        return UNSEALED in self.facts
 
     def bootstrap(self) -> Bootstrap:
         """The bootstrap that the file holds; raises InputError where it was written without one."""
@@ -293,8 +306,17 @@ class LawFile(Summarised):
     @property
     def content_digest(self) -> str:
         """Hash of all that the law holds.  Fields at their defaults are left out, so that one added later changes no
-        digest written before; and so is the format."""
-        return fingerprint(self.model_dump(mode="json", exclude={"digest", "format"}, exclude_defaults=True))
+        digest written before; and so are the format and, of facts, the sentences: they may be worded anew."""
+        held = self.model_dump(mode="json", exclude={"digest", "format"}, exclude_defaults=True, round_trip=True)
+        return fingerprint(held)
+
+    @property
+    def _digest_of_sentences(self) -> str:
+        """The digest of a file that was written before there were facts, and held sentences in their place."""
+        held = self.model_dump(mode="json", exclude={"digest", "format"}, exclude_defaults=True)
+        if not self.facts:
+            del held["notes"]
+        return fingerprint(_without_facts(held))
 
     def sealed(self) -> LawFile:
         """The law with its digest, as it is written."""
@@ -305,14 +327,16 @@ class LawFile(Summarised):
         fit gives (`isoembed.fitting.io.sound`).  A file of before there were digests gets a note."""
         if self.digest is None and self.format > 1:
             why: str | None = "its digest, by which a change would be noticed, was taken out"
-        elif self.digest not in (None, self.content_digest):
+        elif self.digest not in (None, self.content_digest, self._digest_of_sentences):
             why = "it was changed after it was written"
         else:
             why = unsound(self)
         if why is not None:
             raise InputError(f"{file} is not a law of any runs: {why}. Fit it again.")
-        notes = self.notes if self.digest or self.unsealed else (*self.notes, UNSEALED)
-        return self.model_copy(update={"digest": None, "format": FORMAT, "notes": notes})
+        # a law that was written again holds its sentence
+        facts = tuple(UNSEALED if each.describe() == UNSEALED.describe() else each for each in self.facts)
+        facts = facts if self.digest or UNSEALED in facts else (*facts, UNSEALED)
+        return self.model_copy(update={"digest": None, "format": FORMAT, "facts": facts})
 
     @checked
     def save(self, file: str | Path) -> None:
@@ -388,6 +412,16 @@ class LawSet(Summarised):
             if "laws" in _keys(text):
                 raise _damaged(file, error) from None
         return cls(laws=(LawFile.load(file),))
+
+
+def _without_facts(held: Any) -> Any:
+    """`held` with the sentences of its facts alone, where there are any."""
+    if isinstance(held, list):
+        return [_without_facts(each) for each in held]
+    if not isinstance(held, dict):
+        return held
+    empty = {name for name in ("why", "simplified") if held.get(name) == ""}
+    return {name: _without_facts(value) for name, value in held.items() if name != "facts" and name not in empty}
 
 
 def _bytes(file: Path) -> bytes:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from isoembed.core import InputError, number_of
+from isoembed.core import InputError
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
 from isoembed.laws.base import Law
@@ -41,8 +42,8 @@ def read_ledger(
         place, why = next(iter(ledger.damaged.items()))
         raise InputError(f"A fit needs runs, and no record of {path.name} can be read: {place}: {why}. Restore it.")
     groups = group_runs(records, laws, names, target=target, source=path.name)
-    notes = (f"{len(ledger.damaged)} damaged records left out",) if ledger.damaged else ()
-    return [replace(group, notes=group.notes + notes) for group in groups]
+    facts = (remark("damaged", records=len(ledger.damaged)),) if ledger.damaged else ()
+    return [replace(group, facts=(*group.facts, *facts)) for group in groups]
 
 
 def group_runs(
@@ -73,7 +74,7 @@ def group_runs(
         raise InputError(
             f"A law needs single-epoch runs: all {len(found)} of {source} repeat theirs; add runs of at most one epoch."
         )
-    kept, notes = _best_rates(single, target)
+    kept, facts = _best_rates(single, target)
     tested = settings_tested([(record.recipe.method, record.recipe.model.hidden) for _, record in kept])
     together = any("fraction" in law.also_reads for law in laws)
     members: dict[str, list[tuple[int, RunRecord, TestedSetting]]] = {}
@@ -81,7 +82,7 @@ def group_runs(
         key = how.method.name if together else how.label
         members.setdefault(key, []).append((row, record, how))
     repeated = [record for _, record in found if _repeats(record)]
-    notes = (*ended, *others, *notes, *_apart([record for _, record in kept], repeated))
+    facts = (*ended, *others, *facts, *_apart([record for _, record in kept], repeated))
     return [
         Group(
             key,
@@ -89,7 +90,7 @@ def group_runs(
             tuple(row for row, _, _ in runs),
             tuple({how.label: how for _, _, how in runs}.values()),
             settings,
-            notes,
+            facts,
             _matched([record for _, record, _ in runs], repeated, target, columns),
         )
         for key, runs in sorted(members.items())
@@ -113,7 +114,7 @@ def _matched(
     )
 
 
-def _apart(single: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> tuple[str, ...]:
+def _apart(single: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> tuple[FitNote, ...]:
     recipes = {_same(record) for record in single}
     return repeated_note(len(repeated), sum(_same(record) not in recipes for record in repeated))
 
@@ -196,7 +197,9 @@ def _settings_of(record: RunRecord, target: Target) -> Settings:
     return Settings.of(recipe.family, recipe, recipe.data, heldout=None if heldout is None else heldout.fingerprint)
 
 
-def _to_the_end(found: list[tuple[int, RunRecord]], source: str) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+def _to_the_end(
+    found: list[tuple[int, RunRecord]], source: str
+) -> tuple[list[tuple[int, RunRecord]], tuple[FitNote, ...]]:
     """The runs whose loss is that after all of their tokens, and a note of how many others there are: a law of D knows
     nothing of runs that ended early, or keep the weights of an earlier step."""
     whole = [run for run in found if run[1].to_the_end]
@@ -206,11 +209,10 @@ def _to_the_end(found: list[tuple[int, RunRecord]], source: str) -> tuple[list[t
             "earlier step. Add runs that do neither."
         )
     left = len(found) - len(whole)
-    note = f"{number_of(left, 'run')} that ended early, or keep the weights of an earlier step, left out"
-    return whole, (note,) if left else ()
+    return whole, (remark("early", runs=left),) if left else ()
 
 
-def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecord]], tuple[FitNote, ...]]:
     """The runs of the pooling and options that most have, and a note of how many others there are; all of them where
     no pooling and options are most runs', or where one of the others is no variation of a run that is kept."""
     kinds = [(record.recipe.pooling, record.recipe.options) for _, record in found]
@@ -222,13 +224,13 @@ def _alike(found: list[tuple[int, RunRecord]]) -> tuple[list[tuple[int, RunRecor
         recipe for recipe, kind in zip(same, kinds, strict=True) if kind == commonest
     }:
         return found, ()
-    note = f"{number_of(len(found) - count, 'run')} of another pooling or other options left out"
-    return [run for run, kind in zip(found, kinds, strict=True) if kind == commonest], (note,)
+    kept = [run for run, kind in zip(found, kinds, strict=True) if kind == commonest]
+    return kept, (remark("variations", runs=len(found) - count),)
 
 
 def _best_rates(
     found: list[tuple[int, RunRecord]], target: Target
-) -> tuple[list[tuple[int, RunRecord]], tuple[str, ...]]:
+) -> tuple[list[tuple[int, RunRecord]], tuple[FitNote, ...]]:
     """Of runs that differ in learning rate (and seed) alone those at the rate of least mean loss, and a note of how
     many that left out."""
     cells: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
@@ -239,5 +241,4 @@ def _best_rates(
     for rates in cells.values():
         kept += min(rates.values(), key=lambda runs: float(np.mean([loss_of(record, target) for _, record in runs])))
     dropped = len(found) - len(kept)
-    note = f"{number_of(dropped, 'run')} at worse learning rates of the same recipe left out" if dropped else ""
-    return sorted(kept, key=lambda run: run[0]), (note,) if note else ()
+    return sorted(kept, key=lambda run: run[0]), (remark("worse-rates", runs=dropped),) if dropped else ()

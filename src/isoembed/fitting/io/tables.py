@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isoembed.core import InputError, number_of
+from isoembed.core import InputError
 from isoembed.fitting.io.columns import Columns, Table
 from isoembed.fitting.io.units import Measured, check_flop, odd_sizes
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, TestedSetting, method_labelled
 from isoembed.laws.base import Law
@@ -79,11 +80,11 @@ class _Read:
     """row of the table behind each point, counted from 1"""
     epochs_R: Floats
     methods: list[str | None] | None
-    notes: tuple[str, ...]
+    facts: tuple[FitNote, ...]
 
     def __getitem__(self, keep: NDArray[np.int64]) -> _Read:
         methods = None if self.methods is None else [self.methods[row] for row in keep]
-        return _Read(self.points[keep], self.rows[keep], self.epochs_R[keep], methods, self.notes)
+        return _Read(self.points[keep], self.rows[keep], self.epochs_R[keep], methods, self.facts)
 
 
 def read_groups(
@@ -124,8 +125,7 @@ def read_groups(
     if not members:
         raise InputError(f"{method_column} of {file.name} must name the methods of the runs; it is empty.")
     if without := read.methods.count(None):
-        note = f"{number_of(without, 'run')} without a {method_column} left out"
-        read = replace(read, notes=(*read.notes, note))
+        read = replace(read, facts=(*read.facts, remark("no-method", runs=without, column=method_column)))
     return [
         _group(file, key, read[np.array(rows)], tuple(tested.get(key, {}).values())) for key, rows in members.items()
     ]
@@ -141,10 +141,10 @@ def _group(file: Path, method: str | None, read: _Read, tested: tuple[TestedSett
         )
     repeats = matched_to_single_epoch(read.points, _recipes(read.points), repeated_R, read.epochs_R)
     repeated = int(repeated_R.sum())
-    notes = repeated_note(repeated, repeated - (0 if repeats is None else len(repeats.points)))
+    facts = repeated_note(repeated, repeated - (0 if repeats is None else len(repeats.points)))
     single_R = ~repeated_R
     rows = tuple(read.rows[single_R].tolist())
-    return Group(method, read.points[single_R], rows, tested, notes=(*notes, *read.notes), repeats=repeats)
+    return Group(method, read.points[single_R], rows, tested, facts=(*facts, *read.facts), repeats=repeats)
 
 
 def _recipes(points: Points) -> NDArray[np.int64]:
@@ -179,7 +179,7 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
     read = table.read(
         _once(numbers), _once(looked_at), _once(each for each in measured.values() if each not in numbers)
     )
-    kept, notes = _ended_well(file, read, found["loss"], status)
+    kept, facts = _ended_well(file, read, found["loss"], status)
     values: dict[str, Any] = {column: read.numbers[name][kept] for column, name in found.items() if column != "run"}
     run: NDArray[np.int64] | None
     if "run" in found:
@@ -188,24 +188,28 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
         size = found.get("params") or measured.get("params")
         size_R = np.ones(len(kept)) if size is None else read.numbers[size][kept]
         run, said = _checkpoints(file, {name: _column(read, name, kept) for name in looked_at}, size_R, runs, step, ids)
-        notes += said
+        facts += said
     # a law without N (or D) reads none: ones stand in
     ones = np.ones(len(kept))
     columns = [_column(read, name, kept) for name in settings]
     setting = _runs([" ".join(map(str, row)) for row in zip(*columns, strict=True)]) if columns else None
     points = Points.of(**{"params": ones, "tokens": ones, **values}, run=run, setting=setting, rows=kept + 1)
-    notes += odd_sizes(values.get("params"), values.get("tokens"), values.get("flop"), points.loss)
+    facts += odd_sizes(values.get("params"), values.get("tokens"), values.get("flop"), points.loss)
     if {"params", "tokens", "flop"} <= (measured := measured | found).keys():
-        notes += _against_flop(file, read, kept, measured)
+        facts += _against_flop(file, read, kept, measured)
     if unread := [name for name in table.names if name not in numbers and name not in texts]:
-        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
-        notes += (f"columns not read: {', '.join(unread[:_NAMED])}{more}",)
+        facts += (_unread(unread),)
     methods = None if method_column is None else _column(read, method_column, kept)
-    notes += _copies(points, methods)
+    facts += _copies(points, methods)
     if run is None and runs is None and "tokens" in values:
-        notes += _even_steps(points)
+        facts += _even_steps(points)
     epochs_R = _epochs(file, points, kept, read, epochs, unique if "tokens" in found else None)
-    return _Read(points, kept + 1, epochs_R, methods, notes)
+    return _Read(points, kept + 1, epochs_R, methods, facts)
+
+
+def _unread(names: Sequence[str]) -> FitNote:
+    columns, more = ", ".join(names[:_NAMED]), len(names) - _NAMED
+    return remark("unread-more", columns=columns, more=more) if more > 0 else remark("unread", columns=columns)
 
 
 def _once(names: Iterable[str]) -> list[str]:
@@ -255,7 +259,9 @@ def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict
     return found
 
 
-def _ended_well(file: Path, read: Columns, loss: str, status: str | None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _ended_well(
+    file: Path, read: Columns, loss: str, status: str | None
+) -> tuple[NDArray[np.int64], tuple[FitNote, ...]]:
     """Rows to fit to, and a note of the others: where a table says how runs ended, not those that failed or have no
     loss."""
     loss_R = read.numbers[loss]
@@ -266,11 +272,11 @@ def _ended_well(file: Path, read: Columns, loss: str, status: str | None) -> tup
         raise InputError(
             f"A fit needs runs that ended well: all {len(failed_R)} of {file.name} failed or have no loss."
         )
-    note = f"{number_of(int(failed_R.sum()), 'row')} of failed runs or without a loss set aside"
-    return np.flatnonzero(~failed_R), (note,) if failed_R.any() else ()
+    failed = int(failed_R.sum())
+    return np.flatnonzero(~failed_R), (remark("failed", rows=failed),) if failed else ()
 
 
-def _against_flop(file: Path, read: Columns, kept: NDArray[np.int64], names: Mapping[str, str]) -> tuple[str, ...]:
+def _against_flop(file: Path, read: Columns, kept: NDArray[np.int64], names: Mapping[str, str]) -> tuple[FitNote, ...]:
     """Notes on the table's C against its N and D, whatever the law reads of them."""
     params, tokens, flop = (names[column] for column in ("params", "tokens", "flop"))
     column = {name: read.numbers[name][kept] for name in (params, tokens, flop)}
@@ -292,32 +298,31 @@ def _checkpoints(
     runs: str | None,
     step: str | None,
     ids: Sequence[str],
-) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
+) -> tuple[NDArray[np.int64] | None, tuple[FitNote, ...]]:
     """The run of each row, None where each is one of its own, and a note.  Rows that share a run's name and N are its
     checkpoints: drawn one by one, as if each were a training of its own, they make intervals too narrow.  Raises
     InputError where a column of steps says that there are checkpoints, and none whose they are."""
-    note: tuple[str, ...] = ()
+    facts: tuple[FitNote, ...] = ()
     if runs is not None:
         run_R = _runs(texts[runs])
         count = len(np.unique(run_R))
         if count == len(run_R):
             return None, ()
         if len(np.unique(np.stack([run_R, size_R]), axis=1).T) == count:
-            checkpoints = f"rows of one `{runs}` are taken for checkpoints of one run and resampled together"
-            return run_R, (f"{checkpoints}: {len(run_R):,} rows of {count:,} runs (`run_col` names another column)",)
-        note = (f"`{runs}` is the same for rows of several N: each row is taken for a run of its own",)
+            return run_R, (remark("checkpoints", column=runs, rows=len(run_R), runs=count),)
+        facts = (remark("no-checkpoints", column=runs),)
     if step is None or any(None not in texts[name] and len(set(texts[name])) == len(size_R) for name in ids):
-        return None, note
+        return None, facts
     places = {(size, place) for size, place in zip(size_R.tolist(), texts[step], strict=True)}
     if len(places) == len(np.unique(size_R)):
-        return None, note
+        return None, facts
     raise InputError(
         f"`{step}` of {file.name} looks like steps of runs, of which a row each is a checkpoint, and no column says "
         "which rows are of one run. Name it with `run_col`, or rename the steps where each row is a run of its own."
     )
 
 
-def _even_steps(points: Points) -> tuple[str, ...]:
+def _even_steps(points: Points) -> tuple[FitNote, ...]:
     """A note where most rows lie at even steps of D within their N, which runs planned by budget do not."""
     rows = 0
     for size in np.unique(points.params):
@@ -325,24 +330,15 @@ def _even_steps(points: Points) -> tuple[str, ...]:
         steps = np.diff(np.unique(points.tokens[of_size]))
         if len(steps) + 1 >= _EVEN_ROWS and steps.max() < (1 + _EVEN) * steps.min():
             rows += int(of_size.sum())
-    note = (
-        f"{rows:,} of {len(points):,} rows lie at even steps of D, as checkpoints of one run of each N do: each row is "
-        "taken for a run of its own, which makes intervals too narrow if they are checkpoints (name their run with "
-        "`run_col`)"
-    )
-    return (note,) if 2 * rows > len(points) else ()
+    return (remark("even-steps", even=rows, rows=len(points)),) if 2 * rows > len(points) else ()
 
 
-def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[str, ...]:
+def _copies(points: Points, methods: Sequence[str | None] | None) -> tuple[FitNote, ...]:
     """A note of rows that are others again: seeds differ in the last digits of the loss, copies do not."""
     method_R = np.zeros(len(points)) if methods is None else np.unique([str(each) for each in methods], False, True)[1]
     columns = (points.params, points.tokens, points.flop, points.fraction, points.loss, method_R)
     copies = len(points) - len(np.unique(np.stack(columns), axis=1).T)
-    note = (
-        f"{number_of(copies, 'row')} with the N, D, C and loss of another to the last digit: counted as runs of their "
-        "own, which makes intervals too narrow if they are copies"
-    )
-    return (note,) if copies else ()
+    return (remark("copies", rows=copies),) if copies else ()
 
 
 def _epochs(

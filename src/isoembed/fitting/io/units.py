@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isoembed.core import InputError
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.laws.points import Floats
 
 #: C over 6 N D beyond which, or under one over which, a unit is wrong: methods, sparsity, experts and attention stay
@@ -34,13 +35,13 @@ class Measured:
     rows: NDArray[np.int64]
 
 
-def check_flop(source: str, found: Measured) -> tuple[str, ...]:
+def check_flop(source: str, found: Measured) -> tuple[FitNote, ...]:
     """Notes on C against 6 N D.  Raises InputError, with the likely unit, where they contradict by orders of magnitude;
     a C that is no positive number in some rows is broken itself, and is only said to be."""
     c = found.names[2]
     if (broken_R := ~(found.flop > 0)).any():
         row = found.rows[np.argmax(broken_R)]
-        return (f"{c} is no positive number in {int(broken_R.sum()):,} rows, as row {row}: not compared with 6 N D",)
+        return (remark("flop-broken", column=c, rows=int(broken_R.sum()), row=int(row)),)
     with np.errstate(all="ignore"):
         ratio_R = found.flop / (6.0 * found.params * found.tokens)
     ratio = float(np.median(ratio_R))
@@ -54,7 +55,7 @@ def check_flop(source: str, found: Measured) -> tuple[str, ...]:
             f"{ratio_R[at]:.2g} times as much in row {found.rows[at]}. N counts parameters, D tokens, C FLOP. {remedy}."
         )
     if not 1 / _ODD <= ratio <= _ODD:
-        return (f"{c} is {ratio:.2g} times 6 N D (the rows' median): are all of the same units?",)
+        return (remark("flop-odd", column=c, ratio=ratio),)
     return ()
 
 
@@ -78,20 +79,18 @@ def _likely(found: Measured, ratio: float) -> str:
     return "; ".join(likely) or "Mend the columns"
 
 
-def odd_sizes(params: Floats | None, tokens: Floats | None, flop: Floats | None, loss: Floats) -> tuple[str, ...]:
+def odd_sizes(params: Floats | None, tokens: Floats | None, flop: Floats | None, loss: Floats) -> tuple[FitNote, ...]:
     """Notes on sizes in units that a law should not be asked in, and on a loss that looks like something else."""
-    notes = []
+    facts = []
     sizes = (("N", params, "parameters", 1e4), ("D", tokens, "tokens", 1e4), ("C", flop, "FLOP", 1e9))
     for letter, column, unit, few in sizes:
         if column is not None and column.max() < few:
-            notes.append(
-                f"{letter} of {column.min():g} to {column.max():g} is few {unit}: the law is in the table's own unit, "
-                f"recipes count {unit}"
-            )
+            low, high = float(column.min()), float(column.max())
+            facts.append(remark("small", letter=letter, low=low, high=high, unit=unit))
     if np.median(loss) > 20:
-        notes.append(f"a loss of {loss.min():g} to {loss.max():g} looks like a perplexity: its logarithm is in nats")
+        facts.append(remark("perplexity", low=float(loss.min()), high=float(loss.max())))
     if params is not None and tokens is not None and len(loss) >= 5:
         compute, height = (np.argsort(np.argsort(column)) for column in (np.log(params) + np.log(tokens), loss))
         if np.corrcoef(compute, height)[0, 1] > 0.5:
-            notes.append("the loss rises with N D: is the column a score?")
-    return tuple(notes)
+            facts.append(remark("score"))
+    return tuple(facts)

@@ -1,0 +1,142 @@
+"""What a fit, the runs behind it and its checks gave to notice, as facts; their sentences stand here alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from isoembed.core import Note
+from isoembed.fitting.intervals import Interval
+
+#: why a status or verdict is not good; what was held; what was seen of the runs and of the law's file
+Kind = Literal["reason", "held", "remark"]
+
+_OUTSIDE = "outside what uncertainty and noise allow ({allowed})"
+
+_SENTENCES: dict[str, tuple[str, ...]] = {
+    # why a fit is not good
+    "stuck": ("the solver stopped before a minimum", "no parameter value here is an answer"),
+    "few-starts": ("only {share:.0%} of {starts} starts reach the lowest objective",),
+    "far-off": ("the runs lie {error:.1%} around the law, root mean square; {most:.0%} is the most",),
+    "far-off-for-seeds": ("the runs lie {error:.1%} around the law, {times:.0f} times what seeds lie apart",),
+    "few-settings": (
+        "{settings} different settings for {parameters} parameters",
+        "{least} are the least to show a misfit",
+    ),
+    "at-bound": ("{parameter} stands at the {edge} value allowed",),
+    "few-values": ("{values} values of {column} cannot tell a power from its constant",),
+    "flat": ("some combination of parameters does not change the predictions at all",),
+    "exponent-near-zero": ("{parameter} = {value:.3g} is not distinguishable from zero",),
+    "loose": ("{parameter} = {interval} is known no better than to its own size",),
+    "other-shape": ("these runs lie {misfit:.1f} times their noise around one level", "the shape is another there"),
+    # what was held
+    "zero": (
+        "{zeros} held at 0",
+        "not distinguishable from zero (AICc {change} without, by {runs} runs)",
+    ),
+    "zero-with": (
+        "{zeros} held at 0, and with it {others}",
+        "not distinguishable from zero (AICc {change} without, by {runs} runs)",
+    ),
+    # why a forecast of held-out runs, or of runs elsewhere, is not good
+    "nothing-left": ("nothing is left to fit",),
+    "not-fitted": ("{error}",),
+    "biased": ("the {largest} lies {off:.1%} {side} the forecast, " + _OUTSIDE,),
+    "biased-there": ("the runs lie {off:.1%} {side} the forecast in steps, " + _OUTSIDE,),
+    "too-few-there": ("{runs:@different run}, {least} say something",),
+    # why a curve of one budget has no lowest point
+    "few-sizes": ("{sizes} sizes; {how} needs {least}",),
+    "bends-down": ("the curve bends down", "more sizes or more seeds are needed"),
+    "edge": ("the lowest loss stands at the edge of the sizes tested", "add {side} models at this budget"),
+    # runs left out or set aside
+    "damaged": ("{records} damaged records left out",),
+    "early": ("{runs:@run} that ended early, or keep the weights of an earlier step, left out",),
+    "variations": ("{runs:@run} of another pooling or other options left out",),
+    "worse-rates": ("{runs:@run} at worse learning rates of the same recipe left out",),
+    "failed": ("{rows:@row} of failed runs or without a loss set aside",),
+    "no-method": ("{runs:@run} without a {column} left out",),
+    "repeated": ("{runs:@run} with repeated data kept apart",),
+    "repeated-alone": (
+        "{runs:@run} with repeated data kept apart, {alone} of them without a single-epoch run of the same recipe",
+    ),
+    "above-chance": ("{runs:@run} at or above chance, ln {candidates}, set aside",),
+    "above-chance-kept": (
+        "{runs:@run} at or above chance, ln {candidates}, kept",
+        "the law does not know chance, one of the odds does",
+    ),
+    "subsample": ("fitted to {kept:,} of {rows:,} rows, spread evenly over N and C; intervals are of these",),
+    "subsample-repeated": ("R* from {kept:,} of {rows:,} rows that repeat, spread evenly over epochs",),
+    "far-above": ("{runs} pilot runs far above the envelope left out",),
+    "left-out": ("{method} left out", "{error}"),
+    "reads-no-tokens": ("the {law} law reads no D", "what repeated data are worth is not measured"),
+    # columns of a table
+    "flop-broken": ("{column} is no positive number in {rows:,} rows, as row {row}", "not compared with 6 N D"),
+    "flop-odd": ("{column} is {ratio:.2g} times 6 N D (the rows' median)", "are all of the same units?"),
+    "small": (
+        "{letter} of {low:g} to {high:g} is few {unit}",
+        "the law is in the table's own unit, recipes count {unit}",
+    ),
+    "perplexity": ("a loss of {low:g} to {high:g} looks like a perplexity", "its logarithm is in nats"),
+    "score": ("the loss rises with N D", "is the column a score?"),
+    "unread": ("columns not read", "{columns}"),
+    "unread-more": ("columns not read", "{columns} and {more} more"),
+    "checkpoints": (
+        "rows of one `{column}` are taken for checkpoints of one run and resampled together",
+        "{rows:,} rows of {runs:,} runs (`run_col` names another column)",
+    ),
+    "no-checkpoints": (
+        "`{column}` is the same for rows of several N",
+        "each row is taken for a run of its own",
+    ),
+    "even-steps": (
+        "{even:,} of {rows:,} rows lie at even steps of D, as checkpoints of one run of each N do",
+        "each row is taken for a run of its own, which makes intervals too narrow if they are checkpoints (name their "
+        "run with `run_col`)",
+    ),
+    "copies": (
+        "{rows:@row} with the N, D, C and loss of another to the last digit",
+        "counted as runs of their own, which makes intervals too narrow if they are copies",
+    ),
+    # a law at other pairs, batches and contexts
+    "level": ("c, at the level of {runs:@run} of {source}; its shape is from {law_source}",),
+    "level-drift": (
+        "away from these runs' {low:.3g} to {high:.3g} FLOP forecasts are widened by {drift:.1%} of ln loss for each "
+        "factor e",
+        "runs made to test a level came out 1 to 34 % lower at 4 to 16 times its runs",
+    ),
+    "at-home": ("left out, made at the law's own batch and context", "{runs}"),
+    "no-law": ("left out, of methods that no law applies to", "{runs}"),
+    # a law's file
+    "unsealed": ("the law's file is of before files had digests", "that it was changed by hand would not be noticed"),
+    # read from JSON of before there were notes
+    "text": ("{text}",),
+}
+
+
+class FitNote(Note):
+    """One fact that speaks against a fit or a forecast, or that its reader should know."""
+
+    kind: Kind
+
+    sentences: ClassVar = _SENTENCES
+
+
+def reason(code: str, **fields: Any) -> FitNote:
+    """Why a status or a verdict is not good."""
+    return FitNote(kind="reason", code=code, fields=fields)
+
+
+def remark(code: str, **fields: Any) -> FitNote:
+    """What was seen of the runs behind a law, or of its file."""
+    return FitNote(kind="remark", code=code, fields=fields)
+
+
+def off(code: str, bias: float, allowed: Interval, **fields: Any) -> FitNote:
+    """Why a forecast is biased: ln(observed / forecast) lies at `bias`, outside the interval `allowed`."""
+    low, high = allowed.ends  # of which one may be infinite
+    side = "above" if bias > 0 else "below"
+    return reason(code, off=abs(math.expm1(bias)), side=side, allowed=f"{low:+.1%} to {high:+.1%}", **fields)
+
+
+#: what a law gets whose file has no digest
+UNSEALED = remark("unsealed")
