@@ -10,8 +10,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 # editable: the two largest nano models are in the folder and in no wheel
 RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[hub,gguf]" \
-    && useradd --create-home user && mkdir /work && chown user /work
+    && useradd --create-home --uid 1000 user && mkdir /work && chown user /work
 
-USER user
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["isoembed"]

@@ -32,6 +32,8 @@ lint: $(STAMP)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 
 # the site, in build/site: every command and code block that it shows is run; NO_MKDOCS_2_WARNING silences an advertisement
 docs: $(STAMP)
