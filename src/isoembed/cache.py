@@ -163,12 +163,12 @@ def _idle_seconds(folder: Path) -> float:
     return max(0.0, time.time() - last_change(folder))
 
 
-def prune(cache: Path, *, old_seconds: float = OLD_SECONDS) -> list[Path]:
-    """Remove the entries of `cache` that nobody has used for `old_seconds`; returns them."""
+def prune(cache: Path) -> list[Path]:
+    """Remove the entries of `cache` that nobody has used for `OLD_SECONDS`; returns them."""
     old = []
     for folder in (each for kind in KINDS for each in _folders(cache, kind)):
         with suppress(FileNotFoundError):  # another process clears it
-            if _idle_seconds(folder) >= old_seconds:
+            if _idle_seconds(folder) >= OLD_SECONDS:
                 old.append(folder)
     for folder in old:
         shutil.rmtree(folder, ignore_errors=True)

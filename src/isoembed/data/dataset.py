@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, checked, expanded, fingerprint, number_of
+from isoembed.core import InputError, checked, expanded, fingerprint
 from isoembed.data.normalize import text_hash
+from isoembed.data.notes import DataNote, remark, warning
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
 from isoembed.data.vectors import TextVectors
@@ -46,7 +47,7 @@ class PairData:
 
     `train` and `heldout` are row numbers of `store` and of `heldout_store` (the same store unless the held-out pairs
     came from a source of their own).  The held-out ones are whole blocks of 1024 where there are as many, in a fixed
-    order, and no text occurs twice on one side of them.  `notes` says what was left out and why.
+    order, and no text occurs twice on one side of them.  `facts` say what was left out and why.
     """
 
     store: TokenStore
@@ -54,8 +55,13 @@ class PairData:
     heldout_store: TokenStore
     heldout: Rows
     stats: DataStats
-    notes: tuple[str, ...]
+    facts: tuple[DataNote, ...]
     teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out and why, in words."""
+        return tuple(each.describe() for each in self.facts)
 
     def first(self, unique_pairs: int | None) -> Rows:
         """The first so many training rows, or all: the order is that of a hash of the pairs' content, so that these are
@@ -115,24 +121,24 @@ def prepare(
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
     skipped = sorted(store.facts.skipped.items())
-    notes = [*remarks(store), *(f"{number_of(count, 'row')} skipped: {reason}." for reason, count in skipped)]
+    facts = [*remarks(store), *(remark("skipped", rows=count, reason=reason) for reason, count in skipped)]
 
     # 2. one of each pair, in the order of their content
     rows = unique_rows(store)
     if len(rows) < len(store):
-        notes.append(f"{len(store) - len(rows)} duplicate pairs removed.")
+        facts.append(remark("duplicates", pairs=len(store) - len(rows)))
 
     # 3. held-out pairs, and the rows they leave to training
     if heldout is None:
         heldout_store = store
-        chosen, candidates, remaining = _split(store, rows, heldout_pairs, seed, notes)
+        chosen, candidates, remaining = _split(store, rows, heldout_pairs, seed, facts)
     else:
         heldout_store = _build(heldout, tokenizer, context_tokens, folder, prompts)
         candidates, remaining = unique_rows(heldout_store), rows
         chosen = _choose(heldout_store, candidates, heldout_pairs, seed)
 
     # 4. no text on both sides.  All of an explicit held-out source counts, not only the pairs chosen from it.
-    train = _without(store, remaining, _texts(heldout_store, chosen if heldout is None else candidates), notes)
+    train = _without(store, remaining, _texts(heldout_store, chosen if heldout is None else candidates), facts)
     if not len(train):
         raise InputError(
             f"Training needs pairs that are not held out too; none of the {len(rows)} of {store.facts.source} is left. "
@@ -141,45 +147,38 @@ def prepare(
 
     # 5. what a reader should know
     if few := sameness(store, train):
-        notes.insert(0, few)
+        facts.insert(0, few)
     if heldout is not None and len(chosen) < 2 <= heldout_pairs:
         raise InputError(
             f"Held-out pairs must be two at least that share no text; {heldout_store.facts.source} has none such. "
             "Bring others."
         )
     if len(chosen) < heldout_pairs:
-        notes.append(f"{len(chosen)} held-out pairs, {heldout_pairs} wanted: losses compare less sharply.")
-    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(notes))
+        facts.append(remark("few-heldout", pairs=len(chosen), wanted=heldout_pairs))
+    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(facts))
     return _with_negatives(data) if store.facts.negatives else data
 
 
-def remarks(store: TokenStore) -> list[str]:
+def remarks(store: TokenStore) -> list[DataNote]:
     """What a reader should know of what was read, beside the rows that were skipped."""
-    notes = (
-        [f"The tokens of an earlier run were damaged ({store.damage}); they were made again."] if store.damage else []
-    )
+    facts = [remark("damaged", damage=store.damage)] if store.damage else []
     for fields in store.facts.fields:
         if fields.in_order:
-            notes.append(
-                f"Fields of {fields.source} taken in their order: query {fields.query}, positive {fields.positive}."
-            )
+            facts.append(remark("in-order", source=fields.source, query=fields.query, positive=fields.positive))
         if fields.unexpected:
-            notes.append(f"Fields of {fields.source} not read: {', '.join(fields.unexpected)}.")
+            facts.append(remark("unread", source=fields.source, fields=", ".join(fields.unexpected)))
     if store.facts.wordless:
-        notes.append(
-            f"Warning: {store.facts.wordless:,} of {len(store):,} pairs have a text without a letter or digit; a "
-            "search by words (BM25) finds none of these."
-        )
-    return notes
+        facts.append(warning("wordless", wordless=store.facts.wordless, pairs=len(store)))
+    return facts
 
 
-def sameness(store: TokenStore, rows: Rows) -> str:
-    """A warning where many pairs of a batch share a text and so are no negatives of each other, or "".
+def sameness(store: TokenStore, rows: Rows) -> DataNote | None:
+    """A warning where many pairs of a batch share a text and so are no negatives of each other; None where few do.
 
     Raises InputError where all do: without negatives the loss is 0 from the first step.
     """
     if len(rows) < 2:
-        return ""
+        return None
     shares = []
     for side in ("query", "positive"):
         _, others = _repeated(store.column(f"{side}_hash")[rows])
@@ -190,11 +189,8 @@ def sameness(store: TokenStore, rows: Rows) -> str:
             f"{'query' if shares[0] == 1.0 else 'positive'}. Bring other pairs."
         )
     if max(shares) < SHARED_SHARE:
-        return ""
-    return (
-        f"Warning: few different texts ({_variety(store, rows)} in {len(rows):,} pairs): a pair shares one with "
-        f"{max(shares):.0%} of the others of a batch, which then are no negatives of it."
-    )
+        return None
+    return warning("few-texts", variety=_variety(store, rows), pairs=len(rows), share=max(shares))
 
 
 def _variety(store: TokenStore, rows: Rows) -> str:
@@ -232,7 +228,7 @@ def _build(
     return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 
-def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[str]) -> tuple[Rows, Rows, Rows]:
+def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, facts: list[DataNote]) -> tuple[Rows, Rows, Rows]:
     """(held-out rows, the rows they were chosen from, the rows left to training)."""
     limit = int(HELDOUT_SHARE * len(rows))
     wanted = min(wanted, limit)
@@ -241,7 +237,7 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
     apart = _groups_apart(store, group[grouped], round(wanted * grouped.mean()), limit, seed)
     candidates = np.isin(group, apart) | ~grouped
     if wanted and not candidates.any():
-        notes.append("No group is small enough to be held out whole; pairs of one group lie on both sides.")
+        facts.append(remark("groups-too-large"))
         candidates = ~candidates
         apart = np.array([], group.dtype)
     cost = _pairs_sharing(store, rows)
@@ -258,7 +254,7 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, notes: list[st
     remaining = rows[~np.isin(group, apart)]
     unused = np.isin(group, apart).sum() - np.isin(chosen, rows[np.isin(group, apart)]).sum()
     if unused:
-        notes.append(f"{unused} pairs belong to held-out groups and are not used.")
+        facts.append(remark("of-heldout-groups", pairs=int(unused)))
     return chosen, rows[candidates], remaining[~np.isin(remaining, chosen)]
 
 
@@ -295,13 +291,13 @@ def _groups_apart(
     return np.array(apart, group.dtype)
 
 
-def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], notes: list[str]) -> Rows:
+def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], facts: list[DataNote]) -> Rows:
     """Those of `rows` with no text of which the hash is among `seen`."""
     shared = np.zeros(len(rows), bool)
     for side in ("query", "positive"):
         shared |= _among(store.column(f"{side}_hash")[rows], seen)
     if shared.any():
-        notes.append(f"Overlap: {shared.sum()} training pairs dropped, a text of theirs is held out too.")
+        facts.append(remark("overlap", pairs=int(shared.sum())))
     return rows[~shared]
 
 
@@ -364,9 +360,9 @@ def _with_negatives(data: PairData) -> PairData:
         kept, tokens, squares = kept + len(ids), tokens + int(lengths.sum()), squares + int((lengths**2).sum())
         content.update(hashes.data)
     brought = int(data.store.column("negative_count")[data.train].sum())
-    notes = [f"{kept} hard negatives, {kept / count:.2f} a pair."]
+    facts = [remark("negatives", negatives=kept, each=kept / count)]
     if brought > kept:
-        notes.append(f"{brought - kept} hard negatives left out: they are texts of held-out pairs.")
+        facts.append(remark("negatives-heldout", negatives=brought - kept))
     counted = stats.model_copy(
         update={
             "fingerprint": fingerprint([stats.fingerprint, content.hexdigest()]),
@@ -375,4 +371,4 @@ def _with_negatives(data: PairData) -> PairData:
             "squared_tokens": stats.squared_tokens + squares / count,
         }
     )
-    return replace(data, stats=counted if kept else stats, notes=(*data.notes, *notes))
+    return replace(data, stats=counted if kept else stats, facts=(*data.facts, *facts))

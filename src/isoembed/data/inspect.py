@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from isoembed.core import Frozen, InputError
 from isoembed.data.dataset import Rows, remarks, sameness, unique_rows
+from isoembed.data.notes import DataNote, warning
 from isoembed.data.sources import Source, open_source
 from isoembed.data.sources.names import Fields
 from isoembed.data.store import TokenStore
@@ -53,7 +54,7 @@ class Inspection(Frozen):
     hard_negatives: int = Field(description="hard negatives of all pairs")
     fields: tuple[Fields, ...] = Field(description="which fields of the rows are read and which are not")
     wordless: int = Field(description="pairs of which a text has no letter and no digit")
-    remarks: tuple[str, ...] = Field(description="what to look at before training")
+    facts: tuple[DataNote, ...] = Field(description="what to look at before training")
     groups: int = Field(description="groups that must not straddle a split; 0 where the source has none")
     query: Side
     positive: Side
@@ -61,6 +62,12 @@ class Inspection(Frozen):
     epoch_tokens: int = Field(description="tokens of the unique pairs, after truncation")
     method: str
     epoch_flop: tuple[EpochFlop, ...]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to look at before training, in words."""
+        return tuple(each.describe() for each in self.facts)
 
 
 def inspect(
@@ -90,7 +97,7 @@ def inspect(
         hard_negatives=int(store.column("negative_count").sum()),
         fields=store.facts.fields,
         wordless=store.facts.wordless,
-        remarks=(*_sameness(store, unique), *remarks(store)),
+        facts=(*_sameness(store, unique), *remarks(store)),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),
@@ -106,12 +113,12 @@ def inspect(
     )
 
 
-def _sameness(store: TokenStore, unique: Rows) -> list[str]:
+def _sameness(store: TokenStore, unique: Rows) -> list[DataNote]:
     try:
-        warning = sameness(store, unique)
+        few = sameness(store, unique)
     except InputError as error:
-        warning = str(error)
-    return [warning] if warning else []
+        few = warning("one-text", error=str(error))
+    return [few] if few else []
 
 
 def _side(store: TokenStore, side: str) -> Side:

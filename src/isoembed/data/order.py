@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from isoembed.core import InputError, fingerprint
 from isoembed.data.dataset import PairData, Rows
+from isoembed.data.notes import remark
 from isoembed.recipe import Options, Setup
 
 
@@ -116,7 +117,7 @@ def ordered(data: PairData, setup: Setup) -> PairData:
     contents = [hashlib.sha256(hashes[rows].data).hexdigest() for _, rows in sources]
     apart = fingerprint([data.stats.fingerprint, *contents])
     stats = data.stats.model_copy(update={"fingerprint": apart})
-    return replace(data, stats=stats, notes=(*data.notes, f"One source a batch; of an epoch: {'; '.join(parts)}."))
+    return replace(data, stats=stats, facts=(*data.facts, remark("source-a-batch", parts="; ".join(parts))))
 
 
 def _by_source(data: PairData, train: Rows) -> list[tuple[str, Rows]]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData, Rows
+from isoembed.data.notes import DataNote
 from isoembed.data.store import TokenStore
 from isoembed.recipe import DataStats
 from isoembed.scratch import own_folder, remove, shared
@@ -60,7 +61,7 @@ class PackedData:
     heldout_store: ShippedStore | None
     heldout: Rows
     stats: DataStats
-    notes: tuple[str, ...]
+    facts: tuple[DataNote, ...]
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -73,7 +74,7 @@ class PackedData:
             None if same else ShippedStore.of(data.heldout_store, files=files),
             data.heldout,
             data.stats,
-            data.notes,
+            data.facts,
         )
 
     def open(self) -> PairData:
@@ -82,7 +83,7 @@ class PackedData:
         store = self.store.open(self._place)
         heldout_store = store if self.heldout_store is None else self.heldout_store.open(self._place)
         train, heldout = self.train.copy(), self.heldout.copy()  # views would keep what they arrived in
-        return PairData(store, train, heldout_store, heldout, self.stats, self.notes)
+        return PairData(store, train, heldout_store, heldout, self.stats, self.facts)
 
     def forget(self) -> None:
         """Remove what was unpacked on this machine; the pairs are not to be opened again."""

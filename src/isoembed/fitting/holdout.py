@@ -6,16 +6,16 @@ A lower objective is no sign of it: laws are compared, and called good, on the h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, computed_field
+from pydantic import Field
 
-from isoembed.core import InputError, Noted
+from isoembed.core import InputError
 from isoembed.fitting.bootstrap import bootstrap
 from isoembed.fitting.intervals import Interval, percentile
-from isoembed.fitting.notes import FitNote, off, reason
+from isoembed.fitting.notes import Judged, off, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points
 
@@ -26,32 +26,22 @@ _NEAR = 0.9
 MOST_BACKTESTS = 4
 
 
-class Holdout(Noted):
+class Holdout(Judged):
     """One law, one hold-out.  Errors are of ln loss: 0.01 is 1 %.
 
     `bias` is the mean of ln(observed / predicted) over the held-out rows, and its interval is where it would fall if
     the law were right: the bootstrap's spread of the forecast and the noise of the runs.
     """
 
-    noted: ClassVar = "facts"
-    described: ClassVar = {"why": "reason"}
-
     by: By
     law: str
     verdict: Literal["good", "biased", "untested"]
-    facts: tuple[FitNote, ...] = Field((), description="why the verdict is not good")
     n_fitted: int
     n_held: int
     in_range_error: float | None = Field(None, description="root mean square of ln residuals where fitted")
     held_error: float | None = Field(None, description="root mean square of ln residuals where held out")
     bias: Interval | None = None
     beyond: float | None = Field(None, description="mean held-out budget over the largest fitted one")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def why(self) -> str:
-        """The verdict in words; empty where good."""
-        return "; ".join(self._sentences("reason"))
 
     @property
     def forecasts_beyond(self) -> bool:

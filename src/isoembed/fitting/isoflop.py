@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, computed_field
 
-from isoembed.core import InputError, Noted
-from isoembed.fitting.notes import FitNote, reason
+from isoembed.core import InputError
+from isoembed.fitting.notes import Judged, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
 
@@ -49,16 +48,15 @@ def surface_optimum(
     *,
     flop_per_param_token: float = 6.0,
     fraction: float = 1.0,
-    bracket: tuple[float, float] = BRACKET,
 ) -> Optimum:
-    """Least loss along C = `flop_per_param_token` N D, within `bracket` sizes.
+    """Least loss along C = `flop_per_param_token` N D, within the sizes of `BRACKET`.
 
     Closed form where the law has one, else a grid over ln N refined by golden section.
     """
     if "params" not in law.varies:
         raise InputError(f"An optimal size needs a law with N in it; {law.name} has none. Fit hoffmann or embedding.")
     flop_F = np.asarray(flop_F, dtype=np.float64)
-    log_bracket = np.log(bracket)
+    log_bracket = np.log(BRACKET)
     closed = law.log_optimal_params(theta_BP, flop_F, flop_per_param_token)
 
     def loss(log_params: Floats, log_flop: Floats) -> Floats:
@@ -88,23 +86,13 @@ def _search(loss: Callable[[Floats, Floats], Floats], log_flop: Floats, log_brac
     return np.asarray((low + high)[:, 0] / 2.0)
 
 
-class CurveMinimum(Noted):
+class CurveMinimum(Judged):
     """The lowest point of one budget's curve.  `params` is None unless the status is good."""
-
-    noted: ClassVar = "facts"
-    described: ClassVar = {"why": "reason"}
 
     flop: float
     params: float | None
     loss: float | None
     status: Literal["good", "edge", "not-convex", "too-few-sizes"]
-    facts: tuple[FitNote, ...] = Field((), description="why the status is not good")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def why(self) -> str:
-        """The status in words; empty where good."""
-        return "; ".join(self._sentences("reason"))
 
 
 def budgets(points: Points) -> list[Points]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-from isoembed.core import Note
+from pydantic import Field, computed_field
+
+from isoembed.core import Note, Noted
 from isoembed.fitting.intervals import Interval
 
 #: why a status or verdict is not good; what was held; what was seen of the runs and of the law's file
@@ -106,6 +108,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "at-home": ("left out, made at the law's own batch and context", "{runs}"),
     "no-law": ("left out, of methods that no law applies to", "{runs}"),
+    "no-law-fitted": ("No law could be fitted", "{error}"),
+    "other-runs": ("The {law} law was fitted to other runs than this ledger's.",),
     # a law's file
     "unsealed": ("the law's file is of before files had digests", "that it was changed by hand would not be noticed"),
     # read from JSON of before there were notes
@@ -119,6 +123,21 @@ class FitNote(Note):
     kind: Kind
 
     sentences: ClassVar = _SENTENCES
+
+
+class Judged(Noted):
+    """A verdict, or a status, with the facts behind one that is not good."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"why": "reason"}
+
+    facts: tuple[FitNote, ...] = Field((), description="why it is not good")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> str:
+        """The same in words; empty where good."""
+        return "; ".join(self._sentences("reason"))
 
 
 def reason(code: str, **fields: Any) -> FitNote:

@@ -143,7 +143,6 @@ def measure(
     noise: float,
     seed_sd: float | None = None,
     tail: float | None,
-    seed: int = 0,
 ) -> Repetition:
     """R* by `law` with parameters `theta_BP` (1 + B, P), the fit first and then its draws, in the user's units.
 
@@ -158,7 +157,7 @@ def measure(
     best = _lowest(forecast_GBR[:, :1], gap_R[None], noise)
     noise = _noise(gap_R - _at(forecast_GBR[:, 0], float(best[0])), repeats.single_epoch_runs_R, noise, seed_sd)
 
-    chance, draws = np.random.default_rng(seed), len(theta_BP) - 1
+    chance, draws = np.random.default_rng(0), len(theta_BP) - 1
     own_BR = chance.normal(0.0, noise, (draws, len(points)))
     single_BR = chance.normal(0.0, noise, (draws, recipe_R.max() + 1))[:, recipe_R] / np.sqrt(
         repeats.single_epoch_runs_R

@@ -11,14 +11,14 @@ would be.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, computed_field
+from pydantic import Field
 
-from isoembed.core import Frozen, InputError, Noted, number_of
+from isoembed.core import Frozen, InputError, number_of
 from isoembed.fitting.intervals import Interval, percentile
-from isoembed.fitting.notes import FitNote
+from isoembed.fitting.notes import Judged
 from isoembed.fitting.settings import Settings
 from isoembed.laws.points import Floats
 
@@ -46,26 +46,16 @@ class Forecast(Frozen):
         return self.bias.value is not None and low <= self.bias.value <= high
 
 
-class TransferCheck(Noted):
+class TransferCheck(Judged):
     """One law at one other batch and context."""
-
-    noted: ClassVar = "facts"
-    described: ClassVar = {"why": "reason"}
 
     settings: Settings = Field(description="of the runs there")
     verdict: Literal["holds", "biased", "too-few-runs"] = Field(description="by the forecast in steps")
-    facts: tuple[FitNote, ...] = Field((), description="why it does not hold")
     n_runs: int
     steps: Forecast | None = Field(None, description="D' = steps x the law's tokens per step; None with too few runs")
     tokens: Forecast | None = Field(None, description="D in tokens as it stands, for comparison")
     beyond: float | None = Field(None, description="largest converted budget over the largest fitted one")
     source: str
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def why(self) -> str:
-        """The verdict in words; empty where it holds."""
-        return "; ".join(self._sentences("reason"))
 
     @property
     def place(self) -> tuple[int | None, int | None]:

@@ -15,6 +15,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
+from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
 from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
@@ -79,7 +80,7 @@ class ReportData:
     outcomes: tuple[RunRecord | FailedRun, ...]
     damaged: dict[str, str]
     laws: LawSet | None
-    notes: tuple[str, ...]
+    facts: tuple[FitNote, ...]
     """what is missing and why: a law that could not be fitted, or was fitted to other runs"""
 
     @classmethod
@@ -90,7 +91,7 @@ class ReportData:
         """
         book = Ledger.open(ledger)
         outcomes = tuple(book.outcomes())
-        laws, notes = None, []
+        laws, facts = None, []
         if law is not None:
             laws = LawSet.load(law)
         else:
@@ -99,9 +100,9 @@ class ReportData:
             try:
                 laws = study_source(ledger, [law_named(DEFAULT_LAW)])
             except InputError as error:
-                notes.append(f"No law could be fitted: {error}")
+                facts.append(remark("no-law-fitted", error=str(error)))
         found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
-        return cls(ledger.name, outcomes, dict(book.damaged), laws, (*notes, *found._of_other_runs()))
+        return cls(ledger.name, outcomes, dict(book.damaged), laws, (*facts, *found._of_other_runs()))
 
     @classmethod
     def of_laws(cls, law: Path) -> ReportData:
@@ -117,10 +118,15 @@ class ReportData:
             )
         return cls(law.name, (), {}, laws, ())
 
-    def _of_other_runs(self) -> list[str]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is missing and why, in words."""
+        return tuple(each.describe() for each in self.facts)
+
+    def _of_other_runs(self) -> list[FitNote]:
         known = {group.method: group.points.fingerprint for group in self.groups.values()}
         return [
-            f"The {law.method or law.law} law was fitted to other runs than this ledger's."
+            remark("other-runs", law=law.method or law.law)
             for law in self.law_files
             if known.get(law.method) != law.data_fingerprint
         ]

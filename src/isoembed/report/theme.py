@@ -132,9 +132,10 @@ def plain(text: str) -> str:
     return escape(text, quote=False)
 
 
-def flop_axis(made: go.Figure, title: str = "budget, FLOP") -> None:
-    """A logarithmic x axis in powers of ten."""
-    made.update_xaxes(type="log", exponentformat="power", dtick=1, minor={"ticks": "outside"}, title=title)
+def flop_axis(made: go.Figure) -> None:
+    """A logarithmic x axis of budgets, in powers of ten."""
+    ticks = {"exponentformat": "power", "dtick": 1, "minor": {"ticks": "outside"}}
+    made.update_xaxes(type="log", title="budget, FLOP", **ticks)
 
 
 def count_axis(made: go.Figure, title: str) -> None:

@@ -28,7 +28,7 @@ from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, variants
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import Stage
+from isoembed.sweep.stage import Stage, skip
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
@@ -191,11 +191,14 @@ class PilotPlanner(Planner):
         for name in self.request.methods:
             if name not in kept:
                 method = next(m for m in pilot_methods(self.request, self.models[0]) if m.name == name)
-                why = (
-                    f"{least_runs(HOFFMANN)} runs of {name} would cost {cost[name]:.3g} of "
-                    f"{self.request.allowance_flop:.3g} FLOP"
+                unpaid = skip(
+                    "method-unpaid",
+                    runs=least_runs(HOFFMANN),
+                    method=name,
+                    flop=cost[name],
+                    allowance=self.request.allowance_flop,
                 )
-                self._skip(self.models[0], method, self.request.budgets[0], "method-unpaid", why)
+                self._skip(self.models[0], method, self.request.budgets[0], unpaid)
         return {key: run for key, run in runs.items() if run.recipe.method.name in kept}
 
 

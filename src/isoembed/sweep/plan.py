@@ -34,14 +34,13 @@ from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import (
     NOISE,
     RATES,
-    REASONS,
     REPETITION,
     REPLICATES,
     VARIATIONS,
-    SkipKind,
+    SkipNote,
     Skipped,
     Stage,
-    Why,
+    skip,
 )
 from isoembed.sweep.variations import Variation
 
@@ -206,7 +205,7 @@ class Planner:
             for model in self.models:
                 for method in variants(name, model, self.request.alpha_per_rank):
                     if best is not None and (pruned := self._pruned(best, model, method, budget)):
-                        self._skip(model, method, budget, *pruned)
+                        self._skip(model, method, budget, pruned)
                         continue
                     runs += self._planned(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
         return sorted(runs, key=lambda run: self._distance(run, index))
@@ -248,13 +247,12 @@ class Planner:
             place = sizes.index(recipe.model)
             for model in sizes[max(0, place - 1) : place + 2]:
                 if model.name not in by_size:
-                    why = f"{model.name} has no run at {budget:.3g} FLOP to compare with"
-                    self._skip(model, recipe.method, budget, "no-fresh-run", why)
+                    self._skip(model, recipe.method, budget, skip("no-fresh-run", model=model.name, flop=budget))
                     continue
                 for pairs in self.request.pairs:
                     single_epoch = by_size[model.name]
                     if why_not := unfit(single_epoch, pairs, self.request.max_pair_epochs):
-                        self._skip(model, single_epoch.method, budget, *why_not)
+                        self._skip(model, single_epoch.method, budget, why_not)
                         continue
                     repeated = single_epoch.model_copy(update={"unique_pairs": pairs})
                     runs.append(PlannedRun(recipe=repeated, part=REPETITION, scored=bool(self.request.tasks)))
@@ -288,20 +286,20 @@ class Planner:
                 return grid[0][0], budget
         return None
 
-    def _pruned(self, best: tuple[PlannedRun, float], model: ModelSpec, method: Method, budget: float) -> Why | None:
+    def _pruned(
+        self, best: tuple[PlannedRun, float], model: ModelSpec, method: Method, budget: float
+    ) -> SkipNote | None:
         """Why this run is left out; None where it stays."""
         assert self.request.prune is not None
         run, at = best
         expected = run.recipe.model.params * math.sqrt(budget / at)
         if abs(math.log(model.params / expected)) > math.log(self.request.prune):
-            why = f"size over {self.request.prune:g} x from the expected best, {expected:.2g}"
-            return "far-size", why
+            return skip("far-size", prune=self.request.prune, expected=expected)
         here = [m.share(model) for m in variants(method.name, model, self.request.alpha_per_rank)]
         own, wanted = method.share(model), run.recipe.method.share(run.recipe.model)
         nearest = min(range(len(here)), key=lambda index: abs(math.log(here[index] / wanted)))
         if abs(here.index(own) - nearest) > 1:
-            why = f"hyperparameter not beside the best so far ({run.recipe.method.label})"
-            return "far-hyperparameter", why
+            return skip("far-hyperparameter", best=run.recipe.method.label)
         return None
 
     def _distance(self, run: PlannedRun, index: int) -> float:
@@ -328,25 +326,25 @@ class Planner:
                 flop, model, method, rate, setup, request.data, family=request.family.name, seed=request.seeds[0]
             )
         except InputError as error:
-            self._skip(model, method, flop, "no-recipe", str(error))
+            self._skip(model, method, flop, skip("no-recipe", error=str(error)))
             return []
         if unfit := self._unfit(recipe, part):
-            self._skip(model, method, flop, *unfit)
+            self._skip(model, method, flop, unfit)
             return []
         known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
         recipe = recipe.model_copy(update=known)
         return [PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))]
 
-    def _unfit(self, recipe: Recipe, part: Stage) -> Why | None:
+    def _unfit(self, recipe: Recipe, part: Stage) -> SkipNote | None:
         """Why this recipe is not run; None where it is."""
         request = self.request
         if recipe.steps < request.min_steps and part != RATES:
-            return "few-steps", f"{recipe.steps} steps, {request.min_steps} are the least"
+            return skip("few-steps", steps=recipe.steps, least=request.min_steps)
         if recipe.epochs is not None and recipe.epochs > request.max_epochs:
-            return "repeats", f"the data would repeat {recipe.epochs:.1f} times"
+            return skip("repeats", epochs=recipe.epochs)
         need = recipe_memory(recipe).least
         if request.max_bytes is not None and need > request.max_bytes:
-            return "memory", f"needs {need / 2**30:.1f} GiB of memory"
+            return skip("memory", gib=need / 2**30)
         return None
 
     def _rate(self, model: ModelSpec, method: Method, steps: int) -> float:
@@ -366,7 +364,7 @@ class Planner:
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
-            self._skip(recipe.model, recipe.method, recipe.total_flop, "allowance", REASONS["allowance"])
+            self._skip(recipe.model, recipe.method, recipe.total_flop, skip("allowance"))
             return False
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
@@ -380,15 +378,7 @@ class Planner:
         before = 0.0 if self.runs else request.startup_seconds
         return before + request.run_seconds.get(name, 0.0) + recipe.flop / speed
 
-    def _skip(self, model: ModelSpec, method: Method, budget: float, kind: SkipKind, why: str) -> None:
+    def _skip(self, model: ModelSpec, method: Method, budget: float, why: SkipNote) -> None:
         self.skipped.append(
-            Skipped(
-                model=model.name,
-                method=method.label,
-                method_name=method.name,
-                budget=budget,
-                kind=kind,
-                reason=REASONS[kind].format(method=method.name),
-                why=why,
-            )
+            Skipped(model=model.name, method=method.label, method_name=method.name, budget=budget, fact=why)
         )

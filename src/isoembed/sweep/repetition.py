@@ -12,7 +12,7 @@ from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.stage import Why
+from isoembed.sweep.stage import SkipNote, skip
 from isoembed.sweep.variations import mean_loss
 
 #: epochs beyond which a run is not planned, unless told otherwise
@@ -44,18 +44,17 @@ def pairs_named(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 
-def unfit(recipe: Recipe, pairs: int, max_pair_epochs: float) -> Why | None:
-    """Why `recipe` is not run on `pairs` unique pairs: a kind of reason, and the reason with its numbers; None where it
-    is."""
+def unfit(recipe: Recipe, pairs: int, max_pair_epochs: float) -> SkipNote | None:
+    """Why `recipe` is not run on `pairs` unique pairs; None where it is."""
     epochs = recipe.pairs / pairs
     if recipe.data.pairs is not None and pairs >= recipe.data.pairs:
-        return "all-pairs", f"{pairs:,} pairs are no fewer than the data's {recipe.data.pairs:,}"
+        return skip("all-pairs", pairs=pairs, all_pairs=recipe.data.pairs)
     if pairs < recipe.batch_pairs:
-        return "below-a-batch", f"{pairs:,} pairs do not fill a batch of {recipe.batch_pairs}"
+        return skip("below-a-batch", pairs=pairs, batch_pairs=recipe.batch_pairs)
     if epochs <= 1:
-        return "single-epoch", f"the budget pays for {epochs:.2f} epochs over {pairs:,} pairs"
+        return skip("single-epoch", epochs=epochs, pairs=pairs)
     if epochs > max_pair_epochs:
-        return "many-epochs", f"{epochs:.0f} epochs over {pairs:,} pairs, {max_pair_epochs:g} are the most"
+        return skip("many-epochs", epochs=epochs, pairs=pairs, most=max_pair_epochs)
     return None
 
 

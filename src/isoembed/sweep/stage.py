@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen
+from isoembed.core import Frozen, Note
 
 StageKind = Literal["rates", "noise", "budget", "replicates", "variations", "repetition", "pilot", "other"]
 SkipKind = Literal[
@@ -24,9 +24,8 @@ SkipKind = Literal[
     "single-epoch",
     "many-epochs",
 ]
-#: a kind of reason, and the reason with its numbers
-Why = tuple[SkipKind, str]
 
+#: the kinds of reason, the same for all runs left out for one
 REASONS: dict[SkipKind, str] = {
     "no-recipe": "no recipe at this budget",
     "few-steps": "too few steps",
@@ -41,6 +40,22 @@ REASONS: dict[SkipKind, str] = {
     "below-a-batch": "fewer pairs than a batch",
     "single-epoch": "the pairs would not repeat",
     "many-epochs": "too many epochs",
+}
+#: the reasons with their numbers
+_NUMBERS: dict[SkipKind, str] = {
+    "no-recipe": "{error}",
+    "few-steps": "{steps} steps, {least} are the least",
+    "repeats": "the data would repeat {epochs:.1f} times",
+    "memory": "needs {gib:.1f} GiB of memory",
+    "far-size": "size over {prune:g} x from the expected best, {expected:.2g}",
+    "far-hyperparameter": "hyperparameter not beside the best so far ({best})",
+    "allowance": "the allowance is spent",
+    "method-unpaid": "{runs} runs of {method} would cost {flop:.3g} of {allowance:.3g} FLOP",
+    "no-fresh-run": "{model} has no run at {flop:.3g} FLOP to compare with",
+    "all-pairs": "{pairs:,} pairs are no fewer than the data's {all_pairs:,}",
+    "below-a-batch": "{pairs:,} pairs do not fill a batch of {batch_pairs}",
+    "single-epoch": "the budget pays for {epochs:.2f} epochs over {pairs:,} pairs",
+    "many-epochs": "{epochs:.0f} epochs over {pairs:,} pairs, {most:g} are the most",
 }
 #: what would have such runs planned
 REMEDIES: dict[SkipKind, str] = {
@@ -93,6 +108,20 @@ RATES, NOISE, REPLICATES = Stage(kind="rates"), Stage(kind="noise"), Stage(kind=
 VARIATIONS, REPETITION = Stage(kind="variations"), Stage(kind="repetition")
 
 
+class SkipNote(Note):
+    """Why a run is left out: its title the kind of reason, its reason that with its numbers."""
+
+    kind: Literal["left-out"] = "left-out"
+    code: SkipKind
+
+    sentences: ClassVar = {kind: (REASONS[kind], words) for kind, words in _NUMBERS.items()}
+
+
+def skip(code: SkipKind, **fields: Any) -> SkipNote:
+    """Why a run is left out."""
+    return SkipNote(code=code, fields=fields)
+
+
 class Skipped(Frozen):
     """A run that is not planned, and why."""
 
@@ -100,6 +129,21 @@ class Skipped(Frozen):
     method: str = Field(description="with its hyperparameters")
     method_name: str = ""
     budget: float
-    kind: SkipKind
-    reason: str = Field(description="the kind of reason in words, the same for all runs left out for it")
-    why: str = Field(description="the reason with its numbers")
+    fact: SkipNote
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def kind(self) -> SkipKind:
+        return self.fact.code
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reason(self) -> str:
+        """The kind of reason in words, the same for all runs left out for it."""
+        return self.fact.title
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why(self) -> str:
+        """The reason with its numbers."""
+        return self.fact.reason

@@ -18,9 +18,7 @@ from isoembed.evaluation.mteb.library import quiet
 from isoembed.evaluation.systems import EmbeddingSystem
 
 
-def open_model(
-    folder: Path, prompts: Mapping[str, str] | None = None, *, device: str | None = None
-) -> SentenceTransformerEncoderWrapper:
+def open_model(folder: Path, prompts: Mapping[str, str] | None = None) -> SentenceTransformerEncoderWrapper:
     """The model in `folder` under the name `isoembed/FOLDER`.
 
     prompts: what is put before a text, by the library's keys: `query` or `document`, a task type, a task's name, or one
@@ -37,7 +35,7 @@ def open_model(
                 "`prompt` must name query, document, a task type or a task of the mteb library, as query='query: '; "
                 f"got {', '.join(prompts)}. Rename it."
             ) from None
-        model = open_sentence_transformer(folder, device=device)
+        model = open_sentence_transformer(folder)
         wrapped = SentenceTransformerEncoderWrapper(model, model_prompts=prompts or None)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", folder.resolve().name)
     meta = wrapped.mteb_model_meta.model_copy(

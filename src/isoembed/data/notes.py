@@ -1,0 +1,52 @@
+"""What a reader should know of pairs, as facts; their sentences stand here alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from isoembed.core import Note
+
+
+class DataNote(Note):
+    """One fact of pairs that were read and split."""
+
+    kind: Literal["remark", "warning"]
+
+    sentences: ClassVar = {
+        # what was read
+        "damaged": ("The tokens of an earlier run were damaged ({damage}); they were made again.",),
+        "in-order": ("Fields of {source} taken in their order", "query {query}, positive {positive}."),
+        "unread": ("Fields of {source} not read", "{fields}."),
+        "skipped": ("{rows:@row} skipped", "{reason}."),
+        "duplicates": ("{pairs} duplicate pairs removed.",),
+        "wordless": (
+            "Warning",
+            "{wordless:,} of {pairs:,} pairs have a text without a letter or digit; a search by words (BM25) finds "
+            "none of these.",
+        ),
+        "few-texts": (
+            "Warning",
+            "few different texts ({variety} in {pairs:,} pairs)",
+            "a pair shares one with {share:.0%} of the others of a batch, which then are no negatives of it.",
+        ),
+        "one-text": ("{error}",),
+        # how they were split
+        "groups-too-large": ("No group is small enough to be held out whole; pairs of one group lie on both sides.",),
+        "of-heldout-groups": ("{pairs} pairs belong to held-out groups and are not used.",),
+        "overlap": ("Overlap", "{pairs} training pairs dropped, a text of theirs is held out too."),
+        "few-heldout": ("{pairs} held-out pairs, {wanted} wanted", "losses compare less sharply."),
+        # hard negatives, batches
+        "negatives": ("{negatives} hard negatives, {each:.2f} a pair.",),
+        "negatives-heldout": ("{negatives} hard negatives left out", "they are texts of held-out pairs."),
+        "source-a-batch": ("One source a batch; of an epoch", "{parts}."),
+    }
+
+
+def remark(code: str, **fields: Any) -> DataNote:
+    """What was done with the pairs."""
+    return DataNote(kind="remark", code=code, fields=fields)
+
+
+def warning(code: str, **fields: Any) -> DataNote:
+    """What may make the pairs bad ones to train on."""
+    return DataNote(kind="warning", code=code, fields=fields)
