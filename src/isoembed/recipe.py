@@ -197,13 +197,13 @@ class Options(Frozen):
         description="of the learning rate: a cosine, or wsd (warm-up, stable, decay): constant, falling at the end",
     )
 
-    decay_fraction: float = Field(0.2, description="share of a wsd run's tokens over which the rate falls")
+    decay_fraction: float = Field(0.4, description="share of a wsd run's tokens over which the rate falls")
 
     @field_validator("decay_fraction", mode="before")
     @classmethod
     def _after_a_warmup(cls, fraction: Any) -> Any:
         if isinstance(fraction, int | float) and not 0 < fraction <= 0.9:
-            raise InputError(f"`decay_fraction` must be above 0 and at most 0.9; got {fraction:g}. 0.2 is usual.")
+            raise InputError(f"`decay_fraction` must be above 0 and at most 0.9; got {fraction:g}. 0.4 is usual.")
         return fraction
 
     @field_validator("ema_decay", mode="before")
@@ -282,7 +282,7 @@ class Options(Frozen):
             "batch_by": "one source a batch",
             "ema_decay": f"weights averaged, EMA of decay {self.ema_decay or 0.0:g}",
             "source_alpha": f"sources by their pairs to the power {self.source_alpha or 0.0:g}",
-            "schedule": "rate constant, then falling (wsd)",
+            "schedule": "rate constant, falling at the end",
             "decay_fraction": f"over the last {self.decay_fraction:.0%}",
         }
         changed = [name for name, value in self if value != type(self).model_fields[name].default]
@@ -585,7 +585,7 @@ class Recipe(Setup, Summarised):
         """How the rate falls after the warm-up, and to which share of the peak."""
         if self.options.schedule == "cosine":
             return f"cosine to {self.end_fraction:.0%}"
-        return f"constant, over the last {self.options.decay_fraction:.0%} 1 - sqrt to {self.end_fraction:.0%}"
+        return f"falling over the last {self.options.decay_fraction:.0%} to {self.end_fraction:.0%}"
 
     @property
     def average_in_words(self) -> str:

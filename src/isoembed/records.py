@@ -69,7 +69,7 @@ class Inherited(Frozen):
 
     def describe(self) -> str:
         """In words."""
-        return f"{self.flop:.3g} FLOP and {self.seconds:,.0f} s are those of {self.key}, not spent again"
+        return f"{self.flop:.3g} FLOP and {self.seconds:.3g} s are those of {self.key}, not spent again"
 
 
 class ScoreName(NamedTuple):

@@ -27,6 +27,8 @@ _LOCKS = importlib.util.find_spec("fcntl") is not None
 _SHARED: dict[Path, int | None] = {}
 #: the names of checkpoints, in a folder that is theirs
 STEPS = "step-" + 8 * "[0-9]"
+#: beside them: where a run stood before its rate fell, so that a longer one can go on from there
+TRUNK = "trunk"
 
 #: a leftover whose owner cannot be asked after goes when it is this old
 OLD_SECONDS = 24 * 3600.0

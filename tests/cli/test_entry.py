@@ -136,7 +136,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "source_alpha": None,
         "ema_decay": None,
         "schedule": "cosine",
-        "decay_fraction": 0.2,
+        "decay_fraction": 0.4,
         "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],

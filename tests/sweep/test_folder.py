@@ -14,6 +14,7 @@ from rich.console import Console
 from isoembed.core import InputError
 from isoembed.records import FailedRun
 from isoembed.report.terminal.sweep import status_text
+from isoembed.scratch import TRUNK
 from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder
 from isoembed.sweep.status import StatusReader
 from isoembed.sweep.worker import Worker
@@ -242,6 +243,23 @@ def test_what_killed_workers_left_is_cleared(tmp_path: Path) -> None:
     folder.ledger.add(record(planned.recipe))
     folder.clear()
     assert not folder.work(attempt).exists()
+
+
+def test_a_trunk_outlives_the_work_where_the_plan_asks_for_it(tmp_path: Path) -> None:
+    """A worker that was killed after it wrote the record, or whose run another one took over, left it behind."""
+    kept, other = planned_run().model_copy(update={"keeps_trunk": True}), planned_run(seed=1)
+    folder = folder_with(tmp_path, kept, other)
+    for run in (kept, other):
+        attempt = folder.claim(run.key, tries=3)
+        assert attempt is not None
+        (folder.work(attempt) / TRUNK / "step-00000005").mkdir(parents=True)
+        folder.ledger.add(record(run.recipe))
+    folder.clear()
+    assert (folder.trunk(kept.key) / "step-00000005").is_dir()
+    assert not folder.trunk(other.key).exists()
+    assert not any((tmp_path / "work").iterdir())
+    folder.remove_trunks()
+    assert not (tmp_path / "trunks").exists()
 
 
 def test_the_time_left_counts_what_runs_take_beside_their_steps(tmp_path: Path) -> None:

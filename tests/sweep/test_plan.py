@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from isoembed.records import FailedRun, Ledger
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Outcome, Plan, Planner, variants
-from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import Stage
+from isoembed.sweep.request import RateSearch, SweepRequest
+from isoembed.sweep.stage import RATES, Stage
 from tests.sweep.fake import SEARCH, record, request
 
 
@@ -84,6 +85,37 @@ def test_each_stage_waits_for_the_one_before() -> None:
     assert not plan.complete
     plan = Planner(request(), []).plan()
     assert {run.stage for run in plan.runs} == {"budget 1e+11"}
+
+
+def test_with_wsd_larger_budgets_extend_smaller_ones_at_one_rate() -> None:
+    """The rate is looked for at the smallest budget alone; what a run inherits is not counted again."""
+    names = ("nano-28k", "nano-113k", "nano-389k")
+    few = {"models": names, "methods": ("full", "lora")}
+    asked = request(rates=RateSearch(models=names, steps=()), options=Options(schedule="wsd"), prune=None, **few)
+    plan = complete(asked)
+    search = [run for run in plan.runs if run.part == RATES]
+    ladders: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in plan.runs[len(search) :]:
+        ladders.setdefault((run.recipe.model.name, run.recipe.method.label), []).append(run)
+    assert max(map(len, ladders.values())) == len(asked.budgets)
+    for ladder in ladders.values():
+        assert len({(run.recipe.learning_rate, run.recipe.whole_warmup_tokens) for run in ladder}) == 1
+        first, name = ladder[0].recipe, ladder[0].recipe.model.name
+        assert ladder[0].extends is None
+        assert {
+            run.recipe.train_tokens
+            for run in search
+            if run.recipe.model.name == name and run.recipe.method == first.method
+        } <= {first.train_tokens}
+        for shorter, run in itertools.pairwise(ladder):
+            trunk = shorter.recipe.trunk_tokens
+            assert (run.extends, shorter.keeps_trunk) == (shorter.key, True)
+            assert trunk is not None
+            assert run.inherited_flop == pytest.approx(trunk * run.recipe.flop / run.recipe.train_tokens)
+        assert not any(run.keeps_trunk for run in ladder if run.recipe.flop > 0.99 * asked.budgets[-1])
+    assert plan.flop == pytest.approx(sum(run.recipe.flop - run.inherited_flop for run in plan.runs))
+    assert plan.flop < 0.9 * sum(run.recipe.flop for run in plan.runs)
+    assert {run.extends for run in complete(request(rates=SEARCH)).runs} == {None}
 
 
 def test_planning_again_changes_nothing() -> None:

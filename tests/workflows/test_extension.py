@@ -15,7 +15,8 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.methods import Full, LoRA, Method
 from isoembed.recipe import EarlyStopping, Options, Recipe
 from isoembed.records import RECORD, RunRecord
-from isoembed.training.checkpoint import TRUNK, branch, checkpoints, remove_checkpoints, trainable_of
+from isoembed.scratch import TRUNK
+from isoembed.training.checkpoint import branch, checkpoints, remove_checkpoints, trainable_of
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError, run
 from isoembed.workflows.job import Job, plan_extension, trunk_of

@@ -19,7 +19,7 @@ from isoembed.cli.boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Options, Recipe
-from isoembed.records import FailedRun, RunRecord
+from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
@@ -306,3 +306,23 @@ def test_pace_is_that_of_runs_as_the_sweep_makes_them(
     assert [recipe.model.name for recipe in timed] == ["nano-389k"]
     assert (timed[0].temperature, timed[0].options) == (0.5, wide.options)
     assert (found["speeds"], found["run_seconds"]) == ({"nano-389k": 1e9}, {"nano-389k": 5.0})
+
+
+def test_larger_budgets_go_on_from_the_trunks_of_smaller_ones(
+    request_here: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are those of a sweep that finds no trunk and begins each run anew."""
+    wsd = {"options": Options(schedule="wsd"), "methods": ("full",), "budgets": (3e8, 6e8), "min_steps": 3}
+    asked = request_here.model_copy(update=wsd)
+    branched = undisturbed(tmp_path / "branched", asked, threads=1)
+    short, longer = sorted(Ledger(tmp_path / "branched").records(), key=lambda record: record.tokens)
+    assert short.inherited is None
+    assert longer.inherited is not None
+    assert longer.inherited.key == short.key
+    plan = plan_sweep(tmp_path / "branched")[0]
+    assert plan.complete
+    assert plan.flop == pytest.approx(short.model_flop + longer.model_flop - longer.inherited.flop, rel=0.1)
+    assert not (tmp_path / "branched" / "trunks").exists()
+    monkeypatch.setattr(sweep, "extend", lambda *_: None)
+    assert undisturbed(tmp_path / "whole", asked, threads=1) == branched
+    assert [record.inherited for record in Ledger(tmp_path / "whole").records()] == [None, None]

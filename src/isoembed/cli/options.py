@@ -283,7 +283,7 @@ class SetupOptions:
     ] = "cosine"
     decay_fraction: Annotated[
         float, typer.Option(help="with --schedule wsd: share of the tokens over which the rate falls")
-    ] = 0.2
+    ] = 0.4
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
     ] = False

@@ -82,7 +82,7 @@ class RunOptions:
         str | None,
         typer.Option(
             help="horizons of the search for learning rates; `none`: the family's own rates; "
-            "default: 100,300; of a pilot none"
+            "default: 100,300; with --schedule wsd the smallest budget; of a pilot none"
         ),
     ] = None
     vary: Annotated[
@@ -246,7 +246,7 @@ def _grid_request(
         max_pair_epochs=runs.max_pair_epochs or MAX_PAIR_EPOCHS,
         min_steps=runs.min_steps,
         prune=asked.grid.prune or None,
-        rates=_rates(runs.rate_steps or "100,300", models),
+        rates=_rates(runs.rate_steps or ("" if setup.options.schedule == "wsd" else "100,300"), models),
         max_bytes=_most_bytes(asked),
         allowance_flop=flop,
         allowance_seconds=seconds,
@@ -263,13 +263,15 @@ def _most_bytes(asked: SweepOptions) -> float:
 
 
 def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
-    """The search for learning rates on up to three of the models; None where there is to be none."""
+    """The search for learning rates on up to three of the models, at the smallest budget where no steps are named; None
+    where there is to be none."""
     from isoembed.sweep.request import RateSearch
 
     if steps == "none":
         return None
     some = models[:: max(1, (len(models) - 1) // 2)][:3]
-    return RateSearch(models=some, steps=tuple(int(each) for each in parse.numbers(steps, "--rate-steps")))
+    horizons = parse.numbers(steps, "--rate-steps") if steps else ()
+    return RateSearch(models=some, steps=tuple(map(int, horizons)))
 
 
 def _chosen_methods(text: str) -> tuple[str, ...]:

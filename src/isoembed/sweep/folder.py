@@ -6,6 +6,7 @@
     LEDGER/attempts/KEY.N.beat  its worker's heartbeat: other bytes every few seconds
     LEDGER/attempts/KEY.N.end   how attempt N ended, where it did not end in a record
     LEDGER/work/KEY.N/          checkpoints of attempt N, removed with the record
+    LEDGER/trunks/KEY/          where a run stood that others extend, until the sweep is complete
     LEDGER/records, curves      the ledger itself (`isoembed.records`)
 
 An attempt is claimed by creating its file, which succeeds for one worker only, on a shared file system too.  A worker
@@ -33,7 +34,7 @@ from pydantic import Field, ValidationError, computed_field, model_validator
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger
-from isoembed.scratch import STEPS, clock, own_place, remove, step_of
+from isoembed.scratch import STEPS, TRUNK, clock, own_place, remove, step_of
 from isoembed.sweep.stage import Stage
 from isoembed.sweep.worker import Worker
 
@@ -53,6 +54,9 @@ class PlannedRun(Frozen):
     part: Stage = Field(description="of the plan that asked for it")
     order: int = Field(0, description="place in the plan: lower ones run first")
     scored: bool = Field(False, description="scored on the sweep's tasks too")
+    keeps_trunk: bool = Field(False, description="where it stood before its rate fell is kept: longer runs extend it")
+    extends: str | None = Field(None, description="key of the run that it goes on from, where its trunk is there")
+    inherited_flop: float = Field(0.0, description="of its C, what that run has spent")
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +76,11 @@ class PlannedRun(Frozen):
     @property
     def key(self) -> str:
         return self.recipe.key
+
+    @property
+    def own_flop(self) -> float:
+        """C but for what it inherits."""
+        return self.recipe.flop - self.inherited_flop
 
     def with_seed(self, seed: int) -> PlannedRun:
         """The same with another seed."""
@@ -282,8 +291,27 @@ class SweepFolder:
         """The whole checkpoints of an attempt, oldest first."""
         return sorted(self.work(attempt).glob(STEPS))
 
+    def trunk(self, key: str) -> Path:
+        """Where the checkpoint of a run lies from which others go on."""
+        return own_place(self.path / "trunks") / key
+
+    def keep_trunk(self, attempt: Attempt) -> None:
+        """Put what others go on from, where the attempt made it and the plan asks for it, where they find it."""
+        made, kept = self.work(attempt) / TRUNK, self.trunk(attempt.key)
+        wanted = {run.key for run in self.runs() if run.keeps_trunk} if made.is_dir() else ()
+        if attempt.key in wanted and not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            with suppress(OSError):  # a rival has put its own there, or this one away
+                made.rename(kept)
+
+    def remove_trunks(self) -> None:
+        """Remove them, where no further run will go on from any."""
+        with suppress(OSError):
+            remove(own_place(self.path / "trunks"))
+
     def remove_work(self, attempt: Attempt) -> None:
-        """Remove what an attempt left to go on from."""
+        """Remove what an attempt left to go on from; its trunk is kept where the plan asks for it."""
+        self.keep_trunk(attempt)
         with suppress(OSError):  # a worker thought lost still writes there; the next start clears it
             remove(self.work(attempt))
 

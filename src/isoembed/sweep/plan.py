@@ -10,6 +10,10 @@
 6. `repetition`: the best run of each method at the highest budget, and those of the sizes beside it, on so many unique
    pairs alone, repeated for as many epochs as the budget pays for.
 
+With the schedule wsd a run of a larger budget extends that of a smaller one (`Recipe.extended`): at its rate, which is
+searched for at the smallest budget alone, and with its warm-up, so that a ladder of budgets costs about its largest run
+and the ends of the others.
+
 Near-optimum runs come first within a stage, so that an allowance that ends early has been spent well.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from pydantic import Field
 
@@ -25,7 +30,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, method_type
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import Recipe, affordable, price_of, solve
+from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -85,6 +90,11 @@ def at_most(request: SweepRequest) -> Plan:
         runs = {run.key: run for run in plan.runs}
 
 
+def _ladder(recipe: Recipe) -> tuple[str, int]:
+    """Equal for runs of which a longer one may extend a shorter one."""
+    return recipe.key_without("train_tokens", "warmup_tokens"), recipe.whole_warmup_tokens
+
+
 class Planner:
     """Plans as far as what has ended allows."""
 
@@ -93,6 +103,8 @@ class Planner:
         self.models = [request.family.model(name) for name in request.models]
         self.outcomes = {run.key: outcome for run, outcome in done}
         self.runs: dict[str, PlannedRun] = {}
+        #: of those that differ in their length alone, the longest whose trunk is kept
+        self.longest: dict[tuple[str, int], PlannedRun] = {}
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
         self.pilot: PilotBatch | None = None
@@ -152,13 +164,19 @@ class Planner:
         for name in search.models:
             model = self.request.family.model(name)
             for method in self._rate_methods(model):
-                for steps in search.steps:
-                    tokens = steps * self.request.batch_pairs * self.request.data.tokens_per_pair
+                for flop, steps in self._horizons(search, model, method):
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
-                        flop = price_of(method.cost(model), self.request.options, self.request.data).flop(tokens)
                         runs += self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
         return sorted(runs, key=lambda run: run.recipe.flop)
+
+    def _horizons(self, search: RateSearch, model: ModelSpec, method: Method) -> list[tuple[float, int]]:
+        """FLOP and steps of the runs that look for a rate."""
+        if not search.steps:
+            return [self._first_rung(model, method)]
+        price = price_of(method.cost(model), self.request.options, self.request.data)
+        step_tokens = self.request.batch_pairs * self.request.data.tokens_per_pair
+        return [(price.flop(steps * step_tokens), steps) for steps in search.steps]
 
     def _rate_methods(self, model: ModelSpec) -> list[Method]:
         """The lowest and the highest hyperparameter of each method: the rule runs between them."""
@@ -319,12 +337,7 @@ class Planner:
         request = self.request
         setup = request.setup if variation is None else variation.of(request.setup)
         try:
-            if rate is None:
-                tokens = affordable(flop, model, method, setup, request.data)
-                rate = self._rate(model, method, setup.steps_of(tokens, request.data))
-            recipe = solve(
-                flop, model, method, rate, setup, request.data, family=request.family.name, seed=request.seeds[0]
-            )
+            recipe = self._recipe(model, method, flop, setup, rate)
         except InputError as error:
             self._skip(model, method, flop, skip("no-recipe", error=str(error)))
             return []
@@ -334,6 +347,29 @@ class Planner:
         known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
         recipe = recipe.model_copy(update=known)
         return [PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))]
+
+    def _recipe(self, model: ModelSpec, method: Method, flop: float, setup: Setup, rate: float | None) -> Recipe:
+        """The recipe that spends `flop`, at the rate that its steps ask for where none is named; in a sweep whose runs
+        branch it extends the first rung's, which is the smallest budget's."""
+        request, tokens = self.request, affordable(flop, model, method, setup, self.request.data)
+        rung, steps = flop, setup.steps_of(tokens, request.data)
+        if request.branches:
+            first, of_first = self._first_rung(model, method)
+            rung, steps = (first, of_first) if first < flop else (flop, steps)
+        rate = self._rate(model, method, steps) if rate is None else rate
+        seed, name = request.seeds[0], request.family.name
+        recipe = solve(rung, model, method, rate, setup, request.data, family=name, seed=seed)
+        return recipe.extended(tokens) if rung < flop else recipe
+
+    def _first_rung(self, model: ModelSpec, method: Method) -> tuple[float, int]:
+        """The smallest budget that pays for a run long enough, and its steps."""
+        request = self.request
+        for budget in request.budgets:
+            with suppress(InputError):
+                tokens = affordable(budget, model, method, request.setup, request.data)
+                if (steps := request.setup.steps_of(tokens, request.data)) >= request.min_steps:
+                    return budget, steps
+        return request.budgets[-1], request.min_steps
 
     def _unfit(self, recipe: Recipe, part: Stage) -> SkipNote | None:
         """Why this recipe is not run; None where it is."""
@@ -360,7 +396,9 @@ class Planner:
         request, recipe = self.request, run.recipe
         if run.key in self.runs:
             return True
-        flop, seconds = self.flop + recipe.total_flop, self.seconds + self._seconds(recipe)
+        run = self._branched(run)
+        flop = self.flop + recipe.total_flop - run.inherited_flop
+        seconds = self.seconds + self._seconds(run)
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
@@ -368,15 +406,31 @@ class Planner:
             return False
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
+        if run.keeps_trunk:
+            self.longest[_ladder(recipe)] = max(
+                run, self.longest.get(_ladder(recipe), run), key=lambda each: each.recipe.train_tokens
+            )
         return True
 
-    def _seconds(self, recipe: Recipe) -> float:
+    def _branched(self, run: PlannedRun) -> PlannedRun:
+        """The run with that of the plan which it extends: the longest one of its ladder, where that is shorter."""
+        if not self.request.branches:
+            return run
+        recipe, last = run.recipe, self.longest.get(_ladder(run.recipe))
+        keeps = run.part.kind in ("noise", "budget") and recipe.total_flop < 0.99 * self.request.budgets[-1]
+        known: dict[str, object] = {"keeps_trunk": keeps}
+        if last is not None and last.recipe.train_tokens < recipe.train_tokens:
+            spent = float(recipe.cost.flop_per_token) * (last.recipe.trunk_tokens or 0)
+            known |= {"extends": last.key, "inherited_flop": spent}
+        return run.model_copy(update=known)
+
+    def _seconds(self, run: PlannedRun) -> float:
         """Time the run takes here, the first one with what comes before it; 0 where nothing was measured."""
-        request, name = self.request, recipe.model.name
+        request, name = self.request, run.recipe.model.name
         if not (speed := request.speeds.get(name)):
             return 0.0
         before = 0.0 if self.runs else request.startup_seconds
-        return before + request.run_seconds.get(name, 0.0) + recipe.flop / speed
+        return before + request.run_seconds.get(name, 0.0) + run.own_flop / speed
 
     def _skip(self, model: ModelSpec, method: Method, budget: float, why: SkipNote) -> None:
         self.skipped.append(

@@ -19,7 +19,8 @@ REQUEST = "sweep.json"
 
 
 class RateSearch(Frozen):
-    """The pre-sweep: `models` x `steps` horizons, three rates a `factor` apart around the family's own rule."""
+    """The pre-sweep: `models` x `steps` horizons, three rates a `factor` apart around the family's own rule; without
+    horizons at each model's smallest budget alone."""
 
     models: tuple[str, ...]
     steps: tuple[int, ...] = (100, 300)
@@ -69,6 +70,11 @@ class SweepRequest(Setup):
     precision: Precision = Field("fp32", description="of the products of every run")
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's runs are scored")
+
+    @property
+    def branches(self) -> bool:
+        """Whether larger budgets extend the runs of smaller ones: at their rate, with their warm-up."""
+        return self.options.schedule == "wsd" and self.target_flop is None
 
     #: what is known of this machine and of the family's models as they stood; another version may know it better
     MEASURED: ClassVar = {"speeds", "run_seconds", "startup_seconds", "max_bytes", "family"}

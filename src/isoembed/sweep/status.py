@@ -124,8 +124,8 @@ class StatusReader:
                     running=counts["running"],
                     failed=counts["failed"],
                     left=counts["left"],
-                    flop_done=sum(run.recipe.flop for run in own if run.key in self.outcomes),
-                    flop_planned=sum(run.recipe.flop for run in own),
+                    flop_done=sum(run.own_flop for run in own if run.key in self.outcomes),
+                    flop_planned=sum(run.own_flop for run in own),
                 )
             )
         return SweepStatus(
@@ -158,7 +158,7 @@ class StatusReader:
         }
         every = _pace(done)
         paces = [by_model.get(run.recipe.model.name, every) for run in runs]
-        return sum(beside + run.recipe.flop * pace for run, (pace, beside) in zip(runs, paces, strict=True))
+        return sum(beside + run.own_flop * pace for run, (pace, beside) in zip(runs, paces, strict=True))
 
 
 def _pace(runs: list[RunRecord]) -> tuple[float, float]:
@@ -171,6 +171,6 @@ def _pace(runs: list[RunRecord]) -> tuple[float, float]:
 def stage_costs(plan: Plan) -> dict[Stage, tuple[int, float]]:
     """Stage -> (runs, FLOP), in the plan's order."""
     return {
-        part: (len(own := [run for run in plan.runs if run.part == part]), sum(c.recipe.flop for c in own))
+        part: (len(own := [run for run in plan.runs if run.part == part]), sum(run.own_flop for run in own))
         for part in dict.fromkeys(run.part for run in plan.runs)
     }

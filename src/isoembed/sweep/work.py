@@ -86,6 +86,7 @@ def work(
         elif others:
             time.sleep(_POLL_SECONDS)
         elif not more() and not open_runs(folder):  # a rival may have planned the same stage a moment before
+            folder.remove_trunks()
             break
     return written
 
@@ -150,6 +151,7 @@ def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) 
     if isinstance(outcome, Failure):
         folder.end(attempt, End(reason=outcome.reason, words=outcome.words))
         return False
+    folder.keep_trunk(attempt)  # before the runs that extend this one can be planned
     written = folder.ledger.add(outcome)
     for number in folder.attempts(attempt.key):
         folder.remove_work(Attempt(key=attempt.key, number=number))

@@ -20,14 +20,11 @@ from safetensors.torch import load_file, save_file
 from isoembed.core import Count, Frozen, InputError
 from isoembed.recipe import Precision, Recipe
 from isoembed.records import HeldoutPoint, Inherited, LossPoint, RunRecord
-from isoembed.scratch import STEPS, own_place, remove, step_folder
+from isoembed.scratch import STEPS, TRUNK, own_place, remove, step_folder
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
 Tensors = Mapping[str, torch.Tensor]
-
-#: beside a run's checkpoints: where it stood before its rate fell, so that a longer run can go on from there
-TRUNK = "trunk"
 
 
 class Counters(Frozen):

@@ -15,11 +15,10 @@ from isoembed.data.order import order_of
 from isoembed.encoder.encoder import Encoder
 from isoembed.recipe import Recipe
 from isoembed.records import Heldout, LossPoint, RunRecord
-from isoembed.scratch import remove
+from isoembed.scratch import TRUNK, remove
 from isoembed.training.average import WeightAverage
 from isoembed.training.callbacks import Callback, LossCurve
 from isoembed.training.checkpoint import (
-    TRUNK,
     Counters,
     LoopState,
     begun_precision,

@@ -44,9 +44,9 @@ from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECORD, RunRecord
-from isoembed.scratch import STEPS, clear_files
+from isoembed.scratch import STEPS, TRUNK, clear_files
 from isoembed.training.callbacks import Callback, MetricsFile
-from isoembed.training.checkpoint import TRUNK, begun_precision, branch, checkpoints, remove_checkpoints, trunk_state
+from isoembed.training.checkpoint import begun_precision, branch, checkpoints, remove_checkpoints, trunk_state
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint

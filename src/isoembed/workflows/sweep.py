@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.work import Failure, StopRequestedError, end_for, work
+from isoembed.training.checkpoint import branch, checkpoints
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.training.signals import HANGUP, stop_signals
@@ -161,12 +162,23 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
         def train(run: PlannedRun, place: Path) -> RunRecord | Failure:
             try:
                 with stopping.at_once():
+                    extend(folder, run, place)
                     return execute(run.recipe, place, context, scored=run.scored)
             except (StoppedError, KeyboardInterrupt) as stopped:
                 raise StopRequestedError from stopped
 
         more, asked = lambda: plan_sweep(ledger)[1], lambda: stopping.requests > 0
         return work(folder, train, tries=tries, more=more, stopping=asked)
+
+
+def extend(folder: SweepFolder, run: PlannedRun, place: Path) -> None:
+    """Begin a run that extends another with that one's trunk, in `place`; where it is not there, or the run was begun,
+    nothing is done, and the run is the same, at its full price."""
+    record = None if run.extends is None or checkpoints(place) else folder.ledger.outcome(run.extends)
+    if isinstance(record, RunRecord):
+        origin = record.model_copy(update={"loss_curve": folder.ledger.curve(record.key)})
+        with suppress(InputError):
+            branch(folder.trunk(record.key), place, run.recipe, origin)
 
 
 class Stopping:
