@@ -166,7 +166,7 @@ def test_a_run_is_extended_to_a_larger_budget_on_its_own_pairs(place: Path) -> N
         first["key"],
         round(first["recipe"]["train_tokens"] / 10),
     )
-    assert record["model_flop"] > 1.5 * first["model_flop"] > taken["flop"] > 0.5 * first["model_flop"]
+    assert record["model_flop"] > 1.5 * first["model_flop"] > taken["flop"] > 0.3 * first["model_flop"]
     assert planned("--extend=longer", "--epochs=50", "--out=x", inside=place)["train_tokens"] > record["tokens"]
 
 
