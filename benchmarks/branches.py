@@ -98,7 +98,7 @@ def climbed(ladder: Ladder, family: Family, model: ModelSpec, data: PairData, be
                 branch(last[0] / TRUNK, folder, recipe, last[1])
             execution = Execution(checkpoint_seconds=float("inf"), resume=True)
             _, record = run(recipe, data, folder, execution=execution, before=before)
-            last, taken = (folder, record), record.inherited
+            last = folder, record
             assert record.heldout is not None
             yield ladder.place | {
                 "model": model.name,
@@ -108,8 +108,8 @@ def climbed(ladder: Ladder, family: Family, model: ModelSpec, data: PairData, be
                 "steps": record.steps,
                 "tokens": record.tokens,
                 "flop": record.model_flop,
-                "spent": record.model_flop - (0.0 if taken is None else taken.flop),
-                "seconds": record.wall_seconds - (0.0 if taken is None else taken.seconds),
+                "spent": record.own_flop,
+                "seconds": record.own_seconds,
                 "loss": record.heldout.loss,
             }
 

@@ -136,6 +136,16 @@ class RunRecord(Summarised):
     created: str = Field(description="UTC, ISO 8601")
 
     @property
+    def own_flop(self) -> float:
+        """C but for what was inherited."""
+        return self.model_flop - (0.0 if self.inherited is None else self.inherited.flop)
+
+    @property
+    def own_seconds(self) -> float:
+        """The time of its steps but for those that were inherited."""
+        return self.wall_seconds - (0.0 if self.inherited is None else self.inherited.seconds)
+
+    @property
     def to_the_end(self) -> bool:
         """Whether its held-out loss is that of the last step of all of its tokens, as laws forecast it."""
         patience, a_step = self.recipe.early_stopping.patience, self.tokens / self.steps

@@ -152,8 +152,8 @@ def _of_runs(report_data: ReportData) -> list[tuple[str, str]]:
         ("ledger", report_data.source),
         ("runs", f"{len(records)} done, {len(report_data.failures)} failed, "
          f"{len(report_data.damaged)} records unreadable"),
-        ("spent", f"{sum(record.model_flop for record in records):.3g} model FLOP in "
-         f"{duration(sum(record.wall_seconds for record in records))} of run time"),
+        ("spent", f"{sum(record.own_flop for record in records):.3g} model FLOP in "
+         f"{duration(sum(record.own_seconds for record in records))} of run time"),
         ("dates", f"{min(record.created for record in records)} to {max(record.created for record in records)}"),
         ("family", distinct([recipe.family for recipe in recipes])),
         ("training data", f"{distinct([recipe.data.source for recipe in recipes])}; fingerprint "
