@@ -42,10 +42,7 @@ def inspect(
             method=asked.chosen_method() or method_named("full"),
             prompts=texts,
         )
-    if as_json:
-        terminal.print_json(inspection.model_dump(mode="json"))
-    else:
-        terminal.console().print(inspection_text(inspection))
+    terminal.answer(inspection, inspection_text, as_json=as_json)
 
 
 def mine(

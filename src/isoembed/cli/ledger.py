@@ -48,10 +48,7 @@ def correlate(
     if target not in ("heldout", "training"):
         raise InputError(f"`--target` must be heldout or training, the loss to correlate; got {target!r}.")
     found = correlations(Records.open(ledger).records(), target="training" if target == "training" else "heldout")
-    if as_json:
-        terminal.print_json([each.model_dump(mode="json") for each in found])
-    else:
-        terminal.console().print(correlations_text(found))
+    terminal.answer(found, correlations_text, as_json=as_json)
 
 
 def subset(
@@ -66,7 +63,4 @@ def subset(
     from isoembed.workflows.subset import choose_tasks
 
     choices = choose_tasks(table, categories)
-    if as_json:
-        terminal.print_json([each.model_dump(mode="json") for each in choices])
-    else:
-        terminal.console().print(choices_text(choices))
+    terminal.answer(choices, choices_text, as_json=as_json)

@@ -13,7 +13,4 @@ def published(as_json: AsJson = False) -> None:
     from isoembed.report.terminal.scores import published_text
 
     found = published_scores()
-    if as_json:
-        terminal.print_json(found.model_dump(mode="json"))
-    else:
-        terminal.console().print(published_text(found))
+    terminal.answer(found, published_text, as_json=as_json)

@@ -25,7 +25,4 @@ def push(
 
     terminal.no_library_bars()
     found = published(folder, repository, private=private, dry_run=dry_run)
-    if as_json:
-        terminal.print_json(found.model_dump(mode="json"))
-    else:
-        terminal.console().print(publication_text(found))
+    terminal.answer(found, publication_text, as_json=as_json)

@@ -106,10 +106,7 @@ def status(ledger: Ledger, as_json: AsJson = False) -> None:
 
     _existing(ledger)
     found = StatusReader(SweepFolder(ledger)).read()
-    if as_json:
-        terminal.print_json(found.model_dump(mode="json"))
-    else:
-        terminal.console().print(status_text(found))
+    terminal.answer(found, status_text, as_json=as_json)
 
 
 def list_runs(ledger: Ledger, as_json: AsJson = False) -> None:
@@ -120,10 +117,7 @@ def list_runs(ledger: Ledger, as_json: AsJson = False) -> None:
 
     _existing(ledger)
     found = StatusReader(SweepFolder(ledger)).runs()
-    if as_json:
-        terminal.print_json([run.model_dump(mode="json") for run in found])
-    else:
-        terminal.console().print(runs_text(found))
+    terminal.answer(found, runs_text, as_json=as_json)
 
 
 def retry(

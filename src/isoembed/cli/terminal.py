@@ -14,17 +14,20 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import typer
+from pydantic_core import to_jsonable_python
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+
+T = TypeVar("T")
 
 #: what commands a terminal or turns a line around: C0 but for tab and newline, DEL, C1, separators of lines, overrides
 #: of direction; and halves of surrogate pairs, which no encoding takes
@@ -80,6 +83,14 @@ def print_json(value: Any) -> None:
     is_unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
     text = json.dumps(value, indent=1, ensure_ascii=not is_unicode)
     typer.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def answer(found: T, text: Callable[[T], RenderableType], *, as_json: bool) -> None:
+    """Print what a command found, a value or several: as JSON, or as `text` words it."""
+    if as_json:
+        print_json(to_jsonable_python(found))
+    else:
+        console().print(text(found))
 
 
 def guard() -> None:

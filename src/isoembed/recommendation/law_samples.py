@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from isoembed.fitting.drift import away, below, beyond
 from isoembed.fitting.intervals import tamed
-from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.repetition import PRETRAINING_R_STAR, effective_tokens
 from isoembed.laws import law_named
 from isoembed.laws.points import Floats, Rows
@@ -50,6 +50,29 @@ def below_chance(loss_BK: Floats, chance: float) -> Floats:
     return np.where(cut_K, chance - room_K * (chance - cut_BK), cut_BK)
 
 
+def _shuffled(draws: int, count: int, chance: np.random.Generator) -> npt.NDArray[np.int64]:
+    """`count` of `draws` draws in an order of chance; all of them before any comes again."""
+    return np.concatenate([chance.permutation(draws) for _ in range(-(-count // draws))])[:count]
+
+
+def _shared(law: LawFile, order_B: npt.NDArray[np.int64], chance: np.random.Generator) -> list[_SharedSamples]:
+    """The samples of `law` in that order, shared out among it and its alternatives by chance."""
+    drawn = [(law.law, law.bootstrap().theta_BP)]
+    drawn += [(other.law, np.array(other.draws.values)) for other in law.alternatives]
+    which_B = np.arange(len(order_B)) % len(drawn)
+    if len(drawn) > 1:
+        which_B = chance.permutation(which_B)
+    rows = [np.flatnonzero(which_B == number) for number in range(len(drawn))]
+    return [
+        _SharedSamples(name, rows_b, theta_BP[order_B[rows_b] % len(theta_BP)])
+        for (name, theta_BP), rows_b in zip(drawn, rows, strict=True)
+    ]
+
+
+def _places(candidates: Sequence[Candidate], law: LawFile) -> list[int]:
+    return [k for k, candidate in enumerate(candidates) if candidate.law is law]
+
+
 class LawSamples:
     """For each law as many samples as the law with most has, paired by chance: their fits are independent."""
 
@@ -60,28 +83,12 @@ class LawSamples:
         self._r_star_B: list[Floats] = []
         """of each law; that of pretraining where none was measured"""
         for index, law in enumerate(laws.laws):
-            boot = law.bootstrap()
-            draws = len(boot.theta_BP)
-            order = np.arange(draws)
             chance = np.random.default_rng(index)
-            if len(laws.laws) > 1:
-                order = np.concatenate([chance.permutation(draws) for _ in range(-(-self.count // draws))])[
-                    : self.count
-                ]
-            drawn = [
-                (law.law, boot.theta_BP),
-                *((other.law, np.array(other.draws.values)) for other in law.alternatives),
-            ]
-            which_B = np.arange(self.count) % len(drawn)
-            if len(drawn) > 1:
-                which_B = chance.permutation(which_B)
-            shared = []
-            for number, (name, theta_BP) in enumerate(drawn):
-                rows_b = np.flatnonzero(which_B == number)
-                shared.append(_SharedSamples(name, rows_b, theta_BP[order[rows_b] % len(theta_BP)]))
-            self._by_law.append(shared)
+            draws = len(law.bootstrap().theta_BP)
+            order_B = np.arange(draws) if len(laws.laws) == 1 else _shuffled(draws, self.count, chance)
+            self._by_law.append(_shared(law, order_B, chance))
             r_star_B = law.repetition.fit_and_draws()[1:] if law.repetition else np.full(draws, PRETRAINING_R_STAR)
-            self._r_star_B.append(r_star_B[order])
+            self._r_star_B.append(r_star_B[order_B])
 
     def losses(
         self, candidates: Sequence[Candidate], tokens_K: Floats, request: CompleteRequest, token_worth: float
@@ -90,7 +97,7 @@ class LawSamples:
         unique = request.unique_tokens
         loss_BK = np.empty((self.count, len(candidates)))
         for law, shared, r_star_B in zip(self.laws.laws, self._by_law, self._r_star_B, strict=True):
-            of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
+            of_law = _places(candidates, law)
             if not of_law:
                 continue
             mine = [candidates[k] for k in of_law]
@@ -116,7 +123,7 @@ class LawSamples:
         log_BK = np.zeros((self.count, len(candidates)))
         level_B = np.random.default_rng(2).normal(size=(self.count, 1))  # one level for all methods
         for index, law in enumerate(self.laws.laws):
-            of_law = [k for k, candidate in enumerate(candidates) if candidate.law is law]
+            of_law = _places(candidates, law)
             log_BK[:, of_law] = (level_B - level_B.mean()) * away(flop_K[of_law], law.level_flop)
             least, most = law.range["flop"]
             above_K, below_K = beyond(flop_K[of_law], most), below(flop_K[of_law], least)

@@ -95,6 +95,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "repeats-unmeasured": ("not considered, for want of a measured R*", "{laws}"),
     "repeats-uncertain": ("{r_star}", "the loss forecast may be far too low"),
+    "made-without-end": ("the recipe was made for data without end; these are gone through {epochs:.3g} times",),
     "many-epochs": ("{epochs:.1f} epochs of the data, {measured:.1f} are the most that were measured",),
     # the law and its settings
     "fitted": ("law", "{about}, fitted to {runs} {method} runs ({source})"),

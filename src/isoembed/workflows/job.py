@@ -321,9 +321,10 @@ def train(
     if epochs is not None:
         asked = asked.over(epochs)
     elif found.recipe.epochs is None and (asked.epochs or 0) > 1:
-        too_many = f"the recipe was made for data without end; these are gone through {asked.epochs:.3g} times"
-        warnings.warn(f"{too_many}; name `epochs`, or `plan_job` for these pairs.", stacklevel=3)  # through `checked`
-        found = found.model_copy(update={"notes": (*found.notes, note("warning", "text", text=too_many))})
+        too_many = note("warning", "made-without-end", epochs=asked.epochs)
+        remedy = "name `epochs`, or `plan_job` for these pairs."
+        warnings.warn(f"{too_many.describe()}; {remedy}", stacklevel=3)  # through `checked`
+        found = found.model_copy(update={"notes": (*found.notes, too_many)})
     job = Job(found.model_copy(update={"recipe": asked}), data, tokenizer)
     return train_job(job, out, cache=cache, execution=execution, callbacks=callbacks, keep_adapter=keep_adapter)
 
