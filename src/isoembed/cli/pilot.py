@@ -14,7 +14,7 @@ from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.constraints import Constraints
-from isoembed.recommendation.notes import note
+from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
@@ -71,7 +71,7 @@ def pilot_first(
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
-        console.print(found_text(pilot, flop), markup=False)
+        console.print(found_note(pilot, flop).describe(), markup=False)
         return chosen.spend, None, pilot
     request = request.model_copy(update=measure_pace(request))
     console.print(pilot_text(request, plan, None))
@@ -86,7 +86,7 @@ def pilot_first(
     ledger.export(out / "pilot.jsonl.gz", [record.published() for record in ledger.records()])
     if pilot.laws is not None:
         pilot.laws.save(out / "law.json")
-    console.print(found_text(pilot, flop), markup=False)
+    console.print(found_note(pilot, flop).describe(), markup=False)
     left = flop - pilot.flop
     return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
 
@@ -115,17 +115,14 @@ def _request(
     return prepare_pilot(draft, chosen.asked.data.value(), cache=places.tokens, precision=precision)
 
 
-def found_text(pilot: Pilot, flop: float) -> str:
-    """What the pilot cost and came to, in two lines."""
+def found_note(pilot: Pilot, flop: float) -> RecipeNote:
+    """What the pilot cost and came to: what a recommendation rests on, or, where it came to nothing, a warning."""
     if not pilot.runs:
-        return f"no pilot was run: {pilot.why} Falling back on what is known without it."
-    cost = f"{pilot.runs} pilot runs, {pilot.flop:.3g} FLOP ({pilot.flop / flop:.1%} of the budget)"
-    if pilot.laws is None:
-        return f"{cost}: no basis for a choice ({pilot.why}); falling back on what is known without it"
-    return f"{cost}; ended: {pilot.why}"
+        return note("warning", "pilot-none", why=pilot.why)
+    cost = {"runs": pilot.runs, "flop": pilot.flop, "share": pilot.flop / flop, "why": pilot.why}
+    return note("warning", "pilot-in-vain", **cost) if pilot.laws is None else note("known", "pilot-ended", **cost)
 
 
 def noted(recommendation: Recommendation, pilot: Pilot, flop: float) -> Recommendation:
-    """The recommendation with the pilot among what it rests on, or, where that came to nothing, among its warnings."""
-    found = note("warning" if pilot.laws is None else "known", "pilot", found=found_text(pilot, flop))
-    return recommendation.model_copy(update={"notes": (*recommendation.notes, found)})
+    """The recommendation with the pilot among what it rests on, or among its warnings."""
+    return recommendation.model_copy(update={"notes": (*recommendation.notes, found_note(pilot, flop))})

@@ -73,7 +73,13 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "batch {batch_pairs} and context {context_tokens}",
         "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
     ),
-    "pilot": ("{found}",),
+    "pilot-none": ("no pilot was run", "{why} Falling back on what is known without it."),
+    "pilot-in-vain": (
+        "{runs} pilot runs, {flop:.3g} FLOP ({share:.1%} of the budget)",
+        "no basis for a choice ({why}); falling back on what is known without it",
+    ),
+    "pilot-ended": ("{runs} pilot runs, {flop:.3g} FLOP ({share:.1%} of the budget); ended", "{why}"),
+    "pilot": ("{found}",),  # of before there were these
     "law-of-the-end": ("the law forecasts the loss after the last step of all tokens", "{rule}"),
     "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
     # data
