@@ -585,7 +585,7 @@ class Recipe(Setup, Summarised):
         """How the rate falls after the warm-up, and to which share of the peak."""
         if self.options.schedule == "cosine":
             return f"cosine to {self.end_fraction:.0%}"
-        return f"falling over the last {self.options.decay_fraction:.0%} to {self.end_fraction:.0%}"
+        return f"decay {self.options.decay_fraction:.0%} to {self.end_fraction:.0%}"
 
     @property
     def average_in_words(self) -> str:

@@ -86,11 +86,13 @@ def test_an_extended_run_is_bitwise_one_that_began_anew(kind: str, data: PairDat
     assert taken.flop == pytest.approx(longest.model_flop * taken.tokens / longest.tokens)
 
 
-def test_a_key_of_before_stays(data: PairData) -> None:
+def test_a_key_of_before_stays_and_the_schedule_is_said(data: PairData) -> None:
     plain = recipe(data)
     others = [Options(schedule="wsd"), Options(schedule="wsd", decay_fraction=0.5)]
     assert plain.key == plain.model_copy(update={"options": Options(schedule="cosine")}).key
     assert len({plain.key, *(plain.model_copy(update={"options": each}).key for each in others)}) == 3
+    said = plain.model_copy(update={"options": others[1]}).fall_in_words
+    assert (plain.fall_in_words, said) == ("cosine to 10%", "decay 50% to 10%")
 
 
 def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_path: Path) -> None:
