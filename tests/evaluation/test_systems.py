@@ -113,6 +113,9 @@ def test_texts_without_words_have_no_bm25_score() -> None:
     (score,) = evaluate({"BM25": BM25()}, [task]).systems["BM25"].values()
     assert score.metrics == {}
     assert score.notes == ("BM25 finds nothing for any query: it has no score",)
+    assert [(each.code, each.fields) for each in score.facts] == [("nothing-found", {"system": "BM25"})]
+    before = score.model_dump(exclude={"facts"})  # as files of before there were facts have it
+    assert type(score).model_validate(before).notes == score.notes
 
 
 def test_all_systems_stand_side_by_side(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from isoembed.core import InputError, number_of
+from isoembed.core import InputError
+from isoembed.evaluation.notes import ScoreNote, remark
 from isoembed.evaluation.readers import lines, require, rows
 from isoembed.evaluation.systems import Hits, System
 
@@ -29,7 +30,7 @@ class RetrievalTask:
     relevant: the grades above 0.  A document that the corpus lacks counts as one that is never found, as in BEIR.
     Queries without a relevant document are left out of every metric, as in MTEB.
     own: queries that are a document of the corpus under the same id, as ArguAna's are: no candidate for themselves.
-    notes: what the files hold that a reader of the scores should know.
+    facts: what the files hold that a reader of the scores should know.
     """
 
     name: str
@@ -37,8 +38,13 @@ class RetrievalTask:
     corpus: dict[str, str]
     relevant: Mapping[str, Mapping[str, int]]
     own: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
+    facts: tuple[ScoreNote, ...] = ()
     kind: ClassVar[str] = "retrieval"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The same in words."""
+        return tuple(each.describe() for each in self.facts)
 
     @classmethod
     def from_folder(cls, folder: Path) -> RetrievalTask:
@@ -65,7 +71,7 @@ class RetrievalTask:
             if query in corpus and query not in grades and _is_text_of(queries[query], *corpus[query])
         )
         texts = {key: f"{title} {text}".strip() for key, (title, text) in corpus.items()}
-        return cls(folder.name, queries, texts, relevant, own, _notes(judged, queries, relevant, texts, own))
+        return cls(folder.name, queries, texts, relevant, own, _facts(judged, queries, relevant, texts, own))
 
     @classmethod
     def from_pairs(cls, name: str, queries: Sequence[str], positives: Sequence[str]) -> RetrievalTask:
@@ -182,25 +188,18 @@ def _is_text_of(query: str, title: str, text: str) -> bool:
     return bool(query and text) and (query in whole or text in query)
 
 
-def _notes(
+def _facts(
     judged: Mapping[str, Mapping[str, int]],
     queries: Container[str],
     relevant: Mapping[str, Mapping[str, int]],
     corpus: Container[str],
     own: frozenset[str],
-) -> tuple[str, ...]:
+) -> tuple[ScoreNote, ...]:
     unknown = [query for query in judged if query not in queries]
     absent = [document for grades in relevant.values() for document in grades if document not in corpus]
-    notes = []
-    if own:
-        notes.append(f"{len(own):,} of the queries are documents under the same id, and no candidates for themselves")
+    facts = [remark("own", queries=len(own))] if own else []
     if absent:
-        notes.append(
-            f"{number_of(len(absent), 'relevant document')} of the judgments not in the corpus, as {absent[0]!r}: "
-            "counted as never found"
-        )
+        facts.append(remark("absent", documents=len(absent), first=absent[0]))
     if unknown:
-        notes.append(
-            f"judgments of {len(unknown):,} queries that are not in queries.jsonl, as {unknown[0]!r}, left out"
-        )
-    return tuple(notes)
+        facts.append(remark("unknown", queries=len(unknown), first=unknown[0]))
+    return tuple(facts)

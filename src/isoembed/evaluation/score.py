@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen
+from isoembed.core import Frozen, Noted
+from isoembed.evaluation.notes import ScoreNote, remark
 from isoembed.evaluation.systems import System
 from isoembed.evaluation.tasks import Task
 
 
-class TaskScore(Frozen):
+class TaskScore(Noted):
     """One system on one task.  A metric that is undefined for the system is missing."""
+
+    noted: ClassVar = "facts"
+    described: ClassVar = {"notes": "remark"}
 
     kind: str
     metrics: dict[str, float]
     counts: dict[str, int]
     seconds: float = Field(description="wall time of embedding or indexing, and ranking")
-    notes: tuple[str, ...] = Field((), description="what a reader of the score should know")
+    facts: tuple[ScoreNote, ...] = Field((), description="what a reader of the score should know")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the score should know, in words."""
+        return self._sentences("remark")
 
 
 class Scores(Frozen):
@@ -53,10 +64,10 @@ def evaluate(
             started = time.perf_counter()
             metrics = task.score(system)
             seconds = time.perf_counter() - started
-            notes = task.notes
+            facts = task.facts
             if task.kind == "retrieval" and not metrics:
-                notes += (f"{name} finds nothing for any query: it has no score",)
+                facts += (remark("nothing-found", system=name),)
             scores[name][task.name] = TaskScore(
-                kind=task.kind, metrics=metrics, counts=task.counts, seconds=seconds, notes=notes
+                kind=task.kind, metrics=metrics, counts=task.counts, seconds=seconds, facts=facts
             )
     return Scores(systems=scores)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from isoembed.core import InputError
+from isoembed.evaluation.notes import ScoreNote
 from isoembed.evaluation.readers import find, rows
 from isoembed.evaluation.systems import EmbeddingSystem, System
 
@@ -23,7 +24,7 @@ class StsTask:
     right: tuple[str, ...]
     scores: tuple[float, ...]
     kind: ClassVar[str] = "sts"
-    notes: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[tuple[ScoreNote, ...]] = ()
 
     @classmethod
     def from_path(cls, path: Path) -> StsTask:

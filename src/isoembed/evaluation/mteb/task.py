@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from isoembed.core import InputError
 from isoembed.evaluation.mteb import library
+from isoembed.evaluation.notes import ScoreNote
 from isoembed.evaluation.readers import lines, require
 from isoembed.evaluation.systems import EmbeddingSystem, System
 
@@ -21,7 +22,7 @@ class LibraryTask:
 
     kind: str
     folder: Path
-    notes: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[tuple[ScoreNote, ...]] = ()
 
     @classmethod
     def from_folder(cls, kind: str, folder: Path) -> LibraryTask:
