@@ -20,15 +20,17 @@ from isoembed.recipe import PLAIN
 from kept_rows import KeptRows, Row, parsed
 from quality import TASKS, measured, tasks_in, value
 
+LOSSES = ("loss", "loss_one_source")
+
 
 def table(found: list[Row]) -> str:
     """A row a run: its loss, each task's score, their mean; and how loss and mean go together at a budget."""
     names = [name for name in TASKS if name in found[0]["scores"]]
-    head = ["FLOP", "depth", "method", "steps", "rate", "held-out loss", *names, "mean"]
+    head = ["FLOP", "depth", "method", "steps", "rate", "held-out loss", "one source", *names, "mean"]
     lines = [head, ["---"] * len(head)]
     ordered = sorted(found, key=lambda row: (row["budget"], row["method"], row["depth"]))
     for row in ordered:
-        cells = [f"{value(row, name):.3f}" for name in ("loss", *names, "mean")]
+        cells = [f"{value(row, name):.3f}" for name in (*LOSSES, *names, "mean")]
         lines.append(
             [f"{row['budget']:.3g}", str(row["depth"]), row["method"], str(row["steps"]), f"{row['rate']:.2g}", *cells]
         )
@@ -36,8 +38,12 @@ def table(found: list[Row]) -> str:
     for budget, rows in itertools.groupby(ordered, key=lambda row: row["budget"]):
         runs = list(rows)
         if len(runs) > 2:
-            rho = stats.spearmanr([value(run, "loss") for run in runs], [value(run, "mean") for run in runs]).statistic
-            said.append(f"\nAt {budget:.3g} FLOP, {len(runs)} runs: Spearman of loss and mean score {rho:+.2f}.")
+            mean = [value(run, "mean") for run in runs]
+            rho = [stats.spearmanr([value(run, what) for run in runs], mean).statistic for what in LOSSES]
+            said.append(
+                f"\nAt {budget:.3g} FLOP, {len(runs)} runs: Spearman of the mean score with the held-out loss "
+                f"{rho[0]:+.2f}, with that among candidates of one source {rho[1]:+.2f}."
+            )
     return "\n".join(said)
 
 

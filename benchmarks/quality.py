@@ -15,6 +15,7 @@ import argparse
 import itertools
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,24 @@ from isoembed import teacher
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
 from isoembed.core import InputError
+from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
+from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import BM25, DenseSystem, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
 from isoembed.recipe import Options, PartialSetup
 from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
+from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
 
 BATCH_PAIRS = 32
+#: candidates of a held-out query from its own source
+BLOCK = 64
 #: six that are scored, and the score of each kind
 TASKS = (
     "sts/stsbenchmark",
@@ -106,8 +112,25 @@ def measured(
         "rate": job.recipe.learning_rate,
         "seconds": record.wall_seconds,
         "loss": record.heldout.loss,
+        "mrr": record.heldout.mrr,
+        "loss_one_source": one_source_loss(encoder, job.data, job.recipe.temperature),
         "scores": scored(system, tasks),
     }
+
+
+def one_source_loss(encoder: Encoder, data: PairData, temperature: float) -> float | None:
+    """The held-out loss where all candidates are of the query's source: in blocks of `BLOCK`, the mean over the sources
+    that fill one; None where none does."""
+    source = data.heldout_store.column("source")[data.heldout]
+    found = [
+        heldout_loss(
+            encoder, replace(data, heldout=data.heldout[source == each]), temperature=temperature, candidates=BLOCK
+        )
+        for each, count in zip(*np.unique(source, return_counts=True), strict=True)
+        if count >= BLOCK
+    ]
+    losses = [each.loss for each in found if each is not None]
+    return sum(losses) / len(losses) if losses else None
 
 
 def tasks_in(folder: Path) -> dict[str, Task]:
@@ -170,7 +193,7 @@ def value(one: Row, what: str) -> float:
     """The `loss` of a row, the score of a task, or their `mean`."""
     if what == "mean":
         return float(np.mean(list(one["scores"].values())))
-    return float(one["loss"] if what == "loss" else one["scores"][what])
+    return float(one[what] if what in one else one["scores"][what])
 
 
 def main() -> None:
