@@ -32,8 +32,9 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import BM25, DenseSystem, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup
+from isoembed.recipe import Options, PartialSetup, Recipe
 from isoembed.recommendation.request import Request
+from isoembed.records import Heldout
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
@@ -42,6 +43,8 @@ from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
 
 BATCH_PAIRS = 32
+#: of the untrained base: what a run on several blocks costs most of its time, and nobody asks for here
+NOT_TAKEN = Heldout(loss=0.0, pairs=0, candidates=0, fingerprint="")
 #: candidates of a held-out query from its own source
 BLOCK = 64
 #: six that are scored, and the score of each kind
@@ -102,7 +105,7 @@ def measured(
     job = planned(asked, options, flop, seed)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
-        encoder, record = run(job.recipe, job.data, folder, execution=execution)
+        encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
     assert record.heldout is not None
     system = DenseSystem(Embedder(encoder, job.tokenizer, job.recipe.context_tokens))
     return {
@@ -113,18 +116,22 @@ def measured(
         "seconds": record.wall_seconds,
         "loss": record.heldout.loss,
         "mrr": record.heldout.mrr,
-        "loss_one_source": one_source_loss(encoder, job.data, job.recipe.temperature),
+        "loss_one_source": one_source_loss(encoder, job.data, record.recipe),
         "scores": scored(system, tasks),
     }
 
 
-def one_source_loss(encoder: Encoder, data: PairData, temperature: float) -> float | None:
+def one_source_loss(encoder: Encoder, data: PairData, recipe: Recipe) -> float | None:
     """The held-out loss where all candidates are of the query's source: in blocks of `BLOCK`, the mean over the sources
     that fill one; None where none does."""
     source = data.heldout_store.column("source")[data.heldout]
     found = [
         heldout_loss(
-            encoder, replace(data, heldout=data.heldout[source == each]), temperature=temperature, candidates=BLOCK
+            encoder,
+            replace(data, heldout=data.heldout[source == each]),
+            temperature=recipe.temperature,
+            candidates=BLOCK,
+            bf16=recipe.precision == "bf16",
         )
         for each, count in zip(*np.unique(source, return_counts=True), strict=True)
         if count >= BLOCK
@@ -151,7 +158,7 @@ def beside(asked: argparse.Namespace, flop: float, tasks: dict[str, Task]) -> li
     found["BM25"] = scored(BM25(), {name: task for name, task in tasks.items() if name.startswith("retrieval/")})
     if asked.teacher is not None:
         found["teacher"] = scored(DenseSystem(Embedder.load(asked.teacher)), tasks)
-    return [{"variant": name, "budget": None, "seed": None, "scores": scores} for name, scores in found.items()]
+    return [{"variant": name, "budget": None, "scores": scores} for name, scores in found.items()]
 
 
 def interval(gains: list[float]) -> str:
@@ -166,11 +173,12 @@ def interval(gains: list[float]) -> str:
 def table(found: list[dict[str, Any]]) -> str:
     """A table a budget: held-out loss, then each task, of the plain recipe, and each variant's difference to it."""
     lines = []
-    for budget in sorted({each["budget"] for each in found if each["budget"]}):
-        runs = {(each["variant"], each["seed"]): each for each in found if each["budget"] == budget}
+    for trained in sorted({_trained(each) for each in found if each["budget"]}):
+        runs = {(each["variant"], each["seed"]): each for each in found if _trained(each) == trained}
+        model, method, budget = trained
         seeds = sorted({seed for _, seed in runs})
         names = [name for name in TASKS if name in next(iter(runs.values()))["scores"]]
-        lines += [f"{budget:.3g} FLOP, {len(seeds)} seeds", ""]
+        lines += [f"{model}, {method}, {budget:.3g} FLOP", ""]
         lines += [f"| variant | seeds | held-out loss | {' | '.join(names)} | mean |", "|---" * (len(names) + 4) + "|"]
         for variant in dict.fromkeys(name for name, _ in runs):
             mine = [seed for seed in seeds if (variant, seed) in runs and ("plain", seed) in runs]
@@ -187,6 +195,11 @@ def table(found: list[dict[str, Any]]) -> str:
                 f"{each['variant']}: " + ", ".join(f"{name} {value:.3f}" for name, value in each["scores"].items())
             )
     return "\n".join(lines)
+
+
+def _trained(one: Row) -> tuple[str, str, float]:
+    """Model, method and budget of a row; of what was not trained here, of nothing."""
+    return one.get("model", ""), one.get("method", ""), one["budget"] or 0.0
 
 
 def value(one: Row, what: str) -> float:
@@ -211,7 +224,7 @@ def main() -> None:
     asked = parsed(parser, table)
     budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = tasks_in(asked.tasks)
-    known = variants(asked.teacher)
+    known, name = variants(asked.teacher), chosen(None, asked.model)[1]
     only = list(known) if asked.only is None else asked.only.split(",")
     if unknown := sorted(set(only) - known.keys()):
         raise InputError(f"`only` names variants, of {', '.join(known)}; got {', '.join(unknown)}.")
@@ -219,7 +232,7 @@ def main() -> None:
     if not found.rows:
         found.add(*beside(asked, budgets[0], tasks))
     for flop, seed, variant in itertools.product(budgets, range(asked.seeds), only):
-        place = {"variant": variant, "budget": flop, "seed": seed}
+        place = {"variant": variant, "model": name, "method": asked.method, "budget": flop, "seed": seed}
         if found.has(place):
             continue
         found.add(place | measured(asked, known[variant], flop, seed, tasks))

@@ -94,7 +94,9 @@ def test_the_order_of_the_files_changes_nothing(data: PairData, tmp_path: Path) 
 def test_of_other_sources_is_another_run(data: PairData, tmp_path: Path) -> None:
     """The same pairs in other files make other batches: only where batches go by them is that another key."""
     plain, setup = Setup(batch_pairs=10, context_tokens=8), Setup(batch_pairs=10, context_tokens=8, options=ONE_SOURCE)
-    assert ordered(data, plain) is data
+    mixed = ordered(data, plain)
+    assert (mixed.stats, mixed.train) == (data.stats, data.train)
+    assert "with `batch_by=source`" in mixed.notes[-1]
     moved = data.store.column("source")
     moved[np.flatnonzero(moved == 1)[:30]] = 0
 

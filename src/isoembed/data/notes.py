@@ -38,6 +38,10 @@ class DataNote(Note):
         # hard negatives, batches
         "negatives": ("{negatives} hard negatives, {each:.2f} a pair.",),
         "negatives-heldout": ("{negatives} hard negatives left out", "they are texts of held-out pairs."),
+        "sources-mixed": (
+            "A batch mixes {sources} sources",
+            "with `batch_by=source`, at equal FLOP, a model ranked other texts better here.",
+        ),
         "source-a-batch": ("One source a batch; of an epoch", "{parts}."),
     }
 

@@ -100,13 +100,14 @@ def order_of(
 
 
 def ordered(data: PairData, setup: Setup) -> PairData:
-    """`data` as the setup batches them: of one source a batch they are other data than mixed, unless their sources are
-    the same too, and a note says the shares.
+    """`data` as the setup batches them, which a note says of several sources: of one source a batch they are other data
+    than mixed, unless their sources are the same too.
 
     Raises InputError where there is one source, or one that fills no batch.
     """
     if setup.options.batch_by == "mixed":
-        return data
+        mixed = len(np.unique(data.store.column("source")[data.train]))
+        return data if mixed < 2 else replace(data, facts=(*data.facts, remark("sources-mixed", sources=mixed)))
     order = order_of(data, setup.options, batch_pairs=setup.batch_pairs, seed=0)
     sources = _by_source(data, data.train)
     parts = [
