@@ -660,8 +660,8 @@ class Recipe(Setup, Summarised):
             )
         if train_tokens <= self.train_tokens:
             raise InputError(
-                f"`budget` must be above that of the run that is extended: {train_tokens:,} tokens, it had "
-                f"{self.train_tokens:,}. Raise it."
+                f"The longer run must have more tokens than the one that it extends, {self.train_tokens:,}; got "
+                f"{train_tokens:,}. Raise the budget."
             )
         return self.model_copy(update={"train_tokens": train_tokens, "warmup_tokens": self.whole_warmup_tokens})
 

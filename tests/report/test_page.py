@@ -244,7 +244,7 @@ def test_figure_command_lists_and_writes_html(
 @pytest.mark.parametrize(
     ("name", "out", "words"),
     [
-        ("frontiers", "x.png", "must be one that the ledger gives: frontier, "),
+        ("frontiers", "x.png", "must be one that there is here: frontier, "),
         ("frontier", None, "--out frontier.png"),
         ("frontier", "x.gif", "must end in .png, .svg, .pdf, .html"),
         ("all", None, "need a folder to go to; say --out figures"),

@@ -107,7 +107,12 @@ def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_pa
     _, made = run(planned, data, trunk.parent)
     made.save(record)
     assert plan(2 * planned.flop).recipe.train_tokens == pytest.approx(2 * planned.train_tokens, rel=1e-6)
-    with pytest.raises(InputError, match="`budget` must be above"):
+    moved = tmp_path / "elsewhere" / "renamed"  # the cache names a run by its folder
+    shutil.copytree(out, moved)
+    again = plan_extension(moved, folder / "pairs.jsonl", budget=1e10, cache=folder, trunk=trunk_of(moved, folder))
+    assert again.extended is not None
+    assert again.extended.trunk == trunk
+    with pytest.raises(InputError, match="must have more tokens than the one"):
         plan(planned.flop)
     (folder / "other.jsonl").write_text("".join((folder / "pairs.jsonl").read_text().splitlines(keepends=True)[:200]))
     with pytest.raises(InputError, match="are not those that the recipe was made for"):
@@ -128,7 +133,7 @@ def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_pa
         plan(1e10)
     made.save(record)
     shutil.rmtree(trunk)
-    with pytest.raises(InputError, match="Name that run's `cache`, or train anew"):
+    with pytest.raises(InputError, match="Name that run's `cache`, or train the longer run anew"):
         plan(1e10)
 
 

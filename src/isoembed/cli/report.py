@@ -117,7 +117,9 @@ class Format(StrEnum):
 
 
 def figure(
-    name: Annotated[str, typer.Argument(help="as frontier; `all` of them, or `list` their names")],
+    name: Annotated[
+        str, typer.Argument(help="as frontier (with --against frontiers); `all` of them, or `list` their names")
+    ],
     ledger: LedgerPath,
     sides: Sides,
     out: Annotated[

@@ -76,6 +76,6 @@ def _ground(family: Family, found: Recommendation) -> Ground:
     times = recipe.train_tokens / recipe.model.params / family.tokens_per_param_at(recipe.flop)
     if times < 1 / BRACKET:
         return "too large"
-    if times > BRACKET:
+    if times > BRACKET and recipe.model == family.models[-1]:  # a smaller one is the largest within the limits
         return "too small"
     return "guess" if family.method_rule is None else "published rule"

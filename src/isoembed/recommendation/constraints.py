@@ -29,8 +29,8 @@ class Constraints(Frozen):
         "(muennighoff), or by the law's own (measured); default: by the law's own where it has one",
     )
     max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
-    max_index_bytes: int | None = Field(
-        None, ge=1, le=LARGEST, description="most bytes that a document's vector takes in an index, in fp32"
+    max_index_bytes: float | None = Field(
+        None, gt=0, le=1e24, description="most bytes that a document's vector takes in an index, in fp32"
     )
     max_query_flop: float | None = Field(
         None, gt=0, le=1e24, description="most FLOP that embedding a query of mean length takes, 2 N a token"
@@ -100,8 +100,8 @@ class Constraints(Frozen):
             left = [size for size in left if measure(size) <= limit]
             if not left:
                 raise InputError(
-                    f"`{name}` must leave a model: the smallest of {family.name} has {least:,.6g} {of}, above "
-                    f"{limit:,.6g}. Raise it, or choose another family."
+                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is {least:,.6g} {of}, "
+                    f"above {limit:,.6g}. Raise it, or choose another family."
                 )
         return left
 

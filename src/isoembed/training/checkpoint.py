@@ -181,7 +181,7 @@ def trunk_state(trunk: Path, origin: RunRecord) -> LoopState:
 
     Raises InputError where that is not there, or is not of that run.
     """
-    remedy = "train anew with the larger `budget`"
+    remedy = "train the longer run anew"
     found = checkpoints(trunk)
     if not found:
         raise InputError(

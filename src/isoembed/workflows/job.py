@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,7 @@ def plan_extension(
     """
     folder, budget = expanded(model), Budget.parse(budget)
     record = RunRecord.load(folder / RECORD)
-    extended = Extended(record, trunk or trunk_of(folder))
+    extended = Extended(record, _moved(trunk or trunk_of(folder), record))
     recipe = _extended(record.recipe, budget)
     trunk_state(extended.trunk, record)
     options = data if isinstance(data, DataOptions) else DataOptions(data)
@@ -253,6 +253,15 @@ def _extended(recipe: Recipe, budget: Budget) -> Recipe:
 def trunk_of(model: str | Path, cache: str | Path | None = None) -> Path:
     """Where the run that left its model in this folder keeps the checkpoint from before its rate fell."""
     return working_folder(expanded(model), cache_folder(cache)) / CHECKPOINTS / TRUNK
+
+
+def _moved(trunk: Path, record: RunRecord) -> Path:
+    """`trunk`, where it lies; else that of the run of `record` in the same cache, whose model's folder was moved."""
+    for other in () if checkpoints(trunk) else sorted(trunk.parents[2].glob(f"*/{CHECKPOINTS}/{TRUNK}")):
+        with suppress(InputError):
+            trunk_state(other, record)
+            return other
+    return trunk
 
 
 def _tokenizer(model: ModelSpec, setup: Setup) -> PreTrainedTokenizerFast:

@@ -77,5 +77,5 @@ def figure(name: str, ledger: str | Path, law: str | Path | None = None) -> Figu
 def drawn(name: str, known: Drawings) -> Figure:
     """The figure of that name.  Raises InputError naming all that are `known` where there is none."""
     if name not in known:
-        raise InputError(f"`figure` must be one that the ledger gives: {', '.join(known)}; got {name!r}.")
+        raise InputError(f"`figure` must be one that there is here: {', '.join(known)}; got {name!r}.")
     return Figure(known[name]())

@@ -32,7 +32,9 @@ def across_text(choices: Sequence[FamilyChoice]) -> RenderableType:
             rows.append((each.family, *offer, each.published or "-", _WORDS[each.ground]))
     head = ("family", "model", "method", "params", "tokens", "steps", "loss", "published by others", "rests on")
     names = [each.family for each in choices if each.refused is not None]
-    others = f"not for this budget: {', '.join(names)}; asked for one of them, `isoembed recipe` says why."
+    others = (
+        f"not for this budget, or these limits: {', '.join(names)}; asked for one of them, `isoembed recipe` says why."
+    )
     first = choices[0].family
     more = f"`isoembed recipe` for {first} says more of the first."
     return Group(columns_table(head, rows), Text(""), *([Text(others)] if names else []), Text(WEAK), Text(more))
