@@ -163,7 +163,7 @@ def _allowed(path: Path) -> bool:
     # tempfile's own names, and the user's folder of isoembed.scratch
     own = path.is_relative_to(scratch) and path.relative_to(scratch).parts[0].startswith(("tmp", "isoembed-"))
     system = str(path).startswith(("/dev/", "/proc"))  # no folders of anybody's
-    return own or system or path.is_relative_to(_WATCHED[-1]) or path.suffix == ".pyc"
+    return own or system or path.is_relative_to(_WATCHED[-1]) or "__pycache__" in path.parts  # made on a first import
 
 
 sys.addaudithook(_audit)
