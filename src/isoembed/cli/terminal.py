@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import typer
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -88,7 +88,7 @@ def print_json(value: Any) -> None:
 def answer(found: T, text: Callable[[T], RenderableType], *, as_json: bool) -> None:
     """Print what a command found, a value or several: as JSON, or as `text` words it."""
     if as_json:
-        print_json(to_jsonable_python(found))
+        print_json(TypeAdapter(Any).dump_python(found, mode="json", by_alias=True))
     else:
         console().print(text(found))
 
