@@ -71,13 +71,13 @@ class SweepRequest(Setup):
     data_options: dict[str, str | int | None] = Field({}, description="how to open the pairs again")
     tasks: tuple[str, ...] = Field((), description="folders of evaluation tasks on which the grid's runs are scored")
 
+    #: what is known of this machine and of the family's models as they stood; another version may know it better
+    MEASURED: ClassVar = {"speeds", "run_seconds", "startup_seconds", "max_bytes", "family"}
+
     @property
     def branches(self) -> bool:
         """Whether larger budgets extend the runs of smaller ones: at their rate, with their warm-up."""
         return self.options.schedule == "wsd" and self.target_flop is None
-
-    #: what is known of this machine and of the family's models as they stood; another version may know it better
-    MEASURED: ClassVar = {"speeds", "run_seconds", "startup_seconds", "max_bytes", "family"}
 
     @model_validator(mode="after")
     def _pilot_has_an_allowance(self) -> Self:
