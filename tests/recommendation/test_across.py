@@ -8,6 +8,7 @@ from isoembed.budget import Budget
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.recommendation.across import GROUNDS, across
+from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request
 from tests.cli.test_entry import mistake, ok
 
@@ -29,6 +30,17 @@ def test_the_ground_is_that_of_the_family_alone() -> None:
     assert (small["nano"], small["qwen3"]) == ("law", "refused")
     assert middle["pythia"] == "published rule"
     assert (middle["nano"], middle["qwen3"], middle["gpt2"]) == ("too small", "too large", "guess")
+
+
+def test_a_family_that_a_limit_cuts_is_not_called_too_small() -> None:
+    """The largest within the limit is the answer asked for, as it is for one family."""
+    limits = Constraints(max_index_bytes=2000)
+    found = {each.family: each for each in across(lambda family: Request.of(1e18, family, constraints=limits))}
+    chosen = found["pythia"].recommendation
+    assert chosen is not None
+    assert (chosen.recipe.model.name, found["pythia"].ground) == ("pythia-31m", "published rule")
+    assert found["nano"].ground == "too small"
+    assert "`max_index_bytes` must leave a model" in (found["gpt2"].refused or "")
 
 
 def test_where_no_family_can_be_had_the_reason_is_said() -> None:
