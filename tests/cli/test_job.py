@@ -155,7 +155,7 @@ def test_a_run_is_extended_to_a_larger_budget_on_its_own_pairs(place: Path) -> N
         "--schedule=wsd": "leave --schedule out",
         "--recipe=here/recipe.json": "leave --recipe out",
         "--epochs=9": "give `--budget` or `--epochs`",
-        "--budget=3e7": "`--budget` must be above",
+        "--budget=3e7": "must have more tokens than the one that it extends",
         "--cache=elsewhere": "Name that run's `--cache`",
     }.items():
         given = [option] if option.startswith("--budget") else ["--budget=6e7", option]
