@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from isoembed.cli.advice import advice
+from isoembed.recipe import Options
 from tests.cli.test_options import asked, mistake
 from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import command
@@ -226,3 +227,10 @@ def test_few_steps_are_said_with_the_option_that_makes_more(steps: int, epochs: 
     said = list(advice(made))
     assert len(said) == (option is not None)
     assert all((option or "") in line for line in said)
+
+
+def test_few_steps_of_a_run_that_can_be_extended_are_said_with_extend() -> None:
+    made = runs()[0]
+    long = made.recipe.model_copy(update={"options": Options(schedule="wsd")})
+    (said,) = advice(made.model_copy(update={"recipe": long, "steps": 36, "pairs": 1152, "unique_pairs": 1152}))
+    assert "--epochs 7, with --extend of this model, takes 252" in said

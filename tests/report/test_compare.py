@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from isoembed.cli import app
 from isoembed.cli import report as cli_report
 from isoembed.core import InputError
 from isoembed.fitting.intervals import Interval
@@ -192,13 +194,12 @@ def test_report_against_another_ledger_or_law(
     monkeypatch.setattr(Comparison, "open", opened)
     a, b, law, other = (Path(name) for name in ("a", "b", "law.json", "other.json"))
     beside = cli_report.Sides(law=law, against=b, against_law=other)
-    cli_report.report(a, beside, tmp_path / "ab.html")
-    said = capsys.readouterr().out
+    given = ["report", "a", "--law=law.json", "--against-law=other.json"]
+    said = CliRunner().invoke(app, [*given, "--against=b", f"--out={tmp_path / 'ab.html'}"]).stdout
     assert said.count("  A  Fine-tune ") == said.count("  B  Fine-tune ") == 5
     other_law = cli_report.Sides(law=law, against_law=other)
-    cli_report.report(a, other_law, tmp_path / "laws.html", as_json=True)
+    found = json.loads(CliRunner().invoke(app, [*given, f"--out={tmp_path / 'laws.html'}", "--json"]).stdout)
     assert asked == [((a, law), (b, other)), ((a, law), (a, other))]
-    found = json.loads(capsys.readouterr().out)
     assert [each["recipes"] for each in found["answers"]] == [list(each.sentences) for each in both.answers]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ab.html", "laws.html"]
     cli_report.figure("list", a, beside)

@@ -14,7 +14,9 @@ from typing import Any
 import kaleido
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from isoembed.cli import app
 from isoembed.cli import report as cli_report
 from isoembed.core import InputError
 from isoembed.families import NANO
@@ -219,10 +221,10 @@ def test_runs_of_several_settings_are_refused(tmp_path: Path) -> None:
         ReportData.open(folder)
 
 
-def test_report_command(study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command(study: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "report.html"
-    cli_report.report(study[0], cli_report.Sides(law=study[1]), out)
-    assert f"MB in {out}" in capsys.readouterr().out.replace("\n", "")
+    said = CliRunner().invoke(app, ["report", str(study[0]), "--law", str(study[1]), "--out", str(out)]).stdout
+    assert f"MB in {out}" in said.replace("\n", "")
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     assert "The answer" in Reader(out.read_text(encoding="utf-8")).text
 

@@ -30,5 +30,6 @@ def advice(record: RunRecord) -> Iterator[str]:
         return
     takes = round(more / epochs * steps)
     smaller = "" if takes >= FEW_STEPS else "; a smaller --batch-pairs more"
-    longer = f"--epochs {more}, with --model and without --budget, takes {takes}{smaller}"
+    how = "--extend of this model" if recipe.options.schedule == "wsd" else "--model and without --budget"
+    longer = f"--epochs {more}, with {how}, takes {takes}{smaller}"
     yield f"{times} too few for {unique:,} pairs: {longer}."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isoembed.cli import terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.options import AsJson
 from isoembed.core import InputError, number_of, write_atomically
 
@@ -46,6 +47,7 @@ class Sides:
 
 
 def report(
+    ctx: typer.Context,
     ledger: LedgerPath,
     sides: Sides,
     out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
@@ -59,7 +61,7 @@ def report(
     from isoembed.report.page import page
 
     if not sides.one:
-        _compare(sides.comparison(ledger), out, as_json)
+        _compare(sides.comparison(ledger), out, as_json, ctx)
         return
     report_data = ReportData.open(ledger, sides.law)
     html = page(report_data)
@@ -71,12 +73,12 @@ def report(
         )
         return
     for note in report_data.notes:
-        terminal.complain(note)
+        terminal.complain(with_flags(note, ctx))
     runs = number_of(len(report_data.records), "run")
     terminal.console().print(f"{runs}, {len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
-def _compare(comparison: Comparison, out: Path, as_json: bool) -> None:
+def _compare(comparison: Comparison, out: Path, as_json: bool, ctx: typer.Context) -> None:
     from isoembed.report.page import comparison_page
 
     html = comparison_page(comparison)
@@ -101,7 +103,7 @@ def _compare(comparison: Comparison, out: Path, as_json: bool) -> None:
     for each in comparison.answers:
         lines = (
             each.budget.stated,
-            *(f"  {letter}  {text}" for letter, text in zip("AB", each.sentences, strict=True)),
+            *(f"  {letter}  {with_flags(text, ctx)}" for letter, text in zip("AB", each.sentences, strict=True)),
         )
         terminal.console().print("\n".join((*lines, f"     {each.verdict}")), markup=False)
     terminal.console().print(f"{len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)

@@ -14,6 +14,13 @@ from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.methods import Method, names
 from isoembed.recipe import DataStats, Setup
 
+#: limit -> what it bounds of a size, and in what unit
+_SIZE_LIMITS: dict[str, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
+    "max_params": (lambda size, *_: size.params, "non-embedding parameters"),
+    "max_index_bytes": (lambda size, setup, _: 4 * min([size.hidden, *setup.options.matryoshka]), "bytes a vector"),
+    "max_query_flop": (lambda size, _, data: 2 * size.params * data.query_tokens, "FLOP a query"),
+}
+
 
 class Constraints(Frozen):
     """Limits on a recommendation; the default limits nothing but the repetition of data: one epoch at most."""
@@ -70,6 +77,11 @@ class Constraints(Frozen):
         memory = self.device_memory
         return device_named(memory).memory_bytes if isinstance(memory, str) else memory
 
+    @property
+    def size_limits(self) -> list[str]:
+        """Names of the limits on sizes that are set."""
+        return [name for name in _SIZE_LIMITS if getattr(self, name) is not None]
+
     def allows(self, method: Method) -> bool:
         """Whether `method` may be used."""
         return self.methods is None or method.name in self.methods
@@ -86,21 +98,15 @@ class Constraints(Frozen):
         Of Matryoshka embeddings the narrowest that are trained count.  Raises InputError, naming a limit, where none is
         left.
         """
-        measures: dict[str, tuple[Callable[[ModelSpec], float], str]] = {
-            "max_params": (lambda size: size.params, "non-embedding parameters"),
-            "max_index_bytes": (lambda size: 4 * min([size.hidden, *setup.options.matryoshka]), "bytes a vector"),
-            "max_query_flop": (lambda size: 2 * size.params * data.query_tokens, "FLOP a query"),
-        }
         left = list(sizes)
-        for name, (measure, of) in measures.items():
-            limit = getattr(self, name)
-            if limit is None:
-                continue
-            least = min(map(measure, left))
-            left = [size for size in left if measure(size) <= limit]
+        for name in self.size_limits:
+            limit, (measure, of) = getattr(self, name), _SIZE_LIMITS[name]
+            values = [measure(size, setup, data) for size in left]
+            left = [size for size, value in zip(left, values, strict=True) if value <= limit]
             if not left:
                 raise InputError(
-                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is {least:,.6g} {of}, "
+                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is "
+                    f"{min(values):,.6g} {of}, "
                     f"above {limit:,.6g}. Raise it, or choose another family."
                 )
         return left

@@ -63,6 +63,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "teacher",
         "{name} reads each unique pair once, {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget; the rest trains",
     ),
+    "limited": ("limits", "{limits}: {left} of {sizes} sizes are left, up to {largest}"),
     "serving": (
         "serving",
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "

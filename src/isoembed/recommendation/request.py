@@ -227,12 +227,17 @@ class CompleteRequest(Setup, Request):
         return []
 
     def serving_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
-        """What serving costs of `flop`; empty where none was asked for."""
-        tokens = self.constraints.serving_tokens
-        if not tokens:
-            return []
-        cost = flop - self.constraints.training_flop(flop, model)
-        return [note("known", "serving", tokens=tokens, flop=cost, share=cost / flop)]
+        """What limits on the size leave to choose from, and what serving costs of `flop`; empty where neither was
+        asked for."""
+        tokens, limits, left = self.constraints.serving_tokens, self.constraints.size_limits, self.models
+        notes = []
+        if limits and self.model is None:
+            fields = {"left": len(left), "sizes": len(self.family.models), "largest": left[-1].name}
+            notes.append(note("known", "limited", limits=" and ".join(f"`{name}`" for name in limits), **fields))
+        if tokens:
+            cost = flop - self.constraints.training_flop(flop, model)
+            notes.append(note("known", "serving", tokens=tokens, flop=cost, share=cost / flop))
+        return notes
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:
         """Peak learning rate for a run of `tokens`, and where it comes from."""
