@@ -541,7 +541,9 @@ def test_rules_obey_limits_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     limited = recommend(budget, NANO, constraints=narrow)
     assert limited.recipe.model.hidden <= 48 < free.model.hidden
     left = [model.name for model in NANO.models if model.hidden <= 48]
-    assert f"`max_index_bytes`: {len(left)} of {len(NANO.models)} sizes are left, up to {left[-1]}" in str(limited.known)
+    assert f"`max_index_bytes`: {len(left)} of {len(NANO.models)} sizes are left, up to {left[-1]}" in str(
+        limited.known
+    )
     cheap = Constraints(max_query_flop=2 * 14 * 51_000)  # the assumed queries have 14 tokens
     assert recommend(budget, NANO, constraints=cheap).recipe.model.params <= 51_000
     wide = Request.of(budget, NANO, options=Options(matryoshka=(64, 24)), constraints=narrow)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -39,9 +41,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PairData:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_budget_is_met_within_a_step(method: Method, data: PairData, tmp_path: Path) -> None:
-    """Trap 16: FLOP on the real tokens."""
+    """Trap 16: FLOP on the real tokens.  And nothing holds the model of a finished run but who asked for it."""
     planned = recipe(data, method)
-    _, record = run(planned, data, tmp_path)
+    encoder, record = run(planned, data, tmp_path)
+    alive = weakref.ref(encoder)
+    del encoder
+    gc.collect()
+    assert alive() is None
     one_step = planned.cost.flop_per_token * 16 * data.stats.tokens_per_pair
     assert abs(record.model_flop - planned.flop) <= 0.6 * one_step
     assert record.model_flop == planned.cost.flop_per_token * record.tokens

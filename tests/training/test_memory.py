@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -41,6 +43,17 @@ def test_frozen_blocks_are_found(architecture: str) -> None:
     for fraction, frozen in ((0.34, 2), (0.67, 1), (1.0, 0)):
         found = measure_footprint(Encoder(Freeze(fraction=fraction).apply(tiny(architecture)), "mean"), 16)
         assert (found.frozen_blocks, found.prefix_bytes) == (frozen, 128.0 if frozen else 0.0)
+
+
+@pytest.mark.parametrize("architecture", configs())
+def test_a_measured_model_is_let_go(architecture: str) -> None:
+    """An operation that saves its output held graph and model for ever: each run of a process lost a model."""
+    encoder = Encoder(tiny(architecture), "mean")
+    measure_footprint(encoder, 16)
+    alive = weakref.ref(encoder)
+    del encoder
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_plan_by_hand() -> None:

@@ -84,7 +84,7 @@ def _footprint(encoder: Encoder, length: int, tokens: int, bf16: bool, merged: b
         # asked each time: a sharded parameter is elsewhere whenever its block runs
         if tensor.data_ptr() not in {weight.data_ptr() for weight in (*encoder.parameters(), *weights)}:
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that saves its own output would hold it, and the model, for ever
 
     def look(block: torch.nn.Module, arguments: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         hidden_BTD = output if isinstance(output, torch.Tensor) else output[0]
