@@ -171,6 +171,18 @@ def test_a_run_is_extended_to_a_larger_budget_on_its_own_pairs(place: Path) -> N
     assert planned("--extend=longer", "--epochs=50", "--out=x", inside=place)["train_tokens"] > record["tokens"]
 
 
+def test_fewer_held_out_pairs_are_a_recipe_s_own_data(place: Path) -> None:
+    """Others stay for training, so that a recipe made for one number is not for another."""
+    some = ["--heldout-pairs=5", "--data=pairs.jsonl"]
+    record = asked("train", "--budget=3e7", "--model=nano-28k", "--batch-pairs=8", "--out=here", *some, inside=place)[
+        "record"
+    ]
+    assert (record["heldout"]["pairs"], record["unique_pairs"]) == (5, 55)
+    again = ["train", "--recipe=here/recipe.json", "--out=x", "--dry-run", "--json"]
+    assert "not those that the recipe was made for" in mistake(*again, inside=place)
+    assert asked(*again, "--heldout-pairs=5", inside=place)["recipe"]["key"] == record["key"]
+
+
 def test_epochs_are_a_budget_of_a_job_and_of_a_given_recipe(place: Path) -> None:
     """A finished run's recipe goes so often through pairs it was not made for, too."""
     model = ["--model=nano-28k", "--batch-pairs=8", "--data=pairs.jsonl"]

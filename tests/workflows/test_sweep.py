@@ -26,10 +26,11 @@ from isoembed.sweep.request import SweepRequest, load_request
 from isoembed.sweep.stage import Stage
 from isoembed.sweep.worker import Worker
 from isoembed.training import loop
+from isoembed.training.execution import Execution
 from isoembed.training.speed import Speed
 from isoembed.workflows import sweep
 from isoembed.workflows.job import DataOptions
-from isoembed.workflows.sweep import measure_pace, prepare_request, run_sweep, work_here
+from isoembed.workflows.sweep import measure_pace, open_context, prepare_request, run_sweep, work_here
 from tests.data.helpers import write_jsonl
 from tests.sweep.fake import request
 from tests.workflows.small import Losses, losses, reasons, undisturbed
@@ -163,13 +164,19 @@ def test_data_that_no_worker_can_open_are_reported_once(
     assert not SweepFolder(tmp_path / "ledger").attempts(SweepFolder(tmp_path / "ledger").runs()[0].key)
 
 
-def test_a_sweep_names_its_data_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_names_its_data_from_the_root_and_says_how_many_are_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"q {n}", "pos": f"p {n}"} for n in range(50)])
     monkeypatch.chdir(tmp_path)
     draft = request(models=("nano-28k",), context_tokens=32)
     options = prepare_request(draft, DataOptions("pairs.jsonl"), cache=Path("tokens")).data_options
     assert options["spec"] == str(tmp_path / "pairs.jsonl")
     assert options["cache"] == str(tmp_path / "tokens")
+    assert "heldout_pairs" not in options  # as in a request of before there was such an option
+    fewer = prepare_request(draft, DataOptions("pairs.jsonl", heldout_pairs=3), cache=Path("tokens"))
+    assert (fewer.data_options["heldout_pairs"], fewer.data.pairs) == (3, 47)
+    assert len(open_context(fewer, Execution()).data.heldout) == 3
 
 
 def test_a_sweep_keeps_the_precision_of_its_request(tmp_path: Path) -> None:

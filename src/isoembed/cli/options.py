@@ -386,12 +386,15 @@ class PairsOptions:
         typer.Option(help="docstrings[:all], a .jsonl/.csv/.parquet file, hub:ORG/NAME, or a mixture a:3,b:1"),
     ] = "docstrings"
     heldout: Annotated[str | None, typer.Option(help="held-out pairs; default: split off the data")] = None
+    heldout_pairs: Annotated[
+        int, typer.Option(min=0, help="held-out pairs at most; fewer cost less to measure, and compare less sharply")
+    ] = 4096
     rows: NegativeOptions
     cache: Cache = None
 
     def value(self) -> DataOptions:
         """Where the pairs come from and how they are read."""
-        return self.rows.of(self.data, self.heldout)
+        return replace(self.rows.of(self.data, self.heldout), heldout_pairs=self.heldout_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,8 @@ from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
 BLOCK_PAIRS = 1024
 #: the largest share of the pairs that is set apart
 HELDOUT_SHARE = 0.2
+#: set apart where nobody says how many
+HELDOUT_PAIRS = 4096
 #: a pair whose texts occur in more pairs than this, its own included, is not held out: it would cost training them all
 SHARED_PAIRS = 10
 #: no group fills more of the held-out pairs than this where there are others
@@ -105,7 +107,7 @@ def prepare(
     folder: str | Path,
     heldout: str | Path | Source | None = None,
     prompts: Prompts = NO_PROMPTS,
-    heldout_pairs: int = 4096,
+    heldout_pairs: int = HELDOUT_PAIRS,
     seed: int = 0,
 ) -> PairData:
     """Tokenise `source` behind `prompts` into `folder` (or find it there), remove duplicates, and set held-out pairs

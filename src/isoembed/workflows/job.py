@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from isoembed.budget import Budget
 from isoembed.cache import begin_work, cache_folder, tokens_folder, working_folder
 from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
-from isoembed.data.dataset import PairData, prepare
+from isoembed.data.dataset import HELDOUT_PAIRS, PairData, prepare
 from isoembed.data.order import ordered
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
 from isoembed.encoder.base_card import base_card
@@ -71,6 +71,7 @@ class DataOptions:
     negative_key: str | None = None
     negatives: int | None = None  #: hard negatives of a row at most; None: all
     max_row_bytes: int = MAX_ROW_BYTES
+    heldout_pairs: int = HELDOUT_PAIRS  #: at most; 0: none
 
     def source(self, spec: str | Path, query_prompt: str = "", *, whole: bool = False) -> Source:
         """`spec` opened with these names and this patience; `query_prompt` goes before every query, and a mixture is
@@ -99,14 +100,19 @@ class DataOptions:
         query_prompt = setup.options.prompts.query
         source = self.source(self.spec, query_prompt, whole=setup.options.source_alpha is not None)
         heldout = None if self.heldout is None else self.source(self.heldout, query_prompt)
-        return _prepared(source, tokenizer, setup, cache, heldout)
+        return _prepared(source, tokenizer, setup, cache, heldout, self.heldout_pairs)
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
 
 
 def _prepared(
-    source: Source, tokenizer: PreTrainedTokenizerFast, setup: Setup, cache: str | Path, heldout: Source | None = None
+    source: Source,
+    tokenizer: PreTrainedTokenizerFast,
+    setup: Setup,
+    cache: str | Path,
+    heldout: Source | None = None,
+    heldout_pairs: int = HELDOUT_PAIRS,
 ) -> PairData:
     """The pairs of `source` as `setup` trains on them: in its batches, and read by its teacher."""
     data = prepare(
@@ -116,6 +122,7 @@ def _prepared(
         folder=cache,
         heldout=heldout,
         prompts=setup.options.prompts,
+        heldout_pairs=heldout_pairs,
     )
     return read_by_teacher(ordered(data, setup), setup)
 

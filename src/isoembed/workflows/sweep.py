@@ -72,8 +72,9 @@ def prepare_request(
         if any(setup.options.bidirectional for setup in settings):
             attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(data, name) for name in DataOptions.__dataclass_fields__}
-    if data.max_row_bytes == DataOptions.max_row_bytes:
-        del fields["max_row_bytes"]  # as in requests of before there was such a field, which are to stay the same
+    for name in ("max_row_bytes", "heldout_pairs"):
+        if fields[name] == getattr(DataOptions, name):
+            del fields[name]  # as in requests of before there was such a field, which are to stay the same
     return request.model_copy(
         update={
             "data": pairs.stats,
