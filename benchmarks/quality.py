@@ -171,7 +171,8 @@ def interval(gains: list[float]) -> str:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """A table a budget: held-out loss, then each task, of the plain recipe, and each variant's difference to it."""
+    """A table a budget: held-out loss, then each task, of the plain recipe, and each variant's difference to it; where
+    no plain recipe was run, the variants' own."""
     lines = []
     for trained in sorted({_trained(each) for each in found if each["budget"]}):
         runs = {(each["variant"], each["seed"]): each for each in found if _trained(each) == trained}
@@ -181,12 +182,16 @@ def table(found: list[dict[str, Any]]) -> str:
         lines += [f"{model}, {method}, {budget:.3g} FLOP", ""]
         lines += [f"| variant | seeds | held-out loss | {' | '.join(names)} | mean |", "|---" * (len(names) + 4) + "|"]
         for variant in dict.fromkeys(name for name, _ in runs):
-            mine = [seed for seed in seeds if (variant, seed) in runs and ("plain", seed) in runs]
+            alone = not any(("plain", seed) in runs for seed in seeds)
+            mine = [seed for seed in seeds if (variant, seed) in runs and (alone or ("plain", seed) in runs)]
             cells = []
             for what in ("loss", *names, "mean"):
-                own, plain = ([value(runs[who, seed], what) for seed in mine] for who in (variant, "plain"))
-                gains = [one - other for one, other in zip(own, plain, strict=True)]
-                cells.append(f"{np.mean(plain):.3f}" if variant == "plain" else interval(gains))
+                own = [value(runs[variant, seed], what) for seed in mine]
+                if alone or variant == "plain":
+                    cells.append(f"{np.mean(own):.3f}")
+                else:
+                    plain = [value(runs["plain", seed], what) for seed in mine]
+                    cells.append(interval([one - other for one, other in zip(own, plain, strict=True)]))
             lines.append(f"| {variant} | {len(mine)} | {' | '.join(cells)} |")
         lines.append("")
     for each in found:
