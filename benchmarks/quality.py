@@ -181,8 +181,8 @@ def table(found: list[dict[str, Any]]) -> str:
         names = [name for name in TASKS if name in next(iter(runs.values()))["scores"]]
         lines += [f"{model}, {method}, {budget:.3g} FLOP", ""]
         lines += [f"| variant | seeds | held-out loss | {' | '.join(names)} | mean |", "|---" * (len(names) + 4) + "|"]
+        alone = not any(("plain", seed) in runs for seed in seeds)
         for variant in dict.fromkeys(name for name, _ in runs):
-            alone = not any(("plain", seed) in runs for seed in seeds)
             mine = [seed for seed in seeds if (variant, seed) in runs and (alone or ("plain", seed) in runs)]
             cells = []
             for what in ("loss", *names, "mean"):

@@ -147,7 +147,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.teacher_notes(recipe),
-        *request.serving_notes(forecasts.flop, candidate.model),
+        *request.limit_notes(forecasts.flop, candidate.model),
     ]
     if _borrows_repeats(forecasts, recipe):
         notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))

@@ -63,7 +63,7 @@ def by_rule(request: CompleteRequest) -> Recommendation:
     if rule is not None and (recipe.batch_pairs, recipe.context_tokens) != _PAPER_SETUP:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
         notes.append(note("assumed", "setup", **setup))
-    notes += [*request.teacher_notes(recipe), *request.serving_notes(flop, recipe.model)]
+    notes += [*request.teacher_notes(recipe), *request.limit_notes(flop, recipe.model)]
     notes += repeated(recipe)
     if isinstance(method, LoRA) and rule is not None:
         notes.append(note("known", "lora-ranks", ranks=" or ".join(map(str, rule.ranks))))

@@ -226,7 +226,7 @@ class CompleteRequest(Setup, Request):
             return [note("warning", "budget-end", epochs=done, asked=number_of(asked, "epoch"))]
         return []
 
-    def serving_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
+    def limit_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
         """What limits on the size leave to choose from, and what serving costs of `flop`; empty where neither was
         asked for."""
         tokens, limits, left = self.constraints.serving_tokens, self.constraints.size_limits, self.models
