@@ -3,6 +3,7 @@
     cd FOLDER                                               where the GGUF file lies; everything below is run from here
     python depth_study.py plan MODEL.gguf PAIRS TASKS LEDGER    the request, once
     isoembed sweep run LEDGER --workers 2                   hours; kill it and run it again at will
+    python depth_study.py near LEDGER BUDGET                of a budget the runs of NEAR alone; once a core
     python depth_study.py export LEDGER                     what ships: records and request
     python depth_study.py restore PAIRS TASKS LEDGER        a ledger to go on from, on another machine
 
@@ -15,14 +16,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import typer
 
 from isoembed.cli.models import suite
 from isoembed.families.base import Family
 from isoembed.recipe import DataStats
-from isoembed.sweep.advance import plan_sweep
+from isoembed.sweep.advance import explain, plan_sweep
+from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.plan import at_most
-from isoembed.sweep.request import RateSearch, SweepRequest
+from isoembed.sweep.request import RateSearch, SweepRequest, load_request
+from isoembed.sweep.work import work
+from isoembed.workflows.execute import execute
+from isoembed.workflows.sweep import SWEEP_EXECUTION, open_context
 from nano_study import RESULTS, TASKS, export_study, prepared, restore_study
 
 RECORDS, ASKED = RESULTS / "depth_study.jsonl.gz", RESULTS / "depth_study.request.json"
@@ -31,6 +37,14 @@ DEPTHS = (1, 2, 3, 4, 6, 9, 12, 18)
 BUDGETS = (4e12, 1.6e13, 6.4e13)
 #: of training alone; evaluation costs two thirds of it again.  Within the last budget the runs near the best come first
 ALLOWANCE_FLOP = 1.5e15
+#: what ran where a budget's whole grid was too dear, the most telling first: near the best of the budget before
+NEAR = {
+    1.6e13: (
+        "2 freeze 0.5, 2 lora r=36, 3 lora r=36, 3 freeze 0.333, 1 full, 2 full, 2 freeze 1, 3 freeze 0.667, "
+        "4 lora r=36, 4 freeze 0.25, 3 freeze 1, 3 full, 3 lora r=72, 2 lora r=72, 1 lora r=36, 4 freeze 0.5, "
+        "6 lora r=36, 6 freeze 0.167, 4 full, 1 freeze 1, 4 lora r=72, 6 freeze 0.333"
+    ),
+}
 #: the search for learning rates is as dear as its deepest model and its longest horizon
 RATES = RateSearch(models=("smollm2-135m@1", "smollm2-135m@4"), steps=(60,), factor=2.5)
 
@@ -66,6 +80,24 @@ def plan(model: str, pairs: Path, tasks: Path, ledger: Path) -> None:
     print(f"stage {planned.stage}, {new} new runs, {planned.flop:.3g} FLOP; now: isoembed sweep run {ledger}")
 
 
+def near(ledger: Path, budget: float) -> None:
+    """Train the runs of NEAR at `budget`, in place of the budget's whole grid; once a core."""
+    request, folder = load_request(ledger), SweepFolder(ledger)
+    upto = request.budgets[: request.budgets.index(budget) + 1]
+    everything = request.model_copy(update={"budgets": upto, "allowance_flop": None, "prune": None})
+    planned = {
+        f"{run.recipe.model.depth} {run.recipe.method.label}": run.model_copy(update={"scored": False})
+        for run in explain(folder, everything).runs
+        if run.part.budget == budget
+    }
+    names = NEAR[budget].split(", ")
+    new = folder.add_runs([planned[name].model_copy(update={"order": 1000 + n}) for n, name in enumerate(names)])
+    print(f"{new} new runs, {sum(planned[name].recipe.flop for name in names):.3g} FLOP in all", flush=True)
+    torch.set_num_threads(1)
+    context = open_context(request, SWEEP_EXECUTION)
+    work(folder, lambda run, place: execute(run.recipe, place, context))
+
+
 def export(ledger: Path) -> None:
     print(export_study(ledger, RECORDS, ASKED))
 
@@ -76,6 +108,6 @@ def restore(pairs: Path, tasks: Path, ledger: Path) -> None:
 
 if __name__ == "__main__":
     app = typer.Typer(help=__doc__, add_completion=False)
-    for command in (plan, export, restore):
+    for command in (plan, near, export, restore):
         app.command()(command)
     app()
