@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from isoembed.core import InputError
+from isoembed.recipe import Options
+from isoembed.records import Ledger
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.request import SweepRequest
@@ -125,6 +127,23 @@ def test_ctrl_c_stops_the_runs_and_local_workers_go_on_from_their_checkpoints(
     work_here(ledger, threads=1)
     assert losses(ledger) == expected
     assert max(resumed_at) > 0
+
+
+def test_where_the_ledger_is_shared_larger_budgets_go_on_from_smaller_ones(
+    request_here: SweepRequest, cluster: Any, tmp_path: Path
+) -> None:
+    """On Ray every run of a ladder began anew, at its full price, and the trunks stayed for good."""
+    wsd = {"options": Options(schedule="wsd"), "methods": ("full",), "budgets": (3e8, 6e8), "min_steps": 3}
+    asked = request_here.model_copy(update=wsd)
+    ledger = tmp_path / "ledger"
+    plan_sweep(ledger, asked)
+    run_on_ray(ledger, address=cluster.address, shared=True, execution=EVERY_STEP, every_seconds=0.05)
+    short, longer = sorted(Ledger(ledger).records(), key=lambda record: record.tokens)
+    assert short.inherited is None
+    assert longer.inherited is not None
+    assert longer.inherited.key == short.key
+    assert not (ledger / "trunks").exists()
+    assert losses(ledger) == undisturbed(tmp_path / "here", asked, threads=1)
 
 
 def test_a_run_larger_than_every_node_is_refused(request_here: SweepRequest, cluster: Any, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def run_on_ray(
     cpus_per_run: also the threads a run trains with.
     gpus_per_run: 0 trains on the CPU; a fraction lets several runs share a GPU.
     shared: every node sees the ledger, the token stores and local models under the same paths.  Checkpoints then go to
-    the ledger; otherwise to the node's temporary folder, and die with it.
+    the ledger; otherwise to the node's temporary folder, and die with it, so that runs which extend others (of the
+    schedule wsd) begin anew, at their full price.
     watch: called about every `every_seconds`.
 
     Base models are opened on the nodes: they ship with isoembed, come from the hub, or lie under the same path.
@@ -272,7 +273,12 @@ class _Driver:
         if others:
             time.sleep(seconds)
             return True
-        return not stopping and (plan_sweep(self.folder.path)[1] > 0 or bool(open_runs(self.folder)))
+        if stopping:
+            return False
+        if plan_sweep(self.folder.path)[1] or open_runs(self.folder):
+            return True
+        self.folder.remove_trunks()
+        return False
 
     def abandon(self) -> None:
         """Give back whatever is still in flight."""

@@ -21,7 +21,7 @@ from isoembed.sweep.work import Failure
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import RunContext, execute
-from isoembed.workflows.sweep import tokenizer_of
+from isoembed.workflows.sweep import extend, tokenizer_of
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -48,12 +48,11 @@ def attempt_run(
             f"A shared ledger must lie under the same path on every node; {shared_ledger} does not. "
             "Mount it there, or run without sharing."
         )
+    folder = None if shared_ledger is None else SweepFolder(shared_ledger)
     try:
-        with (
-            scratch(own_folder(), "work-")
-            if shared_ledger is None
-            else nullcontext(SweepFolder(shared_ledger).work(attempt)) as place
-        ):
+        with scratch(own_folder(), "work-") if folder is None else nullcontext(folder.work(attempt)) as place:
+            if folder is not None:
+                extend(folder, run, place)
             return execute(run.recipe, place, context, scored=run.scored)
     except StoppedError:
         return None
