@@ -41,6 +41,7 @@ from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
+from trial_losses import TRIALS, in_place
 
 BATCH_PAIRS = 32
 #: of the untrained base: what a run on several blocks costs most of its time, and nobody asks for here
@@ -66,6 +67,7 @@ def variants(source: str | None) -> dict[str, Options]:
         "mask margin .1": Options(mask_margin=0.1),
         "average, decay .98": Options(ema_decay=0.98),
         "one source a batch": Options(batch_by="source"),
+        **dict.fromkeys(TRIALS, Options()),
     }
     if source is not None:
         taught = teacher(source)
@@ -240,7 +242,8 @@ def main() -> None:
         place = {"variant": variant, "model": name, "method": asked.method, "budget": flop, "seed": seed}
         if found.has(place):
             continue
-        found.add(place | measured(asked, known[variant], flop, seed, tasks))
+        with in_place(variant):
+            found.add(place | measured(asked, known[variant], flop, seed, tasks))
         print({**place, "loss": found.rows[-1]["loss"], "seconds": found.rows[-1]["seconds"]}, flush=True)
 
 

@@ -1,0 +1,80 @@
+"""Losses of others beside ours: what `quality.py` tries, in the place of `isoembed.training.loss.contrastive_loss`.
+
+They are no options of isoembed: what loses at equal compute, or cannot be told from the plain loss, stays here.
+
+Shape legend: B pairs of the batch, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch.nn import functional
+
+from isoembed.training import objective
+from isoembed.training.loss import contrastive_loss
+
+#: as EmbeddingGemma weighs its negatives (Vera et al. 2025, arXiv 2509.20354, section 2.2): exp(5 cos)
+HARDNESS = 5.0
+
+
+def trial_loss(
+    query_BD: torch.Tensor,
+    positive_BD: torch.Tensor,
+    temperature: float,
+    query_hash_B: torch.Tensor,
+    positive_hash_B: torch.Tensor,
+    *,
+    hardness: float = 0.0,
+    same_side: bool = False,
+    spread_out: float = 0.0,
+    **others: object,
+) -> torch.Tensor:
+    """The symmetric loss with one thing more, in nats.
+
+    hardness: a negative counts exp(hardness * cos) times in the sums, without a gradient through the weight.
+    same_side: a query is told apart from the other queries too, a positive from the other positives (Li et al. 2023,
+    GTE, arXiv 2308.03281, section 3.3).
+    spread_out: weight of the mean squared cosine of two queries and of two positives (Zhang et al. 2017, arXiv
+    1708.06320).
+    """
+    assert others.get("negative_MD") is None, "these losses know no hard negatives"
+    assert others.get("mask_margin") is None, "these losses leave nothing out by its score"
+    query_BD, positive_BD = (functional.normalize(side.float(), dim=-1) for side in (query_BD, positive_BD))
+    same_BB = (query_hash_B[:, None] == query_hash_B) | (positive_hash_B[:, None] == positive_hash_B)
+    own_BB = torch.eye(len(query_BD), dtype=torch.bool)
+    across_BB, queries_BB, positives_BB = query_BD @ positive_BD.T, query_BD @ query_BD.T, positive_BD @ positive_BD.T
+
+    def logits(cosine_BB: torch.Tensor, hidden_BB: torch.Tensor) -> torch.Tensor:
+        weight_BB = hardness * cosine_BB.detach()
+        return (cosine_BB / temperature + weight_BB.masked_fill(own_BB, 0.0)).masked_fill(hidden_BB, -torch.inf)
+
+    rows_BB, columns_BB = logits(across_BB, same_BB & ~own_BB), logits(across_BB.T, same_BB & ~own_BB)
+    if same_side:
+        rows_BB = torch.cat([rows_BB, logits(queries_BB, same_BB)], dim=1)
+        columns_BB = torch.cat([columns_BB, logits(positives_BB, same_BB)], dim=1)
+    target_B = torch.arange(len(query_BD))
+    loss = (functional.cross_entropy(rows_BB, target_B) + functional.cross_entropy(columns_BB, target_B)) / 2
+    if spread_out:
+        loss = loss + spread_out * (queries_BB[~own_BB].square().mean() + positives_BB[~own_BB].square().mean())
+    return loss
+
+
+TRIALS: dict[str, Callable[..., torch.Tensor]] = {
+    "hardness weights": partial(trial_loss, hardness=HARDNESS),
+    "same-side negatives": partial(trial_loss, same_side=True),
+    "spread-out": partial(trial_loss, spread_out=1.0),
+}
+
+
+@contextmanager
+def in_place(name: str) -> Iterator[None]:
+    """Within, training minimises the trial loss of that name; where none has it, what it minimises anyway."""
+    objective.contrastive_loss = TRIALS.get(name, contrastive_loss)
+    try:
+        yield
+    finally:
+        objective.contrastive_loss = contrastive_loss
