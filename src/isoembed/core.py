@@ -71,11 +71,14 @@ class Frozen(BaseModel):
 
 
 class _Words(Formatter):
-    """Also `{runs:@run}`: `1 run`, `1,200 runs`."""
+    """Also `{runs:@run}`: `1 run`, `1,200 runs`; and `{ratio:~}`: two digits as people write them, `.2g` up to 99, then
+    `620`, `12,000`."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec.startswith("@"):
             return number_of(value, format_spec[1:])
+        if format_spec == "~":
+            return f"{value:.2g}" if value < 99.5 else f"{float(f'{value:.2g}'):,.0f}"
         return str(super().format_field(value, format_spec))
 
 

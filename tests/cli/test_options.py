@@ -59,6 +59,19 @@ def test_a_help_page_says_every_option_within_80_columns(name: str) -> None:
     assert " cell" not in said
 
 
+@pytest.mark.parametrize("group", ["", "data", "sweep", "ledger"])
+def test_a_list_of_commands_says_whole_sentences_in_a_pipe(group: str) -> None:
+    """All 19 lines of the first page ended in three dots."""
+    done = CliRunner().invoke(app, [*group.split(), "-h"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0
+    assert max(map(len, done.output.splitlines())) <= 80
+    listed = " ".join(done.output.partition("Commands:")[2].split())
+    below: Any = typer.main.get_command(app)
+    for name, each in (below.commands[group] if group else below).commands.items():
+        first, *_ = re.split(r"(?<=\.) ", " ".join(each.help.split()))
+        assert f"{name} {first}" in listed
+
+
 def test_the_options_of_a_run_are_in_panels() -> None:
     """Into a pipe Click lists them all under one heading."""
     lines = CliRunner().invoke(app, ["run", "--help"]).output.splitlines()

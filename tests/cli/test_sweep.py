@@ -67,6 +67,19 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     )
 
 
+def test_limits_on_serving_are_a_plans_too(place: Path, tmp_path: Path) -> None:
+    """`recipe` had them and the plan of a sweep not: it spent on sizes that could not be served, and read their
+    weights."""
+    out = tmp_path / "limited"
+    limited = options(place, out)
+    printed = " ".join(ok(*limited, "--max-index-bytes", "200", "--dry-run").split())
+    assert "models nano-28k (nano)" in printed
+    assert "vectors wider than the limit for an index, at 6e+08 to 2.4e+09 FLOP: raise `--max-index-bytes`" in printed
+    planned = json.loads(ok(*limited, "--max-query-flop", "1", "--json"))
+    assert (planned["plan"]["cells"], planned["request"]["base_hashes"]) == ([], {})
+    assert "complete" in ok("sweep", "run", str(out))
+
+
 @pytest.mark.parametrize(
     ("more", "cache"),
     [

@@ -7,7 +7,7 @@ import json
 from isoembed.budget import Budget
 from isoembed.families import NANO
 from isoembed.recipe import PartialSetup
-from isoembed.recommendation.notes import RecipeNote
+from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.recommendation.result import Recommendation
 
@@ -35,6 +35,14 @@ def test_json_is_read_back_with_facts_or_of_before_there_were_any() -> None:
         sentences = {"basis", "known", "assumed", "warnings", "no_forecast"}
         assert read.model_dump(include=sentences) == found.model_dump(include=sentences)
         assert [each.remarks for each in read.runners_up] == [each.remarks for each in found.runners_up]
+
+
+def test_ratios_are_written_as_people_write_them() -> None:
+    """`6.2e+02 tokens per parameter`."""
+    for ratio, said in ((0.031, "0.031"), (20.0, "20"), (618.9, "620"), (99.7, "100"), (117_800.0, "120,000")):
+        assert (
+            note("assumed", "size-at-end", tokens_per_param=ratio, wanted="larger").describe().count(f" {said} tokens ")
+        )
 
 
 def test_facts_are_told_by_kind_and_code() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,25 @@ def test_every_question_has_its_figures(drawn: dict[str, Any]) -> None:
     for figure in drawn.values():
         assert figure.layout.meta["title"]
         assert len(figure.layout.meta["alt"]) > 40
+
+
+def test_what_is_open_comes_first(report_data: ReportData, drawn: dict[str, Any]) -> None:
+    """Of each question the page opens one figure: it was the law of bias, by the alphabet, and the smallest budget's
+    grid, of one size."""
+    assert list(replace(report_data, laws=None).groups) == ["full", "freeze", "lora"]
+    budgets = [float(each.removeprefix("lora-rank-")) for each in drawn if each.startswith("lora-rank-")]
+    assert len(budgets) > 1
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_a_band_of_sizes_has_steps_as_its_line_has(drawn: dict[str, Any]) -> None:
+    """Its edges ran straight from budget to budget, and the line of steps left it on the way."""
+    band, line = drawn["optimal-size-full"].data[:2]
+    half = len(band.x) // 2
+    for edge_x, edge_y in ((band.x[:half], band.y[:half]), (band.x[half:][::-1], band.y[half:][::-1])):
+        assert list(edge_x[::2]) == list(line.x)
+        assert all(a[1] == b[1] or a[0] == b[0] for a, b in pairwise(zip(edge_x, edge_y, strict=True)))
+    assert len({*band.y}) > 2
 
 
 def test_one_figure_is_drawn_without_the_others(report_data: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from isoembed.families import NANO
 from isoembed.recipe import DataStats
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
+from isoembed.recommendation.result import Recommendation
 from isoembed.report.terminal.outcome import fraction, recipe_text, result_text, shortened, verdict
 from isoembed.training.callbacks import ProgressBar, StepFacts
 from tests.sweep.fake import recipe, record
@@ -69,6 +70,30 @@ def test_fractions_and_shortened_lines() -> None:
     assert [fraction(value) for value in (0.2494, 1.0, 0.0)] == [".249", "1.000", ".000"]
     assert shortened("a few words") == "a few words"
     assert shortened("word, " * 40, 20) == "word, word ..."
+
+
+def of_own_pairs(unique_pairs: int | None = None) -> Recommendation:
+    """A recommendation without notes, on data of a short name."""
+    advice = recommend(Request.of(1e12, NANO))
+    data = advice.recipe.data.model_copy(update={"source": "own.jsonl", "pairs": 1000})
+    made = advice.recipe.model_copy(update={"data": data, "unique_pairs": unique_pairs})
+    return advice.model_copy(update={"recipe": made, "notes": ()})
+
+
+def test_a_line_that_is_cut_says_where_it_is_whole() -> None:
+    """Nothing on the screen said that there was more, or how to see it."""
+    asked = "--explain says more"
+    assert not any("says more" in line for line in printed(recipe_text(of_own_pairs(), ["short"], more=asked)))
+    lines = printed(recipe_text(of_own_pairs(), ["long " * 30], more=asked))
+    assert lines[-1].split() == ["More", *asked.split()]
+
+
+@pytest.mark.parametrize(("share", "said"), [(1.0, "1 epoch"), (2.0, "0.5 epochs"), (0.004, "250 epochs")])
+def test_one_epoch_is_no_epochs(share: float, said: str) -> None:
+    """`1 epochs`, `2.5e+02 epochs`; share: unique pairs over those that are trained on."""
+    made = of_own_pairs(round(share * of_own_pairs().recipe.pairs))
+    line = next(line for line in printed(recipe_text(made, [])) if line.startswith("Data"))
+    assert line.endswith(f"; {said}")
 
 
 def facts(step: int) -> StepFacts:

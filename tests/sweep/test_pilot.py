@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.records import FailedRun
+from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
     PILOT_METHODS,
@@ -76,6 +79,21 @@ def test_stays_within_its_allowance_and_stops_in_words(asked: SweepRequest, plan
     assert plan.pilot.why
     assert len(plan.runs) >= LEAST_RUNS
     assert all(pilot_stage(run) and run.recipe.steps >= 100 for run in plan.runs)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("max_params", 60_000), ("max_index_bytes", 4 * 64)])
+def test_a_limit_on_sizes_holds_for_what_is_decided_and_what_is_run(limit: str, most: float) -> None:
+    """A pilot decided for a size that could not be served."""
+    limited = pilot().model_copy(update={limit: most})
+    left = {size.name for size in limited.sizes}
+    assert 0 < len(left) < len(limited.models)
+    assert {each.model.name for each in candidates(limited).values()} <= left
+    assert {run.recipe.model.name for run in complete(limited).runs} <= left
+    said = io.StringIO()
+    Console(file=said, width=200).print(pilot_text(limited, PilotPlanner(limited, []).plan(), None))
+    assert f"{len(left)} of {len(limited.family.models)} sizes are left, up to " in said.getvalue()
+    with pytest.raises(InputError, match=f"`{limit}` must leave a model"):
+        candidates(limited.model_copy(update={limit: 1}))
 
 
 def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None:

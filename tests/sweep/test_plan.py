@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from isoembed.families import NANO, PYTHIA
+from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
 from isoembed.recipe import Options, Setup
 from isoembed.records import FailedRun, Ledger
@@ -15,7 +17,7 @@ from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Outcome, Plan, Planner, variants
 from isoembed.sweep.request import RateSearch, SweepRequest
-from isoembed.sweep.stage import RATES, Stage
+from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request
 
 
@@ -77,6 +79,48 @@ def test_other_methods_are_swept_over_the_same_ranks() -> None:
     runs = Planner(request(methods=("norms", "lora-top"), pooling="max"), []).plan().runs
     assert {run.recipe.method.name for run in runs} == {"norms", "lora-top"}
     assert {run.recipe.pooling for run in runs} == {"max"}
+
+
+LIMITS = [
+    ("max_params", 60_000, lambda size: size.params),
+    ("max_index_bytes", 4 * 64, lambda size: 4 * size.hidden),
+    ("max_query_flop", 2 * 20 * 60_000, lambda size: 2 * 20 * size.params),  # queries of 20 tokens
+]
+
+
+@pytest.mark.parametrize(("limit", "most", "measure"), LIMITS, ids=[name for name, *_ in LIMITS])
+def test_sizes_above_a_limit_are_left_out_by_reason(
+    limit: str, most: float, measure: Callable[[ModelSpec], float]
+) -> None:
+    """A sweep spent its allowance on sizes that could not be served; and searched for rates on them."""
+    free = request(rates=SEARCH, seeds=(0, 1))
+    asked = request(rates=SEARCH, seeds=(0, 1), **{limit: most})
+    left = {size.name for size in map(NANO.model, asked.models) if measure(size) <= most}
+    assert 0 < len(left) < len(asked.models)
+    plan = complete(asked)
+    assert {run.recipe.model.name for run in plan.runs} == left
+    searched = {run.recipe.model.name for run in plan.runs if run.part == RATES}
+    assert (searched <= left, len(searched)) == (True, min(3, len(left)))  # not one of three, where the others are out
+    out = [skip for skip in plan.skipped if skip.kind == limit]
+    assert {skip.model for skip in out} == set(asked.models) - left
+    grid = sum(
+        len(variants(name, NANO.model(model), 2.0)) for name in asked.methods for model in set(asked.models) - left
+    )
+    assert len(out) == grid * len(asked.budgets)
+    assert not any("{" in skip.why for skip in out)
+    kept = [run.key for run in Planner(request(**{limit: most}), []).plan().runs]
+    every = Planner(request(), []).plan().runs
+    assert set(kept) == {run.key for run in every if run.recipe.model.name in left}  # a limit is in no run's key
+    assert {f"`{limit}`"} <= set(REMEDIES[limit].replace(",", "").split())  # type: ignore[index]
+    assert limit in asked.differences(free)
+    nothing = Planner(request(rates=SEARCH, seeds=(0, 1), **{limit: 1}), []).plan()
+    assert (nothing.runs, nothing.complete) == ((), True)
+
+
+def test_narrower_matryoshka_keeps_a_wide_size() -> None:
+    narrow = request(max_index_bytes=4 * 32, options=Options(matryoshka=(32,)))
+    assert [size.name for size in narrow.sizes] == list(narrow.models)
+    assert 0 < len(request(max_index_bytes=4 * 32).sizes) < len(narrow.models)
 
 
 def test_each_stage_waits_for_the_one_before() -> None:

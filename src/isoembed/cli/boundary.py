@@ -21,7 +21,16 @@ from isoembed.core import LARGEST, InputError, from_os_error, from_validation, n
 _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
-class Bounded(TyperGroup):
+class Commands(TyperGroup):
+    """Commands, each with the first sentence of what it does, whole in a pipe too."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        shown = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(each.help or "")) for name, each in shown if each is not None])
+
+
+class Bounded(Commands):
     """The commands, each option and argument of theirs held to `within`; complaints of Typer's are raised, not
     printed."""
 
@@ -62,6 +71,10 @@ class Command(TyperCommand):
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def names_of(command: Any) -> dict[str, tuple[Any, bool]]:

@@ -30,7 +30,7 @@ from isoembed.cli import (
 )
 from isoembed.cli import eval as evaluation
 from isoembed.cli import fit as fitting
-from isoembed.cli.boundary import Bounded, Command
+from isoembed.cli.boundary import Bounded, Command, Commands
 from isoembed.cli.groups import grouped
 from isoembed.core import InputError
 
@@ -84,7 +84,7 @@ ABOUT = {
 
 def _assemble() -> None:
     for group, commands in COMMANDS.items():
-        place = app if group is None else typer.Typer(no_args_is_help=True, help=ABOUT[group])
+        place = app if group is None else typer.Typer(cls=Commands, no_args_is_help=True, help=ABOUT[group])
         for name, command in commands.items():
             place.command(name, cls=Command)(grouped(command))
         if group is not None:

@@ -447,12 +447,11 @@ class LawOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitOptions:
-    """What limits the choice, beside the budget."""
+class SizeLimitOptions:
+    """What limits the sizes to choose from."""
 
     panel: ClassVar[str] = "Model"
 
-    methods: Annotated[str | None, typer.Option(help="methods allowed, as full,lora")] = None
     max_params: Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")] = None
     max_index_bytes: Annotated[
         float | None,
@@ -461,6 +460,13 @@ class LimitOptions:
     max_query_flop: Annotated[
         float | None, typer.Option(help="most FLOP to embed a query of mean length: 2 N a token")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions(SizeLimitOptions):
+    """What limits the choice, beside the budget."""
+
+    methods: Annotated[str | None, typer.Option(help="methods allowed, as full,lora")] = None
     serving_tokens: Annotated[
         float,
         typer.Option(

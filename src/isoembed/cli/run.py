@@ -158,7 +158,8 @@ def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Contex
         console.print(section("Recipe"), recommendation_text(shown, asked.budget.gpu), section("Data"))
         console.print("\n".join(notes), markup=False)
     elif not console.quiet:
-        console.print(recipe_text(shown, notes, None if device is None else matrix_speed(device)))
+        speed = None if device is None else matrix_speed(device)
+        console.print(recipe_text(shown, notes, speed, more="--explain says whole the lines that end in dots"))
 
 
 class ChosenRecipe:

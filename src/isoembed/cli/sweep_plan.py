@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -14,7 +14,7 @@ from isoembed.cli import parse, terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions
 from isoembed.cli.models import suite
-from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions
+from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions, SizeLimitOptions
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.methods import names
@@ -127,6 +127,7 @@ class SweepOptions:
 
     cost: CostOptions
     grid: GridOptions
+    limits: SizeLimitOptions
     data: PairsOptions
     setup: SetupOptions
     runs: RunOptions
@@ -205,6 +206,7 @@ def _pilot_request(
 ) -> SweepRequest:
     from isoembed.encoder.precision import precision_named
     from isoembed.sweep.pilot import PILOT_METHODS
+    from isoembed.sweep.request import SweepRequest
     from isoembed.workflows.pilot import pilot_draft, prepare_pilot
 
     target, methods = parse.number(asked.cost.target or "", "--target"), asked.grid.methods
@@ -215,8 +217,8 @@ def _pilot_request(
         target,
         parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
     )
-    limits = {"max_bytes": _most_bytes(asked), "rates": _rates(asked.runs.rate_steps or "none", models)}
-    draft = draft.model_copy(update=limits)
+    rates = _rates(asked.runs.rate_steps or "none", models)
+    draft = SweepRequest(**{**dict(draft), **asdict(asked.limits), "max_bytes": _most_bytes(asked), "rates": rates})
     budgets = None if asked.cost.budgets is None else parse.budgets(asked.cost.budgets)
     precision = precision_named(asked.runs.precision)
     return prepare_pilot(draft, asked.data.value(), cache=tokens, budgets=budgets, precision=precision)
@@ -248,6 +250,7 @@ def _grid_request(
         prune=asked.grid.prune or None,
         rates=_rates(runs.rate_steps or ("" if setup.options.schedule == "wsd" else "100,300"), models),
         max_bytes=_most_bytes(asked),
+        **asdict(asked.limits),
         allowance_flop=flop,
         allowance_seconds=seconds,
         tasks=tuple(str(place.expanduser().absolute()) for place in asked.output.task or ()),
@@ -265,13 +268,12 @@ def _most_bytes(asked: SweepOptions) -> float:
 def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
     """The search for learning rates on up to three of the models, at the smallest budget where no steps are named; None
     where there is to be none."""
-    from isoembed.sweep.request import RateSearch
+    from isoembed.sweep.request import RateSearch, some_of
 
     if steps == "none":
         return None
-    some = models[:: max(1, (len(models) - 1) // 2)][:3]
     horizons = parse.numbers(steps, "--rate-steps") if steps else ()
-    return RateSearch(models=some, steps=tuple(map(int, horizons)))
+    return RateSearch(models=some_of(models), steps=tuple(map(int, horizons)))
 
 
 def _chosen_methods(text: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class DataNote(Note):
         "groups-too-large": ("No group is small enough to be held out whole; pairs of one group lie on both sides.",),
         "of-heldout-groups": ("{pairs} pairs belong to held-out groups and are not used.",),
         "overlap": ("Overlap", "{pairs} training pairs dropped, a text of theirs is held out too."),
-        "few-heldout": ("{pairs} held-out pairs, {wanted} wanted", "losses compare less sharply."),
+        "few-heldout": ("{pairs:,} held-out pairs, {wanted:,} wanted", "losses compare less sharply."),
         # hard negatives, batches
         "negatives": ("{negatives} hard negatives, {each:.2f} a pair.",),
         "negatives-heldout": ("{negatives} hard negatives left out", "they are texts of held-out pairs."),

@@ -14,15 +14,61 @@ from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.methods import Method, names
 from isoembed.recipe import DataStats, Setup
 
+LimitName = Literal["max_params", "max_index_bytes", "max_query_flop"]
+
 #: limit -> what it bounds of a size, and in what unit
-_SIZE_LIMITS: dict[str, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
+_SIZE_LIMITS: dict[LimitName, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
     "max_params": (lambda size, *_: size.params, "non-embedding parameters"),
     "max_index_bytes": (lambda size, setup, _: 4 * min([size.hidden, *setup.options.matryoshka]), "bytes a vector"),
     "max_query_flop": (lambda size, _, data: 2 * size.params * data.query_tokens, "FLOP a query"),
 }
 
 
-class Constraints(Frozen):
+class SizeLimits(Frozen):
+    """How large, how wide and how dear to ask a model may be; None limits nothing."""
+
+    max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
+    max_index_bytes: float | None = Field(
+        None, gt=0, le=1e24, description="most bytes that a document's vector takes in an index, in fp32"
+    )
+    max_query_flop: float | None = Field(
+        None, gt=0, le=1e24, description="most FLOP that embedding a query of mean length takes, 2 N a token"
+    )
+
+    @property
+    def size_limits(self) -> list[LimitName]:
+        """Names of the limits on sizes that are set."""
+        return [name for name in _SIZE_LIMITS if getattr(self, name) is not None]
+
+    def broken_by(self, size: ModelSpec, setup: Setup, data: DataStats) -> LimitName | None:
+        """Name of the first of these limits that `size` is above; None where it is within all.
+
+        Of Matryoshka embeddings the narrowest that are trained count.
+        """
+        return next(
+            (name for name in self.size_limits if _SIZE_LIMITS[name][0](size, setup, data) > getattr(self, name)), None
+        )
+
+    def within(self, family: Family, sizes: Sequence[ModelSpec], setup: Setup, data: DataStats) -> list[ModelSpec]:
+        """Those of `sizes` that no limit leaves out, in their order.
+
+        Raises InputError, naming a limit, where none is left.
+        """
+        left = list(sizes)
+        for name in self.size_limits:
+            limit, (measure, of) = getattr(self, name), _SIZE_LIMITS[name]
+            values = [measure(size, setup, data) for size in left]
+            left = [size for size, value in zip(left, values, strict=True) if value <= limit]
+            if not left:
+                raise InputError(
+                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is "
+                    f"{min(values):,.6g} {of}, "
+                    f"above {limit:,.6g}. Raise it, or choose another family."
+                )
+        return left
+
+
+class Constraints(SizeLimits):
     """Limits on a recommendation; the default limits nothing but the repetition of data: one epoch at most."""
 
     device_memory: float | str | None = Field(None, description="bytes, or a device's name: training must fit")
@@ -34,13 +80,6 @@ class Constraints(Frozen):
         None,
         description="none: at most one epoch; else repeat, each repetition worth less: by the R* of pretraining "
         "(muennighoff), or by the law's own (measured); default: by the law's own where it has one",
-    )
-    max_params: int | None = Field(None, ge=1, le=LARGEST, description="largest model, in non-embedding parameters")
-    max_index_bytes: float | None = Field(
-        None, gt=0, le=1e24, description="most bytes that a document's vector takes in an index, in fp32"
-    )
-    max_query_flop: float | None = Field(
-        None, gt=0, le=1e24, description="most FLOP that embedding a query of mean length takes, 2 N a token"
     )
     methods: tuple[str, ...] | None = Field(None, min_length=1, description="names of the methods allowed")
     serving_tokens: float = Field(
@@ -77,11 +116,6 @@ class Constraints(Frozen):
         memory = self.device_memory
         return device_named(memory).memory_bytes if isinstance(memory, str) else memory
 
-    @property
-    def size_limits(self) -> list[str]:
-        """Names of the limits on sizes that are set."""
-        return [name for name in _SIZE_LIMITS if getattr(self, name) is not None]
-
     def allows(self, method: Method) -> bool:
         """Whether `method` may be used."""
         return self.methods is None or method.name in self.methods
@@ -91,25 +125,6 @@ class Constraints(Frozen):
         if self.pairs is None or (data.pairs is not None and data.pairs <= self.pairs):
             return data
         return data.model_copy(update={"pairs": self.pairs})
-
-    def within(self, family: Family, sizes: Sequence[ModelSpec], setup: Setup, data: DataStats) -> list[ModelSpec]:
-        """Those of `sizes`, smallest first, that are as small, as narrow and as cheap to ask as these limits say.
-
-        Of Matryoshka embeddings the narrowest that are trained count.  Raises InputError, naming a limit, where none is
-        left.
-        """
-        left = list(sizes)
-        for name in self.size_limits:
-            limit, (measure, of) = getattr(self, name), _SIZE_LIMITS[name]
-            values = [measure(size, setup, data) for size in left]
-            left = [size for size, value in zip(left, values, strict=True) if value <= limit]
-            if not left:
-                raise InputError(
-                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is "
-                    f"{min(values):,.6g} {of}, "
-                    f"above {limit:,.6g}. Raise it, or choose another family."
-                )
-        return left
 
     def training_flop(self, flop: float, model: ModelSpec) -> float:
         """What serving leaves of `flop` for training `model`: C - 2 N T, forward FLOP of T tokens (Sardana et al. 2023,

@@ -18,9 +18,9 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "default-method": ("full fine-tuning by default",),
     "published-rule": ("the paper's rule",),
     "by-data": ("size by the data", "at equal data the largest model is best (paper, appendix D)"),
-    "at-end": ("size a guess", "the {end} affordable, {tokens_per_param:.2g} tokens per parameter"),
+    "at-end": ("size a guess", "the {end} affordable, {tokens_per_param:~} tokens per parameter"),
     "provisional": (
-        "size a guess by the provisional rule of {tokens_per_param:.2g} tokens per parameter",
+        "size a guess by the provisional rule of {tokens_per_param:~} tokens per parameter",
         "{pilot}",
     ),
     "by-law": ("the {law} law measured on {family}", "least expected loss of {candidates}"),
@@ -39,22 +39,22 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "lora-alpha": ("LoRA alpha {alpha:g}", "the paper states none"),
     "size-by-data": (
         "size",
-        "the data end before {tokens_per_param:.2g} tokens per parameter; the largest model that the budget takes "
+        "the data end before {tokens_per_param:~} tokens per parameter; the largest model that the budget takes "
         "through all of them, unmeasured here",
     ),
     "size-at-end": (
         "size, a guess",
-        "the provisional rule of {tokens_per_param:.2g} tokens per parameter asks for a {wanted} model than there is; "
+        "the provisional rule of {tokens_per_param:~} tokens per parameter asks for a {wanted} model than there is; "
         "take another family",
     ),
     "size-limited": (
         "size, a guess",
-        "the provisional rule of {tokens_per_param:.2g} tokens per parameter asks for a {wanted} model than its limits "
+        "the provisional rule of {tokens_per_param:~} tokens per parameter asks for a {wanted} model than its limits "
         "(memory, size) leave; raise them",
     ),
     "size-provisional": (
         "size, a guess",
-        "{rule}; {either} may be as good or better: unmeasured between {low:.2g} and {high:.2g} tokens per parameter",
+        "{rule}; {either} may be as good or better: unmeasured between {low:~} and {high:~} tokens per parameter",
     ),
     # cost and settings
     "cost": ("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",),

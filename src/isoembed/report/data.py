@@ -169,8 +169,13 @@ class ReportData:
 
     @cached_property
     def groups(self) -> dict[str | None, Group]:
-        """The points behind each law by its method; those of the default law where there is none; empty of laws
-        alone."""
+        """The points behind each law by its method, in the package's order; those of the default law where there is
+        none; empty of laws alone."""
+        order = {name: place for place, name in enumerate(self.methods)}
+        found = self._groups()
+        return dict(sorted(found.items(), key=lambda each: order[self.drawn(each[1])[0].recipe.method.name]))
+
+    def _groups(self) -> dict[str | None, Group]:
         if not self.records:
             return {}
         if self.laws is None:

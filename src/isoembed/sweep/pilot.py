@@ -23,7 +23,7 @@ from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, 
 from isoembed.pilot.start import START_MOST, START_SHARE, methods_paid_for
 from isoembed.recipe import Recipe
 from isoembed.recommendation.constraints import Constraints
-from isoembed.recommendation.request import MIN_STEPS, Request
+from isoembed.recommendation.request import MIN_STEPS, CompleteRequest, Request
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, variants
@@ -47,10 +47,7 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
     if request.target_flop is None or request.allowance_flop is None:
         raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
     tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
-    cheapest = min(
-        pilot_methods(request, model)[0].cost(model).flop_per_token * tokens
-        for model in map(request.family.model, request.models)
-    )
+    cheapest = min(pilot_methods(request, model)[0].cost(model).flop_per_token * tokens for model in request.sizes)
     lowest = 1.02 * cheapest  # a step more than needed: recipes round
     highest = max(LARGEST_SHARE * request.allowance_flop, lowest)
     steps = math.floor(math.log(highest / lowest) / math.log(BUDGET_FACTOR) + 1e-9)
@@ -71,14 +68,9 @@ def middle(name: str, model: ModelSpec, alpha_per_rank: float) -> Method:
 def candidates(request: SweepRequest) -> dict[str, Recipe]:
     """What could be run at the target budget, by name: a pilot decides between these."""
     assert request.target_flop is not None
-    asked = Request(
-        budget=Budget.parse(repr(request.target_flop)),
-        family=request.family,
-        data=request.data,
-        constraints=Constraints(device_memory=request.max_bytes),
-    ).complete(request.setup)
+    asked = _asked(request)
     found: dict[str, Recipe] = {}
-    for model in request.family.models:
+    for model in asked.models:
         for method in pilot_methods(request, model):
             try:
                 recipe = asked.recipe(request.target_flop, model, method, most_epochs=1.0)
@@ -91,6 +83,27 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
             f"The target budget must pay for {MIN_STEPS} steps of a model; {request.target_flop:.3g} FLOP do not."
         )
     return found
+
+
+def pilot_sizes(request: SweepRequest) -> tuple[ModelSpec, ...]:
+    """The sizes that a pilot decides between, smallest first: those that no limit leaves out.  Raises InputError where
+    that leaves none."""
+    return _asked(request).models
+
+
+def _asked(request: SweepRequest) -> CompleteRequest:
+    """The recommendation that a pilot is run for."""
+    return Request(
+        budget=Budget.parse(repr(request.target_flop)),
+        family=request.family,
+        data=request.data,
+        constraints=Constraints(
+            device_memory=request.max_bytes,
+            max_params=request.max_params,
+            max_index_bytes=request.max_index_bytes,
+            max_query_flop=request.max_query_flop,
+        ),
+    ).complete(request.setup)
 
 
 def pilot_target(request: SweepRequest) -> PilotTarget:

@@ -35,7 +35,7 @@ from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import unfit
-from isoembed.sweep.request import RateSearch, SweepRequest
+from isoembed.sweep.request import RateSearch, SweepRequest, some_of
 from isoembed.sweep.stage import (
     NOISE,
     RATES,
@@ -100,7 +100,7 @@ class Planner:
 
     def __init__(self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]]) -> None:
         self.request = request
-        self.models = [request.family.model(name) for name in request.models]
+        self.models = request.sizes
         self.outcomes = {run.key: outcome for run, outcome in done}
         self.runs: dict[str, PlannedRun] = {}
         #: of those that differ in their length alone, the longest whose trunk is kept
@@ -161,14 +161,20 @@ class Planner:
 
     def _rate_runs(self, search: RateSearch) -> list[PlannedRun]:
         runs = []
-        for name in search.models:
-            model = self.request.family.model(name)
+        for model in self._rate_models(search):
             for method in self._rate_methods(model):
                 for flop, steps in self._horizons(search, model, method):
                     centre = self._prior_rate(model, method, steps)
                     for power in (-1, 0, 1):
                         runs += self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
         return sorted(runs, key=lambda run: run.recipe.flop)
+
+    def _rate_models(self, search: RateSearch) -> list[ModelSpec]:
+        """The models of the search; where a limit leaves one of them out, some of those that are left."""
+        names: tuple[str, ...] = search.models
+        if {size.name for size, _ in self.request.left_out} & set(names):
+            names = some_of(tuple(model.name for model in self.models))
+        return [self.request.family.model(name) for name in names]
 
     def _horizons(self, search: RateSearch, model: ModelSpec, method: Method) -> list[tuple[float, int]]:
         """FLOP and steps of the runs that look for a rate."""
@@ -207,6 +213,8 @@ class Planner:
 
     def _noise_runs(self) -> list[PlannedRun]:
         """Every method's middle hyperparameter, and full once more on another size, with all seeds."""
+        if not self.models:
+            return []
         budget = self.request.budgets[1]
         middle = self.models[len(self.models) // 3]
         chosen: list[PlannedRun] = []
@@ -219,6 +227,7 @@ class Planner:
     def _budget_runs(self, index: int, budget: float) -> list[PlannedRun]:
         runs = []
         for name in self.request.methods:
+            self._leave_out(name, budget)
             best = self._best(name, self.request.budgets[:index]) if index >= 2 and self.request.prune else None
             for model in self.models:
                 for method in variants(name, model, self.request.alpha_per_rank):
@@ -227,6 +236,21 @@ class Planner:
                         continue
                     runs += self._planned(model, method, budget, Stage(kind="budget", budget=budget), scored=True)
         return sorted(runs, key=lambda run: self._distance(run, index))
+
+    def _leave_out(self, name: str, budget: float) -> None:
+        """Entries in `skipped` for the runs of a method on sizes above a limit."""
+        request = self.request
+        for model, limit in request.left_out:
+            why = skip(
+                limit,
+                most=getattr(request, limit),
+                params=model.params,
+                hidden=model.hidden,
+                query_tokens=request.data.query_tokens,
+                flop=2 * model.params * request.data.query_tokens,
+            )
+            for method in variants(name, model, request.alpha_per_rank):
+                self._skip(model, method, budget, why)
 
     def _replicates(self) -> list[PlannedRun]:
         """The best few runs of the highest budget, whatever their method, with the other seeds."""

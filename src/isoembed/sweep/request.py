@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from isoembed.core import LARGEST, Frozen, InputError, write_once
-from isoembed.families.base import Family
+from isoembed.families.base import Family, ModelSpec
 from isoembed.recipe import DataStats, PartialSetup, Precision, Setup
+from isoembed.recommendation.constraints import LimitName, SizeLimits
 from isoembed.sweep.repetition import MAX_PAIR_EPOCHS
 from isoembed.sweep.variations import Variation
 
@@ -27,7 +28,12 @@ class RateSearch(Frozen):
     factor: float = Field(2.5, gt=1)
 
 
-class SweepRequest(Setup):
+def some_of(models: tuple[str, ...]) -> tuple[str, ...]:
+    """Up to three of these, evenly spread: a search for learning rates runs on them."""
+    return models[:: max(1, (len(models) - 1) // 2)][:3]
+
+
+class SweepRequest(SizeLimits, Setup):
     """What a sweep was asked for; `sweep.json`."""
 
     format: Literal[1] = 1
@@ -78,6 +84,21 @@ class SweepRequest(Setup):
     def branches(self) -> bool:
         """Whether larger budgets extend the runs of smaller ones: at their rate, with their warm-up."""
         return self.options.schedule == "wsd" and self.target_flop is None
+
+    @property
+    def sizes(self) -> list[ModelSpec]:
+        """Those of the models that no limit on sizes leaves out."""
+        return [size for size in self._all_sizes if self.broken_by(size, self, self.data) is None]
+
+    @property
+    def left_out(self) -> list[tuple[ModelSpec, LimitName]]:
+        """The other models, each with the name of the limit that it is above."""
+        broken = [(size, self.broken_by(size, self, self.data)) for size in self._all_sizes]
+        return [(size, limit) for size, limit in broken if limit is not None]
+
+    @property
+    def _all_sizes(self) -> list[ModelSpec]:
+        return [self.family.model(name) for name in self.models]
 
     @model_validator(mode="after")
     def _pilot_has_an_allowance(self) -> Self:

@@ -84,7 +84,6 @@ def prepare_pilot(
     precision: as in `prepare_request`.
     Raises PilotTooSmallError where the allowance does not pay for the runs that a recommendation needs.
     """
-    family = request.family
     pairs = data.prepare(tokenizer_of(request), request, cache=cache)
     if not len(pairs.heldout):
         raise InputError("A pilot compares losses on held-out pairs, and the data leave none; give `heldout`.")
@@ -93,7 +92,7 @@ def prepare_pilot(
     step_tokens = request.batch_pairs * pairs.stats.tokens_per_pair
     names = [
         model.name
-        for model in map(family.model, request.models)
+        for model in request.sizes
         if any(
             method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= grid[-1]
             for method in pilot_methods(request, model)

@@ -24,6 +24,7 @@ from isoembed.encoder.pooling import pool
 from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
+from isoembed.families.base import ModelSpec
 from isoembed.methods import Full
 from isoembed.recipe import Precision, Recipe, price_of, solve
 from isoembed.records import RunRecord
@@ -64,11 +65,11 @@ def prepare_request(
     data = data.absolute()  # the sweep may be run from another folder
     tokenizer = tokenizer_of(request)
     pairs = data.prepare(tokenizer, request, cache=cache)
+    request = request.model_copy(update={"data": pairs.stats})
     hashes = {}
-    for name in request.models:
-        spec = request.family.model(name)
-        base = load_model(spec.source, depth=spec.depth)
-        hashes[name] = weights_hash(base)
+    for size in request.sizes:  # weights that a limit leaves out are not asked for
+        base = load_model(size.source, depth=size.depth)
+        hashes[size.name] = weights_hash(base)
         if any(setup.options.bidirectional for setup in settings):
             attend_both_ways(base)  # refused before anything is planned, where it is
     fields = {name: getattr(data, name) for name in DataOptions.__dataclass_fields__}
@@ -77,7 +78,6 @@ def prepare_request(
             del fields[name]  # as in requests of before there was such a field, which are to stay the same
     return request.model_copy(
         update={
-            "data": pairs.stats,
             "base_hashes": hashes,
             "precision": _for_all(request) if precision == "auto" else precision or request.precision,
             "data_options": {**fields, "cache": str(cache.resolve())},
@@ -87,7 +87,7 @@ def prepare_request(
 
 def _for_all(request: SweepRequest) -> Precision:
     device = SWEEP_EXECUTION.torch_device()
-    found = {fastest(device, request.family.model(name).hidden) for name in request.models}
+    found = {fastest(device, size.hidden) for size in request.sizes}
     return "bf16" if found == {"bf16"} else "fp32"
 
 
@@ -100,26 +100,26 @@ def measure_pace(request: SweepRequest, *, steps: int = 3) -> dict[str, object]:
     subprocess.run([sys.executable, "-c", f"import {__name__}"], check=False)
     startup = time.perf_counter() - began
     speeds, beside = {}, {}
-    for name in request.models:
+    for size in request.sizes:
         try:
-            recipe = _timed_recipe(request, name, steps)
+            recipe = _timed_recipe(request, size, steps)
         except InputError:  # no run of this model will be planned, and the plan says why
             continue
         speed = measure_speed(recipe, context.data, execution, steps=steps)
-        speeds[name] = speed.flop_per_second
-        beside[name] = speed.setup_seconds + speed.heldout_seconds
+        speeds[size.name] = speed.flop_per_second
+        beside[size.name] = speed.setup_seconds + speed.heldout_seconds
         startup += speed.heldout_seconds  # of the untrained model, once a worker
     return {"speeds": speeds, "run_seconds": beside, "startup_seconds": startup}
 
 
-def _timed_recipe(request: SweepRequest, model: str, steps: int) -> Recipe:
-    """Full fine-tuning of `model` for `steps` steps and the one before them."""
-    method, spec, data = Full(), request.family.model(model), request.data
+def _timed_recipe(request: SweepRequest, size: ModelSpec, steps: int) -> Recipe:
+    """Full fine-tuning of `size` for `steps` steps and the one before them."""
+    method, data = Full(), request.data
     tokens = (steps + 1) * request.batch_pairs * data.tokens_per_pair
-    flop = price_of(method.cost(spec), request.options, data).flop(tokens)
-    rate = request.family.peak_rate(spec, method, steps=steps + 1)[0]
-    recipe = solve(flop, spec, method, rate, request.setup, data, family=request.family.name)
-    return recipe.model_copy(update={"base_hash": request.base_hashes.get(model)})
+    flop = price_of(method.cost(size), request.options, data).flop(tokens)
+    rate = request.family.peak_rate(size, method, steps=steps + 1)[0]
+    recipe = solve(flop, size, method, rate, request.setup, data, family=request.family.name)
+    return recipe.model_copy(update={"base_hash": request.base_hashes.get(size.name)})
 
 
 def tokenizer_of(request: SweepRequest) -> PreTrainedTokenizerFast:

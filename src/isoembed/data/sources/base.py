@@ -70,9 +70,11 @@ class Source(ABC):
             yield pair
         if empty:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.skipped.items()))
+            if not reasons:
+                raise InputError(f"A source must hold at least one good pair; {self.label} is empty. Name another.")
             raise InputError(
-                f"A source must hold at least one good pair; {self.label} has none"
-                f"{f' (skipped {reasons})' if reasons else ''}. Mend it; `on_bad_rows=error` names the first fault."
+                f"A source must hold at least one good pair; {self.label} has none (skipped {reasons}). Mend it; "
+                "`on_bad_rows=error` names the first fault."
             )
 
 

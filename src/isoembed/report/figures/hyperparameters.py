@@ -1,6 +1,6 @@
 """Figures 3 and 5 of the paper: loss against the active share of the blocks and against the LoRA rank, a line per size.
 
-One figure per budget.
+One figure per budget, the largest first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _lines(
     report_data: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
 ) -> Drawings:
     found: Drawings = {}
-    for flop, cells in report_data.by_budget(lambda cell: cell.method == method):
+    for flop, cells in reversed(report_data.by_budget(lambda cell: cell.method == method)):
         of_size = {
             model.name: sorted((cell for cell in cells if cell.model.name == model.name), key=setting)
             for model in report_data.models

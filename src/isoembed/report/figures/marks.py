@@ -131,7 +131,8 @@ def best_sizes(
     value = [_known(params.value) for _, params in expected]
     low = [middle if params.low is None else params.low for (_, params), middle in zip(expected, value, strict=True)]
     high = [middle if params.high is None else params.high for (_, params), middle in zip(expected, value, strict=True)]
-    made.add_trace(band(at, low, high, style.colour, f"{name}, 95 %", group))
+    edges = [*at[:1], *(flop for flop in at[1:] for _ in range(2))]
+    made.add_trace(band(edges, _steps(low), _steps(high), style.colour, f"{name}, 95 %", group))
     made.add_trace(
         go.Scatter(
             x=at,
@@ -143,6 +144,11 @@ def best_sizes(
             hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>law</extra>",
         )
     )
+
+
+def _steps(values: list[float]) -> list[float]:
+    """Each value up to where the next one begins."""
+    return [*(value for value in values[:-1] for _ in range(2)), *values[-1:]]
 
 
 def _known(value: float | None) -> float:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: columns of a line beside its name
 WIDTH = 69
+#: the end of a line that goes on elsewhere
+_CUT = " ..."
 #: of what the matrix products of a machine reach, a training's share: measured from a third to three quarters
 GEMM_SHARE = 0.5
 #: systems as the scores name them -> as the score line does, best known last
@@ -33,10 +35,13 @@ _NOISE = 0.35
 
 
 def recipe_text(
-    recommendation: Recommendation, notes: Iterable[str], flop_per_second: float | None = None
+    recommendation: Recommendation, notes: Iterable[str], flop_per_second: float | None = None, *, more: str = ""
 ) -> RenderableType:
-    """What will be trained, on what, at what cost; notes: on the data.  flop_per_second: of this machine's matrix
-    products."""
+    """What will be trained, on what, at what cost, a line each.
+
+    notes: on the data; flop_per_second: of this machine's matrix products; more: what shows lines whole that are cut
+    here, said where one is.
+    """
     recipe = recommendation.recipe
     rows = [
         ("Recipe", _what(recipe)),
@@ -48,7 +53,9 @@ def recipe_text(
         *(("Warning", line) for line in recommendation.warnings),
         *(("Note", note.removesuffix(".")) for note in notes),
     ]
-    return pairs_table((name, shortened(value)) for name, value in rows)
+    shown = [(name, shortened(value)) for name, value in rows]
+    was_cut = any(value.endswith(_CUT) for _, value in shown)
+    return pairs_table([*shown, ("More", more)] if more and was_cut else shown)
 
 
 def result_text(
@@ -98,7 +105,7 @@ def fraction(value: float) -> str:
 def shortened(text: str, width: int = WIDTH) -> str:
     """The first words of `text`, in one line of at most `width` characters."""
     words = " ".join(text.split())
-    return words if len(words) <= width else f"{words[: width - 4].rsplit(' ', 1)[0].rstrip(',;:')} ..."
+    return words if len(words) <= width else f"{words[: width - 4].rsplit(' ', 1)[0].rstrip(',;:')}{_CUT}"
 
 
 def _what(recipe: Recipe) -> str:
@@ -120,7 +127,8 @@ def _why(recommendation: Recommendation) -> str:
 
 def _data(recipe: Recipe) -> str:
     data = recipe.data
-    share = "" if recipe.epochs is None else f"; {recipe.epochs:.2g} epochs"
+    epochs = f"{recipe.epochs or 0:.3g}"
+    share = "" if recipe.epochs is None else f"; {epochs} epoch{'' if epochs == '1' else 's'}"
     unique = recipe.unique
     pairs = "" if unique is None else f": {unique:,} unique pairs"
     return f"{data.source}{pairs} of {data.tokens_per_pair:.0f} tokens{share}"
@@ -152,7 +160,7 @@ def _forecast(recommendation: Recommendation) -> str:
         return f"loss {recommendation.loss.describe()}, 95 %"
     why = next((each for each in recommendation.notes if each.kind == "no-forecast"), None)
     if why is None:
-        return "none: no law was measured here"
+        return "none: no law speaks of this recipe"
     return f"none: {why.describe() if why.code == 'order-alone' else why.reason}"
 
 

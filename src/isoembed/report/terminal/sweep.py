@@ -13,7 +13,7 @@ from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
 from isoembed.report.terminal.recommendation import recipe_rows, spent_text
-from isoembed.sweep.pilot import candidates
+from isoembed.sweep.pilot import candidates, pilot_sizes
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.request import SweepRequest
@@ -42,7 +42,7 @@ def plan_text(
         duration(request.allowance_seconds) if request.allowance_seconds else "",
     ]
     rows = [
-        ("models", f"{', '.join(request.models)} ({request.family.name})"),
+        ("models", f"{', '.join(size.name for size in request.sizes) or 'none'} ({request.family.name})"),
         ("methods", ", ".join(request.methods)),
         ("budgets", ", ".join(f"{budget:.3g}" for budget in request.budgets) + " FLOP"),
         ("data", f"{request.data.pairs or 0:,} unique pairs, {request.data.tokens_per_pair:.1f} tokens per pair"),
@@ -85,7 +85,7 @@ def _variations_row(request: SweepRequest) -> list[tuple[str, str]]:
 def _repetition_row(request: SweepRequest) -> list[tuple[str, str]]:
     if not request.pairs:
         return []
-    count = len(request.methods) * min(3, len(request.models)) * len(request.pairs)
+    count = len(request.methods) * min(3, len(request.sizes)) * len(request.pairs)
     flop = count * request.budgets[-1]
     return [("repetition", f"each method's best size and those beside it on {_listed(request.pairs)} unique pairs "
                            f"alone, at most {number_of(request.max_pair_epochs, 'epoch')}: "
@@ -111,6 +111,7 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         ("decides", f"between {len(decided)} candidates at {request.target_flop:.3g} FLOP: "
                     f"{', '.join(dict.fromkeys(r.method.name for r in decided))} on "
                     f"{', '.join(dict.fromkeys(r.model.name for r in decided))}"),
+        *_limits_row(request),
         ("spends", f"at most {request.allowance_flop:.3g} FLOP{time}"),
         ("runs", f"{', '.join(request.models)}, {grid} each, {request.min_steps} steps or more, at most "
                  f"{number_of(request.max_epochs, 'epoch')}"),
@@ -132,6 +133,13 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
         ],
     )
     return Group(pairs_table(rows), Text(""), stages)
+
+
+def _limits_row(request: SweepRequest) -> list[tuple[str, str]]:
+    if not request.size_limits:
+        return []
+    left, every = pilot_sizes(request), request.family.models
+    return [("limits", f"{len(left)} of {number_of(len(every), 'size')} are left, up to {left[-1].name}")]
 
 
 def _runs(plan: Plan, stage: Stage) -> str:
