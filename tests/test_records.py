@@ -139,6 +139,9 @@ def test_a_table_keeps_the_loss_where_a_score_has_its_name_and_fit_reads_it_with
 def test_a_ledger_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither"):
         Ledger.open(tmp_path)
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no run has ended yet; run it: `isoembed sweep run`"):
+        Ledger.open(tmp_path)  # fit, report and figure said of a planned sweep that it was no ledger
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b""))
     assert Ledger.open(tmp_path / "x.jsonl.gz").records() == []
 

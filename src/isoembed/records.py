@@ -21,6 +21,8 @@ from isoembed.scratch import clear_files
 
 #: file of a run's record, beside what it made
 RECORD = "record.json"
+#: file of a ledger: what its sweep was asked for
+REQUEST = "sweep.json"
 
 
 class Heldout(Frozen):
@@ -228,6 +230,8 @@ class Ledger:
         """The ledger at `path`; raises InputError where there is none."""
         path = expanded(path)
         if not (path / "records").is_dir() and not (path.is_file() and path.name.endswith(".jsonl.gz")):
+            if (path / REQUEST).is_file():
+                raise InputError(f"{path} is a sweep of which no run has ended yet; run it: `isoembed sweep run`.")
             raise InputError(f"A ledger must be a folder with records/ in it, or a .jsonl.gz; {path} is neither.")
         return cls(path)
 

@@ -72,7 +72,7 @@ def test_limits_on_serving_are_a_plans_too(place: Path, tmp_path: Path) -> None:
     weights."""
     out = tmp_path / "limited"
     limited = options(place, out)
-    printed = " ".join(ok(*limited, "--max-index-bytes", "200", "--dry-run").split())
+    printed = " ".join(ok(*limited, "--max-index-bytes", "100", "--dry-run").split())
     assert "models nano-28k (nano)" in printed
     assert "vectors wider than the limit for an index, at 6e+08 to 2.4e+09 FLOP: raise `--max-index-bytes`" in printed
     planned = json.loads(ok(*limited, "--max-query-flop", "1", "--json"))

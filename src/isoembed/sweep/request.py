@@ -12,11 +12,9 @@ from isoembed.core import LARGEST, Frozen, InputError, write_once
 from isoembed.families.base import Family, ModelSpec
 from isoembed.recipe import DataStats, PartialSetup, Precision, Setup
 from isoembed.recommendation.constraints import LimitName, SizeLimits
+from isoembed.records import REQUEST as REQUEST  # in the ledger
 from isoembed.sweep.repetition import MAX_PAIR_EPOCHS
 from isoembed.sweep.variations import Variation
-
-#: in the ledger
-REQUEST = "sweep.json"
 
 
 class RateSearch(Frozen):
