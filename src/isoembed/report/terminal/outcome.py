@@ -127,7 +127,8 @@ def _why(recommendation: Recommendation) -> str:
 
 def _data(recipe: Recipe) -> str:
     data = recipe.data
-    epochs = f"{recipe.epochs or 0:.3g}"
+    count = recipe.epochs or 0.0
+    epochs = f"{count:.2g}" if count < 99.5 else f"{count:,.0f}"
     share = "" if recipe.epochs is None else f"; {epochs} epoch{'' if epochs == '1' else 's'}"
     unique = recipe.unique
     pairs = "" if unique is None else f": {unique:,} unique pairs"
