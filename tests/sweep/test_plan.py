@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
 from isoembed.recipe import Options, Setup
 from isoembed.records import FailedRun, Ledger
+from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
-from isoembed.sweep.plan import Outcome, Plan, Planner, variants
+from isoembed.sweep.plan import Outcome, Plan, Planner, at_most, variants
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request
@@ -115,6 +118,11 @@ def test_sizes_above_a_limit_are_left_out_by_reason(
     assert limit in asked.differences(free)
     nothing = Planner(request(rates=SEARCH, seeds=(0, 1), **{limit: 1}), []).plan()
     assert (nothing.runs, nothing.complete) == ((), True)
+    said = io.StringIO()  # headings stood over nothing
+    asked = request(**{limit: 1})
+    Console(file=said, width=200).print(plan_text(asked, nothing, at_most(asked), 0))
+    assert "No run is planned" in said.getvalue()
+    assert "what it is for" not in said.getvalue()
 
 
 def test_narrower_matryoshka_keeps_a_wide_size() -> None:

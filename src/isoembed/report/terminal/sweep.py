@@ -63,7 +63,7 @@ def plan_text(
             for stage, (count, flop) in stage_costs(most).items()
         ],
     )
-    parts: list[RenderableType] = [pairs_table(rows), Text(""), stages]
+    parts: list[RenderableType] = [pairs_table(rows), *((Text(""), stages) if most.runs else ())]
     if plan.rates:
         parts += [Text(""), rates_text(plan)]
     if most.skipped:
@@ -206,6 +206,8 @@ def status_text(status: SweepStatus) -> RenderableType:
         columns_table(("stage", "done", "running", "failed", "left", "FLOP spent", "FLOP planned"), rows),
         Text(f"time left in the stages planned so far: {left}"),
     ]
+    if not rows:
+        parts = [Text("no run is planned")]
     if status.variations:
         parts += [Text(""), variations_text(status.variations)]
     if status.repetition:
