@@ -2,10 +2,11 @@ import pytest
 
 from isoembed.budget import Budget
 from isoembed.core import InputError
+from isoembed.recommendation.recommend import recommend
 
 
 def test_flop() -> None:
-    assert Budget.parse("1.5e18").flop_at() == (1.5e18, None)
+    assert Budget.parse("1.5e18").paid_flop == 1.5e18
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1e12", "nan", "inf", "1e12 FLOP"])
@@ -16,24 +17,23 @@ def test_bad_flop(text: str) -> None:
 
 def test_devices_and_hours() -> None:
     budget = Budget.from_devices("h100", count=8, hours=3, utilisation=0.4)
-    flop, assumption = budget.flop_at()
-    assert flop == pytest.approx(8 * 3 * 3600 * 0.4 * 989e12)
-    assert assumption is not None
-    assert "as given" in assumption
+    assert budget.paid_flop == pytest.approx(8 * 3 * 3600 * 0.4 * 989e12)
 
 
-def test_unknown_utilisation_is_a_labelled_fallback() -> None:
-    assert "assumed, not measured" in str(Budget.from_devices("a100", hours=1).flop_at()[1])
-
-
-def test_measured_speed_replaces_the_assumption() -> None:
-    assert Budget.from_devices("a100", count=2, hours=0.5).flop_at(1e14) == (2 * 1800 * 1e14, None)
+def test_an_unknown_share_of_the_peak_is_a_labelled_fallback() -> None:
+    """Fails where the assumption passes for what the user vouched for."""
+    assumed, given = (
+        recommend(Budget.from_devices("h100", hours=1, utilisation=share), "pythia") for share in (None, 0.4)
+    )
+    assert assumed.recipe.key == given.recipe.key
+    assert "speed: 40% of the h100's peak (assumed, not measured)" in assumed.assumed
+    assert "speed: 40% of the h100's peak (as given)" in given.assumed
 
 
 def test_dollars() -> None:
     """$20 at $2.50 an hour for each of 4 devices is 2 hours of 4 devices."""
-    flop, _ = Budget.from_dollars(20, 2.5, device="a100", count=4, utilisation=0.5).flop_at()
-    assert flop == pytest.approx(2 * 3600 * 4 * 0.5 * 312e12)
+    budget = Budget.from_dollars(20, 2.5, device="a100", count=4, utilisation=0.5)
+    assert budget.paid_flop == pytest.approx(2 * 3600 * 4 * 0.5 * 312e12)
 
 
 @pytest.mark.parametrize(

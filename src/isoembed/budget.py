@@ -1,4 +1,4 @@
-"""Budget: FLOP, a time on devices, money or epochs; turned into FLOP once, for each candidate at its own speed."""
+"""Budget: FLOP, a time on devices, money or epochs; turned into FLOP once."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ class Budget(Frozen):
     """What may be spent on training.  Either `flop` (model FLOP) is set, or `device`, `count` and `seconds` are, or
     `epochs` is.
 
-    A time stays a time until a candidate's own speed is known: small models run at a smaller share of a device's peak
-    than large ones, so one utilisation for all would favour them.  Epochs are FLOP once pairs and model are known
-    (`isoembed.recommendation.request`).
+    Epochs are FLOP once pairs and model are known (`isoembed.recommendation.request`).
     """
 
     stated: str = Field(description="the budget as the user gave it")
@@ -68,7 +66,7 @@ class Budget(Frozen):
     count: int = Field(1, ge=1, le=LARGEST)
     seconds: float | None = None
     utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
-    epochs: float | None = Field(None, description="passes over the unique pairs, where these alone are the budget")
+    epochs: float | None = Field(None, description="over the unique pairs, where these alone are the budget")
 
     @classmethod
     @checked
@@ -93,7 +91,7 @@ class Budget(Frozen):
     @classmethod
     @checked
     def from_epochs(cls, epochs: float) -> Self:
-        """So many passes over the pairs, whatever they cost; the model must then be named."""
+        """So many epochs of the pairs, whatever they cost; the model must then be named."""
         _positive(epochs=epochs)
         return cls(stated=number_of(epochs, "epoch"), epochs=epochs)
 
@@ -129,24 +127,21 @@ class Budget(Frozen):
         time = cls.from_devices(device, count=count, hours=hours, utilisation=utilisation)
         return time.model_copy(update={"stated": f"${dollars:g} at ${dollars_per_hour:g} an hour: {time.stated}"})
 
-    def flop_at(self, measured_flop_per_second: float | None = None) -> tuple[float, str | None]:
-        """FLOP that the budget buys for a candidate, and the assumption made (None where there was none).
+    @property
+    def share(self) -> float:
+        """Of the devices' peak: as the user vouches for it, else the fallback."""
+        return FALLBACK_UTILISATION if self.utilisation is None else self.utilisation
 
-        `measured_flop_per_second` is the candidate's model FLOP/s on one device, where somebody measured it; else the
-        utilisation the user vouches for; else the fallback.
-        """
+    @property
+    def paid_flop(self) -> float:
+        """FLOP that it buys; raises InputError where these depend on the model and its pairs."""
         if self.flop is not None:
-            return self.flop, None
+            return self.flop
         if self.epochs is not None:
             raise InputError(f"{self.stated} are FLOP for one model and its pairs alone; give the `budget` in FLOP.")
         assert self.device is not None
         assert self.seconds is not None
-        if measured_flop_per_second is not None:
-            return self.seconds * self.count * measured_flop_per_second, None
-        share = self.utilisation if self.utilisation is not None else FALLBACK_UTILISATION
-        flop = self.seconds * self.count * share * device_named(self.device).peak_flop_per_second
-        origin = "as given" if self.utilisation is not None else "assumed, not measured"
-        return flop, f"{share:.0%} of the {self.device}'s peak ({origin})"
+        return self.seconds * self.count * self.share * device_named(self.device).peak_flop_per_second
 
 
 def _share(utilisation: float | None) -> None:

@@ -12,23 +12,25 @@ import re
 import tempfile
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from string import Formatter
 from threading import RLock
-from typing import IO, Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import IO, Annotated, Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator, validate_call
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class InputError(ValueError):
-    """A user's mistake, worded as rule, value, remedy.  The command line prints it without a traceback."""
+    """A user's mistake, worded as rule, value, remedy.  The command line prints it without a traceback.
+
+    Of a rule that planners ask about too its only argument is no text but the fact (`isoembed.notes.Refusal`).
+    """
 
     #: exit status of the command line: 2 wrong use, 1 a job that failed, 130 one that was stopped
     exit_code = 2
@@ -68,86 +70,6 @@ class Frozen(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         whose = type(self).__name__
         raise InputError(f"A {whose} does not change; got {name} = {str(value)[:200]}. Make another {whose} with it.")
-
-
-class _Words(Formatter):
-    """Also `{runs:@run}`: `1 run`, `1,200 runs`; and `{ratio:~}`: two digits as people write them, `.2g` up to 99, then
-    `620`, `12,000`."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec.startswith("@"):
-            return number_of(value, format_spec[1:])
-        if format_spec == "~":
-            return f"{value:.2g}" if value < 99.5 else f"{float(f'{value:.2g}'):,.0f}"
-        return str(super().format_field(value, format_spec))
-
-
-class Note(Frozen):
-    """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of.
-
-    Each room states the sentences of its codes: parts that a colon joins, the first one its title.
-    """
-
-    kind: str
-    code: str
-    fields: dict[str, str | int | float] = {}
-
-    sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-
-    @model_validator(mode="after")
-    def _has_a_sentence(self) -> Self:
-        try:
-            self.describe()
-        except (LookupError, TypeError, ValueError):
-            raise ValueError(f"{self.code!r} is no fact of these fields: {', '.join(self.fields)}") from None
-        return self
-
-    def __hash__(self) -> int:
-        return hash((self.kind, self.code, frozenset(self.fields.items())))
-
-    @property
-    def title(self) -> str:
-        """What the note is about, in a few words."""
-        return self._worded(self.sentences[self.code][0])
-
-    @property
-    def reason(self) -> str:
-        """The fact without its title, where it has more than one."""
-        title, *more = self.sentences[self.code]
-        return self._worded(": ".join(more or [title]))
-
-    def describe(self) -> str:
-        """The fact as a sentence."""
-        return self._worded(": ".join(self.sentences[self.code]))
-
-    def _worded(self, sentence: str) -> str:
-        return _Words().vformat(sentence, (), self.fields)
-
-
-class Noted(Frozen):
-    """A value with notes.  Its JSON holds their sentences too, by kind; of JSON of before there were notes these are
-    read."""
-
-    #: the field of the notes
-    noted: ClassVar[str] = "notes"
-    #: the field of the sentences of each kind
-    described: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_sentences(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        said = {name: given[name] for name in cls.described if given.get(name)}
-        lines = [
-            {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
-            for name, found in said.items()
-            for line in ([found] if isinstance(found, str) else found)
-        ]
-        return {cls.noted: lines} | {name: value for name, value in given.items() if name not in cls.described}
-
-    def _sentences(self, kind: str) -> tuple[str, ...]:
-        return tuple(each.describe() for each in getattr(self, self.noted) if each.kind == kind)
 
 
 class Summarised(Frozen):

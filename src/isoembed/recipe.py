@@ -26,6 +26,7 @@ from isoembed.core import (
 from isoembed.families.base import Family, ModelSpec
 from isoembed.flops import Cost, Price
 from isoembed.methods import Method
+from isoembed.notes import refusal
 
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
@@ -659,10 +660,7 @@ class Recipe(Setup, Summarised):
                 f"{self.options.schedule}. Train with `schedule=wsd`, then extend that."
             )
         if train_tokens <= self.train_tokens:
-            raise InputError(
-                f"The longer run must have more tokens than the one that it extends, {self.train_tokens:,}; got "
-                f"{train_tokens:,}. Raise the budget."
-            )
+            raise InputError(refusal("no-longer", tokens=self.train_tokens, train_tokens=train_tokens))
         return self.model_copy(update={"train_tokens": train_tokens, "warmup_tokens": self.whole_warmup_tokens})
 
     @property
@@ -777,27 +775,19 @@ def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data
     """D: the real tokens that `flop` pays for.  Raises InputError as `solve`."""
     batch_pairs = setup.batch_pairs
     if data.pairs is not None and data.pairs < batch_pairs:
-        raise InputError(
-            f"A batch must not hold more pairs than there are: {batch_pairs} > {data.pairs}; lower `batch_pairs`."
-        )
+        raise InputError(refusal("few-pairs", batch_pairs=batch_pairs, pairs=data.pairs))
     price = price_of(method.cost(model), setup.options, data)
     step_flop = price.flop(data.tokens_per_pair * batch_pairs)
     if flop < step_flop:
-        raise InputError(
-            f"`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
-            f"{data.tokens_per_pair:.0f} tokens on {model.name}; lower `batch_pairs` or take a smaller model."
-        )
+        known = {"batch_pairs": batch_pairs, "tokens_per_pair": data.tokens_per_pair, "model": model.name}
+        raise InputError(refusal("one-step", flop=flop, step_flop=step_flop, **known))
     check_teacher(setup, data)
     if setup.context_tokens > model.context:
-        raise InputError(
-            f"`context_tokens` must be within the model's {model.context}; got {setup.context_tokens} for {model.name}."
-        )
+        known = {"most": model.context, "context_tokens": setup.context_tokens}
+        raise InputError(refusal("long-context", model=model.name, **known))
     matryoshka = setup.options.matryoshka
     if matryoshka and matryoshka[0] >= model.hidden:
-        raise InputError(
-            f"`matryoshka` must name fewer dimensions than the embedding's {model.hidden}, which are always among "
-            f"them; got {matryoshka[0]} for {model.name}."
-        )
+        raise InputError(refusal("wide-prefix", hidden=model.hidden, dimensions=matryoshka[0], model=model.name))
     return round(price.tokens(flop))
 
 
@@ -807,10 +797,8 @@ def check_teacher(setup: Setup, data: DataStats) -> None:
     if teacher is None:
         return
     if setup.context_tokens > teacher.context:
-        raise InputError(
-            f"`context_tokens` must be within the teacher's {teacher.context}, for it would judge texts that it has "
-            f"not read; got {setup.context_tokens} for {teacher.name}. Lower it, or take another `teacher`."
-        )
+        known = {"most": teacher.context, "context_tokens": setup.context_tokens}
+        raise InputError(refusal("teacher-context", teacher=teacher.name, **known))
     if teacher.weight == 1 and data.negatives:
         raise InputError(
             "Hard negatives need the contrastive loss; got `teacher_weight` 1. Give less, or leave the negatives out "

@@ -9,6 +9,7 @@ from isoembed.families.depth import Reference, along_depth, default_depths
 from isoembed.families.known import family_of
 from isoembed.methods import Freeze, Full, LoRA, Method, Norms
 from isoembed.recipe import DataStats, Recipe, Setup, solve
+from isoembed.recommendation.recommend import recommend
 
 SMOL = family_named("smollm2")
 
@@ -73,11 +74,15 @@ def test_a_family_along_depth_takes_over_what_its_model_has() -> None:
     assert [model.depth for model in family.models] == [2, 6, None]
     other = family_named("smollm3")
     cut = along_depth(other, other.models[0], (2,))
-    rate, why = cut.peak_rate(cut.models[0], Full(), steps=100)
-    assert rate == other.peak_rate(other.models[0], Full(), steps=100)[0]
-    assert "carried over to its first blocks" in why
-    assert "carried over" not in other.peak_rate(other.models[0], Full(), steps=100)[1]
-    assert "carried over" not in family.peak_rate(family.models[0], Full(), steps=100)[1]
+    for each in (cut, other):
+        assert (
+            each.peak_rate(cut.models[0], Full(), steps=100)[0]
+            == other.peak_rate(other.models[0], Full(), steps=100)[0]
+        )
+    # of the three only the cuts of a model on which nobody measured a cut
+    for each, carried in ((cut, True), (other, False), (family, False)):
+        said = recommend(1e16, each, method="full").assumed
+        assert any("carried over to first blocks" in line for line in said) == carried
 
 
 @pytest.mark.parametrize(
@@ -96,9 +101,9 @@ def test_the_rates_of_smollm2_are_those_measured_on_its_cuts(depth: int, method:
     """Ten times the rule for want of a measurement: at a tenth of the pretraining peak full fine-tuning of one block is
     a nat behind."""
     cut = along_depth(SMOL, SMOL.models[0], (1, 4))
-    rate, why = cut.peak_rate(cut.model(f"smollm2-135m@{depth}"), method, steps=60)
+    rate, rule = cut.peak_rate(cut.model(f"smollm2-135m@{depth}"), method, steps=60)
     assert rate == pytest.approx(measured, rel=0.03)
-    assert "measured optima" in why
+    assert (rule.like, rule.along) == (None, "depth")
 
 
 def recipe(model: ModelSpec, family: str = "nano") -> Recipe:

@@ -8,7 +8,8 @@ import pytest
 
 from isoembed.families import FAMILIES, NANO, Family, family_named
 from isoembed.families.base import WIDTH_RULE, RateRule, width_rate
-from isoembed.methods import METHODS, Full, LoRA, Norms, RsLoRA
+from isoembed.methods import METHODS, DoRA, Full, LoRA, Norms, RsLoRA
+from isoembed.recommendation.recommend import recommend
 
 
 def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
@@ -29,22 +30,30 @@ def test_the_rule_from_the_width_is_the_fit_to_the_published_peaks() -> None:
 def test_a_published_peak_comes_before_the_rule_from_the_width() -> None:
     olmo = family_named("olmo2")
     known, unknown = olmo.model("olmo-2-7b"), olmo.model("olmo-2-13b")
-    rate, why = olmo.peak_rate(known, Full(), steps=100)
+    rate, rule = olmo.peak_rate(known, Full(), steps=100)
     assert rate == pytest.approx(3e-5)
-    assert "published pretraining peak" in why
-    rate, why = olmo.peak_rate(unknown, Full(), steps=100)
+    assert "published pretraining peak" in rule.source
+    rate, rule = olmo.peak_rate(unknown, Full(), steps=100)
     assert rate == pytest.approx(width_rate(5120))
-    assert "rule from the width" in why
-    assert "unmeasured" in why
+    assert "rule from the width" in rule.source
+    assert "unmeasured" in rule.source
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.called())
 def test_every_family_has_a_rate_for_every_method(family: Family, method: type[Full]) -> None:
     for model in family.models:
-        rate, why = family.peak_rate(model, method(), steps=300)
-        assert 1e-6 < rate < 0.3, (model.name, why)
-        assert why.startswith("learning rate: ")
+        rate, rule = family.peak_rate(model, method(), steps=300)
+        assert 1e-6 < rate < 0.3, (model.name, rule)
+        assert rule.method == method.called()
+
+
+def test_a_rate_taken_from_another_method_says_from_which() -> None:
+    """Also of a rule from before rules said so, whose source alone did."""
+    (said,) = (line for line in recommend(1e12, "nano", method="dora r=8").assumed if "learning rate" in line)
+    assert said.startswith("learning rate: as lora, unmeasured: rule in N")
+    old = RateRule.model_validate_json('{"method": "dora", "fixed": 1e-3, "source": "as lora, unmeasured: guessed"}')
+    assert NANO.model_copy(update={"rates": (old,)}).peak_rate(NANO.models[0], DoRA(), steps=9) == (1e-3, old)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -69,6 +78,6 @@ def test_a_method_may_state_its_own_rate_for_families_that_have_none() -> None:
         like: ClassVar[str | None] = "bias"
         default_rate: ClassVar[RateRule | None] = RateRule(method="norms", fixed=2e-3, source="its own")
 
-    assert NANO.peak_rate(NANO.models[0], Toy(), steps=100) == (2e-3, "learning rate: its own")
+    assert NANO.peak_rate(NANO.models[0], Toy(), steps=100) == (2e-3, Toy.default_rate)
     measured = NANO.model_copy(update={"rates": (RateRule(method="norms", fixed=1e-2, source="measured"),)})
     assert measured.peak_rate(NANO.models[0], Toy(), steps=100)[0] == 1e-2

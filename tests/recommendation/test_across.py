@@ -7,7 +7,7 @@ import pytest
 from isoembed.budget import Budget
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
-from isoembed.recommendation.across import GROUNDS, across
+from isoembed.recommendation.across import GROUNDS, FamilyChoice, across
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request
 from tests.cli.test_entry import mistake, ok
@@ -41,6 +41,16 @@ def test_a_family_that_a_limit_cuts_is_not_called_too_small() -> None:
     assert (chosen.recipe.model.name, found["pythia"].ground) == ("pythia-31m", "published rule")
     assert found["nano"].ground == "too small"
     assert "`max_index_bytes` must leave a model" in (found["gpt2"].refused or "")
+
+
+def test_why_a_family_is_refused_is_a_fact_and_a_sentence() -> None:
+    found = {each.family: each for each in across(lambda family: Request.of(1e12, family))}
+    (fact,) = found["qwen3"].notes
+    assert (fact.code, fact.fields["flop"], fact.fields["model"]) == ("one-step", 1e12, "qwen3-0.6b-base")
+    for each in (found["nano"], found["qwen3"]):
+        assert FamilyChoice.model_validate_json(each.model_dump_json()) == each
+    old = {"family": "qwen3", "ground": "refused", "recommendation": None, "refused": "Too dear.", "published": None}
+    assert FamilyChoice.model_validate(old).refused == "Too dear."
 
 
 def test_where_no_family_can_be_had_the_reason_is_said() -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from isoembed.cli import app
 from isoembed.families import FAMILIES, family_named
 from isoembed.methods import METHODS, Full
-from isoembed.recommendation.catalogue import facts
+from isoembed.recommendation.catalogue import MethodFacts, facts
 from tests.models import configs
 
 
@@ -30,6 +30,11 @@ def test_a_method_that_cannot_train_a_model_says_why() -> None:
     assert (bias.flop_per_token, bias.memory_bytes) == (None, None)
     assert bias.why_not is not None
     assert "has none" in bias.why_not
+    (fact,) = bias.notes
+    assert (fact.code, fact.fields["model"]) == ("unsuited", model.name)
+    assert MethodFacts.model_validate_json(bias.model_dump_json()) == bias
+    old = {"method": "bias", "label": "bias", "why_not": "It has none."}  # of before it was a fact
+    assert MethodFacts.model_validate(old).why_not == "It has none."
 
 
 def test_the_list_names_every_family() -> None:

@@ -51,7 +51,7 @@ def test_facts_are_told_by_kind_and_code() -> None:
     note = next(note for note in other.notes if note.code == "other-settings")
     assert note.title == "law used at settings of no run"
     assert note.describe() == f"{note.title}: {note.fields['differences']}"
-    assert len({*other.notes, *other.notes}) == len(set(map(str, other.notes)))  # they hash by content
+    assert len({*other.notes, *other.notes}) == len(set(map(repr, other.notes)))  # they hash by content
 
 
 def test_notes_written_before_still_have_their_sentences() -> None:
@@ -59,5 +59,8 @@ def test_notes_written_before_still_have_their_sentences() -> None:
     for each in (
         RecipeNote(kind="assumed", code="setup", fields={"batch_pairs": 64, "context_tokens": 75}),
         RecipeNote(kind="assumed", code="size-at-end", fields={"tokens_per_param": 1.2, "wanted": "larger"}),
+        RecipeNote(kind="assumed", code="learning-rate", fields={"source": "learning rate: as asked"}),
+        RecipeNote(kind="assumed", code="speed", fields={"source": "40% of the h100's peak (as given)"}),
+        RecipeNote(kind="warning", code="out-of-reach", fields={"error": "A law holds to 30 times beyond."}),
     ):
         assert each.describe()

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from isoembed.notes import Refusal
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import RATES, REASONS, Stage
+from isoembed.sweep.stage import RATES, REASONS, SkipNote, Stage
 from tests.sweep.fake import planned_run, record, request
 
 STAGES = (
@@ -49,6 +50,16 @@ def test_what_is_left_out_has_a_kind_beside_its_words() -> None:
     assert plan.skipped
     assert {(skip.kind, skip.reason) for skip in plan.skipped} <= set(REASONS.items())
     assert {skip.method_name for skip in plan.skipped} == {"full", "freeze", "bias", "lora"}
+
+
+def test_a_budget_that_pays_for_no_step_says_which_and_how_far() -> None:
+    skipped = Planner(request(budgets=(1e5,), rates=None), []).plan().skipped[0]
+    refused = skipped.fact.fields["error"]
+    assert isinstance(refused, Refusal)
+    assert (skipped.kind, refused.code, refused.fields["flop"]) == ("no-recipe", "one-step", 1e5)
+    assert skipped.why == refused.describe()
+    assert SkipNote.model_validate_json(skipped.fact.model_dump_json()) == skipped.fact
+    assert SkipNote(code="no-recipe", fields={"error": "of an older file"}).reason == "of an older file"
 
 
 @pytest.mark.parametrize("words", [None, 3, {"kind": "rates"}, "budget much", "pilot 1.5"])

@@ -13,6 +13,7 @@ from isoembed.cli.sweep import watching
 from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.notes import refusal_of
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.request import Request
@@ -62,7 +63,7 @@ def pilot_first(
     folder = places.pilot
     if (folder / REQUEST).is_file() and not (asked.execution.resume or asked.output.dry_run):
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
-    flop, _ = chosen.spend.flop_at()
+    flop = chosen.spend.paid_flop
     allowance = share_of(flop, share, "--pilot")
     methods = _allowed(chosen.request.constraints)
     console.print(section("Pilot"))
@@ -70,7 +71,7 @@ def pilot_first(
         request = _request(chosen, flop - allowance, allowance, methods, places)
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
-        pilot = Pilot(laws=None, runs=0, flop=0.0, why=str(error))
+        pilot = Pilot(laws=None, runs=0, flop=0.0, facts=(refusal_of(error),))
         console.print(found_note(pilot, flop).describe(), markup=False)
         return chosen.spend, None, pilot
     request = request.model_copy(update=measure_pace(request))

@@ -134,7 +134,7 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
         _say_recipe(asked, job, console, ctx, None if dry_run else execution.torch_device())
         if not dry_run:
             spend = job.recommendation.budget if planned.spend.epochs is not None else planned.spend
-            _train(asked, job, execution, console, trackers, whole=spend.flop_at()[0], evaluate=evaluate)
+            _train(asked, job, execution, console, trackers, whole=spend.paid_flop, evaluate=evaluate)
         elif asked.output.as_json and not process_rank():
             terminal.print_json(recommendation_json(job.recommendation))
 
@@ -200,7 +200,7 @@ class ChosenRecipe:
         )
         if piloted is None:
             return job
-        noted = pilot.noted(job.recommendation, piloted, self.spend.flop_at()[0])
+        noted = pilot.noted(job.recommendation, piloted, self.spend.paid_flop)
         return replace(job, recommendation=noted)
 
 

@@ -149,6 +149,8 @@ def prepare(
 
     # 5. what a reader should know
     if few := sameness(store, train):
+        if few.code == "one-text":
+            raise InputError(few)
         facts.insert(0, few)
     if heldout is not None and len(chosen) < 2 <= heldout_pairs:
         raise InputError(
@@ -177,7 +179,7 @@ def remarks(store: TokenStore) -> list[DataNote]:
 def sameness(store: TokenStore, rows: Rows) -> DataNote | None:
     """A warning where many pairs of a batch share a text and so are no negatives of each other; None where few do.
 
-    Raises InputError where all do: without negatives the loss is 0 from the first step.
+    Where all do it is `one-text`: without negatives the loss is 0 from the first step.
     """
     if len(rows) < 2:
         return None
@@ -186,10 +188,8 @@ def sameness(store: TokenStore, rows: Rows) -> DataNote | None:
         _, others = _repeated(store.column(f"{side}_hash")[rows])
         shares.append(float((others * (others + 1.0)).sum() / (len(rows) * (len(rows) - 1.0))))
     if max(shares) == 1.0 and not store.facts.negatives:
-        raise InputError(
-            f"Training needs texts to tell apart; all {len(rows):,} pairs of {store.facts.source} have the same "
-            f"{'query' if shares[0] == 1.0 else 'positive'}. Bring other pairs."
-        )
+        side = "query" if shares[0] == 1.0 else "positive"
+        return warning("one-text", pairs=len(rows), source=store.facts.source, side=side)
     if max(shares) < SHARED_SHARE:
         return None
     return warning("few-texts", variety=_variety(store, rows), pairs=len(rows), share=max(shares))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError
-from isoembed.data.dataset import Rows, remarks, sameness, unique_rows
-from isoembed.data.notes import DataNote, warning
+from isoembed.core import Frozen
+from isoembed.data.dataset import remarks, sameness, unique_rows
+from isoembed.data.notes import DataNote
 from isoembed.data.sources import Source, open_source
 from isoembed.data.sources.names import Fields
 from isoembed.data.store import TokenStore
@@ -97,7 +97,7 @@ def inspect(
         hard_negatives=int(store.column("negative_count").sum()),
         fields=store.facts.fields,
         wordless=store.facts.wordless,
-        facts=(*_sameness(store, unique), *remarks(store)),
+        facts=(*([few] if (few := sameness(store, unique)) else []), *remarks(store)),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),
@@ -111,14 +111,6 @@ def inspect(
             for model in family.models
         ),
     )
-
-
-def _sameness(store: TokenStore, unique: Rows) -> list[DataNote]:
-    try:
-        few = sameness(store, unique)
-    except InputError as error:
-        few = warning("one-text", error=str(error))
-    return [few] if few else []
 
 
 def _side(store: TokenStore, side: str) -> Side:

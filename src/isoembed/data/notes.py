@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from isoembed.core import Note
+from isoembed.notes import Note
 
 
 class DataNote(Note):
@@ -29,7 +29,10 @@ class DataNote(Note):
             "few different texts ({variety} in {pairs:,} pairs)",
             "a pair shares one with {share:.0%} of the others of a batch, which then are no negatives of it.",
         ),
-        "one-text": ("{error}",),
+        "one-text": (
+            "Training needs texts to tell apart; all {pairs:,} pairs of {source} have the same {side}. Bring other "
+            "pairs.",
+        ),
         # how they were split
         "groups-too-large": ("No group is small enough to be held out whole; pairs of one group lie on both sides.",),
         "of-heldout-groups": ("{pairs} pairs belong to held-out groups and are not used.",),

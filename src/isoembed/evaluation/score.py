@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, Noted
+from isoembed.core import Frozen
 from isoembed.evaluation.notes import ScoreNote, remark
 from isoembed.evaluation.systems import System
 from isoembed.evaluation.tasks import Task
+from isoembed.notes import Noted
 
 
 class TaskScore(Noted):

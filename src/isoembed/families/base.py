@@ -217,7 +217,8 @@ class RateRule(Frozen):
     alpha: float | None = Field(None, gt=0, description="adapters: stated at this alpha, whatever the rank")
     scale: float | None = Field(None, gt=0, description="adapters: stated at this scale, alpha / rank")
     along: Literal["size", "depth"] = Field("size", description="what the models differed in on which it was measured")
-    source: str
+    like: str | None = Field(None, description="the method that was measured, where this one is taken to be alike")
+    source: str = Field(description="who measured or published it, on what")
 
     def rescaled(self, rate: float, model: ModelSpec, method: Tuned) -> float:
         """The stated `rate` at the scale of the method's adapters."""
@@ -225,6 +226,10 @@ class RateRule(Frozen):
         return rate if stated is None or method.scale is None else rate * stated / method.scale
 
 
+_BY_WIDTH = (
+    "a tenth of the pretraining peak by a rule from the width, fitted to the published peaks of Pythia, OPT, BLOOM, "
+    "OLMo 2 and SmolLM; unmeasured here"
+)
 _A_TENTH = (
     "a tenth of the published pretraining peak, unmeasured here; half of it was best over 60 steps on SmolLM2's first "
     "blocks"
@@ -305,32 +310,23 @@ class Family(Frozen):
             return default
         if like is not None:
             rule = self.rate_rule(like)
-            return rule.model_copy(update={"method": method, "source": f"as {like}, unmeasured: {rule.source}"})
-        return RateRule(method=method, source="unknown")
+            return rule.model_copy(update={"method": method, "like": rule.like or like})
+        return RateRule(method=method, source=_BY_WIDTH)
 
-    def peak_rate(self, model: ModelSpec, method: Tuned, *, steps: int) -> tuple[float, str]:
-        """The peak learning rate of `method` on `model` for a run of `steps`, and where it comes from."""
+    def peak_rate(self, model: ModelSpec, method: Tuned, *, steps: int) -> tuple[float, RateRule]:
+        """The peak learning rate of `method` on `model` for a run of `steps`, and the rule that says so."""
         rule = self.rate_rule(method.name, method.like, method.default_rate)
-        why = f"learning rate: {rule.source}"
         if rule.law is not None:
-            return rule.rescaled(rule.law.rate(model.params, steps, method.share(model)), model, method), why
+            return rule.rescaled(rule.law.rate(model.params, steps, method.share(model)), model, method), rule
         if rule.of_pretraining is not None and model.pretraining_rate is not None:
-            return rule.of_pretraining * model.pretraining_rate, why
+            return rule.of_pretraining * model.pretraining_rate, rule
         if rule.of_full is not None:
-            return rule.rescaled(rule.of_full * self._full_rate(model)[0], model, method), why
+            return rule.rescaled(rule.of_full * self._full_rate(model), model, method), rule
         if rule.fixed is not None:
-            return rule.rescaled(rule.fixed, model, method), why
-        return self._by_width(model)
+            return rule.rescaled(rule.fixed, model, method), rule
+        return width_rate(model.hidden), RateRule(method=method.name, source=_BY_WIDTH)
 
-    def _full_rate(self, model: ModelSpec) -> tuple[float, str]:
+    def _full_rate(self, model: ModelSpec) -> float:
         """Full fine-tuning's, where that is a share of the pretraining peak."""
-        rule = self.rate_rule("full")
-        if rule.of_pretraining is not None and model.pretraining_rate is not None:
-            return rule.of_pretraining * model.pretraining_rate, f"learning rate: {rule.source}"
-        return self._by_width(model)
-
-    def _by_width(self, model: ModelSpec) -> tuple[float, str]:
-        return width_rate(model.hidden), (
-            "learning rate: a tenth of the pretraining peak by a rule from the width, fitted to the published peaks of "
-            "Pythia, OPT, BLOOM, OLMo 2 and SmolLM; unmeasured here"
-        )
+        share, peak = self.rate_rule("full").of_pretraining, model.pretraining_rate
+        return width_rate(model.hidden) if share is None or peak is None else share * peak

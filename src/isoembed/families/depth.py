@@ -39,8 +39,8 @@ class Reference(Frozen):
 
 def default_depths(blocks: int) -> tuple[int, ...]:
     """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and all: powers of two, and one and a half times them."""
-    ladder = {base << power for power in range(blocks.bit_length()) for base in (1, 3)}
-    return (*sorted(depth for depth in ladder if depth < blocks), blocks)
+    found = {base << power for power in range(blocks.bit_length()) for base in (1, 3)}
+    return (*sorted(depth for depth in found if depth < blocks), blocks)
 
 
 def along_depth(
@@ -49,14 +49,8 @@ def along_depth(
     """`model` of the family `base` as a family whose models are its cuts at `depths`, smallest first.
 
     cut: depth -> counts of the cut model, where its blocks differ; default: by arithmetic.  Learning rates are those of
-    `base`, and say so where nobody measured them on cuts.
+    `base`, some of which nobody measured on cuts (`RateRule.along`).
     """
-    rates = tuple(
-        rule
-        if rule.along == "depth"
-        else rule.model_copy(update={"source": f"{rule.source}; carried over to its first blocks"})
-        for rule in base.rates
-    )
     models = tuple(model if depth == model.blocks else (cut or model.first)(depth) for depth in sorted(set(depths)))
     return base.model_copy(
         update={
@@ -64,7 +58,6 @@ def along_depth(
             "models": models,
             "along": "depth",
             "about": f"{model.name} cut to its first blocks, the final norm kept ({base.about})",
-            "rates": rates,
             "method_rule": None,
         }
     )

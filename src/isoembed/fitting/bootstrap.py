@@ -20,6 +20,7 @@ from isoembed.fitting.isoflop import Optimum, surface_optimum
 from isoembed.fitting.notes import FitNote, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
+from isoembed.notes import refusal
 
 #: fewer independent runs than this make no bootstrap
 _LEAST_RUNS = 4
@@ -135,9 +136,7 @@ def bootstrap(law: Law, points: Points, *, draws: int = 1000, seed: int = 0, del
     best one."""
     runs = len(np.unique(points.run))
     if runs < _LEAST_RUNS:
-        raise InputError(
-            f"A bootstrap needs at least {_LEAST_RUNS} runs to draw from; got {runs}. Add runs, or fit without it."
-        )
+        raise InputError(refusal("few-to-draw", least=_LEAST_RUNS, runs=runs))
     solver, fitted, start_BP = solve(Solver(law, points), delta)
     weight_BR = resample(points, draws, seed)
     width = np.inf if fitted.delta is None else fitted.delta

@@ -9,11 +9,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, computed_field
 
-from isoembed.core import InputError, Noted, Summarised
+from isoembed.core import InputError, Summarised
 from isoembed.fitting.minimise import Minimum, Problem, minimise
 from isoembed.fitting.notes import FitNote, reason
 from isoembed.laws.base import Law, Units
 from isoembed.laws.points import Floats, Points
+from isoembed.notes import Noted
 
 #: from `good` to worst; a fit carries the worst that applies and all reasons
 Status = Literal["good", "few-starts-agree", "at-bound", "poor-fit", "weakly-identified", "too-few-points", "stuck"]

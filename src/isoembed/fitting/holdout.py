@@ -5,7 +5,6 @@ A lower objective is no sign of it: laws are compared, and called good, on the h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.notes import Judged, off, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points
+from isoembed.notes import refusal_of
 
 By = Literal["largest-size", "largest-budget"]
 #: rows this close to the largest value belong to it
@@ -73,11 +73,11 @@ def holdout(
         boot = bootstrap(law, kept, draws=draws, seed=seed, delta=delta) if len(kept) else None
     except InputError as error:
         return Holdout(
-            by=by, law=law.name, verdict="untested", facts=(reason("not-fitted", error=str(error)),), **counts
+            by=by, law=law.name, verdict="untested", facts=(reason("not-fitted", error=refusal_of(error)),), **counts
         )
     if boot is None or boot.fit.status in ("too-few-points", "stuck"):
-        why = reason("not-fitted", error=boot.fit.describe()) if boot else reason("nothing-left")
-        return Holdout(by=by, law=law.name, verdict="untested", facts=(why,), **counts)
+        why = [each for each in boot.fit.facts if each.kind == "reason"] if boot else [reason("nothing-left")]
+        return Holdout(by=by, law=law.name, verdict="untested", facts=tuple(why), **counts)
 
     def log_errors(at: Points) -> Floats:
         return np.log(at.loss) - log_loss(law.predict(boot.fit.params, at))
@@ -122,9 +122,3 @@ def backtests(law: Law, points: Points, first: Holdout, *, delta: float | None =
 def log_loss(loss: Floats) -> Floats:
     """ln of a forecast; one at or below zero, which some laws make far out, is as wrong as 1e-9."""
     return np.asarray(np.log(np.maximum(loss, 1e-9)))
-
-
-def compare(laws: Sequence[Law], points: Points, by: By, *, draws: int = 200, seed: int = 0) -> list[Holdout]:
-    """Every law's hold-out, best forecast first; untested ones last."""
-    results = [holdout(law, points, by, draws=draws, seed=seed) for law in laws]
-    return sorted(results, key=lambda result: np.inf if result.held_error is None else result.held_error)

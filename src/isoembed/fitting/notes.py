@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, computed_field
 
-from isoembed.core import Note, Noted
 from isoembed.fitting.intervals import Interval
+from isoembed.notes import Note, Noted
 
 #: why a status or verdict is not good; what was held; what was seen of the runs and of the law's file
 Kind = Literal["reason", "held", "remark"]

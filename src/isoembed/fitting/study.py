@@ -23,6 +23,7 @@ from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
 from isoembed.fitting.settings import Group
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
+from isoembed.notes import refusal_of
 from isoembed.records import RunRecord
 
 #: what `holdout` may say, and the hold-outs that it means
@@ -67,7 +68,7 @@ def study_source(
         except InputError as error:
             if len(groups) == 1:
                 raise
-            left_out.append(remark("left-out", method=str(group.method), error=str(error)))
+            left_out.append(remark("left-out", method=str(group.method), error=refusal_of(error)))
     if not found:
         raise InputError(left_out[0].describe())
     return LawSet(laws=tuple(law.with_facts(*left_out) for law in found))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError, Noted
+from isoembed.core import Frozen, InputError
 from isoembed.fitting.holdout import log_loss
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs, loss_of
@@ -17,6 +17,7 @@ from isoembed.fitting.notes import FitNote, off, reason, remark
 from isoembed.fitting.settings import Settings
 from isoembed.fitting.transfer import Forecast, TransferCheck, comparable, forecast, tokens_to_law_units
 from isoembed.laws.points import Floats, Points
+from isoembed.notes import Noted
 from isoembed.records import Ledger, RunRecord
 
 #: runs of different sizes or lengths below which nothing is said

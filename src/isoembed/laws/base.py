@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from isoembed.core import InputError
 from isoembed.laws.points import Floats, Points, Rows
+from isoembed.notes import refusal
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,10 @@ class Law(ABC):
         """Raise InputError where the law means nothing on `points`."""
         for column in self.varies:
             if points.distinct(column) < 2:
-                raise InputError(
-                    f"The {self.name} law needs runs that differ in `{column}`: all {len(points)} rows have "
-                    f"{points.column(column)[0]:.4g}; add runs, or choose a law without it."
-                )
+                value = float(points.column(column)[0])
+                raise InputError(refusal("all-alike", law=self.name, column=column, rows=len(points), value=value))
         if points.distinct("loss") < 2:
-            raise InputError(
-                f"`loss` must differ between runs: all {len(points)} rows have {points.loss[0]:.4g}; check the column."
-            )
+            raise InputError(refusal("losses-alike", rows=len(points), value=float(points.loss[0])))
 
     def start_grid(self) -> Floats:
         """Start values (B, P): the product of the grids, zero for linear parameters."""

@@ -18,6 +18,7 @@ from isoembed.core import InputError
 from isoembed.laws.base import Law, Parameter
 from isoembed.laws.link import Link
 from isoembed.laws.points import Floats, Points, Rows
+from isoembed.notes import refusal
 
 #: the parameter that carries K, always held: a law file says for itself among how many its loss was taken
 CANDIDATES = "K"
@@ -60,10 +61,8 @@ class Odds(Link):
     def check(self, points: Points) -> None:
         chance = float(np.log(_candidates(points)))
         if above := int(np.sum(points.loss >= chance)):
-            raise InputError(
-                f"The {self.name} law needs losses below chance, ln {_candidates(points):g} = {chance:.3f}: {above} of "
-                f"{len(points)} runs are not. Leave them out, or state the `candidates` of the loss."
-            )
+            known = {"law": self.name, "candidates": _candidates(points), "chance": chance, "rows": len(points)}
+            raise InputError(refusal("above-chance", above=above, **known))
         super().check(points)
 
 

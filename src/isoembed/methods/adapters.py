@@ -12,7 +12,8 @@ from pydantic import Field
 from isoembed.core import LARGEST, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.methods.base import BaseMethod
+from isoembed.methods.base import BaseMethod, unsuited
+from isoembed.notes import refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,9 +68,9 @@ class Adapters(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.dense:
-            raise InputError(f"`{self.label}` needs dense layers inside the blocks; none were found in {model.name}.")
+            raise unsuited(self.label, model.name, "dense layers inside the blocks", "Use norms instead.")
         if model.idle_params:
-            raise self._experts(model.name)
+            raise InputError(refusal("experts", method=self.label, model=model.name))
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
@@ -115,10 +116,4 @@ class Adapters(BaseMethod):
         from isoembed.methods.parts import is_experts
 
         if any(is_experts(module) for module in model.modules()):
-            raise self._experts(type(model).__name__)
-
-    def _experts(self, name: str) -> InputError:
-        return InputError(
-            f"`{self.label}` adapts dense layers; the experts of {name} are stacked in 3-D parameters and would stay "
-            "without adapters. Use full, freeze or norms instead."
-        )
+            raise InputError(refusal("experts", method=self.label, model=type(model).__name__))

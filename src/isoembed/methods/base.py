@@ -10,9 +10,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from isoembed.core import Frozen
+from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec, RateRule
 from isoembed.flops import Cost
+from isoembed.notes import refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,3 +81,8 @@ class BaseMethod(Frozen):
         Adapters return a peft model around `model`, the other methods change it in place and return it.  The
         number of elements that require a gradient equals `cost(spec).trained`.
         """
+
+
+def unsuited(method: str, model: str, need: str, remedy: str) -> InputError:
+    """The error of a method on a model that lacks what it needs."""
+    return InputError(refusal("unsuited", method=method, model=model, need=need, remedy=remedy))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.methods.base import BaseMethod
+from isoembed.methods.base import BaseMethod, unsuited
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: what it trains, and what to do without
+_NEED = ("bias vectors", "Use norms, the vectors that it has, or full, freeze or lora.")
 
 
 class Bias(BaseMethod):
@@ -22,7 +24,7 @@ class Bias(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.bias_params:
-            raise _no_biases(model.name)
+            raise unsuited(self.name, model.name, *_NEED)
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
@@ -36,14 +38,7 @@ class Bias(BaseMethod):
         model.requires_grad_(False)
         biases = [value for name, owner, value in owned_parameters(model) if is_bias(name) and not is_embedding(owner)]
         if not biases:
-            raise _no_biases(type(model).__name__)
+            raise unsuited(self.name, type(model).__name__, *_NEED)
         for value in biases:
             value.requires_grad_(True)
         return model
-
-
-def _no_biases(name: str) -> InputError:
-    return InputError(
-        f"`bias` needs a model with bias vectors; {name} has none, so nothing would train. Use norms, the vectors that "
-        "it has, or full, freeze or lora."
-    )

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.methods.base import BaseMethod
+from isoembed.methods.base import BaseMethod, unsuited
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +49,7 @@ class Freeze(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.blocks:
-            raise InputError(f"`freeze` needs a model with transformer blocks; none were found in {model.name}.")
+            raise unsuited(self.name, model.name, "transformer blocks", "Use full instead.")
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)

@@ -12,6 +12,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
 from isoembed.methods.adapters import Adapters
 from isoembed.methods.freeze import Freeze
+from isoembed.notes import refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +44,7 @@ class LoRATop(Adapters):
     def check(self, model: ModelSpec) -> None:
         super().check(model)
         if any(layer.count % model.blocks for layer in model.dense):
-            raise InputError(
-                f"`lora-top` needs blocks that are all alike, to count its adapters; those of {model.name} are not. "
-                "Use lora instead."
-            )
+            raise InputError(refusal("unlike-blocks", method=self.name, model=model.name))
 
     def adapter_params(self, model: ModelSpec) -> int:
         return super().adapter_params(model) // model.blocks * self._frozen.active_blocks(model.blocks)

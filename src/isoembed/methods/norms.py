@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.methods.base import BaseMethod
+from isoembed.methods.base import BaseMethod, unsuited
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: what it trains, and what to do without
+_NEED = ("norms with weights", "Use full, freeze or lora instead.")
 
 
 class Norms(BaseMethod):
@@ -26,7 +28,7 @@ class Norms(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.norm_params:
-            raise _no_norms(model.name)
+            raise unsuited(self.name, model.name, *_NEED)
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)
@@ -40,11 +42,7 @@ class Norms(BaseMethod):
         model.requires_grad_(False)
         values = [value for _, owner, value in owned_parameters(model) if is_norm(owner)]
         if not values:
-            raise _no_norms(type(model).__name__)
+            raise unsuited(self.name, type(model).__name__, *_NEED)
         for value in values:
             value.requires_grad_(True)
         return model
-
-
-def _no_norms(name: str) -> InputError:
-    return InputError(f"`norms` needs norms with weights; {name} has none. Use full, freeze or lora instead.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from isoembed.core import Note
+from isoembed.notes import Note
 
 
 class PilotNote(Note):

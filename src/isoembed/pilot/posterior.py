@@ -28,6 +28,7 @@ from isoembed.fitting.intervals import tamed
 from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats
+from isoembed.notes import refusal_of
 from isoembed.pilot.notes import PilotNote, warning
 from isoembed.pilot.runs import (
     PilotRun,
@@ -147,5 +148,5 @@ def fit_posterior(done: Sequence[PilotRun], target: PilotTarget, how: Planning =
             # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
             laws[method] = bootstrap(law, points, draws=how.draws, seed=how.seed + 1_000_003 * index)
         except InputError as error:
-            unfit[method] = warning("unfit", error=str(error))
+            unfit[method] = warning("unfit", error=refusal_of(error))
     return Posterior(target, laws, unfit)

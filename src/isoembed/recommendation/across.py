@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
+from isoembed.notes import Noted, Refusal, refusal_of
 from isoembed.published import published_scores
 from isoembed.recommendation.by_rule import BRACKET
 from isoembed.recommendation.recommend import recommend
@@ -30,14 +31,22 @@ WEAK = (
 )
 
 
-class FamilyChoice(Frozen):
+class FamilyChoice(Noted):
     """What a family offers at the budget."""
 
+    described: ClassVar = {"refused": "refused"}
+
+    notes: tuple[Refusal, ...] = Field((), description="why it offers nothing")
     family: str
     ground: Ground = Field(description="what the choice rests on, or why the family suits another budget")
     recommendation: Recommendation | None = Field(None, description="None where it was refused")
-    refused: str | None = Field(None, description="why")
     published: str | None = Field(None, description="score of a finished model made from it by others")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def refused(self) -> str | None:
+        """Why it offers nothing, in words."""
+        return self._first_sentence("refused")
 
 
 def across(ask: Callable[[Family], Request]) -> tuple[FamilyChoice, ...]:
@@ -47,7 +56,7 @@ def across(ask: Callable[[Family], Request]) -> tuple[FamilyChoice, ...]:
     """
     found = [_choice(family, ask) for family in FAMILIES]
     if all(each.recommendation is None for each in found):
-        raise InputError(found[0].refused or "No family can be had for this budget.")
+        raise InputError(*found[0].notes)
     return tuple(sorted(found, key=lambda each: GROUNDS.index(each.ground)))
 
 
@@ -56,7 +65,7 @@ def _choice(family: Family, ask: Callable[[Family], Request]) -> FamilyChoice:
     try:
         found = recommend(ask(family))
     except InputError as error:
-        return FamilyChoice(family=family.name, ground="refused", refused=str(error), published=published)
+        return FamilyChoice(family=family.name, ground="refused", notes=(refusal_of(error),), published=published)
     return FamilyChoice(family=family.name, ground=_ground(family, found), recommendation=found, published=published)
 
 

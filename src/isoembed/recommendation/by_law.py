@@ -9,6 +9,7 @@ from isoembed.core import number_of
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.repetition import ONE_EPOCH, PRETRAINING_R_STAR_SOURCE
 from isoembed.laws import law_named
+from isoembed.notes import refusal_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
@@ -38,7 +39,7 @@ def by_law(
     """
     found = applicable(laws, request, other_settings=other_settings)
     laws = found.laws
-    flop, _ = request.budget.flop_at()
+    flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]
     guess = False
@@ -48,7 +49,7 @@ def by_law(
         if not far:
             raise
         forecasts, guess = frontier.at(flop, far=True), True
-        reasons.insert(0, note("no-forecast", "order-alone", error=str(error)))
+        reasons.insert(0, note("no-forecast", "order-alone", error=refusal_of(error)))
     samples, best = forecasts.samples, forecasts.samples.best
     recipe = forecasts.recipe(best)
     if _borrows_repeats(forecasts, recipe):
@@ -126,7 +127,6 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
     request, candidate = forecasts.request, forecasts.candidates[forecasts.samples.best]
     law = candidate.law
     names = " and ".join(other.law for other in law.alternatives)
-    _, speed = request.budget.flop_at()
     notes = [
         note(
             "known",
@@ -139,10 +139,8 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         note("known", "cost"),
         *([note("known", "form" if len(law.alternatives) == 1 else "forms", forms=names)] if law.alternatives else []),
         *([note("known", "unsealed")] if law.unsealed else []),
-        *([note("assumed", "speed", source=speed)] if speed else []),
-        note(
-            "assumed", "learning-rate", source=request.rate(candidate.model, candidate.method, recipe.train_tokens)[1]
-        ),
+        *request.speed_notes,
+        *request.rate_notes(recipe),
         request.data_note,
         *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),

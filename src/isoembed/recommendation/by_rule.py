@@ -6,7 +6,7 @@
    from the stated threshold.
 2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens per
    parameter as the family says for the budget.  Called a guess, with the sizes either side; a pilot would tell.
-3. At most one pass over the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
+3. At most one epoch of the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
    asks for, the largest model of those that the budget pays all passes for: at equal data the largest is best, with
    full fine-tuning or LoRA of high rank (paper, appendix D).
 """
@@ -18,6 +18,7 @@ import math
 from isoembed.core import InputError
 from isoembed.families.base import MethodRule
 from isoembed.methods import Full, LoRA, Method, method_named
+from isoembed.notes import refusal
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest
@@ -41,11 +42,10 @@ def by_rule(request: CompleteRequest) -> Recommendation:
         raise InputError(
             "`repeats=measured` needs a law, and none speaks of what is asked; give `law`, or `repeats=muennighoff`."
         )
-    flop, speed = request.budget.flop_at()
+    flop = request.budget.paid_flop
     method, notes = _choose_method(request)
     candidates = _candidates(request, method)
-    if speed:
-        notes.append(note("assumed", "speed", source=speed))
+    notes += request.speed_notes
     ranked, ended = _ranked(request, candidates)
     rule = request.family.method_rule
     if ended and rule is not None and request.method is None and isinstance(method, LoRA):
@@ -58,8 +58,7 @@ def by_rule(request: CompleteRequest) -> Recommendation:
         size_notes, bracket = _size(request, candidates, best, ended=ended)
         notes += size_notes
     recipe = best.recipe
-    rate_source = request.rate(recipe.model, method, recipe.train_tokens)[1]
-    notes += [note("assumed", "learning-rate", source=rate_source), note("known", "cost"), request.data_note]
+    notes += [*request.rate_notes(recipe), note("known", "cost"), request.data_note]
     if rule is not None and (recipe.batch_pairs, recipe.context_tokens) != _PAPER_SETUP:
         setup = {"batch_pairs": recipe.batch_pairs, "context_tokens": recipe.context_tokens}
         notes.append(note("assumed", "setup", **setup))
@@ -93,21 +92,15 @@ def _choose_method(request: CompleteRequest) -> tuple[Method, list[RecipeNote]]:
         why = note(kind, "method-published", flop=rule.full_up_to_flop, source=rule.source)
         method, notes = _by_published_rule(request, rule), [note("basis", "published-rule"), why]
     if not request.constraints.allows(method):
-        raise InputError(
-            f"Without a law {method.name} is the only choice of the rule; `methods` allows {', '.join(allowed or ())}. "
-            "Name one with `method`, or give a `law`."
-        )
+        raise InputError(refusal("rule-method", method=method.name, allowed=", ".join(allowed or ())))
     return method, notes
 
 
 def _by_published_rule(request: CompleteRequest, rule: MethodRule) -> Method:
-    flop, _ = request.budget.flop_at()
+    flop = request.budget.paid_flop
     low, high = rule.range_flop
     if not low <= flop <= high:
-        raise InputError(
-            f"The paper's rule holds for budgets of {low:.2g} to {high:.2g} FLOP and is not extrapolated; got "
-            f"{flop:.3g}. Name `method` (and `model`) yourself, or run a pilot on your budget."
-        )
+        raise InputError(refusal("rule-range", low=low, high=high, flop=flop))
     return Full() if flop <= rule.full_up_to_flop else LoRA(rank=rule.ranks[0], alpha=2.0 * rule.ranks[0])
 
 
@@ -116,14 +109,14 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
 
     Raises InputError where there is none.
     """
-    flop, _ = request.budget.flop_at()
+    flop = request.budget.paid_flop
     candidates: list[RankedRecipe] = []
-    errors: list[str] = []
+    errors: list[InputError] = []
     for spec in request.models:
         try:
             recipe = request.recipe(flop, spec, method, most_epochs=request.constraints.most_epochs)
         except InputError as error:
-            errors.append(str(error))
+            errors.append(error)
             continue
         notes = request.unspent(flop, recipe)
         if recipe.steps < MIN_STEPS:
@@ -133,7 +126,7 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
             RankedRecipe(recipe=recipe, tokens_per_param=recipe.train_tokens / spec.params, notes=tuple(notes))
         )
     if not candidates:
-        raise InputError(errors[0])
+        raise errors[0]
     long = [candidate for candidate in candidates if candidate.recipe.steps >= MIN_STEPS]
     # where the data are why no size has the steps, larger ones have no fewer
     ended = [candidate for candidate in candidates if _ends(request, candidate)]
@@ -143,7 +136,7 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
 def _ranked(request: CompleteRequest, candidates: list[RankedRecipe]) -> tuple[list[RankedRecipe], bool]:
     """Candidates, best first, and whether the data decide: the size that the rule names would repeat them more often
     than is allowed."""
-    flop, _ = request.budget.flop_at()
+    flop = request.budget.paid_flop
 
     def off(candidate: RankedRecipe) -> float:
         recipe = candidate.recipe
@@ -162,7 +155,7 @@ def _size(
 ) -> tuple[list[RecipeNote], tuple[str, ...]]:
     """Why `best` is of the size that it is, and it with the sizes either side, which the rule cannot tell apart."""
     family, ratio = request.family, best.tokens_per_param
-    wanted = family.tokens_per_param_at(request.budget.flop_at()[0])
+    wanted = family.tokens_per_param_at(request.budget.paid_flop)
     low, high = wanted / BRACKET, wanted * BRACKET
     if ended:
         why = note("assumed", "size-by-data", family=family.name, tokens_per_param=wanted)

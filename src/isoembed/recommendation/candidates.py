@@ -11,6 +11,7 @@ from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
 from isoembed.methods import Full, Method
+from isoembed.notes import Refusal, refusal
 from isoembed.recipe import DataStats
 from isoembed.recommendation.request import CompleteRequest
 from isoembed.recommendation.result import Extrapolation
@@ -53,7 +54,7 @@ class Candidate:
         return self.law.draws.tail
 
     def most_epochs(self, request: CompleteRequest) -> float:
-        """Passes over the data at most: one where the law's own runs gained nothing by more and nobody says how
+        """Epochs of the data at most: one where the law's own runs gained nothing by more and nobody says how
         many."""
         limits, measured = request.constraints, self.law.repetition
         in_vain = limits.epochs is None and limits.repeats == "measured" and measured is not None and measured.worthless
@@ -95,14 +96,15 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
     Raises InputError where a law has no size in it or too few samples, or where no candidate is left.
     """
     found: list[Candidate] = []
-    errors: list[str] = []
+    errors: list[InputError] = []
     for law in laws.laws:
         _check_law(law)
         if request.constraints.repeats == "measured" and law.repetition is None:
-            errors.append(
+            unmeasured = InputError(
                 f"`repeats=measured` needs a law whose runs repeated their data: the {law.method or law.law} law has "
                 "no R*. Add such runs with `isoembed sweep plan` (`pairs`) and fit again, or say `repeats=muennighoff`."
             )
+            errors.append(unmeasured)
             continue
         for model in request.models:
             for method in _methods(law, request, model):
@@ -112,9 +114,9 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
                     if not any(candidate.trains_as(other) for other in found):
                         found.append(candidate)
                 except InputError as error:
-                    errors.append(str(error))
+                    errors.append(error)
     if not found:
-        raise InputError(errors[0] if errors else _nothing_allowed(laws, request))
+        raise errors[0] if errors else InputError(_nothing_allowed(laws, request))
     return found
 
 
@@ -146,9 +148,9 @@ def _methods(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[M
     return [method for method in dict.fromkeys(found) if request.constraints.allows(method)]
 
 
-def _nothing_allowed(laws: LawSet, request: CompleteRequest) -> str:
+def _nothing_allowed(laws: LawSet, request: CompleteRequest) -> Refusal:
     asked = request.method.label if request.method else ", ".join(request.constraints.methods or ("any",))
     fitted = (
         ", ".join(tested.label for law in laws.laws for tested in law.tested_settings) or "no method that is known here"
     )
-    return f"A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of yours."
+    return refusal("law-method", fitted=fitted, asked=asked)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import ClassVar
+
+from pydantic import Field, computed_field
 
 from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory
 from isoembed.families import Family, ModelSpec
 from isoembed.methods import METHODS, BaseMethod
+from isoembed.notes import Noted, Refusal, refusal_of
 from isoembed.recipe import DataStats
 
 
-class MethodFacts(Frozen):
+class MethodFacts(Noted):
     """One method, at its default hyperparameters, on one model."""
 
+    described: ClassVar = {"why_not": "refused"}
+
+    notes: tuple[Refusal, ...] = Field((), description="why the method cannot train this model")
     method: str
     label: str
     flop_per_token: int | None = Field(None, description="model FLOP of one training token; None where it cannot train")
@@ -21,7 +27,12 @@ class MethodFacts(Frozen):
     memory_bytes: float | None = Field(
         None, description="estimate of what training needs at least, with the smallest mini-batch"
     )
-    why_not: str | None = Field(None, description="why the method cannot train this model")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def why_not(self) -> str | None:
+        """Why the method cannot train this model, in words."""
+        return self._first_sentence("refused")
 
 
 class ModelFacts(Frozen):
@@ -59,7 +70,7 @@ def _method_facts(model: ModelSpec, method: BaseMethod, family: Family) -> Metho
     try:
         cost = method.cost(model)
     except InputError as error:
-        return MethodFacts(method=name, label=method.label, why_not=str(error))
+        return MethodFacts(method=name, label=method.label, notes=(refusal_of(error),))
     return MethodFacts(
         method=name,
         label=method.label,

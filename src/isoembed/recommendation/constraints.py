@@ -12,6 +12,7 @@ from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import Family, ModelSpec
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.methods import Method, names
+from isoembed.notes import refusal
 from isoembed.recipe import DataStats, Setup
 
 LimitName = Literal["max_params", "max_index_bytes", "max_query_flop"]
@@ -60,11 +61,8 @@ class SizeLimits(Frozen):
             values = [measure(size, setup, data) for size in left]
             left = [size for size, value in zip(left, values, strict=True) if value <= limit]
             if not left:
-                raise InputError(
-                    f"`{name}` must leave a model: the least of {family.name} that may be chosen is "
-                    f"{min(values):,.6g} {of}, "
-                    f"above {limit:,.6g}. Raise it, or choose another family."
-                )
+                known = {"limit": name, "family": family.name, "unit": of}
+                raise InputError(refusal("too-large", least=min(values), most=limit, **known))
         return left
 
 
@@ -105,7 +103,7 @@ class Constraints(SizeLimits):
 
     @property
     def most_epochs(self) -> float:
-        """Passes over the unique pairs at most."""
+        """Over the unique pairs at most."""
         if self.epochs is not None:
             return self.epochs
         return 1.0 if self.repeats in (None, "none") else MOST_EPOCHS
@@ -134,8 +132,6 @@ class Constraints(SizeLimits):
         """
         left = flop - 2.0 * model.params * self.serving_tokens
         if left <= 0:
-            raise InputError(
-                f"`budget` must pay for serving too: embedding {self.serving_tokens:.3g} tokens with {model.name} "
-                f"costs {flop - left:.3g} FLOP of {flop:.3g}; raise it, or lower `serving_tokens`."
-            )
+            known = {"tokens": self.serving_tokens, "model": model.name}
+            raise InputError(refusal("serving", cost=flop - left, flop=flop, **known))
         return left

@@ -23,6 +23,7 @@ from isoembed.fitting.decision import CandidateSamples
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.laws.points import Floats
+from isoembed.notes import refusal
 from isoembed.recipe import Recipe
 from isoembed.recommendation.candidates import Candidate, candidates_of
 from isoembed.recommendation.law_samples import LawSamples
@@ -143,7 +144,9 @@ class Frontier:
         if not kept:
             seen = "forecast no better than chance" if by_chance_K.any() else "forecast next to no loss"
             how = seen if within else min(reach, key=lambda each: each.farthest).describe()
-            raise OutOfReachError(_out_of_reach(self.laws, flop, how))
+            low, high = (end(law.range["flop"][i] for law in self.laws.laws) for i, end in ((0, min), (1, max)))
+            known = {"farthest": FARTHEST, "low": low, "high": high, "flop": flop, "nearest": how}
+            raise OutOfReachError(refusal("law-range", **known))
         left_out = tuple(candidate for candidate in affordable if candidate not in kept)
         samples = CandidateSamples(loss_BK[:, kept_K])
         kept_tokens_K = tokens_K[within_K][kept_K]
@@ -225,16 +228,6 @@ class Frontier:
             return None
         removes, _, pilots, x = max((run for run in found if run[0] >= most / 2), key=lambda run: run[1])
         return NextRun(recipe=pilots.recipe(x), removes=removes)
-
-
-def _out_of_reach(laws: LawSet, flop: float, how: str) -> str:
-    """how: what the nearest candidate is."""
-    low, high = (f"{end(law.range['flop'][i] for law in laws.laws):.2g}" for i, end in ((0, min), (1, max)))
-    return (
-        f"A law holds to {FARTHEST:g} times beyond its runs in C, N and D: these go from {low} to {high} FLOP, and at "
-        f"{flop:.3g} the nearest candidate is {how}. Run a pilot (`isoembed run` with `pilot`), add runs nearer to it, "
-        "or leave `law` out for a guess by rule."
-    )
 
 
 def _not_served(request: CompleteRequest) -> CompleteRequest:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from isoembed.core import Note
 from isoembed.fitting.notes import UNSEALED
+from isoembed.notes import Note
 
 #: which rule or law chose; what was measured or published; what nobody measured; what may make the recipe a bad one;
 #: why a law gives an order and no loss
@@ -58,7 +58,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     # cost and settings
     "cost": ("C = 2 N_F D + 2 N_B D + 2 N_U D, non-embedding parameters, real tokens (paper, section 3.5)",),
-    "speed": ("speed", "{source}"),
+    "speed-given": ("speed", "{share:.0%} of the {device}'s peak (as given)"),
+    "speed-assumed": ("speed", "{share:.0%} of the {device}'s peak (assumed, not measured)"),
     "teacher": (
         "teacher",
         "{name} reads each unique pair once, {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget; the rest trains",
@@ -69,7 +70,10 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "
         "and the token lookup are left out",
     ),
-    "learning-rate": ("{source}",),
+    "rate-asked": ("learning rate as asked",),
+    "rate": ("learning rate", "{source}"),
+    "rate-like": ("learning rate", "as {like}, unmeasured", "{source}"),
+    "rate-carried": ("learning rate", "stated for whole models, carried over to first blocks"),
     "setup": (
         "batch {batch_pairs} and context {context_tokens}",
         "losses and rules measured at 1024 pairs and 75 tokens do not carry over",
@@ -80,7 +84,6 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "no basis for a choice ({why}); falling back on what is known without it",
     ),
     "pilot-ended": ("{runs} pilot runs, {flop:.3g} FLOP ({share:.1%} of the budget); ended", "{why}"),
-    "pilot": ("{found}",),  # of before there were these
     "law-of-the-end": ("the law forecasts the loss after the last step of all tokens", "{rule}"),
     "few-steps": ("only {steps} steps; under {least} the schedule is mostly warm-up{remedy}",),
     # data
@@ -134,8 +137,11 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "ranking-other-tokenizer": ("ranking only", "the law was measured under another tokenizer"),
     "ranking-other-heldout": ("ranking only", "the law's losses are on another held-out set"),
     "ranking-repeats": ("ranking only", "what repeats cost is borrowed from pretraining, and here they did harm"),
-    # read from JSON of before there were notes
+    # read from JSON of before there were notes, or these
     "text": ("{text}",),
+    "learning-rate": ("{source}",),
+    "pilot": ("{found}",),
+    "speed": ("speed", "{source}"),
 }
 
 

@@ -14,6 +14,7 @@ from isoembed.families import Family
 from isoembed.families.known import is_built_in
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Method
+from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.applicable import applies_to
 from isoembed.recommendation.by_law import by_law
@@ -83,7 +84,9 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
         guess = by_rule(complete)
         basis = note("basis", "by-rule-beyond", basis=guess.basis)
         others = (each for each in guess.notes if each.kind != "basis")
-        return guess.model_copy(update={"notes": (basis, note("warning", "out-of-reach", error=str(error)), *others)})
+        return guess.model_copy(
+            update={"notes": (basis, note("warning", "out-of-reach", error=refusal_of(error)), *others)}
+        )
 
 
 def shipped_law(family: str) -> LawSet | None:

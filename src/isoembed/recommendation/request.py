@@ -11,10 +11,12 @@ from isoembed.budget import Budget
 from isoembed.core import Count, InputError, number_of
 from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
+from isoembed.families.base import RateRule
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
 from isoembed.flops import Cost
 from isoembed.methods import Full, Method, method_of
+from isoembed.notes import refusal
 from isoembed.recipe import (
     TO_THE_END,
     DataStats,
@@ -151,11 +153,8 @@ class CompleteRequest(Setup, Request):
             return
         needed = self.memory(model, method).least
         if needed > limit:
-            raise InputError(
-                f"Training must fit the device: {method.label} on {model.name} needs about {needed / 1e9:.3g} GB at "
-                f"least, with mini-batches of one text, of {limit / 1e9:.3g}; take a smaller model or a method that "
-                "trains less."
-            )
+            known = {"method": method.label, "model": model.name}
+            raise InputError(refusal("memory", needed_gb=needed / 1e9, limit_gb=limit / 1e9, **known))
 
     def tokens(self, flop: float, model: ModelSpec, cost: Cost, *, most_epochs: float | None) -> float:
         """D: what `flop` pays for after serving, and at most so many epochs of the unique pairs; where these alone are
@@ -239,10 +238,30 @@ class CompleteRequest(Setup, Request):
             notes.append(note("known", "serving", tokens=tokens, flop=cost, share=cost / flop))
         return notes
 
-    def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, str]:
-        """Peak learning rate for a run of `tokens`, and where it comes from."""
+    @property
+    def speed_notes(self) -> list[RecipeNote]:
+        """At which share of its device's peak a budget of time is counted; empty for one in FLOP."""
+        budget = self.budget
+        if budget.device is None:
+            return []
+        code = "speed-assumed" if budget.utilisation is None else "speed-given"
+        return [note("assumed", code, share=budget.share, device=budget.device)]
+
+    def rate_notes(self, recipe: Recipe) -> list[RecipeNote]:
+        """Where the recipe's learning rate comes from."""
+        _, rule = self.rate(recipe.model, recipe.method, recipe.train_tokens)
+        if rule is None:
+            return [note("assumed", "rate-asked")]
+        found = {"source": rule.source} | ({"like": rule.like} if rule.like else {})
+        notes = [note("assumed", "rate-like" if rule.like else "rate", **found)]
+        if (rule.along, self.family.along) == ("size", "depth"):
+            notes.append(note("assumed", "rate-carried"))
+        return notes
+
+    def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, RateRule | None]:
+        """Peak learning rate for a run of `tokens`, and the rule that says so; None where it was asked for."""
         if self.learning_rate is not None:
-            return self.learning_rate, "learning rate as asked"
+            return self.learning_rate, None
         steps = max(1, round(tokens / self.step_tokens))
         return self.family.peak_rate(model, method, steps=steps)
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 from pydantic import Field, computed_field
 
 from isoembed.budget import Budget
-from isoembed.core import Frozen, Noted, Summarised
+from isoembed.core import Frozen, Summarised
 from isoembed.fitting.bootstrap import Crossover
 from isoembed.fitting.intervals import Interval
+from isoembed.notes import Noted
 from isoembed.recipe import Recipe
 from isoembed.recommendation.notes import RecipeNote
 
@@ -159,7 +160,7 @@ class Recommendation(Summarised, Noted):
     @property
     def no_forecast(self) -> str | None:
         """Why a law gives an order and no loss; None where it gives one."""
-        return next(iter(self._sentences("no-forecast")), None)
+        return self._first_sentence("no-forecast")
 
     def summary(self) -> dict[str, str]:
         """The recipe, what it should reach and on what ground."""

@@ -17,6 +17,7 @@ from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
+from isoembed.notes import refusal
 from isoembed.pilot.choose import PilotBatch, eligible, plan_next
 from isoembed.pilot.decide import Decision
 from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun, least_runs
@@ -195,11 +196,8 @@ class PilotPlanner(Planner):
             # where no run at all is possible, the cheapest one of enough steps says what is needed
             cheapest = math.fsum(first) / len(first) if first else self.request.budgets[0]
             needed = cheapest * LEAST_RUNS / START_MOST
-            raise PilotTooSmallError(
-                f"A pilot needs {LEAST_RUNS} runs of {LEAST_STEPS} steps or more, and something left for others: about "
-                f"{needed:.2g} FLOP; its allowance is {self.request.allowance_flop:.3g}. Raise it or the budget, or "
-                "lower `batch_pairs`."
-            )
+            known = {"runs": LEAST_RUNS, "steps": LEAST_STEPS, "allowance": self.request.allowance_flop}
+            raise PilotTooSmallError(refusal("pilot-allowance", needed=needed, **known))
         kept, cost = methods_paid_for(self.request.methods, possible, self.request.allowance_flop)
         for name in self.request.methods:
             if name not in kept:

@@ -11,7 +11,7 @@
    pairs alone, repeated for as many epochs as the budget pays for.
 
 With the schedule wsd a run of a larger budget extends that of a smaller one (`Recipe.extended`): at its rate, which is
-searched for at the smallest budget alone, and with its warm-up, so that a ladder of budgets costs about its largest run
+searched for at the smallest budget alone, and with its warm-up, so that a budget grid costs about its largest run
 and the ends of the others.
 
 Near-optimum runs come first within a stage, so that an allowance that ends early has been spent well.
@@ -29,6 +29,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, method_type
+from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
 from isoembed.records import FailedRun, RunRecord
@@ -90,7 +91,7 @@ def at_most(request: SweepRequest) -> Plan:
         runs = {run.key: run for run in plan.runs}
 
 
-def _ladder(recipe: Recipe) -> tuple[str, int]:
+def _branch_of(recipe: Recipe) -> tuple[str, int]:
     """Equal for runs of which a longer one may extend a shorter one."""
     return recipe.key_without("train_tokens", "warmup_tokens"), recipe.whole_warmup_tokens
 
@@ -363,7 +364,7 @@ class Planner:
         try:
             recipe = self._recipe(model, method, flop, setup, rate)
         except InputError as error:
-            self._skip(model, method, flop, skip("no-recipe", error=str(error)))
+            self._skip(model, method, flop, skip("no-recipe", error=refusal_of(error)))
             return []
         if unfit := self._unfit(recipe, part):
             self._skip(model, method, flop, unfit)
@@ -431,16 +432,16 @@ class Planner:
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
         if run.keeps_trunk:
-            self.longest[_ladder(recipe)] = max(
-                run, self.longest.get(_ladder(recipe), run), key=lambda each: each.recipe.train_tokens
+            self.longest[_branch_of(recipe)] = max(
+                run, self.longest.get(_branch_of(recipe), run), key=lambda each: each.recipe.train_tokens
             )
         return True
 
     def _branched(self, run: PlannedRun) -> PlannedRun:
-        """The run with that of the plan which it extends: the longest one of its ladder, where that is shorter."""
+        """The run with that of the plan which it extends: the longest one of its branch, where that is shorter."""
         if not self.request.branches:
             return run
-        recipe, last = run.recipe, self.longest.get(_ladder(run.recipe))
+        recipe, last = run.recipe, self.longest.get(_branch_of(run.recipe))
         keeps = run.part.kind in ("noise", "budget") and recipe.total_flop < 0.99 * self.request.budgets[-1]
         known: dict[str, object] = {"keeps_trunk": keeps}
         if last is not None and last.recipe.train_tokens < recipe.train_tokens:

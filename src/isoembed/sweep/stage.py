@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, Note
+from isoembed.core import Frozen
+from isoembed.notes import Note
 
 StageKind = Literal["rates", "noise", "budget", "replicates", "variations", "repetition", "pilot", "other"]
 SkipKind = Literal[

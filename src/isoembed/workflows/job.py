@@ -253,7 +253,7 @@ def _extended(recipe: Recipe, budget: Budget) -> Recipe:
     """The recipe with the tokens that `budget` pays for."""
     if budget.epochs is not None:
         return recipe.extended(recipe.over(budget.epochs).train_tokens)
-    flop = budget.flop_at()[0]
+    flop = budget.paid_flop
     return recipe.extended(affordable(flop, recipe.model, recipe.method, recipe, recipe.data))
 
 

@@ -21,7 +21,9 @@ from isoembed.fitting.settings import Group
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.laws.hoffmann import HOFFMANN
+from isoembed.notes import Refusal, refusal, refusal_of
 from isoembed.pilot.choose import PilotBatch
+from isoembed.pilot.notes import PilotNote
 from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
 from isoembed.recipe import DataStats, Setup
@@ -47,8 +49,13 @@ class Pilot:
     runs: int
     flop: float
     """of all its runs, failed ones and the search for learning rates included"""
-    why: str
+    facts: tuple[PilotNote | FitNote | Refusal, ...]
     """why it ended; where there are no laws, why not"""
+
+    @property
+    def why(self) -> str:
+        """The same in words."""
+        return "; ".join(fact.describe() for fact in self.facts)
 
 
 def pilot_draft(
@@ -123,19 +130,17 @@ def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: PilotBatch) ->
     outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
     flop = sum(outcome.recipe.flop for outcome in outcomes)
     records = [o for o in outcomes if isinstance(o, RunRecord) and o.heldout and pilot_stage(stages[o.key])]
-    laws, why = None, "; ".join(choice.decision.warnings)
-    if choice.decision.trusted:
-        try:
-            laws, why = pilot_laws(records, request), choice.why
-        except InputError as error:
-            why = str(error)
-    return Pilot(laws, len(records), flop, why)
+    if not choice.decision.trusted:
+        return Pilot(None, len(records), flop, choice.decision.notes)
+    laws, left_out = pilot_laws(records, request)
+    return Pilot(laws, len(records), flop, (choice.reason,) if laws else left_out)
 
 
-def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
-    """One Hoffmann law a method, of the runs near the envelope, those near the target weighing more.
+def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> tuple[LawSet | None, tuple[FitNote, ...]]:
+    """One Hoffmann law a method, of the runs near the envelope, those near the target weighing more; None where no
+    method has the runs for it.
 
-    A method of too few runs is left out and named in the notes; raises InputError where that leaves none.
+    The methods that have not are the other value, and named in the laws' notes.
     """
     assert request.target_flop is not None
     target = pilot_target(request)
@@ -159,13 +164,12 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> LawSet:
         chosen = Group(group.method, points, rows, group.tested_settings, group.settings, (*group.facts, *facts))
         try:
             if len(kept) < least_runs(HOFFMANN):
-                raise InputError(f"{len(kept)} runs, a law needs {least_runs(HOFFMANN)}")
+                raise InputError(refusal("few-for-law", runs=len(kept), least=least_runs(HOFFMANN)))
             found.append(study([HOFFMANN], chosen, source="pilot", draws=DRAWS, by=("largest-budget",)))
         except InputError as error:
-            left_out.append(remark("left-out", method=str(group.method), error=str(error)))
-    if not found:
-        raise InputError(f"The pilot fits no law: {'; '.join(each.describe() for each in left_out)}.")
-    return LawSet(laws=tuple(law.with_facts(*left_out) for law in found))
+            left_out.append(remark("left-out", method=str(group.method), error=refusal_of(error)))
+    laws = LawSet(laws=tuple(law.with_facts(*left_out) for law in found)) if found else None
+    return laws, tuple(left_out)
 
 
 def workers_here() -> int:

@@ -15,7 +15,6 @@ from isoembed.core import (
     Count,
     Frozen,
     InputError,
-    Noted,
     PositiveInt,
     Summarised,
     checked,
@@ -37,6 +36,7 @@ from isoembed.fitting.transfer import TransferCheck
 from isoembed.laws import law_named
 from isoembed.laws.odds import CANDIDATES
 from isoembed.methods import Method
+from isoembed.notes import Noted
 
 #: written now; of 1 there are files of before there were digests, and those are read too
 FORMAT = 2

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoembed.budget import FALLBACK_UTILISATION, device_named
+from isoembed.budget import device_named
 from isoembed.estimates import recipe_memory, training_seconds
 from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
@@ -150,8 +150,8 @@ def _cost(recommendation: Recommendation, flop_per_second: float | None) -> str:
     if flop_per_second is not None:
         parts.append(f"about {duration(recipe.flop / (GEMM_SHARE * flop_per_second))} here (a guess)")
     if budget.device is not None:
-        device, utilisation = device_named(budget.device), budget.utilisation or FALLBACK_UTILISATION
-        seconds = training_seconds(recipe, device, count=budget.count, utilisation=utilisation)
+        device = device_named(budget.device)
+        seconds = training_seconds(recipe, device, count=budget.count, utilisation=budget.share)
         parts.append(f"{duration(seconds)} on {budget.count} x {device.name}")
     return ", ".join(parts)
 

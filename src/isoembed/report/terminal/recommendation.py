@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from isoembed.budget import FALLBACK_UTILISATION, device_named
+from isoembed.budget import device_named
 from isoembed.estimates import recipe_memory, training_seconds
 from isoembed.methods import LoRA, LoRATop, RsLoRA
 from isoembed.recipe import Recipe
@@ -78,9 +78,8 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
     if device is None:
         return [("memory", f"{words}, in fp32 on a CPU; name a GPU for its own and for the time")]
     chosen = device_named(device)
-    utilisation = budget.utilisation or FALLBACK_UTILISATION
     origin = "assumed" if budget.utilisation is None else "as given"
-    seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=utilisation)
+    seconds = training_seconds(recipe, chosen, count=budget.count, utilisation=budget.share)
     fits = (
         "fits"
         if memory.least <= chosen.memory_bytes
@@ -90,7 +89,7 @@ def device_rows(recommendation: Recommendation, device: str | None) -> list[tupl
         ("memory", f"{words} of the {chosen.name}'s {gib(chosen.memory_bytes)}: {fits}"),
         (
             "time",
-            f"about {duration(seconds)} on {budget.count} x {chosen.name} at {utilisation:.0%} of peak ({origin})",
+            f"about {duration(seconds)} on {budget.count} x {chosen.name} at {budget.share:.0%} of peak ({origin})",
         ),
     ]
 

@@ -1,0 +1,209 @@
+"""Facts for readers: a kind, a code that says which fact, and its numbers; sentences are made where they are read.
+
+Each room lists the sentences of its own facts.  Here stand those of what cannot be had, which planners in every room
+ask about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from isoembed.core import Frozen, InputError, number_of
+
+
+class _Words(Formatter):
+    """Also `{runs:@run}`: `1 run`, `1,200 runs`; and `{ratio:~}`: two digits as people write them, `.2g` up to 99, then
+    `620`, `12,000`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec.startswith("@"):
+            return number_of(value, format_spec[1:])
+        if format_spec == "~":
+            return f"{value:.2g}" if value < 99.5 else f"{float(f'{value:.2g}'):,.0f}"
+        return str(super().format_field(value, format_spec))
+
+
+class Note(Frozen):
+    """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of; of these
+    one may be the refusal that it tells of.
+
+    Each room states the sentences of its codes: parts that a colon joins, the first one its title.
+    """
+
+    kind: str
+    code: str
+    fields: dict[str, str | int | float | Refusal] = Field({})
+
+    sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @model_validator(mode="after")
+    def _has_a_sentence(self) -> Self:
+        try:
+            self.describe()
+        except (LookupError, TypeError, ValueError):
+            raise ValueError(f"{self.code!r} is no fact of these fields: {', '.join(self.fields)}") from None
+        return self
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.code, frozenset(self.fields.items())))
+
+    @property
+    def title(self) -> str:
+        """What the note is about, in a few words."""
+        return self._worded(self.sentences[self.code][0])
+
+    @property
+    def reason(self) -> str:
+        """The fact without its title, where it has more than one."""
+        title, *more = self.sentences[self.code]
+        return self._worded(": ".join(more or [title]))
+
+    def describe(self) -> str:
+        """The fact as a sentence."""
+        return self._worded(": ".join(self.sentences[self.code]))
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def _worded(self, sentence: str) -> str:
+        return _Words().vformat(sentence, (), self.fields)
+
+
+class Noted(Frozen):
+    """A value with notes.  Its JSON holds their sentences too, by kind; of JSON of before there were notes these are
+    read."""
+
+    #: the field of the notes
+    noted: ClassVar[str] = "notes"
+    #: the field of the sentences of each kind
+    described: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_sentences(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        said = {name: given[name] for name in cls.described if given.get(name)}
+        lines = [
+            {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
+            for name, found in said.items()
+            for line in ([found] if isinstance(found, str) else found)
+        ]
+        return {cls.noted: lines} | {name: value for name, value in given.items() if name not in cls.described}
+
+    def _sentences(self, kind: str) -> tuple[str, ...]:
+        return tuple(each.describe() for each in getattr(self, self.noted) if each.kind == kind)
+
+    def _first_sentence(self, kind: str) -> str | None:
+        return next(iter(self._sentences(kind)), None)
+
+
+class Refusal(Note):
+    """Why what was asked for cannot be had: the rule with its numbers, and what would be allowed.
+
+    `raise InputError(refusal(...))` tells a user; a planner that goes on without it keeps the fact (`refusal_of`).
+    """
+
+    kind: Literal["refused"] = "refused"
+
+    sentences: ClassVar = {
+        # of a method on a model
+        "unsuited": ("`{method}` needs {need}; {model} has none. {remedy}",),
+        "experts": (
+            "`{method}` adapts dense layers; the experts of {model} are stacked in 3-D parameters and would stay "
+            "without adapters. Use full, freeze or norms instead.",
+        ),
+        "unlike-blocks": (
+            "`{method}` needs blocks that are all alike, to count its adapters; those of {model} are not. Use lora "
+            "instead.",
+        ),
+        # of a recipe
+        "few-pairs": (
+            "A batch must not hold more pairs than there are: {batch_pairs} > {pairs}; lower `batch_pairs`.",
+        ),
+        "one-step": (
+            "`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
+            "{tokens_per_pair:.0f} tokens on {model}; lower `batch_pairs` or take a smaller model.",
+        ),
+        "long-context": ("`context_tokens` must be within the model's {most}; got {context_tokens} for {model}.",),
+        "teacher-context": (
+            "`context_tokens` must be within the teacher's {most}, for it would judge texts that it has not read; got "
+            "{context_tokens} for {teacher}. Lower it, or take another `teacher`.",
+        ),
+        "wide-prefix": (
+            "`matryoshka` must name fewer dimensions than the embedding's {hidden}, which are always among them; got "
+            "{dimensions} for {model}.",
+        ),
+        "no-longer": (
+            "The longer run must have more tokens than the one that it extends, {tokens:,}; got {train_tokens:,}. "
+            "Raise the budget.",
+        ),
+        # of the limits of a request
+        "too-large": (
+            "`{limit}` must leave a model: the least of {family} that may be chosen is {least:,.6g} {unit}, above "
+            "{most:,.6g}. Raise it, or choose another family.",
+        ),
+        "serving": (
+            "`budget` must pay for serving too: embedding {tokens:.3g} tokens with {model} costs {cost:.3g} FLOP of "
+            "{flop:.3g}; raise it, or lower `serving_tokens`.",
+        ),
+        "memory": (
+            "Training must fit the device: {method} on {model} needs about {needed_gb:.3g} GB at least, with "
+            "mini-batches of one text, of {limit_gb:.3g}; take a smaller model or a method that trains less.",
+        ),
+        "rule-method": (
+            "Without a law {method} is the only choice of the rule; `methods` allows {allowed}. Name one with "
+            "`method`, or give a `law`.",
+        ),
+        "rule-range": (
+            "The paper's rule holds for budgets of {low:.2g} to {high:.2g} FLOP and is not extrapolated; got "
+            "{flop:.3g}. Name `method` (and `model`) yourself, or run a pilot on your budget.",
+        ),
+        "law-range": (
+            "A law holds to {farthest:g} times beyond its runs in C, N and D: these go from {low:.2g} to {high:.2g} "
+            "FLOP, and at {flop:.3g} the nearest candidate is {nearest}. Run a pilot (`isoembed run` with `pilot`), "
+            "add runs nearer to it, or leave `law` out for a guess by rule.",
+        ),
+        "law-method": (
+            "A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of "
+            "yours.",
+        ),
+        "pilot-allowance": (
+            "A pilot needs {runs} runs of {steps} steps or more, and something left for others: about {needed:.2g} "
+            "FLOP; its allowance is {allowance:.3g}. Raise it or the budget, or lower `batch_pairs`.",
+        ),
+        # of a law
+        "all-alike": (
+            "The {law} law needs runs that differ in `{column}`: all {rows} rows have {value:.4g}; add runs, or "
+            "choose a law without it.",
+        ),
+        "losses-alike": ("`loss` must differ between runs: all {rows} rows have {value:.4g}; check the column.",),
+        "above-chance": (
+            "The {law} law needs losses below chance, ln {candidates:g} = {chance:.3f}: {above} of {rows} runs are "
+            "not. Leave them out, or state the `candidates` of the loss.",
+        ),
+        "few-to-draw": (
+            "A bootstrap needs at least {least} runs to draw from; got {runs}. Add runs, or fit without it.",
+        ),
+        "few-for-law": ("{runs} runs, a law needs {least}",),
+        # what is rarer, in words
+        "text": ("{text}",),
+    }
+
+
+Note.model_rebuild()  # its fields may hold a refusal, which is a note itself
+
+
+def refusal(code: str, **fields: Any) -> Refusal:
+    """Why something cannot be had, with its fields by name."""
+    return Refusal(code=code, fields=fields)
+
+
+def refusal_of(error: InputError) -> Refusal:
+    """What `error` refuses, as a fact."""
+    said = error.args[0]
+    return said if isinstance(said, Refusal) else refusal("text", text=str(said))
