@@ -21,6 +21,7 @@ from isoembed.fitting.study import study_source
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.methods import METHODS
+from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.report.forecast_grid import ForecastGrid
@@ -100,7 +101,7 @@ class ReportData:
             try:
                 laws = study_source(ledger, [law_named(DEFAULT_LAW)])
             except InputError as error:
-                facts.append(remark("no-law-fitted", error=str(error)))
+                facts.append(remark("no-law-fitted", error=refusal_of(error)))
         found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
         return cls(ledger.name, outcomes, dict(book.damaged), laws, (*facts, *found._of_other_runs()))
 
@@ -216,8 +217,7 @@ class ReportData:
         tried = settings_tested([(record.recipe.method, record.recipe.model.hidden) for record in kept])
         members: dict[str, list[tuple[RunRecord, TestedSetting]]] = {}
         for record, how in zip(kept, tried, strict=True):
-            cell = record.recipe.key_without("seed")
-            members.setdefault(cell, []).append((record, how))
+            members.setdefault(record.recipe.key_without("seed"), []).append((record, how))
         noise = self._seed_noise([[record for record, _ in runs] for runs in members.values()])
         found = []
         for runs in members.values():
@@ -226,11 +226,11 @@ class ReportData:
             spread = None if noise is None else _SIGMAS * noise / float(np.sqrt(len(records)))
             found.append(Replicates(records, runs[0][1], loss, spread))
         order = {name: place for place, name in enumerate(self.methods)}
-        return tuple(sorted(found, key=lambda cell: (order[cell.method], cell.model.params, cell.setting, cell.flop)))
+        return tuple(sorted(found, key=lambda run: (order[run.method], run.model.params, run.setting, run.flop)))
 
-    def _seed_noise(self, cells: Iterable[list[RunRecord]]) -> float | None:
-        """Standard deviation of ln loss between seeds, pooled over the cells that were repeated."""
-        logs = [np.log([self._known(record) for record in records]) for records in cells if len(records) > 1]
+    def _seed_noise(self, settings: Iterable[list[RunRecord]]) -> float | None:
+        """Standard deviation of ln loss between seeds, pooled over the settings that were repeated."""
+        logs = [np.log([self._known(record) for record in records]) for records in settings if len(records) > 1]
         free = sum(len(log) - 1 for log in logs)
         return float(np.sqrt(sum(float(np.sum((log - log.mean()) ** 2)) for log in logs) / free)) if free else None
 
@@ -251,8 +251,11 @@ class ReportData:
     def law_files(self) -> tuple[LawFile, ...]:
         """The law of each method, in the package's order of methods, those of other names last."""
         order = {known.called(): place for place, known in enumerate(METHODS)}
-        laws = self.laws.laws if self.laws else ()
-        return tuple(sorted(laws, key=lambda law: order.get((law.method or "").partition(" ")[0], len(order))))
+
+        def place(law: LawFile) -> int:
+            return min((order[each.method.name] for each in law.tested_settings), default=len(order))
+
+        return tuple(sorted(self.laws.laws if self.laws else (), key=place))
 
     @cached_property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -282,12 +285,12 @@ class ReportData:
     def by_budget(
         self, keep: Callable[[Replicates], bool] = lambda _: True, *, sizes: int = 1
     ) -> list[tuple[float, list[Replicates]]]:
-        """Cells split into budgets, ascending, each by the mean FLOP of all that the ledger has there, so that figures
+        """Runs split into budgets, ascending, each by the mean FLOP of all that the ledger has there, so that figures
         agree; budgets with fewer than so many `sizes` are left out."""
         found = []
-        for flop, cells in self._budgets:
-            mine = [cell for cell in cells if keep(cell)]
-            if mine and len({cell.model.name for cell in mine}) >= sizes:
+        for flop, runs in self._budgets:
+            mine = [run for run in runs if keep(run)]
+            if mine and len({run.model.name for run in mine}) >= sizes:
                 found.append((flop, mine))
         return found
 
@@ -296,10 +299,10 @@ class ReportData:
         if not self.replicates:
             return []
         points = Points.of(
-            [cell.model.params for cell in self.replicates],
-            [cell.record.tokens for cell in self.replicates],
-            [cell.loss for cell in self.replicates],
-            flop=[cell.flop for cell in self.replicates],
+            [run.model.params for run in self.replicates],
+            [run.record.tokens for run in self.replicates],
+            [run.loss for run in self.replicates],
+            flop=[run.flop for run in self.replicates],
         )
         return [
             (float(np.exp(np.mean(np.log(of_budget.flop)))), [self.replicates[row] for row in of_budget.run])

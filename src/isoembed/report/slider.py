@@ -110,7 +110,7 @@ def _held_out(report_data: ReportData, recipe: Recipe) -> str:
     own = [
         f"{each.by.replace('-', ' ')} of {law.method} {each.held_error:.1%} off"
         for law, each in tested
-        if law.method == recipe.method.name and each.held_error is not None
+        if recipe.method.name in {tested.method.name for tested in law.tested_settings} and each.held_error is not None
     ]
     return "\n".join((f"{good} of {number_of(len(tested), 'hold-out')} within what the laws allow", *own))
 

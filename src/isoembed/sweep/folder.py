@@ -104,7 +104,7 @@ LOST = End(reason="lost-worker", words="the worker is gone", counts=False)
 class _Watched:
     """A heartbeat, and for how long it was seen to stand still."""
 
-    beat: bytes
+    heartbeat: bytes
     looked: float
     still_seconds: float = 0.0
 
@@ -197,12 +197,12 @@ class SweepFolder:
         if worker is not None and worker.is_gone():
             return False
         try:
-            beat = self._heartbeat_file(attempt).read_bytes()
+            heartbeat = self._heartbeat_file(attempt).read_bytes()
         except FileNotFoundError:  # not yet
-            beat = b""
+            heartbeat = b""
         now, watched = time.monotonic(), self._watched.get(attempt)
-        if watched is None or watched.beat != beat:
-            self._watched[attempt] = _Watched(beat, now)
+        if watched is None or watched.heartbeat != heartbeat:
+            self._watched[attempt] = _Watched(heartbeat, now)
             return True
         watched.still_seconds += min(now - watched.looked, LOOK_SECONDS)
         watched.looked = now

@@ -164,14 +164,14 @@ def entries(roots: tuple[Path, ...], packages: frozenset[str] | None = None) -> 
         return
     import joblib  # its processes need no `if __name__ == "__main__"` in the caller's script and do not fork threads
 
-    chunks = [found[start : start + 64] for start in range(0, len(found), 64)]
+    groups = [found[start : start + 64] for start in range(0, len(found), 64)]
     parallel = joblib.Parallel(n_jobs=cores, return_as="generator", pre_dispatch=2 * cores)
-    for chunk in parallel(joblib.delayed(_entries_of_all)(chunk) for chunk in chunks):
-        yield from chunk
+    for entries in parallel(joblib.delayed(_entries_of_all)(group) for group in groups):
+        yield from entries
 
 
-def _entries_of_all(chunk: list[tuple[str, Path]]) -> list[Entry]:
-    return [entry for name, file in chunk for entry in entries_of(name, file)]
+def _entries_of_all(group: list[tuple[str, Path]]) -> list[Entry]:
+    return [entry for name, file in group for entry in entries_of(name, file)]
 
 
 def entries_of(module: str, file: Path) -> list[Entry]:

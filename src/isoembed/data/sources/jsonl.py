@@ -52,7 +52,7 @@ class JsonLines(FileSource):
             for number, row in enumerate(_Items(beginning, text, self.options.max_row_bytes), start=1):
                 yield f"row {number}", row
         except (ValueError, RecursionError) as error:
-            why = str(error).partition(": line ")[0]
+            why = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InputError(
                 f"{self.label} must be one list of rows, or have one row a line; behind row {number}: {why}. Mend it, "
                 "or write the rows one a line, as `jq -c '.[]'` does."

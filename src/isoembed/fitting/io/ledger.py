@@ -233,12 +233,12 @@ def _best_rates(
 ) -> tuple[list[tuple[int, RunRecord]], tuple[FitNote, ...]]:
     """Of runs that differ in learning rate (and seed) alone those at the rate of least mean loss, and a note of how
     many that left out."""
-    cells: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
+    settings: dict[str, dict[float, list[tuple[int, RunRecord]]]] = {}
     for row, record in found:
-        cell = record.recipe.key_without("seed", "learning_rate")
-        cells.setdefault(cell, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
+        setting = record.recipe.key_without("seed", "learning_rate")
+        settings.setdefault(setting, {}).setdefault(record.recipe.learning_rate, []).append((row, record))
     kept = []
-    for rates in cells.values():
+    for rates in settings.values():
         kept += min(rates.values(), key=lambda runs: float(np.mean([loss_of(record, target) for _, record in runs])))
     dropped = len(found) - len(kept)
     return sorted(kept, key=lambda run: run[0]), (remark("worse-rates", runs=dropped),) if dropped else ()

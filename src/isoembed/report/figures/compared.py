@@ -44,21 +44,21 @@ def sizes(comparison: Comparison) -> Drawings:
 def _frontiers(comparison: Comparison) -> go.Figure:
     lowest = {letter: _lowest(each) for letter, each in comparison.sides.items()}
     alt = "The lowest loss at each budget on logarithmic axes. " + " ".join(
-        f"Of {letter} at {cells[-1].flop:.3g} FLOP: {cells[-1].loss:.3f}, "
-        f"{cells[-1].record.recipe.method.label} on {cells[-1].model.name}."
-        for letter, cells in lowest.items()
-        if cells
+        f"Of {letter} at {runs[-1].flop:.3g} FLOP: {runs[-1].loss:.3f}, "
+        f"{runs[-1].record.recipe.method.label} on {runs[-1].model.name}."
+        for letter, runs in lowest.items()
+        if runs
     )
     made = figure("Loss against budget, both", alt, x="", y=marks.loss_title(comparison.a))
     flop_axis(made)
     made.update_yaxes(type="log")
     for (letter, report_data), style in zip(comparison.sides.items(), SIDES.values(), strict=True):
-        cells, name = lowest[letter], f"{letter}: {comparison.names[letter]}"
-        if cells:
+        runs, name = lowest[letter], f"{letter}: {comparison.names[letter]}"
+        if runs:
             made.add_trace(
                 marks.replicates(
-                    cells,
-                    [cell.flop for cell in cells],
+                    runs,
+                    [run.flop for run in runs],
                     name=name,
                     shows="%{x:.3g} FLOP, loss %{y:.4g}",
                     mode="markers",
@@ -76,7 +76,7 @@ def _frontiers(comparison: Comparison) -> go.Figure:
                 colour=style.colour,
                 group=letter,
                 dash=style.dash,
-                legend=not cells,
+                legend=not runs,
             )
             marks.recipe_labels(made, points, style.colour, above=letter == "B")
     _shade(made, comparison)
@@ -86,8 +86,8 @@ def _frontiers(comparison: Comparison) -> go.Figure:
 def _lowest(report_data: ReportData) -> list[Replicates]:
     """The run of lowest loss at each budget, where no cheaper one is lower: the measured frontier."""
     found: list[Replicates] = []
-    for _, cells in report_data.by_budget():
-        lowest = min(cells, key=lambda cell: cell.loss)
+    for _, runs in report_data.by_budget():
+        lowest = min(runs, key=lambda run: run.loss)
         if not found or lowest.loss < found[-1].loss:
             found.append(lowest)
     return found

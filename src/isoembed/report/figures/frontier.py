@@ -48,12 +48,12 @@ def _frontier(report_data: ReportData) -> go.Figure:
             )
         )
     for method in report_data.methods:
-        found = [cell for cell in report_data.replicates if cell.method == method]
+        found = [run for run in report_data.replicates if run.method == method]
         style = method_style(method)
         made.add_trace(
             marks.replicates(
                 found,
-                [cell.record.model_flop for cell in found],
+                [run.record.model_flop for run in found],
                 name=method,
                 shows="%{x:.3g} FLOP, loss %{y:.4g}",
                 mode="markers",
@@ -94,7 +94,7 @@ def _add_crossover(made: go.Figure, crossover: MethodCrossover) -> None:
 
 
 def _alt(report_data: ReportData) -> str:
-    best = min(report_data.replicates, key=lambda cell: cell.loss)
+    best = min(report_data.replicates, key=lambda run: run.loss)
     crossover = report_data.grid.crossover if report_data.grid is not None else None
     return (
         f"Loss against budget on logarithmic axes for {', '.join(report_data.methods)}. The lowest loss of all runs, "

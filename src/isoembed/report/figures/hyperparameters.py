@@ -27,14 +27,14 @@ def lora_rank(report_data: ReportData) -> Drawings:
     return _lines(report_data, "lora", "lora-rank", "LoRA rank", _rank, log=True)
 
 
-def _fraction(cell: Replicates) -> float:
-    method = cell.record.recipe.method
+def _fraction(run: Replicates) -> float:
+    method = run.record.recipe.method
     assert isinstance(method, Freeze)
     return method.fraction
 
 
-def _rank(cell: Replicates) -> float:
-    method = cell.record.recipe.method
+def _rank(run: Replicates) -> float:
+    method = run.record.recipe.method
     assert isinstance(method, LoRA)
     return float(method.rank)
 
@@ -43,12 +43,12 @@ def _lines(
     report_data: ReportData, method: str, name: str, title: str, setting: Callable[[Replicates], float], *, log: bool
 ) -> Drawings:
     found: Drawings = {}
-    for flop, cells in reversed(report_data.by_budget(lambda cell: cell.method == method)):
+    for flop, runs in reversed(report_data.by_budget(lambda run: run.method == method)):
         of_size = {
-            model.name: sorted((cell for cell in cells if cell.model.name == model.name), key=setting)
+            model.name: sorted((run for run in runs if run.model.name == model.name), key=setting)
             for model in report_data.models
         }
-        of_size = {size: mine for size, mine in of_size.items() if len({setting(cell) for cell in mine}) > 1}
+        of_size = {size: mine for size, mine in of_size.items() if len({setting(run) for run in mine}) > 1}
         if of_size:
             found[f"{name}-{flop:.3g}"] = partial(_figure, report_data, flop, of_size, title, setting, log=log)
     return found
@@ -64,20 +64,20 @@ def _figure(
     log: bool,
 ) -> go.Figure:
     styles = ordered(tuple(model.name for model in report_data.models))
-    best = {size: min(mine, key=lambda cell: cell.loss) for size, mine in of_size.items()}
+    best = {size: min(mine, key=lambda run: run.loss) for size, mine in of_size.items()}
     alt = f"Loss against {title} at {flop:.3g} FLOP, a line per size. Best: " + "; ".join(
-        f"{setting(cell):g} on {size}, loss {cell.loss:.3f}" for size, cell in best.items()
+        f"{setting(run):g} on {size}, loss {run.loss:.3f}" for size, run in best.items()
     )
     made = figure(f"{title[0].upper()}{title[1:]} at {flop:.3g} FLOP", alt, x=title, y=marks.loss_title(report_data))
     if log:
-        ranks = sorted({setting(cell) for mine in of_size.values() for cell in mine})
+        ranks = sorted({setting(run) for mine in of_size.values() for run in mine})
         made.update_xaxes(type="log", tickmode="array", tickvals=ranks, ticktext=[f"{rank:g}" for rank in ranks])
     for size, mine in of_size.items():
         style = styles[size]
         made.add_trace(
             marks.replicates(
                 mine,
-                [setting(cell) for cell in mine],
+                [setting(run) for run in mine],
                 name=size,
                 shows="%{x}, loss %{y:.4g}",
                 line={"color": style["color"], "dash": style["dash"], "width": 1.5},

@@ -22,19 +22,19 @@ def isoflop(report_data: ReportData) -> Drawings:
     """One figure per method, all on the same axes: a curve per budget, each size's best hyperparameter noted, the
     curve's minimum starred."""
     found = {method: profiles for method in report_data.methods if (profiles := profiles_of(report_data, method))}
-    axes = _axes([cell for profiles in found.values() for _, profile in profiles for cell in profile])
+    axes = _axes([run for profiles in found.values() for _, profile in profiles for run in profile])
     return {
         f"isoflop-{method}": partial(_profiles, report_data, method, profiles, axes)
         for method, profiles in found.items()
     }
 
 
-def _axes(cells: list[Replicates]) -> dict[str, list[float]]:
+def _axes(runs: list[Replicates]) -> dict[str, list[float]]:
     """Ranges that hold all these runs with their bars, and one size more to the right, where the laws are drawn to."""
-    if not cells:
+    if not runs:
         return {}
-    sizes = [cell.model.params for cell in cells]
-    low, high = min(cell.ends[0] for cell in cells), max(cell.ends[1] for cell in cells)
+    sizes = [run.model.params for run in runs]
+    low, high = min(run.ends[0] for run in runs), max(run.ends[1] for run in runs)
     margin = 0.08 * (high - low)
     return {
         "xaxis_range": [math.log10(0.8 * min(sizes)), math.log10(2.2 * max(sizes))],
@@ -43,23 +43,23 @@ def _axes(cells: list[Replicates]) -> dict[str, list[float]]:
 
 
 def profiles_of(report_data: ReportData, method: str) -> list[tuple[float, list[Replicates]]]:
-    """For each budget of at least three sizes, the best cell of each size, smallest first."""
+    """For each budget of at least three sizes, the best run of each size, smallest first."""
     found = []
-    for flop, cells in report_data.by_budget(lambda cell: cell.method == method, sizes=_LEAST_SIZES):
+    for flop, runs in report_data.by_budget(lambda run: run.method == method, sizes=_LEAST_SIZES):
         best: dict[str, Replicates] = {}
-        for cell in sorted(cells, key=lambda cell: cell.loss):
-            best.setdefault(cell.model.name, cell)
-        found.append((flop, sorted(best.values(), key=lambda cell: cell.model.params)))
+        for run in sorted(runs, key=lambda run: run.loss):
+            best.setdefault(run.model.name, run)
+        found.append((flop, sorted(best.values(), key=lambda run: run.model.params)))
     return found
 
 
 def minimum(profile: list[Replicates]) -> CurveMinimum:
     """The lowest point of a profile: of Akima's interpolation from five sizes on, of a parabola below."""
     points = Points.of(
-        [cell.model.params for cell in profile],
-        [cell.record.tokens for cell in profile],
-        [cell.loss for cell in profile],
-        flop=[cell.flop for cell in profile],
+        [run.model.params for run in profile],
+        [run.record.tokens for run in profile],
+        [run.loss for run in profile],
+        flop=[run.flop for run in profile],
     )
     return curve_minimum(points, how="akima" if len(profile) >= 5 else "parabola")
 
@@ -71,10 +71,10 @@ def _profiles(
     axes: dict[str, list[float]],
 ) -> go.Figure:
     grid = report_data.grid
-    lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
+    lowest = [min(profile, key=lambda run: run.loss) for _, profile in profiles]
     alt = f"Loss against model size for {method}, a curve per budget. Lowest: " + "; ".join(
-        f"{cell.loss:.3f} on {cell.model.name} at {flop:.3g} FLOP"
-        for (flop, _), cell in zip(profiles, lowest, strict=True)
+        f"{run.loss:.3f} on {run.model.name} at {flop:.3g} FLOP"
+        for (flop, _), run in zip(profiles, lowest, strict=True)
     )
     stars = [minimum(profile) for _, profile in profiles]
     alt += "".join(f". At {star.flop:.3g} FLOP {star.why}" for star in stars if star.why)
@@ -82,15 +82,15 @@ def _profiles(
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (flop, profile), star, (name, style) in zip(profiles, stars, styles.items(), strict=True):
-        tunable = any(cell.setting for cell in profile)
+        tunable = any(run.setting for run in profile)
         made.add_trace(
             marks.replicates(
                 profile,
-                [cell.model.params for cell in profile],
+                [run.model.params for run in profile],
                 name=name,
                 shows="N %{x:.3s}, loss %{y:.4g}",
                 mode="markers+text" if tunable else "markers",
-                text=[cell.setting for cell in profile] if tunable else None,
+                text=[run.setting for run in profile] if tunable else None,
                 textposition="top right",
                 textfont={"size": 10},
                 legendgroup=name,

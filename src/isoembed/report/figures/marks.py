@@ -50,19 +50,19 @@ def replicates(
     """One point per setting: its mean loss over seeds, with the 95 % interval of their noise where known."""
     made = go.Scatter(
         x=list(x),
-        y=[cell.loss for cell in found],
+        y=[run.loss for run in found],
         mode=mode,
         name=plain(name),
-        customdata=[[*names(cell.record), len(cell.records)] for cell in found],
+        customdata=[[*names(run.record), len(run.records)] for run in found],
         hovertemplate=f"%{{customdata[1]}}<br>{shows}<br>seeds: %{{customdata[2]}}<extra></extra>",
         **marks,
     )
-    if any(cell.spread is not None for cell in found):
+    if any(run.spread is not None for run in found):
         made.error_y = {
             "type": "data",
             "symmetric": False,
-            "array": [cell.ends[1] - cell.loss for cell in found],
-            "arrayminus": [cell.loss - cell.ends[0] for cell in found],
+            "array": [run.ends[1] - run.loss for run in found],
+            "arrayminus": [run.loss - run.ends[0] for run in found],
             "thickness": 1,
             "width": 3,
         }

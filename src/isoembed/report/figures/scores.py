@@ -37,10 +37,10 @@ class Task:
     def metric(self) -> str:
         return self.main.metric
 
-    def of(self, cell: Replicates) -> float | None:
-        """Mean score of a cell's scored seeds; None where none was."""
+    def of(self, run: Replicates) -> float | None:
+        """Mean score of a run's scored seeds; None where none was."""
         key = str(self.main)
-        found = [record.scores[key] for record in cell.records if key in record.scores]
+        found = [record.scores[key] for record in run.records if key in record.scores]
         return float(np.mean(found)) if found else None
 
 
@@ -111,7 +111,7 @@ def _against_budget(report_data: ReportData, task: Task) -> go.Figure:
     made = figure(f"{task.name} against budget", alt, x="", y=task.metric)
     flop_axis(made)
     for method in report_data.methods:
-        scored = report_data.by_budget(lambda cell, method=method: cell.method == method and task.of(cell) is not None)  # type: ignore[misc]
+        scored = report_data.by_budget(lambda run, method=method: run.method == method and task.of(run) is not None)  # type: ignore[misc]
         if scored:
             _add_best_and_quartiles(made, task, method, scored)
     return made
@@ -122,9 +122,9 @@ def _add_best_and_quartiles(
 ) -> None:
     """A line through the best setting at each budget, and a band from the first quartile to the third."""
     style, at = method_style(method), [flop for flop, _ in scored]
-    scores = [np.array([task.of(cell) for cell in cells], dtype=float) for _, cells in scored]
+    scores = [np.array([task.of(run) for run in runs], dtype=float) for _, runs in scored]
     low, middle, high = np.array([np.quantile(found, (0.25, 0.5, 0.75)) for found in scores]).T.tolist()
-    best = [cells[int(found.argmax())] for (_, cells), found in zip(scored, scores, strict=True)]
+    best = [runs[int(found.argmax())] for (_, runs), found in zip(scored, scores, strict=True)]
     made.add_trace(band(at, low, high, style.colour, f"{method}, quartiles", method))
     made.add_trace(
         go.Scatter(
@@ -136,8 +136,8 @@ def _add_best_and_quartiles(
             marker={"color": style.colour, "symbol": style.symbol, "size": 8},
             line={"color": style.colour, "dash": style.dash, "width": 1.5},
             customdata=[
-                [*marks.names(cell.record), len(found), *quartiles]
-                for cell, found, *quartiles in zip(best, scores, low, middle, high, strict=True)
+                [*marks.names(run.record), len(found), *quartiles]
+                for run, found, *quartiles in zip(best, scores, low, middle, high, strict=True)
             ],
             hovertemplate="%{customdata[1]}<br>%{x:.3g} FLOP, best %{y:.3f} of %{customdata[2]}<br>quartiles "
             "%{customdata[3]:.3f}, %{customdata[4]:.3f}, %{customdata[5]:.3f}<extra></extra>",
@@ -146,17 +146,15 @@ def _add_best_and_quartiles(
 
 
 def _profiles(report_data: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
-    """For each budget at which so many sizes were scored, the best-scoring cell of each size, smallest first."""
-    scores = {id(cell): score for cell in report_data.replicates if (score := task.of(cell)) is not None}
+    """For each budget at which so many sizes were scored, the best-scoring run of each size, smallest first."""
+    scores = {id(run): score for run in report_data.replicates if (score := task.of(run)) is not None}
     found = []
-    for flop, cells in report_data.by_budget(
-        lambda cell: cell.method == method and id(cell) in scores, sizes=_LEAST_SIZES
-    ):
+    for flop, runs in report_data.by_budget(lambda run: run.method == method and id(run) in scores, sizes=_LEAST_SIZES):
         best: dict[str, Replicates] = {}
-        for cell in sorted(cells, key=lambda cell: -scores[id(cell)]):
-            best.setdefault(cell.model.name, cell)
-        ordered_cells = sorted(best.values(), key=lambda cell: cell.model.params)
-        found.append((flop, [(cell, scores[id(cell)]) for cell in ordered_cells]))
+        for run in sorted(runs, key=lambda run: -scores[id(run)]):
+            best.setdefault(run.model.name, run)
+        ordered = sorted(best.values(), key=lambda run: run.model.params)
+        found.append((flop, [(run, scores[id(run)]) for run in ordered]))
     return found
 
 
@@ -164,23 +162,23 @@ def _against_size(task: Task, method: str, profiles: list[tuple[float, list[tupl
     """Figures 8 to 12: at one budget, score against model size; of each size the setting that scores best, which need
     not be the one of least loss."""
     highest = "; ".join(
-        f"{score:.3f} on {cell.model.name} at {flop:.3g} FLOP"
+        f"{score:.3f} on {run.model.name} at {flop:.3g} FLOP"
         for flop, profile in profiles
-        for cell, score in [max(profile, key=lambda pair: pair[1])]
+        for run, score in [max(profile, key=lambda pair: pair[1])]
     )
     alt = f"{task.name} {task.metric} against model size for {method}, a curve per budget. Highest: {highest}."
     made = figure(f"{task.name} against size, {method}", alt, x="", y=task.metric)
     count_axis(made, "non-embedding parameters")
     styles = ordered(tuple(f"{flop:.3g} FLOP" for flop, _ in profiles))
     for (_, profile), (name, style) in zip(profiles, styles.items(), strict=True):
-        tunable = any(cell.setting for cell, _ in profile)
+        tunable = any(run.setting for run, _ in profile)
         trace = marks.runs(
-            [cell.record for cell, _ in profile],
-            [cell.model.params for cell, _ in profile],
+            [run.record for run, _ in profile],
+            [run.model.params for run, _ in profile],
             [score for _, score in profile],
             name=name,
             shows="N %{x:.3s}, score %{y:.3f}",
-            text=[cell.setting for cell, _ in profile] if tunable else None,
+            text=[run.setting for run, _ in profile] if tunable else None,
             textposition="top right",
             textfont={"size": 10},
             line={"color": style["color"], "dash": style["dash"], "width": 1},

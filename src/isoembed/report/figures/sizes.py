@@ -37,9 +37,9 @@ def expected_sizes(report_data: ReportData, method: str | None) -> list[tuple[fl
 
 def _optimal_size(report_data: ReportData, method: str, profiles: list[tuple[float, list[Replicates]]]) -> go.Figure:
     expected = expected_sizes(report_data, method)
-    lowest = [min(profile, key=lambda cell: cell.loss) for _, profile in profiles]
+    lowest = [min(profile, key=lambda run: run.loss) for _, profile in profiles]
     alt = f"Best model size against budget for {method}. Measured: " + (
-        "; ".join(f"{cell.model.name} at {flop:.3g} FLOP" for (flop, _), cell in zip(profiles, lowest, strict=True))
+        "; ".join(f"{run.model.name} at {flop:.3g} FLOP" for (flop, _), run in zip(profiles, lowest, strict=True))
         or "no budget with three sizes"
     )
     made = figure(f"Best size, {method}", alt, x="", y="non-embedding parameters")
@@ -53,10 +53,10 @@ def _optimal_size(report_data: ReportData, method: str, profiles: list[tuple[flo
     made.add_trace(
         go.Scatter(
             x=[flop for flop, _ in profiles],
-            y=[cell.model.params for cell in lowest],
+            y=[run.model.params for run in lowest],
             mode="markers",
             name="size of the lowest loss",
-            customdata=[[cell.record.key] for cell in lowest],
+            customdata=[[run.record.key] for run in lowest],
             marker={"color": colour, "symbol": style.symbol, "size": 9},
             hovertemplate="%{x:.3g} FLOP: N %{y:.3s}<extra>measured</extra>",
         )
