@@ -172,6 +172,12 @@ def test_notes_on_other_candidates_name_flags_too() -> None:
     assert "`epochs" not in said
 
 
+def test_a_refusal_within_a_warning_names_the_options() -> None:
+    """Fails where it is kept as a fact whose sentence still names fields."""
+    printed = " ".join(ok("recipe", "--budget", "1e15", "--family", "nano").split())
+    assert "leave `--law` out for a guess by rule" in printed
+
+
 def test_recipe_json() -> None:
     found = json.loads(ok("recipe", "--budget", "1e17", "--family", "pythia", "--json"))["recipe"]
     assert (found["method"]["name"], found["batch_pairs"], found["context_tokens"]) == ("lora", 1024, 75)

@@ -93,7 +93,7 @@ def _values(file: Path, ctx: typer.Context) -> Iterator[tuple[str, Any]]:
     passed_over: list[str] = []
     seen: dict[str, str] = {}
     for key, value in _entries(file):
-        spelled = _spelled(key)
+        spelled = key.lstrip("-").replace("_", "-")
         if spelled not in known:
             if spelled not in _names_elsewhere(ctx):
                 near = get_close_matches(spelled, known, n=1)
@@ -111,10 +111,6 @@ def _values(file: Path, ctx: typer.Context) -> Iterator[tuple[str, Any]]:
             yield parameter.name, _typed(parameter, value, is_positive, f"`{key}` in {file}")
     if passed_over:
         terminal.complain(f"`{ctx.command_path}` takes no {', '.join(passed_over)}; left out of {file}.")
-
-
-def _spelled(key: str) -> str:
-    return key.lstrip("-").replace("_", "-")
 
 
 def _names_elsewhere(ctx: typer.Context) -> set[str]:

@@ -99,7 +99,8 @@ def _flagged_notes(noted: Noted, ctx: typer.Context) -> Noted:
     notes = []
     for each in noted.notes:
         said = {
-            name: with_flags(value, ctx) if isinstance(value, str) else value for name, value in each.fields.items()
+            name: value if isinstance(value, int | float) else with_flags(str(value), ctx)
+            for name, value in each.fields.items()
         }
         notes.append(each.model_copy(update={"fields": said}))
     return noted.model_copy(update={"notes": tuple(notes)})

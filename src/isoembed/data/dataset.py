@@ -142,16 +142,13 @@ def prepare(
     # 4. no text on both sides.  All of an explicit held-out source counts, not only the pairs chosen from it.
     train = _without(store, remaining, _texts(heldout_store, chosen if heldout is None else candidates), facts)
     if not len(train):
-        raise InputError(
-            f"Training needs pairs that are not held out too; none of the {len(rows)} of {store.facts.source} is left. "
-            "Bring more data, or a held-out source without them."
-        )
+        raise InputError(warning("none-left", pairs=len(rows), source=store.facts.source))
 
     # 5. what a reader should know
-    if few := sameness(store, train):
-        if few.code == "one-text":
-            raise InputError(few)
-        facts.insert(0, few)
+    few = sameness(store, train)
+    if any(each.code == "one-text" for each in few):
+        raise InputError(*few)
+    facts[:0] = few
     if heldout is not None and len(chosen) < 2 <= heldout_pairs:
         raise InputError(
             f"Held-out pairs must be two at least that share no text; {heldout_store.facts.source} has none such. "
@@ -176,23 +173,23 @@ def remarks(store: TokenStore) -> list[DataNote]:
     return facts
 
 
-def sameness(store: TokenStore, rows: Rows) -> DataNote | None:
-    """A warning where many pairs of a batch share a text and so are no negatives of each other; None where few do.
+def sameness(store: TokenStore, rows: Rows) -> list[DataNote]:
+    """A warning where many pairs of a batch share a text and so are no negatives of each other; empty where few do.
 
     Where all do it is `one-text`: without negatives the loss is 0 from the first step.
     """
     if len(rows) < 2:
-        return None
+        return []
     shares = []
     for side in ("query", "positive"):
         _, others = _repeated(store.column(f"{side}_hash")[rows])
         shares.append(float((others * (others + 1.0)).sum() / (len(rows) * (len(rows) - 1.0))))
     if max(shares) == 1.0 and not store.facts.negatives:
         side = "query" if shares[0] == 1.0 else "positive"
-        return warning("one-text", pairs=len(rows), source=store.facts.source, side=side)
+        return [warning("one-text", pairs=len(rows), source=store.facts.source, side=side)]
     if max(shares) < SHARED_SHARE:
-        return None
-    return warning("few-texts", variety=_variety(store, rows), pairs=len(rows), share=max(shares))
+        return []
+    return [warning("few-texts", variety=_variety(store, rows), pairs=len(rows), share=max(shares))]
 
 
 def _variety(store: TokenStore, rows: Rows) -> str:

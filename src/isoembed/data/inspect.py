@@ -97,7 +97,7 @@ def inspect(
         hard_negatives=int(store.column("negative_count").sum()),
         fields=store.facts.fields,
         wordless=store.facts.wordless,
-        facts=(*([few] if (few := sameness(store, unique)) else []), *remarks(store)),
+        facts=(*sameness(store, unique), *remarks(store)),
         groups=sum(name is not None for name in store.facts.groups),
         query=_side(store, "query"),
         positive=_side(store, "positive"),

@@ -38,6 +38,10 @@ class DataNote(Note):
         "of-heldout-groups": ("{pairs} pairs belong to held-out groups and are not used.",),
         "overlap": ("Overlap", "{pairs} training pairs dropped, a text of theirs is held out too."),
         "few-heldout": ("{pairs:,} held-out pairs, {wanted:,} wanted", "losses compare less sharply."),
+        "none-left": (
+            "Training needs pairs that are not held out too; none of the {pairs} of {source} is left. Bring more data, "
+            "or a held-out source without them.",
+        ),
         # hard negatives, batches
         "negatives": ("{negatives} hard negatives, {each:.2f} a pair.",),
         "negatives-heldout": ("{negatives} hard negatives left out", "they are texts of held-out pairs."),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: what it trains, and what to do without
-_NEED = ("bias vectors", "Use norms, the vectors that it has, or full, freeze or lora.")
+_NEED = ("a model with bias vectors", "Use norms, the vectors that it has, or full, freeze or lora.")
 
 
 class Bias(BaseMethod):

@@ -28,7 +28,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "extended": ("a finished run extended to a larger budget",),
     "epochs-as-asked": ("{epochs:g} epochs, as asked",),
     "given-elsewhere": ("the recipe given, on other pairs than it was made for",),
-    "by-rule-beyond": ("a guess by rule, where the law that ships does not reach", "{basis}"),
+    "by-rule-beyond": ("a guess by rule, where the law that ships does not reach",),
     # method and size
     "method-allowed": ("method", "{method}, at its default hyperparameter"),
     "method-default": ("method", "full; no law measured on the {family} family speaks of this request"),

@@ -82,11 +82,8 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
         return by_law(complete, shipped)
     except OutOfReachError as error:
         guess = by_rule(complete)
-        basis = note("basis", "by-rule-beyond", basis=guess.basis)
-        others = (each for each in guess.notes if each.kind != "basis")
-        return guess.model_copy(
-            update={"notes": (basis, note("warning", "out-of-reach", error=refusal_of(error)), *others)}
-        )
+        beyond = note("basis", "by-rule-beyond"), note("warning", "out-of-reach", error=refusal_of(error))
+        return guess.model_copy(update={"notes": (*beyond, *guess.notes)})
 
 
 def shipped_law(family: str) -> LawSet | None:

@@ -71,7 +71,8 @@ class ForecastGrid:
         return [
             _best(forecasts, mine)
             for forecasts in self.budgets
-            if (mine := _candidates(forecasts, method)) and _farthest(forecasts, mine) <= 1.001 * BEYOND
+            if (mine := _candidates(forecasts, method))
+            and forecasts.extrapolation(_lowest(forecasts, mine)).farthest <= 1.001 * BEYOND
         ]
 
     @cached_property
@@ -109,10 +110,6 @@ def _candidates(forecasts: Forecasts, method: str | None) -> list[int]:
 
 def _lowest(forecasts: Forecasts, mine: list[int]) -> int:
     return mine[forecasts.samples.of(mine).best]
-
-
-def _farthest(forecasts: Forecasts, mine: list[int]) -> float:
-    return forecasts.extrapolation(_lowest(forecasts, mine)).farthest
 
 
 def _best(forecasts: Forecasts, mine: list[int]) -> ForecastPoint:

@@ -375,7 +375,7 @@ def train_job(
     work = working_folder(out, cache_folder(cache))
     check_place(out, work, resume=execution.resume)
     job = job.decided(execution.decided(job.recipe, begun=_begun(out, work) if execution.resume else None))
-    if execution.resume and _is_finished(out):
+    if execution.resume and (out / RECORD).exists() and (out / MODULES).exists():
         record = RunRecord.load(out / RECORD)
         if record.key not in (job.recipe.key, job.recipe.published().key):
             raise InputError(f"{out} holds a model of another recipe ({record.key}); give another `out`.")
@@ -422,10 +422,6 @@ def check_place(out: Path, work: Path, *, resume: bool) -> None:
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
     if not resume and out.is_dir() and any((work / CHECKPOINTS).glob(STEPS)):
         raise InputError(f"{out} already holds checkpoints of a run; go on with `resume` or give another `out`.")
-
-
-def _is_finished(out: Path) -> bool:
-    return (out / RECORD).exists() and (out / MODULES).exists()
 
 
 def _begun(out: Path, work: Path) -> Precision | None:

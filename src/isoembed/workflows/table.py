@@ -29,8 +29,10 @@ def write_table(outcomes: Iterable[RunRecord | FailedRun], file: Path) -> None:
     if not rows:
         raise InputError("A table needs runs; the ledger holds none. Run the sweep first.")
     names = dict.fromkeys(name for row in rows for name in row)
-    shown = _no_formula if file.suffix == ".csv" else _as_it_stands
-    table = pa.table({shown(name): [shown(row.get(name)) for row in rows] for name in names})
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    if file.suffix == ".csv":
+        columns = {_no_formula(name): list(map(_no_formula, values)) for name, values in columns.items()}
+    table = pa.table(columns)
     content = io.BytesIO()
     if file.suffix == ".parquet":
         pyarrow.parquet.write_table(table, content)
@@ -45,10 +47,6 @@ def _no_formula(cell: Any) -> Any:
     """`cell` with a quote before a text that a spreadsheet would run as a formula, as spreadsheets themselves write
     it."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(tuple(_FORMULA)) else cell
-
-
-def _as_it_stands(cell: Any) -> Any:
-    return cell
 
 
 def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:

@@ -87,7 +87,11 @@ def _optimum(optimum: ComputeOptimum) -> RenderableType:
         [
             (
                 _digits(best.flop),
-                *(text for each in (best.params, best.tokens) for text in (_sized(each.value), _span(each))),
+                *(
+                    text
+                    for each in (best.params, best.tokens)
+                    for text in (_sized(each.value), f"{_sized(each.low)} to {_sized(each.high)}")
+                ),
                 best.loss.describe(),
             )
             for best in optimum.sizes
@@ -98,10 +102,6 @@ def _optimum(optimum: ComputeOptimum) -> RenderableType:
 
 def _sized(value: float | None) -> str:
     return "unbounded" if value is None else si(value)
-
-
-def _span(interval: Interval) -> str:
-    return f"{_sized(interval.low)} to {_sized(interval.high)}"
 
 
 def _digits(value: float) -> str:

@@ -41,6 +41,7 @@ def plan_text(
         f"{request.allowance_flop:.3g} FLOP" if request.allowance_flop else "",
         duration(request.allowance_seconds) if request.allowance_seconds else "",
     ]
+    time = "" if most.seconds is None else f", {duration(most.seconds)} here"
     rows = [
         ("models", f"{', '.join(size.name for size in request.sizes) or 'none'} ({request.family.name})"),
         ("methods", ", ".join(request.methods)),
@@ -49,7 +50,7 @@ def plan_text(
         ("each run", f"batch {request.batch_pairs}, context {request.context_tokens}, {request.min_steps} steps or "
                       f"more, at most {number_of(request.max_epochs, 'epoch')}"),
         ("allowance", " and ".join(filter(None, limits)) or "none: all are run"),
-        ("at most", f"{number_of(len(most.runs), 'run')}, {most.flop:.3g} FLOP{_time(most)}, before pruning"),
+        ("at most", f"{number_of(len(most.runs), 'run')}, {most.flop:.3g} FLOP{time}, before pruning"),
         *_variations_row(request),
         *_repetition_row(request),
         ("speed here", speeds or "not measured"),
@@ -289,7 +290,3 @@ def planned_run_text(recipe: Recipe, outcome: RunRecord | FailedRun | None) -> R
         parts.append(spent_text(outcome))
         parts.append(pairs_table([(name, f"{value:.3f}") for name, value in outcome.scores.items()]))
     return Group(*parts)
-
-
-def _time(plan: Plan) -> str:
-    return "" if plan.seconds is None else f", {duration(plan.seconds)} here"
