@@ -25,14 +25,14 @@ from scipy import stats
 from isoembed import teacher
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
-from isoembed.core import InputError
+from isoembed.core import InputError, short_name
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import BM25, DenseSystem, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup, Recipe
+from isoembed.recipe import Options, PartialSetup, Prompts, Recipe, SourcePrompts
 from isoembed.recommendation.request import Request
 from isoembed.records import Heldout
 from isoembed.training.execution import Execution
@@ -58,15 +58,34 @@ TASKS = (
     "retrieval/pubmedqa",
 )
 MAIN = {"sts": "spearman", "retrieval": "ndcg@10"}
+#: what stands in front of the queries and of the positives of some sources, and of the texts of a kind of task
+QUESTIONS, TITLES, SENTENCES = ("question: ", "answer: "), ("title: ", "text: "), ("sentence: ", "sentence: ")
+SOURCE_PROMPTS = {
+    **dict.fromkeys(("medquad", "opentriviaqa", "covid_qa", "gsm8k", "qmsum"), QUESTIONS),
+    **dict.fromkeys(("chrome_dev_docs", "ml_papers_title_abstract", "msdocs", "openstax_ccby"), TITLES),
+    **dict.fromkeys(("wikisplit", "disfl_qa", "bible_translations", "e2e_paraphrase"), SENTENCES),
+}
+TASK_PROMPTS = {"sts": SENTENCES, "retrieval": QUESTIONS}
 
 
-def variants(source: str | None) -> dict[str, Options]:
+def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
     """By name; those with a teacher only where there is one."""
+    names = [name for name in (short_name(Path(each).name) for each in pairs) if name in SOURCE_PROMPTS]
+    prompts = Prompts(
+        sources=tuple(
+            SourcePrompts(source=name, query=query, positive=positive)
+            for name, (query, positive) in ((name, SOURCE_PROMPTS[name]) for name in names)
+        )
+    )
     found = {
         "plain": Options(),
         "mask margin .1": Options(mask_margin=0.1),
         "average, decay .98": Options(ema_decay=0.98),
         "one source a batch": Options(batch_by="source"),
+        "one cluster of 64 a batch": Options(batch_by="cluster", clusters=64),
+        "one cluster of 512 a batch": Options(batch_by="cluster", clusters=512),
+        "prompts per source": Options(prompts=prompts),
+        "prompts per source and one source a batch": Options(prompts=prompts, batch_by="source"),
         **dict.fromkeys(TRIALS, Options()),
     }
     if source is not None:
@@ -109,7 +128,7 @@ def measured(
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
         encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
     assert record.heldout is not None
-    system = DenseSystem(Embedder(encoder, job.tokenizer, job.recipe.context_tokens))
+    embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
     return {
         "flop": record.model_flop,
         "teacher_flop": record.teacher_flop,
@@ -119,8 +138,18 @@ def measured(
         "loss": record.heldout.loss,
         "mrr": record.heldout.mrr,
         "loss_one_source": one_source_loss(encoder, job.data, record.recipe),
-        "scores": scored(system, tasks),
+        "scores": scored_behind(embedder, tasks) if options.prompts.sources else scored(DenseSystem(embedder), tasks),
     }
+
+
+def scored_behind(embedder: Embedder, tasks: dict[str, Task]) -> dict[str, float]:
+    """The main score of each task behind the prompts that suit its kind."""
+    found: dict[str, float] = {}
+    for kind, (query, positive) in TASK_PROMPTS.items():
+        embedder.encoder.prompts = Prompts(query=query, positive=positive)
+        of_kind = {name: task for name, task in tasks.items() if name.startswith(f"{kind}/")}
+        found |= scored(DenseSystem(embedder), of_kind)
+    return {name: found[name] for name in tasks}
 
 
 def one_source_loss(encoder: Encoder, data: PairData, recipe: Recipe) -> float | None:
@@ -231,7 +260,7 @@ def main() -> None:
     asked = parsed(parser, table)
     budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = tasks_in(asked.tasks)
-    known, name = variants(asked.teacher), chosen(None, asked.model)[1]
+    known, name = variants(asked.teacher, asked.pairs), chosen(None, asked.model)[1]
     only = list(known) if asked.only is None else asked.only.split(",")
     if unknown := sorted(set(only) - known.keys()):
         raise InputError(f"`only` names variants, of {', '.join(known)}; got {', '.join(unknown)}.")

@@ -225,6 +225,11 @@ def placeless(data: str) -> str:
     return ",".join(part if _ON_HUB.match(part) else part.rpartition("/")[2] for part in data.split(","))
 
 
+def short_name(source: str) -> str:
+    """A file's name up to its first dot, which says what it holds; a hub id as it is."""
+    return source if _ON_HUB.match(source) else source.partition(".")[0]
+
+
 @contextmanager
 def no_panic(whose: str) -> Iterator[None]:
     """Turn a panic of the tokenizer's Rust (a pattern that backtracks without end) into an InputError; what Rust prints

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from isoembed.core import (
     LARGEST,
@@ -22,6 +31,7 @@ from isoembed.core import (
     fingerprint,
     from_validation,
     placeless,
+    short_name,
 )
 from isoembed.families.base import Family, ModelSpec
 from isoembed.flops import Cost, Price
@@ -41,6 +51,8 @@ _UNPLACED = {"options": {"teacher": {"source": True}}}
 LEAST_BATCH = 2
 #: pairs of a batch, peak learning rate and temperature beyond which no run learns anything
 LARGEST_BATCH, LARGEST_RATE = 2**24, 10.0
+#: of pairs
+MOST_CLUSTERS = 2**16
 #: a text cut to fewer tokens says next to nothing
 LEAST_CONTEXT = 4
 
@@ -51,6 +63,14 @@ Precision = Literal["fp32", "bf16"]
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
 
 
+class SourcePrompts(Frozen):
+    """What stands in front of the texts of one source of the data, in place of what stands in front of the others'."""
+
+    source: str = Field(min_length=1, description="name of the source, or, of a file, that up to its first dot")
+    query: str = ""
+    positive: str = ""
+
+
 class Prompts(Frozen):
     """What stands in front of every query, and of every positive and hard negative.  Its tokens are real tokens: they
     count in D and against the context."""
@@ -58,21 +78,63 @@ class Prompts(Frozen):
     query: str = ""
     positive: str = ""
     pooled: bool = Field(True, description="whether the pooling reads a prompt's own tokens too")
+    sources: tuple[SourcePrompts, ...] = Field((), description="of sources that have their own, by name")
 
     @classmethod
     @checked
-    def of(cls, query: str, positive: str, *, pooled: bool) -> Prompts:
-        """As a user gave them; raises InputError where there is nothing to leave out of the pooling."""
-        if not (query or positive or pooled):
+    def of(
+        cls, query: str, positive: str, *, pooled: bool, sources: Mapping[str, Mapping[str, str]] | None = None
+    ) -> Prompts:
+        """As a user gave them; raises InputError where there is nothing to leave out of the pooling.
+
+        sources: name of a source -> `query` and `positive`; a side that it does not name is that of all.
+        """
+        sides = {"query": query, "positive": positive}
+        own = tuple(SourcePrompts(source=name, **{**sides, **given}) for name, given in (sources or {}).items())
+        if not (query or positive or pooled or any(each.query or each.positive for each in own)):
             raise InputError(
                 "A prompt is left out of the pooling only where there is one; got none. Give `query_prompt` or "
                 "`positive_prompt`."
             )
-        return cls(query=query, positive=positive, pooled=pooled)
+        return cls(**sides, pooled=pooled, sources=own)
+
+    @field_validator("sources")
+    @classmethod
+    def _by_name(cls, sources: tuple[SourcePrompts, ...]) -> tuple[SourcePrompts, ...]:
+        """One order, so that equal settings are one key."""
+        names = [each.source for each in sources]
+        if len(set(names)) < len(names):
+            raise InputError(f"A source has prompts once; got {', '.join(names)}. Name each once.")
+        return tuple(sorted(sources, key=lambda each: each.source))
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were prompts of sources, where there are none: keys and hashes stay what they were."""
+        return {name: value for name, value in dumped(self).items() if name != "sources" or value}
+
+    def of_source(self, name: str) -> SourcePrompts:
+        """Those of the source of that name: its own, or else those of all.
+
+        Raises InputError where two are of it, by its whole name and by the short one.
+        """
+        own = [each for each in self.sources if each.source in (name, short_name(name))]
+        if len(own) > 1:
+            raise InputError(f"A source has prompts once; {own[0].source} and {own[1].source} are one. Leave one out.")
+        return own[0] if own else SourcePrompts(source=name, query=self.query, positive=self.positive)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """By the names under which an exported model lists them: `query` and `document`, then `NAME-query` and
+        `NAME-document` of each source."""
+        found = {"query": self.query, "document": self.positive}
+        for each in self.sources:
+            found |= {f"{each.source}-query": each.query, f"{each.source}-document": each.positive}
+        return found
 
     def __str__(self) -> str:
         """In words."""
-        return f"prompts {self.query!r} and {self.positive!r}{'' if self.pooled else ', not pooled'}"
+        own = "".join(f", of {each.source} {each.query!r} and {each.positive!r}" for each in self.sources)
+        return f"prompts {self.query!r} and {self.positive!r}{own}{'' if self.pooled else ', not pooled'}"
 
 
 #: texts as they are
@@ -83,8 +145,8 @@ NO_PROMPTS = Prompts()
 TeacherLoss = Literal["cosine", "mse", "kl"]
 #: whose similarities say which candidates are left out
 Judge = Literal["self", "teacher"]
-#: what a batch's pairs have in common: nothing, or their source
-BatchBy = Literal["mixed", "source"]
+#: what a batch's pairs have in common: nothing, their source, or their cluster too
+BatchBy = Literal["mixed", "source", "cluster"]
 #: what makes weights the best of a run
 BestBy = Literal["loss", "mrr"]
 #: how the learning rate goes on after the warm-up: `isoembed.training.schedule`
@@ -182,7 +244,11 @@ class Options(Frozen):
     )
 
     batch_by: Annotated[BatchBy, _known("batch_by", BatchBy)] = Field(
-        "mixed", description="batches of a mixture: of all sources, or each of one source"
+        "mixed", description="batches of a mixture: of all sources, each of one source, or of one cluster of one source"
+    )
+
+    clusters: int | None = Field(
+        None, description="of similar pairs, by which batches go; each source has some by its pairs"
     )
 
     source_alpha: float | None = Field(
@@ -225,6 +291,15 @@ class Options(Frozen):
             )
         return alpha
 
+    @field_validator("clusters", mode="before")
+    @classmethod
+    def _two_clusters(cls, clusters: Any) -> Any:
+        if isinstance(clusters, int | float) and not 2 <= clusters <= MOST_CLUSTERS:
+            raise InputError(
+                f"`clusters` must be from 2 to {MOST_CLUSTERS:,}; got {clusters:g}. One for a thousand pairs is usual."
+            )
+        return clusters
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -252,10 +327,15 @@ class Options(Frozen):
 
     @model_validator(mode="after")
     def _shared(self) -> Options:
-        if self.source_alpha is not None and self.batch_by != "source":
+        if self.source_alpha is not None and self.batch_by == "mixed":
             raise InputError(
                 "`source_alpha` gives sources their shares of the batches, so that each must be of one source; give "
                 "`batch_by=source` too. Mixed batches go by the weights of the mixture (a.jsonl:3,b.jsonl:1)."
+            )
+        if (self.clusters is None) == (self.batch_by == "cluster"):
+            raise InputError(
+                f"`clusters` says how many `batch_by=cluster` goes by; got `clusters` {self.clusters} and "
+                f"`batch_by` {self.batch_by}. Give both or neither."
             )
         return self
 
@@ -280,7 +360,8 @@ class Options(Frozen):
             "bidirectional": "attention both ways",
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
             "resize_embeddings": "token table grown",
-            "batch_by": "one source a batch",
+            "batch_by": f"one {self.batch_by} a batch",
+            "clusters": f"of {self.clusters or 0:,} clusters",
             "ema_decay": f"weights averaged, EMA of decay {self.ema_decay or 0.0:g}",
             "source_alpha": f"sources by their pairs to the power {self.source_alpha or 0.0:g}",
             "schedule": "rate constant, falling at the end",
@@ -550,7 +631,8 @@ class Recipe(Setup, Summarised):
         taught = "" if teacher is None else f"{teacher.loss} loss against the vectors of {teacher.name}"
         if teacher is not None and teacher.weight == 1:
             return f"{taught}, temperature {self.temperature:g}"
-        one = " of one source" if self.options.batch_by == "source" else ""
+        whole = self.options.batch_by
+        one = "" if whole == "mixed" else f" of one {whole}"
         parts = [f"symmetric InfoNCE with in-batch negatives{one}"]
         if self.data.negatives:
             parts.append(f"{self.data.negatives:.2f} hard negatives per pair")

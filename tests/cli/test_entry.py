@@ -133,6 +133,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "mask_margin": 0.1,
         "mask_by": "self",
         "batch_by": "mixed",
+        "clusters": None,
         "source_alpha": None,
         "ema_decay": None,
         "schedule": "cosine",

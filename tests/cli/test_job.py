@@ -61,10 +61,16 @@ def test_a_job_file_is_the_flags_and_a_flag_overrides_it(place: Path) -> None:
 def test_a_written_job_is_the_same_job(place: Path) -> None:
     """Text that TOML must escape, a switch off, a number of many digits, and a list come back as they were."""
     given = [*FLAGS, "--out=here", '--query-prompt=say "é"\t\\ ', "--no-pool-prompt", "--learning-rate=0.0123456789012",
+             "--source-prompt=pairs:query=a = 'b': ", "--source-prompt=pairs:positive=",
              "--tracker=tensorboard", "--no-keep-adapter", "--max-row-bytes=5000"]  # fmt: skip
     first = planned(*given, "--save-job=saved.toml", inside=place)
     assert planned("saved.toml", "--save-job=again.toml", inside=place) == first
-    assert first["options"]["prompts"] == {"query": 'say "é"\t\\ ', "positive": "", "pooled": False}
+    assert first["options"]["prompts"] == {
+        "query": 'say "é"\t\\ ',
+        "positive": "",
+        "pooled": False,
+        "sources": [{"source": "pairs", "query": "a = 'b': ", "positive": ""}],
+    }
     assert (place / "again.toml").read_text() == (place / "saved.toml").read_text()
     assert "dry-run" not in (place / "saved.toml").read_text()
 

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from isoembed.budget import DEVICES
 from isoembed.cli import app, boundary
 from isoembed.cli.groups import grouped
-from isoembed.cli.options import ALIASES, ExecutionOptions, SetupOptions
-from isoembed.recipe import Options, PartialSetup, Prompts
+from isoembed.cli.options import ALIASES, ExecutionOptions, PromptOptions, SetupOptions
+from isoembed.cli.parse import source_prompts
+from isoembed.core import InputError
+from isoembed.recipe import Options, PartialSetup, Prompts, SourcePrompts
 from isoembed.training.execution import Execution
 from tests.reliability.fuzz import command
 
@@ -263,3 +265,19 @@ def test_options_in_words() -> None:
     assert str(Options(bidirectional=True, matryoshka=(8, 4), mask_margin=0.1, prompts=Prompts(query="q: "))) == (
         "prompts 'q: ' and '', candidates over 0.1 above the positive masked, attention both ways, matryoshka 8, 4"
     )
+
+
+def test_prompts_of_a_source_are_parsed_or_refused() -> None:
+    """Fails where a name with a colon, or a text with one, is cut at the wrong place."""
+    given = ["hub:a/b:query=what: x=1", "faq:positive=", "faq:query=q "]
+    assert source_prompts(given) == {"hub:a/b": {"query": "what: x=1"}, "faq": {"positive": "", "query": "q "}}
+    for wrong in ("faq=text", "faq:document=text", ":query=text", "faq:query"):
+        with pytest.raises(InputError, match="must be NAME:query=TEXT"):
+            source_prompts([wrong])
+    with pytest.raises(InputError, match="faq:query twice"):
+        source_prompts(["faq:query=a", "faq:query=b"])
+    asked = SetupOptions(prompts=PromptOptions(positive_prompt="p ", source_prompt=["faq:query=q "]), pool_prompt=False)
+    own = (SourcePrompts(source="faq", query="q ", positive="p "),)
+    assert asked.options().prompts == Prompts(positive="p ", pooled=False, sources=own)
+    assert str(asked.options()) == "prompts '' and 'p ', of faq 'q ' and 'p ', not pooled"
+    assert str(Options(batch_by="cluster", clusters=64)) == "one cluster a batch, of 64 clusters"

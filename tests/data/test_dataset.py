@@ -243,7 +243,7 @@ def test_heldout_texts_are_no_hard_negatives(tmp_path: Path) -> None:
     query, positive = (side[0] for side in bare.heldout_texts())
     pairs = with_negatives(numbered(40), {n: (query, "w1", positive.upper()) for n in range(40)})
     data = split(tmp_path / "hard", pairs, heldout_pairs=8)
-    ids, hashes = data.negatives(data.train)
+    ids, hashes, _ = data.negatives(data.train)
     assert len(ids) == len(hashes) == len(data.train)
     assert {tuple(text.tolist()) for text in ids} == {(3, 1)}
     assert f"{2 * len(data.train)} hard negatives left out: they are texts of held-out pairs." in data.notes

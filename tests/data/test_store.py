@@ -174,9 +174,10 @@ def test_hard_negatives_of_any_number(tmp_path: Path) -> None:
     store, tokenizer = build(tmp_path, pairs), tiny_tokenizer()
     rows = np.random.default_rng(0).permutation(50)
     texts = [text for row in rows for text in pairs[row].negatives]
-    ids, hashes = store.negatives(rows)
+    ids, hashes, own = store.negatives(rows)
     assert [text.tolist() for text in ids] == [tokenizer(text)["input_ids"] for text in texts]
     assert hashes.tolist() == [text_hash(text) for text in texts]
+    assert own.tolist() == [row for row in rows for _ in pairs[row].negatives]
     assert store.column("negative_count").tolist() == [number % 4 for number in range(50)]
     assert store.column("negative_tokens")[rows].sum() == sum(map(len, ids))
 

@@ -20,7 +20,7 @@ from isoembed.encoder.pooling import POOLINGS
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, QLoRA
 from isoembed.methods.base import BaseMethod
-from isoembed.recipe import PoolingName, Prompts
+from isoembed.recipe import PoolingName, Prompts, SourcePrompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 
@@ -361,6 +361,25 @@ def test_an_architecture_that_cannot_look_ahead_is_refused() -> None:
         recurrent = MambaModel(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4))
     with pytest.raises(InputError, match="mamba's does not"):
         attend_both_ways(recurrent.eval())
+
+
+def test_prompts_of_sources_travel_by_name(tmp_path: Path) -> None:
+    """Listed beside those for all texts, which `encode_query` and `encode_document` still put in front; and back."""
+    source = write_model(tmp_path / "base")
+    tokenizer, texts = load_tokenizer(str(source)), [text for text in TEXTS if 1 < len(text) < 100]
+    own = (SourcePrompts(source="faq", query="ask: "), SourcePrompts(source="hub:a/b-c", positive="say: "))
+    prompts = Prompts(query="find: ", positive="a text: ", sources=own)
+    encoder = Encoder(load_model(str(source)), "mean", prompts).eval()
+    embedder = Embedder(encoder, tokenizer, CONTEXT * 2)
+    embedder.save(tmp_path / "out", card="")
+    assert load_exported(tmp_path / "out")[0].prompts == prompts
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert model.prompts == prompts.named
+    np.testing.assert_allclose(model.encode_query(texts), embedder.embed(texts, "query"), atol=1e-5)
+    encoder.prompts = Prompts(query="ask: ", positive="say: ")
+    for name, as_query in (("faq-query", True), ("hub:a/b-c-document", False)):
+        ours = embedder.embed(texts, "query" if as_query else "document")
+        np.testing.assert_allclose(model.encode(texts, prompt_name=name), ours, atol=1e-5)
 
 
 def test_weights_that_count_the_prompt_cannot_leave_it_out() -> None:

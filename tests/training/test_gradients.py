@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,7 +179,7 @@ def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
 
 
 def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
-    """Two tokens of every query and three of every other text are the prompt's."""
+    """Two tokens of every query and three of every other text are the prompt's, none of one hard negative."""
     encoder, negatives = small_encoder(), negative_ids(4)
     encoder.prompts = Prompts(query="x", positive="y", pooled=False)
     sides = (*batch_ids(7), negatives)
@@ -189,6 +190,7 @@ def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
 
     def plainly(*counts: int) -> torch.Tensor:
         prompts = [torch.full((len(side),), count) for side, count in zip(sides, counts, strict=True)]
+        prompts[2][1] = 0
         return loss_of(*(encoder(*pad(side, 0), before) for side, before in zip(sides, prompts, strict=True)))
 
     loss = plainly(2, 3, 3)
@@ -196,8 +198,9 @@ def test_equals_plain_gradient_behind_prompts_that_are_not_pooled() -> None:
     loss.backward()
     expected = gradients(encoder)
     encoder.zero_grad()
+    prompts = np.array([2] * 7 + [3] * 7 + [3, 0, 3, 3])
     step = accumulate_gradients(
-        WorkerPool(encoder), *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=(2, 3)
+        WorkerPool(encoder), *sides[:2], loss_of, Memory(20, 40), negative_ids=negatives, prompt_tokens=prompts
     )
     assert step.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(expected, gradients(encoder))

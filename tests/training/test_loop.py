@@ -73,11 +73,15 @@ def test_resumed_is_bitwise_uninterrupted(method: Method, data: PairData, tmp_pa
     assert steps == list(range(1, record.steps + 1))
 
 
-def test_batches_of_one_source_resume_bitwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [Options(batch_by="source", source_alpha=0.5), Options(batch_by="cluster", clusters=8)],
+    ids=["source", "cluster"],
+)
+def test_batches_of_one_source_resume_bitwise(options: Options, tmp_path: Path) -> None:
     """Fails where the order is drawn anew after a stop, or the loop batches otherwise than the options say."""
     data = mixed_data(tmp_path)
-    one_source = Options(batch_by="source", source_alpha=0.5)
-    planned = recipe(data, steps=5).model_copy(update={"options": one_source})
+    planned = recipe(data, steps=5).model_copy(update={"options": options})
     with pytest.raises(StoppedError):
         run(planned, data, tmp_path / "part", callbacks=[StopAfter(3)])
     _, resumed = run(planned, data, tmp_path / "part", execution=Execution(resume=True))

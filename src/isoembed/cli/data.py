@@ -10,7 +10,6 @@ import typer
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson, ContextTokens, ModelOptions, NegativeOptions, PromptOptions, RowReadingOptions
 from isoembed.methods import method_named
-from isoembed.recipe import Prompts
 
 
 def inspect(
@@ -31,10 +30,10 @@ def inspect(
     from isoembed.scratch import own_folder, scratch
 
     family, _, grown = asked.chosen_and_grown()
-    texts = Prompts.of(prompts.query_prompt, prompts.positive_prompt, pooled=True)
+    texts = prompts.value(pooled=True)
     with scratch(own_folder(), "inspect-") as place:
         inspection = inspect_source(
-            rows.of(source).source(source, texts.query),
+            rows.of(source).source(source, texts),
             load_tokenizer(family.models[0].source, rows=family.models[0].vocab if grown else None),
             context_tokens=context_tokens or family.context_tokens,
             folder=cache or place,

@@ -11,7 +11,7 @@ import typer
 
 from isoembed.budget import DEVICES, Budget
 from isoembed.cli import models, terminal
-from isoembed.cli.parse import size_in_bytes
+from isoembed.cli.parse import size_in_bytes, source_prompts
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
@@ -208,6 +208,19 @@ class PromptOptions:
     positive_prompt: Annotated[str, typer.Option(help="put in front of every positive, hard negative and document")] = (
         ""
     )
+    source_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:SIDE=TEXT",
+            help="put in front of the queries (SIDE query) or all other texts (positive) of the source of that name in "
+            "place of these; repeat for more",
+        ),
+    ] = None
+
+    def value(self, *, pooled: bool) -> Prompts:
+        """The same for a recipe."""
+        own = source_prompts(self.source_prompt)
+        return Prompts.of(self.query_prompt, self.positive_prompt, pooled=pooled, sources=own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,13 +277,22 @@ class SetupOptions:
         str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
     ] = "self"
     batch_by: Annotated[
-        str, typer.Option(help="batches of a mixture: mixed, or each of one source", rich_help_panel="Data")
+        str,
+        typer.Option(
+            help="batches of a mixture: mixed, each of one source, or of one cluster of one source (--clusters)",
+            rich_help_panel="Data",
+        ),
     ] = "mixed"
+    clusters: Annotated[
+        int | None,
+        typer.Option(help="with --batch-by cluster: how many, over all sources", rich_help_panel="Data"),
+    ] = None
     source_alpha: Annotated[
         float | None,
         typer.Option(
-            help="temperature sampling, with --batch-by source: all of every source, its share of the batches by its "
-            "pairs to this power (1/T); 1: by size, 0: equal; default: what the mixture's weights leave of each",
+            help="temperature sampling, with --batch-by source or cluster: all of every source, its share of the "
+            "batches by its pairs to this power (1/T); 1: by size, 0: equal; default: what the mixture's weights leave "
+            "of each",
             rich_help_panel="Data",
         ),
     ] = None
@@ -302,10 +324,9 @@ class SetupOptions:
     def options(self, *, resize_embeddings: bool = False) -> Options:
         """What the recipe calls its options; raises InputError for one that is out of range."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name in Options.model_fields}
-        prompts = Prompts.of(self.prompts.query_prompt, self.prompts.positive_prompt, pooled=self.pool_prompt)
         parsed = {
             "matryoshka": dims_named(self.matryoshka),
-            "prompts": prompts,
+            "prompts": self.prompts.value(pooled=self.pool_prompt),
             "teacher": self.teacher.value(),
         }
         return Options(**{**own, **parsed, "resize_embeddings": resize_embeddings})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from isoembed.budget import MOST_FLOP
 from isoembed.core import InputError
@@ -83,4 +84,21 @@ def named_texts(given: list[str] | None) -> dict[str, str]:
         if not equals or not name:
             raise InputError(f"`--prompt` must be NAME=TEXT, as query='query: '; got {each!r}.")
         prompts[name] = text
+    return prompts
+
+
+def source_prompts(given: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """`faq:query=TEXT` -> what stands in front of that side of the source faq."""
+    prompts: dict[str, dict[str, str]] = {}
+    for each in given or ():
+        match = re.fullmatch(r"(.+?):(query|positive)=(.*)", each, re.DOTALL)
+        if match is None:
+            raise InputError(
+                "`--source-prompt` must be NAME:query=TEXT or NAME:positive=TEXT, as faq:query='question: '; got "
+                f"{each!r}."
+            )
+        name, side, text = match.groups()
+        if side in prompts.setdefault(name, {}):
+            raise InputError(f"A prompt is given once; `--source-prompt` has {name}:{side} twice. Leave one out.")
+        prompts[name][side] = text
     return prompts

@@ -16,6 +16,8 @@ from isoembed.data.order import Order, order_of
 from isoembed.data.store import Ids, TokenStore
 from isoembed.recipe import PLAIN, Options, Recipe
 
+Counts = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -28,7 +30,8 @@ class Batch:
     positive_hash_B: npt.NDArray[np.uint64]
     negative_ids: list[Ids] = field(default_factory=list)
     negative_hash_M: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    prompt_tokens: tuple[int, int] = (0, 0)  #: how many first tokens are a prompt's: of a query, of another text
+    #: how many first tokens of each query, positive and hard negative are a prompt's; None: none
+    prompt_tokens: tuple[Counts, Counts, Counts] | None = None
     rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  #: of the store
     teacher: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]] | None = None  #: vectors (B, W) of both sides
 
@@ -72,12 +75,17 @@ def batches(
     """
     order = order_of(data, options, batch_pairs=batch_pairs, seed=seed, unique_pairs=unique_pairs)
     for position, rows in _positions(order, start):
-        negative_ids, negative_hash_M = data.negatives(rows)
+        negative_ids, negative_hash_M, of_row_M = data.negatives(rows)
         batch = _batch(data.store, rows)
-        teacher = None if data.teacher is None else data.teacher.of(rows)
         yield (
             position,
-            replace(batch, negative_ids=negative_ids, negative_hash_M=negative_hash_M, teacher=teacher),
+            replace(
+                batch,
+                negative_ids=negative_ids,
+                negative_hash_M=negative_hash_M,
+                prompt_tokens=_prompt_tokens(data.store, rows, of_row_M),
+                teacher=None if data.teacher is None else data.teacher.of(rows),
+            ),
         )
 
 
@@ -128,6 +136,12 @@ def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
         positive_ids=store.ids("positive", rows),
         query_hash_B=store.hashes("query", rows),
         positive_hash_B=store.hashes("positive", rows),
-        prompt_tokens=store.facts.prompt_tokens,
+        prompt_tokens=_prompt_tokens(store, rows, rows[:0]),
         rows=rows,
     )
+
+
+def _prompt_tokens(store: TokenStore, rows: Rows, of_row_M: Rows) -> tuple[Counts, Counts, Counts]:
+    """Of the queries and positives at `rows`, and of hard negatives of `of_row_M`."""
+    behind, of_negatives = (store.prompt_tokens("positive", each) for each in (rows, of_row_M))
+    return store.prompt_tokens("query", rows), behind, of_negatives

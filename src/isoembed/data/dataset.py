@@ -10,14 +10,16 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, checked, expanded, fingerprint
-from isoembed.data.normalize import text_hash
+from isoembed.data.normalize import mixed_hashes, text_hash
 from isoembed.data.notes import DataNote, remark, warning
+from isoembed.data.prompts import check_sources
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, TokenStore
 from isoembed.data.vectors import TextVectors
@@ -59,6 +61,7 @@ class PairData:
     stats: DataStats
     facts: tuple[DataNote, ...]
     teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
+    clusters: npt.NDArray[np.int32] | None = None  #: of each row of `store`; None where batches do not go by them
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -78,14 +81,15 @@ class PairData:
             )
         return self.train[:unique_pairs]
 
-    def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
-        """Token ids of the hard negatives of training `rows`, one row's behind the other's, and their texts' hashes.
-        Texts of the held-out pairs are not among them: training must not see them, as negatives neither."""
+    def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64], Rows]:
+        """Token ids of the hard negatives of training `rows`, one row's behind the other's, their texts' hashes, and
+        the row of each.  Texts of the held-out pairs are not among them: training must not see them, as negatives
+        neither."""
         if not self.store.facts.negatives:
-            return [], np.empty(0, np.uint64)
-        ids, hashes = self.store.negatives(rows)
+            return [], np.empty(0, np.uint64), np.empty(0, np.int64)
+        ids, hashes, own = self.store.negatives(rows)
         heldout = _among(hashes, self._heldout_texts)
-        return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout]
+        return [text for text, drop in zip(ids, heldout, strict=True) if not drop], hashes[~heldout], own[~heldout]
 
     @cached_property
     def _heldout_texts(self) -> npt.NDArray[np.uint64]:
@@ -120,6 +124,8 @@ def prepare(
     if heldout_pairs < 0:
         raise InputError(f"`heldout_pairs` must be at least 0, for none; got {heldout_pairs}. Give another number.")
     folder = expanded(folder)
+    source = source if isinstance(source, Source) else open_source(str(source), prompts=prompts)
+    check_sources(prompts, source.sources)
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
     skipped = sorted(store.facts.skipped.items())
@@ -223,7 +229,7 @@ def _among(hashes: npt.NDArray[np.uint64], few: npt.NDArray[np.uint64]) -> npt.N
 def _build(
     source: str | Path | Source, tokenizer: PreTrainedTokenizerBase, context_tokens: int, folder: Path, prompts: Prompts
 ) -> TokenStore:
-    source = source if isinstance(source, Source) else open_source(str(source))
+    source = source if isinstance(source, Source) else open_source(str(source), prompts=prompts)
     return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 
@@ -303,7 +309,7 @@ def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], facts:
 def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
     """The first `wanted` of `rows` by a seeded hash of their content, none with a text that an earlier one has on the
     same side, so that no candidate of a held-out block is a false negative; whole blocks where there is one."""
-    mixed = _mixed(store.column("pair_hash")[rows], seed)
+    mixed = mixed_hashes(store.column("pair_hash")[rows], seed)
     reach = wanted
     while True:  # the first few mostly suffice; what they come to does not depend on those behind them
         reach = min(2 * reach, len(rows))
@@ -318,14 +324,6 @@ def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
     return chosen[: count - count % BLOCK_PAIRS if count >= BLOCK_PAIRS else count]
 
 
-def _mixed(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
-    """Another 64-bit hash of each for every seed: SplitMix64's finaliser (Steele et al. 2014)."""
-    mixed = hashes + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % (1 << 64))
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
 def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
     """Hashes of the texts of `rows`, both sides, each once, sorted."""
     return np.unique(np.concatenate([store.column(f"{side}_hash")[rows] for side in ("query", "positive")]))
@@ -334,8 +332,15 @@ def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
 def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
     query, positive = (store.kept_tokens(side)[train] for side in ("query", "positive"))
     squares = sum(int((side.astype(np.uint64) ** 2).sum()) for side in (query, positive))
-    content = hashlib.sha256(store.column("pair_hash")[train].data).hexdigest()
-    before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
+    hashes = store.column("pair_hash")
+    content = hashlib.sha256(hashes[train].data).hexdigest()
+    before: list[Any] = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
+    if store.facts.source_prompt_tokens:  # which pairs stand behind which, in whatever order the sources are named
+        of_source = [prompts.of_source(name) for name in store.facts.sources]
+        own = [(each.query, each.positive) for each in of_source]
+        source = store.column("source")[train]
+        alike = {sides: train[np.isin(source, [n for n, each in enumerate(own) if each == sides])] for sides in {*own}}
+        before = [[*sides, hashlib.sha256(hashes[alike[sides]].data).hexdigest()] for sides in sorted(alike)]
     return DataStats(
         fingerprint=fingerprint([content, store.facts.tokenizer, store.facts.context_tokens, *before]),
         source=store.facts.source,
@@ -354,7 +359,7 @@ def _with_negatives(data: PairData) -> PairData:
     content = hashlib.sha256(data.store.column("negatives_hash")[data.train].data)
     kept = tokens = squares = 0
     for first in range(0, count, BLOCK_PAIRS):
-        ids, hashes = data.negatives(data.train[first : first + BLOCK_PAIRS])
+        ids, hashes, _ = data.negatives(data.train[first : first + BLOCK_PAIRS])
         lengths = np.array([len(text) for text in ids], np.int64)
         kept, tokens, squares = kept + len(ids), tokens + int(lengths.sum()), squares + int((lengths**2).sum())
         content.update(hashes.data)

@@ -11,6 +11,7 @@ from pydantic import Field, computed_field
 from isoembed.core import Frozen
 from isoembed.data.dataset import remarks, sameness, unique_rows
 from isoembed.data.notes import DataNote
+from isoembed.data.prompts import check_sources
 from isoembed.data.sources import Source, open_source
 from isoembed.data.sources.names import Fields
 from isoembed.data.store import TokenStore
@@ -81,7 +82,8 @@ def inspect(
     prompts: Prompts = NO_PROMPTS,
 ) -> Inspection:
     """Tokenise `source` behind `prompts` into `folder` (or find it there) and count."""
-    source = open_source(source) if isinstance(source, str) else source
+    source = open_source(source, prompts=prompts) if isinstance(source, str) else source
+    check_sources(prompts, source.sources)
     store = TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
     unique = unique_rows(store)
     kept = store.kept_tokens("query") + store.kept_tokens("positive") + store.column("negative_tokens")

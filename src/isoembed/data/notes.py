@@ -49,7 +49,17 @@ class DataNote(Note):
             "A batch mixes {sources} sources",
             "with `batch_by=source`, at equal FLOP, a model ranked other texts better here.",
         ),
+        "sources-told": (
+            "Warning",
+            "prompts of sources tell the texts of a mixed batch apart, which lowers the loss and taught a model less "
+            "here; give `batch_by=source` too.",
+        ),
         "source-a-batch": ("One source a batch; of an epoch", "{parts}."),
+        "cluster-a-batch": (
+            "One cluster a batch, of {clusters:,}",
+            "{whole:,} of {batches:,} batches of a pass, the others of what is left of several; the clusters took "
+            "{flop:.2g} FLOP, which no budget pays.",
+        ),
     }
 
 

@@ -1,7 +1,7 @@
 """Which pairs stand in which batch: a pure function of (seed, epoch), so that a run resumes exactly where it was.
 
 Batches are of all pairs mixed, or of one source each (`Options.batch_by`): in-batch negatives of one source are of one
-kind of text, and the source gives nothing away.
+kind of text, and the source gives nothing away.  Or each of one cluster of similar pairs of a source.
 
 Legend: B = pairs of a batch, L = batches of an epoch.
 """
@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isoembed.core import InputError, fingerprint
+from isoembed.data.clusters import Labels, cluster_counts, clustered, clustering_flop
 from isoembed.data.dataset import PairData, Rows
-from isoembed.data.notes import remark
+from isoembed.data.notes import DataNote, remark, warning
 from isoembed.recipe import Options, Setup
 
 
@@ -36,12 +37,15 @@ class Order:
     alpha: a source has a share of the batches that goes with its whole batches to this power (temperature sampling with
         T = 1 / alpha).  1: an epoch is one pass over every source.  Else as many batches, of a source that is small for
         its share more than one pass; a pass always ends before the next one begins.
+    clusters: of each source's rows the cluster, where batches are of one.  What is left of the clusters once their
+        whole batches are taken makes batches too, of as few clusters each as can be: a pass is over as many pairs.
     """
 
     sources: tuple[Rows, ...]
     batch_pairs: int
     seed: int
     alpha: float = 1.0
+    clusters: tuple[Labels, ...] = ()
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -68,9 +72,26 @@ class Order:
                 continue
             this, place = divmod(at, len(rows) // self.batch_pairs)
             if passes[source][0] != this:
-                passes[source] = (this, permutation(self.seed, this, len(rows), source))
+                passes[source] = (this, self._pass(this, source))
             places = passes[source][1][place * self.batch_pairs : (place + 1) * self.batch_pairs]
             yield rows[places]
+
+    def _pass(self, number: int, source: int) -> Rows:
+        """The order in which that pass visits the rows of a source."""
+        places = permutation(self.seed, number, len(self.sources[source]), source)
+        if not self.clusters:
+            return places
+        random = np.random.default_rng([self.seed, number, source, 1])
+        label = self.clusters[source][places]
+        label = random.permutation(label.max() + 1)[label]  # so that what fills no batch at last is of any cluster
+        by_cluster = np.argsort(label, kind="stable")
+        size = np.bincount(label)
+        size_N, first_N = (each[label[by_cluster]] for each in (size, np.cumsum(size) - size))
+        left = np.arange(len(places)) - first_N >= size_N - size_N % self.batch_pairs
+        places = places[by_cluster[np.argsort(left, kind="stable")]]
+        whole = len(places) // self.batch_pairs * self.batch_pairs
+        batches = random.permutation(places[:whole].reshape(-1, self.batch_pairs))
+        return np.concatenate([batches.ravel(), places[whole:]])
 
 
 def order_of(
@@ -89,36 +110,81 @@ def order_of(
             )
         return Order((train,), batch_pairs, seed)
     alpha = 1.0 if options.source_alpha is None else options.source_alpha
-    sources = _by_source(data, train)
+    sources = _parts(data, options, train)
     for name, rows in sources:
         if len(rows) < batch_pairs:
             raise InputError(
-                f"With `batch_by=source` every source must fill a batch; {name} has {len(rows):,} training pairs < "
-                f"{batch_pairs}. Lower `batch_pairs`, leave it out, or join it with another one."
+                f"With `batch_by={options.batch_by}` every source must fill a batch; {name} has {len(rows):,} training "
+                f"pairs < {batch_pairs}. Lower `batch_pairs`, leave it out, or join it with another one."
             )
-    return Order(tuple(rows for _, rows in sources), batch_pairs, seed, alpha)
+    parts = tuple(rows for _, rows in sources)
+    if options.batch_by == "source":
+        return Order(parts, batch_pairs, seed, alpha)
+    label = with_clusters(data, options).clusters
+    assert label is not None
+    return Order(parts, batch_pairs, seed, alpha, tuple(label[rows] for rows in parts))
 
 
 def ordered(data: PairData, setup: Setup) -> PairData:
-    """`data` as the setup batches them, which a note says of several sources: of one source a batch they are other data
-    than mixed, unless their sources are the same too.
+    """`data` as the setup batches them, which a note says of several sources: of one source or one cluster a
+    batch they are other data than mixed, unless their sources and clusters are the same too.
 
-    Raises InputError where there is one source, or one that fills no batch.
+    Raises InputError where there is one source, but for clusters, or one that fills no batch.
     """
     if setup.options.batch_by == "mixed":
         mixed = len(np.unique(data.store.column("source")[data.train]))
-        return data if mixed < 2 else replace(data, facts=(*data.facts, remark("sources-mixed", sources=mixed)))
+        told = [warning("sources-told")] if data.store.facts.source_prompt_tokens else []
+        seen = [remark("sources-mixed", sources=mixed), *told] if mixed > 1 else []
+        return replace(data, facts=(*data.facts, *seen))
+    data = with_clusters(data, setup.options)
     order = order_of(data, setup.options, batch_pairs=setup.batch_pairs, seed=0)
-    sources = _by_source(data, data.train)
+    sources = _parts(data, setup.options, data.train)
     parts = [
         f"{name} {count:,} of {len(order):,} batches ({len(rows):,} pairs)"
         for (name, rows), count in zip(sources, order.counts, strict=True)
     ]
+    facts = [remark("source-a-batch", parts="; ".join(parts))] if len(sources) > 1 else []
     hashes = data.store.column("pair_hash")
     contents = [hashlib.sha256(hashes[rows].data).hexdigest() for _, rows in sources]
+    if data.clusters is not None:
+        contents += [hashlib.sha256(np.ascontiguousarray(label).data).hexdigest() for label in order.clusters]
+        facts.append(_clusters_seen(order, setup.options))
     apart = fingerprint([data.stats.fingerprint, *contents])
     stats = data.stats.model_copy(update={"fingerprint": apart})
-    return replace(data, stats=stats, facts=(*data.facts, remark("source-a-batch", parts="; ".join(parts))))
+    return replace(data, stats=stats, facts=(*data.facts, *facts))
+
+
+def with_clusters(data: PairData, options: Options) -> PairData:
+    """`data` with the clusters of its training pairs, the same ones for every seed; as it is where batches do not go by
+    clusters, or where it has them."""
+    if options.clusters is None or data.clusters is not None:
+        return data
+    parts = [rows for _, rows in _parts(data, options, data.train)]
+    found = np.full(len(data.store), -1, np.int32)
+    for rows, count in zip(parts, cluster_counts(options.clusters, [len(rows) for rows in parts]), strict=True):
+        found[rows] = clustered(data.store, rows, count)
+    return replace(data, clusters=found)
+
+
+def _clusters_seen(order: Order, options: Options) -> DataNote:
+    """How many clusters there are, how many batches are of one, and what it took to find them."""
+    assert options.clusters is not None
+    sizes = [np.bincount(label) for label in order.clusters]
+    pairs = [len(rows) for rows in order.sources]
+    counts = cluster_counts(options.clusters, pairs)
+    return remark(
+        "cluster-a-batch",
+        clusters=sum(int((size > 0).sum()) for size in sizes),
+        whole=sum(int((size // order.batch_pairs).sum()) for size in sizes),
+        batches=sum(count // order.batch_pairs for count in pairs),
+        flop=sum(clustering_flop(*each) for each in zip(pairs, counts, strict=True)),
+    )
+
+
+def _parts(data: PairData, options: Options, train: Rows) -> list[tuple[str, Rows]]:
+    """(name, its rows) of each source; batches by clusters do with one."""
+    alone = options.batch_by == "cluster" and len(np.unique(data.store.column("source")[train])) == 1
+    return [(data.store.facts.source, train)] if alone else _by_source(data, train)
 
 
 def _by_source(data: PairData, train: Rows) -> list[tuple[str, Rows]]:

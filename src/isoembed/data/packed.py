@@ -62,6 +62,7 @@ class PackedData:
     heldout: Rows
     stats: DataStats
     facts: tuple[DataNote, ...]
+    clusters: npt.NDArray[np.int32] | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -75,6 +76,7 @@ class PackedData:
             data.heldout,
             data.stats,
             data.facts,
+            data.clusters,
         )
 
     def open(self) -> PairData:
@@ -83,7 +85,8 @@ class PackedData:
         store = self.store.open(self._place)
         heldout_store = store if self.heldout_store is None else self.heldout_store.open(self._place)
         train, heldout = self.train.copy(), self.heldout.copy()  # views would keep what they arrived in
-        return PairData(store, train, heldout_store, heldout, self.stats, self.facts)
+        clusters = None if self.clusters is None else self.clusters.copy()
+        return PairData(store, train, heldout_store, heldout, self.stats, self.facts, clusters=clusters)
 
     def forget(self) -> None:
         """Remove what was unpacked on this machine; the pairs are not to be opened again."""

@@ -18,7 +18,7 @@ import itertools
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
 
 from isoembed.cache import used
@@ -83,12 +83,20 @@ class StoreFacts(Frozen):
     negatives: int
     skipped: dict[str, int]
     prompt_tokens: tuple[int, int] = Field((0, 0), description="of the prompt of queries, of all others")
+    source_prompt_tokens: tuple[tuple[int, int], ...] = Field(
+        (), description="the same of each source, where one has its own"
+    )
     groups: tuple[str | None, ...] = Field(description="what the column `group` counts in; None stands for no group")
     sources: tuple[str, ...] = Field(description="what the column `source` counts in: the parts of a mixture")
     fields: tuple[Fields, ...] = Field((), description="which fields of the source's rows were read")
     wordless: int = Field(0, description="pairs of which a text has no letter and no digit")
     files: dict[str, str] = Field({}, description="checksums of the other files, by name")
     seal: str = Field("", description="checksum of all of the above")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were prompts of sources, where there are none: stores made then are still whole."""
+        return {name: value for name, value in dumped(self).items() if name != "source_prompt_tokens" or value}
 
     def sealed(self, folder: Path) -> Self:
         """With the checksums of the files in `folder`."""
@@ -130,14 +138,16 @@ class TokenStore:
                 f"`tokenizer` must be a fast one (tokenizer.json); {type(tokenizer).__name__} is not. "
                 "Save the model with its fast tokenizer."
             )
-        for side in (prompts.query, prompts.positive):
+        own = _own_prompts(source, prompts)
+        for side in {prompts.query, prompts.positive, *itertools.chain.from_iterable(own)}:
             if (count := prompt_tokens(tokenizer, side)) > context_tokens // 2:
                 raise InputError(
                     f"A prompt must leave half of the context to the text; {side!r} has {count} tokens of "
                     f"{context_tokens}. Shorten it, or raise `context_tokens`."
                 )
         hashed, read = tokenizer_hash(tokenizer), source.fingerprint()
-        before = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
+        before = [prompts.query, prompts.positive, *([own] if own else [])]
+        before = before if any(before) else []
         final = folder / f"tokens-{fingerprint([STORE_VERSION, read, hashed, context_tokens, *before])}"
 
         def make(partial: Path) -> None:
@@ -197,15 +207,27 @@ class TokenStore:
         lengths: npt.NDArray[np.uint32] = self.column(f"{side}_length")
         return np.minimum(lengths, np.uint32(self.facts.context_tokens))
 
-    def negatives(self, rows: npt.NDArray[np.int64]) -> tuple[list[Ids], npt.NDArray[np.uint64]]:
-        """Token ids of all hard negatives of `rows`, one row's behind the other's, and the hashes of their texts."""
+    def negatives(self, rows: npt.NDArray[np.int64]) -> tuple[list[Ids], npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """Token ids of all hard negatives of `rows`, one row's behind the other's, the hashes of their texts, and the
+        row of each."""
         found: list[Ids] = []
-        hashes = []
+        hashes, counts = [], []
         for batch, row in _located(rows, PAIRS_ROWS):
             hash_offsets, hash_values, ends, offsets, values = self._negative_views[batch]
             hashes.append(hash_values[hash_offsets[row] : hash_offsets[row + 1]])
             found += [values[offsets[text] : offsets[text + 1]] for text in range(ends[row], ends[row + 1])]
-        return found, np.concatenate([np.empty(0, np.uint64), *hashes])
+            counts.append(ends[row + 1] - ends[row])
+        return found, np.concatenate([np.empty(0, np.uint64), *hashes]), np.repeat(rows, counts)
+
+    def prompt_tokens(self, side: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many first tokens of `query` or `positive` at each of `rows` are a prompt's; a hard negative has as many
+        as its row's positive."""
+        place = ("query", "positive").index(side)
+        if not self.facts.source_prompt_tokens:
+            return np.full(len(rows), self.facts.prompt_tokens[place])
+        counts = np.array(self.facts.source_prompt_tokens)[:, place]
+        source = [self._source_views[batch][row] for batch, row in _located(rows, NUMBERS_ROWS)]
+        return counts[np.array(source, np.int64)]
 
     def hashes(self, side: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Hashes of the normalised texts of `query` or `positive` at `rows`: equal hash, same text."""
@@ -238,6 +260,11 @@ class TokenStore:
         """A side's hashes in each batch of numbers, as numpy views of the mapped file."""
         batches = _mapped(self.folder / "numbers.arrow")
         return {side: [batch.column(f"{side}_hash").to_numpy() for batch in batches] for side in ("query", "positive")}
+
+    @cached_property
+    def _source_views(self) -> list[npt.NDArray[np.uint32]]:
+        """The sources in each batch of numbers, as numpy views of the mapped file."""
+        return [batch.column("source").to_numpy() for batch in _mapped(self.folder / "numbers.arrow")]
 
     @cached_property
     def _negative_views(self) -> list[tuple[npt.NDArray[Any], ...]]:
@@ -347,7 +374,8 @@ def _write(
         _arrow_file(folder / "pairs.arrow", _pairs_schema(id_type), PAIRS_ROWS) as texts,
         _arrow_file(folder / "numbers.arrow", _numbers_schema(), NUMBERS_ROWS) as numbers,
     ):
-        encode = _Encode(tokenizer, context_tokens, prompts)
+        own = _own_prompts(source, prompts)
+        encode = _Encode(tokenizer, context_tokens, own or [(prompts.query, prompts.positive)] * len(source.sources))
         for batch, encoded in _ahead(encode, _batched(source, BATCH_PAIRS)):
             rows = []
             for pair, row in zip(batch, _rows(batch, encoded), strict=True):
@@ -370,11 +398,21 @@ def _write(
         negatives=negatives,
         skipped={**source.skipped, **({"no tokens": empty} if empty else {})},
         prompt_tokens=(prompt_tokens(tokenizer, prompts.query), prompt_tokens(tokenizer, prompts.positive)),
+        source_prompt_tokens=tuple(
+            (prompt_tokens(tokenizer, before), prompt_tokens(tokenizer, behind)) for before, behind in own
+        ),
         groups=tuple(groups),
         sources=source.sources,
         fields=source.fields,
         wordless=wordless,
     )
+
+
+def _own_prompts(source: Source, prompts: Prompts) -> list[tuple[str, str]]:
+    """The prompts of queries and of all other texts of each source; empty where none has its own."""
+    found = [prompts.of_source(name) for name in source.sources]
+    sides = [(each.query, each.positive) for each in found]
+    return sides if any(side != (prompts.query, prompts.positive) for side in sides) else []
 
 
 def _has_words(text: str) -> bool:
@@ -387,13 +425,15 @@ Tokens = tuple[list[int], int]
 
 
 class _Encode:
-    """Tokenises queries, positives and hard negatives of a batch behind their prompts.
+    """Tokenises queries, positives and hard negatives of a batch behind the prompts of their sources.
 
     With a tokenizer of its own, so that another thread may use the user's; what `tokenizer(...)` adds to it is left
     out (offsets, masks: a third of the time), its ids are the same.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Prompts) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, prompts: Sequence[tuple[str, str]]
+    ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(context_tokens, direction=tokenizer.truncation_side)
@@ -401,11 +441,12 @@ class _Encode:
         self._context_tokens, self._prompts = context_tokens, prompts
 
     def __call__(self, pairs: list[Pair]) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
-        before, behind = self._prompts.query, self._prompts.positive
+        prompts = [self._prompts[pair.source] for pair in pairs]
+        along = list(zip(pairs, prompts, strict=True))
         return (
-            self._tokens([before + pair.query for pair in pairs]),
-            self._tokens([behind + pair.positive for pair in pairs]),
-            self._tokens([behind + text for pair in pairs for text in pair.negatives]),
+            self._tokens([before + pair.query for pair, (before, _) in along]),
+            self._tokens([behind + pair.positive for pair, (_, behind) in along]),
+            self._tokens([behind + text for pair, (_, behind) in along for text in pair.negatives]),
         )
 
     def _tokens(self, texts: list[str]) -> list[Tokens]:

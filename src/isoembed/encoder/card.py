@@ -79,7 +79,11 @@ def model_card(
 
 def use_of(prompts: Prompts) -> str:
     """Python that opens the model at `FOLDER` and compares texts with it."""
-    return _USE if prompts == NO_PROMPTS else _USE_PROMPTS
+    own = "".join(
+        f'questions = model.encode(["a question"], prompt_name={f"{each.source}-query"!r})  # as those of that source\n'
+        for each in prompts.sources
+    )
+    return _USE if prompts == NO_PROMPTS else _USE_PROMPTS + own
 
 
 def hub_labels(*tags: str) -> dict[str, Any]:

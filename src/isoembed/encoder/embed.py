@@ -44,14 +44,14 @@ def embed_ids(
     encoder: Encoder,
     ids: Sequence[np.ndarray],
     *,
-    prompt: int = 0,
+    prompt: int | np.ndarray = 0,
     pad_id: int = 0,
     batch_tokens: int | None = None,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> torch.Tensor:
     """Embeddings (N, D) of tokenised texts, in their order, fp32 on the CPU, without dropout or gradient; the first
-    `prompt` tokens of each are its prompt.  Products run in bf16 where that is asked.
+    `prompt` tokens of each (or one number for all) are its prompt.  Products run in bf16 where that is asked.
 
     Texts run sorted by length in mini-batches of at most `batch_tokens` padded tokens (None: as suits the device), so
     that little is padding.  A text without tokens gets the zero vector, as in sentence-transformers: it is similar to
@@ -62,7 +62,7 @@ def embed_ids(
     device = next(encoder.parameters()).device
     is_empty = torch.tensor([len(row) == 0 for row in ids])
     stand_in = np.array([pad_id])
-    lengths = [len(row) for row in ids]
+    lengths, prompt_N = [len(row) for row in ids], np.broadcast_to(prompt, len(ids))
     workers = torch.get_num_threads() if device.type == "cpu" and not is_sharded(encoder) else 1
     batch_tokens = batch_tokens or mini_batch_tokens_for(device, bf16=bf16)
     mini_batches = mini_batches_of(lengths, even_tokens(lengths, batch_tokens, workers))
@@ -73,7 +73,7 @@ def embed_ids(
         nonlocal done
         mini_batch = mini_batches[number]
         ids_BT, mask_BT = pad([ids[index] if len(ids[index]) else stand_in for index in mini_batch], pad_id)
-        prompt_B = torch.full((len(mini_batch),), prompt)
+        prompt_B = torch.from_numpy(prompt_N[mini_batch])
         # inference mode would spoil gathered parameters for the training after it
         with torch.no_grad(), products(device, bf16=bf16):
             embedding_BD: torch.Tensor = encoder(ids_BT, mask_BT, prompt_B).float().cpu()

@@ -164,7 +164,7 @@ def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransform
     pooling = Pooling(embedder.dimensions, mode, include_prompt=prompts.pooled)
     return SentenceTransformer(
         modules=[transformer, pooling, Normalize()],
-        prompts={"query": prompts.query, "document": prompts.positive},
+        prompts=prompts.named,
         similarity_fn_name="cosine",
         device="cpu",
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import InputError, checked, expanded
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
-from isoembed.recipe import Prompts
+from isoembed.recipe import Prompts, SourcePrompts
 
 #: without it the folder is no model, so it goes first and comes last
 MODULES = "modules.json"
@@ -106,10 +106,16 @@ def context_of(model: Any) -> int:
 
 
 def prompts_of(model: Any) -> Prompts:
-    """What a SentenceTransformer puts in front of texts."""
+    """What a SentenceTransformer puts in front of texts; those of sources by the names of `Prompts.named`."""
     query = model.prompts.get("query") or ""
     positive = next((model.prompts[name] for name in DOCUMENT_PROMPTS if model.prompts.get(name)), "")
-    return Prompts(query=query, positive=positive, pooled=model[1].include_prompt or not (query or positive))
+    own = tuple(
+        SourcePrompts(source=source, query=text or "", positive=model.prompts[f"{source}-document"] or "")
+        for name, text in model.prompts.items()
+        if (source := name.removesuffix("-query")) not in ("", name) and f"{source}-document" in model.prompts
+    )
+    pooled = model[1].include_prompt or not any((query, positive, *own))
+    return Prompts(query=query, positive=positive, pooled=pooled, sources=own)
 
 
 def module_folders(folder: Path) -> list[Path]:

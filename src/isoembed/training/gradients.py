@@ -109,7 +109,7 @@ def accumulate_gradients(
     memory: Memory,
     *,
     negative_ids: Sequence[np.ndarray] = (),
-    prompt_tokens: tuple[int, int] = (0, 0),
+    prompt_tokens: np.ndarray | None = None,
     pad_id: int = 0,
     bf16: bool = False,
 ) -> Gradient:
@@ -117,13 +117,12 @@ def accumulate_gradients(
     backward.
 
     `query_ids`, `positive_ids` and `negative_ids` are this rank's share of the batch, each equally many on every rank.
-    Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many of
-    the first tokens are a prompt's: of each query, and of each other text.
+    Without hard negatives in the whole batch `loss_of` gets two sides, else three.  `prompt_tokens` says how many first
+    tokens of each text are a prompt's: of queries, positives, hard negatives, one behind the other; None: none.
     """
     sides = [side for side in (query_ids, positive_ids, negative_ids) if len(side)]
     texts = [text for side in sides for text in side]
-    before, behind = prompt_tokens
-    prompts = torch.tensor([before] * len(query_ids) + [behind] * (len(texts) - len(query_ids)))
+    prompts = torch.zeros(len(texts), dtype=torch.int64) if prompt_tokens is None else torch.from_numpy(prompt_tokens)
     passes = _Passes.over(texts, prompts, pool, memory, pad_id, bf16)
     numbers = range(len(passes.mini_batches))
     pool.drop_gradients()

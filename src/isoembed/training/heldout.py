@@ -100,8 +100,9 @@ def _embedded(
     encoder: Encoder, batch: Batch, batch_tokens: int | None, bf16: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, D) each: the queries, the positives."""
+    before, behind, _ = batch.prompt_tokens or (0, 0, 0)
     query_BD, positive_BD = (
         embed_ids(encoder, ids, prompt=prompt, batch_tokens=batch_tokens, bf16=bf16)
-        for ids, prompt in zip((batch.query_ids, batch.positive_ids), batch.prompt_tokens, strict=True)
+        for ids, prompt in ((batch.query_ids, before), (batch.positive_ids, behind))
     )
     return query_BD, positive_BD

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -138,6 +139,11 @@ class Trainer:
         random = RandomState.now(self.device)
         share = batch.pairs // world()
         own = slice(rank() * share, (rank() + 1) * share)
+        negatives = own_share(len(batch.negative_ids))
+        prompt_tokens = None
+        if batch.prompt_tokens is not None:
+            before, behind, of_negatives = batch.prompt_tokens
+            prompt_tokens = np.concatenate([before[own], behind[own], of_negatives[negatives]])
         try:
             return accumulate_gradients(
                 self.pool,
@@ -145,8 +151,8 @@ class Trainer:
                 batch.positive_ids[own],
                 Objective(self.recipe.temperature, self.recipe.options, self.encoder.projection).of(batch, self.device),
                 self.memory,
-                prompt_tokens=batch.prompt_tokens,
-                negative_ids=[batch.negative_ids[index] for index in own_share(len(batch.negative_ids))],
+                prompt_tokens=prompt_tokens,
+                negative_ids=[batch.negative_ids[index] for index in negatives],
                 bf16=self.bf16,
             )
         except (MemoryError, RuntimeError) as error:

@@ -38,7 +38,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup, affordable
+from isoembed.recipe import NO_PROMPTS, EarlyStopping, Precision, Prompts, Recipe, Setup, affordable
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
@@ -73,9 +73,9 @@ class DataOptions:
     max_row_bytes: int = MAX_ROW_BYTES
     heldout_pairs: int = HELDOUT_PAIRS  #: at most; 0: none
 
-    def source(self, spec: str | Path, query_prompt: str = "", *, whole: bool = False) -> Source:
-        """`spec` opened with these names and this patience; `query_prompt` goes before every query, and a mixture is
-        of `whole` sources or goes by its weights."""
+    def source(self, spec: str | Path, prompts: Prompts = NO_PROMPTS, *, whole: bool = False) -> Source:
+        """`spec` opened with these names and this patience; its rows bring no other `prompts`, and a mixture is of
+        `whole` sources or goes by its weights."""
         if self.on_bad_rows not in ("error", "skip"):
             raise InputError(f"`on_bad_rows` must be error or skip; got {self.on_bad_rows!r}.")
         return open_source(
@@ -85,7 +85,7 @@ class DataOptions:
             negatives_key=self.negative_key,
             max_negatives=self.negatives,
             on_bad_rows="skip" if self.on_bad_rows == "skip" else "error",
-            query_prompt=query_prompt,
+            prompts=prompts,
             max_row_bytes=self.max_row_bytes,
             whole=whole,
         )
@@ -97,9 +97,9 @@ class DataOptions:
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
-        query_prompt = setup.options.prompts.query
-        source = self.source(self.spec, query_prompt, whole=setup.options.source_alpha is not None)
-        heldout = None if self.heldout is None else self.source(self.heldout, query_prompt)
+        prompts = setup.options.prompts
+        source = self.source(self.spec, prompts, whole=setup.options.source_alpha is not None)
+        heldout = None if self.heldout is None else self.source(self.heldout, prompts)
         return _prepared(source, tokenizer, setup, cache, heldout, self.heldout_pairs)
 
 

@@ -15,6 +15,7 @@ from isoembed.core import InputError
 from isoembed.data.pair import Pair
 from isoembed.data.sources import open_source
 from isoembed.data.sources.mixture import Mixture
+from isoembed.recipe import Prompts
 
 Row = dict[str, Any]
 
@@ -172,9 +173,9 @@ def test_two_columns_of_one_name_in_parquet(tmp_path: Path) -> None:
 
 def test_a_rows_prompt_is_that_of_all_queries_or_refused(tmp_path: Path) -> None:
     file = as_file(tmp_path, "jsonl", [{"query": "q", "pos": "p", "prompt": "Ask: "}, {"query": "r", "pos": "s"}])
-    assert len(list(open_source(file, query_prompt="Ask: "))) == 2
+    assert len(list(open_source(file, prompts=Prompts(query="Ask: ")))) == 2
     with pytest.raises(InputError, match=r"line 1: `prompt`.*has 'Ask: '.*is 'Other: '"):
-        list(open_source(file, query_prompt="Other: "))
+        list(open_source(file, prompts=Prompts(query="Other: ")))
     named = open_source(file, query_key="query", positive_key="pos")
     assert len(list(named)) == 2
     assert named.fields[0].unexpected == ("prompt",)

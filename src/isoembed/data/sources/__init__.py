@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from isoembed.core import InputError, expanded
@@ -16,6 +17,7 @@ from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.memory import AnyPair, PairsInMemory
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
+from isoembed.recipe import NO_PROMPTS, Prompts
 
 __all__ = [
     "MAX_ROW_BYTES",
@@ -46,19 +48,20 @@ def open_source(
     negatives_key: str | None = None,
     on_bad_rows: OnBadRows = "error",
     max_negatives: int | None = None,
-    query_prompt: str = "",
+    prompts: Prompts = NO_PROMPTS,
     max_row_bytes: int = MAX_ROW_BYTES,
     whole: bool = False,
 ) -> Source:
     """The source that `spec` names: `docstrings[:all]`, a file, `hub:org/name[:config][:split]`, or a mixture of them
-    with weights, `a.jsonl.gz:3,b.parquet:1`, or of them `whole`.  Raises InputError where there is no such source."""
+    with weights, `a.jsonl.gz:3,b.parquet:1`, or of them `whole`.  A prompt that rows bring must be that of their
+    source's queries in `prompts`.  Raises InputError where there is no such source."""
     options = RowOptions(
-        query_key, positive_key, negatives_key, on_bad_rows, max_negatives, query_prompt, max_row_bytes
+        query_key, positive_key, negatives_key, on_bad_rows, max_negatives, prompts.query, max_row_bytes
     )
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) == 1 or Path(spec).is_file():
-        return _open(spec.strip(), options)
-    return Mixture([_weighted(part, options) for part in parts], whole=whole)
+        return _prompted(spec.strip(), options, prompts)
+    return Mixture([_weighted(part, options, prompts) for part in parts], whole=whole)
 
 
 def absolute(spec: str) -> str:
@@ -78,16 +81,23 @@ def _absolute(name: str) -> str:
     return next(found, None) or str(expanded(name).absolute())
 
 
-def _weighted(part: str, options: RowOptions) -> tuple[Source, float]:
+def _weighted(part: str, options: RowOptions, prompts: Prompts) -> tuple[Source, float]:
     match = re.fullmatch(WEIGHTED, part)
     if match is None:
-        return _open(part, options), 1.0
+        return _prompted(part, options, prompts), 1.0
     try:
-        return _open(match[1], options), float(match[2])
+        return _prompted(match[1], options, prompts), float(match[2])
     except ValueError as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"A weight must be a number; got {match[2]!r} in {part!r}. Write FILE:WEIGHT.") from None
+
+
+def _prompted(name: str, options: RowOptions, prompts: Prompts) -> Source:
+    """The source called `name`, its rows held against its own prompt where it has one."""
+    source = _open(name, options)
+    own = prompts.of_source(*source.sources).query
+    return source if own == options.query_prompt else _open(name, replace(options, query_prompt=own))
 
 
 def _open(name: str, options: RowOptions) -> Source:
