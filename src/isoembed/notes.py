@@ -172,6 +172,10 @@ class Refusal(Note):
             "A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of "
             "yours.",
         ),
+        "pilot-runs": (
+            "A pilot needs {runs} runs of {steps} steps or more to choose from; {possible} are possible. Left out: "
+            "{why}. To begin with, {remedy}.",
+        ),
         "pilot-allowance": (
             "A pilot needs {runs} runs of {steps} steps or more, and something left for others: about {needed:.2g} "
             "FLOP; its allowance is {allowance:.3g}. Raise it or the budget, or lower `batch_pairs`.",

@@ -96,6 +96,15 @@ def test_a_limit_on_sizes_holds_for_what_is_decided_and_what_is_run(limit: str, 
         candidates(limited.model_copy(update={limit: 1}))
 
 
+def test_an_allowance_that_would_do_is_not_blamed() -> None:
+    """It said that 4.1e+10 FLOP were needed, of an allowance of 7.2e+10: the data were too few."""
+    few = pilot().data.model_copy(update={"pairs": 240})
+    with pytest.raises(PilotTooSmallError, match=r"the data would repeat \(\d+ runs\).*begin with, bring more pairs"):
+        PilotPlanner(pilot(data=few), []).plan()
+    with pytest.raises(InputError, match="`max_params` must leave a model"):
+        pilot_budgets(pilot().model_copy(update={"max_params": 1}))  # was a traceback
+
+
 def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None:
     done: list[tuple[PlannedRun, Outcome]] = [(run, record(run.recipe)) for run in plan.runs]
     again = PilotPlanner(asked, reversed(done)).plan()

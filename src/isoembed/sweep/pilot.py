@@ -8,12 +8,13 @@ most.  `isoembed.pilot.choose` chooses; whatever runs sweeps runs this one.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
 
 from isoembed.budget import Budget
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
@@ -29,7 +30,7 @@ from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, variants
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import Stage, skip
+from isoembed.sweep.stage import REASONS, REMEDIES, Stage, skip
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
@@ -48,7 +49,9 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
     if request.target_flop is None or request.allowance_flop is None:
         raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
     tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
-    cheapest = min(pilot_methods(request, model)[0].cost(model).flop_per_token * tokens for model in request.sizes)
+    every = [request.family.model(name) for name in request.models]
+    left = request.within(request.family, every, request, request.data)
+    cheapest = min(pilot_methods(request, model)[0].cost(model).flop_per_token * tokens for model in left)
     lowest = 1.02 * cheapest  # a step more than needed: recipes round
     highest = max(LARGEST_SHARE * request.allowance_flop, lowest)
     steps = math.floor(math.log(highest / lowest) / math.log(BUDGET_FACTOR) + 1e-9)
@@ -196,7 +199,10 @@ class PilotPlanner(Planner):
             # where no run at all is possible, the cheapest one of enough steps says what is needed
             cheapest = math.fsum(first) / len(first) if first else self.request.budgets[0]
             needed = cheapest * LEAST_RUNS / START_MOST
-            known = {"runs": LEAST_RUNS, "steps": LEAST_STEPS, "allowance": self.request.allowance_flop}
+            known: dict[str, float] = {"runs": LEAST_RUNS, "steps": LEAST_STEPS}
+            if needed <= self.request.allowance_flop and self.skipped:
+                raise PilotTooSmallError(refusal("pilot-runs", possible=len(first), **self._left_out_most(), **known))
+            known["allowance"] = self.request.allowance_flop
             raise PilotTooSmallError(refusal("pilot-allowance", needed=needed, **known))
         kept, cost = methods_paid_for(self.request.methods, possible, self.request.allowance_flop)
         for name in self.request.methods:
@@ -211,6 +217,12 @@ class PilotPlanner(Planner):
                 )
                 self._skip(self.models[0], method, self.request.budgets[0], unpaid)
         return {key: run for key, run in runs.items() if run.recipe.method.name in kept}
+
+    def _left_out_most(self) -> dict[str, str]:
+        """Why runs are left out, and what would have those of the most frequent reason."""
+        reasons = Counter(each.fact.code for each in self.skipped).most_common()
+        why = ", ".join(f"{REASONS[code]} ({number_of(count, 'run')})" for code, count in reasons)
+        return {"why": why, "remedy": REMEDIES[reasons[0][0]]}
 
 
 @lru_cache(maxsize=64)
