@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from isoembed.budget import Device
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.recipe import Recipe
+from isoembed.recipe import PLAIN, Options, Recipe
 
 #: of a weight as NF4 under double quantisation: 4 bits, 8 for each 64 weights, 32 for each 256 * 64
 QUANTISED_BYTES = (4 + 8 / 64 + 32 / (256 * 64)) / 8
@@ -55,8 +55,7 @@ def recipe_memory(recipe: Recipe, *, bf16: bool = False) -> TrainingMemory:
         batch_pairs=recipe.batch_pairs,
         context_tokens=recipe.context_tokens,
         negatives=recipe.data.negatives,
-        prefixes=len(recipe.options.matryoshka),
-        averaged=recipe.options.ema_decay is not None,
+        options=recipe.options,
         bf16=bf16,
     )
 
@@ -69,27 +68,28 @@ def training_memory(
     batch_pairs: int,
     context_tokens: int,
     negatives: float = 0.0,
-    prefixes: int = 0,
-    averaged: bool = False,
+    options: Options = PLAIN,
     bf16: bool = False,
 ) -> TrainingMemory:
     """Estimate of a run's peak; in fp32, or under autocast to bf16 as on a GPU.
 
-    1. There: the process, and weights in fp32 (0.516 bytes one kept in 4 bits).
-    2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter, 16 where the weights are `averaged`
+    1. There: the process, and weights in fp32 (0.516 bytes one kept in 4 bits), a projection's among them.
+    2. State in fp32: gradient and two AdamW moments, 12 bytes a trained parameter, 16 where the weights are averaged
        too; one gradient more of the largest.
     3. The batch's embeddings and a tile of logits (`batch_bytes`), never all logits.
     4. The larger of a checkpoint being written and the graphs kept, with as much again for the mini-batch at work.
 
     Left out: sharding, several mini-batches at work at once, dense weights of merged adapters.
     """
-    weights = model.total_params + cost.forward - model.params - cost.quantised
+    dense = 0 if options.dimensions is None else model.hidden * options.dimensions
+    weights = model.total_params + cost.forward - model.params - cost.quantised + dense
+    trained = cost.trained + dense
     there = PROCESS_BYTES + 4.0 * weights + QUANTISED_BYTES * cost.quantised
     largest = max((layer.inputs * layer.outputs for layer in model.dense), default=0)
-    state = (16.0 if averaged else 12.0) * cost.trained + 4.0 * min(cost.trained, max(cost.table, largest))
-    fixed = there + state + batch_bytes(model.hidden, batch_pairs, negatives, prefixes)
+    state = (12.0 if options.ema_decay is None else 16.0) * trained + 4.0 * min(trained, max(cost.table, largest))
+    fixed = there + state + batch_bytes(options.width_of(model), batch_pairs, negatives, len(options.matryoshka))
     token = FRAGMENTATION * graph_bytes(model, cost, bf16=bf16)
-    checkpoint, mini_batch = 8.0 * cost.trained, min(CPU_MINI_BATCH_TOKENS, batch_tokens)
+    checkpoint, mini_batch = 8.0 * trained, min(CPU_MINI_BATCH_TOKENS, batch_tokens)
     return TrainingMemory(
         least=fixed + max(checkpoint, 2 * min(context_tokens, batch_tokens) * token),
         whole=fixed
@@ -106,11 +106,11 @@ def graph_bytes(model: ModelSpec, cost: Cost, *, bf16: bool = False) -> float:
     return (_BF16_BYTES if bf16 else 4.0) * (dense + 4 * model.hidden) * cost.blocks_backward
 
 
-def batch_bytes(hidden: int, batch_pairs: int, negatives: float, prefixes: int) -> float:
+def batch_bytes(width: int, batch_pairs: int, negatives: float, prefixes: int) -> float:
     """Embeddings, their gradients and a tile of logits; of every prefix two more copies of unit length at most."""
     texts, candidates = (2 + negatives) * batch_pairs, (1 + negatives) * batch_pairs
     return 4.0 * (
-        (EMBEDDING_COPIES + 2 * prefixes) * texts * hidden
+        (EMBEDDING_COPIES + 2 * prefixes) * texts * width
         + TILE_VALUES * min(max(TILE_LOGITS, candidates), candidates**2)
     )
 

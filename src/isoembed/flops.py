@@ -6,7 +6,8 @@ The paper's cost (Ziarko et al. 2024, section 3.5) is
 
 with D the real tokens processed and every N a count of non-token-embedding parameters: those of the forward pass, those
 that the backward pass runs through, those updated.  C leaves out: the token table (a lookup, and for full fine-tuning
-its update), attention's score and value products, norms and activations, the loss, padding and recomputation.
+its update), attention's score and value products, norms and activations, a projection of the embedding (once a text),
+the loss, padding and recomputation.
 `all_in_flop` adds what can be counted exactly; `executed_flop` adds padding and recomputation.
 """
 
@@ -90,6 +91,11 @@ def all_in_flop(cost: Cost, *, tokens: float, squared_lengths: float, hidden: in
         hidden, cost.blocks_backward, squared_lengths
     )
     return (cost.flop_per_token + 2 * cost.table) * tokens + attention
+
+
+def projection_flop(width: int, dimensions: int, texts: int) -> float:
+    """FLOP of a learned projection from `width` to `dimensions`: forward, gradient of its input and of its weights."""
+    return 6.0 * width * dimensions * texts
 
 
 def executed_flop(

@@ -229,6 +229,12 @@ class Options(Frozen):
         (), description="first dimensions of the embedding that must do by themselves, largest first"
     )
 
+    dimensions: PositiveInt | None = Field(
+        None,
+        description="of the embedding, by a linear map without bias behind the pooling, trained with the model; None: "
+        "the model's own, without a map",
+    )
+
     bidirectional: bool = Field(
         False, description="every token attends to the whole text, not only to what is before it"
     )
@@ -300,6 +306,13 @@ class Options(Frozen):
             )
         return clusters
 
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _a_width(cls, dimensions: Any) -> Any:
+        if isinstance(dimensions, int) and dimensions < 1:
+            raise InputError(f"`dimensions` must be at least 1; got {dimensions}. Leave it out for the model's own.")
+        return dimensions
+
     @field_validator("matryoshka")
     @classmethod
     def _largest_first(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -345,6 +358,14 @@ class Options(Frozen):
             raise InputError("`decay_fraction` is of a rate that is constant first; give `schedule=wsd` too.")
         return self
 
+    def width_of(self, model: ModelSpec) -> int:
+        """Dimensions of an embedding of `model`."""
+        return self.dimensions or model.hidden
+
+    def narrowest_of(self, model: ModelSpec) -> int:
+        """The fewest of them that are trained to do alone."""
+        return min([self.width_of(model), *self.matryoshka])
+
     @property
     def margin(self) -> float | None:
         """How far a candidate may lie above the positive, in cosine; None: nothing is left out for its score."""
@@ -358,6 +379,7 @@ class Options(Frozen):
             "mask_margin": f"candidates over {self.mask_margin or 0.0:g} above the positive masked",
             "mask_by": "candidates masked by the teacher's similarities",
             "bidirectional": "attention both ways",
+            "dimensions": f"projected to {self.dimensions} dimensions",
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
             "resize_embeddings": "token table grown",
             "batch_by": f"one {self.batch_by} a batch",
@@ -380,6 +402,13 @@ def dims_named(text: str | None) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
         raise InputError(f"`matryoshka` must be numbers of dimensions, as 256,128; got {text!r}.")
     return tuple(int(part) for part in text.split(","))
+
+
+def dimensions_named(text: str) -> int:
+    """The width of a projection as a user writes it."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise InputError(f"`dimensions` must be a number of dimensions, as 64; got {text!r}.")
+    return int(text)
 
 
 #: the paper's own way
@@ -682,7 +711,9 @@ class Recipe(Setup, Summarised):
         prompts = self.options.prompts
         both_ways = ", attention both ways" if self.options.bidirectional else ""
         grown = f", token table grown to {self.model.vocab:,} rows" if self.options.resize_embeddings else ""
-        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}{grown}"
+        width = self.options.dimensions
+        projected = "" if width is None else f", projected to {width} dimensions"
+        return f"{self.pooling} pooling{both_ways}{'' if prompts == NO_PROMPTS else f', {prompts}'}{grown}{projected}"
 
     @property
     def flop(self) -> float:
@@ -867,10 +898,17 @@ def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data
     if setup.context_tokens > model.context:
         known = {"most": model.context, "context_tokens": setup.context_tokens}
         raise InputError(refusal("long-context", model=model.name, **known))
-    matryoshka = setup.options.matryoshka
-    if matryoshka and matryoshka[0] >= model.hidden:
-        raise InputError(refusal("wide-prefix", hidden=model.hidden, dimensions=matryoshka[0], model=model.name))
+    check_width(model, setup.options)
     return round(price.tokens(flop))
+
+
+def check_width(model: ModelSpec, options: Options) -> None:
+    """Raise InputError where embeddings of `model` cannot have the dimensions that `options` ask for."""
+    dimensions, matryoshka = options.dimensions, options.matryoshka
+    if dimensions is not None and dimensions > model.hidden:
+        raise InputError(refusal("wide-projection", hidden=model.hidden, dimensions=dimensions, model=model.name))
+    if matryoshka and matryoshka[0] >= (width := options.width_of(model)):
+        raise InputError(refusal("wide-prefix", hidden=width, dimensions=matryoshka[0], model=model.name))
 
 
 def check_teacher(setup: Setup, data: DataStats) -> None:

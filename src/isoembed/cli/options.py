@@ -273,6 +273,9 @@ class SetupOptions:
     matryoshka: Annotated[
         str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
     ] = None
+    dimensions: Annotated[
+        int | None, typer.Option(help="of the embedding, by a learned projection; default: the model's own width")
+    ] = None
     mask_by: Annotated[
         str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
     ] = "self"
@@ -476,7 +479,9 @@ class SizeLimitOptions:
     max_params: Annotated[float | None, typer.Option(help="largest model, in non-embedding parameters")] = None
     max_index_bytes: Annotated[
         float | None,
-        typer.Option(help="most bytes of a document's vector in fp32; of --matryoshka the narrowest counts"),
+        typer.Option(
+            help="most bytes of a document's vector in fp32: of --dimensions, or of --matryoshka the narrowest"
+        ),
     ] = None
     max_query_flop: Annotated[
         float | None, typer.Option(help="most FLOP to embed a query of mean length: 2 N a token")

@@ -59,11 +59,12 @@ def model_card(
     task -> kind; `base` is what the base model says of itself; `limits` adds sentences to the general ones.
     """
     recipe, base = record.recipe, base or BaseCard()
+    width = recipe.options.width_of(recipe.model)
     sections = [
         _front_matter(record, base, (scores or {}).get(TRAINED, {}), kinds or {}),
         f"# {escape(recipe.model.name)} as an embedding model\n\n"
         f"A sentence-transformers model: {escape(recipe.model.name)}, fine-tuned contrastively on pairs of related "
-        f"texts with isoembed, at a stated compute budget. Embeddings have {recipe.model.hidden} dimensions and unit "
+        f"texts with isoembed, at a stated compute budget. Embeddings have {width} dimensions and unit "
         "length; compare them by cosine.",
         f"## Use\n\n```python\n{use_of(recipe.options.prompts)}```",
         "## Recipe\n\n" + _table(("", ""), _recipe_rows(record)),

@@ -25,10 +25,12 @@ from torch import nn
 
 from isoembed.core import InputError, Summarised, checked, expanded
 from isoembed.encoder.checks import not_finite, some
-from isoembed.encoder.encoder import looks_back_only
+from isoembed.encoder.dense import projected
+from isoembed.encoder.encoder import Encoder, looks_back_only
 from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
+    dense_of,
     json_of,
     module_folders,
     open_sentence_transformer,
@@ -39,6 +41,7 @@ from isoembed.encoder.statement import (
     Reading,
     Statement,
     Written,
+    digest_of,
     digests,
     ids_apart,
     probed,
@@ -108,11 +111,13 @@ class Origin:
     tensors: dict[str, str]  #: digests by name
     blocks: int
     trained: frozenset[str] | None  #: names of what the method changes; None: not known
+    projection: str | None = None  #: digest of the untrained one
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
         """What `recipe` starts from, which must be at hand, and what its method trains."""
         base = load_base(recipe)
+        dense = projected(Encoder(base, recipe.pooling, recipe.options.prompts), recipe.options.dimensions).dense
         blocks, before = len(blocks_of(base)), digests(base)  # some methods change the model that they are applied to
         if isinstance(recipe.method, Adapters):  # merged into the layers that they adapt
             changes = {f"{layer}.weight" for layer in recipe.method.layers(base)}
@@ -120,7 +125,8 @@ class Origin:
             applied = recipe.method.apply(base)
             every = applied.named_parameters(remove_duplicate=False)  # a tied tensor is stored under each of its names
             changes = {name for name, value in every if value.requires_grad}
-        return cls(recipe.model.name, before, blocks, frozenset(changes))
+        projection = None if dense is None else digest_of(dense.weight)
+        return cls(recipe.model.name, before, blocks, frozenset(changes), projection)
 
     @classmethod
     def of_model(cls, name: str, base: nn.Module) -> Origin:
@@ -136,7 +142,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     Reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` is no such model at all.
     """
     folder = expanded(folder)
-    inner, pooling = module_folders(folder)
+    inner, pooling, *_ = module_folders(folder)
     earlier = _earlier(folder)
     record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
     checks = list(_adapters(folder, inner))
@@ -145,12 +151,15 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         tensors = digests(model[0].auto_model)
         checks.append(ModelCheck(name="opens", passed=True, seen=f"{len(tensors)} tensors"))
         checks.append(_as_stated(tensors, earlier.statement))
+        checks += _projection(model, earlier.statement, None if record is None else record.recipe)
         written = Written(model)
         checks += _folder(written, inner)
         checks += _reading(written, pooling, earlier.statement, None if record is None else Reading.of(record.recipe))
         checks += _texts(written, earlier.statement)
         if origin is not None:
-            checks.append(trained(tensors, len(blocks_of(model[0].auto_model)), origin, known=earlier.untouched)[0])
+            dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
+            projection = None if dense is None else digest_of(dense.weight)
+            checks.append(trained(tensors, blocks, origin, projection, known=earlier.untouched)[0])
     except InputError as error:
         name = "reads texts" if any(check.name == "opens" for check in checks) else "opens"
         checks.append(ModelCheck(name=name, passed=False, seen=str(error)))
@@ -321,11 +330,37 @@ def _as_stated(tensors: dict[str, str], statement: Statement | None) -> ModelChe
     return ModelCheck(name="tensors", passed=False, seen=seen)
 
 
+def _projection(model: Any, statement: Statement | None, recipe: Recipe | None) -> Iterator[ModelCheck]:
+    """The learned projection, of a folder that has one or should."""
+    dense = dense_of(model)
+    stated = None if statement is None else statement.dimensions
+    expected = stated if recipe is None else recipe.options.dimensions
+    if dense is None and expected is None and stated is None:
+        return
+    found = None if dense is None else digest_of(dense.weight)
+    width = "no projection" if dense is None else f"{dense.in_features} to {dense.out_features} dimensions"
+    known = statement is not None or recipe is not None
+    faults = {
+        f"{width}, not to {expected}": known and (None if dense is None else dense.out_features) != expected,
+        f"{width}, its weights not those stated": statement is not None and found != statement.projection,
+        f"{width}, some of its weights no number": dense is not None and bool(list(not_finite(dense))),
+    }
+    seen = next((fault for fault, holds in faults.items() if holds), None)
+    passed = (True if known else None) if seen is None else False
+    yield ModelCheck(name="projection", passed=passed, seen=seen or width)
+
+
 def trained(
-    tensors: Mapping[str, str], blocks: int, origin: Origin, *, known: Collection[str] | None = None
+    tensors: Mapping[str, str],
+    blocks: int,
+    origin: Origin,
+    projection: str | None = None,
+    *,
+    known: Collection[str] | None = None,
 ) -> tuple[ModelCheck, tuple[str, ...]]:
-    """Whether a model of `tensors` was trained from `origin` by its method, and the tensors that were trained and did
-    not change: none but those of which that is `known`, where anything is (some get no gradient)."""
+    """Whether a model of `tensors`, and of a learned `projection` of that digest, was trained from `origin` by its
+    method, and the tensors that were trained and did not change: none but those of which that is `known`, where
+    anything is (some get no gradient)."""
     base, name = origin.tensors, origin.name
     changed = {each for each in base.keys() & tensors.keys() if tensors[each] != base[each]}
     reshaped = sorted(each for each in changed if shape_of(tensors[each]) != shape_of(base[each]))
@@ -338,6 +373,7 @@ def trained(
         f"has {some(sorted(tensors.keys() - base.keys()))}, which {name} has not": tensors.keys() - base.keys(),
         f"has {some(reshaped)} of another shape than {name}": reshaped,
         f"is untrained: every tensor is that of {name}": not changed,
+        "has a projection that is untrained": projection is not None and projection == origin.projection,
         f"has {some(beyond)}, which was not trained and differs from {name}": beyond,
         f"has {some(lost)}, which was trained and is that of {name}": lost,
     }

@@ -29,13 +29,16 @@ from isoembed.recipe import NO_PROMPTS, Prompts
 
 class Encoder(nn.Module):
     """`model` (of `load_model`, as a method's `apply` returned it) with the pooling called `pooling`, for texts behind
-    `prompts`."""
+    `prompts`; `dense`, where there is one, maps what is pooled to the embedding (`isoembed.encoder.dense`)."""
 
-    def __init__(self, model: nn.Module, pooling: str, prompts: Prompts = NO_PROMPTS) -> None:
+    def __init__(
+        self, model: nn.Module, pooling: str, prompts: Prompts = NO_PROMPTS, dense: nn.Linear | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooling = pooling
         self.prompts = prompts
+        self.dense = dense
         self._pool = pool(pooling, prompts)
         self.takes_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
         self.projection: nn.Linear | None = None  #: to a teacher's width; of training alone
@@ -61,7 +64,11 @@ class Encoder(nn.Module):
             count_BT = mask_BT.cumsum(1)
             passed_B1 = torch.minimum(prompt_B, count_BT[:, -1] - 1)[:, None]
             mask_BT = mask_BT * (count_BT > passed_B1)
-        return functional.normalize(self._pool(hidden_BTD, to_device(mask_BT, device)), dim=-1)
+        pooled_BD = self._pool(hidden_BTD, to_device(mask_BT, device))
+        if self.dense is not None:
+            with torch.autocast(device.type, enabled=False):  # in fp32, as the pooling: it is no share of the work
+                pooled_BD = self.dense(pooled_BD)
+        return functional.normalize(pooled_BD, dim=-1)
 
     def hidden(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, device: torch.device) -> torch.Tensor:
         """The last hidden states (B, T, D); what stands at padding means nothing."""

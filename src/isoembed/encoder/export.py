@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
 
 from isoembed.core import InputError, write_atomically
@@ -85,7 +85,7 @@ def export(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"The model must be written to a folder; {folder} is a file. Name another one.")
     with scratch_folder(folder / STAGE) as stage:
-        # 1. Transformer + Pooling + Normalize
+        # 1. Transformer + Pooling + Dense, where there is a projection, + Normalize
         with scratch_folder(stage / ".source") as source:
             weights = _save_source(embedder, source)
             _sentence_transformer(embedder, source).save(str(stage), create_model_card=False)
@@ -113,7 +113,8 @@ def _certify(
     file.write_text(stated.model_dump_json(), encoding="utf-8")
     found = examine_afresh(stage) if afresh else examine(stage)
     if recipe is not None:
-        check, untouched = trained(weights, recipe.model.blocks, Origin.of(recipe))
+        projection = None if stated.statement is None else stated.statement.projection
+        check, untouched = trained(weights, recipe.model.blocks, Origin.of(recipe), projection)
         found = found.model_copy(update={"checks": (*found.checks, check), "untouched": untouched})
     if not found.passed:
         raise ExportError(
@@ -161,12 +162,26 @@ def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransform
         module_output_name="token_embeddings",
     )
     prompts, mode = embedder.encoder.prompts, POOLING_MODES[embedder.encoder.pooling]
-    pooling = Pooling(embedder.dimensions, mode, include_prompt=prompts.pooled)
+    dense = embedder.encoder.dense
+    width = embedder.dimensions if dense is None else dense.in_features
+    pooling = Pooling(width, mode, include_prompt=prompts.pooled)
     return SentenceTransformer(
-        modules=[transformer, pooling, Normalize()],
+        modules=[transformer, pooling, *([] if dense is None else [_dense(dense)]), Normalize()],
         prompts=prompts.named,
         similarity_fn_name="cosine",
         device="cpu",
+    )
+
+
+def _dense(projection: nn.Linear) -> Dense:
+    """The projection as sentence-transformers has it: no bias, nothing behind it."""
+    weight = projection.weight.detach().float().cpu()
+    return Dense(
+        projection.in_features,
+        projection.out_features,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=weight.clone(),
     )
 
 

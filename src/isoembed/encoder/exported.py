@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, checked, expanded
@@ -37,7 +40,17 @@ KNOWN_MODULES = {
         f"sentence_transformers.base.modules.{name.lower()}.{name}",
         f"sentence_transformers.sentence_transformer.modules.{name.lower()}.{name}",
     )
-    for name in ("Transformer", "Pooling", "Normalize")
+    for name in ("Transformer", "Pooling", "Dense", "Normalize")
+}
+#: behind the pooling, in this order, each or none
+_BEHIND = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
+#: what config.json says of a Dense that is a linear map and nothing more; None: where it says nothing
+_PLAIN_DENSE: dict[str, tuple[Any, ...]] = {
+    "bias": (False,),
+    "activation_function": ("torch.nn.modules.linear.Identity", "torch.nn.Identity"),
+    "module_input_name": (None, "sentence_embedding"),
+    "module_output_name": (None, "sentence_embedding"),
+    "use_residual": (None, False),
 }
 #: where a folder may keep arguments for the opening of its transformer, by all names that sentence-transformers reads
 _ARGUMENT_FILES = "sentence_*_config.json"
@@ -52,8 +65,10 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
 
     Raises InputError where the folder is no such model.
     """
-    inner, _ = module_folders(folder)
+    inner, _, *dense = module_folders(folder)
     check_weights(str(inner))
+    for each in dense:
+        _check_dense(each)
     _check_arguments(folder, inner)
     # None: as transformers chooses, whatever the folder's configuration names
     model_kwargs = {"attn_implementation": None, "experts_implementation": None, "trust_remote_code": False}
@@ -96,7 +111,7 @@ def load_exported(folder: str | Path, *, device: str | None = None) -> tuple[Enc
             f"A model folder must take plain text; {folder} puts a prompt or a chat template around it. "
             "Use sentence-transformers for it."
         )
-    encoder = Encoder(transformer.auto_model, mode, prompts_of(model))
+    encoder = Encoder(transformer.auto_model, mode, prompts_of(model), dense_of(model))
     return encoder.to(device).eval(), transformer.tokenizer, context_of(model)
 
 
@@ -118,9 +133,37 @@ def prompts_of(model: Any) -> Prompts:
     return Prompts(query=query, positive=positive, pooled=pooled, sources=own)
 
 
+def dense_of(model: Any) -> nn.Linear | None:
+    """The linear map behind a SentenceTransformer's pooling; None where there is none."""
+    found: nn.Linear | None = next((module.linear for module in model if isinstance(module, Dense)), None)
+    return found
+
+
+def _check_dense(folder: Path) -> None:
+    """Raise InputError unless the Dense in `folder` is a linear map without bias, from safetensors: anything else is
+    another model, and an activation is code by its name."""
+    config = json_of(folder / "config.json", missing={})
+    other = [name for name, allowed in _PLAIN_DENSE.items() if config.get(name) not in allowed]
+    if other:
+        raise InputError(
+            "A Dense of a model folder must be a linear map without bias or activation; that of "
+            f"{folder.parent} has another {', '.join(other)}. Use sentence-transformers for it."
+        )
+    sizes = (config.get("out_features"), config.get("in_features"))
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as stored:
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except Exception as error:  # of a library in Rust
+        raise InputError(
+            f"The Dense of {folder.parent} cannot be read as safetensors ({error}). Export it anew."
+        ) from None
+    if shapes != {"linear.weight": sizes}:
+        raise InputError(f"{folder} is damaged: its weights are {shapes}, not {sizes}. Export the model anew.")
+
+
 def module_folders(folder: Path) -> list[Path]:
-    """Those of the transformer and the pooling; raises InputError unless modules.json names only modules that lie in
-    `folder` and load without weights or code of their own, but for the transformer."""
+    """Those of the transformer, the pooling and, where there is one, the Dense; raises InputError unless modules.json
+    names only modules that lie in `folder` and load without code of their own."""
     file = folder / MODULES
     listed = json_of(file, missing=None)
     if listed is None:
@@ -138,12 +181,13 @@ def module_folders(folder: Path) -> list[Path]:
             f"{file} is damaged: it is not a list of modules in that folder. Export the model anew."
         ) from None
     known = [name for kind in types for name, paths_of in KNOWN_MODULES.items() if kind in paths_of]
-    if len(known) != len(types) or known not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if len(known) != len(types) or known not in [["Transformer", "Pooling", *rest] for rest in _BEHIND]:
         raise InputError(
-            "A model folder must be sentence-transformers' own Transformer, Pooling and Normalize, and no other code "
-            f"is run; {folder} is {', '.join(types)}. Use sentence-transformers for it, where you trust it."
+            "A model folder must be sentence-transformers' own Transformer, Pooling, Dense and Normalize, in this "
+            f"order, and no other code is run; {folder} is {', '.join(types)}. Use sentence-transformers for it, where "
+            "you trust it."
         )
-    return [folder / path for path in paths[:2]]
+    return [folder / path for path, name in zip(paths, known, strict=True) if name != "Normalize"]
 
 
 def _check_arguments(folder: Path, inner: Path) -> None:

@@ -65,6 +65,7 @@ class Reading(Frozen):
     context_tokens: int
     prompts: Prompts
     pooling: PoolingName
+    dimensions: int | None = None  #: by a learned projection; None: without one
 
     @classmethod
     def of(cls, recipe: Recipe) -> Reading:
@@ -74,13 +75,15 @@ class Reading(Frozen):
             context_tokens=recipe.context_tokens,
             prompts=recipe.options.prompts,
             pooling=recipe.pooling,
+            dimensions=recipe.options.dimensions,
         )
 
 
 class Statement(Reading):
     """What the model in memory was."""
 
-    tensors: dict[str, str]  #: the digest of each, by name
+    tensors: dict[str, str]  #: the digest of each of the transformer, by name
+    projection: str | None = None  #: that of the learned projection
     tolerance: float  #: the longest difference between vectors in memory and as written
     probes: tuple[Probe, ...]
 
@@ -136,12 +139,15 @@ class Written:
 def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
     """What `embedder` is; `tensors` are the digests of what is written of it."""
     on_cpu = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in embedder.encoder.parameters())
+    dense = embedder.encoder.dense
     return Statement(
         blocks=len(blocks_of(base_of(embedder.encoder.model))),
         context_tokens=embedder.context_tokens,
         prompts=embedder.encoder.prompts,
         pooling=embedder.encoder.pooling,
+        dimensions=None if dense is None else dense.out_features,
         tensors=dict(tensors),
+        projection=None if dense is None else digest_of(dense.weight),
         tolerance=_NEAR if on_cpu else _NEAR_ROUNDED,
         probes=probed(Remembered(embedder)),
     )
@@ -149,13 +155,13 @@ def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
 
 def digests(model: nn.Module) -> dict[str, str]:
     """Each tensor of `model`'s state by name: its shape and 16 hex digits of its SHA-256, `24x96 0123456789abcdef`."""
-    return {
-        name: f"{'x'.join(map(str, value.shape))} "
-        + hashlib.sha256(
-            str(value.dtype).encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        ).hexdigest()[:16]
-        for name, value in model.state_dict().items()
-    }
+    return {name: digest_of(value) for name, value in model.state_dict().items()}
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """The shape of `tensor` and 16 hex digits of its SHA-256."""
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return f"{'x'.join(map(str, tensor.shape))} {hashlib.sha256(str(tensor.dtype).encode() + content).hexdigest()[:16]}"
 
 
 def shape_of(digest: str) -> str:

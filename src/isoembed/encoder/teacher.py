@@ -51,6 +51,7 @@ def open_teacher(source: str, *, known: Teacher | None = None) -> Embedder:
 def _identity(embedder: Embedder) -> str:
     encoder = embedder.encoder
     reads = [tokenizer_hash(embedder.tokenizer), embedder.context_tokens]
+    reads += [] if encoder.dense is None else [weights_hash(encoder.dense)]
     return fingerprint([weights_hash(base_of(encoder.model)), encoder.pooling, encoder.prompts.model_dump(), *reads])
 
 

@@ -20,7 +20,7 @@ LimitName = Literal["max_params", "max_index_bytes", "max_query_flop"]
 #: limit -> what it bounds of a size, and in what unit
 _SIZE_LIMITS: dict[LimitName, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
     "max_params": (lambda size, *_: size.params, "non-embedding parameters"),
-    "max_index_bytes": (lambda size, setup, _: 4 * min([size.hidden, *setup.options.matryoshka]), "bytes a vector"),
+    "max_index_bytes": (lambda size, setup, _: 4 * setup.options.narrowest_of(size), "bytes a vector"),
     "max_query_flop": (lambda size, _, data: 2 * size.params * data.query_tokens, "FLOP a query"),
 }
 

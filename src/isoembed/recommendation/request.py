@@ -141,8 +141,7 @@ class CompleteRequest(Setup, Request):
             batch_pairs=self.batch_pairs,
             context_tokens=self.context_tokens,
             negatives=self.data.negatives,
-            prefixes=len(self.options.matryoshka),
-            averaged=self.options.ema_decay is not None,
+            options=self.options,
             bf16=isinstance(self.constraints.device_memory, str),
         )
 

@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 
 from isoembed.core import Frozen, InputError
-from isoembed.recipe import Options, PoolingName, Recipe, Setup, dims_named
+from isoembed.recipe import Options, PoolingName, Recipe, Setup, dimensions_named, dims_named
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import VARIATIONS
@@ -42,7 +42,8 @@ class Varied(Frozen):
 
 
 def variation_named(text: str, setup: Setup) -> Variation:
-    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64` or `bidirectional`, of a sweep with this setup.
+    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64`, `dimensions=64` or `bidirectional`, of a sweep
+    with this setup.
 
     Raises InputError for anything else: the `last` pooling and prompts are other tokens, and so another sweep.
     """
@@ -55,12 +56,14 @@ def variation_named(text: str, setup: Setup) -> Variation:
         changed["mask_margin"] = value
     elif what == "matryoshka" and value:
         changed["matryoshka"] = dims_named(value)
+    elif what == "dimensions" and value:
+        changed["dimensions"] = dimensions_named(value)
     elif text == "bidirectional":
         changed["bidirectional"] = True
     else:
         raise InputError(
-            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS or bidirectional; the `last` pooling "
-            "and prompts read other tokens and need a sweep of their own; "
+            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS, dimensions=D or bidirectional; the "
+            "`last` pooling and prompts read other tokens and need a sweep of their own; "
             f"got {text!r} in a sweep of {pooling} pooling."
         )
     varied = Variation(pooling=own, options=Options(**changed))

@@ -138,7 +138,8 @@ def plan_memory(
     there, free = _there_and_free(device)
     config: Any = base_of(encoder.model).config
     prefixes = len(recipe.options.matryoshka)
-    embeddings = batch_bytes(config.hidden_size, recipe.batch_pairs, recipe.data.negatives, prefixes)
+    width = recipe.options.dimensions or config.hidden_size
+    embeddings = batch_bytes(width, recipe.batch_pairs, recipe.data.negatives, prefixes)
     fixed = state_bytes(encoder) + gathered_bytes(encoder) + embeddings
     fixed += 2 * dense
     fixed += gradient_bytes(encoder) if recipe.early_stopping.keep == "best" and device.type == "cpu" else 0.0

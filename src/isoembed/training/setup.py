@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from isoembed.encoder.attention import unmasked
+from isoembed.encoder.dense import projected
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_base
 from isoembed.encoder.mini_batches import mini_batch_tokens_for
@@ -76,11 +77,12 @@ def ready_to_step(trainer: Trainer) -> Iterator[None]:
 
 
 def untrained(recipe: Recipe) -> Encoder:
-    """Base weights, method and pooling, on the CPU."""
+    """Base weights, method, pooling and projection, on the CPU."""
     base = load_base(recipe)
     if recipe.options.bidirectional:
         attend_both_ways(base)
-    return Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
+    encoder = Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
+    return projected(encoder, recipe.options.dimensions)
 
 
 def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:

@@ -17,7 +17,7 @@ from isoembed.core import InputError
 from isoembed.data.batches import Batch, Position
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.worker_pool import WorkerPool, forget_gradients
-from isoembed.flops import Cost, all_in_flop, executed_flop
+from isoembed.flops import Cost, all_in_flop, executed_flop, projection_flop
 from isoembed.recipe import Recipe
 from isoembed.training.callbacks import Callback, StepFacts
 from isoembed.training.checkpoint import Counters
@@ -196,6 +196,9 @@ class Trainer:
             hidden=recipe.model.attention_width,
             blocks=recipe.model.blocks,
         )
+        if (dense := self.encoder.dense) is not None:
+            texts = 2 * batch.pairs + len(batch.negative_ids)
+            all_in += projection_flop(dense.in_features, dense.out_features, texts)
         return Counters(
             step=done.step + 1,
             epoch=after.epoch,

@@ -17,8 +17,9 @@ from torch import nn
 
 from isoembed.core import Frozen, InputError, checked, expanded
 from isoembed.encoder.card import escape, hub_labels, use_of
+from isoembed.encoder.dense import projected
 from isoembed.encoder.embedder import Embedder
-from isoembed.encoder.encoder import base_of
+from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import load_base, weights_hash
 from isoembed.recipe import Prompts
@@ -62,13 +63,13 @@ def merge(
     left = 1.0 - (base or 0.0)
     parts = [(folder.name, left * share / sum(given)) for folder, share in zip(folders, given, strict=True)]
     first = Embedder.load(folders[0], device="cpu")
-    model = base_of(first.encoder.model)
+    model = _parts(first.encoder)
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in _weights(model).items()}
     found = []
     for folder, (name, share) in zip(folders, parts, strict=True):
         other = first if folder == folders[0] else Embedder.load(folder, device="cpu")
         _check_alike(first, other, folders[0], folder)
-        found.append(_added(total, base_of(other.encoder.model), name, share, str(folder)))
+        found.append(_added(total, _parts(other.encoder), name, share, str(folder)))
     if base:
         found.append(_added(total, *_untrained(folders[0]), base, "the base"))
     for name, value in _weights(model).items():
@@ -94,9 +95,11 @@ def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, b
 
 def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None:
     configs: list[Any] = [base_of(each.encoder.model).config for each in (first, other)]
+    maps = [each.encoder.dense for each in (first, other)]
     facts = {
         "pooling": (first.encoder.pooling, other.encoder.pooling),
         "prompts": (first.encoder.prompts, other.encoder.prompts),
+        "projection": tuple("none" if dense is None else f"to {dense.out_features}" for dense in maps),
         "context": (first.context_tokens, other.context_tokens),
         "tokenizer": tuple(each.tokenizer.backend_tokenizer.to_str() for each in (first, other)),
         "architecture": tuple(config.model_type for config in configs),
@@ -105,6 +108,12 @@ def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None
         if here != there:
             said = "" if what == "tokenizer" else f" ({here} and {there})"
             raise InputError(f"Models that are averaged must have one {what}; {one} and {two} differ{said}.")
+
+
+def _parts(encoder: Encoder) -> nn.Module:
+    """What is averaged of an encoder: its model, with the projection beside it where it has one."""
+    model = base_of(encoder.model)
+    return model if encoder.dense is None else nn.ModuleDict({"model": model, "projection": encoder.dense})
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -129,7 +138,8 @@ def _untrained(folder: Path) -> tuple[nn.Module, str]:
         recipe = RunRecord.load(folder / RECORD).recipe
     except InputError as error:
         raise InputError(f"A share of the `base` needs the record of the first model's run: {error}") from None
-    return load_base(recipe), recipe.model.name
+    encoder = projected(Encoder(load_base(recipe), recipe.pooling, recipe.options.prompts), recipe.options.dimensions)
+    return _parts(encoder), recipe.model.name
 
 
 def _card(parts: Sequence[Part], prompts: Prompts) -> str:

@@ -146,7 +146,9 @@ def _model_key(embedder: Embedder) -> str:
     encoder, backend = embedder.encoder, embedder.tokenizer.backend_tokenizer
     vocabulary = hashlib.sha256(backend.to_str().encode()).hexdigest()
     prompts = [] if encoder.prompts == NO_PROMPTS else [encoder.prompts.model_dump()]
-    return fingerprint([weights_hash(encoder.model), encoder.pooling, vocabulary, embedder.context_tokens, *prompts])
+    dense = [] if encoder.dense is None else [weights_hash(encoder.dense)]
+    reads = [encoder.pooling, vocabulary, embedder.context_tokens, *prompts, *dense]
+    return fingerprint([weights_hash(encoder.model), *reads])
 
 
 def _corpus_key(documents: tuple[tuple[str, str], ...]) -> str:
