@@ -135,8 +135,8 @@ class Refusal(Note):
             "{context_tokens} for {teacher}. Lower it, or take another `teacher`.",
         ),
         "wide-projection": (
-            "`dimensions` must be at most the model's {hidden}, for a linear map adds nothing to them; got {dimensions} "
-            "for {model}. Lower it, or take a wider model.",
+            "`dimensions` must be at most the model's {hidden}, for a linear map adds nothing to them; got "
+            "{dimensions} for {model}. Lower it, or take a wider model.",
         ),
         "wide-prefix": (
             "`matryoshka` must name fewer dimensions than the embedding's {hidden}, which are always among them; got "

@@ -137,6 +137,7 @@ def _at_level(law: LawFile, log_c_B: Floats, seen: str, reasons: tuple[FitNote, 
             "without_outliers": None,
             "outlier_rows": (),
             "repetition": None,
+            "widths": (),
             "transfer_checks": (),
             "data_fingerprint": fingerprint([law.data_fingerprint, seen]),
         }

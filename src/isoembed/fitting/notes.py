@@ -54,6 +54,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "damaged": ("{records} damaged records left out",),
     "early": ("{runs:@run} that ended early, or keep the weights of an earlier step, left out",),
     "variations": ("{runs:@run} of another pooling or other options left out",),
+    "width": ("{dimensions} dimensions by a learned projection", "{cost}, on {model} at {flop:.3g} FLOP, {runs:@run}"),
     "worse-rates": ("{runs:@run} at worse learning rates of the same recipe left out",),
     "failed": ("{rows:@row} of failed runs or without a loss set aside",),
     "no-method": ("{runs:@run} without a {column} left out",),

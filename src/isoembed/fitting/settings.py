@@ -12,6 +12,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.notes import FitNote
 from isoembed.fitting.repetition import RepeatedRuns
+from isoembed.fitting.width import WidthRuns
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, method_of
 from isoembed.recipe import PLAIN, DataStats, Options, PartialSetup
@@ -106,6 +107,8 @@ class Group:
     facts: tuple[FitNote, ...] = ()
     repeats: RepeatedRuns | None = None
     """runs that repeat their data, which the law is not fitted to"""
+    widths: tuple[WidthRuns, ...] = ()
+    """runs of other dimensions, which the law is not fitted to either"""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -124,11 +124,24 @@ def study(
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
         without_outliers=second,
     )
+    law_file = _with_widths(law_file, group)
     if group.repeats is None:
         return law_file
     if "tokens" not in best.varies:
         return law_file.with_facts(remark("reads-no-tokens", law=best.name))
     return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
+
+
+def _with_widths(law_file: LawFile, group: Group) -> LawFile:
+    """The law with what other dimensions cost, where there were runs of them."""
+    widths = tuple(each.measured(law_file.run_noise) for each in group.widths)
+    facts = [
+        remark(
+            "width", dimensions=each.dimensions, cost=each.describe(), model=each.model, flop=each.flop, runs=each.runs
+        )
+        for each in widths
+    ]
+    return law_file.model_copy(update={"widths": widths}).with_facts(*facts) if widths else law_file
 
 
 def _below_chance(laws: Sequence[Law], group: Group) -> Group:

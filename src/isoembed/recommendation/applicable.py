@@ -97,5 +97,10 @@ def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, str]:
             f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
             "No family's rule follows from another's exponents: run a pilot, or leave the law out."
         )
+    dimensions = request.options.dimensions
+    if settings.options.dimensions is None and any(
+        each.dimensions == dimensions for law in laws.laws for each in law.widths
+    ):
+        request = request.projected(None)  # what they cost was measured
     differs = settings.differences(request.settings)
     return {name: words for name, words in differs.items() if name not in _OF_LEVEL}

@@ -12,6 +12,7 @@ from isoembed.laws import law_named
 from isoembed.notes import refusal_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
+from isoembed.recommendation.candidates import Candidate
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.repeats import repeated
@@ -145,12 +146,31 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.teacher_notes(recipe),
-        *request.limit_notes(forecasts.flop, candidate.model),
+        *_limit_notes(forecasts, candidate),
+        *_width_notes(candidate, recipe),
     ]
     if _borrows_repeats(forecasts, recipe):
         notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
     elif (recipe.epochs or 0) > ONE_EPOCH and law.repetition is not None:
         notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))
+    return notes
+
+
+def _limit_notes(forecasts: Forecasts, candidate: Candidate) -> list[RecipeNote]:
+    """What the limits leave; of sizes that are projected not how many, for few of them were measured."""
+    found = candidate.asked(forecasts.request).limit_notes(forecasts.flop, candidate.model)
+    return [each for each in found if candidate.width is None or each.code != "limited"]
+
+
+def _width_notes(candidate: Candidate, recipe: Recipe) -> list[RecipeNote]:
+    """What the dimensions of a projected candidate cost where they were measured, and that it is taken for the same
+    elsewhere."""
+    if (width := candidate.width) is None:
+        return []
+    fields = {"dimensions": width.dimensions, "model": width.model, "flop": width.flop, "runs": width.runs}
+    notes = [note("known", "projected", cost=width.describe(), **fields)]
+    if not 0.5 <= recipe.flop / width.flop <= 2.0:
+        notes.append(note("assumed", "projected-elsewhere", flop=width.flop))
     return notes
 
 
@@ -172,6 +192,11 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
     law, settings, data = candidate.law, laws.settings, request.data
     there = law.at(request.batch_pairs, request.context_tokens)
     notes = []
+    if request.options.dimensions is not None and candidate.width is not None:
+        models = dict.fromkeys(each.model for each in law.widths if each.dimensions == request.options.dimensions)
+        notes.append(
+            note("warning", "projected-alone", models=", ".join(models), dimensions=request.options.dimensions)
+        )
     if names := list(dict.fromkeys(each.name for each in forecasts.left_out)):
         few = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
         notes.append(note("warning", "not-considered", farthest=FARTHEST, candidates=few))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.width import MeasuredWidth
 from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
 from isoembed.methods import Full, Method
@@ -28,10 +29,17 @@ class Candidate:
     method: Method
     model: ModelSpec
     cost: Cost
+    width: MeasuredWidth | None = None
+    """what fewer dimensions cost, of a candidate that projects to them"""
 
     @property
     def name(self) -> str:
-        return f"{self.method.label} on {self.model.name}"
+        projected = "" if self.width is None else f" to {self.width.dimensions} dimensions"
+        return f"{self.method.label} on {self.model.name}{projected}"
+
+    def asked(self, request: CompleteRequest) -> CompleteRequest:
+        """`request`, of embeddings of its dimensions."""
+        return request if self.width is None else request.projected(self.width.dimensions)
 
     @property
     def share(self) -> float:
@@ -45,6 +53,7 @@ class Candidate:
             and self.model is other.model
             and type(self.method) is type(other.method)
             and self.cost == other.cost
+            and self.width == other.width
         )
 
     @property
@@ -97,6 +106,7 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
     """
     found: list[Candidate] = []
     errors: list[InputError] = []
+    known = any(_measured(request, law) for law in laws.laws)
     for law in laws.laws:
         _check_law(law)
         if request.constraints.repeats == "measured" and law.repetition is None:
@@ -106,11 +116,12 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
             )
             errors.append(unmeasured)
             continue
-        for model in request.models:
+        sizes = [*([] if known else _sizes(request, errors)), *_projected(request, law)]
+        for model, width in sizes:
             for method in _methods(law, request, model):
                 try:
-                    request.check_memory(model, method)
-                    candidate = Candidate(law, method, model, method.cost(model))
+                    candidate = Candidate(law, method, model, method.cost(model), width)
+                    candidate.asked(request).check_memory(model, method)
                     if not any(candidate.trains_as(other) for other in found):
                         found.append(candidate)
                 except InputError as error:
@@ -118,6 +129,40 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
     if not found:
         raise errors[0] if errors else InputError(_nothing_allowed(laws, request))
     return found
+
+
+Size = tuple[ModelSpec, MeasuredWidth | None]
+
+
+def _sizes(request: CompleteRequest, errors: list[InputError]) -> list[Size]:
+    """The sizes as the law's runs had them; none where none is within the limits, which is then one of the `errors`."""
+    try:
+        return [(model, None) for model in request.models]
+    except InputError as error:
+        errors.append(error)
+        return []
+
+
+def _projected(request: CompleteRequest, law: LawFile) -> list[Size]:
+    """The models with the measured dimensions that are asked for; or, where `max_index_bytes` limits them and nobody
+    says how many, with all that are within the limits.  Of several measurements the one at the largest budget."""
+    limited = request.constraints.max_index_bytes is not None and request.options.dimensions is None
+    found: dict[tuple[str, int], MeasuredWidth] = {}
+    for each in _measured(request, law) or (law.widths if limited and not request.options.matryoshka else ()):
+        known = found.get((each.model, each.dimensions))
+        found[each.model, each.dimensions] = each if known is None or each.flop > known.flop else known
+    sizes: list[Size] = []
+    for (name, dimensions), width in found.items():
+        try:
+            sizes += [(model, width) for model in request.projected(dimensions).models if model.name == name]
+        except InputError:
+            continue  # beyond a limit
+    return sizes
+
+
+def _measured(request: CompleteRequest, law: LawFile) -> list[MeasuredWidth]:
+    """Measurements of the dimensions that are asked for."""
+    return [each for each in law.widths if each.dimensions == request.options.dimensions]
 
 
 def _check_law(law: LawFile) -> None:

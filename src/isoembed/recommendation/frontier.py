@@ -103,7 +103,8 @@ class Forecasts:
 
     def recipe(self, k: int) -> Recipe:
         """Candidate `k` as a recipe."""
-        candidate, request = self.candidates[k], self.request
+        candidate = self.candidates[k]
+        request = candidate.asked(self.request)
         return request.recipe(self.flop, candidate.model, candidate.method, most_epochs=candidate.most_epochs(request))
 
 
@@ -163,7 +164,7 @@ class Frontier:
             enough_K = tokens_K >= request.step_tokens
         if not enough_K.any():
             smallest = min(self.candidates, key=lambda candidate: candidate.cost.flop_per_token)
-            request.recipe(flop, smallest.model, smallest.method)  # says what it lacks
+            smallest.asked(request).recipe(flop, smallest.model, smallest.method)  # says what it lacks
             raise InputError(f"`budget` must pay for one step of a model; {flop:.3g} FLOP do not. Raise it.")
         return [self.candidates[k] for k in np.flatnonzero(enough_K)], tokens_K[enough_K]
 

@@ -114,8 +114,19 @@ class LawSamples:
                 found_bK = law_named(part.law).loss_and_gradient(part.theta_bP, rows)[0]
                 loss_BK[np.ix_(part.rows_b, np.array(of_law))] = found_bK
         flop_K = tokens_K * [candidate.cost.flop_per_token for candidate in candidates]
-        drift_BK = self._drift(candidates, token_worth * flop_K)
+        drift_BK = self._drift(candidates, token_worth * flop_K) + self._widths(candidates)
         return below_chance(np.minimum(tamed(loss_BK), self.laws.chance) * np.exp(drift_BK), self.laws.chance)
+
+    def _widths(self, candidates: Sequence[Candidate]) -> Floats:
+        """By how much ln loss (B, K) lies off the laws for the candidates' dimensions: one draw for all that rest on
+        one measurement."""
+        log_BK = np.zeros((self.count, len(candidates)))
+        for index, law in enumerate(self.laws.laws):
+            for number, width in enumerate(law.widths):
+                mine = [k for k in _places(candidates, law) if candidates[k].width is width]
+                normal_B1 = np.random.default_rng([index, number, 3]).normal(size=(self.count, 1))
+                log_BK[:, mine] = width.offset + width.error * (normal_B1 - normal_B1.mean())
+        return log_BK
 
     def _drift(self, candidates: Sequence[Candidate], flop_K: Floats) -> Floats:
         """By how much ln loss (B, K) leaves the laws outside their budgets (`isoembed.fitting.drift`): in each sample

@@ -65,6 +65,12 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{name} reads each unique pair once, {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget; the rest trains",
     ),
     "limited": ("limits", "{limits}: {left} of {sizes} sizes are left, up to {largest}"),
+    "projected": (
+        "{dimensions} dimensions by a learned projection",
+        "measured: {cost}, on {model} at {flop:.3g} FLOP, {runs:@run}",
+    ),
+    "projected-alone": ("only {models} considered", "of no other model a law knows what {dimensions} dimensions cost"),
+    "projected-elsewhere": ("fewer dimensions cost the same share of the loss here as at {flop:.3g} FLOP",),
     "serving": (
         "serving",
         "{tokens:.3g} tokens cost {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget (Sardana et al. 2023); attention "

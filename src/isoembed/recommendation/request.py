@@ -122,6 +122,11 @@ class CompleteRequest(Setup, Request):
         sizes = self.family.models if self.model is None else (self.family.model(self.model),)
         return tuple(self.constraints.within(self.family, sizes, self, self.data))
 
+    def projected(self, dimensions: int | None) -> Self:
+        """The same request of embeddings of so many dimensions."""
+        options = self.options.model_copy(update={"dimensions": dimensions})
+        return self.model_copy(update={"options": options})
+
     @property
     def unique_tokens(self) -> float | None:
         """Real tokens in one pass over the unique pairs; None where the data are unlimited."""

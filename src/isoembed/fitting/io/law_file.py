@@ -33,6 +33,7 @@ from isoembed.fitting.notes import UNSEALED, FitNote
 from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
 from isoembed.fitting.transfer import TransferCheck
+from isoembed.fitting.width import MeasuredWidth
 from isoembed.laws import law_named
 from isoembed.laws.odds import CANDIDATES
 from isoembed.methods import Method
@@ -130,6 +131,9 @@ class LawFile(Summarised, Noted):
     )
     repetition: Repetition | None = Field(
         None, description="what repeated data are worth; None where no run repeated its data beside a single-epoch one"
+    )
+    widths: tuple[MeasuredWidth, ...] = Field(
+        (), description="what embeddings of fewer dimensions cost, of the models of which there were such runs"
     )
     settings: Settings = Settings()
     tested_settings: tuple[TestedSetting, ...] = Field(

@@ -2,7 +2,8 @@
 
 A law says nothing of runs that differ in what it does not read.  Runs of other batches, contexts, temperatures, data or
 held-out sets are therefore refused, not mixed; of runs that differ in their learning rate alone, the best rate stands.
-A sweep's variations, runs that differ from one of the others in pooling or options alone, are left out.  Runs that
+A sweep's variations, runs that differ from one of the others in pooling or options alone, are left out; of those that
+differ in their dimensions alone the difference is kept (`isoembed.fitting.width`).  Runs that
 repeat their data are kept apart: their D is no number of unique tokens (`isoembed.fitting.repetition`).
 """
 
@@ -20,6 +21,7 @@ from isoembed.core import InputError
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
+from isoembed.fitting.width import WidthRuns
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.records import Ledger, RunRecord
@@ -67,7 +69,7 @@ def group_runs(
             "sweep into it first."
         )
     found, ended = _to_the_end(found, source)
-    found, others = _alike(found)
+    every, (found, others) = found, _alike(found)
     settings = _settings([record for _, record in found], target, columns, source)
     single = [(row, record) for row, record in found if not _repeats(record)]
     if not single:
@@ -92,6 +94,7 @@ def group_runs(
             settings,
             facts,
             _matched([record for _, record, _ in runs], repeated, target, columns),
+            _widths([record for _, record, _ in runs], [record for _, record in every], target, columns["flop"]),
         )
         for key, runs in sorted(members.items())
     ]
@@ -112,6 +115,37 @@ def _matched(
         np.arange(len(records)) >= len(single),
         np.array([record.pairs / (record.recipe.unique or record.pairs) for record in records]),
     )
+
+
+def _widths(
+    kept: Sequence[RunRecord], every: Sequence[RunRecord], target: Target, column: str
+) -> tuple[WidthRuns, ...]:
+    """Of `every` run those that are a recipe of `kept` but for their dimensions; of plain runs those of the same seeds,
+    or all where no seed is the same."""
+    plain: dict[str, list[RunRecord]] = {}
+    narrow: dict[tuple[str, int], list[RunRecord]] = {}
+    for record in kept:
+        plain.setdefault(_but_for_width(record), []).append(record)
+    for record in every:
+        recipe, width = _but_for_width(record), record.recipe.options.dimensions
+        others = plain.get(recipe)
+        if width is not None and others is not None and others[0].recipe.options.dimensions is None:
+            narrow.setdefault((recipe, width), []).append(record)
+    found = []
+    for (recipe, width), runs in narrow.items():
+        seeds = {run.recipe.seed for run in runs}
+        beside = [run for run in plain[recipe] if run.recipe.seed in seeds] or plain[recipe]
+        losses, plain_losses = (
+            tuple(loss for run in some if (loss := loss_of(run, target)) is not None) for some in (runs, beside)
+        )
+        flop = float(np.mean([getattr(run, column) for run in runs]))
+        found.append(WidthRuns(width, runs[0].recipe.model.name, flop, losses, plain_losses))
+    return tuple(sorted(found, key=lambda each: (each.model, each.flop, -each.dimensions)))
+
+
+def _but_for_width(record: RunRecord) -> str:
+    options = record.recipe.options.model_copy(update={"dimensions": None})
+    return record.recipe.model_copy(update={"options": options}).key_without("seed")
 
 
 def _apart(single: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> tuple[FitNote, ...]:
