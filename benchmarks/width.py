@@ -30,6 +30,7 @@ from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import Full
 from isoembed.recipe import Options, PartialSetup
 from isoembed.recommendation.request import Request
+from isoembed.records import Heldout
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
@@ -37,6 +38,8 @@ from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
 
 BATCH_PAIRS = 32
+#: of the untrained base, which nobody asks for here
+NOT_TAKEN = Heldout(loss=0.0, pairs=0, candidates=0, fingerprint="")
 #: of the model's width
 SHARES = (2, 4, 8)
 TASKS = {"sts/stsbenchmark": "spearman", "retrieval/stackfaq": "ndcg@10"}
@@ -82,7 +85,8 @@ def measured(
     """One run, and for each of the `cuts`, a way and a width, its losses and scores."""
     job = planned(asked, options, seed)
     with tempfile.TemporaryDirectory() as folder:
-        encoder, record = run(job.recipe, job.data, folder, execution=Execution(checkpoint_seconds=float("inf")))
+        execution = Execution(checkpoint_seconds=float("inf"))
+        encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
     rows, trained, encoder = [], encoder.dense, Remembered(encoder)
     for way, width in cuts:
         encoder.dense = None
@@ -138,6 +142,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--budget", type=float, default=5e11)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", help="runs, separated by commas, as plain,matryoshka,to 24; default: all")
     parser.add_argument("--cache", type=Path, default=Path("build/width"))
     asked = parsed(parser, table)
     tasks = {name: open_task(name.partition("/")[0], asked.tasks / name) for name in TASKS}
@@ -153,7 +158,9 @@ def main() -> None:
         "matryoshka": (Options(matryoshka=tuple(widths)), [("matryoshka, cut", width) for width in (whole, *widths)]),
         **{f"to {width}": (Options(dimensions=width), [("projection", width)]) for width in (*widths, whole)},
     }
-    for seed, (run_name, (options, cuts)) in itertools.product(range(asked.seeds), runs.items()):
+    only = list(runs) if asked.only is None else asked.only.split(",")
+    for seed, run_name in itertools.product(range(asked.seeds), only):
+        options, cuts = runs[run_name]
         if found.has({"run": run_name, "seed": seed}):
             continue
         found.add(*({"run": run_name, **row} for row in measured(asked, options, seed, cuts, tasks)))

@@ -141,6 +141,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "teacher": None,
         "prompts": {"query": "question: ", "positive": "answer: ", "pooled": False},
         "matryoshka": [16, 8],
+        "dimensions": None,
         "bidirectional": True,
         "resize_embeddings": False,
     }

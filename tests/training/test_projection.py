@@ -174,11 +174,11 @@ def test_trained_exported_certified_and_merged_from_the_command_line(tmp_path: P
     place = ["--data", str(tmp_path / "pairs.jsonl"), "--cache", str(tmp_path / "cache")]
     setup = ["--batch-pairs", "16", "--context-tokens", "32", "--dimensions", str(WIDTH), "--matryoshka", "4"]
     asked = ["--budget", "2e8", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
-    for seed in ("0", "1"):
-        ok("train", *asked, "--seed", seed, "--out", str(tmp_path / seed))
-    out = tmp_path / "0"
+    out, pairs = tmp_path / "0", str(tmp_path / "pairs.jsonl")
+    ok("train", *asked, "--out", str(out))
     record = RunRecord.load(out / "record.json")
     assert record.recipe.options == Options(dimensions=WIDTH, matryoshka=(4,))
+    train(record.recipe.model_copy(update={"seed": 1}), pairs, str(tmp_path / "1"), cache=tmp_path / "cache")
     card = (out / "README.md").read_text()
     assert f"Embeddings have {WIDTH} dimensions" in card
     assert f"projected to {WIDTH} dimensions" in card
@@ -197,7 +197,8 @@ def test_trained_exported_certified_and_merged_from_the_command_line(tmp_path: P
     half = load_file(tmp_path / "half" / "2_Dense" / "model.safetensors")["linear.weight"]
     torch.testing.assert_close(half, 0.5 * one + 0.5 * projection(MODEL.hidden, WIDTH).weight, rtol=1e-6, atol=1e-7)
 
-    ok("train", *asked[:-8], *place, "--batch-pairs", "16", "--context-tokens", "32", "--out", str(tmp_path / "wide"))
+    plain = record.recipe.model_copy(update={"options": Options()})
+    train(plain, pairs, str(tmp_path / "wide"), cache=tmp_path / "cache")
     with pytest.raises(InputError, match=r"one projection.*to 8 and none"):
         merge([tmp_path / "0", tmp_path / "wide"], tmp_path / "no")
     assert "`--dimensions` must be at most" in mistake(
