@@ -17,14 +17,16 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.level import levelled
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.recipe import DataStats, Options, PartialSetup
+from isoembed.recipe import DataStats, Options, PartialSetup, Recipe
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
+from isoembed.report.terminal.recommendation import recommendation_text
 from tests.fitting.ledgers import BUDGETS, runs
+from tests.recommendation.test_advice import shown
 from tests.sweep.fake import record
 
 HOFFMANN = law_named("hoffmann")
@@ -35,10 +37,14 @@ FLOP = 20 * BUDGETS[-1]
 COST = {24: 0.01, 12: 0.05, 6: 0.4}
 
 
+def to(recipe: Recipe, dimensions: int) -> Recipe:
+    return recipe.model_copy(update={"options": Options(dimensions=dimensions)})
+
+
 def narrow(plain: RunRecord, dimensions: int, cost: float, seed: int = 0) -> RunRecord:
     """The same run with a projection."""
     assert plain.heldout is not None
-    recipe = plain.recipe.model_copy(update={"options": Options(dimensions=dimensions), "seed": seed})
+    recipe = to(plain.recipe, dimensions).model_copy(update={"seed": seed})
     return record(recipe, plain.heldout.loss * math.exp(cost))
 
 
@@ -131,6 +137,9 @@ def test_few_bytes_choose_a_projection_that_was_measured(laws: LawSet) -> None:
     assert "measured: +0.0" in line
     assert f"on {WIDE} at" in line
     assert not any("sizes are left" in each for each in limited.known)
+    text = shown(recommendation_text(limited))
+    assert f"{WIDE} to 24" in text  # among the methods' best
+    assert "48 to 24 dimensions, 1,152 weights trained beside the method's" in text
     tighter = asked(laws, max_index_bytes=48)  # 12 dimensions: below all models
     assert tighter.recipe.options == Options(dimensions=12)
     with pytest.raises(InputError, match="max_index_bytes"):
@@ -175,6 +184,18 @@ def test_dimensions_that_were_not_measured_are_refused() -> None:
     assert forced.recipe.options.dimensions == 21
     with pytest.raises(InputError, match="options"):
         asked(laws, options=Options(dimensions=12, bidirectional=True))
+
+
+def test_models_narrower_than_what_is_asked_for_are_no_candidates() -> None:
+    """The best of all would be refused only when its recipe is made."""
+    found = [
+        record(to(run.recipe, 32), run.heldout.loss) for run in runs() if run.heldout and run.recipe.model.hidden >= 32
+    ]
+    of_one_width = fitted(found)
+    chosen = asked(of_one_width, flop=BUDGETS[-1], options=Options(dimensions=32))
+    assert chosen.recipe.model.hidden >= 32
+    free = asked(fitted(runs()), flop=BUDGETS[-1])
+    assert free.recipe.model.hidden < 32
 
 
 def test_at_another_level_it_is_not_known(laws: LawSet) -> None:

@@ -10,13 +10,16 @@ from safetensors.torch import load_file
 
 from isoembed.core import InputError
 from isoembed.data.dataset import PairData
+from isoembed.encoder.certificate import ExportError
 from isoembed.encoder.dense import projected, projection
+from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import pad
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.estimates import recipe_memory
 from isoembed.flops import projection_flop
 from isoembed.methods import Full, Method
-from isoembed.recipe import EarlyStopping, Options, Recipe, Teacher
+from isoembed.recipe import DataStats, EarlyStopping, Options, Recipe, Setup, Teacher, solve
 from isoembed.records import RunRecord
 from isoembed.training.checkpoint import trainable_of
 from isoembed.training.distillation import projection_of
@@ -27,9 +30,8 @@ from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import plan_memory
 from isoembed.training.setup import untrained
 from isoembed.workflows.certify import certify
-from isoembed.workflows.job import train
 from isoembed.workflows.merge import merge
-from tests.cli.test_entry import mistake, ok
+from tests.cli.test_entry import ok
 from tests.training.small import (
     METHODS,
     MODEL,
@@ -133,7 +135,6 @@ def test_it_is_part_of_the_key_where_it_is_used(data: PairData) -> None:
 
 def test_more_dimensions_than_the_model_has_are_refused(data: PairData) -> None:
     """A linear map makes no more of them; prefixes are of what is projected."""
-    from isoembed.recipe import solve
 
     def solved(options: Options) -> Recipe:
         plain = recipe(data)
@@ -168,17 +169,16 @@ def test_memory_knows_the_map_and_the_narrower_embeddings(data: PairData) -> Non
     assert all(found.kept_tokens > 0 for found in memories)
 
 
-def test_trained_exported_certified_and_merged_from_the_command_line(tmp_path: Path) -> None:
-    """The width is in the record, on the card, in the certificate, and the mean of two runs is a model."""
+def test_trained_exported_and_certified_from_the_command_line(tmp_path: Path) -> None:
+    """The width is in the record, on the card and in the certificate."""
     small_data(tmp_path)
     place = ["--data", str(tmp_path / "pairs.jsonl"), "--cache", str(tmp_path / "cache")]
     setup = ["--batch-pairs", "16", "--context-tokens", "32", "--dimensions", str(WIDTH), "--matryoshka", "4"]
-    asked = ["--budget", "2e8", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
-    out, pairs = tmp_path / "0", str(tmp_path / "pairs.jsonl")
+    asked = ["--budget", "5e7", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
+    out = tmp_path / "0"
     ok("train", *asked, "--out", str(out))
     record = RunRecord.load(out / "record.json")
     assert record.recipe.options == Options(dimensions=WIDTH, matryoshka=(4,))
-    train(record.recipe.model_copy(update={"seed": 1}), pairs, str(tmp_path / "1"), cache=tmp_path / "cache")
     card = (out / "README.md").read_text()
     assert f"Embeddings have {WIDTH} dimensions" in card
     assert f"projected to {WIDTH} dimensions" in card
@@ -187,39 +187,37 @@ def test_trained_exported_certified_and_merged_from_the_command_line(tmp_path: P
     checks = {check.name: check.seen for check in found.checks}
     assert checks["projection"] == f"{MODEL.hidden} to {WIDTH} dimensions"
 
-    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "mean", shares=[3, 1])
-    one, two, mean = (
-        load_file(tmp_path / name / "2_Dense" / "model.safetensors")["linear.weight"] for name in ("0", "1", "mean")
+    # the average of two
+    first = Embedder.load(out, device="cpu")
+    assert first.encoder.dense is not None
+    with torch.no_grad():
+        first.encoder.dense.weight.mul_(1.5)
+    first.save(tmp_path / "1")
+    merge([out, tmp_path / "1"], tmp_path / "mean", shares=[3, 1])
+    one, mean = (
+        load_file(folder / "2_Dense" / "model.safetensors")["linear.weight"] for folder in (out, tmp_path / "mean")
     )
-    assert not torch.equal(one, two)
-    torch.testing.assert_close(mean, 0.75 * one + 0.25 * two, rtol=1e-6, atol=1e-7)
-    merge([tmp_path / "0"], tmp_path / "half", base=0.5)
+    torch.testing.assert_close(mean, 1.125 * one, rtol=1e-6, atol=1e-7)
+    merge([out], tmp_path / "half", base=0.5)
     half = load_file(tmp_path / "half" / "2_Dense" / "model.safetensors")["linear.weight"]
     torch.testing.assert_close(half, 0.5 * one + 0.5 * projection(MODEL.hidden, WIDTH).weight, rtol=1e-6, atol=1e-7)
-
-    plain = record.recipe.model_copy(update={"options": Options()})
-    train(plain, pairs, str(tmp_path / "wide"), cache=tmp_path / "cache")
+    first.encoder.dense = None
+    first.save(tmp_path / "wide")
     with pytest.raises(InputError, match=r"one projection.*to 8 and none"):
-        merge([tmp_path / "0", tmp_path / "wide"], tmp_path / "no")
-    assert "`--dimensions` must be at most" in mistake(
-        "train", *asked, "--dimensions", "25", "--out", str(tmp_path / "x")
-    )
+        merge([out, tmp_path / "wide"], tmp_path / "no")
 
 
-def test_an_untrained_map_is_no_export(data: PairData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrained_map_is_no_export(tmp_path: Path) -> None:
     """A trainer that forgets it in the optimiser gives a random cut of the model, which looks like a model."""
-    from isoembed.encoder.certificate import ExportError
-    from isoembed.training import setup
-
-    before = setup.untrained
-
-    def forgotten(recipe: Recipe) -> object:
-        encoder = before(recipe)
-        assert encoder.dense is not None
-        encoder.dense.requires_grad_(False)
-        return encoder
-
-    monkeypatch.setattr(setup, "untrained", forgotten)
-    pairs = [(f"how to open file {n}", f"opens the file {n} and reads it") for n in range(300)]
+    wanted = Setup(batch_pairs=8, context_tokens=32, options=Options(dimensions=WIDTH))
+    planned = solve(2e8, MODEL, Full(), 5e-3, wanted, DataStats.assumed(32), family="nano")
+    embedder = Embedder(untrained(planned), load_tokenizer(MODEL.source), 32)
+    with torch.no_grad():
+        for value in embedder.encoder.model.parameters():
+            value.add_(0.01)
     with pytest.raises(ExportError, match="projection that is untrained"):
-        train(to(recipe(data)).model_copy(update={"unique_pairs": None}), pairs, str(tmp_path / "out"))
+        embedder.save(tmp_path / "out", recipe=planned)
+    assert embedder.encoder.dense is not None
+    with torch.no_grad():
+        embedder.encoder.dense.weight.add_(0.01)
+    embedder.save(tmp_path / "out", recipe=planned)

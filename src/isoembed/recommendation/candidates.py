@@ -13,7 +13,7 @@ from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
 from isoembed.methods import Full, Method
 from isoembed.notes import Refusal, refusal
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, check_width
 from isoembed.recommendation.request import CompleteRequest
 from isoembed.recommendation.result import Extrapolation
 
@@ -121,7 +121,9 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
             for method in _methods(law, request, model):
                 try:
                     candidate = Candidate(law, method, model, method.cost(model), width)
-                    candidate.asked(request).check_memory(model, method)
+                    asked = candidate.asked(request)
+                    check_width(model, asked.options)
+                    asked.check_memory(model, method)
                     if not any(candidate.trains_as(other) for other in found):
                         found.append(candidate)
                 except InputError as error:

@@ -14,6 +14,7 @@ from isoembed.fitting.intervals import Interval
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.transfer import Forecast
 from isoembed.laws import law_named
+from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Extrapolation, RankedRecipe, Recommendation
 from isoembed.report.terminal.layout import columns_table, pairs_table, si
 
@@ -243,7 +244,7 @@ def candidates_table(title: str, candidates: Iterable[RankedRecipe]) -> Renderab
         (title, "method", "tokens", "tokens/parameter", "steps", "loss", "behind by", "95 %", "best with"),
         [
             (
-                candidate.recipe.model.name,
+                _sized(candidate.recipe),
                 candidate.recipe.method.label,
                 si(candidate.recipe.train_tokens),
                 si(candidate.tokens_per_param),
@@ -255,6 +256,11 @@ def candidates_table(title: str, candidates: Iterable[RankedRecipe]) -> Renderab
             for candidate in candidates
         ],
     )
+
+
+def _sized(recipe: Recipe) -> str:
+    width = recipe.options.dimensions
+    return recipe.model.name if width is None else f"{recipe.model.name} to {width}"
 
 
 def _gap(behind: Interval | None) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from isoembed.budget import device_named
 from isoembed.estimates import recipe_memory, training_seconds
+from isoembed.flops import projection_flop
 from isoembed.methods import LoRA, LoRATop, RsLoRA
 from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
@@ -55,6 +56,7 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             f"{recipe.flop:.3g} = 2 x ({si(cost.forward)} forward + {si(cost.backward)} backward + "
             f"{si(cost.updated)} updated) x {si(recipe.train_tokens)} tokens",
         ),
+        *_projection_rows(recipe),
         *([("teacher FLOP", f"{recipe.teacher_flop:.3g}, from the budget too")] if recipe.teacher_flop else []),
         (
             "hardware FLOP",
@@ -67,6 +69,16 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
             "a thousand texts; attention and the token lookup are left out",
         ),
     ]
+
+
+def _projection_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """What a learned projection is and costs; none where there is none."""
+    if (dimensions := recipe.options.dimensions) is None:
+        return []
+    width = recipe.model.hidden
+    flop = projection_flop(width, dimensions, round((2 + recipe.data.negatives) * recipe.pairs))
+    words = f"{width} to {dimensions} dimensions, {width * dimensions:,} weights trained beside the method's"
+    return [("projection", f"{words}; {flop:.2g} FLOP, {flop / recipe.flop:.2%} of C, beside it")]
 
 
 def device_rows(recommendation: Recommendation, device: str | None) -> list[tuple[str, str]]:
