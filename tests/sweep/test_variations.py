@@ -39,9 +39,20 @@ def finished(asked: SweepRequest) -> list[tuple[PlannedRun, RunRecord]]:
 def test_what_may_vary_and_what_may_not() -> None:
     assert variation_named("pooling=first", SETUP).pooling == "first"
     assert variation_named("matryoshka=8,16", SETUP).options == Options(matryoshka=(16, 8))
+    assert variation_named("dimensions=8", SETUP).options == Options(dimensions=8)
     both_ways = SETUP.model_copy(update={"options": Options(bidirectional=True)})
     assert variation_named("mask-margin=0.2", both_ways).options == Options(mask_margin=0.2, bidirectional=True)
-    for text in ("pooling=last", "pooling=mean", "pooling=best", "mask-margin=-1", "matryoshka=0", "prompt=x", "", "b"):
+    for text in (
+        "pooling=last",
+        "pooling=mean",
+        "pooling=best",
+        "mask-margin=-1",
+        "matryoshka=0",
+        "dimensions=0",
+        "prompt=x",
+        "",
+        "b",
+    ):
         with pytest.raises(InputError):
             variation_named(text, SETUP)
     with pytest.raises(InputError, match="sweep of their own"):

@@ -246,7 +246,7 @@ class Planner:
                 limit,
                 most=getattr(request, limit),
                 params=model.params,
-                hidden=model.hidden,
+                hidden=request.setup.options.narrowest_of(model),
                 query_tokens=request.data.query_tokens,
                 flop=2 * model.params * request.data.query_tokens,
             )
