@@ -4,8 +4,8 @@
     python benchmarks/first_options.py --table first_options.json
 
 The nano suite and mixture of `scripts/nano_study.py`; PAIRS and TASKS as there.  Adapters are run at the family's rate
-and at 2.5 times less and more with the first seed, then at the best of the three with the others, so that a bad rate is
-not taken for a bad method.  The table has the mean over seeds of each variant less its counterpart of the same seed, with
+and at 2.5 times less and more with the first seed, then at the best of the three with the others, so that no bad rate is
+taken for a bad method.  The table has the mean over seeds of each variant less its counterpart of the same seed, with
 Student's 95 % interval.  Results are added to `--out` as they come.
 """
 
