@@ -83,7 +83,7 @@ def check_methods(case: Case, folder: Path, device: str) -> Found:
     padded; then five steps in fp32 and bf16 against the CPU's losses."""
     found, data = Found(), tokenized(case, folder, folder / "tokens")
     for name in names():
-        method: Method = method_named(name, **({"rank": 8} if "lora" in name or name == "dora" else {}))
+        method: Method = method_named(name, **({"rank": 8} if "lora" in name else {}))
         try:
             _check_method(found, method, case.model_copy(update={"method": method}), folder, data, device)
         except InputError as error:  # a library that is not there

@@ -79,7 +79,6 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
     )
     found = {
         "plain": Options(),
-        "mask margin .1": Options(mask_margin=0.1),
         "average, decay .98": Options(ema_decay=0.98),
         "one source a batch": Options(batch_by="source"),
         "one cluster of 64 a batch": Options(batch_by="cluster", clusters=64),
@@ -100,7 +99,7 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
             )
         }
         guide = taught.model_copy(update={"weight": 0.0})
-        found["teacher as guide"] = Options(teacher=guide, mask_by="teacher", mask_margin=0.0)
+        found["teacher as guide"] = Options(teacher=guide, mask_by="teacher")
     return found
 
 

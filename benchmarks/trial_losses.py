@@ -42,7 +42,7 @@ def trial_loss(
     1708.06320).
     """
     assert others.get("negative_MD") is None, "these losses know no hard negatives"
-    assert others.get("mask_margin") is None, "these losses leave nothing out by its score"
+    assert others.get("guide") is None, "these losses leave nothing out by its score"
     query_BD, positive_BD = (functional.normalize(side.float(), dim=-1) for side in (query_BD, positive_BD))
     same_BB = (query_hash_B[:, None] == query_hash_B) | (positive_hash_B[:, None] == positive_hash_B)
     own_BB = torch.eye(len(query_BD), dtype=torch.bool)

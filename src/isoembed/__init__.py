@@ -16,7 +16,7 @@ from isoembed.budget import Budget
 from isoembed.core import InputError, not_installed
 from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
 from isoembed.fitting.io.law_file import LawFile, LawSet
-from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA, RsLoRA
+from isoembed.methods import Bias, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA
 from isoembed.recipe import DataStats, EarlyStopping, Options, PartialSetup, Prompts, Recipe, Setup, Teacher, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request, recommend
@@ -75,7 +75,6 @@ __all__ = [
     "Constraints",
     "DataOptions",
     "DataStats",
-    "DoRA",
     "EarlyStopping",
     "Embedder",
     "Execution",
@@ -101,7 +100,6 @@ __all__ = [
     "Recipe",
     "Recommendation",
     "Request",
-    "RsLoRA",
     "RunRecord",
     "Setup",
     "Teacher",

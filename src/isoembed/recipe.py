@@ -61,6 +61,8 @@ Precision = Literal["fp32", "bf16"]
 
 #: the poolings of `isoembed.encoder.pooling`
 PoolingName = Literal["mean", "weighted-mean", "last", "first", "max"]
+#: those that runs are trained with; models, records and laws may name any
+TRAINED_POOLINGS = ("mean", "last", "max")
 
 
 class SourcePrompts(Frozen):
@@ -222,7 +224,10 @@ class Options(Frozen):
     law holds for one set of options."""
 
     mask_margin: float | None = Field(
-        None, ge=0, le=2, description="leave candidates out whose cosine exceeds the positive's by more than this"
+        None,
+        ge=0,
+        le=2,
+        description="of earlier versions: candidates left out whose cosine exceeds the positive's by more than this",
     )
     prompts: Prompts = NO_PROMPTS
     matryoshka: tuple[int, ...] = Field(
@@ -246,7 +251,7 @@ class Options(Frozen):
     teacher: Teacher | None = Field(None, description="the model that a run is distilled from, or guided by")
 
     mask_by: Annotated[Judge, _known("mask_by", Judge)] = Field(
-        "self", description="whose similarities leave candidates out: the model's own (`mask_margin`), or the teacher's"
+        "self", description="teacher: candidates that it finds nearer to the query than the positive are left out"
     )
 
     batch_by: Annotated[BatchBy, _known("batch_by", BatchBy)] = Field(
@@ -365,11 +370,6 @@ class Options(Frozen):
     def narrowest_of(self, model: ModelSpec) -> int:
         """The fewest of them that are trained to do alone."""
         return min([self.width_of(model), *self.matryoshka])
-
-    @property
-    def margin(self) -> float | None:
-        """How far a candidate may lie above the positive, in cosine; None: nothing is left out for its score."""
-        return 0.0 if self.mask_margin is None and self.mask_by == "teacher" else self.mask_margin
 
     def __str__(self) -> str:
         """In words; `none` at the defaults."""
@@ -665,9 +665,11 @@ class Recipe(Setup, Summarised):
         parts = [f"symmetric InfoNCE with in-batch negatives{one}"]
         if self.data.negatives:
             parts.append(f"{self.data.negatives:.2f} hard negatives per pair")
-        if self.options.margin is not None:
-            by = ", by the teacher's vectors," if self.options.mask_by == "teacher" else ""
-            parts.append(f"candidates over {self.options.margin:g} above the positive's cosine{by} left out")
+        margin, by = self.options.mask_margin, ""
+        if self.options.mask_by == "teacher":
+            margin, by = margin or 0.0, ", by the teacher's vectors,"
+        if margin is not None:
+            parts.append(f"candidates over {margin:g} above the positive's cosine{by} left out")
         if teacher is not None and teacher.weight > 0:
             parts.append(f"{taught} beside it with weight {teacher.weight:g}")
         if self.options.matryoshka:
@@ -827,7 +829,24 @@ def check_context(context_tokens: int) -> None:
 
 def check_pooling(name: str) -> None:
     """Raise InputError where no pooling is called `name`."""
-    check_named("pooling", name, get_args(PoolingName))
+    if name not in get_args(PoolingName):
+        check_named("pooling", name, TRAINED_POOLINGS)
+
+
+def check_trained(setup: PartialSetup) -> None:
+    """Raise InputError where `setup` says what earlier versions trained with and no run does any more, for it did not
+    help at equal FLOP (docs/lab-notes/models.md, 2026-11-29)."""
+    if setup.pooling not in (None, *TRAINED_POOLINGS):
+        raise InputError(
+            f"`pooling` must be one of {', '.join(TRAINED_POOLINGS)}; {setup.pooling} is not trained any more: it was "
+            "not better than mean at equal FLOP. Use mean."
+        )
+    margin = None if setup.options is None else setup.options.mask_margin
+    if margin is not None:
+        raise InputError(
+            f"`mask_margin` is not trained with any more: it was level with none at equal FLOP; got {margin:g}. Leave "
+            "it out, or let a teacher judge (`mask_by=teacher`)."
+        )
 
 
 def check_batch(batch_pairs: int) -> None:

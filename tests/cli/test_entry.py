@@ -124,13 +124,12 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     assert found["queries"] == 1600
     assert found["negatives"] > 1600
     asked = ["train", "--budget", "3e9", "--model", "nano-28k", "--method", "full", "--data", str(mined)]
-    asked += ["--batch-pairs", "16", "--out", str(out), "--json", "--matryoshka", "8,16", "--mask-margin", "0.1"]
+    asked += ["--batch-pairs", "16", "--out", str(out), "--json", "--matryoshka", "8,16"]
     asked += ["--bidirectional", "--query-prompt", "question: ", "--positive-prompt", "answer: "]
-    assert "weighted-mean" in mistake(*asked, "--no-pool-prompt", "--pooling", "weighted-mean")
     record = json.loads(ok(*asked, "--no-pool-prompt"))["record"]
     assert record["negatives"] > record["pairs"]
     assert record["recipe"]["options"] == {
-        "mask_margin": 0.1,
+        "mask_margin": None,
         "mask_by": "self",
         "batch_by": "mixed",
         "clusters": None,
@@ -198,8 +197,10 @@ def test_recipe_json() -> None:
         (["recipe", "--budget", "1e12", "--batch-pairs", "1"], "at least 2"),
         (["recipe", "--budget", "1e12", "--batch-pairs", "0"], "at least 2"),
         (["recipe", "--budget", "1e12", "--learning-rate=-1"], "greater than 0"),
-        (["recipe", "--budget", "1e12", "--pooling", "cls"], "weighted-mean"),
-        (["run", "--budget", "1e12", "--out", "x", "--pooling", "cls"], "must be one of mean, weighted-mean"),
+        (["recipe", "--budget", "1e12", "--pooling", "cls"], "must be one of mean, last, max; got 'cls'"),
+        (["run", "--budget", "1e12", "--out", "x", "--pooling", "first"], "first is not trained any more"),
+        (["recipe", "--budget", "1e12", "--mask-margin", "0.1"], "`--mask-margin` is not trained with any more"),
+        (["recipe", "--budget", "1e12", "--method", "dora"], "level with lora at equal FLOP; use lora"),
         (["recipe", "--hours", "0", "--gpu", "h100"], "must be a positive number"),
         (["recipe", "--hours", "3", "--family", "pythia"], "must come with --gpu"),
         (["recipe", "--hours", "3", "--gpu", "H100", "--count", "8"], "needs a named family"),

@@ -254,9 +254,9 @@ def test_every_option_of_execution_and_setup_arrives() -> None:
     }  # fmt: skip
     known = {*PartialSetup.model_fields, *Options.model_fields, "pool_prompt"}
     assert {each.name for each in fields(SetupOptions)} <= known
-    asked = SetupOptions(temperature=0.1, batch_pairs=32, mask_margin=0.1, matryoshka="64,32", bidirectional=True)
+    asked = SetupOptions(temperature=0.1, batch_pairs=32, matryoshka="64,32", bidirectional=True)
     assert asked.value() == PartialSetup(
-        temperature=0.1, batch_pairs=32, options=Options(mask_margin=0.1, matryoshka=(64, 32), bidirectional=True)
+        temperature=0.1, batch_pairs=32, options=Options(matryoshka=(64, 32), bidirectional=True)
     )
 
 

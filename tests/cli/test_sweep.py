@@ -51,7 +51,7 @@ def finished(place: Path) -> Path:
 
 def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     out = place / "dry"
-    more = ("--vary", "pooling=max", "--vary", "bidirectional", "--pairs", "120,60", "--max-pair-epochs", "9")
+    more = ("--vary", "matryoshka=8", "--vary", "bidirectional", "--pairs", "120,60", "--max-pair-epochs", "9")
     printed = " ".join(ok(*options(place, out), "--dry-run", *more).split())
     for words in ("at most", "speed here", "nano-28k", "nothing written (dry run)", "what it is for"):
         assert words in printed
@@ -59,7 +59,7 @@ def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     assert "2 other settings: 4 runs or fewer" in printed
     assert "on 60 or 120 unique pairs alone, at most 9 epochs: 8 runs or fewer" in printed
     assert "a sweep of their own" in mistake(*options(place, out), "--vary", "pooling=last")
-    assert "--mask-margin" in mistake(*options(place, out), "--vary", "mask-margin=-1")
+    assert "`--mask-margin` is not trained with any more" in mistake(*options(place, out), "--mask-margin", "0")
     assert "numbers of unique pairs" in mistake(*options(place, out), "--pairs", "some")
     assert "`--max-pair-epochs` must be above 1" in mistake(*options(place, out), "--pairs", "60", "--max-passes", "1")
     assert "belong to a sweep of --budgets" in mistake(

@@ -18,14 +18,14 @@ from isoembed.encoder.exported import POOLING_MODES, load_exported
 from isoembed.encoder.load import attend_both_ways, load_model
 from isoembed.encoder.pooling import POOLINGS
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA, QLoRA
+from isoembed.methods import Bias, Freeze, Full, LoRA, QLoRA
 from isoembed.methods.base import BaseMethod
 from isoembed.recipe import PoolingName, Prompts, SourcePrompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 
 CONTEXT = 24
-METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8), DoRA(rank=4, alpha=8)]
+METHODS = [Full(), Freeze(fraction=0.5), Bias(), LoRA(rank=4, alpha=8)]
 CHAT = "{% for message in messages %}<end>{{ message['role'] }}: {{ message['content'] }}<end>{% endfor %}"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from isoembed.families import FAMILIES, NANO, Family, family_named
 from isoembed.families.base import WIDTH_RULE, RateRule, width_rate
-from isoembed.methods import METHODS, DoRA, Full, LoRA, Norms, RsLoRA
+from isoembed.methods import METHODS, Full, LoRA, LoRATop, Norms
 from isoembed.recommendation.recommend import recommend
 
 
@@ -50,10 +50,12 @@ def test_every_family_has_a_rate_for_every_method(family: Family, method: type[F
 
 def test_a_rate_taken_from_another_method_says_from_which() -> None:
     """Also of a rule from before rules said so, whose source alone did."""
-    (said,) = (line for line in recommend(1e12, "nano", method="dora r=8").assumed if "learning rate" in line)
+    (said,) = (line for line in recommend(1e12, "nano", method="lora-top 0.5 r=8").assumed if "learning rate" in line)
     assert said.startswith("learning rate: as lora, unmeasured: rule in N")
-    old = RateRule.model_validate_json('{"method": "dora", "fixed": 1e-3, "source": "as lora, unmeasured: guessed"}')
-    assert NANO.model_copy(update={"rates": (old,)}).peak_rate(NANO.models[0], DoRA(), steps=9) == (1e-3, old)
+    old = RateRule.model_validate_json(
+        '{"method": "lora-top", "fixed": 1e-3, "source": "as lora, unmeasured: guessed"}'
+    )
+    assert NANO.model_copy(update={"rates": (old,)}).peak_rate(NANO.models[0], LoRATop(), steps=9) == (1e-3, old)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -61,11 +63,10 @@ def test_adapters_rates_go_with_their_scale(family: Family) -> None:
     """1e-3, which the authors used at alpha 8, was taken at alpha 64 and 256: steps 8 and 32 times as large."""
     model = family.models[-1]
 
-    def step(method: LoRA | RsLoRA) -> float:
+    def step(method: LoRA) -> float:
         return family.peak_rate(model, method, steps=300)[0] * method.scale
 
     assert step(LoRA(rank=8, alpha=8.0)) == pytest.approx(step(LoRA(rank=8, alpha=256.0)))
-    assert step(RsLoRA(rank=16, alpha=8.0)) == pytest.approx(step(LoRA(rank=16, alpha=32.0)))
     if family.name == "pythia":
         assert family.peak_rate(model, LoRA(rank=128, alpha=8.0), steps=300)[0] == pytest.approx(1e-3)
     elif family.rate_rule("full").law is None:

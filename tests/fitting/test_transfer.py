@@ -248,8 +248,8 @@ def test_elsewhere_stays_refused_where_it_failed_or_was_not_checked(proven: LawS
         asked(proven, batch_pairs=16)
     with pytest.raises(InputError, match=r"batch pairs 64 there, 128 here\. Ask"):
         asked(proven, batch_pairs=128)
-    with pytest.raises(InputError, match="pooling mean there, max here"):
-        asked(proven, batch_pairs=256, pooling="max")
+    with pytest.raises(InputError, match="pooling mean there, last here"):
+        asked(proven, batch_pairs=256, pooling="last")
     anyway = asked(proven, batch_pairs=16, other_settings=True)
     assert any("checked there, full: biased" in warning for warning in anyway.warnings)
 

@@ -24,9 +24,9 @@ from isoembed.estimates import training_memory
 from isoembed.families import NANO, Dense
 from isoembed.methods import (
     METHODS,
+    TRAINED,
     Adapters,
     Bias,
-    DoRA,
     Freeze,
     Full,
     LoRA,
@@ -34,12 +34,15 @@ from isoembed.methods import (
     Method,
     Norms,
     QLoRA,
-    RsLoRA,
     method_of,
+    method_type,
+    names,
+    read_label,
 )
 from isoembed.methods.base import BaseMethod
 from isoembed.methods.parts import blocks_of
 from isoembed.methods.qlora import unpacked
+from isoembed.methods.retired import RsLoRA
 from tests.models import VOCAB, configs, tiny
 
 METHODS_TRIED: tuple[Method, ...] = (
@@ -49,8 +52,6 @@ METHODS_TRIED: tuple[Method, ...] = (
     Bias(),
     LoRA(rank=4, alpha=8),
     Norms(),
-    RsLoRA(rank=4, alpha=4),
-    DoRA(rank=4, alpha=8),
     LoRATop(fraction=0.3, rank=4, alpha=8),
     QLoRA(rank=4, alpha=8),
 )
@@ -62,11 +63,11 @@ def test_a_label_names_its_setting(method: type[BaseMethod]) -> None:
     method.  Each setting that a sweep tries comes back from its label, alpha and all, but for digits not shown."""
     model = NANO.model("nano-1.6m")
     for setting in method.grid(model, 2.0):
-        again = method_of(setting.label.upper())
+        again = read_label(setting.label.upper())
         assert (type(again), again.label) == (method, setting.label)
         assert again.share(model) == pytest.approx(setting.share(model), rel=3e-3)
     with pytest.raises(InputError, match="a name and its numbers"):
-        method_of(f"{method.called()} 0.5 0.5 r=3 r=4")
+        read_label(f"{method.called()} 0.5 0.5 r=3 r=4")
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ def intended(architecture: str, method: Method, model: nn.Module) -> set[str]:
             blocks = f"{names.blocks}2." if isinstance(method, LoRATop) else names.blocks
             layers = (name.removesuffix(".weight") for name in every if name.startswith(blocks))
             adapted = [layer for layer in layers if layer.rsplit(".", 1)[-1] in names.dense.split()]
-            parts = ["lora_A", "lora_B", *(["lora_magnitude_vector"] if isinstance(method, DoRA) else [])]
-            return {f"{layer}.{part}.default.weight" for layer in adapted for part in parts}
+            return {f"{layer}.{part}.default.weight" for layer in adapted for part in ("lora_A", "lora_B")}
     raise NotImplementedError(method.label)
 
 
@@ -166,7 +166,7 @@ def loss_of(encoder: Encoder, seed: int = 0) -> torch.Tensor:
 
 
 def test_every_method_is_tried_and_every_architecture_named() -> None:
-    assert {type(method) for method in METHODS_TRIED} == set(METHODS)
+    assert {type(method) for method in METHODS_TRIED} == set(TRAINED)
     assert set(NAMES) == set(configs())
 
 
@@ -243,7 +243,7 @@ def test_bias_refuses_a_model_without_biases(architecture: str) -> None:
         Bias().apply(model)
 
 
-ADAPTERS = [LoRA(rank=4, alpha=12), RsLoRA(rank=4, alpha=6), DoRA(rank=4, alpha=12), LoRATop(rank=4, alpha=12)]
+ADAPTERS = [LoRA(rank=4, alpha=12), LoRATop(rank=4, alpha=12)]
 ADAPTERS_HERE = [pytest.param(method, marks=where_it_runs(method)) for method in (*ADAPTERS, QLoRA(rank=4, alpha=12))]
 
 
@@ -278,8 +278,6 @@ def test_merged_adapters_give_the_same_vectors(architecture: str, method: Method
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(std=0.3)
-            if "magnitude" in name:
-                value.mul_(1 + 0.3 * torch.rand_like(value))
         adapted_BD = Encoder(model, "mean").eval()(*batch())
         merged: Any = unpacked(model)
         merged_BD = Encoder(merged.merge_and_unload(), "mean").eval()(*batch())
@@ -288,10 +286,9 @@ def test_merged_adapters_give_the_same_vectors(architecture: str, method: Method
     assert not torch.allclose(adapted_BD, bare_BD, atol=1e-2)
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=4, alpha=12), RsLoRA(rank=4, alpha=6)], ids=lambda method: method.name)
-def test_the_adapters_output_is_scaled(method: Method) -> None:
-    """alpha / rank for LoRA, alpha / sqrt(rank) for rsLoRA: both 3 here."""
-    model = method.apply(tiny("gpt_neox"))
+def test_the_adapters_output_is_scaled() -> None:
+    """By alpha / rank."""
+    model = LoRA(rank=4, alpha=12).apply(tiny("gpt_neox"))
     layer = base_of(model).get_submodule("layers.1.attention.dense")
     row_BD = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -301,32 +298,43 @@ def test_the_adapters_output_is_scaled(method: Method) -> None:
         torch.testing.assert_close(added_BD, 3.0 * row_BD @ a_RD.T @ b_DR.T)
 
 
-def test_magnitudes_scale_the_directions_that_the_adapter_turns() -> None:
-    """DoRA: m * (W + s B A) / |W + s B A|, the norm over each output's row (paper, equation 5)."""
-    model = DoRA(rank=4, alpha=12).apply(tiny("gpt_neox"))
-    layer = base_of(model).get_submodule("layers.1.attention.dense")
-    row_BD = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        a_RD, b_DR = (layer.get_parameter(f"lora_{side}.default.weight") for side in "AB")
-        b_DR.fill_(0.5)
-        turned_DD = layer.get_submodule("base_layer").get_parameter("weight") + 3.0 * b_DR @ a_RD
-        magnitude_D = layer.get_parameter("lora_magnitude_vector.default.weight").mul_(1.5)
-        weight_DD = magnitude_D[:, None] * turned_DD / turned_DD.norm(dim=1, keepdim=True)
-        bias_D = layer.get_submodule("base_layer").get_parameter("bias")
-        torch.testing.assert_close(layer(row_BD), row_BD @ weight_DD.T + bias_D, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("method", METHODS_TRIED, ids=lambda method: method.label)
 def test_a_setting_survives_its_json(method: Method) -> None:
     assert TypeAdapter(Method).validate_json(method.model_dump_json()) == method
 
 
-def test_another_rank_keeps_the_scale_of_lora_and_the_alpha_of_rslora() -> None:
+def test_another_rank_keeps_the_scale() -> None:
     assert LoRA(rank=8, alpha=24).resized(4) == LoRA(rank=4, alpha=12)
     assert LoRATop(fraction=0.25, rank=8, alpha=24).resized(4) == LoRATop(fraction=0.25, rank=4, alpha=12)
-    assert RsLoRA(rank=8, alpha=24).resized(4) == RsLoRA(rank=4, alpha=24)
     with pytest.raises(InputError):
         LoRA().resized(0)
+
+
+@pytest.mark.parametrize(("label", "remedy"), [("dora r=8", "level with lora"), ("rslora", "an alpha of sqrt")])
+def test_a_method_of_earlier_versions_is_read_and_not_trained(label: str, remedy: str) -> None:
+    """A record of one names it and counts its FLOP; asked for by label, by value or by its class it is refused."""
+    method = read_label(label)
+    name = method.called()
+    assert TypeAdapter(Method).validate_json(method.model_dump_json()) == method
+    spec = spec_of(tiny("gpt2"), "tiny", "somewhere")
+    magnitudes = sum(layer.outputs * layer.count for layer in spec.dense) if name == "dora" else 0
+    assert method.cost(spec).updated == LoRA(rank=int(method.rank)).cost(spec).updated + magnitudes  # type: ignore[union-attr]
+    said = f"`{name}` is not trained any more: .*{remedy}.*; use lora"
+    for asked in (label, method):
+        with pytest.raises(InputError, match=said):
+            method_of(asked)
+    with pytest.raises(InputError, match=said):
+        method_type(name)
+    with pytest.raises(InputError, match=said):
+        method.apply(tiny("gpt2"))
+    assert name not in names()
+
+
+def test_the_rank_of_rslora_goes_without_its_alpha() -> None:
+    """Laws that know its runs by shares of the width find them again."""
+    method = RsLoRA(rank=16, alpha=8.0)
+    assert method.scale == LoRA(rank=16, alpha=32.0).scale == 2.0
+    assert method.resized(4) == RsLoRA(rank=4, alpha=8.0)
 
 
 def test_unequal_blocks_cannot_be_adapted_in_part() -> None:

@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 from isoembed.cli import app
 from isoembed.families import FAMILIES, family_named
-from isoembed.methods import METHODS, Full
+from isoembed.methods import TRAINED, Full
 from isoembed.recommendation.catalogue import MethodFacts, facts
 from tests.models import configs
 
 
 def test_facts_are_the_methods_own_cost() -> None:
     (model, *_) = facts(family_named("pythia"))
-    assert [method.method for method in model.methods] == [m.model_fields["name"].default for m in METHODS]
+    assert [method.method for method in model.methods] == [m.model_fields["name"].default for m in TRAINED]
     full = model.methods[0]
     spec = family_named("pythia").models[0]
     assert full.flop_per_token == 6 * spec.params == Full().cost(spec).flop_per_token

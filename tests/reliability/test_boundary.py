@@ -133,8 +133,8 @@ def test_options_of_runs(given: str, status: int, inside: Path) -> None:
 #: numbers that no run, machine or law has; each was taken, or met a message about something else
 ABSURD = [
     *(f"recipe {option}" for option in (
-        "--learning-rate=1e9", "--learning-rate=11", "--learning-rate=0", "--learning-rate=-1e-3", "--mask-margin=2.1",
-        "--mask-margin=-0.1", "--serving-tokens=1e308", "--serving-tokens=1e19", "--serving-tokens=-1",
+        "--learning-rate=1e9", "--learning-rate=11", "--learning-rate=0", "--learning-rate=-1e-3", "--mask-margin=0",
+        "--serving-tokens=1e308", "--serving-tokens=1e19", "--serving-tokens=-1",
         "--max-params=1e300", "--max-params=0", "--pairs=0", "--budget=1e31", "--budget=1e308", "--budget=0",
         "--batch-pairs=16777217", "--batch-pairs=1", "--context-tokens=3", "--context-tokens=100000", "--seed=-1",
         "--matryoshka=9999999", "--device-memory=1e300", "--device-memory=0.5", "--device-memory=1e20GB",
@@ -146,7 +146,7 @@ ABSURD = [
     *(f"sweep plan {option}" for option in (
         "--seeds=1001", "--budgets=1e9:1e12:x1.000001", "--budgets=1e31", "--allowance=1e300h", "--min-steps=0",
         "--prune=0.5", "--prune=-1", "--max-pair-epochs=1", "--memory=1e300", "--rate-steps=0", "--pairs=1",
-        "--mask-margin=3",
+        "--mask-margin=0.1",
     )),
     "sweep run --workers=4097", "sweep run --tries=1001", "sweep run --cpus=65537", "sweep run --gpus=65537",
     "data mine --margin=2.1", "data mine --negatives=0", "data inspect --max-row-bytes=0",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
-from isoembed.methods import Freeze, LoRA, Norms, RsLoRA
+from isoembed.methods import Freeze, LoRA, Norms
 from isoembed.recipe import Options, Setup
 from isoembed.records import FailedRun, Ledger
 from isoembed.report.terminal.sweep import plan_text
@@ -76,8 +76,8 @@ def test_hyperparameters_as_in_the_paper() -> None:
 
 def test_other_methods_are_swept_over_the_same_ranks() -> None:
     model = NANO.model("nano-1.6m")
-    assert [m.label for m in variants("dora", model, 2.0)] == ["dora r=8", "dora r=16", "dora r=32", "dora r=64"]
-    assert {m.alpha for m in variants("rslora", model, 2.0) if isinstance(m, RsLoRA)} == {RsLoRA().alpha}
+    ranks = ["qlora r=8", "qlora r=16", "qlora r=32", "qlora r=64"]
+    assert [m.label for m in variants("qlora", model, 2.0)] == ranks
     assert variants("norms", model, 2.0) == [Norms()]
     runs = Planner(request(methods=("norms", "lora-top"), pooling="max"), []).plan().runs
     assert {run.recipe.method.name for run in runs} == {"norms", "lora-top"}

@@ -164,7 +164,7 @@ def test_equals_plain_gradient_with_hard_negatives(kept: int) -> None:
 
     def loss_of(*sides: torch.Tensor) -> torch.Tensor:
         query, positive, negative = sides
-        return contrastive_loss(query, positive, 0.05, negative_MD=negative, mask_margin=0.05)
+        return contrastive_loss(query, positive, 0.05, negative_MD=negative)
 
     sides = (*batch_ids(11), negatives)
     encoder.zero_grad()

@@ -23,6 +23,7 @@ from isoembed.encoder.load import load_model, weights_hash
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
+from isoembed.methods.retired import DoRA
 from isoembed.recipe import Options, Recipe
 from isoembed.training import loop, objective, setup, step
 from isoembed.training.callbacks import MetricsFile
@@ -225,6 +226,16 @@ def test_divergence_keeps_the_last_good_weights(
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000002"]
     _, record = run(recipe(data), data, tmp_path, execution=Execution(resume=True))
     assert record.steps >= 5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pooling": "first"}, {"options": Options(mask_margin=0.1)}, {"method": DoRA(rank=4)}]
+)
+def test_what_earlier_versions_trained_is_refused(changes: dict[str, Any], data: PairData, tmp_path: Path) -> None:
+    """A recipe out of an old file would be trained as another: without its margin, as plain LoRA."""
+    with pytest.raises(InputError, match=r"not trained (with )?any more"):
+        run(recipe(data).model_copy(update=changes), data, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_recipe_or_data_is_refused(data: PairData, tmp_path: Path) -> None:

@@ -87,7 +87,6 @@ def with_every_logit(
     *hashes: torch.Tensor,
     negative: torch.Tensor | None = None,
     no_negative: torch.Tensor | None = None,
-    margin: float | None = None,
 ) -> torch.Tensor:
     """The loss as everybody writes it, from the whole matrix; `no_negative` (B, M) says which hard negatives are none
     of a query."""
@@ -98,15 +97,12 @@ def with_every_logit(
         same |= texts[:, None] == texts[None, :]
     scores = scores.masked_fill(same.fill_diagonal_(False), float("-inf"))
     target = torch.arange(len(scores))
-    rows, columns = scores, scores.T
+    rows = scores
     if negative is not None:
         hard = query @ functional.normalize(negative, dim=-1).T / temperature
         hard = hard if no_negative is None else hard.masked_fill(no_negative, float("-inf"))
         rows = torch.cat([scores, hard], 1)
-    if margin is not None:
-        limit = scores.diagonal().detach()[:, None] + margin / temperature
-        rows, columns = (side.masked_fill(side > limit, float("-inf")) for side in (rows, columns))
-    return (functional.cross_entropy(rows, target) + functional.cross_entropy(columns, target)) / 2
+    return (functional.cross_entropy(rows, target) + functional.cross_entropy(scores.T, target)) / 2
 
 
 def with_gradients(loss_of: Callable[..., torch.Tensor], *sides: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
@@ -133,8 +129,7 @@ def test_tiles_give_the_gradient_of_the_whole(tile_logits: int, duplicates: bool
 
 
 @pytest.mark.parametrize("tile_logits", [1, 60 * 5, 1 << 20], ids=["a row", "ragged", "all"])
-@pytest.mark.parametrize("margin", [None, 0.0, 0.1])
-def test_hard_negatives_and_margins_give_the_gradient_of_the_whole(tile_logits: int, margin: float | None) -> None:
+def test_hard_negatives_give_the_gradient_of_the_whole(tile_logits: int) -> None:
     """37 pairs with 23 hard negatives, of which some are texts of a query, its own positive, or another positive of the
     same query."""
     query, positive = (3 * unit(37, 16, seed) + unit(37, 16, 9) for seed in (0, 1))
@@ -146,9 +141,7 @@ def test_hard_negatives_and_margins_give_the_gradient_of_the_whole(tile_logits: 
     for row, column in ((5, 0), (35, 0), (5, 1), (35, 1), (2, 2), (32, 2), (6, 3), (36, 3)):
         left_out[row, column] = True
     expected, slopes = with_gradients(
-        lambda q, p, n: with_every_logit(
-            q, p, 0.05, queries, positives, negative=n, no_negative=left_out, margin=margin
-        ),
+        lambda q, p, n: with_every_logit(q, p, 0.05, queries, positives, negative=n, no_negative=left_out),
         query,
         positive,
         negative,
@@ -162,7 +155,6 @@ def test_hard_negatives_and_margins_give_the_gradient_of_the_whole(tile_logits: 
             positives,
             negative_MD=n,
             negative_hash_M=negatives,
-            mask_margin=margin,
             tile_logits=tile_logits,
         ),
         query,
@@ -241,6 +233,6 @@ def test_a_guide_judges_in_place_of_the_model(tile: int) -> None:
     target = torch.arange(6)
     expected = (functional.cross_entropy(row, target) + functional.cross_entropy(column.T, target)) / 2
     (expected_grad,) = torch.autograd.grad(expected, query)
-    found = contrastive_loss(query, positive, 0.1, negative_MD=negative, mask_margin=0.0, guide=guide, tile_logits=tile)
+    found = contrastive_loss(query, positive, 0.1, negative_MD=negative, guide=guide, tile_logits=tile)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found, query)[0], expected_grad)

@@ -17,7 +17,7 @@ from isoembed.encoder.encoder import Encoder, pad
 from isoembed.encoder.load import load_model
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.families import NANO
-from isoembed.methods import DoRA, Freeze, Full, LoRA, LoRATop, Method, RsLoRA
+from isoembed.methods import Freeze, Full, LoRA, LoRATop, Method
 from isoembed.methods.parts import dense_layers
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
@@ -37,7 +37,7 @@ def found(pool: WorkerPool, memory: Memory) -> tuple[float, dict[str, torch.Tens
 @pytest.mark.parametrize("kept", [0, 60, 10**9])
 @pytest.mark.parametrize(
     "method",
-    [LoRA(rank=4, alpha=8.0), RsLoRA(rank=4, alpha=8.0), LoRATop(rank=4, alpha=8.0, fraction=0.5)],
+    [LoRA(rank=4, alpha=8.0), LoRATop(rank=4, alpha=8.0, fraction=0.5)],
     ids=lambda method: method.name,
 )
 def test_the_gradients_are_those_of_peft(method: Method, kept: int, workers: int) -> None:
@@ -109,7 +109,6 @@ def spoil(layer: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "change"),
     [
-        (DoRA(rank=4, alpha=8.0), None),
         (Full(), None),
         (Freeze(fraction=0.5), None),
         (LoRA(rank=4, alpha=8.0), spoil),
@@ -118,7 +117,7 @@ def spoil(layer: Any) -> None:
         (LoRA(rank=4, alpha=8.0), lambda layer: layer.enable_adapters(enabled=False)),
         (LoRA(rank=4, alpha=8.0), lambda layer: layer.add_module("base_layer", nn.Identity())),
     ],
-    ids=["dora", "full", "freeze", "trained", "dropout", "half", "off", "no dense layer"],
+    ids=["full", "freeze", "trained", "dropout", "half", "off", "no dense layer"],
 )
 def test_what_is_left_to_peft(method: Method, change: Callable[[Any], None] | None) -> None:
     encoder = small_encoder(method)

@@ -264,11 +264,11 @@ class SetupOptions:
     )
     pooling: Annotated[
         str | None,
-        typer.Option(help="mean, weighted-mean, last (an end-of-text token), first or max; default: the law's or mean"),
+        typer.Option(help="mean, last (an end-of-text token) or max; default: the law's or mean"),
     ] = None
     mask_margin: Annotated[
         float | None,
-        typer.Option(help="leave candidates out that are this much more similar (cosine) than the positive"),
+        typer.Option(hidden=True, help="of earlier versions: refused"),
     ] = None
     matryoshka: Annotated[
         str | None, typer.Option(help="first dimensions that must do alone, as 256,128, beside the whole embedding")
@@ -277,7 +277,7 @@ class SetupOptions:
         int | None, typer.Option(help="of the embedding, by a learned projection; default: the model's own width")
     ] = None
     mask_by: Annotated[
-        str, typer.Option(help="whose similarities leave candidates out: self (--mask-margin), or the teacher's")
+        str, typer.Option(help="teacher: candidates that it finds nearer than the positive are left out; default: self")
     ] = "self"
     batch_by: Annotated[
         str,

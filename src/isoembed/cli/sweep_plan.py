@@ -88,8 +88,8 @@ class RunOptions:
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="the best runs again with pooling=NAME, mask-margin=COSINE, matryoshka=DIMS, dimensions=D or "
-            "bidirectional; may be repeated"
+            help="the best runs again with pooling=NAME, matryoshka=DIMS, dimensions=D or bidirectional; "
+            "may be repeated"
         ),
     ] = None
     pairs: Annotated[

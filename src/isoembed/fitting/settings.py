@@ -14,7 +14,7 @@ from isoembed.fitting.notes import FitNote
 from isoembed.fitting.repetition import RepeatedRuns
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.points import Points
-from isoembed.methods import Adapters, Method, method_of
+from isoembed.methods import Adapters, Method, read_label
 from isoembed.recipe import PLAIN, DataStats, Options, PartialSetup
 
 #: a positive share, as str(Fraction) writes it
@@ -133,8 +133,8 @@ def settings_tested(runs: list[tuple[Method, int]]) -> list[TestedSetting]:
 
 
 def method_labelled(label: str) -> Method | None:
-    """The method that a table's label names, as `method_of`; None where it names none."""
+    """The method that a table's label names, as `read_label`; None where it names none."""
     try:
-        return method_of(label)
+        return read_label(label)
     except InputError:
         return None

@@ -10,29 +10,31 @@ from isoembed.core import InputError, checked
 from isoembed.methods.adapters import Adapters
 from isoembed.methods.base import BaseMethod
 from isoembed.methods.bias import Bias
-from isoembed.methods.dora import DoRA
 from isoembed.methods.freeze import Freeze
 from isoembed.methods.full import Full
 from isoembed.methods.lora import LoRA
 from isoembed.methods.lora_top import LoRATop
 from isoembed.methods.norms import Norms
 from isoembed.methods.qlora import QLoRA
-from isoembed.methods.rslora import RsLoRA
+from isoembed.methods.retired import DoRA, RsLoRA
 
-#: any method
+#: any method that a file may name
 AnyMethod = Full | Freeze | Bias | LoRA | Norms | RsLoRA | DoRA | LoRATop | QLoRA
 
 METHODS: tuple[type[AnyMethod], ...] = get_args(AnyMethod)
+
+#: those that runs are trained with
+TRAINED = tuple(method for method in METHODS if method.retired is None)
 
 #: any method, told apart on disk by its `name`
 Method = Annotated[AnyMethod, Field(discriminator="name")]
 
 __all__ = [
     "METHODS",
+    "TRAINED",
     "Adapters",
     "BaseMethod",
     "Bias",
-    "DoRA",
     "Freeze",
     "Full",
     "LoRA",
@@ -40,35 +42,39 @@ __all__ = [
     "Method",
     "Norms",
     "QLoRA",
-    "RsLoRA",
     "method_named",
     "method_of",
     "method_type",
     "names",
+    "read_label",
 ]
 
 
 def names() -> tuple[str, ...]:
-    """The names of all methods."""
-    return tuple(method.called() for method in METHODS)
+    """The names of all methods that are trained."""
+    return tuple(method.called() for method in TRAINED)
 
 
 def method_type(name: str) -> type[AnyMethod]:
-    """The class of the method called `name`."""
-    for method in METHODS:
-        if method.called() == name:
-            return method
-    raise InputError(f"`method` must be one of {', '.join(names())}; got {name!r}.")
+    """The class of the method called `name`, which must be one that is trained."""
+    method = _called(name)
+    _check_trained(method)
+    return method
 
 
 @checked
 def method_of(label: AnyMethod | str) -> AnyMethod:
-    """The method that a label names: `full`, `lora`, `dora r=32`, `freeze 0.5`, `lora-top 0.5 r=32`, in any capitals; a
-    method itself as it is."""
-    if not isinstance(label, str):
-        return label
+    """The method that a label names: `full`, `lora`, `lora r=32`, `freeze 0.5`, `lora-top 0.5 r=32`, in any capitals; a
+    method itself as it is.  Raises InputError for one that is not trained any more."""
+    method = read_label(label) if isinstance(label, str) else label
+    _check_trained(type(method))
+    return method
+
+
+def read_label(label: str) -> AnyMethod:
+    """As `method_of`, also of a method that is not trained any more: for what earlier versions wrote."""
     name, *words = label.casefold().split() or [""]
-    method = method_type(name)
+    method = _called(name)
     try:
         return method.read(words)
     except InputError:
@@ -84,3 +90,15 @@ def method_named(name: str, **hyperparameters: float | None) -> AnyMethod:
     if foreign := sorted(set(given) - set(method.model_fields)):
         raise InputError(f"`{name}` takes no {', '.join(foreign)}; leave it out or choose another method.")
     return method(**given)
+
+
+def _called(name: str) -> type[AnyMethod]:
+    for method in METHODS:
+        if method.called() == name:
+            return method
+    raise InputError(f"`method` must be one of {', '.join(names())}; got {name!r}.")
+
+
+def _check_trained(method: type[AnyMethod]) -> None:
+    if method.retired is not None:
+        raise InputError(f"`{method.called()}` is not trained any more: {method.retired}.")

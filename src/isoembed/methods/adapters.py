@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
@@ -28,15 +27,12 @@ class Adapters(BaseMethod):
     The adapter of a layer computes scale * B A x with A: rank x inputs and B: outputs x rank, B zero at first.
     """
 
-    #: peft's options `use_rslora` and `use_dora`
-    by_root: ClassVar[bool] = False
-    magnitudes: ClassVar[bool] = False
     rank: int = Field(32, ge=1, le=LARGEST)
     alpha: float = Field(64.0, gt=0, le=1e6, description="scale: the adapter's output is multiplied by alpha / rank")
 
     @property
     def scale(self) -> float:
-        return self.alpha / (math.sqrt(self.rank) if self.by_root else self.rank)
+        return self.alpha / self.rank
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -54,9 +50,9 @@ class Adapters(BaseMethod):
 
     @classmethod
     def grid(cls, model: ModelSpec, alpha_per_rank: float) -> list[Self]:
-        """Ranks relative to the width; alpha goes with the rank, but for adapters scaled by its root."""
+        """Ranks relative to the width; alpha goes with the rank."""
         ranks = sorted({max(1, round(share * model.hidden)) for share in RANK_SHARES})
-        return [cls(rank=rank) if cls.by_root else cls(rank=rank, alpha=alpha_per_rank * rank) for rank in ranks]
+        return [cls(rank=rank, alpha=alpha_per_rank * rank) for rank in ranks]
 
     def resized(self, rank: int) -> Self:
         """The same setting at another rank: alpha keeps its ratio to it."""
@@ -103,8 +99,6 @@ class Adapters(BaseMethod):
             lora_dropout=0.0,
             target_modules=layers,
             fan_in_fan_out=isinstance(model.get_submodule(layers[0]), Conv1D),
-            use_rslora=self.by_root,
-            use_dora=self.magnitudes,
         )
         with warnings.catch_warnings():
             # peft asks transformers a question under its old name

@@ -26,6 +26,8 @@ class BaseMethod(Frozen):
     about: ClassVar[str]
     #: the method of whose learning rates this one's are taken to be where nobody measured its own
     like: ClassVar[str | None] = None
+    #: why no run trains it any more, and what to take instead; None: it is trained
+    retired: ClassVar[str | None] = None
     #: its own rule for the learning rate, for families that state none
     default_rate: ClassVar[RateRule | None] = None
 

@@ -9,7 +9,7 @@ from pydantic import Field, computed_field
 from isoembed.core import Frozen, InputError
 from isoembed.estimates import training_memory
 from isoembed.families import Family, ModelSpec
-from isoembed.methods import METHODS, BaseMethod
+from isoembed.methods import TRAINED, BaseMethod
 from isoembed.notes import Noted, Refusal, refusal_of
 from isoembed.recipe import DataStats
 
@@ -59,7 +59,7 @@ def facts(family: Family) -> tuple[ModelFacts, ...]:
     return tuple(
         ModelFacts(
             **{name: getattr(model, name) for name in ModelFacts.model_fields if name != "methods"},
-            methods=tuple(_method_facts(model, method(), family) for method in METHODS),
+            methods=tuple(_method_facts(model, method(), family) for method in TRAINED),
         )
         for model in family.models
     )

@@ -115,8 +115,8 @@ class Constraints(SizeLimits):
         return device_named(memory).memory_bytes if isinstance(memory, str) else memory
 
     def allows(self, method: Method) -> bool:
-        """Whether `method` may be used."""
-        return self.methods is None or method.name in self.methods
+        """Whether `method` may be used: one that is trained, and not left out."""
+        return method.retired is None and (self.methods is None or method.name in self.methods)
 
     def cap(self, data: DataStats) -> DataStats:
         """`data` with no more unique pairs than there are at hand."""

@@ -24,6 +24,7 @@ from isoembed.recipe import (
     PartialSetup,
     Recipe,
     Setup,
+    check_trained,
     family_setup,
     price_of,
     solve,
@@ -72,9 +73,12 @@ class Request(PartialSetup):
         fields |= {} if method is None else {"method": method_of(method)}
         given = {name: value for name, value in fields.items() if value is not None}
         if isinstance(budget, Request):
-            return cls(**dict(budget) | given) if given else budget
-        spend = Budget.parse(budget)
-        return cls(**{"budget": spend, "family": given.get("family") or default_family(spend)} | given)
+            asked = cls(**dict(budget) | given) if given else budget
+        else:
+            spend = Budget.parse(budget)
+            asked = cls(**{"budget": spend, "family": given.get("family") or default_family(spend)} | given)
+        check_trained(asked)
+        return asked
 
     def setup_at(self, *others: PartialSetup) -> Setup:
         """The setup, what is open in it from the first of `others` that says it, or the family's."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 
 from isoembed.core import Frozen, InputError
-from isoembed.recipe import Options, PoolingName, Recipe, Setup, dimensions_named, dims_named
+from isoembed.recipe import (
+    TRAINED_POOLINGS,
+    Options,
+    PoolingName,
+    Recipe,
+    Setup,
+    dimensions_named,
+    dims_named,
+)
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import VARIATIONS
@@ -42,18 +50,14 @@ class Varied(Frozen):
 
 
 def variation_named(text: str, setup: Setup) -> Variation:
-    """`text` as `pooling=max`, `mask-margin=0.1`, `matryoshka=128,64`, `dimensions=64` or `bidirectional`, of a sweep
-    with this setup.
+    """`text` as `pooling=max`, `matryoshka=128,64`, `dimensions=64` or `bidirectional`, of a sweep with this setup.
 
     Raises InputError for anything else: the `last` pooling and prompts are other tokens, and so another sweep.
     """
     what, _, value = text.partition("=")
-    pooling, options = setup.pooling, setup.options
-    own, changed = pooling, options.model_dump()
-    if what == "pooling" and value in get_args(PoolingName) and "last" not in (value, pooling):
-        own = cast(PoolingName, value)
-    elif what == "mask-margin" and value:
-        changed["mask_margin"] = value
+    pooling, changed = setup.pooling, setup.options.model_dump()
+    if what == "pooling" and value in TRAINED_POOLINGS and "last" not in (value, pooling):
+        pooling = cast(PoolingName, value)
     elif what == "matryoshka" and value:
         changed["matryoshka"] = dims_named(value)
     elif what == "dimensions" and value:
@@ -62,12 +66,12 @@ def variation_named(text: str, setup: Setup) -> Variation:
         changed["bidirectional"] = True
     else:
         raise InputError(
-            "`vary` must be pooling=NAME, mask-margin=COSINE, matryoshka=DIMS, dimensions=D or bidirectional; the "
-            "`last` pooling and prompts read other tokens and need a sweep of their own; "
-            f"got {text!r} in a sweep of {pooling} pooling."
+            f"`vary` must be pooling=NAME (of {', '.join(TRAINED_POOLINGS)}), matryoshka=DIMS, dimensions=D or "
+            "bidirectional; the `last` pooling and prompts read other tokens and need a sweep of their own; "
+            f"got {text!r} in a sweep of {setup.pooling} pooling."
         )
-    varied = Variation(pooling=own, options=Options(**changed))
-    if (varied.pooling, varied.options) == (pooling, options):
+    varied = Variation(pooling=pooling, options=Options(**changed))
+    if varied == Variation(pooling=setup.pooling, options=setup.options):
         raise InputError(f"`vary` must change something; {text!r} is what this sweep does anyway. Leave it out.")
     return varied
 

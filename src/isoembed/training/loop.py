@@ -13,7 +13,7 @@ from isoembed.data.batches import Position, batches, is_spent
 from isoembed.data.dataset import PairData
 from isoembed.data.order import order_of
 from isoembed.encoder.encoder import Encoder
-from isoembed.recipe import Recipe
+from isoembed.recipe import Recipe, check_trained
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.scratch import TRUNK, remove
 from isoembed.training.average import WeightAverage
@@ -204,6 +204,7 @@ def _heldout(trainer: Trainer, data: PairData) -> Heldout | None:
 
 
 def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -> None:
+    check_trained(recipe)
     if recipe.data.fingerprint is not None and recipe.data.fingerprint != data.stats.fingerprint:
         raise InputError(
             f"The recipe was made for other data ({recipe.data.fingerprint}, these are {data.stats.fingerprint}); "

@@ -30,7 +30,6 @@ def contrastive_loss(
     *,
     negative_MD: torch.Tensor | None = None,
     negative_hash_M: torch.Tensor | None = None,
-    mask_margin: float | None = None,
     guide: tuple[torch.Tensor, torch.Tensor] | None = None,
     tile_logits: int = TILE_LOGITS,
 ) -> torch.Tensor:
@@ -43,11 +42,10 @@ def contrastive_loss(
     2. A pair j whose positive, or whose query, is the same text as pair i's is no negative of i: its logit is left out
        of both sums.  A hard negative is none of query i where it is the same text as that query or as a positive that
        it has in this batch.  The hashes (int64, equal where the texts are equal) say so; None masks nothing.
-    3. With `mask_margin` m, a candidate more similar to query i than i's own positive by over m (in cosine) is taken
-       for a false negative and left out of row i, and a query more similar to positive j than j's own by over m out
-       of column j, and no gradient flows through the judgement.  With `guide`, vectors (B, W) of the queries and the
-       positives by another model, that model's similarities judge, and hard negatives, of which it has none, stay:
-       GISTEmbed (Solatorio 2024, arXiv 2402.16829); without, the model's own do.
+    3. With `guide`, vectors (B, W) of the queries and the positives by another model, a positive that this finds more
+       similar (in cosine) to query i than i's own is taken for a false negative and left out of row i, and a query
+       that it finds more similar to positive j than j's own out of column j; hard negatives stay: GISTEmbed (Solatorio
+       2024, arXiv 2402.16829).
     4. The target of row i and of column i is i.
 
     `tile_logits` bounds the memory of a tile and changes the result by no more than rounding.  The gradient is itself
@@ -62,17 +60,8 @@ def contrastive_loss(
         known = _no_negatives(query_hash_B, positive_hash_B, negative_hash_M)
     if guide is not None:
         guide = (functional.normalize(guide[0].float(), dim=-1), functional.normalize(guide[1].float(), dim=-1))
-    limit_B = None
-    if mask_margin is not None:
-        query, positive = guide or (query_BD, positive_BD)
-        limit_B = ((query * positive).sum(1).detach() + mask_margin) / temperature
-    left_out = _LeftOut(
-        tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None),
-        known,
-        limit_B,
-        guide,
-        temperature,
-    )
+    hashes = tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None)
+    left_out = _LeftOut(hashes, known, guide)
     loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, candidate_CD, temperature, left_out, tile_logits)  # type: ignore[no-untyped-call]
     return loss
 
@@ -80,14 +69,11 @@ def contrastive_loss(
 @dataclass(frozen=True)
 class _LeftOut:
     """Whose logits are left out of the sums: pairs that share a text; (query, hard negative) by their numbers; and what
-    lies above `limit_B`, the logit that no candidate of a row and no query of a column may pass: the model's own, or
-    that of `guide`'s vectors."""
+    is nearer than a pair's own by the unit vectors of `guide`."""
 
     hashes: tuple[torch.Tensor, ...]
     known: tuple[torch.Tensor, torch.Tensor] | None
-    limit_B: torch.Tensor | None
     guide: tuple[torch.Tensor, torch.Tensor] | None
-    temperature: float
 
     def by_text(self, logits_RC: torch.Tensor, rows: slice, pairs: int) -> None:
         """In place, in both directions."""
@@ -105,17 +91,14 @@ class _LeftOut:
     def by_score(self, logits_RC: torch.Tensor, rows: slice, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(logits of the rows' sums, logits of the columns'): the same memory where scores leave nothing out."""
         logits_RB = logits_RC[:, :pairs]
-        if self.limit_B is None:
+        if self.guide is None:
             return logits_RC, logits_RB
-        judged_RC = logits_RC
-        if self.guide is not None:
-            query_BW, positive_BW = self.guide
-            judged_RC = torch.full_like(logits_RC, -torch.inf)
-            judged_RC[:, :pairs] = query_BW[rows] @ positive_BW.T / self.temperature
-        above_RC, above_RB = judged_RC > self.limit_B[rows, None], judged_RC[:, :pairs] > self.limit_B
-        for above in (above_RC, above_RB):
-            above[:, rows].fill_diagonal_(False)
-        return logits_RC.masked_fill(above_RC, -torch.inf), logits_RB.masked_fill(above_RB, -torch.inf)
+        query_BW, positive_BW = self.guide
+        cosine_RB, own_B = query_BW[rows] @ positive_BW.T, (query_BW * positive_BW).sum(1)
+        cosine_RB[:, rows].fill_diagonal_(-torch.inf)
+        row_RC = logits_RC.clone()
+        row_RC[:, :pairs].masked_fill_(cosine_RB > own_B[rows, None], -torch.inf)
+        return row_RC, logits_RB.masked_fill(cosine_RB > own_B, -torch.inf)
 
 
 def _no_negatives(

@@ -57,7 +57,6 @@ class Objective:
                     positive_hash_B,
                     negative_MD=None if negative_MD is None else negative_MD[:, :dim],
                     negative_hash_M=negative_hash_M,
-                    mask_margin=self.options.margin,
                     guide=guide,
                 )
                 for dim in (None, *self.options.matryoshka)

@@ -28,7 +28,6 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, clear_export
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
-from isoembed.encoder.pooling import pool
 from isoembed.encoder.precision import AskedPrecision
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -38,7 +37,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import NO_PROMPTS, EarlyStopping, Precision, Prompts, Recipe, Setup, affordable
+from isoembed.recipe import NO_PROMPTS, EarlyStopping, Precision, Prompts, Recipe, Setup, affordable, check_trained
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
@@ -176,7 +175,7 @@ def plan_job(
     data = data if isinstance(data, DataOptions) else DataOptions(data)
     setup = request.setup_at(*(() if law is None else (law.settings,)))
     some_model = family.models[0] if request.model is None else family.model(request.model)
-    pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
+    check_trained(setup)  # before the data are read
     tokenizer = _tokenizer(some_model, setup)
     pairs = data.prepare(tokenizer, setup, cache=cache)
     read = {name: getattr(setup, name) for name in ("context_tokens", "temperature", "pooling", "options")}

@@ -20,13 +20,12 @@ from transformers import PreTrainedTokenizerFast
 
 from isoembed.core import InputError, portable
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
-from isoembed.encoder.pooling import pool
 from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Full
-from isoembed.recipe import Precision, Recipe, price_of, solve
+from isoembed.recipe import Precision, Recipe, check_trained, price_of, solve
 from isoembed.records import RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
@@ -61,7 +60,7 @@ def prepare_request(
     """
     settings = [request.setup, *(each.of(request.setup) for each in request.variations)]
     for setup in settings:
-        pool(setup.pooling, setup.options.prompts)  # a name that is none is refused before the data are read
+        check_trained(setup)  # before the data are read
     data = data.absolute()  # the sweep may be run from another folder
     tokenizer = tokenizer_of(request)
     pairs = data.prepare(tokenizer, request, cache=cache)

@@ -13,7 +13,8 @@ from isoembed.families import NANO
 from isoembed.fitting.io.ledger import group_runs, read_ledger
 from isoembed.fitting.settings import TestedSetting, method_labelled, settings_tested
 from isoembed.laws import law_named
-from isoembed.methods import Bias, DoRA, Freeze, Full, LoRA
+from isoembed.methods import Bias, Freeze, Full, LoRA
+from isoembed.methods.retired import DoRA
 from isoembed.recipe import EarlyStopping, Options
 from isoembed.records import Heldout, Ledger, RunRecord
 from tests.fitting.ledgers import DATA, lora, planned, runs

@@ -12,7 +12,7 @@ from rich.text import Text
 from isoembed.budget import device_named
 from isoembed.estimates import recipe_memory, training_seconds
 from isoembed.flops import projection_flop
-from isoembed.methods import LoRA, LoRATop, RsLoRA
+from isoembed.methods import LoRA, LoRATop
 from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RunRecord
@@ -165,7 +165,7 @@ def _executed(record: RunRecord) -> str:
 
 def _beside(recipe: Recipe) -> str:
     """What a first pass executes beside C: adapters of narrow layers may run merged into them."""
-    merge = isinstance(recipe.method, LoRA | RsLoRA | LoRATop)
+    merge = isinstance(recipe.method, LoRA | LoRATop)
     return "padding and, on a CPU, merged adapters" if merge else "padding"
 
 
