@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional
 
-from isoembed.training import objective
 from isoembed.training.loss import contrastive_loss
 
 #: as EmbeddingGemma weighs its negatives (Vera et al. 2025, arXiv 2509.20354, section 2.2): exp(5 cos)
@@ -73,8 +73,5 @@ TRIALS: dict[str, Callable[..., torch.Tensor]] = {
 @contextmanager
 def in_place(name: str) -> Iterator[None]:
     """Within, training minimises the trial loss of that name; where none has it, what it minimises anyway."""
-    objective.contrastive_loss = TRIALS.get(name, contrastive_loss)
-    try:
+    with patch("isoembed.training.objective.contrastive_loss", TRIALS.get(name, contrastive_loss)):
         yield
-    finally:
-        objective.contrastive_loss = contrastive_loss

@@ -147,7 +147,7 @@ def main() -> None:
     asked = parsed(parser, table)
     tasks = {name: open_task(name.partition("/")[0], asked.tasks / name) for name in TASKS}
     family, name = chosen(None, asked.model)
-    whole = family.model(name).hidden
+    whole = family.model(name or asked.model).hidden
     widths = [whole // share for share in SHARES]
     found = KeptRows(asked.out)
     runs = {

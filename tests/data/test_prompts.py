@@ -60,6 +60,7 @@ def test_every_text_is_behind_its_own_sources_prompt(tmp_path: Path, options: Op
     for batch in [*of_batches, heldout_batch(data, 0, 16)]:
         names = [file_of(text) for text in data.store.texts("query", batch.rows)]
         assert set(names) <= {"a", "b"}
+        assert batch.prompt_tokens is not None
         before, behind, of_negatives = batch.prompt_tokens
         for name, query, positive, *counts in zip(
             names, batch.query_ids, batch.positive_ids, before, behind, strict=True

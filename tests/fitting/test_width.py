@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_its_cost_and_its_uncertainty_are_in_the_forecast(laws: LawSet) -> None:
         assert candidate.width is not None
         assert log_B.mean() == pytest.approx(COST[12], abs=1e-6)
         assert log_B.std() == pytest.approx(candidate.width.error, rel=0.15)
-    only = {"max_params": float(NANO.model(WIDE).params)}
+    only: dict[str, Any] = {"max_params": float(NANO.model(WIDE).params)}
     found = asked(laws, options=Options(dimensions=12), **only)
     near = asked(laws, flop=BUDGETS[-1], options=Options(dimensions=12))
     assert any("cost the same share of the loss here" in line for line in found.assumed)

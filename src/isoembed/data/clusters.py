@@ -95,7 +95,8 @@ def _vectors(store: TokenStore, rows: Rows, pairs_V: npt.NDArray[np.int64], pair
 def _scaled(whole_ND: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """Whole numbers (N, D) at one length, rounded again; zeros stay."""
     squares = (whole_ND.astype(np.float64) ** 2).sum(1, keepdims=True)  # exact: whole numbers below 2^53
-    return np.rint(whole_ND * (LENGTH / np.sqrt(np.maximum(squares, 1)))).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = np.rint(whole_ND * (LENGTH / np.sqrt(np.maximum(squares, 1)))).astype(np.float32)
+    return scaled
 
 
 def _nearest(vector_ND: npt.NDArray[np.float32], centroid_KD: npt.NDArray[np.float32]) -> Labels:

@@ -43,7 +43,7 @@ KNOWN_MODULES = {
     for name in ("Transformer", "Pooling", "Dense", "Normalize")
 }
 #: behind the pooling, in this order, each or none
-_BEHIND = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
+_BEHIND: tuple[list[str], ...] = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
 #: what config.json says of a Dense that is a linear map and nothing more; None: where it says nothing
 _PLAIN_DENSE: dict[str, tuple[Any, ...]] = {
     "bias": (False,),

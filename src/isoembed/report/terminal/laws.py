@@ -244,7 +244,7 @@ def candidates_table(title: str, candidates: Iterable[RankedRecipe]) -> Renderab
         (title, "method", "tokens", "tokens/parameter", "steps", "loss", "behind by", "95 %", "best with"),
         [
             (
-                _sized(candidate.recipe),
+                _named_model(candidate.recipe),
                 candidate.recipe.method.label,
                 si(candidate.recipe.train_tokens),
                 si(candidate.tokens_per_param),
@@ -258,7 +258,7 @@ def candidates_table(title: str, candidates: Iterable[RankedRecipe]) -> Renderab
     )
 
 
-def _sized(recipe: Recipe) -> str:
+def _named_model(recipe: Recipe) -> str:
     width = recipe.options.dimensions
     return recipe.model.name if width is None else f"{recipe.model.name} to {width}"
 
