@@ -44,6 +44,7 @@ NEAR = {
         "4 lora r=36, 4 freeze 0.25, 3 freeze 1, 3 full, 3 lora r=72, 2 lora r=72, 1 lora r=36, 4 freeze 0.5, "
         "6 lora r=36, 6 freeze 0.167, 4 full, 1 freeze 1, 4 lora r=72, 6 freeze 0.333"
     ),
+    6.4e13: "2 freeze 0.5, 2 full, 3 freeze 0.333, 2 lora r=36, 4 freeze 0.5",
 }
 #: the search for learning rates is as dear as its deepest model and its longest horizon
 RATES = RateSearch(models=("smollm2-135m@1", "smollm2-135m@4"), steps=(60,), factor=2.5)
