@@ -84,8 +84,7 @@ def plan(model: str, pairs: Path, tasks: Path, ledger: Path) -> None:
 def near(ledger: Path, budget: float) -> None:
     """Train the runs of NEAR at `budget`, in place of the budget's whole grid; once a core."""
     request, folder = load_request(ledger), SweepFolder(ledger)
-    upto = request.budgets[: request.budgets.index(budget) + 1]
-    everything = request.model_copy(update={"budgets": upto, "allowance_flop": None, "prune": None})
+    everything = request.model_copy(update={"budgets": (budget,), "allowance_flop": None, "prune": None})
     planned = {
         f"{run.recipe.model.depth} {run.recipe.method.label}": run.model_copy(update={"scored": False})
         for run in explain(folder, everything).runs
