@@ -469,6 +469,10 @@ def test_other_data_or_tokenizers_are_warned_of(laws: LawSet) -> None:
 def test_laws_that_cannot_choose_a_size_are_refused(laws: LawSet) -> None:
     with pytest.raises(InputError, match="needs a law with N in it; power has none"):
         asked(law_set("power"))
+    power = law_set("power").laws[0].model_copy(update={"method": "norms"})
+    beside = asked(LawSet(laws=(*laws.laws, power)))  # one method of few runs refused the decision between the others
+    assert beside.recipe == asked(laws).recipe
+    assert "norms left out: its law, power, has no N" in beside.warnings
     blind = LawSet(laws=(laws.laws[0].model_copy(update={"draws": None}),))
     with pytest.raises(InputError, match="`bootstrap=1000`"):
         asked(blind)

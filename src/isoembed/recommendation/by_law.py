@@ -39,7 +39,7 @@ def by_law(
     OutOfReachError where all candidates lie out of its reach (unless `far`).
     """
     found = applicable(laws, request, other_settings=other_settings)
-    laws = found.laws
+    laws = _sized(found.laws)
     flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]
@@ -63,6 +63,11 @@ def by_law(
             _chosen_by(laws, forecasts),
             *_rests_on(forecasts, recipe),
             *(each for each in found.notes if each.kind != "no-forecast"),
+            *(
+                note("warning", "left-out", law=each.method or each.law, why=f"its law, {each.law}, has no N")
+                for each in found.laws.laws
+                if each not in laws.laws
+            ),
             *_warnings(laws, forecasts, recipe),
             *reasons[:1],
         ),
@@ -82,6 +87,12 @@ def by_law(
             "next_run": frontier.next_run(forecasts),
         }
     )
+
+
+def _sized(laws: LawSet) -> LawSet:
+    """Those of `laws` that have a size in them, which alone can choose one; all where none has."""
+    sized = tuple(law for law in laws.laws if "params" in law_named(law.law).varies)
+    return laws.model_copy(update={"laws": sized}) if sized else laws
 
 
 def _chosen_by(laws: LawSet, forecasts: Forecasts) -> RecipeNote:
