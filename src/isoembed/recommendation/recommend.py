@@ -11,7 +11,7 @@ from pathlib import Path
 from isoembed.budget import Budget
 from isoembed.core import checked
 from isoembed.families import Family
-from isoembed.families.known import is_built_in
+from isoembed.families.known import has_measured_weights
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Method
 from isoembed.notes import refusal_of
@@ -27,7 +27,7 @@ from isoembed.recommendation.result import Recommendation
 
 __all__ = ["Recommendation", "Request", "recommend", "shipped_law"]
 
-#: laws measured on built-in families, FAMILY.json each
+#: laws measured on built-in families, or along the depth of a model, FAMILY.json each
 LAWS_FOLDER = Path(str(files("isoembed"))) / "assets" / "laws"
 
 
@@ -72,9 +72,7 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
     if law is not None:
         given = LawSet.load(law)
         return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)
-    # models of the same shape from elsewhere have other weights
-    as_shipped = all(is_built_in(spec.source) for spec in asked.family.models)
-    shipped = shipped_law(asked.family.name) if as_shipped else None
+    shipped = shipped_law(asked.family.name) if all(map(has_measured_weights, asked.family.models)) else None
     if shipped is None or not applies_to(shipped, asked.complete(shipped.settings)):
         return by_rule(asked.complete())
     complete = asked.complete(shipped.settings)

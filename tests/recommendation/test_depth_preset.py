@@ -1,0 +1,68 @@
+"""The law that ships along the depth of SmolLM2-135M: for the file that it was measured on, and for no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isoembed.families.base import Family
+from isoembed.families.known import has_measured_weights
+from isoembed.methods import LoRA
+from isoembed.recipe import DataStats
+from isoembed.recommendation.recommend import recommend, shipped_law
+from isoembed.records import Ledger, RunRecord
+from isoembed.sweep.request import SweepRequest
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+REQUEST = SweepRequest.model_validate_json((RESULTS / "depth_study.request.json").read_bytes())
+
+
+def records() -> list[RunRecord]:
+    outcomes = Ledger.open(RESULTS / "depth_study.jsonl.gz").outcomes()
+    return [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
+
+
+def of_another_file(family: Family) -> Family:
+    """The same shapes with other weights."""
+    models = []
+    for spec in family.models:
+        assert spec.file is not None
+        models.append(spec.model_copy(update={"file": spec.file.model_copy(update={"sha256": "0" * 64})}))
+    return family.model_copy(update={"models": tuple(models)})
+
+
+@pytest.mark.parametrize("flop", [4e12, 1.6e13])
+def test_it_names_what_came_near_the_best_run_of_a_budget(flop: float) -> None:
+    """Within 5 % of the least loss that was seen there, and its forecast within its interval."""
+    found = recommend(flop, REQUEST.family, data=REQUEST.data)
+    assert found.loss is not None
+    assert found.recipe.batch_pairs == REQUEST.batch_pairs
+    near = [each for each in records() if abs(each.model_flop / flop - 1) < 0.05 and each.steps != 60 and each.heldout]
+    best = min(each.heldout.loss for each in near if each.heldout is not None)
+    same = [
+        each.heldout.loss
+        for each in near
+        if each.heldout is not None
+        and (each.recipe.model.name, each.recipe.method) == (found.recipe.model.name, found.recipe.method)
+    ]
+    assert min(same) < 1.05 * best
+    low, high = found.loss.ends
+    assert low < min(same) < high
+
+
+def test_other_weights_of_the_same_shape_have_no_law() -> None:
+    assert all(map(has_measured_weights, REQUEST.family.models))
+    other = of_another_file(REQUEST.family)
+    assert not any(map(has_measured_weights, other.models))
+    assert recommend("1.6e13", other, data=REQUEST.data).loss is None
+    assert recommend("1.6e13", other, data=REQUEST.data, law=shipped_law("smollm2-135m@")).loss is not None
+
+
+def test_a_method_can_be_named_and_norms_have_no_law() -> None:
+    laws = shipped_law("smollm2-135m@")
+    assert laws is not None
+    assert {law.method for law in laws.laws} == {"full", "freeze", "lora"}
+    lora = recommend("1.6e13", REQUEST.family, data=REQUEST.data, method="lora r=36").recipe
+    assert isinstance(lora.method, LoRA)
+    assert lora.data == DataStats.model_validate(REQUEST.data)
