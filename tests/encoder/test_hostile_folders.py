@@ -74,7 +74,7 @@ def _refused(folder: Path) -> str:
 @pytest.mark.parametrize(
     "kind",
     ["evil.Transformer", "modeling_evil.Pooling", "Transformer", "sentence_transformers.evil.Transformer",
-     "sentence_transformers.models.Dense", "sentence_transformers.models.Transformer.evil", "os.path.Normalize",
+     "sentence_transformers.models.CNN", "sentence_transformers.models.Transformer.evil", "os.path.Normalize",
      "evil.sentence_transformers.models.Transformer", "elsewhere/repo--evil.Transformer"],
 )  # fmt: skip
 def test_only_known_modules_are_imported(kind: str, number: int, evil: Path) -> None:

@@ -175,7 +175,7 @@ def test_trained_exported_and_certified_from_the_command_line(tmp_path: Path) ->
     small_data(tmp_path)
     place = ["--data", str(tmp_path / "pairs.jsonl"), "--cache", str(tmp_path / "cache")]
     setup = ["--batch-pairs", "16", "--context-tokens", "32", "--dimensions", str(WIDTH), "--matryoshka", "4"]
-    asked = ["--budget", "5e7", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
+    asked = ["--budget", "2e8", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
     out = tmp_path / "0"
     ok("train", *asked, "--out", str(out))
     record = RunRecord.load(out / "record.json")
