@@ -128,10 +128,7 @@ def prepare(
     check_sources(prompts, source.sources)
     # 1. tokens
     store = _build(source, tokenizer, context_tokens, folder, prompts)
-    facts = [
-        *remarks(store),
-        *(remark("skipped", rows=n, reason=why) for why, n in sorted(store.facts.skipped.items())),
-    ]
+    facts = remarks(store) + _skipped(store)
 
     # 2. one of each pair, in the order of their content
     rows = unique_rows(store)
@@ -166,6 +163,10 @@ def prepare(
         facts.append(remark("few-heldout", pairs=len(chosen), wanted=heldout_pairs))
     data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(facts))
     return _with_negatives(data) if store.facts.negatives else data
+
+
+def _skipped(store: TokenStore) -> list[DataNote]:
+    return [remark("skipped", rows=rows, reason=reason) for reason, rows in sorted(store.facts.skipped.items())]
 
 
 def remarks(store: TokenStore) -> list[DataNote]:
