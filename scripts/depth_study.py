@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 import typer
 
 from isoembed.cli.models import suite
@@ -31,10 +30,7 @@ from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.plan import at_most
 from isoembed.sweep.request import RateSearch, SweepRequest, load_request
-from isoembed.sweep.work import work
-from isoembed.workflows.execute import execute
-from isoembed.workflows.sweep import SWEEP_EXECUTION, open_context
-from nano_study import DRAWS, RESULTS, TASKS, export_study, prepared, restore_study
+from nano_study import DRAWS, RESULTS, TASKS, export_study, prepared, restore_study, work_off
 
 RECORDS, ASKED = RESULTS / "depth_study.jsonl.gz", RESULTS / "depth_study.request.json"
 LAW = LAWS_FOLDER / "smollm2-135m@.json"
@@ -101,9 +97,7 @@ def near(ledger: Path, budget: float) -> None:
     names = NEAR[budget].split(", ")
     new = folder.add_runs([planned[name].model_copy(update={"order": 1000 + n}) for n, name in enumerate(names)])
     print(f"{new} new runs, {sum(planned[name].recipe.flop for name in names):.3g} FLOP in all", flush=True)
-    torch.set_num_threads(1)
-    context = open_context(request, SWEEP_EXECUTION)
-    work(folder, lambda run, place: execute(run.recipe, place, context))
+    work_off(folder, request)
 
 
 def export(ledger: Path) -> None:

@@ -167,6 +167,13 @@ def again(ledger: Path, method: str, rates: list[float]) -> None:
     print(f"{folder.add_runs(new)} new runs, {sum(run.recipe.flop for run in new):.3g} FLOP")
 
 
+def work_off(folder: SweepFolder, request: SweepRequest) -> None:
+    """Train the open runs of `folder`, and plan no others; one thread makes the losses reproducible."""
+    torch.set_num_threads(1)
+    context = open_context(request, SWEEP_EXECUTION)
+    work(folder, lambda run, place: execute(run.recipe, place, context, scored=run.scored))
+
+
 def claim(ledger: Path, out: Path) -> None:
     """Forecast `CLAIM_FLOP` from the ledger, write law and runs down, then run the recommended recipe and its rivals.
 
@@ -192,9 +199,7 @@ def claim(ledger: Path, out: Path) -> None:
                 for order, recipe in enumerate(dict.fromkeys((found.recipe, *rivals)))
             ]
         )
-    torch.set_num_threads(1)
-    context = open_context(request, SWEEP_EXECUTION)
-    work(folder, lambda run, place: execute(run.recipe, place, context, scored=True))
+    work_off(folder, request)
     forecast = Recommendation.model_validate_json((out / "forecast.json").read_bytes())
     print(f"forecast {forecast.recipe.method.label} on {forecast.recipe.model.name}: {forecast.loss}")
     for record in folder.ledger.records():

@@ -76,14 +76,13 @@ def batches(
     order = order_of(data, options, batch_pairs=batch_pairs, seed=seed, unique_pairs=unique_pairs)
     for position, rows in _positions(order, start):
         negative_ids, negative_hash_M, of_row_M = data.negatives(rows)
-        batch = _batch(data.store, rows)
+        batch = _batch(data.store, rows, of_row_M)
         yield (
             position,
             replace(
                 batch,
                 negative_ids=negative_ids,
                 negative_hash_M=negative_hash_M,
-                prompt_tokens=_prompt_tokens(data.store, rows, of_row_M),
                 teacher=None if data.teacher is None else data.teacher.of(rows),
             ),
         )
@@ -127,21 +126,18 @@ def rows_seen(data: PairData, recipe: Recipe) -> npt.NDArray[np.int64]:
 def heldout_batch(data: PairData, first: int, last: int) -> Batch:
     """Held-out pairs `first` to `last` (exclusive) in their fixed order, without hard negatives: the held-out loss asks
     the same of every model."""
-    return _batch(data.heldout_store, data.heldout[first:last])
+    rows = data.heldout[first:last]
+    return _batch(data.heldout_store, rows, rows[:0])
 
 
-def _batch(store: TokenStore, rows: npt.NDArray[np.int64]) -> Batch:
+def _batch(store: TokenStore, rows: Rows, of_row_M: Rows) -> Batch:
+    """The pairs at `rows`, whose hard negatives are of the rows `of_row_M`; those themselves are left out."""
+    behind, of_negatives = (store.prompt_tokens("positive", each) for each in (rows, of_row_M))
     return Batch(
         query_ids=store.ids("query", rows),
         positive_ids=store.ids("positive", rows),
         query_hash_B=store.hashes("query", rows),
         positive_hash_B=store.hashes("positive", rows),
-        prompt_tokens=_prompt_tokens(store, rows, rows[:0]),
+        prompt_tokens=(store.prompt_tokens("query", rows), behind, of_negatives),
         rows=rows,
     )
-
-
-def _prompt_tokens(store: TokenStore, rows: Rows, of_row_M: Rows) -> tuple[Counts, Counts, Counts]:
-    """Of the queries and positives at `rows`, and of hard negatives of `of_row_M`."""
-    behind, of_negatives = (store.prompt_tokens("positive", each) for each in (rows, of_row_M))
-    return store.prompt_tokens("query", rows), behind, of_negatives

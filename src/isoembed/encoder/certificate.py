@@ -25,8 +25,8 @@ from torch import nn
 
 from isoembed.core import InputError, Summarised, checked, expanded
 from isoembed.encoder.checks import not_finite, some
-from isoembed.encoder.dense import projected
-from isoembed.encoder.encoder import Encoder, looks_back_only
+from isoembed.encoder.dense import encoder_of
+from isoembed.encoder.encoder import looks_back_only
 from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
@@ -117,7 +117,7 @@ class Origin:
     def of(cls, recipe: Recipe) -> Origin:
         """What `recipe` starts from, which must be at hand, and what its method trains."""
         base = load_base(recipe)
-        dense = projected(Encoder(base, recipe.pooling, recipe.options.prompts), recipe.options.dimensions).dense
+        dense = encoder_of(base, recipe).dense
         blocks, before = len(blocks_of(base)), digests(base)  # some methods change the model that they are applied to
         if isinstance(recipe.method, Adapters):  # merged into the layers that they adapt
             changes = {f"{layer}.weight" for layer in recipe.method.layers(base)}

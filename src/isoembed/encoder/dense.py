@@ -16,6 +16,12 @@ from torch import nn
 
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
+from isoembed.recipe import Recipe
+
+
+def encoder_of(model: nn.Module, recipe: Recipe) -> Encoder:
+    """`model` with the pooling, the prompts and the untrained projection, if any, of `recipe`."""
+    return projected(Encoder(model, recipe.pooling, recipe.options.prompts), recipe.options.dimensions)
 
 
 def projected(encoder: Encoder, dimensions: int | None) -> Encoder:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from isoembed.core import InputError, checked
 from isoembed.methods.adapters import Adapters
-from isoembed.methods.base import BaseMethod
+from isoembed.methods.base import BaseMethod, not_trained
 from isoembed.methods.bias import Bias
 from isoembed.methods.freeze import Freeze
 from isoembed.methods.full import Full
@@ -101,4 +101,4 @@ def _called(name: str) -> type[AnyMethod]:
 
 def _check_trained(method: type[AnyMethod]) -> None:
     if method.retired is not None:
-        raise InputError(f"`{method.called()}` is not trained any more: {method.retired}.")
+        raise not_trained(method)

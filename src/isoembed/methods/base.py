@@ -85,6 +85,11 @@ class BaseMethod(Frozen):
         """
 
 
+def not_trained(method: type[BaseMethod]) -> InputError:
+    """The error of a method that is `retired`."""
+    return InputError(f"`{method.called()}` is not trained any more: {method.retired}.")
+
+
 def unsuited(method: str, model: str, need: str, remedy: str) -> InputError:
     """The error of a method on a model that lacks what it needs."""
     return InputError(refusal("unsuited", method=method, model=model, need=need, remedy=remedy))

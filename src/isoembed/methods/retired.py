@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.methods.adapters import Adapters
+from isoembed.methods.base import not_trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ class Retired(Adapters):
     like: ClassVar[str | None] = "lora"
 
     def apply(self, model: nn.Module) -> nn.Module:
-        raise InputError(f"`{self.called()}` is not trained any more: {self.retired}.")
+        raise not_trained(type(self))
 
 
 class RsLoRA(Retired):

@@ -12,7 +12,7 @@ from isoembed.laws import law_named
 from isoembed.notes import refusal_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
-from isoembed.recommendation.candidates import Candidate
+from isoembed.recommendation.candidates import Candidate, has_size
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.repeats import repeated
@@ -89,7 +89,7 @@ def by_law(
 
 def _sized(laws: LawSet) -> tuple[LawSet, tuple[LawFile, ...]]:
     """Those of `laws` that have a size in them, which alone can choose one, or all where none has; and the others."""
-    sized = tuple(law for law in laws.laws if "params" in law_named(law.law).varies) or laws.laws
+    sized = tuple(filter(has_size, laws.laws)) or laws.laws
     return laws.model_copy(update={"laws": sized}), tuple(law for law in laws.laws if law not in sized)
 
 

@@ -167,8 +167,13 @@ def _measured(request: CompleteRequest, law: LawFile) -> list[MeasuredWidth]:
     return [each for each in law.widths if each.dimensions == request.options.dimensions]
 
 
+def has_size(law: LawFile) -> bool:
+    """Whether `law` has N in it, without which it chooses no size."""
+    return "params" in law_named(law.law).varies
+
+
 def _check_law(law: LawFile) -> None:
-    if "params" not in law_named(law.law).varies:
+    if not has_size(law):
         raise InputError(
             f"A recommendation needs a law with N in it; {law.law} has none. Fit hoffmann or embedding instead."
         )

@@ -24,7 +24,7 @@ from isoembed.pilot.decide import Decision
 from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun, least_runs
 from isoembed.pilot.start import START_MOST, START_SHARE, methods_paid_for
 from isoembed.recipe import Recipe
-from isoembed.recommendation.constraints import Constraints
+from isoembed.recommendation.constraints import Constraints, SizeLimits
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest, Request
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
@@ -103,9 +103,7 @@ def _asked(request: SweepRequest) -> CompleteRequest:
         data=request.data,
         constraints=Constraints(
             device_memory=request.max_bytes,
-            max_params=request.max_params,
-            max_index_bytes=request.max_index_bytes,
-            max_query_flop=request.max_query_flop,
+            **{name: getattr(request, name) for name in SizeLimits.model_fields},
         ),
     ).complete(request.setup)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isoembed.encoder.attention import unmasked
-from isoembed.encoder.dense import projected
+from isoembed.encoder.dense import encoder_of
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
 from isoembed.encoder.load import attend_both_ways, load_base
 from isoembed.encoder.mini_batches import mini_batch_tokens_for
@@ -81,8 +81,7 @@ def untrained(recipe: Recipe) -> Encoder:
     base = load_base(recipe)
     if recipe.options.bidirectional:
         attend_both_ways(base)
-    encoder = Encoder(recipe.method.apply(base), recipe.pooling, recipe.options.prompts)
-    return projected(encoder, recipe.options.dimensions)
+    return encoder_of(recipe.method.apply(base), recipe)
 
 
 def adamw(trainable: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:

@@ -17,7 +17,7 @@ from torch import nn
 
 from isoembed.core import Frozen, InputError, checked, expanded
 from isoembed.encoder.card import escape, hub_labels, use_of
-from isoembed.encoder.dense import projected
+from isoembed.encoder.dense import encoder_of
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.exported import MODULES
@@ -138,8 +138,7 @@ def _untrained(folder: Path) -> tuple[nn.Module, str]:
         recipe = RunRecord.load(folder / RECORD).recipe
     except InputError as error:
         raise InputError(f"A share of the `base` needs the record of the first model's run: {error}") from None
-    encoder = projected(Encoder(load_base(recipe), recipe.pooling, recipe.options.prompts), recipe.options.dimensions)
-    return _parts(encoder), recipe.model.name
+    return _parts(encoder_of(load_base(recipe), recipe)), recipe.model.name
 
 
 def _card(parts: Sequence[Part], prompts: Prompts) -> str:
