@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, computed_field
 
-from isoembed.core import InputError
+from isoembed.core import Frozen, InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.notes import Noted, Refusal, refusal_of
 from isoembed.published import published_scores
@@ -25,10 +25,24 @@ MADE_FROM = {
     "qwen3-embedding": "Qwen/Qwen3-Embedding-0.6B",
     "gemma3": "google/embeddinggemma-300m",
 }
+#: of the published means
+BENCHMARK = "MTEB(eng, v2)"
 WEAK = (
     "The order is by what is known, not by what is better: no law spans families, and losses under two tokenizers, "
     "or of two held-out sets, do not compare. A pilot on your pairs in two or three of them would tell."
 )
+
+
+class MadeFrom(Frozen):
+    """A finished model that others made from a family, and what it scores."""
+
+    model: str = Field(description="on the hub")
+    benchmark: str
+    mean: float = Field(description="over the benchmark's tasks, a fraction of 1")
+
+    def __str__(self) -> str:
+        """`F2LLM-v2-0.6B 68.1`: percent."""
+        return f"{self.model.rpartition('/')[2]} {100 * self.mean:.1f}"
 
 
 class FamilyChoice(Noted):
@@ -40,7 +54,13 @@ class FamilyChoice(Noted):
     family: str
     ground: Ground = Field(description="what the choice rests on, or why the family suits another budget")
     recommendation: Recommendation | None = Field(None, description="None where it was refused")
-    published: str | None = Field(None, description="score of a finished model made from it by others")
+    made_from: MadeFrom | None = Field(None, description="a finished model made from it by others")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def published(self) -> str | None:
+        """The same in words."""
+        return None if self.made_from is None else str(self.made_from)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -61,20 +81,19 @@ def across(ask: Callable[[Family], Request]) -> tuple[FamilyChoice, ...]:
 
 
 def _choice(family: Family, ask: Callable[[Family], Request]) -> FamilyChoice:
-    published = _published(family.name)
+    made = _made_from(family.name)
     try:
         found = recommend(ask(family))
     except InputError as error:
-        return FamilyChoice(family=family.name, ground="refused", notes=(refusal_of(error),), published=published)
-    return FamilyChoice(family=family.name, ground=_ground(family, found), recommendation=found, published=published)
+        return FamilyChoice(family=family.name, ground="refused", notes=(refusal_of(error),), made_from=made)
+    return FamilyChoice(family=family.name, ground=_ground(family, found), recommendation=found, made_from=made)
 
 
-def _published(family: str) -> str | None:
-    """The finished model made from a family, and its mean over MTEB (eng, v2) times 100."""
+def _made_from(family: str) -> MadeFrom | None:
     found = published_scores()
     for model in found.models:
-        if model.name == MADE_FROM.get(family) and (mean := model.mean(found.benchmarks["MTEB(eng, v2)"])) is not None:
-            return f"{model.name.split('/')[-1]} {100 * mean:.1f}"
+        if model.name == MADE_FROM.get(family) and (mean := model.mean(found.benchmarks[BENCHMARK])) is not None:
+            return MadeFrom(model=model.name, benchmark=BENCHMARK, mean=mean)
     return None
 
 

@@ -32,6 +32,7 @@ from isoembed.methods import Method, method_type
 from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
+from isoembed.recommendation.constraints import SIZE_LIMITS
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -242,14 +243,8 @@ class Planner:
         """Entries in `skipped` for the runs of a method on sizes above a limit."""
         request = self.request
         for model, limit in request.left_out:
-            why = skip(
-                limit,
-                most=getattr(request, limit),
-                params=model.params,
-                hidden=request.setup.options.narrowest_of(model),
-                query_tokens=request.data.query_tokens,
-                flop=2 * model.params * request.data.query_tokens,
-            )
+            seen = SIZE_LIMITS[limit][0](model, request.setup, request.data)
+            why = skip(limit, seen=seen, most=getattr(request, limit))
             for method in variants(name, model, request.alpha_per_rank):
                 self._skip(model, method, budget, why)
 

@@ -78,7 +78,7 @@ def _frontiers(comparison: Comparison) -> go.Figure:
                 dash=style.dash,
                 legend=not runs,
             )
-            marks.recipe_labels(made, points, style.colour, above=letter == "B")
+            marks.recipe_labels(made, points, above=letter == "B", side=letter)
     _shade(made, comparison)
     return made
 

@@ -74,7 +74,7 @@ def _frontier(report_data: ReportData) -> go.Figure:
             )
     if grid is not None and grid.budgets:
         shade_beyond(made, grid.fitted[1], grid.budgets[-1].flop)
-        marks.recipe_labels(made, lowest, None, above=False)
+        marks.recipe_labels(made, lowest, above=False)
         if (crossover := grid.crossover) is not None:
             _add_crossover(made, crossover)
     return made

@@ -103,8 +103,9 @@ def forecast(
     )
 
 
-def recipe_labels(made: go.Figure, points: Sequence[ForecastPoint], colour: str | None, *, above: bool) -> None:
-    """Name the recipes along a falling line, above its first half or below its second one: there it leaves room."""
+def recipe_labels(made: go.Figure, points: Sequence[ForecastPoint], *, above: bool, side: str = "") -> None:
+    """Name the recipes along a falling line, above its first half or below its second one: there it leaves room; with
+    `side` in front, in the text's colour, for a thin letter in a line's colour is hard to read on a dark ground."""
     places = [round(share * (len(points) - 1)) for share in ((0.0, 0.25, 0.5) if above else (0.5, 0.75, 1.0))]
     named = {points[i].name: points[i] for i in (places if points else [])}
     if not named:
@@ -114,9 +115,9 @@ def recipe_labels(made: go.Figure, points: Sequence[ForecastPoint], colour: str 
             x=[point.flop for point in named.values()],
             y=[_known(point.loss.value) for point in named.values()],
             mode="text",
-            text=[plain(name) for name in named],
+            text=[plain(f"{side}: {name}" if side else name) for name in named],
             textposition="top right" if above else "bottom left",
-            textfont={"size": 11, **({"color": colour} if colour else {})},
+            textfont={"size": 11},
             showlegend=False,
             hoverinfo="skip",
         )
