@@ -252,3 +252,14 @@ def test_few_steps_of_a_run_that_can_be_extended_are_said_with_extend() -> None:
     long = made.recipe.model_copy(update={"options": Options(schedule="wsd")})
     (said,) = advice(made.model_copy(update={"recipe": long, "steps": 36, "pairs": 1152, "unique_pairs": 1152}))
     assert "--epochs 7, with --extend of this model, takes 252" in said
+
+
+def test_a_mixture_is_told_what_batches_of_one_source_are_worth(place: Path) -> None:
+    """What won at equal FLOP was in the docs alone."""
+    rows = [{"query": f"who is {n}?", "positive": f"person {n}"} for n in range(60)]
+    (place / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = [*FLAGS[:4], "--data=pairs.jsonl,more.jsonl", "--batch-pairs=8", "--out=x", "--dry-run"]
+    advised = "Note      2 sources mixed: --batch-by source scored"
+    assert advised in command("run", *both, inside=place).out
+    for told in ([*both, "--batch-by=source"], [*FLAGS, "--out=x", "--dry-run"]):
+        assert "--batch-by" not in command("run", *told, inside=place).out

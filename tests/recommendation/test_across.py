@@ -47,6 +47,10 @@ def test_why_a_family_is_refused_is_a_fact_and_a_sentence() -> None:
     found = {each.family: each for each in across(lambda family: Request.of(1e12, family))}
     (fact,) = found["qwen3"].notes
     assert (fact.code, fact.fields["flop"], fact.fields["model"]) == ("one-step", 1e12, "qwen3-0.6b-base")
+    made = found["qwen3"].made_from  # a value: it was a sentence alone, of no benchmark
+    assert made is not None
+    assert (made.model, made.benchmark) == ("codefuse-ai/F2LLM-v2-0.6B", "MTEB(eng, v2)")
+    assert found["qwen3"].published == f"F2LLM-v2-0.6B {100 * made.mean:.1f}"
     for each in (found["nano"], found["qwen3"]):
         assert FamilyChoice.model_validate_json(each.model_dump_json()) == each
     old = {"family": "qwen3", "ground": "refused", "recommendation": None, "refused": "Too dear.", "published": None}

@@ -29,8 +29,12 @@ def search(
     console = terminal.console(stderr=True)
     index = Index.find(folder) if documents is None else None
     if index is None:
-        with console.status("embedding documents ..."):
-            index = Index.build(folder, docstrings() if documents is None else read_documents(documents))
+        with console.status("reading documents ...") as status:
+            index = Index.build(
+                folder,
+                docstrings() if documents is None else read_documents(documents),
+                progress=lambda done, of: status.update(f"embedding documents: {done:,} of {of:,}"),
+            )
     hits = index.search(query, k)
     if as_json:
         terminal.print_json([{"score": hit.score, "title": hit.title, "text": hit.text} for hit in hits])

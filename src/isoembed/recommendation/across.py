@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, computed_field, model_validator
 
 from isoembed.core import Frozen, InputError
 from isoembed.families import FAMILIES, Family
@@ -55,6 +55,11 @@ class FamilyChoice(Noted):
     ground: Ground = Field(description="what the choice rests on, or why the family suits another budget")
     recommendation: Recommendation | None = Field(None, description="None where it was refused")
     made_from: MadeFrom | None = Field(None, description="a finished model made from it by others")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_its_words(cls, given: Any) -> Any:
+        return {name: given[name] for name in given if name != "published"} if isinstance(given, dict) else given
 
     @computed_field  # type: ignore[prop-decorator]
     @property

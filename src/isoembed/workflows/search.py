@@ -59,9 +59,9 @@ class Index:
         cache (`isoembed.cache`), whole or not at all: a model's folder may be published, the documents may not.
 
         An index that is there already is reused where model and documents are the same.  The title is shown, not
-        embedded: the model was trained on texts.
+        embedded: the model was trained on texts.  Products are in bf16 where that is faster.
         """
-        embedder = Embedder(*load_exported(folder))
+        embedder = _opened(folder)
         pairs = tuple((_encodable(title), _encodable(text)) for title, text in documents)
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
@@ -90,7 +90,7 @@ class Index:
     def find(cls, folder: Path) -> Index | None:
         """The model of an exported `folder` and its last index, of the cache or, of before there was one, in `folder`;
         None where there is none."""
-        embedder = Embedder(*load_exported(folder))
+        embedder = _opened(folder)
         model = _model_key(embedder)
         for place in (index_folder(model), folder / "index"):
             if (key := _stored_key(place)) is not None and key.model == model:
@@ -134,6 +134,10 @@ def read_documents(file: Path) -> Iterator[tuple[str, str]]:
     """(title, text) of each line of a JSONL file, plain or .gz: {"text"} and, where there is one, "title"."""
     for _, row in rows(file, text=str):
         yield str(row.get("title") or ""), row["text"]
+
+
+def _opened(folder: Path) -> Embedder:
+    return Embedder(*load_exported(folder)).in_precision("auto")
 
 
 def _encodable(text: str) -> str:
