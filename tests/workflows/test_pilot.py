@@ -11,6 +11,8 @@ import pytest
 
 from isoembed.records import Ledger, RunRecord
 from tests.cli.test_entry import mistake, ok
+from tests.models import tiny, tiny_tokenizer
+from tests.reliability.fuzz import command
 
 BUDGET = 4e10
 
@@ -84,3 +86,34 @@ def test_a_pilot_too_small_falls_back_and_says_so(pairs: Path, tmp_path: Path) -
 )
 def test_mistakes_are_one_line(pairs: Path, tmp_path: Path, more: list[str], words: str) -> None:
     assert words in " ".join(mistake(*options(pairs, tmp_path / "out"), *more).split())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "suit"),
+    [("gpt_neox", {"full", "freeze", "bias", "lora"}), ("llama", {"full", "freeze", "lora"}),
+     ("qwen3_moe", {"full", "freeze"})],
+)  # fmt: skip
+def test_methods_nobody_named_are_those_that_suit_the_models(
+    architecture: str, suit: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pilot, and a sweep of all methods, ended at a Llama's want of biases, which nobody had asked for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    tiny(architecture).save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    words = [f"w{4 + n % 60} w{4 + n // 60} w{4 + n * 7 % 60}" for n in range(3000)]
+    rows = [{"query": text, "pos": f"{text} w9"} for text in words]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shared = ["--family=base@1,2,3", "--data=pairs.jsonl", "--batch-pairs=2", "--context-tokens=16", "--dry-run",
+              "--json", "--out=out"]  # fmt: skip
+    piloted = command("run", *shared, "--budget=1e11", "--pilot=50%", inside=tmp_path)
+    assert not piloted.status, piloted.err
+    plan = json.loads(piloted.out)["plan"]
+    tried = {run["recipe"]["method"]["name"] for run in plan["cells"]}
+    tried |= {each["method_name"] for each in plan["skipped"]}
+    assert tried <= suit
+    assert "full" in tried
+    swept = command("sweep", "plan", *shared, "--budgets=1e9,2e9", inside=tmp_path)
+    assert not swept.status, swept.err
+    assert set(json.loads(swept.out)["request"]["methods"]) == suit
+    asked = command("sweep", "plan", *shared, "--budgets=1e9,2e9", "--methods=full,bias", inside=tmp_path)
+    assert asked.status == (0 if "bias" in suit else 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from isoembed.budget import Budget
@@ -13,8 +14,8 @@ from isoembed.cli.sweep import watching
 from isoembed.cli.sweep_plan import plan_json
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.methods import suited
 from isoembed.notes import refusal_of
-from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
@@ -65,7 +66,7 @@ def pilot_first(
         raise InputError(f"{out} holds a pilot already; go on with it by --resume, or give another --out.")
     flop = chosen.spend.paid_flop
     allowance = share_of(flop, share, "--pilot")
-    methods = _allowed(chosen.request.constraints)
+    methods = _allowed(chosen.request)
     console.print(section("Pilot"))
     try:
         request = _request(chosen, flop - allowance, allowance, methods, places)
@@ -92,17 +93,19 @@ def pilot_first(
     return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
 
 
-def _allowed(limits: Constraints) -> list[str]:
+def _allowed(request: Request) -> Sequence[str]:
     from isoembed.sweep.pilot import PILOT_METHODS
 
-    allowed = [name for name in PILOT_METHODS if limits.methods is None or name in limits.methods]
-    if not allowed:
+    asked = request.constraints.methods
+    if asked is None:
+        return suited(PILOT_METHODS, request.family.models)
+    if not (allowed := [name for name in PILOT_METHODS if name in asked]):
         raise InputError(f"A pilot runs {', '.join(PILOT_METHODS)}; --methods allows none of them.")
     return allowed
 
 
 def _request(
-    chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: list[str], places: Places
+    chosen: ChosenRecipe, target_flop: float, allowance_flop: float, methods: Sequence[str], places: Places
 ) -> SweepRequest:
     from isoembed.encoder.precision import precision_named
     from isoembed.workflows.pilot import memory_here, pilot_draft, prepare_pilot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from isoembed.cli.models import suite
 from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions, SizeLimitOptions
 from isoembed.core import InputError
 from isoembed.families import Family
-from isoembed.methods import names
+from isoembed.families.base import ModelSpec
+from isoembed.methods import names, suited
 from isoembed.recipe import DataStats, Setup, family_setup
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 #: the methods that the paper compares: what `--methods all` means
 PAPER_METHODS = ("full", "freeze", "bias", "lora")
+_NAMES = ", ".join(names())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,9 @@ class GridOptions:
         str | None,
         typer.Option(help="some of the family's models, as a,b, default: all; or cuts of one model, as a@2,a@6"),
     ] = None
-    methods: Annotated[str, typer.Option(help=f"all (the paper's four), or some of {','.join(names())}")] = "all"
+    methods: Annotated[
+        str, typer.Option(help=f"all (those of the paper's four that the models have parts for), or some of {_NAMES}")
+    ] = "all"
     prune: Annotated[float, typer.Option(help="sizes within this factor of the expected best; 0: all sizes")] = 4.0
     memory: Annotated[
         str | None, typer.Option(help="runs that need more are left out, as 16GiB; default: this machine's")
@@ -210,10 +215,11 @@ def _pilot_request(
     from isoembed.workflows.pilot import pilot_draft, prepare_pilot
 
     target, methods = parse.number(asked.cost.target or "", "--target"), asked.grid.methods
+    sizes = tuple(family.model(name) for name in models)
     draft = pilot_draft(
-        family.model_copy(update={"models": tuple(family.model(name) for name in models)}),
+        family.model_copy(update={"models": sizes}),
         setup,
-        PILOT_METHODS if methods == "all" else _chosen_methods(methods),
+        _chosen_methods(methods, PILOT_METHODS, sizes),
         target,
         parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
     )
@@ -239,7 +245,7 @@ def _grid_request(
         **dict(setup),
         family=family,
         models=models,
-        methods=_chosen_methods(asked.grid.methods),
+        methods=_chosen_methods(asked.grid.methods, PAPER_METHODS, [family.model(name) for name in models]),
         budgets=parse.budgets(asked.cost.budgets or ""),
         data=DataStats.assumed(setup.context_tokens),
         seeds=tuple(range(runs.seeds)),
@@ -276,8 +282,11 @@ def _rates(steps: str, models: tuple[str, ...]) -> RateSearch | None:
     return RateSearch(models=some_of(models), steps=tuple(map(int, horizons)))
 
 
-def _chosen_methods(text: str) -> tuple[str, ...]:
-    listed = PAPER_METHODS if text == "all" else tuple(text.split(","))
+def _chosen_methods(text: str, every: Sequence[str], sizes: Sequence[ModelSpec]) -> tuple[str, ...]:
+    """Those named; of `all`, which stands for `every`, those that can train all sizes."""
+    if text == "all":
+        return suited(every, sizes)
+    listed = tuple(text.split(","))
     if unknown := [name for name in listed if name not in names()]:
         raise InputError(f"`--methods` must be all or some of {', '.join(names())}; got {', '.join(unknown)}.")
     return listed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, get_args
 
 from pydantic import Field
 
 from isoembed.core import InputError, checked
+from isoembed.families.base import ModelSpec
 from isoembed.methods.adapters import Adapters
 from isoembed.methods.base import BaseMethod, not_trained
 from isoembed.methods.bias import Bias
@@ -47,12 +49,27 @@ __all__ = [
     "method_type",
     "names",
     "read_label",
+    "suited",
 ]
 
 
 def names() -> tuple[str, ...]:
     """The names of all methods that are trained."""
     return tuple(method.called() for method in TRAINED)
+
+
+def suited(listed: Iterable[str], models: Sequence[ModelSpec]) -> tuple[str, ...]:
+    """Those of the methods called so that can train every one of `models`: where nobody named any, the others are no
+    mistake (a Llama has no biases)."""
+    return tuple(name for name in listed if all(_suits(method_type(name), model) for model in models))
+
+
+def _suits(method: type[AnyMethod], model: ModelSpec) -> bool:
+    try:
+        method.grid(model, 1.0)[0].check(model)
+    except InputError:
+        return False
+    return True
 
 
 def method_type(name: str) -> type[AnyMethod]:
