@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py PAIRS... --model FILE.gguf@3 --method "lora r=36" --rate 3.3e-3 --teacher FOLDER
         --tasks TASKS --budgets 2e12,8e12 --seeds 3 --out quality.json
-    python benchmarks/quality.py --table quality.json
+    python benchmarks/quality.py --table quality.json      --mix .1,.3 adds the averages of a run and its base
 
 A teacher's FLOP are part of the budget, so that its variants train on fewer pairs.  TASKS holds tasks as KIND/NAME;
 those of `TASKS` below are scored.  Results are added to `--out` as they come, and what is there is not run again.  The
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from isoembed import teacher
@@ -34,7 +35,7 @@ from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
 from isoembed.recipe import Options, PartialSetup, Prompts, Recipe, SourcePrompts
 from isoembed.recommendation.request import Request
-from isoembed.records import Heldout
+from isoembed.records import Heldout, RunRecord
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
@@ -119,26 +120,49 @@ def planned(asked: argparse.Namespace, options: Options, flop: float, seed: int)
 
 
 def measured(
-    asked: argparse.Namespace, options: Options, flop: float, seed: int, tasks: dict[str, Task]
-) -> dict[str, Any]:
-    """One run: its losses, its FLOP, its scores."""
+    asked: argparse.Namespace, variant: str, options: Options, flop: float, seed: int, tasks: dict[str, Task]
+) -> list[Row]:
+    """One run: its losses, its FLOP, its scores; then those of its weights mixed with the base's, where asked."""
     job = planned(asked, options, flop, seed)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
         encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
     assert record.heldout is not None
-    embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
-    return {
+    made = {
         "flop": record.model_flop,
         "teacher_flop": record.teacher_flop,
         "steps": record.steps,
         "rate": job.recipe.learning_rate,
         "seconds": record.wall_seconds,
-        "loss": record.heldout.loss,
-        "mrr": record.heldout.mrr,
-        "loss_one_source": one_source_loss(encoder, job.data, record.recipe),
-        "scores": scored_behind(embedder, tasks) if options.prompts.sources else scored(DenseSystem(embedder), tasks),
     }
+    embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
+    rows = [{"variant": variant, **made, "loss": record.heldout.loss, **judged(embedder, job, record, tasks)}]
+    base = dict(untrained(job.recipe).named_parameters()) if asked.mix else {}
+    trained = {name: value.detach().clone() for name, value in encoder.named_parameters()} if asked.mix else {}
+    if base.keys() != trained.keys():
+        raise InputError("`mix` averages weights by their names; adapters have names of their own. Leave it out.")
+    for share in map(float, filter(None, asked.mix.split(","))):
+        with torch.no_grad():
+            for name, value in encoder.named_parameters():
+                value.copy_((1 - share) * trained[name] + share * base[name])
+        loss = heldout_loss(encoder, job.data, temperature=record.recipe.temperature, bf16=_bf16(record.recipe))
+        assert loss is not None
+        named = f"{variant}, {share:.0%} of the base's weights"
+        rows.append({"variant": named, **made, "loss": loss.loss, **judged(embedder, job, record, tasks)})
+    return rows
+
+
+def judged(embedder: Embedder, job: Job, record: RunRecord, tasks: dict[str, Task]) -> Row:
+    """Loss among candidates of one source, and scores."""
+    prompts = job.recipe.options.prompts
+    return {
+        "loss_one_source": one_source_loss(embedder.encoder, job.data, record.recipe),
+        "scores": scored_behind(embedder, tasks) if prompts.sources else scored(DenseSystem(embedder), tasks),
+    }
+
+
+def _bf16(recipe: Recipe) -> bool:
+    return recipe.precision == "bf16"
 
 
 def scored_behind(embedder: Embedder, tasks: dict[str, Task]) -> dict[str, float]:
@@ -161,7 +185,7 @@ def one_source_loss(encoder: Encoder, data: PairData, recipe: Recipe) -> float |
             replace(data, heldout=data.heldout[source == each]),
             temperature=recipe.temperature,
             candidates=BLOCK,
-            bf16=recipe.precision == "bf16",
+            bf16=_bf16(recipe),
         )
         for each, count in zip(*np.unique(source, return_counts=True), strict=True)
         if count >= BLOCK
@@ -255,6 +279,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="2e12")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="variants, separated by commas; default: all")
+    parser.add_argument("--mix", default="", help="also with these shares of the base's weights, as .1,.3")
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
     asked = parsed(parser, table)
     budgets = [float(each) for each in asked.budgets.split(",")]
@@ -271,7 +296,8 @@ def main() -> None:
         if found.has(place):
             continue
         with in_place(variant):
-            found.add(place | measured(asked, known[variant], flop, seed, tasks))
+            rows = measured(asked, variant, known[variant], flop, seed, tasks)
+        found.add(*(place | row for row in rows))
         print({**place, "loss": found.rows[-1]["loss"], "seconds": found.rows[-1]["seconds"]}, flush=True)
 
 
