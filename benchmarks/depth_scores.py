@@ -63,10 +63,9 @@ def main() -> None:
         place = {"budget": float(budget), "method": method, "depth": int(depth)}
         if found.has(place):
             continue
-        one = argparse.Namespace(
-            **{**vars(asked), "model": f"{asked.model}@{depth}", "method": method, "rate": None, "teacher": None}
-        )
-        found.add(place | measured(one, PLAIN, float(budget), 0, tasks))
+        cut = {"model": f"{asked.model}@{depth}", "method": method, "rate": None, "teacher": None, "mix": ""}
+        one = argparse.Namespace(**{**vars(asked), **cut})
+        found.add(*(place | row for row in measured(one, "plain", PLAIN, float(budget), 0, tasks)))
         print({**place, "loss": found.rows[-1]["loss"], "seconds": found.rows[-1]["seconds"]}, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isoembed.core import LARGEST, Frozen, InputError, checked, number_of
 
@@ -44,13 +44,14 @@ DEVICES = tuple(
 )
 
 
-def device_named(name: str) -> Device:
-    """The device called `name`, in whatever case."""
+def device_named(name: str, field: str = "gpu", otherwise: str = "the budget in FLOP") -> Device:
+    """The device called `name`, in whatever case; `field` is what names it, and for a device that is not known one
+    gives something else."""
     for device in DEVICES:
         if device.name == name.lower():
             return device
     known = ", ".join(device.name for device in DEVICES)
-    raise InputError(f"`gpu` must be one of {known}; got {name!r}. For another device give the budget in FLOP.")
+    raise InputError(f"`{field}` must be one of {known}; got {name!r}. For another device give {otherwise}.")
 
 
 class Budget(Frozen):
@@ -61,12 +62,20 @@ class Budget(Frozen):
     """
 
     stated: str = Field(description="the budget as the user gave it")
-    flop: float | None = None
+    flop: float | None = Field(None, gt=0)
     device: str | None = None
     count: int = Field(1, ge=1, le=LARGEST)
-    seconds: float | None = None
-    utilisation: float | None = Field(None, description="share of peak that the user vouches for; None: unknown")
-    epochs: float | None = Field(None, description="over the unique pairs, where these alone are the budget")
+    seconds: float | None = Field(None, gt=0)
+    utilisation: float | None = Field(
+        None, gt=0, le=1, description="share of peak that the user vouches for; None: unknown"
+    )
+    epochs: float | None = Field(None, gt=0, description="over the unique pairs, where these alone are the budget")
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> Self:
+        if self.flop is None and self.epochs is None and (self.device is None or self.seconds is None):
+            raise InputError("A Budget must have `flop`, `epochs`, or `device` and `seconds`; give one of them.")
+        return self
 
     @classmethod
     @checked
@@ -101,7 +110,7 @@ class Budget(Frozen):
         """`count` devices for `hours`; `utilisation` is the share of their peak that your training reaches."""
         _positive(count=count, hours=hours)
         _share(utilisation)
-        name = device_named(device).name
+        name = device_named(device, "device").name
         return cls(
             stated=f"{count} x {name} for {hours:g} h",
             device=name,

@@ -283,7 +283,10 @@ def _held_back() -> Iterator[IO[bytes]]:
 
 
 def expanded(path: str | Path) -> Path:
-    """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise)."""
+    """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise).  Raises
+    InputError for an empty text, which would be the working folder."""
+    if path == "":
+        raise InputError("A path must name a file or a folder; it is empty. Give one; `.` is the working folder.")
     return Path(os.path.expanduser(path))
 
 

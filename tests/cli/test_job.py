@@ -11,7 +11,7 @@ import pytest
 
 from isoembed.cli.advice import advice
 from isoembed.recipe import Options
-from tests.cli.test_options import asked, mistake
+from tests.cli.test_options import ALL, asked, mistake
 from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import command
 
@@ -135,7 +135,9 @@ def test_a_finished_runs_recipe_is_trained_again(place: Path) -> None:
     for file, out in (("here/recipe.json", "one"), ("here/record.json", "two")):
         again = asked("train", f"--recipe={file}", f"--out={out}", inside=place)["record"]
         assert (again["key"], again["heldout"], again["steps"]) == (first["key"], first["heldout"], first["steps"])
-    assert "leave --seed out" in mistake("train", "--recipe=here/recipe.json", "--out=x", "--seed=1", inside=place)
+    for option in ("--seed=1", "--batch-by=source", "--clusters=4", "--source-alpha=1", "--repeats=measured"):
+        said = mistake("train", "--recipe=here/recipe.json", "--out=x", option, inside=place)
+        assert f"leave {option.partition('=')[0]} out" in said  # those of the data were passed over in silence
     assert "--recipe" in mistake("train", "--recipe=pairs.jsonl", "--out=x", inside=place)
     rows = (place / "pairs.jsonl").read_text().splitlines(keepends=True)
     (place / "pairs.jsonl").write_text("".join(rows[:50]))
@@ -263,3 +265,27 @@ def test_a_mixture_is_told_what_batches_of_one_source_are_worth(place: Path) -> 
     assert advised in command("run", *both, inside=place).out
     for told in ([*both, "--batch-by=source"], [*FLAGS, "--out=x", "--dry-run"]):
         assert "--batch-by" not in command("run", *told, inside=place).out
+
+
+def test_what_a_job_turns_on_the_command_line_turns_off(place: Path) -> None:
+    """`any flag overrides it` held for values alone: no flag undid a switch, and none put dollars in place of FLOP."""
+    (place / "on.toml").write_text('budget = "1e9"\nfamily = "nano"\nbidirectional = true\n')
+    assert asked("recipe", "on.toml", inside=place)["recipe"]["options"]["bidirectional"]
+    assert not asked("recipe", "on.toml", "--no-bidirectional", inside=place)["recipe"]["options"]["bidirectional"]
+    spent = asked("recipe", "on.toml", "--hours=1e-8", "--gpu=h100", "--save-job=spent.toml", inside=place)
+    assert spent["budget"]["device"] == "h100"
+    assert "budget =" not in (place / "spent.toml").read_text()
+    assert "Exactly one of" in mistake("recipe", "on.toml", "--budget=1e9", "--hours=1", "--gpu=h100", inside=place)
+
+
+def test_every_switch_of_a_job_can_be_turned_off() -> None:
+    for command_ in (ALL["run"], ALL["recipe"], ALL["sweep plan"]):
+        switches = [each for each in command_.params if getattr(each, "is_flag", False)]
+        kept = [each.name for each in switches if not each.secondary_opts]
+        assert set(kept) <= {"as_json", "dry_run", "resume"}, command_.name
+
+
+def test_a_comparison_of_families_is_saved_as_a_job(place: Path) -> None:
+    """It was said to be, and nothing was written."""
+    asked("recipe", "--family=any", "--budget=1e15", "--save-job=any.toml", inside=place)
+    assert 'family = "any"' in (place / "any.toml").read_text()

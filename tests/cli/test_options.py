@@ -119,6 +119,7 @@ def test_no_module_below_the_command_line_knows_an_option() -> None:
         if "cli" not in file.parts:
             found = set(re.findall(r"--[a-z][a-z-]+", file.read_text())) & flags
             assert not found, f"{file.name}: {found}"
+            assert not re.search(r"--\{[a-z]", file.read_text()), f"{file.name} makes an option of a name"
 
 
 def literals(*rooms: str) -> Iterator[str]:

@@ -152,6 +152,12 @@ def test_planning_a_finished_sweep_adds_nothing(finished: Path) -> None:
     assert "0 new runs, the sweep is complete" in ok("sweep", "plan", "--out", str(finished))
 
 
+def test_a_finished_sweep_is_not_asked_for_something_new_in_silence(finished: Path) -> None:
+    """Other methods, batch and family were passed over, and the old plan printed as if it were theirs."""
+    said = mistake("sweep", "plan", "--out", str(finished), "--methods", "lora", "--batch-pairs", "8")
+    assert "leave --methods and --batch-pairs out" in said
+
+
 def test_the_same_command_again_is_the_same_sweep(place: Path, finished: Path) -> None:
     """The speeds that it measures anew are never those of the first time."""
     assert "0 new runs, the sweep is complete" in ok(*options(place, finished))

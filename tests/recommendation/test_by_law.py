@@ -545,6 +545,16 @@ def test_loss_gap_order_and_crossover_never_contradict(laws: LawSet) -> None:
             assert found.methods[0].recipe.method.name == (ahead.second if flop == ahead.looked_at[1] else ahead.first)
 
 
+def test_near_a_crossover_it_agrees_with_the_choice(laws: LawSet) -> None:
+    """Between two budgets of its grid it named a method ahead which the recommendation had behind."""
+    near = there(there(asked(laws, 1e12).crossover).flop.value)
+    for flop in near * np.linspace(0.9, 1.1, 11):
+        found = asked(laws, float(flop))
+        crossing = there(found.crossover)
+        ahead = crossing.second if flop >= there(crossing.flop.value) else crossing.first
+        assert found.recipe.method.name == ahead
+
+
 def test_no_crossover_in_sight_is_said_to_be_unbounded(laws: LawSet) -> None:
     """In the lowest budgets full is ahead throughout; asked either way round, that is what is said."""
     frontier = Frontier(laws, request())

@@ -18,6 +18,9 @@ from scipy.stats import spearmanr
 
 from isoembed.budget import Budget
 from isoembed.fitting.correlation import spearman
+from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.io.ledger import group_runs
+from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import METHODS, Freeze, LoRA
 from isoembed.records import Ledger, RunRecord
@@ -28,7 +31,7 @@ from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.slider import recommended
 from isoembed.report.theme import GROUNDS, method_style, ordered
 from tests.fitting.ledgers import BUDGETS, runs
-from tests.report.planted import law_file, ledger, planted_evidence
+from tests.report.planted import frozen, law_file, ledger, planted_evidence, planted_study
 
 
 @pytest.fixture(scope="module")
@@ -385,3 +388,19 @@ def test_a_law_of_other_runs_is_named(tmp_path: Path) -> None:
     )
     assert "forecast-full" not in figures(found)
     assert len(Ledger.open(folder).records()) == len(found.records)
+
+
+def test_a_law_without_a_size_takes_no_forecast_from_the_others(tmp_path: Path) -> None:
+    """One power law beside two others took every line from the frontier, in silence, where `recipe` left it out."""
+    folder, law = planted_study(tmp_path)
+    laws = LawSet.load(law)
+    group = next(each for each in group_runs(sorted(frozen(), key=lambda run: run.key), [law_named("power")]))
+    power = study([law_named("power")], group, source="planted", draws=0, by=())
+    power = power.model_copy(update={"settings": laws.settings})
+    LawSet(laws=(*laws.laws, power)).save(tmp_path / "both.json")
+    alone, both = ReportData.open(folder, law), ReportData.open(folder, tmp_path / "both.json")
+    assert both.grid is not None
+    assert alone.grid is not None
+    assert [point.loss for point in both.grid.best()] == [point.loss for point in alone.grid.best()]
+    assert any("left out of forecasts: its law has no N" in line for line in both.notes)
+    assert not any("left out of forecasts" in line for line in alone.notes)

@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from isoembed.cli.options import ALIASES
 from isoembed.core import LARGEST, InputError, from_os_error, from_validation, not_installed, system_error
 
+#: options of which one is given: the one typed stands in place of another that a job file has
+_ONE_OF = ("budget", "hours", "dollars")
 #: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
 _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -54,6 +56,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Errors of what is below name fields; here they name this command's options."""
+        _displace(ctx)
         try:
             return super().invoke(ctx)
         except ValidationError as error:
@@ -71,6 +74,13 @@ class Command(TyperCommand):
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)
+
+
+def _displace(ctx: Any) -> None:
+    """Take out what a job file says of the budget where the command line says it in another way."""
+    said = {name: getattr(ctx.get_parameter_source(name), "name", None) for name in _ONE_OF if name in ctx.params}
+    if "COMMANDLINE" in said.values():
+        ctx.params |= {name: None for name, source in said.items() if source == "DEFAULT_MAP"}
 
 
 def _first_sentence(text: str) -> str:

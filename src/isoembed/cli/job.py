@@ -60,8 +60,9 @@ class JobFileOptions:
 def given(ctx: typer.Context) -> Iterator[Any]:
     """The options that the command line or a job file gives, in the order of the help."""
     for each in ctx.command.params:
-        source = ctx.get_parameter_source(each.name or "")
-        if each.param_type_name == "option" and source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
+        source = getattr(ctx.get_parameter_source(each.name or ""), "name", None)
+        is_given = source == "COMMANDLINE" or (source == "DEFAULT_MAP" and ctx.params[each.name] is not None)
+        if each.param_type_name == "option" and is_given:
             yield each
 
 

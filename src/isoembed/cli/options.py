@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from isoembed.budget import DEVICES, Budget
+from isoembed.budget import DEVICES, Budget, device_named
 from isoembed.cli import models, terminal
 from isoembed.cli.parse import size_in_bytes, source_prompts
 from isoembed.core import InputError
@@ -38,6 +38,12 @@ ALIASES = {
 }
 
 # ---- single options ---------------------------------------------------------------------------------------------
+
+
+def switch(name: str, told: str, *short: str) -> Any:
+    """A switch that can be turned off again, where a job file turned it on."""
+    return typer.Option(f"--{name}/--no-{name}", *short, help=told, show_default=False)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON", rich_help_panel="Output")]
 DryRun = Annotated[
@@ -75,9 +81,9 @@ class SayingOptions:
 
     panel: ClassVar[str] = "Output"
 
-    explain: Annotated[bool, typer.Option("--explain", help="say all: how the recipe was chosen, every cost")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but errors")] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="let the libraries log what they do")] = False
+    explain: Annotated[bool, switch("explain", "say all: how the recipe was chosen, every cost")] = False
+    quiet: Annotated[bool, switch("quiet", "say nothing but errors", "-q")] = False
+    verbose: Annotated[bool, switch("verbose", "let the libraries log what they do", "-v")] = False
 
 
 # ---- groups -----------------------------------------------------------------------------------------------------
@@ -118,6 +124,7 @@ class BudgetOptions:
             return Budget.parse(self.budget, count=self.count, utilisation=self.utilisation)
         if self.gpu is None:
             raise InputError(f"`{given[0]}` must come with --gpu: FLOP follow from its speed. Give one, as --gpu h100.")
+        device_named(self.gpu)  # by the name of its option
         if self.hours is not None:
             return Budget.from_devices(self.gpu, count=self.count, hours=self.hours, utilisation=self.utilisation)
         if self.dollars_per_hour is None or self.dollars is None:
@@ -176,7 +183,7 @@ class ModelOptions(NameOptions):
     alpha: Annotated[float | None, typer.Option(help="lora and its variants: alpha")] = None
     resize_embeddings: Annotated[
         bool,
-        typer.Option("--resize-embeddings", help="grow the token table so that every token of the tokenizer has a row"),
+        switch("resize-embeddings", "grow the token table so that every token of the tokenizer has a row"),
     ] = False
 
     def chosen_and_grown(self, budget: Budget | None = None) -> tuple[Family, str | None, bool]:
@@ -310,7 +317,8 @@ class SetupOptions:
         float, typer.Option(help="with --schedule wsd: share of the tokens over which the rate falls")
     ] = 0.4
     bidirectional: Annotated[
-        bool, typer.Option("--bidirectional", help="every token attends to the whole text, where the architecture can")
+        bool,
+        switch("bidirectional", "every token attends to the whole text, where the architecture can"),
     ] = False
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     prompts: PromptOptions = field(default_factory=PromptOptions)
@@ -433,16 +441,10 @@ class ExecutionOptions:
     memory: Annotated[
         str | None, typer.Option(help="peak of the process (GPU: there), as 4GiB; default: half of free")
     ] = None
-    checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="recompute activations inside the model")
-    ] = False
+    checkpointing: Annotated[bool, switch("gradient-checkpointing", "recompute activations inside the model")] = False
     precision: PrecisionName = "auto"
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks: slow at first, then faster")] = (
-        False
-    )
-    shard: Annotated[
-        bool, typer.Option("--shard", help="under torchrun: cut the parameters over the processes (FSDP2)")
-    ] = False
+    compile: Annotated[bool, switch("compile", "torch.compile the blocks: slow at first, then faster")] = False
+    shard: Annotated[bool, switch("shard", "under torchrun: cut the parameters over the processes (FSDP2)")] = False
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="seconds between checkpoints")] = 120.0
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False
 
@@ -462,7 +464,7 @@ class LawOptions:
 
     law: Annotated[Path | None, typer.Option(help="law.json of `isoembed fit`; default: the family's own")] = None
     other_settings: Annotated[
-        bool, typer.Option("--other-settings", help="use the law although batch or context differ from its runs'")
+        bool, switch("other-settings", "use the law although batch or context differ from its runs'")
     ] = False
 
     def value(self) -> LawSet | None:

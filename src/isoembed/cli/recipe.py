@@ -52,7 +52,7 @@ def recipe(
     if device is not None:
         raise InputError(f"`--device` is torch's, for run and train; a price list is --gpu. Leave {device} out.")
     if asked.model.family == "any":
-        _across(asked, budget, as_json=as_json)
+        _across(ctx, asked, job, budget, as_json=as_json)
         return
     request = request_of(budget, asked.model, asked.training, asked.limits)
     recommendation = recommend(request, law=asked.law.value(), other_settings=asked.law.other_settings)
@@ -65,7 +65,9 @@ def recipe(
         terminal.console().print(recommendation_text(flagged(recommendation, ctx), budget.gpu))
 
 
-def _across(asked: RecipeOptions, budget: BudgetOptions, *, as_json: bool) -> None:
+def _across(
+    ctx: typer.Context, asked: RecipeOptions, job: JobFileOptions, budget: BudgetOptions, *, as_json: bool
+) -> None:
     """Every family beside the others."""
     from isoembed.recommendation.across import across
     from isoembed.report.terminal.across import across_text
@@ -77,6 +79,7 @@ def _across(asked: RecipeOptions, budget: BudgetOptions, *, as_json: bool) -> No
         return request_of(budget, replace(asked.model, family=family.name), asked.training, asked.limits)
 
     found = across(ask)
+    job.save(ctx)
     if as_json:
         value = [each.model_dump(mode="json", exclude={"recommendation"}) for each in found]
         for entry, each in zip(value, found, strict=True):

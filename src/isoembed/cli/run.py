@@ -264,12 +264,14 @@ class ExtendedRun:
 
 #: panels of the help whose options a recipe decides
 _DECIDED = ("Budget", "Model", "Training", "Law")
+#: and those of the others: how often and in which batches the pairs are gone through
+_DECIDED_OF_DATA = ("repeats", "batch_by", "clusters", "source_alpha")
 
 
 def _only_open(by: str, options: list[Any], left_open: tuple[str, ...]) -> None:
     """Raise InputError where an option says again what a recipe, named by the option `by`, decides."""
-    said = [each for each in options if each.rich_help_panel in _DECIDED and each.name not in left_open]
-    if said:
+    decided = [each for each in options if each.rich_help_panel in _DECIDED or each.name in _DECIDED_OF_DATA]
+    if said := [each for each in decided if each.name not in left_open]:
         flags = " and ".join(max(each.opts, key=len) for each in said)
         raise InputError(f"`--{by}` says how the model is trained; leave {flags} out.")
 

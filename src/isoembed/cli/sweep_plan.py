@@ -13,9 +13,17 @@ import typer
 from isoembed.cache import borrowed, unwritten
 from isoembed.cli import parse, terminal
 from isoembed.cli.boundary import with_flags
-from isoembed.cli.job import JobFileOptions
+from isoembed.cli.job import JobFileOptions, given
 from isoembed.cli.models import suite
-from isoembed.cli.options import AsJson, DryRun, PairsOptions, PrecisionName, SetupOptions, SizeLimitOptions
+from isoembed.cli.options import (
+    AsJson,
+    DryRun,
+    PairsOptions,
+    PrecisionName,
+    SetupOptions,
+    SizeLimitOptions,
+    switch,
+)
 from isoembed.core import InputError
 from isoembed.families import Family
 from isoembed.families.base import ModelSpec
@@ -42,7 +50,7 @@ class CostOptions:
         str | None, typer.Option(help="what all runs may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
     ] = None
     adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="a pilot: the runs that most sharpen the decision at --target, per FLOP")
+        bool, switch("adaptive", "a pilot: the runs that most sharpen the decision at --target, per FLOP")
     ] = False
     target: Annotated[str | None, typer.Option(help="of a pilot: the budget to decide for, FLOP")] = None
 
@@ -155,6 +163,7 @@ def _plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
 
     out, dry_run = asked.output.out, asked.output.dry_run
     if asked.cost.budgets is None and asked.cost.target is None and (out / REQUEST).is_file():
+        _nothing_else(ctx, out)
         request = load_request(out)
     else:
         terminal.no_library_bars()
@@ -179,6 +188,16 @@ def _plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     else:
         remedies = {kind: with_flags(remedy, ctx) for kind, remedy in REMEDIES.items()}
         terminal.console().print(plan_text(request, planned, at_most(request), new, remedies))
+
+
+def _nothing_else(ctx: typer.Context, out: Path) -> None:
+    """Raise InputError where an option asks something new of the sweep in `out`, which is planned on as it is."""
+    if more := [each for each in given(ctx) if each.name not in ("out", "as_json", "dry_run", "save_job")]:
+        flags = " and ".join(max(each.opts, key=len) for each in more)
+        raise InputError(
+            f"`--budgets` or `--target` must say what a sweep is to be; without them that of {out} is planned on as it "
+            f"is: leave {flags} out, or give all of its options again."
+        )
 
 
 def plan_json(request: SweepRequest, planned: Plan, new: int | None) -> dict[str, object]:

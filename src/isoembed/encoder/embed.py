@@ -5,6 +5,7 @@ Shape legend: N texts, T tokens of the longest text of a mini-batch, D embedding
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from threading import Lock
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import no_panic
+from isoembed.core import InputError, no_panic
 from isoembed.encoder.encoder import Encoder, is_sharded, pad
 from isoembed.encoder.mini_batches import even_tokens, mini_batch_tokens_for, mini_batches_of
 from isoembed.encoder.precision import products
@@ -21,6 +22,9 @@ from isoembed.encoder.worker_pool import WorkerPool
 #: told of (texts done, texts in all) after every mini-batch
 Progress = Callable[[int, int], None]
 
+#: half of a surrogate pair, which no encoding of a text has
+_HALF = re.compile("[\ud800-\udfff]")
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, context_tokens: int | None
@@ -28,6 +32,8 @@ def tokenize(
     """Token ids of each text with the tokenizer's own special tokens, cut to `context_tokens` (None: not cut)."""
     if not texts:
         return []
+    if (bad := next((row for row, text in enumerate(texts, 1) if _HALF.search(text)), None)) is not None:
+        raise InputError(f"A text must be valid Unicode; text {bad} has half of a surrogate pair. Take it out.")
     with no_panic("The tokenizer"):
         rows = tokenizer(
             list(texts),

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import checked, expanded
+from isoembed.core import InputError, checked, expanded
 from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.embed import Progress, embed_ids, tokenize
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.export import MARKER, export
 from isoembed.encoder.exported import MODULES, load_exported
 from isoembed.encoder.load import load_model
-from isoembed.encoder.precision import AskedPrecision, fastest
+from isoembed.encoder.precision import AskedPrecision, device_called, fastest
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import Precision, Recipe
@@ -62,6 +62,8 @@ class Embedder:
         Reads safetensors only and runs no code of the folder's.  Raises InputError where there is no such model.
         """
         folder = expanded(model)
+        if device is not None:
+            device_called(device)
         exported = any((folder / name).is_file() for name in (MODULES, MARKER))  # whole, or refused
         if exported or (folder.is_dir() and not (folder / "config.json").is_file()):
             return cls(*load_exported(folder, device=device))
@@ -98,6 +100,8 @@ class Embedder:
 
         A text longer than `context_tokens` is cut; one without tokens gets the zero vector, similar to nothing.
         """
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError(f"`batch_tokens` must be at least 1; got {batch_tokens}. Leave it out.")
         if not texts:
             return np.zeros((0, self.dimensions), np.float32)
         prompts = self.encoder.prompts

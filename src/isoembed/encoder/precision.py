@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from isoembed.core import check_named
+from isoembed.core import InputError, check_named
 from isoembed.recipe import Precision
 
 #: `auto`: bf16 where that is faster here, else fp32
@@ -24,6 +24,15 @@ def precision_named(name: str) -> AskedPrecision:
     """`name` as a precision; raises InputError where it is none."""
     check_named("precision", name, get_args(AskedPrecision))
     return cast(AskedPrecision, name)
+
+
+def device_called(name: str) -> torch.device:
+    """torch's device of that name; raises InputError where it names none, or this torch or machine has none such."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter: a torch built without CUDA
+        why = str(error).splitlines()[0]
+        raise InputError(f"`device` must be one that torch can use here; got {name!r} ({why}).") from None
 
 
 def has_bf16(device: torch.device) -> bool:

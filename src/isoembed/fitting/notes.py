@@ -71,6 +71,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "subsample-repeated": ("R* from {kept:,} of {rows:,} rows that repeat, spread evenly over epochs",),
     "far-above": ("{runs} pilot runs far above the envelope left out",),
     "left-out": ("{method} left out", "{error}"),
+    "no-size": ("{law} left out of forecasts", "its law has no N"),
     "reads-no-tokens": ("the {law} law reads no D", "what repeated data are worth is not measured"),
     # columns of a table
     "flop-broken": ("{column} is no positive number in {rows:,} rows, as row {row}", "not compared with 6 N D"),

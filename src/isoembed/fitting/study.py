@@ -145,7 +145,8 @@ def _with_widths(law_file: LawFile, group: Group) -> LawFile:
 
 
 def _below_chance(laws: Sequence[Law], group: Group) -> Group:
-    """`group` without the runs that one of `laws` cannot speak of, and how many these are: all laws see the same."""
+    """`group` without the runs that one of `laws` cannot speak of, and how many these are: all laws see the same.
+    Raises InputError where none is left."""
     keep_R = np.logical_and.reduce([law.applies(group.points) for law in laws])
     above = int(np.sum(group.points.loss >= np.log(group.points.candidates or np.inf)))
     if not above:
@@ -153,6 +154,9 @@ def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     known = {"runs": above, "candidates": group.points.candidates}
     if keep_R.all():
         return replace(group, facts=(*group.facts, remark("above-chance-kept", **known)))
+    if not keep_R.any():
+        law = next(each for each in laws if not each.applies(group.points).all())
+        law.check(group.points)  # says what all runs have against them
     rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
     return replace(group, points=group.points[keep_R], rows=rows, facts=(*group.facts, remark("above-chance", **known)))
 

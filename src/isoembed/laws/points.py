@@ -32,6 +32,12 @@ class Rows:
     frozen_share_R: Floats
 
 
+def check_candidates(candidates: int | None) -> None:
+    """Raise InputError where a contrastive loss would have nothing to tell its positive from."""
+    if candidates is not None and candidates < 2:
+        raise InputError(f"`candidates` must be at least 2, the positive and another; got {candidates}.")
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """Runs: N parameters, D tokens, final loss, and where known C, S, weight and the run a row belongs to.
@@ -88,8 +94,7 @@ class Points:
             raise InputError(
                 "`weight` must be zero or more and positive somewhere; leave the column out for equal ones."
             )
-        if candidates is not None and candidates < 2:
-            raise InputError(f"`candidates` must be at least 2, the positive and another; got {candidates}.")
+        check_candidates(candidates)
         return cls(
             params_R, tokens_R, loss_R, flop_R, fraction_R, weight_R, run_R.astype(np.int64), candidates, setting
         )

@@ -12,7 +12,7 @@ from isoembed.laws import law_named
 from isoembed.notes import refusal_of
 from isoembed.recipe import Recipe
 from isoembed.recommendation.applicable import applicable, checks
-from isoembed.recommendation.candidates import Candidate, has_size
+from isoembed.recommendation.candidates import Candidate, sized
 from isoembed.recommendation.frontier import FARTHEST, Forecasts, Frontier, OutOfReachError
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.repeats import repeated
@@ -41,7 +41,7 @@ def by_law(
     OutOfReachError where all candidates lie out of its reach (unless `far`).
     """
     found = applicable(laws, request, other_settings=other_settings)
-    laws, unsized = _sized(found.laws)
+    laws, unsized = sized(found.laws)
     flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]
@@ -85,12 +85,6 @@ def by_law(
             "next_run": frontier.next_run(forecasts),
         }
     )
-
-
-def _sized(laws: LawSet) -> tuple[LawSet, tuple[LawFile, ...]]:
-    """Those of `laws` that have a size in them, which alone can choose one, or all where none has; and the others."""
-    sized = tuple(filter(has_size, laws.laws)) or laws.laws
-    return laws.model_copy(update={"laws": sized}), tuple(law for law in laws.laws if law not in sized)
 
 
 def _chosen_by(laws: LawSet, forecasts: Forecasts) -> RecipeNote:

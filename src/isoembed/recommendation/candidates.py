@@ -172,6 +172,12 @@ def has_size(law: LawFile) -> bool:
     return "params" in law_named(law.law).varies
 
 
+def sized(laws: LawSet) -> tuple[LawSet, tuple[LawFile, ...]]:
+    """Those of `laws` that have a size in them, which alone can choose one, or all where none has; and the others."""
+    kept = tuple(filter(has_size, laws.laws)) or laws.laws
+    return laws.model_copy(update={"laws": kept}), tuple(law for law in laws.laws if law not in kept)
+
+
 def _check_law(law: LawFile) -> None:
     if not has_size(law):
         raise InputError(

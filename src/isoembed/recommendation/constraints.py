@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from isoembed.budget import device_named
+from isoembed.budget import Device, device_named
 from isoembed.core import LARGEST, Frozen, InputError
 from isoembed.families.base import Family, ModelSpec
 from isoembed.fitting.repetition import MOST_EPOCHS
@@ -92,6 +92,15 @@ class Constraints(SizeLimits):
                 raise ValueError(f"a method must be one of {', '.join(names())}, not {name!r}")
         return methods
 
+    @field_validator("device_memory")
+    @classmethod
+    def _there_is(cls, memory: float | str | None) -> float | str | None:
+        if isinstance(memory, str):
+            _device(memory)
+        elif memory is not None and not memory > 0:
+            raise InputError(f"`device_memory` must be above 0 bytes; got {memory:g}. Leave it out for no limit.")
+        return memory
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.repeats == "none" and (self.epochs or 0) > 1:
@@ -112,7 +121,7 @@ class Constraints(SizeLimits):
     def memory_bytes(self) -> float | None:
         """The memory that training must fit into; None where there is no limit."""
         memory = self.device_memory
-        return device_named(memory).memory_bytes if isinstance(memory, str) else memory
+        return _device(memory).memory_bytes if isinstance(memory, str) else memory
 
     def allows(self, method: Method) -> bool:
         """Whether `method` may be used: one that is trained, and not left out."""
@@ -135,3 +144,7 @@ class Constraints(SizeLimits):
             known = {"tokens": self.serving_tokens, "model": model.name}
             raise InputError(refusal("serving", cost=flop - left, flop=flop, **known))
         return left
+
+
+def _device(name: str) -> Device:
+    return device_named(name, "device_memory", "its bytes, as 24e9")

@@ -200,6 +200,7 @@ class Frontier:
         low = min(low for low, _ in ranges) / self.token_worth
         high = max(forecasts.flop, *(10 * high / self.token_worth for _, high in ranges))
         flop_F = np.geomspace(min(low, forecasts.flop), high, _CROSSOVER_BUDGETS)
+        flop_F = np.unique(np.append(flop_F, forecasts.flop))  # between two budgets the order is a guess
         return self.crossover(names[0], names[1], flop_F.tolist())
 
     def next_run(self, forecasts: Forecasts) -> NextRun | None:

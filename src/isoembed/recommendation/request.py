@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field
@@ -61,13 +62,15 @@ class Request(PartialSetup):
         cls,
         budget: Request | Budget | str | float,
         family: Family | str | None = None,
-        setup: PartialSetup | None = None,
+        setup: PartialSetup | Mapping[str, Any] | None = None,
         *,
         method: Method | str | None = None,
         **fields: Any,
     ) -> Request:
         """What a user asks: a budget in FLOP as a number or a text, a family by name (default: `default_family`), a
         method by its label.  Of a request, the same one with what is given here in place of its own."""
+        if isinstance(setup, Mapping):
+            setup = PartialSetup(**setup)
         fields |= {name: getattr(setup, name) for name in PartialSetup.model_fields} if setup is not None else {}
         fields |= {} if family is None else {"family": family_named(family)}
         fields |= {} if method is None else {"method": method_of(method)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from isoembed.laws.points import Points
 from isoembed.methods import METHODS
 from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats
+from isoembed.recommendation.candidates import sized
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.report.forecast_grid import ForecastGrid
 
@@ -103,7 +104,7 @@ class ReportData:
             except InputError as error:
                 facts.append(remark("no-law-fitted", error=refusal_of(error)))
         found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
-        return cls(ledger.name, outcomes, dict(book.damaged), laws, (*facts, *found._of_other_runs()))
+        return replace(found, facts=(*facts, *found._of_other_runs(), *found._without_size()))
 
     @classmethod
     def of_laws(cls, law: Path) -> ReportData:
@@ -117,7 +118,8 @@ class ReportData:
                 f"A law alone must be of a family that ships; that of {law.name} is of "
                 f"{laws.settings.family or 'none that is named'}. Give the ledger of its runs, with `law`."
             )
-        return cls(law.name, (), {}, laws, ())
+        found = cls(law.name, (), {}, laws, ())
+        return replace(found, facts=tuple(found._without_size()))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -131,6 +133,10 @@ class ReportData:
             for law in self.law_files
             if known.get(law.method) != law.data_fingerprint
         ]
+
+    def _without_size(self) -> list[FitNote]:
+        out = sized(self.laws)[1] if self.laws is not None else ()
+        return [remark("no-size", law=each.method or each.law) for each in out]
 
     @cached_property
     def records(self) -> tuple[RunRecord, ...]:

@@ -18,6 +18,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recipe import DataStats
+from isoembed.recommendation.candidates import sized
 from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import MethodCrossover
@@ -42,10 +43,10 @@ class ForecastPoint:
 
 class ForecastGrid:
     """The laws on the sizes of `family`, trained as their runs were on `data` (None: the paper's corpus, without end),
-    ready to be asked.  Raises InputError where the laws name no size."""
+    ready to be asked; laws without N, which name no size, are left out.  Raises InputError where none has it."""
 
     def __init__(self, laws: LawSet, family: Family, data: DataStats | None) -> None:
-        self.laws = laws
+        self.laws = sized(laws)[0]
         asked = Request(budget=Budget(stated="any", flop=1.0), family=family, data=data)
         self.frontier = Frontier(self.laws, asked.complete(laws.settings))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from isoembed.core import InputError, checked
-from isoembed.encoder.precision import fastest, has_bf16, precision_named
+from isoembed.encoder.precision import device_called, fastest, has_bf16, precision_named
 from isoembed.recipe import Precision, Recipe
 
 
@@ -35,6 +35,8 @@ class Execution:
         for name in ("mini_batch_tokens", "keep_checkpoints"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise InputError(f"`{name}` must be at least 1; got {number}. Give another number.")
+        if self.memory_bytes is not None and not self.memory_bytes > 0:
+            raise InputError(f"`memory_bytes` must be above 0; got {self.memory_bytes:g}. Leave it out.")
 
     def torch_device(self) -> torch.device:
         """The device to run on; under torchrun each rank takes the GPU of its local number.
@@ -42,13 +44,7 @@ class Execution:
         Raises InputError where `device` names none, or this torch or machine has none such.
         """
         if self.device is not None:
-            try:
-                return torch.empty(0, device=self.device).device
-            except (RuntimeError, AssertionError) as error:  # the latter: a torch built without CUDA
-                why = str(error).splitlines()[0]
-                raise InputError(
-                    f"`device` must be one that torch can use here; got {self.device!r} ({why})."
-                ) from None
+            return device_called(self.device)
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")

@@ -298,7 +298,7 @@ def _with_base(recipe: Recipe) -> Recipe:
 def train(
     recipe: Recommendation | Recipe | str | Path,
     pairs: DataOptions | str | Path | Iterable[Any],
-    out: str | Path,
+    out: str | Path = "model",
     *,
     epochs: float | None = None,
     early_stopping: EarlyStopping | None = None,

@@ -18,7 +18,7 @@ from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, TestedSetting, method_labelled
 from isoembed.laws.base import Law
-from isoembed.laws.points import SAME_RECIPE, Floats, Points
+from isoembed.laws.points import SAME_RECIPE, Floats, Points, check_candidates
 
 #: names under which a column is found when the user names none
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -107,6 +107,7 @@ def read_groups(
     `epochs` or `unique_tokens` say that a row repeats its data, it is kept apart, beside the row of the same N, D and S
     that does not.
     """
+    check_candidates(candidates)
     read = _read(file, laws, names, method_column)
     read = replace(read, points=replace(read.points, candidates=candidates))
     if read.methods is None:
@@ -254,7 +255,7 @@ def _places(table: Table, laws: Sequence[Law], names: Mapping[str, str]) -> dict
         elif column in needed or column in names:
             raise InputError(
                 f"{table.file.name} needs a `{column}` column named {name or ' or '.join(COLUMNS[column])}; it has "
-                f"{', '.join(table.names) or 'no named one'}. Say which one it is with --{column}-col."
+                f"{', '.join(table.names) or 'none with a name'}. Say which one it is: `{column}_col`."
             )
     return found
 
