@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 # editable: the two largest nano models are in the folder and in no wheel
-RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[hub,gguf]" \
+RUN pip install --no-cache-dir --constraint constraints.txt --editable ".[hub]" \
     && useradd --create-home --uid 1000 user && mkdir /work && chown user /work
 
 USER 1000

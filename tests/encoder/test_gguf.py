@@ -199,7 +199,7 @@ def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
     shown = CliRunner().invoke(app, ["models", "--model", str(tmp_path / "tiny.gguf")])
     assert isinstance(shown.exception, InputError)
-    assert str(shown.exception) == "tiny.gguf needs the package gguf to be read: pip install 'isoembed[gguf]'."
+    assert str(shown.exception) == "tiny.gguf needs the package gguf to be read: pip install 'isoembed[train]'."
     with pytest.raises(InputError, match=r"there is no file 'none\.gguf'"):
         resolve("none.gguf")
 

@@ -23,6 +23,7 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import METHODS, Freeze, LoRA
+from isoembed.recommendation.recommend import shipped_law
 from isoembed.records import Ledger, RunRecord
 from isoembed.report import figures as figure_room
 from isoembed.report.data import ReportData
@@ -404,3 +405,13 @@ def test_a_law_without_a_size_takes_no_forecast_from_the_others(tmp_path: Path) 
     assert [point.loss for point in both.grid.best()] == [point.loss for point in alone.grid.best()]
     assert any("left out of forecasts: its law has no N" in line for line in both.notes)
     assert not any("left out of forecasts" in line for line in alone.notes)
+
+
+@pytest.mark.parametrize(("study", "family"), [("nano_study", "nano"), ("depth_study", "smollm2-135m@")])
+def test_the_page_of_what_ships_goes_by_the_law_that_ships(study: str, family: str) -> None:
+    """It fitted another one, and named another recipe for the same budget than `recipe`."""
+    records = Path(__file__).parents[2] / "benchmarks" / "results" / f"{study}.jsonl.gz"
+    shown, ships = ReportData.open(records), shipped_law(family)
+    assert shown.laws == ships
+    assert shown.facts == ()
+    assert shown.groups.keys() == {law.method for law in shown.law_files}

@@ -25,7 +25,11 @@ class Sides:
     """The laws of a ledger, and what is set beside it."""
 
     law: Annotated[
-        Path | None, typer.Option("--law", help="law.json of `isoembed fit`; default: the embedding law, fitted here")
+        Path | None,
+        typer.Option(
+            "--law",
+            help="law.json of `isoembed fit`; default: that of these runs which ships, else one fitted here",
+        ),
     ] = None
     against: Annotated[
         Path | None, typer.Option("--against", help="another ledger, or a law, beside LEDGER, which may be a law too")

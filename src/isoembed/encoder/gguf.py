@@ -44,7 +44,7 @@ def unpacked(file: Path, check: Callable[[PreTrainedConfig, str], None]) -> Path
     if (folder / _FACTS).is_file():
         return folder
     if importlib.util.find_spec("gguf") is None:
-        raise InputError(f"{file.name} needs the package gguf to be read: pip install 'isoembed[gguf]'.")
+        raise InputError(f"{file.name} needs the package gguf to be read: pip install 'isoembed[train]'.")
     stage = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         stage.mkdir(parents=True)

@@ -28,7 +28,7 @@ NANO = Family(
     models=tuple(
         classic(name, f"nano/{name}", hidden, blocks, 4096, 512, rate) for name, hidden, blocks, rate in _SHAPES
     ),
-    batch_pairs=64,
+    batch_pairs=32,
     rates=(
         RateRule(
             method="full",

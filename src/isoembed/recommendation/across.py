@@ -25,6 +25,11 @@ MADE_FROM = {
     "qwen3-embedding": "Qwen/Qwen3-Embedding-0.6B",
     "gemma3": "google/embeddinggemma-300m",
 }
+#: what no family is, and yet has a law
+ALONG_DEPTH = (
+    "Not among them: first blocks of one model. Of those of SmolLM2-135M-Instruct a law ships, 4e12 to 6e13 FLOP "
+    "(docs/depth.md)."
+)
 #: of the published means
 BENCHMARK = "MTEB(eng, v2)"
 WEAK = (

@@ -135,6 +135,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "steps": ("D counts steps", "a token at this batch and context is {worth:.3g} of the law's (paper, appendix G)"),
     "checked": ("checked at this batch and context, {law} holds", "{seen}"),
     "left-out": ("{law} left out", "{why}"),
+    "other-weights": ("law", "the one of {family} that ships was measured on other weights than these"),
     "other-data": ("the law was measured on other training data",),
     "other-tokenizer": ("the law was measured under another tokenizer", "its tokens are not these"),
     # why no loss

@@ -72,8 +72,15 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
     if law is not None:
         given = LawSet.load(law)
         return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)
-    shipped = shipped_law(asked.family.name) if all(map(has_measured_weights, asked.family.models)) else None
-    if shipped is None or not applies_to(shipped, asked.complete(shipped.settings)):
+    shipped = shipped_law(asked.family.name)
+    if shipped is None:
+        return by_rule(asked.complete())
+    if not all(map(has_measured_weights, asked.family.models)):
+        guess = by_rule(asked.complete())
+        return guess.model_copy(
+            update={"notes": (*guess.notes, note("assumed", "other-weights", family=asked.family.name))}
+        )
+    if not applies_to(shipped, asked.complete(shipped.settings)):
         return by_rule(asked.complete())
     complete = asked.complete(shipped.settings)
     try:

@@ -24,6 +24,7 @@ from isoembed.methods import METHODS
 from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats
 from isoembed.recommendation.candidates import sized
+from isoembed.recommendation.recommend import shipped_law
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.report.forecast_grid import ForecastGrid
 
@@ -87,16 +88,16 @@ class ReportData:
 
     @classmethod
     def open(cls, ledger: Path, law: Path | None = None) -> ReportData:
-        """The runs at `ledger` and the law at `law`, or the embedding law fitted to the runs where they allow it.
+        """The runs at `ledger` and the law at `law`; else the law that ships, where it was fitted to these very runs
+        and `recipe` goes by it, or the embedding law fitted to the runs where they allow it.
 
         Raises InputError where there is no ledger, where it holds no run with a loss, or runs of different settings.
         """
         book = Ledger.open(ledger)
         outcomes = tuple(book.outcomes())
-        laws, facts = None, []
-        if law is not None:
-            laws = LawSet.load(law)
-        else:
+        facts: list[FitNote] = []
+        laws = cls(ledger.name, outcomes, {}, None, ())._shipped() if law is None else LawSet.load(law)
+        if laws is None:
             records = [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
             group_runs(records, [law_named(DEFAULT_LAW)], source=ledger.name)  # says where nothing can be drawn
             try:
@@ -125,6 +126,10 @@ class ReportData:
     def notes(self) -> tuple[str, ...]:
         """What is missing and why, in words."""
         return tuple(each.describe() for each in self.facts)
+
+    def _shipped(self) -> LawSet | None:
+        laws = shipped_law(self.family.name) if self.records else None
+        return None if laws is None or replace(self, laws=laws)._of_other_runs() else laws
 
     def _of_other_runs(self) -> list[FitNote]:
         known = {group.method: group.points.fingerprint for group in self.groups.values()}
@@ -190,15 +195,16 @@ class ReportData:
         settings = self.laws.settings
         found: dict[str | None, Group] = {}
         for name in dict.fromkeys(law.law for law in self.laws.laws):
-            groups = group_runs(
-                self.records,
-                [law_named(name)],
-                {"params": settings.params, "flop": settings.flop},
-                target=self.target,
-                source=self.source,
-            )
             wanted = {law.method for law in self.laws.laws if law.law == name}
-            found |= {group.method: group for group in groups if group.method in wanted}
+            for others in ((), (DEFAULT_LAW,)):  # alone, or compared with one that takes a method's settings together
+                groups = group_runs(
+                    self.records,
+                    [law_named(each) for each in (name, *others)],
+                    {"params": settings.params, "flop": settings.flop},
+                    target=self.target,
+                    source=self.source,
+                )
+                found |= {group.method: group for group in groups if group.method in wanted - found.keys()}
         return found
 
     def law_of(self, group: Group) -> LawFile | None:

@@ -23,8 +23,8 @@ from isoembed.recommendation.frontier import Forecasts, Frontier
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import MethodCrossover
 
-#: a forecast is drawn to ten times the largest fitted budget, as far as `recommend` looks for a crossover
-BEYOND = 10.0
+#: a forecast is drawn to four times the largest fitted budget, as far as forecasts of ours were held against runs
+BEYOND = 4.0
 _BUDGETS = 25
 
 
@@ -58,7 +58,7 @@ class ForecastGrid:
 
     @cached_property
     def budgets(self) -> list[Forecasts]:
-        """Forecasts from the smallest fitted budget to ten times the largest, where one pays for a step."""
+        """Forecasts from the smallest fitted budget to `BEYOND` times the largest, where one pays for a step."""
         low, high = self.fitted
         found = []
         for flop in np.geomspace(low, BEYOND * high, _BUDGETS).tolist():

@@ -68,6 +68,7 @@ def page(report_data: ReportData) -> str:
         open=_OPEN,
         stops=found,
         no_stops=reason,
+        by_laws=_forms(report_data.law_files),
         laws=[_law(law) for law in report_data.law_files],
         provenance=provenance(report_data),
     )
@@ -191,6 +192,14 @@ def _run(report_data: ReportData, record: RunRecord) -> dict[str, Any]:
         **{name: f"{score:.3f}" for name, score in record.scores.items()},
     }
     return {"cells": [_short(cell) for cell in cells], "more": more}
+
+
+def _forms(laws: Sequence[LawFile]) -> str:
+    """`interaction-odds (full, freeze), embedding (bias)`."""
+    methods: dict[str, list[str]] = {}
+    for law in laws:
+        methods.setdefault(law.law, []).extend([law.method] if law.method else [])
+    return ", ".join(f"{form} ({', '.join(of)})" if of else form for form, of in methods.items())
 
 
 def _law(law: LawFile) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _STOPS = 41
 
 
 def stop_budgets(report_data: ReportData) -> list[Budget]:
-    """Budgets of three digits, even in ln C, from the smallest fitted one to ten times the largest."""
+    """Budgets of three digits, even in ln C, from the smallest fitted one to `BEYOND` times the largest."""
     assert report_data.laws is not None
     ranges = [law.range["flop"] for law in report_data.laws.laws]
     low, high = min(low for low, _ in ranges), BEYOND * max(high for _, high in ranges)

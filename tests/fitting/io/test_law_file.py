@@ -66,7 +66,7 @@ def test_the_power_law_needs_no_sizes_and_takes_six_n_d_without_c(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("N,loss\n1,2\n", r"needs a `tokens` column named D or tokens; it has N, loss.*--tokens-col"),
+        ("N,loss\n1,2\n", r"needs a `tokens` column named D or tokens; it has N, loss.*`tokens_col`"),
         ("N,D,loss\n1,2,nan\n", "`loss` must be a finite number in every row: row 1 is nan"),
         ("N,D,loss\n1,2,3\n1,,3\n", "`tokens` must be a finite number in every row: row 2"),
         ("N,D,loss\n1,2,3\n1,2,-3\n", "`loss` must be positive in every row: row 2 is -3"),
@@ -74,7 +74,7 @@ def test_the_power_law_needs_no_sizes_and_takes_six_n_d_without_c(tmp_path: Path
         ("N,D,loss\n1,2,3\n1,2,three\n", "Column loss of runs.csv must hold numbers: row 2 is 'three'"),
         ("N,D,loss\n1,2,3\n1,2\n", "must have 3 cells in a row, as its header has: row 2 has 2"),
         ("N,D,loss\n", "none"),
-        ("", "it has no named one"),
+        ("", "it has none with a name"),
     ],
 )
 def test_a_table_that_cannot_be_fitted_is_refused_by_name(tmp_path: Path, text: str, match: str) -> None:

@@ -78,7 +78,7 @@ def test_parquet_is_parquet_whatever_its_name(tmp_path: Path, name: str) -> None
     [
         ("N,D,loss,loss\n1,2,3,4\n", "has 2 columns named loss"),
         (",,\n1,2,3\n4,5,6\n", "must name its columns in its first line"),
-        ("", "needs a `params` column named N or params; it has no named one"),
+        ("", "needs a `params` column named N or params; it has none with a name"),
         (PLAIN + "1e9,1e9,diverged\n", "Column loss .* row 4 is 'diverged'"),
         (PLAIN + "1e9,1e9,\n", "`loss` must be a finite number in every row: row 4"),
         (PLAIN + "1e9,1e9,nan\n", "`loss` must be a finite number in every row: row 4"),

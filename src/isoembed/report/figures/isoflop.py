@@ -98,8 +98,9 @@ def _profiles(
             )
         )
         sizes = grid.sizes(method, flop) if grid is not None else []
-        # one size beyond the runs shows where the law goes; more would flatten the runs
-        sizes = sizes[: 1 + sum(point.params <= profile[-1].model.params for point in sizes)]
+        # one size beyond the runs, on either side, shows where the law goes; more would be no profile of runs
+        below = sum(point.params < profile[0].model.params for point in sizes)
+        sizes = sizes[max(0, below - 1) : 1 + sum(point.params <= profile[-1].model.params for point in sizes)]
         if sizes:
             marks.forecast(
                 made,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from isoembed.recommendation.across import WEAK, FamilyChoice
+from isoembed.recommendation.across import ALONG_DEPTH, BENCHMARK, WEAK, FamilyChoice
 from isoembed.report.terminal.layout import columns_table, si
 
 #: what each ground means
@@ -30,11 +30,18 @@ def across_text(choices: Sequence[FamilyChoice]) -> RenderableType:
             forecast = "-" if loss is None or loss.value is None else f"{loss.value:.3g}"
             offer = (recipe.model.name, recipe.method.label, *sizes, forecast)
             rows.append((each.family, *offer, each.published or "-", _WORDS[each.ground]))
-    head = ("family", "model", "method", "params", "tokens", "steps", "loss", "published by others", "rests on")
+    head = ("family", "model", "method", "params", "tokens", "steps", "loss", f"others' {BENCHMARK}", "rests on")
     names = [each.family for each in choices if each.refused is not None]
     others = (
         f"not for this budget, or these limits: {', '.join(names)}; asked for one of them, `isoembed recipe` says why."
     )
     first = choices[0].family
     more = f"`isoembed recipe` for {first} says more of the first."
-    return Group(columns_table(head, rows), Text(""), *([Text(others)] if names else []), Text(WEAK), Text(more))
+    return Group(
+        columns_table(head, rows),
+        Text(""),
+        *([Text(others)] if names else []),
+        Text(WEAK),
+        Text(ALONG_DEPTH),
+        Text(more),
+    )
