@@ -76,11 +76,17 @@ class Answers:
         return first, second
 
 
+#: nats that no reader would tell apart
+_ALIKE = 5e-4
+
+
 def _lower(first: Interval, second: Interval) -> str:
     """Whose forecast is lower, and whether the intervals overlap."""
     if first.value is None or second.value is None:
         return ""
     apart = abs(first.value - second.value)
+    if apart < _ALIKE:
+        return "They expect the same loss."
     lower = "A" if first.value < second.value else "B"
     overlap = first.ends[0] <= second.ends[1] and second.ends[0] <= first.ends[1]
     return f"{lower} expects {apart:.2g} nats less; the two intervals {'overlap' if overlap else 'lie apart'}."
