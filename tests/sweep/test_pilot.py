@@ -13,6 +13,7 @@ from rich.console import Console
 
 from isoembed.core import InputError
 from isoembed.methods import LoRA
+from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.records import FailedRun
 from isoembed.report.terminal.sweep import pilot_text
@@ -143,6 +144,19 @@ def test_an_allowance_for_too_few_runs_is_refused() -> None:
         PilotPlanner(pilot(target=6e9), []).plan()
     with pytest.raises(InputError, match="target budget and an allowance"):
         pilot_budgets(request())
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-3, 3e-3])
+def test_the_allowance_that_is_said_to_do_does(share: float) -> None:
+    """It was a mean of too few runs, so that who raised it to that was told a larger one."""
+    with pytest.raises(PilotTooSmallError) as refused:
+        PilotPlanner(pilot(target=2e13, share=share), []).plan()
+    fact = refusal_of(refused.value)
+    assert fact.code == "pilot-allowance"
+    needed = float(fact.fields["needed"])  # type: ignore[arg-type]
+    assert PilotPlanner(pilot(target=2e13, share=1.02 * needed / 2e13), []).plan().runs
+    with pytest.raises(PilotTooSmallError):
+        PilotPlanner(pilot(target=2e13, share=needed / 2e13 / 2), []).plan()
 
 
 def test_a_request_for_a_pilot_has_an_allowance() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 
@@ -194,9 +194,7 @@ class PilotPlanner(Planner):
         possible = eligible([as_possible_run(key, run.recipe) for key, run in runs.items()], target, HOFFMANN)
         first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
         if len(first) < LEAST_RUNS or math.fsum(first) > most:
-            # where no run at all is possible, the cheapest one of enough steps says what is needed
-            cheapest = math.fsum(first) / len(first) if first else self.request.budgets[0]
-            needed = cheapest * LEAST_RUNS / START_MOST
+            needed = self._needed(first)
             known: dict[str, float] = {"runs": LEAST_RUNS, "steps": LEAST_STEPS}
             if needed <= self.request.allowance_flop and self.skipped:
                 raise PilotTooSmallError(refusal("pilot-runs", possible=len(first), **self._left_out_most(), **known))
@@ -215,6 +213,17 @@ class PilotPlanner(Planner):
                 )
                 self._skip(self.models[0], method, self.request.budgets[0], unpaid)
         return {key: run for key, run in runs.items() if run.recipe.method.name in kept}
+
+    def _needed(self, first: Sequence[float]) -> float:
+        """The allowance, FLOP, of which the runs of the first method can be a start: those `first` ones, or where there
+        are too few, the cheapest of the grid that a larger allowance would have."""
+        if len(first) < LEAST_RUNS:
+            tokens = LEAST_STEPS * self.request.batch_pairs * self.request.data.tokens_per_pair
+            least = [pilot_methods(self.request, size)[0].cost(size).flop_per_token * tokens for size in self.models]
+            steps = math.ceil(math.log(max(least) / min(least)) / math.log(BUDGET_FACTOR)) + LEAST_RUNS
+            budgets = [1.02 * min(least) * BUDGET_FACTOR**step for step in range(steps)]
+            first = sorted(budget for budget in budgets for each in least if budget >= each)[:LEAST_RUNS]
+        return max(math.fsum(first) / START_MOST, first[-1] / LARGEST_SHARE)
 
     def _left_out_most(self) -> dict[str, str]:
         """Why runs are left out, and what would have those of the most frequent reason."""
