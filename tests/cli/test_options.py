@@ -81,6 +81,17 @@ def test_the_options_of_a_run_are_in_panels() -> None:
     assert headings[-8:] == ["Budget", "Model", "Data", "Training", "Law", "Execution", "Output", "Options"]
 
 
+def test_every_option_is_in_a_panel() -> None:
+    """Options of ten commands stood under plain "Options", where `run` has them by what they are about."""
+    outside = [
+        (name, parameter.opts)
+        for name, each in ALL.items()
+        for parameter in each.params
+        if parameter.param_type_name == "option" and not parameter.hidden and parameter.rich_help_panel is None
+    ]
+    assert not outside
+
+
 @pytest.mark.parametrize(
     ("alias", "name"), [pair for pair in ALIASES.items() if pair[1] not in ("--prune", "--max-pair-epochs")]
 )

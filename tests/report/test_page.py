@@ -230,7 +230,7 @@ def test_report_command(study: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def draw(study: tuple[Path, Path], name: str, out: Path | None, file_format: str | None = None) -> None:
-    wanted = None if file_format is None else cli_report.Format(file_format)
+    wanted = None if file_format is None else cli_report.FigureFormat(file_format)
     cli_report.figure(name, study[0], cli_report.Sides(law=study[1]), out, width=500, height=400, file_format=wanted)
 
 

@@ -15,10 +15,14 @@ from isoembed.core import InputError
 
 def cache(
     clear_kinds: Annotated[
-        str | None, typer.Option("--clear", help=f"remove {', '.join(KINDS)} or all; several joined by commas")
+        str | None,
+        typer.Option(
+            "--clear", help=f"remove {', '.join(KINDS)} or all; several joined by commas", rich_help_panel="Data"
+        ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--cache", help="default: ISOEMBED_CACHE, or ~/.cache/isoembed")
+        Path | None,
+        typer.Option("--cache", help="default: ISOEMBED_CACHE, or ~/.cache/isoembed", rich_help_panel="Data"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -37,7 +37,9 @@ def export(
 
 def correlate(
     ledger: Annotated[Path, typer.Argument(help="folder of records, or a .jsonl.gz")],
-    target: Annotated[str, typer.Option(help="loss to correlate: heldout or training")] = "heldout",
+    target: Annotated[
+        str, typer.Option(help="loss to correlate: heldout or training", rich_help_panel="Data")
+    ] = "heldout",
     as_json: AsJson = False,
 ) -> None:
     """Correlate the loss of all scored runs with each score and with the tasks' mean: Spearman, with an interval."""
@@ -54,7 +56,10 @@ def correlate(
 def subset(
     table: Annotated[Path, typer.Argument(help=".csv or .parquet: a model or run a row, a task's score a column")],
     categories: Annotated[
-        Path | None, typer.Option(help="table of columns task and category; default: the mteb library's task types")
+        Path | None,
+        typer.Option(
+            help="table of columns task and category; default: the mteb library's task types", rich_help_panel="Data"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

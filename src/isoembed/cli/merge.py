@@ -15,8 +15,12 @@ from isoembed.core import number_of
 def merge(
     models: Annotated[list[Path], typer.Argument(help="folders that run or train wrote, of one base")],
     out: Annotated[Path, typer.Option(help="folder for the average", rich_help_panel="Output")],
-    shares: Annotated[str | None, typer.Option(help="of each model, as 2,1,1; default: equal ones")] = None,
-    base: Annotated[float | None, typer.Option(help="share of the untrained base, as .3; default: none")] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="of each model, as 2,1,1; default: equal ones", rich_help_panel="Model")
+    ] = None,
+    base: Annotated[
+        float | None, typer.Option(help="share of the untrained base, as .3; default: none", rich_help_panel="Model")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of models that were fine-tuned from one base, as seeds of one recipe: one model to serve,

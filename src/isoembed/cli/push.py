@@ -14,8 +14,12 @@ from isoembed.cli.options import AsJson
 def push(
     folder: Annotated[Path, typer.Argument(help="what run or train wrote, or another sentence-transformers model")],
     repository: Annotated[str, typer.Argument(help="where to, as ORG/NAME")],
-    private: Annotated[bool, typer.Option("--private", help="seen by those alone who may")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="look at it and list what would be published")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="seen by those alone who may", rich_help_panel="Output")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="look at it and list what would be published", rich_help_panel="Output")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish a model on the hub, after a look: a model's parts alone, safetensors, certified, and no word of this

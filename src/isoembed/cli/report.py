@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -24,6 +24,8 @@ LedgerPath = Annotated[Path, typer.Argument(help="folder of a sweep, or a .jsonl
 class Sides:
     """The laws of a ledger, and what is set beside it."""
 
+    panel: ClassVar[str] = "Law"
+
     law: Annotated[
         Path | None,
         typer.Option(
@@ -32,7 +34,10 @@ class Sides:
         ),
     ] = None
     against: Annotated[
-        Path | None, typer.Option("--against", help="another ledger, or a law, beside LEDGER, which may be a law too")
+        Path | None,
+        typer.Option(
+            "--against", help="another ledger, or a law, beside LEDGER, which may be a law too", rich_help_panel="Data"
+        ),
     ] = None
     against_law: Annotated[
         Path | None, typer.Option("--against-law", help="law.json for --against; alone, another law of the same ledger")
@@ -54,9 +59,9 @@ def report(
     ctx: typer.Context,
     ledger: LedgerPath,
     sides: Sides,
-    out: Annotated[Path, typer.Option("--out", help="the page, one HTML file that needs no network")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="the page, one HTML file that needs no network", rich_help_panel="Output")
+    ] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:
     """Draw a ledger and its laws as one interactive page: the recipe at any budget first, then all figures.  With
@@ -113,7 +118,7 @@ def _compare(comparison: Comparison, out: Path, as_json: bool, ctx: typer.Contex
     terminal.console().print(f"{len(html.encode()) / 1e6:.2f} MB in {out}", markup=False)
 
 
-class Format(StrEnum):
+class FigureFormat(StrEnum):
     """What `figure all` writes."""
 
     SVG = "svg"
@@ -129,12 +134,17 @@ def figure(
     ledger: LedgerPath,
     sides: Sides,
     out: Annotated[
-        Path | None, typer.Option("--out", help="file ending in .png, .svg, .pdf or .html; of `all` a folder")
+        Path | None,
+        typer.Option(
+            "--out", help="file ending in .png, .svg, .pdf or .html; of `all` a folder", rich_help_panel="Output"
+        ),
     ] = None,
-    width: Annotated[int, typer.Option(min=200, max=8000, help="pixels")] = 900,
-    height: Annotated[int, typer.Option(min=150, max=8000, help="pixels")] = 560,
-    dark: Annotated[bool, typer.Option("--dark", help="on a dark ground")] = False,
-    file_format: Annotated[Format | None, typer.Option("--format", help="of `all`; default: svg")] = None,
+    width: Annotated[int, typer.Option(min=200, max=8000, help="pixels", rich_help_panel="Output")] = 900,
+    height: Annotated[int, typer.Option(min=150, max=8000, help="pixels", rich_help_panel="Output")] = 560,
+    dark: Annotated[bool, typer.Option("--dark", help="on a dark ground", rich_help_panel="Output")] = False,
+    file_format: Annotated[
+        FigureFormat | None, typer.Option("--format", help="of `all`; default: svg", rich_help_panel="Output")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one figure of a ledger, or all, as PNG, SVG, PDF or HTML; with --against of two ledgers, or two laws."""
@@ -147,7 +157,7 @@ def figure(
     one = sides.one
     known = drawings(ReportData.open(ledger, sides.law)) if one else compared.drawings(sides.comparison(ledger))
     if name == "all" and out is not None:
-        files = {each: out / f"{each}.{(file_format or Format.SVG).value}" for each in known}
+        files = {each: out / f"{each}.{(file_format or FigureFormat.SVG).value}" for each in known}
         write_figures({files[each]: draw() for each, draw in known.items()}, **size)
         _say_all(files, out, as_json)
         return
@@ -165,7 +175,7 @@ def figure(
         terminal.console().print(f"{made.alt}\nin {out}", markup=False)
 
 
-def _check_place(name: str, out: Path | None, file_format: Format | None) -> None:
+def _check_place(name: str, out: Path | None, file_format: FigureFormat | None) -> None:
     """Before anything is fitted or drawn."""
     from isoembed.report.render import check_format
 

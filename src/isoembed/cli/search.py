@@ -15,9 +15,12 @@ def search(
     folder: Annotated[Path, typer.Argument(help="folder of an exported model")],
     query: Annotated[str, typer.Argument(help="what to look for")],
     documents: Annotated[
-        Path | None, typer.Option(help="JSONL of {title, text} to search; default: this environment's docstrings")
+        Path | None,
+        typer.Option(
+            help="JSONL of {title, text} to search; default: this environment's docstrings", rich_help_panel="Data"
+        ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="how many to show")] = 5,
+    k: Annotated[int, typer.Option("--k", min=1, help="how many to show", rich_help_panel="Output")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Find the documents nearest to a query; the first search embeds them all and keeps the index in the cache."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -18,23 +19,28 @@ if TYPE_CHECKING:
 
     from isoembed.sweep.folder import SweepFolder
 
-Ledger = Annotated[Path, typer.Argument(help="folder of the sweep")]
+SweepPath = Annotated[Path, typer.Argument(help="folder of the sweep")]
 
 
-def run(
-    ledger: Ledger,
-    workers: Annotated[int, typer.Option(min=1, max=4096, help="processes on this machine, its cores shared out")] = 1,
-    tries: Annotated[int, typer.Option(min=1, max=1000, help="failed attempts before a planned run is given up")] = 3,
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Who executes the runs, and how often."""
+
+    panel: ClassVar[str] = "Execution"
+
+    workers: Annotated[int, typer.Option(min=1, max=4096, help="processes on this machine, its cores shared out")] = 1
+    tries: Annotated[int, typer.Option(min=1, max=1000, help="failed attempts before a planned run is given up")] = 3
     ray: Annotated[
         str | None, typer.Option(help="on a Ray cluster: HOST:PORT, auto for the one here, local to start one")
-    ] = None,
-    cpus: Annotated[int, typer.Option(min=1, max=1 << 16, help="with --ray: CPUs per run, which are its threads")] = 1,
-    gpus: Annotated[
-        float, typer.Option(min=0, max=1 << 16, help="with --ray: GPUs per run; a fraction shares one")
-    ] = 0.0,
-    shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False,
-    as_json: AsJson = False,
-) -> None:
+    ] = None
+    cpus: Annotated[int, typer.Option(min=1, max=1 << 16, help="with --ray: CPUs per run, which are its threads")] = 1
+    gpus: Annotated[float, typer.Option(min=0, max=1 << 16, help="with --ray: GPUs per run; a fraction shares one")] = (
+        0.0
+    )
+    shared: Annotated[bool, typer.Option("--shared", help="with --ray: all nodes see the ledger and caches")] = False
+
+
+def run(ledger: SweepPath, how: WorkOptions, as_json: AsJson = False) -> None:
     """Execute the planned runs that are left, until the sweep is complete; safe to kill and to run again."""
     from isoembed.sweep.advance import plan_sweep
     from isoembed.sweep.folder import SweepFolder
@@ -48,21 +54,20 @@ def run(
     with watching(folder, terminal.console(quiet=as_json)) as watch:
         if planned.complete and not open_runs(folder):
             pass
-        elif ray is None:
+        elif how.ray is None:
             from isoembed.workflows.sweep import run_sweep
 
-            run_sweep(ledger, workers=workers, tries=tries, watch=watch)
+            run_sweep(ledger, workers=how.workers, tries=how.tries, watch=watch)
         else:
             from isoembed.workflows.cluster import run_on_ray
 
-            address = None if ray == "local" else ray
             run_on_ray(
                 ledger,
-                address=address,
-                cpus_per_run=cpus,
-                gpus_per_run=gpus,
-                shared=shared,
-                tries=tries,
+                address=None if how.ray == "local" else how.ray,
+                cpus_per_run=how.cpus,
+                gpus_per_run=how.gpus,
+                shared=how.shared,
+                tries=how.tries,
                 watch=watch,
             )
     ended = StatusReader(folder).read()
@@ -98,7 +103,7 @@ def watching(folder: SweepFolder, console: Console) -> Iterator[Callable[[SweepF
         yield lambda _: live.update(status_text(reader.read()), refresh=True)
 
 
-def status(ledger: Ledger, as_json: AsJson = False) -> None:
+def status(ledger: SweepPath, as_json: AsJson = False) -> None:
     """Count planned runs by stage and state."""
     from isoembed.report.terminal.sweep import status_text
     from isoembed.sweep.folder import SweepFolder
@@ -109,7 +114,7 @@ def status(ledger: Ledger, as_json: AsJson = False) -> None:
     terminal.answer(found, status_text, as_json=as_json)
 
 
-def list_runs(ledger: Ledger, as_json: AsJson = False) -> None:
+def list_runs(ledger: SweepPath, as_json: AsJson = False) -> None:
     """List the planned runs: what each is, and where it stands."""
     from isoembed.report.terminal.sweep import runs_text
     from isoembed.sweep.folder import SweepFolder
@@ -121,7 +126,7 @@ def list_runs(ledger: Ledger, as_json: AsJson = False) -> None:
 
 
 def retry(
-    ledger: Ledger,
+    ledger: SweepPath,
     keys: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY]...", help="keys of planned runs, or their beginnings; default: all that failed"),
@@ -147,7 +152,7 @@ def retry(
 
 
 def show(
-    ledger: Ledger,
+    ledger: SweepPath,
     key: Annotated[str, typer.Argument(help="a planned run's key, or its beginning")],
     as_json: AsJson = False,
 ) -> None:
