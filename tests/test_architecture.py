@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from collections import defaultdict
@@ -96,6 +97,16 @@ def test_nothing_imports_in_a_circle() -> None:
     for file in FILES:
         by_room[part(file)] |= rooms(IMPORTS[file]) - {part(file)}
     tuple(TopologicalSorter(by_room).static_order())
+
+
+def test_no_two_types_have_one_name() -> None:
+    """`Rows` was a value of laws, an array of row numbers and a pair of tensors."""
+    types_of = runpy.run_path(str(SOURCE.parents[1] / "scripts" / "measure_house.py"))["types_of"]
+    places: dict[str, list[str]] = defaultdict(list)
+    for file in FILES:
+        for name in types_of(ast.parse(file.read_text(encoding="utf-8"))):
+            places[name].append(str(file.relative_to(SOURCE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

@@ -27,9 +27,9 @@ from isoembed.scratch import last_change, own_folder, own_place, remove, scratch
 VARIABLE = "ISOEMBED_CACHE"
 #: unused for so long, an entry of the user's cache goes
 OLD_SECONDS = 30 * 24 * 3600.0
-Kind = Literal["tokens", "teacher", "runs", "index"]
+CacheKind = Literal["tokens", "teacher", "runs", "index"]
 #: kind of entry -> where they lie in the cache
-KINDS: dict[Kind, str] = {"tokens": "tokens-*", "teacher": "teacher-*", "runs": "runs/*", "index": "index/*"}
+KINDS: dict[CacheKind, str] = {"tokens": "tokens-*", "teacher": "teacher-*", "runs": "runs/*", "index": "index/*"}
 #: in a run's working folder: the output folder that it belongs to
 _OUT = "out.txt"
 
@@ -136,7 +136,7 @@ def begin_work(out: Path, folder: Path, *, resume: bool) -> None:
 class CacheEntry:
     """One thing in a cache."""
 
-    kind: Kind
+    kind: CacheKind
     folder: Path
     bytes: int
     idle_seconds: float
@@ -155,7 +155,7 @@ def entries(cache: Path) -> Iterator[CacheEntry]:
                 yield CacheEntry(kind, folder, size, _idle_seconds(folder), belongs)
 
 
-def _folders(cache: Path, kind: Kind) -> list[Path]:
+def _folders(cache: Path, kind: CacheKind) -> list[Path]:
     return sorted(each for each in cache.glob(KINDS[kind]) if each.is_dir() and not each.is_symlink())
 
 
@@ -175,7 +175,7 @@ def prune(cache: Path) -> list[Path]:
     return old
 
 
-def clear(cache: Path, kinds: list[Kind]) -> list[CacheEntry]:
+def clear(cache: Path, kinds: list[CacheKind]) -> list[CacheEntry]:
     """Remove all entries of these kinds; returns them.  Raises InputError while a run is at work in the cache."""
     for each in entries(cache):
         if each.kind == "runs":

@@ -15,7 +15,7 @@ from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
-from isoembed.records import FailedRun
+from isoembed.records import FailedRun, Outcome
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
@@ -26,7 +26,7 @@ from isoembed.sweep.pilot import (
     pilot_budgets,
     pilot_stage,
 )
-from isoembed.sweep.plan import Outcome, Plan
+from isoembed.sweep.plan import Plan
 from isoembed.sweep.request import SweepRequest
 from isoembed.workflows.pilot import fit_pilot
 from tests.sweep.fake import planted_loss, record, request

@@ -14,11 +14,11 @@ from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms
 from isoembed.recipe import Options, Setup
-from isoembed.records import FailedRun, Ledger
+from isoembed.records import FailedRun, Ledger, Outcome
 from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
-from isoembed.sweep.plan import Outcome, Plan, Planner, at_most, variants
+from isoembed.sweep.plan import Plan, Planner, at_most, variants
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request

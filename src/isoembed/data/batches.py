@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from isoembed.data.dataset import PairData, Rows
+from isoembed.data.dataset import PairData
 from isoembed.data.order import Order, order_of
-from isoembed.data.store import Ids, TokenStore
+from isoembed.data.store import Ids, RowNumbers, TokenStore
 from isoembed.recipe import PLAIN, Options, Recipe
 
 Counts = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ def batches(
         )
 
 
-def _positions(order: Order, start: Position) -> Iterator[tuple[Position, Rows]]:
+def _positions(order: Order, start: Position) -> Iterator[tuple[Position, RowNumbers]]:
     """The rows of each batch from `start` on, without end, with the position after it."""
     position, last = start, len(order)
     while True:
@@ -130,7 +130,7 @@ def heldout_batch(data: PairData, first: int, last: int) -> Batch:
     return _batch(data.heldout_store, rows, rows[:0])
 
 
-def _batch(store: TokenStore, rows: Rows, of_row_M: Rows) -> Batch:
+def _batch(store: TokenStore, rows: RowNumbers, of_row_M: RowNumbers) -> Batch:
     """The pairs at `rows`, whose hard negatives are of the rows `of_row_M`; those themselves are left out."""
     behind, of_negatives = (store.prompt_tokens("positive", each) for each in (rows, of_row_M))
     return Batch(

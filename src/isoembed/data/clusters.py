@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from isoembed.core import InputError
 from isoembed.data.normalize import mixed_hashes
-from isoembed.data.store import TokenStore
+from isoembed.data.store import RowNumbers, TokenStore
 
 #: D
 DIMENSIONS = 256
@@ -27,7 +27,6 @@ SAMPLE_PAIRS, ROUNDS = 16_384, 10
 #: pairs at a time
 PART_PAIRS = 8192
 
-Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
 
 
@@ -43,7 +42,7 @@ def cluster_counts(clusters: int, pairs: list[int]) -> list[int]:
     return [max(1, round(clusters * count / sum(pairs))) for count in pairs]
 
 
-def clustered(store: TokenStore, rows: Rows, clusters: int) -> Labels:
+def clustered(store: TokenStore, rows: RowNumbers, clusters: int) -> Labels:
     """The cluster (N,) of each of `rows`, from 0; some of the `clusters` may have none.
 
     The order of `rows` is to be that of their content: the first ones are the sample.
@@ -68,11 +67,11 @@ def clustering_flop(pairs: int, clusters: int) -> float:
     return 2.0 * DIMENSIONS * clusters * (min(pairs, SAMPLE_PAIRS) * ROUNDS + pairs)
 
 
-def _parts(rows: Rows) -> list[Rows]:
+def _parts(rows: RowNumbers) -> list[RowNumbers]:
     return [rows[first : first + PART_PAIRS] for first in range(0, len(rows), PART_PAIRS)]
 
 
-def _tokens(store: TokenStore, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _tokens(store: TokenStore, rows: RowNumbers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(number of the pair, token) of every token of `rows`, each once a pair."""
     texts = [*store.ids("query", rows), *store.ids("positive", rows)]
     pair = np.repeat(np.tile(np.arange(len(rows)), 2), [len(text) for text in texts])
@@ -80,7 +79,9 @@ def _tokens(store: TokenStore, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.N
     return both >> 32, both & 0xFFFFFFFF
 
 
-def _vectors(store: TokenStore, rows: Rows, pairs_V: npt.NDArray[np.int64], pairs: int) -> npt.NDArray[np.float32]:
+def _vectors(
+    store: TokenStore, rows: RowNumbers, pairs_V: npt.NDArray[np.int64], pairs: int
+) -> npt.NDArray[np.float32]:
     """(N, D), whole numbers; `pairs_V` of `pairs` have a token."""
     pair, token = _tokens(store, rows)
     having = np.where(token < len(pairs_V), pairs_V[np.minimum(token, len(pairs_V) - 1)], 0)

@@ -21,7 +21,7 @@ from isoembed.data.normalize import mixed_hashes, text_hash
 from isoembed.data.notes import DataNote, remark, warning
 from isoembed.data.prompts import check_sources
 from isoembed.data.sources import Source, open_source
-from isoembed.data.store import Ids, TokenStore
+from isoembed.data.store import Ids, RowNumbers, TokenStore
 from isoembed.data.vectors import TextVectors
 from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
 
@@ -42,8 +42,6 @@ SHARED_SHARE = 0.01
 #: hashes looked up at a time
 PART = 1 << 20
 
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class PairData:
@@ -55,9 +53,9 @@ class PairData:
     """
 
     store: TokenStore
-    train: Rows
+    train: RowNumbers
     heldout_store: TokenStore
-    heldout: Rows
+    heldout: RowNumbers
     stats: DataStats
     facts: tuple[DataNote, ...]
     teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
@@ -68,7 +66,7 @@ class PairData:
         """What was left out and why, in words."""
         return tuple(each.describe() for each in self.facts)
 
-    def first(self, unique_pairs: int | None) -> Rows:
+    def first(self, unique_pairs: int | None) -> RowNumbers:
         """The first so many training rows, or all: the order is that of a hash of the pairs' content, so that these are
         a random subset, the same one in every run, and fewer lie within more.
 
@@ -81,7 +79,7 @@ class PairData:
             )
         return self.train[:unique_pairs]
 
-    def negatives(self, rows: Rows) -> tuple[list[Ids], npt.NDArray[np.uint64], Rows]:
+    def negatives(self, rows: RowNumbers) -> tuple[list[Ids], npt.NDArray[np.uint64], RowNumbers]:
         """Token ids of the hard negatives of training `rows`, one row's behind the other's, their texts' hashes, and
         the row of each.  Texts of the held-out pairs are not among them: training must not see them, as negatives
         neither."""
@@ -182,7 +180,7 @@ def remarks(store: TokenStore) -> list[DataNote]:
     return facts
 
 
-def sameness(store: TokenStore, rows: Rows) -> list[DataNote]:
+def sameness(store: TokenStore, rows: RowNumbers) -> list[DataNote]:
     """A warning where many pairs of a batch share a text and so are no negatives of each other; empty where few do.
 
     Where all do it is `one-text`: without negatives the loss is 0 from the first step.
@@ -201,14 +199,14 @@ def sameness(store: TokenStore, rows: Rows) -> list[DataNote]:
     return [warning("few-texts", variety=_variety(store, rows), pairs=len(rows), share=max(shares))]
 
 
-def _variety(store: TokenStore, rows: Rows) -> str:
+def _variety(store: TokenStore, rows: RowNumbers) -> str:
     """How many different texts there are on each side."""
     query, positive = (len(np.unique(store.column(f"{side}_hash")[rows])) for side in ("query", "positive"))
     return f"different queries: {query:,}, different positives: {positive:,}"
 
 
-def unique_rows(store: TokenStore) -> Rows:
-    """Rows without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
+def unique_rows(store: TokenStore) -> RowNumbers:
+    """RowNumbers without duplicates (equal query and positive once normalised), sorted by a hash of their content."""
     query, positive, pair = (store.column(f"{what}_hash") for what in ("query", "positive", "pair"))
     last = (store.column("negatives_hash"),) if store.facts.negatives else ()  # else they are all the same
     rows = np.lexsort((*last, pair, positive, query))
@@ -216,7 +214,7 @@ def unique_rows(store: TokenStore) -> Rows:
     repeats[1:] = (query[rows[1:]] == query[rows[:-1]]) & (positive[rows[1:]] == positive[rows[:-1]])
     del query, positive
     rows = rows[~repeats]
-    ordered: Rows = rows[np.argsort(pair[rows], kind="stable")]
+    ordered: RowNumbers = rows[np.argsort(pair[rows], kind="stable")]
     return ordered
 
 
@@ -236,7 +234,9 @@ def _build(
     return TokenStore.build(source, tokenizer, context_tokens=context_tokens, folder=folder, prompts=prompts)
 
 
-def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, facts: list[DataNote]) -> tuple[Rows, Rows, Rows]:
+def _split(
+    store: TokenStore, rows: RowNumbers, wanted: int, seed: int, facts: list[DataNote]
+) -> tuple[RowNumbers, RowNumbers, RowNumbers]:
     """(held-out rows, the rows they were chosen from, the rows left to training)."""
     limit = int(HELDOUT_SHARE * len(rows))
     wanted = min(wanted, limit)
@@ -266,7 +266,7 @@ def _split(store: TokenStore, rows: Rows, wanted: int, seed: int, facts: list[Da
     return chosen, rows[candidates], remaining[~np.isin(remaining, chosen)]
 
 
-def _pairs_sharing(store: TokenStore, rows: Rows) -> npt.NDArray[np.int32]:
+def _pairs_sharing(store: TokenStore, rows: RowNumbers) -> npt.NDArray[np.int32]:
     """Of each row, how many of `rows` have its query or its positive, itself included."""
     sharing = np.ones(len(rows), np.int32)
     for side in ("query", "positive"):
@@ -299,7 +299,7 @@ def _groups_apart(
     return np.array(apart, group.dtype)
 
 
-def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], facts: list[DataNote]) -> Rows:
+def _without(store: TokenStore, rows: RowNumbers, seen: npt.NDArray[np.uint64], facts: list[DataNote]) -> RowNumbers:
     """Those of `rows` with no text of which the hash is among `seen`."""
     shared = np.zeros(len(rows), bool)
     for side in ("query", "positive"):
@@ -309,7 +309,7 @@ def _without(store: TokenStore, rows: Rows, seen: npt.NDArray[np.uint64], facts:
     return rows[~shared]
 
 
-def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
+def _choose(store: TokenStore, rows: RowNumbers, wanted: int, seed: int) -> RowNumbers:
     """The first `wanted` of `rows` by a seeded hash of their content, none with a text that an earlier one has on the
     same side, so that no candidate of a held-out block is a false negative; whole blocks where there is one."""
     mixed = mixed_hashes(store.column("pair_hash")[rows], seed)
@@ -327,12 +327,12 @@ def _choose(store: TokenStore, rows: Rows, wanted: int, seed: int) -> Rows:
     return chosen[: count - count % BLOCK_PAIRS if count >= BLOCK_PAIRS else count]
 
 
-def _texts(store: TokenStore, rows: Rows) -> npt.NDArray[np.uint64]:
+def _texts(store: TokenStore, rows: RowNumbers) -> npt.NDArray[np.uint64]:
     """Hashes of the texts of `rows`, both sides, each once, sorted."""
     return np.unique(np.concatenate([store.column(f"{side}_hash")[rows] for side in ("query", "positive")]))
 
 
-def _stats(store: TokenStore, train: Rows, prompts: Prompts) -> DataStats:
+def _stats(store: TokenStore, train: RowNumbers, prompts: Prompts) -> DataStats:
     query, positive = (store.kept_tokens(side)[train] for side in ("query", "positive"))
     squares = sum(int((side.astype(np.uint64) ** 2).sum()) for side in (query, positive))
     hashes = store.column("pair_hash")

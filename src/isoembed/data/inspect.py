@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99, 100)
 
 
-class Side(Frozen):
+class SideLengths(Frozen):
     """The lengths of one side's texts."""
 
     mean_tokens: float = Field(description="before truncation")
@@ -57,8 +57,8 @@ class Inspection(Frozen):
     wordless: int = Field(description="pairs of which a text has no letter and no digit")
     facts: tuple[DataNote, ...] = Field(description="what to look at before training")
     groups: int = Field(description="groups that must not straddle a split; 0 where the source has none")
-    query: Side
-    positive: Side
+    query: SideLengths
+    positive: SideLengths
     tokens_per_pair: float = Field(description="both sides and hard negatives, after truncation")
     epoch_tokens: int = Field(description="tokens of the unique pairs, after truncation")
     method: str
@@ -115,10 +115,10 @@ def inspect(
     )
 
 
-def _side(store: TokenStore, side: str) -> Side:
+def _side(store: TokenStore, side: str) -> SideLengths:
     lengths, kept = store.column(f"{side}_length"), store.kept_tokens(side)
     values = np.percentile(lengths, PERCENTILES, method="nearest")
-    return Side(
+    return SideLengths(
         mean_tokens=float(lengths.mean()),
         percentiles={percent: int(value) for percent, value in zip(PERCENTILES, values, strict=True)},
         kept_tokens=float(kept.mean()),

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from isoembed.core import InputError, fingerprint
 from isoembed.data.clusters import Labels, cluster_counts, clustered, clustering_flop
-from isoembed.data.dataset import PairData, Rows
+from isoembed.data.dataset import PairData
 from isoembed.data.notes import DataNote, remark, warning
+from isoembed.data.store import RowNumbers
 from isoembed.recipe import Options, Setup
 
 
@@ -41,7 +42,7 @@ class Order:
         whole batches are taken makes batches too, of as few clusters each as can be: a pass is over as many pairs.
     """
 
-    sources: tuple[Rows, ...]
+    sources: tuple[RowNumbers, ...]
     batch_pairs: int
     seed: int
     alpha: float = 1.0
@@ -58,13 +59,13 @@ class Order:
         """L."""
         return sum(self.counts)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Rows]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[RowNumbers]:
         """The rows (B) of each batch of that epoch, from batch `first` on."""
         turns = np.repeat(np.arange(len(self.sources)), self.counts)
         if len(self.sources) > 1:
             turns = np.random.default_rng([self.seed, epoch, len(self.sources)]).permutation(turns)
         batch = [epoch * count for count in self.counts]
-        passes: list[tuple[int, Rows]] = [(-1, np.empty(0, np.int64))] * len(self.sources)
+        passes: list[tuple[int, RowNumbers]] = [(-1, np.empty(0, np.int64))] * len(self.sources)
         for number, source in enumerate(turns.tolist()):
             rows, at = self.sources[source], batch[source]
             batch[source] += 1
@@ -76,7 +77,7 @@ class Order:
             places = passes[source][1][place * self.batch_pairs : (place + 1) * self.batch_pairs]
             yield rows[places]
 
-    def _pass(self, number: int, source: int) -> Rows:
+    def _pass(self, number: int, source: int) -> RowNumbers:
         """The order in which that pass visits the rows of a source."""
         places = permutation(self.seed, number, len(self.sources[source]), source)
         if not self.clusters:
@@ -181,13 +182,13 @@ def _clusters_seen(order: Order, options: Options) -> DataNote:
     )
 
 
-def _parts(data: PairData, options: Options, train: Rows) -> list[tuple[str, Rows]]:
+def _parts(data: PairData, options: Options, train: RowNumbers) -> list[tuple[str, RowNumbers]]:
     """(name, its rows) of each source; batches by clusters do with one."""
     alone = options.batch_by == "cluster" and len(np.unique(data.store.column("source")[train])) == 1
     return [(data.store.facts.source, train)] if alone else _by_source(data, train)
 
 
-def _by_source(data: PairData, train: Rows) -> list[tuple[str, Rows]]:
+def _by_source(data: PairData, train: RowNumbers) -> list[tuple[str, RowNumbers]]:
     """(name, its rows) of each source among `train`, in the order of their first pairs there, whatever the order in
     which they were given.  Raises InputError where there is one alone."""
     source = data.store.column("source")[train]

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isoembed.core import InputError
-from isoembed.data.dataset import PairData, Rows
+from isoembed.data.dataset import PairData
 from isoembed.data.notes import DataNote
-from isoembed.data.store import TokenStore
+from isoembed.data.store import RowNumbers, TokenStore
 from isoembed.recipe import DataStats
 from isoembed.scratch import own_folder, remove, shared
 
@@ -57,9 +57,9 @@ class PackedData:
     """A `PairData` as it travels; `heldout_store` is None where it is the same store."""
 
     store: ShippedStore
-    train: Rows
+    train: RowNumbers
     heldout_store: ShippedStore | None
-    heldout: Rows
+    heldout: RowNumbers
     stats: DataStats
     facts: tuple[DataNote, ...]
     clusters: npt.NDArray[np.int32] | None = None

@@ -56,6 +56,8 @@ PAIRS_ROWS, NUMBERS_ROWS = 2 * 1024, 64 * 1024
 #: of a store: its two Arrow files, and what is known of them
 FILES, FACTS = ("pairs.arrow", "numbers.arrow"), "facts.json"
 
+#: numbers of rows of a store
+RowNumbers = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Item = TypeVar("Item")
 Made = TypeVar("Made")

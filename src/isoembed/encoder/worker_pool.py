@@ -78,16 +78,16 @@ class WorkerPool:
 
 
 #: (ids, gradient of their rows) of a mini-batch
-Rows = tuple[torch.Tensor, torch.Tensor]
+RowGradients = tuple[torch.Tensor, torch.Tensor]
 
 
-def kept_rows(weight: nn.Parameter) -> list[Rows] | None:
+def kept_rows(weight: nn.Parameter) -> list[RowGradients] | None:
     """The rows of its gradient that a replica's token table keeps; None of every other parameter."""
-    rows: list[Rows] | None = vars(weight).get("kept_rows")
+    rows: list[RowGradients] | None = vars(weight).get("kept_rows")
     return rows
 
 
-def add_rows(weight: nn.Parameter, rows: Sequence[Rows]) -> None:
+def add_rows(weight: nn.Parameter, rows: Sequence[RowGradients]) -> None:
     """Add the rows to the gradient of `weight`, in their order; `forget_gradients` will know which they were."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)

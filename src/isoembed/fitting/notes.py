@@ -11,7 +11,7 @@ from isoembed.fitting.intervals import Interval
 from isoembed.notes import Note, Noted
 
 #: why a status or verdict is not good; what was held; what was seen of the runs and of the law's file
-Kind = Literal["reason", "held", "remark"]
+FitNoteKind = Literal["reason", "held", "remark"]
 
 _OUTSIDE = "outside what uncertainty and noise allow ({allowed})"
 
@@ -122,7 +122,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
 class FitNote(Note):
     """One fact that speaks against a fit or a forecast, or that its reader should know."""
 
-    kind: Kind
+    kind: FitNoteKind
 
     sentences: ClassVar = _SENTENCES
 

@@ -33,7 +33,7 @@ from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
 from isoembed.recommendation.constraints import SIZE_LIMITS
-from isoembed.records import FailedRun, RunRecord
+from isoembed.records import FailedRun, Outcome, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import unfit
@@ -54,8 +54,6 @@ from isoembed.sweep.variations import Variation
 #: runs replicated before the grid and after it
 NOISE_RUNS = 6
 REPLICATED_RUNS = 8
-
-Outcome = RunRecord | FailedRun
 
 
 class Plan(Frozen):

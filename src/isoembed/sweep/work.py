@@ -55,12 +55,12 @@ class StopRequestedError(Exception):
 STOPPED = End(reason="stopped", words="stopped by a signal")
 
 #: trains a run in a folder that may hold checkpoints of an earlier attempt
-Trainer = Callable[[PlannedRun, Path], RunRecord | Failure]
+TrainRun = Callable[[PlannedRun, Path], RunRecord | Failure]
 
 
 def work(
     folder: SweepFolder,
-    train: Trainer,
+    train: TrainRun,
     *,
     tries: int = 3,
     more: Callable[[], int] = lambda: 0,
@@ -123,7 +123,7 @@ def patiently(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _attempt(folder: SweepFolder, run: PlannedRun, attempt: Attempt, train: Trainer) -> bool:
+def _attempt(folder: SweepFolder, run: PlannedRun, attempt: Attempt, train: TrainRun) -> bool:
     """Make one attempt; True where it wrote the run's record."""
     over = threading.Event()
     heartbeat = threading.Thread(target=Heartbeat(folder).send_until, args=(over, attempt), daemon=True)

@@ -24,7 +24,7 @@ from isoembed.estimates import TILE_LOGITS
 from isoembed.recipe import Recipe, TeacherLoss
 
 #: embeddings, or vectors, of the queries and of the positives of a batch
-Pair = tuple[torch.Tensor, torch.Tensor]
+BothSides = tuple[torch.Tensor, torch.Tensor]
 
 
 def projection_of(recipe: Recipe, encoder: Encoder) -> nn.Linear | None:
@@ -41,8 +41,8 @@ def projection_of(recipe: Recipe, encoder: Encoder) -> nn.Linear | None:
 
 
 def distillation_loss(
-    student: Pair,
-    teacher: Pair,
+    student: BothSides,
+    teacher: BothSides,
     loss: TeacherLoss,
     *,
     temperature: float,

@@ -20,7 +20,7 @@ _LEAST_SIZES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ScoredTask:
     """One task's scores: runs, their losses and their scores in its main metric."""
 
     main: ScoreName
@@ -44,7 +44,7 @@ class Task:
         return float(np.mean(found)) if found else None
 
 
-def tasks_of(report_data: ReportData) -> list[Task]:
+def tasks_of(report_data: ReportData) -> list[ScoredTask]:
     """Every task of which at least eight runs have a score and a loss."""
     found = []
     for main in main_scores(name for record in report_data.records for name in record.scores):
@@ -56,7 +56,7 @@ def tasks_of(report_data: ReportData) -> list[Task]:
         ]
         if len(known) >= LEAST_RUNS:
             records, losses, scores = zip(*known, strict=True)
-            found.append(Task(main, list(records), list(losses), list(scores)))
+            found.append(ScoredTask(main, list(records), list(losses), list(scores)))
     return found
 
 
@@ -73,7 +73,7 @@ def scores(report_data: ReportData) -> Drawings:
     return found
 
 
-def _against_loss(report_data: ReportData, task: Task) -> go.Figure:
+def _against_loss(report_data: ReportData, task: ScoredTask) -> go.Figure:
     """Figure 16: score against loss, with Spearman's correlation."""
     rho = spearman(task.loss, task.score)
     words = (
@@ -100,7 +100,7 @@ def _against_loss(report_data: ReportData, task: Task) -> go.Figure:
     return made
 
 
-def _against_budget(report_data: ReportData, task: Task) -> go.Figure:
+def _against_budget(report_data: ReportData, task: ScoredTask) -> go.Figure:
     """Figure 15: of each method's settings at a budget the best score, and the quartiles of all of them."""
     best = int(np.argmax(task.score))
     alt = (
@@ -118,7 +118,7 @@ def _against_budget(report_data: ReportData, task: Task) -> go.Figure:
 
 
 def _add_best_and_quartiles(
-    made: go.Figure, task: Task, method: str, scored: list[tuple[float, list[Replicates]]]
+    made: go.Figure, task: ScoredTask, method: str, scored: list[tuple[float, list[Replicates]]]
 ) -> None:
     """A line through the best setting at each budget, and a band from the first quartile to the third."""
     style, at = method_style(method), [flop for flop, _ in scored]
@@ -145,7 +145,9 @@ def _add_best_and_quartiles(
     )
 
 
-def _profiles(report_data: ReportData, task: Task, method: str) -> list[tuple[float, list[tuple[Replicates, float]]]]:
+def _profiles(
+    report_data: ReportData, task: ScoredTask, method: str
+) -> list[tuple[float, list[tuple[Replicates, float]]]]:
     """For each budget at which so many sizes were scored, the best-scoring run of each size, smallest first."""
     scores = {id(run): score for run in report_data.replicates if (score := task.of(run)) is not None}
     found = []
@@ -158,7 +160,9 @@ def _profiles(report_data: ReportData, task: Task, method: str) -> list[tuple[fl
     return found
 
 
-def _against_size(task: Task, method: str, profiles: list[tuple[float, list[tuple[Replicates, float]]]]) -> go.Figure:
+def _against_size(
+    task: ScoredTask, method: str, profiles: list[tuple[float, list[tuple[Replicates, float]]]]
+) -> go.Figure:
     """Figures 8 to 12: at one budget, score against model size; of each size the setting that scores best, which need
     not be the one of least loss."""
     highest = "; ".join(
