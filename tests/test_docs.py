@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import isoembed
 from isoembed.cli import app
 from isoembed.records import Ledger
 from isoembed.workflows import sweep
@@ -85,6 +86,13 @@ def test_code_of_the_docs_is_run_when_they_are_built(page: Path) -> None:
     for info, _ in blocks(page):
         if info.split()[0] in ("python", "console"):
             assert 'exec="1"' in info, f"a block of {page.name} is never run: {info}"
+
+
+def test_every_public_name_stands_on_the_page_of_python() -> None:
+    """13 of them did not."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = [entry.rpartition(".")[2] for entry in re.findall(r"^::: (isoembed\S+)$", page, re.MULTILINE)]
+    assert set(isoembed.__all__) - set(shown) == set()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -51,3 +51,4 @@ NANO = Family(
     ),
     about="eight models of 28k to 3.1M non-embedding parameters that ship with isoembed",
 )
+"""Eight models of 28k to 3.1M non-embedding parameters that ship with isoembed."""

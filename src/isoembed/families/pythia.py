@@ -58,3 +58,4 @@ PYTHIA = Family(
     ),
     about="EleutherAI's Pythia, the family the paper studied (hub: EleutherAI/pythia-*)",
 )
+"""The family that the paper studied: EleutherAI's Pythia, from 14M to 2.8B parameters."""

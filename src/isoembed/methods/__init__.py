@@ -28,8 +28,8 @@ METHODS: tuple[type[AnyMethod], ...] = get_args(AnyMethod)
 #: those that runs are trained with
 TRAINED = tuple(method for method in METHODS if method.retired is None)
 
-#: any method, told apart on disk by its `name`
 Method = Annotated[AnyMethod, Field(discriminator="name")]
+"""Any fine-tuning method; its `name` says on disk which one."""
 
 __all__ = [
     "METHODS",
