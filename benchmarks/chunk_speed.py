@@ -1,4 +1,4 @@
-"""What each idea for running the chunks of a batch brings: the gradient of one batch in variants, side by side.
+"""What each idea for running the mini-batches of a batch brings: the gradient of one batch in variants, side by side.
 
     python benchmarks/chunk_speed.py --model nano-1.6m --method full --batch 256 --rounds 6 --out result.json
 

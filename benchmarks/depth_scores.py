@@ -24,7 +24,7 @@ LOSSES = ("loss", "loss_one_source")
 
 
 def table(found: list[Row]) -> str:
-    """A row a run: its loss, each task's score, their mean; and how loss and mean go together at a budget."""
+    """One row per run: its loss, each task's score, their mean; and how loss and mean go together at a budget."""
     names = [name for name in TASKS if name in found[0]["scores"]]
     head = ["FLOP", "depth", "method", "steps", "rate", "held-out loss", "one source", *names, "mean"]
     lines = [head, ["---"] * len(head)]

@@ -51,7 +51,7 @@ def measured(case: Case, folder: Path, side: str) -> dict[str, Any]:
 
 
 def profiled(case: Case, folder: Path) -> list[dict[str, Any]]:
-    """Where isoembed's steps spend their time: the dearest operations, in microseconds on the device and the CPU."""
+    """Where isoembed's steps spend their time: the most expensive operations, in microseconds there."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
     with profile(activities=activities) as found:
         facts_of(case, folder, "isoembed")
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=2, help="steps that are not timed")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
-    parser.add_argument("--profile", action="store_true", help="the first method's dearest operations too")
+    parser.add_argument("--profile", action="store_true", help="the first method's most expensive operations too")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     peak = peak_flop()

@@ -4,7 +4,7 @@
 
 PAYLOAD is what `scripts/gpu_pack.py` packed.  Depths are folders with the model's first blocks and its final norm.
 First two learning rates a method, on one depth; then every method at the better of its two, runs near the expected
-optimum first, so that an early end still gives a law.  Runs of fewer than `MIN_STEPS` steps or of more than one pass
+optimum first, so that an early end still gives a law.  Runs of fewer than `MIN_STEPS` steps or of more than one epoch
 over the pairs are left out.  Started again, it goes on from what the ledger holds.
 """
 
@@ -42,7 +42,7 @@ BUDGETS = (6e14, 2.4e15, 1.5e14, 9.6e15)
 BATCH, MIN_STEPS = 1024, 20
 #: so many runs that fail before any has ended well end the study: the rest of the time is for what is mended
 HOPELESS = 3
-#: tokens a parameter of the expected optimum: the paper's fall from about 11 to about 1 over its budgets
+#: tokens per parameter of the expected optimum: the paper's fall from about 11 to about 1 over its budgets
 OPTIMUM = 4.0
 #: the rates are tried at this budget on the depth in this place
 RATE_BUDGET, RATE_DEPTH = 6e14, 1

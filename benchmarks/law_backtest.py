@@ -2,7 +2,7 @@
 
 For every method and each of its `--budgets` largest budgets: fit to all cheaper runs, forecast the runs there.
 Errors are of ln loss, observed minus forecast, in %: below zero the forecast was too high.  `cover` is the share of
-runs inside the 95 % interval of one more run (bootstrap and scatter, no allowance for drift).
+runs inside the 95 % interval of one more run (bootstrap and noise, no allowance for drift).
 
     python benchmarks/law_backtest.py benchmarks/results/nano_study.jsonl.gz --out benchmarks/results/law_backtest.json
 

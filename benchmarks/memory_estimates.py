@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Print a row a model and method, and the medians of both sources."""
+    """Print one row per model and method, and the medians of both sources."""
     rows: dict[tuple[str, str, str], list[tuple[float, TrainingMemory, float]]] = defaultdict(list)
     for record in Ledger.open(RESULTS / "nano_study.jsonl.gz").records():
         name = ("study", record.recipe.model.name, record.recipe.method.name)

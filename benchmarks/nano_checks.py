@@ -4,7 +4,7 @@
 
 Conventions: the fitted loss (held out, or the training loss of the last tenth), N without or with the token table, C as
 the paper counts it or all in (with attention and the table's update).  For each of the eight the best method and size
-at the study's budgets and at that of the claim, by the embedding law fitted to each method, one pass over the data at
+at the study's budgets and at that of the claim, by the embedding law fitted to each method, one epoch of the data at
 most.  Backtest: every law fitted to full fine-tuning below a budget, against the runs at it; the claim's runs are the
 last of these budgets.
 

@@ -4,7 +4,7 @@
     python benchmarks/nano_runs.py bases --out benchmarks/results/nano_bases.jsonl
 
 Every run trains on the docstrings of this Python environment with batch 64 and context 75 and reports the loss on the
-same 4,096 held-out pairs.  One JSON line a run, appended as it ends: a run that is there already is not run again.
+same 4,096 held-out pairs.  One JSON line per run, appended as it ends: a run that is there already is not run again.
 Two workers with one thread each use two cores better than one worker with two.
 """
 

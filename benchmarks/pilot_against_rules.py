@@ -5,9 +5,9 @@
 
 The pilot's runs are paid from the budget; the two others train with all of it.  All are full `isoembed run`s on one
 family, the nano suite or the depths of one model, one after the other, at `--batch-pairs`, the same pairs held out.
-The rule is the paper's for the method (full fine-tuning below 9.06e16 FLOP) with the provisional 20 tokens a parameter
-for the size; the family's own measured law is not used by any of them, since it holds for another batch.  The peak
-learning rates are the family's measured ones.
+The rule is the paper's for the method (full fine-tuning below 9.06e16 FLOP) with the provisional 20 tokens per
+parameter for the size; the family's own measured law is not used by any of them, since it holds for another batch.
+The peak learning rates are the family's measured ones.
 
 Results: benchmarks/results/pilot_against_rules.json, pilot_real.json.
 """

@@ -97,7 +97,7 @@ def _summary(name: str, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, An
 
 
 def table(cases: list[dict[str, Any]]) -> str:
-    """One line a side: GFLOP/s, how many times as fast ours in bf16 is (least to most of the rounds), last loss."""
+    """One line per side: GFLOP/s, how many times as fast ours in bf16 is (least to most of the rounds), last loss."""
     lines = [
         "| blocks | batch | side | GFLOP/s | ours bf16 / it | peak GiB | last loss |",
         "|---|---|---|---|---|---|---|",

@@ -197,7 +197,7 @@ def forecast(out: Path) -> None:
 
 
 def show(rows: Sequence[dict[str, Any]], seen: dict[str, float]) -> None:
-    """One line a run, and for what was run each law's bias, root mean square and coverage."""
+    """One line per run, and for what was run each law's bias, root mean square and coverage."""
     columns = [(law, fit) for fit in FITS for law in COMPARED]
     print("source   FLOP     run                       got    " + "  ".join(f"{law} ({fit})" for law, fit in columns))
     by_run: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}

@@ -9,7 +9,7 @@ top.
 
 The first plants Hoffmann's law and fits it, in 200 worlds.  `--forms` plants in each of 100 worlds one of three forms,
 two of which are none of ours, and lets the laws of `isoembed fit` compete; judged are the recommendations by the winner
-alone (`one form`) and by it with the forms that were not told from it (`forms`), which is what ships.
+alone (`one form`) and by it with the forms that were not distinguishable from it (`forms`), which is what ships.
 
 `--each` plants each law that competes in `best`, losses of 1,024 candidates, lets all of them compete, and asks inside
 the range and at 4 and 10 times its top.

@@ -34,7 +34,7 @@ HUBER = 0.005
 
 @dataclass(frozen=True)
 class Runs:
-    """One row a run."""
+    """One row per run."""
 
     params: Floats
     tokens: Floats

@@ -108,7 +108,7 @@ def compare(case: Case, sides: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as text, one line a side."""
+    """The result as text, one line per side."""
     lines = [f"{'side':26}{'tokens/s':>10}{'GFLOP/s':>9}{'of GEMM':>9}{'peak MiB':>10}{'we / it':>9}  losses"]
     for side in result["sides"]:
         if "failed" in side:

@@ -1,6 +1,6 @@
 """Losses of others beside ours: what `quality.py` tries, in the place of `isoembed.training.loss.contrastive_loss`.
 
-They are no options of isoembed: what loses at equal compute, or cannot be told from the plain loss, stays here.
+They are no options of isoembed: what loses at equal compute, or is not distinguishable from the plain loss, stays here.
 
 Shape legend: B pairs of the batch, D embedding width.
 """

@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: commands run in a scratch folder a page, and equations become MathML.
+"""What mkdocs calls while it builds the site: commands run in one scratch folder per page, and equations become MathML.
 
 markdown-exec runs the blocks of a page that say `exec` in the order in which they stand.  A `console` block shows each
 command and what it printed; `isoembed` itself runs in this process, so that torch is imported once for all pages.  A

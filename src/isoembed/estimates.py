@@ -1,6 +1,6 @@
 """What a run will need, estimated before it is run.  Measured figures come with every record.
 
-The model of memory is that by which training plans its own (`isoembed.training.memory`), with a graph's bytes a token
+The model of memory is that by which training plans its own (`isoembed.training.memory`), with a graph's bytes per token
 counted here and measured by autograd there.  `benchmarks/memory_estimates.py` sets it beside measured peaks.
 """
 

@@ -106,7 +106,9 @@ class RunRecord(Summarised):
     pairs: int
     negatives: int = Field(0, description="hard negatives processed, repeats counted")
     unique_pairs: int | None = Field(None, description="distinct pairs drawn from; None in older records")
-    epochs: float | None = Field(None, description="passes over them: pairs / unique_pairs; None in older records")
+    epochs: float | None = Field(
+        None, description="how often they are gone through: pairs / unique_pairs; None in older records"
+    )
     tokens: int = Field(description="D: real tokens processed")
     model_flop: float = Field(description="C, counted on the real tokens")
     teacher_flop: float = Field(
@@ -212,8 +214,8 @@ MOST_BYTES = 1 << 24
 class Ledger:
     """A folder of runs, one file each, named by the recipe's key: `records/KEY.json`, its losses step by step in
     `curves/KEY.json`.  A record is written once and whole.  Two ledgers are merged by copying one's files into the
-    other.  A ledger may also be one file, `*.jsonl.gz` with a record a line and no curves: the form in which results
-    ship.
+    other.  A ledger may also be one file, `*.jsonl.gz` with one record per line and no curves: the form in which
+    results ship.
 
     What cannot be read is left out and named in `damaged` (file, or file and line -> why); nothing is ever deleted.
     Empty lines are passed over.  Reading a file ends after `MOST_DAMAGED` lines that are no records, or at one of more

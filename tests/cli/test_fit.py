@@ -282,7 +282,7 @@ def test_a_law_that_holds_at_another_batch_may_be_used_there(law: Path, tmp_path
         Ledger(tmp_path / "elsewhere").add(run)
     there = str(tmp_path / "elsewhere")
     printed = " ".join(ok("validate", str(law), there).split())
-    for words in ("law of 64 pairs a batch, context 75", "steps", "tokens", "allowed", "holds", "100%"):
+    for words in ("law of 64 pairs per batch, context 75", "steps", "tokens", "allowed", "holds", "100%"):
         assert words in printed
     asked = ["recipe", "--budget", "1e12", "--family", "nano", "--batch-pairs", "256", "--law"]
     assert "isoembed validate" in mistake(*asked, str(law))

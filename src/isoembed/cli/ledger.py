@@ -17,7 +17,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="a .parquet or .csv table, or a .jsonl.gz of whole records")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the records as one table (a run a row) or as one file of whole records."""
+    """Write the records as one table (one run per row) or as one file of whole records."""
     from isoembed.records import Ledger as Records
     from isoembed.workflows.table import write_table
 
@@ -54,7 +54,9 @@ def correlate(
 
 
 def subset(
-    table: Annotated[Path, typer.Argument(help=".csv or .parquet: a model or run a row, a task's score a column")],
+    table: Annotated[
+        Path, typer.Argument(help=".csv or .parquet: one model or run per row, one task's score per column")
+    ],
     categories: Annotated[
         Path | None,
         typer.Option(

@@ -35,7 +35,7 @@ class SideLengths(Frozen):
 
 
 class EpochFlop(Frozen):
-    """Model FLOP of one pass over the unique pairs."""
+    """Model FLOP of one epoch of the unique pairs."""
 
     model: str
     params: int

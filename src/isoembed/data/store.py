@@ -4,7 +4,7 @@
     numbers.arrow   lengths and hashes: read a column at a time, over all pairs
     facts.json      what else there is to know, with the checksums of the two and of itself
 
-One row a pair, in the order of the source.  Token ids are exactly those that
+One row per pair, in the order of the source.  Token ids are exactly those that
 `tokenizer(texts, truncation=True, max_length=context_tokens)` gives, which is how sentence-transformers will tokenise
 for the exported model.  Numbers lie apart because whoever reads a column through a mapped file gets the pages around it
 too: among texts that would be the whole file.

@@ -1,4 +1,4 @@
-"""Poolings: one vector a text from its last hidden states.  Add a function, list it in `POOLINGS`.
+"""Poolings: one vector per text from its last hidden states.  Add a function, list it in `POOLINGS`.
 
 Contract: `(hidden_BTD, mask_BT) -> embedding_BD` in fp32, whatever the side and amount of padding; what stands at
 padding (NaN even) neither reaches the vector nor its gradient.  Every row has at least one real token.

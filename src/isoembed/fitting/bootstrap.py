@@ -3,7 +3,7 @@
 Never from an inverse Hessian: at a Huber width far below the noise that is too small by half.  Rows of one run (its
 checkpoints) are drawn together.  `benchmarks/fit_coverage.py` measures what the intervals hold.
 
-Shapes: B draws, P parameters, R rows, F budgets.
+Shapes: B bootstrap samples, P parameters, R rows, F budgets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ class Crossover(Frozen):
     flop: Interval = Field(
         description="low None: the second may lead from the lowest budget on; high None: it may never"
     )
-    never: float = Field(description="share of draws in which the second method never leads at the highest budget")
-    always: float = Field(description="share of draws in which the second method leads at every budget looked at")
+    never: float = Field(
+        description="share of bootstrap samples in which the second method never leads at the highest budget"
+    )
+    always: float = Field(
+        description="share of bootstrap samples in which the second method leads at every budget looked at"
+    )
 
 
 class BestSize(Frozen):
@@ -56,7 +60,7 @@ class ComputeOptimum(Frozen):
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """A fit with its draws: refits (B, P) to resampled runs, in the user's units."""
+    """A fit with its bootstrap samples: refits (B, P) to resampled runs, in the user's units."""
 
     law: Law
     fit: Fit

@@ -1,6 +1,6 @@
 """What a loss is worth downstream: rank correlations with scores, and which tasks stand for their category.
 
-Shape legend: R runs (or models), B bootstrap draws.
+Shape legend: R runs (or models), B bootstrap samples.
 """
 
 from __future__ import annotations

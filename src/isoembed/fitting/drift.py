@@ -3,7 +3,7 @@
 1. Back-test i lies x_i = ln(C_held / C_fitted) beyond its fit and has the bias b_i = mean ln(observed / forecast), with
    a standard error s_i (the fit's bootstrap and the noise of runs).
 2. Bias for each factor e: rate = sum b_i x_i / sum x_i^2, and its standard error from the s_i, widened by Birge's ratio
-   where the back-tests scatter by more (as the Particle Data Group averages).
+   where the back-tests differ by more (as the Particle Data Group averages).
 3. The rate has a sign where it is more than `SIGN` standard errors from 0 in two back-tests or more.  Then it shifts
    forecasts; else it is 0 and all of the bias is uncertainty.
 4. What is left of the bias is the same for all sizes of a method (`spread`); what runs of one budget lie apart beyond

@@ -1,4 +1,4 @@
-"""Percentile intervals of bootstrap draws.  Reading one from stored draws needs no scipy: the tail is stored with them.
+"""Percentile intervals of bootstrap samples.  Reading one from a file needs no scipy: the tail is stored with them.
 
 Few runs make plain percentiles too narrow, so their tails are expanded by Student's t (Hesterberg 2015,
 arXiv 1411.5279), which from 100 runs on changes next to nothing.  The ends are order statistics number (B + 1) p,

@@ -13,7 +13,7 @@ loss (docs/lab-notes/laws.md, 2026-11-28).
    from them are widened (`LEVEL_DRIFT` of `isoembed.fitting.drift`).
 4. Runs that lie further around one level than their noise allows make the laws `biased`.
 
-Shapes: B draws, R runs.
+Shapes: B bootstrap samples, R runs.
 """
 
 from __future__ import annotations

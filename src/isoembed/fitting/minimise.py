@@ -1,4 +1,4 @@
-"""Minimise the summed Huber loss of many problems at once: all starts of a fit, or all draws of a bootstrap.
+"""Minimise the summed Huber loss of many problems at once: all starts of a fit, or all samples of a bootstrap.
 
 Damped Gauss-Newton with analytic gradients, vectorised over problems:
 
@@ -73,11 +73,11 @@ def huber_sum(residual_BR: Floats, weight_BR: Floats, delta: Floats | float) -> 
 def minimise(problem: Problem, theta_BP: Floats, weight_BR: Floats, delta: float) -> Minimum:
     """Take every row of `theta_BP` to a local minimum under its own row weights."""
     size = max(1, min(_CHUNK, _MOST_ROWS // len(problem.loss_R)))
-    chunks = [
+    parts = [
         _anneal(problem, theta_BP[at : at + size], weight_BR[at : at + size], delta)
         for at in range(0, len(theta_BP), size)
     ]
-    return Minimum(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+    return Minimum(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def _anneal(problem: Problem, theta_BP: Floats, weight_BR: Floats, delta: float) -> tuple[Floats, Floats, Floats]:

@@ -12,7 +12,7 @@
 The law itself is fitted to single-epoch runs alone.  Assumed: one R* for all sizes of a method; no term for
 excess parameters.
 
-Shapes: B draws (row 0: the fit), R runs that repeat, G grid points.
+Shapes: B bootstrap samples (row 0: the fit), R runs that repeat, G grid points.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Repetition(Frozen):
     runs: PositiveInt = Field(description="runs that repeat their data")
     recipes: PositiveInt = Field(description="recipes that they are of, each with a single-epoch run")
     epochs: tuple[float, float] = Field(alias="passes", description="fewest and most epochs over the unique pairs")
-    noise: float = Field(ge=0, description="standard deviation of one run's ln loss, as the draws had it")
-    draws: tuple[float, ...] = Field((), description="R* of each of the law's draws, within 0.01 and 10000")
+    noise: float = Field(ge=0, description="standard deviation of one run's ln loss, as the bootstrap samples had it")
+    draws: tuple[float, ...] = Field((), description="R* of each of the law's bootstrap samples, within 0.01 and 10000")
 
     @property
     def identified(self) -> bool:

@@ -44,7 +44,7 @@ def fit(
     columns: of the table, by what they hold: params (N), tokens (D), loss, flop (C), fraction, weight, run.
     candidates: texts among which a table's loss finds the right one, for the laws of the odds.
     family: of the models in a table whose losses are contrastive; a law without one serves fits and figures alone.
-    draws: of the bootstrap; 0 for none.  delta: Huber width in ln loss; default: tied to the noise.
+    draws: number of bootstrap samples; 0 for none.  delta: Huber width in ln loss; default: tied to the noise.
     N are non-embedding parameters, D real tokens, C model FLOP, losses nats.
     Raises InputError where no law can be fitted.
     """

@@ -89,7 +89,7 @@ def study(
     least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others
     of these are kept as alternatives with bootstrap samples of their own, `MOST_ALTERNATIVES` at most.  A single law is
     taken as it is.
-    draws: of the bootstrap; 0 for none.
+    draws: number of bootstrap samples; 0 for none.
     Raises InputError where no law can be fitted.
     """
     if len(laws) > 1 and not by:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field, computed_field
 
-from isoembed.core import Frozen, InputError
+from isoembed.core import Frozen, InputError, number_of
 from isoembed.fitting.holdout import log_loss
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs, loss_of
@@ -72,7 +72,8 @@ def check(laws: LawSet, records: Sequence[RunRecord], *, source: str = "the runs
     if not places:
         raise InputError(
             f"A check needs runs at another batch or context than the law's {own.batch_pairs} pairs and "
-            f"{own.context_tokens} tokens; {source} has none among {len(records)} that ended well."
+            f"{own.context_tokens} tokens; of {number_of(len(records), 'run')} that ended well in {source} none has "
+            "these."
         )
     facts = [remark("at-home", runs=len(at_home))] if at_home else []
     updated = list(laws.laws)

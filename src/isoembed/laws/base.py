@@ -3,7 +3,7 @@
 A law is the loss as a function of (N, D, S, C) and a parameter vector theta.  Most parameters enter linearly once the
 others are given; that is what makes many starts cheap (variable projection, Golub and Pereyra 1973).
 
-Shapes: B problems at once (starts, or bootstrap draws), P parameters, R rows, F budgets.
+Shapes: B problems at once (starts, or bootstrap samples), P parameters, R rows, F budgets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Points: the runs a law is fitted to, as checked arrays.  Every array has one entry a row (suffix R)."""
+"""Points: the runs a law is fitted to, as checked arrays.  Every array has one entry per row (suffix R)."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """Which pilot runs to make next: those that make the decision at the target budget surer, per FLOP.
 
 1. Start: per method a space-filling set over ln N x ln D of cheap runs, enough runs to fit its law, 12 in all.
-2. Then a batch at a time: fit each method's law with bootstrap draws (`isoembed.pilot.decide`) and take the runs whose
-   runs cut the uncertainty of the decision most, per FLOP (`isoembed.pilot.criteria`), for at most half of what is
+2. Then a batch at a time: fit each method's law with bootstrap samples (`isoembed.pilot.decide`) and take the runs
+   that cut the uncertainty of the decision most, per FLOP (`isoembed.pilot.criteria`), for at most half of what is
    left.
 3. Stop when the same candidate was chosen `SETTLED` batches in a row at an expected regret below the noise of seeds,
    when the allowance pays for no further run, or when no run is left.
 
 Assumed: the law holds near the envelope, from the cheapest run to the target, up to the drift of
-`isoembed.pilot.decide`.  Expected regret counts what the draws disagree about, not what the law gets wrong.
+`isoembed.pilot.decide`.  Expected regret counts what the bootstrap samples disagree about, not what the law gets wrong.
 
 Shapes: X runs of a pool; 2 coordinates, ln N and ln D.
 """

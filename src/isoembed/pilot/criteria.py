@@ -3,7 +3,7 @@
 The run with the largest cut per FLOP is taken, the covariance conditioned on it, and the next one looked for; within a
 batch the means stay as they are.
 
-Shapes: B draws, X open runs, J open runs and candidates.
+Shapes: B bootstrap samples, X open runs, J open runs and candidates.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ class Decision(Frozen):
 
     candidate: PossibleRun | None = Field(serialization_alias="cell")
     trusted: bool = Field(description="False: fall back on the family's rule, for the reasons in `notes`")
-    expected_regret: float | None = Field(description="ln loss above the best candidate, mean over draws")
-    probability_best: float | None = Field(description="share of draws in which no candidate is better")
-    predicted_loss: float | None = Field(description="nats, geometric mean over draws")
+    expected_regret: float | None = Field(description="ln loss above the best candidate, mean over bootstrap samples")
+    probability_best: float | None = Field(description="share of bootstrap samples in which no candidate is better")
+    predicted_loss: float | None = Field(description="nats, geometric mean over bootstrap samples")
     noise: float | None = Field(description="noise of ln loss between runs of the chosen method")
     runs: int = Field(description="finished runs of enough steps")
     flop_spent: float

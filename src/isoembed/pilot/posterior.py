@@ -81,7 +81,7 @@ DEFAULT = Planning()
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """One bootstrapped law a method, for one target."""
+    """One bootstrapped law per method, for one target."""
 
     target: PilotTarget
     laws: dict[str, Bootstrap]
@@ -93,9 +93,9 @@ class Posterior:
         return run.method in self.laws
 
     def log_loss(self, runs: Sequence[PossibleRun]) -> Floats:
-        """Predicted ln loss (B, J) of runs that it knows, draw by draw.
+        """Predicted ln loss (B, J) of runs that it knows, under each bootstrap sample.
 
-        Draws of a few runs have wild outliers, which are clipped.
+        Refits to a few runs have wild outliers, which are clipped.
         """
         draws = len(next(iter(self.laws.values())).theta_BP)
         loss_BJ = np.empty((draws, len(runs)))
@@ -145,7 +145,7 @@ def fit_posterior(done: Sequence[PilotRun], target: PilotTarget, how: Planning =
         runs = [run.planned for run in mine]
         points = points_of(runs, np.array([run.loss for run in mine]), 1 / relative_variance(runs, target))
         try:
-            # a seed a method: equal ones would draw the same runs for each, and correlate what is independent
+            # one seed per method: equal ones would draw the same runs for each, and correlate what is independent
             laws[method] = bootstrap(law, points, draws=how.draws, seed=how.seed + 1_000_003 * index)
         except InputError as error:
             unfit[method] = warning("unfit", error=refusal_of(error))

@@ -7,7 +7,7 @@
 2. A provisional rule for the model's size (the paper's size plots carry no numbers): train on about as many tokens per
    parameter as the family says for the budget.  Called a guess, with the sizes either side; a pilot would tell.
 3. At most one epoch of the unique pairs, or as many as are asked for.  Where they end before the tokens that rule 2
-   asks for, the largest model of those that the budget pays all passes for: at equal data the largest is best, with
+   asks for, the largest model of those that the budget pays all epochs for: at equal data the largest is best, with
    full fine-tuning or LoRA of high rank (paper, appendix D).
 """
 

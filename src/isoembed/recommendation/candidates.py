@@ -186,7 +186,7 @@ def _check_law(law: LawFile) -> None:
     drawn = [len(law.bootstrap().theta_BP), *(len(other.draws.values) for other in law.alternatives)]
     if (fewest := min(drawn)) < LEAST_DRAWS:
         raise InputError(
-            f"Probabilities need {LEAST_DRAWS} bootstrap draws; the {law.method or law.law} law has {fewest}. Fit "
+            f"Probabilities need {LEAST_DRAWS} bootstrap samples; the {law.method or law.law} law has {fewest}. Fit "
             "again by `isoembed fit` with `bootstrap=1000`."
         )
 

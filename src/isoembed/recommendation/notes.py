@@ -117,11 +117,11 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "fitted": ("law", "{about}, fitted to {runs} {method} runs ({source})"),
     "form": (
         "uncertainty is of the law's form too",
-        "{forms} forecasts what was held out about as well and has an equal share of the draws",
+        "{forms} forecasts what was held out about as well and has an equal share of the bootstrap samples",
     ),
     "forms": (
         "uncertainty is of the law's form too",
-        "{forms} forecast what was held out about as well and have an equal share of the draws",
+        "{forms} forecast what was held out about as well and have an equal share of the bootstrap samples",
     ),
     "unsealed": (UNSEALED.title, UNSEALED.reason),
     "not-good": ("the {law} law is not good", "{status}"),

@@ -136,7 +136,7 @@ class CompleteRequest(Setup, Request):
 
     @property
     def unique_tokens(self) -> float | None:
-        """Real tokens in one pass over the unique pairs; None where the data are unlimited."""
+        """Real tokens in one epoch of the unique pairs; None where the data are unlimited."""
         return None if self.data.pairs is None else self.data.pairs * self.data.tokens_per_pair
 
     @property

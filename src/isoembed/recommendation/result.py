@@ -24,7 +24,8 @@ class RankedRecipe(Noted):
     recipe: Recipe
     tokens_per_param: float
     loss: Interval | None = Field(
-        None, description="predicted loss of one run: mean over the law's draws, their uncertainty and the runs' noise"
+        None,
+        description="predicted loss of one run: mean over the law's bootstrap samples, with the runs' noise",
     )
     behind: Interval | None = Field(None, description="the loss less the chosen recipe's, in nats")
     best: float | None = Field(None, description="probability that no other candidate has a lower expected loss")
@@ -105,7 +106,7 @@ class MethodCrossover(Crossover):
         most = "unbounded above" if self.flop.high is None else f"{self.flop.high:.2g}"
         return (
             f"{self.second} is ahead of {self.first} {start} (95 %: {least} to {most}; looked at up to {high}); in "
-            f"{self.never:.0%} of draws it never is"
+            f"{self.never:.0%} of bootstrap samples it never is"
         )
 
 

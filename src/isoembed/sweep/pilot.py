@@ -1,7 +1,7 @@
 """A pilot as a sweep: each batch of runs that the planner chooses is one stage, planned when the one before has ended.
 
 What could be run: each method at its middle hyperparameter, every size, a grid of budgets far below the target.  What
-is decided: which of those methods on which size of the family is best at the target budget, one pass over the data at
+is decided: which of those methods on which size of the family is best at the target budget, one epoch of the data at
 most.  `isoembed.pilot.choose` chooses; whatever runs sweeps runs this one.
 """
 

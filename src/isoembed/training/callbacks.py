@@ -69,7 +69,7 @@ class OutputGoneError(InputError):
 
 
 class MetricsFile:
-    """One JSON line a step.  A resumed run first drops the lines past its checkpoint: no step is there twice.
+    """One JSON line per step.  A resumed run first drops the lines past its checkpoint: no step is there twice.
 
     A run whose file is gone, or `beside`, a file in its output folder, ends by OutputGoneError: what it wrote from then
     on would look like a whole output and be half of one.

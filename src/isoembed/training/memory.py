@@ -9,9 +9,9 @@ The peak is the process's resident size on a CPU, the tensors allocated on a GPU
                     and   a checkpoint being written         8 bytes a trained parameter
          + one more gradient of the largest trained parameter, before it is added to the sum
 
-with a graph's bytes a token measured by autograd.  A pool of m has m mini-batches at work, and m - 1 more gradients of
-everything trained.  Merged adapters (`isoembed.training.merged`) add their dense weights once and a gradient of these a
-worker.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
+with a graph's bytes per token measured by autograd.  A pool of m has m mini-batches at work, and m - 1 more gradients
+of everything trained.  Merged adapters (`isoembed.training.merged`) add their dense weights once and a gradient of
+these per worker.  Peaks measured against it: `benchmarks/train_speed.py --memory-gib`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FREE_SHARE = {"cuda": 0.85, "cpu": 0.5}
 @dataclass(frozen=True)
 class Footprint:
     """What an encoder keeps for the backward pass: bytes of graph a padded token; how many blocks in front are frozen,
-    and the bytes a token of what the last of them gives; whether the forward pass draws random numbers; bytes a
+    and the bytes per token of what the last of them gives; whether the forward pass draws random numbers; bytes a
     mini-batch, however large: weights in bf16."""
 
     graph_bytes: float

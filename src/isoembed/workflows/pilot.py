@@ -137,7 +137,7 @@ def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: PilotBatch) ->
 
 
 def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> tuple[LawSet | None, tuple[FitNote, ...]]:
-    """One Hoffmann law a method, of the runs near the envelope, those near the target weighing more; None where no
+    """One Hoffmann law per method, of the runs near the envelope, those near the target weighing more; None where no
     method has the runs for it.
 
     The methods that have not are the other value, and named in the laws' notes.

@@ -10,7 +10,7 @@ from isoembed.fitting.io.columns import Table
 
 
 def choose_tasks(table: Path, categories: Path | None = None) -> tuple[Choice, ...]:
-    """The task of each category that correlates most with its mean, in a table of a model a row and a task a column.
+    """The task of each category that correlates most with its mean, in a table of models (rows) by tasks (columns).
 
     categories: a table of the columns `task` and `category`; default: a column named as a task of the mteb library
         (`TASK`, or `TASK/METRIC` as `ledger export` writes) has that task's type.  Other columns are passed over.

@@ -1,4 +1,4 @@
-"""A ledger as one flat table: a run a row, for other people's tools."""
+"""A ledger as one flat table: one run per row, for other people's tools."""
 
 from __future__ import annotations
 

@@ -457,7 +457,7 @@ def test_tables_and_encodings(tmp_path: Path, name: str, content: bytes) -> None
         (
             "a.json",
             b"[" + GOOD + b"," + GOOD + b" 4]",
-            "must be one list of rows, or have one row a line; behind row 2",
+            "must be one list of rows, or have one row per line; behind row 2",
         ),
         ("a.json", b"[" + GOOD + GOOD + b"]", "behind row 1: a comma must stand between two rows"),
         ("a.json", b"[" + GOOD + b",\n" + GOOD, "behind row 2: it does not end"),

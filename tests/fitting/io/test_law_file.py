@@ -182,7 +182,7 @@ def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path:
         ({"n_points": -1}, "n_points"),
         ({"level": 2.0}, "level"),
         ({"seed_sd": 900.0}, "off by 900"),
-        ({"draws": raw["draws"] | {"values": [fitted] * 30}}, "draws are all the same"),
+        ({"draws": raw["draws"] | {"values": [fitted] * 30}}, "are all the same"),
     ):
         (tmp_path / "law.json").write_text(json.dumps(raw | change))
         with pytest.raises(InputError, match=why):

@@ -54,8 +54,8 @@ class JsonLines(FileSource):
         except (ValueError, RecursionError) as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InputError(
-                f"{self.label} must be one list of rows, or have one row a line; behind row {number}: {why}. Mend it, "
-                "or write the rows one a line, as `jq -c '.[]'` does."
+                f"{self.label} must be one list of rows, or have one row per line; behind row {number}: {why}. Mend "
+                "it, or write one row per line, as `jq -c '.[]'` does."
             ) from None
 
 

@@ -62,8 +62,8 @@ class Table:
             with self._text() as text:
                 if text.read(_HEAD).lstrip().startswith(("{", "[")):
                     raise InputError(
-                        f"A table of runs must be CSV or Parquet with a run a row; {self.file.name} is JSON. Write its "
-                        "runs as N,D,loss."
+                        f"A table of runs must be CSV or Parquet with one run per row; {self.file.name} is JSON. Write "
+                        "its runs as N,D,loss."
                     )
             names = [cell.strip() for cell in next(self._csv_rows(), [])]
         if names and all(map(_is_number, filter(None, names))):

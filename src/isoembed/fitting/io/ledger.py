@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
@@ -65,8 +65,8 @@ def group_runs(
     found = [(row, record) for row, record in enumerate(records, 1) if loss_of(record, target) is not None]
     if not found:
         raise InputError(
-            f"A fit needs runs with a {target} loss: {source} has none among {len(records)} that ended well; run a "
-            "sweep into it first."
+            f"A fit needs runs with a {target} loss; of {number_of(len(records), 'run')} that ended well in {source} "
+            "none has one; run a sweep into it first."
         )
     found, ended = _to_the_end(found, source)
     every, (found, others) = found, _alike(found)

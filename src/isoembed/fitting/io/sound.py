@@ -2,7 +2,7 @@
 
 What a law forecasts inside its own runs tells: a loss near those that it was fitted to, and draws around it.
 
-Shapes: B draws, P parameters, R places inside the fitted range.
+Shapes: B bootstrap samples, P parameters, R places inside the fitted range.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _complaints(law: LawFile) -> Iterator[str]:
     for fit, drawn in [*draws, *((other.fit, other.draws) for other in law.alternatives)]:
         yield from _out_of_bounds(fit.law, np.array(drawn.values))
         if len(drawn.values) >= _FEW and fit.noise > _ROUNDING and len(set(drawn.values)) == 1:
-            yield "its draws are all the same, although its runs are noisy"
+            yield "its bootstrap samples (`draws`) are all the same, although its runs are noisy"
         loss_R, loss_BR = (
             law_named(fit.law).loss_and_gradient(theta_BP, rows)[0]
             for theta_BP in (law_named(fit.law).vector(fit.params)[None], np.array(drawn.values))
@@ -92,7 +92,7 @@ def _contradictions(law: LawFile) -> Iterator[str]:
         lows, highs = (np.array(law.draws.values).min(axis=0), np.array(law.draws.values).max(axis=0))
         for low, high, (name, interval) in zip(lows, highs, law.params.items(), strict=True):
             if any(end is not None and not low <= end <= high for end in (interval.low, interval.high)):
-                yield f"the interval of {name} is not that of its draws"
+                yield f"the interval of {name} is not that of its bootstrap samples"
     settings = law.settings
     if (settings.target == "heldout") != (settings.heldout is not None):
         yield f"its target is {settings.target}, its held-out set {settings.heldout}"
@@ -157,10 +157,10 @@ def _off_the_runs(loss_R: Floats, loss_BR: Floats | None, fitted: tuple[float, f
         return
     lost_R = (~np.isfinite(loss_BR) | (loss_BR <= 0)).mean(axis=0)
     if (lost_R > _NO_LOSS).any():
-        yield f"{lost_R.max():.0%} of its draws forecast no loss inside its own runs"
+        yield f"{lost_R.max():.0%} of its bootstrap samples forecast no loss inside its own runs"
     least_R, most_R = loss_BR.min(axis=0) * (1 - _ROUNDING), loss_BR.max(axis=0) * (1 + _ROUNDING)
     if len(loss_BR) >= _FEW and not ((least_R <= loss_R) & (loss_R <= most_R)).all():
-        yield "its draws do not lie around its fit"
+        yield "its bootstrap samples do not lie around its fit"
 
 
 def _places(spans: Mapping[str, tuple[float, float]]) -> Rows:

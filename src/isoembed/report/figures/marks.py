@@ -32,7 +32,7 @@ def names(record: RunRecord) -> list[str]:
 def runs(
     records: Sequence[RunRecord], x: Sequence[float], y: Sequence[float], *, name: str, shows: str, **marks: Any
 ) -> go.Scatter:
-    """One point a run.  `shows` is what a hover says below the run's name, as `loss %{y:.4g}`."""
+    """One point per run.  `shows` is what a hover says below the run's name, as `loss %{y:.4g}`."""
     return go.Scatter(
         x=list(x),
         y=list(y),

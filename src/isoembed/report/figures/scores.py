@@ -1,4 +1,4 @@
-"""Figures 8 to 12, 15 and 16 of the paper: what the loss is worth downstream, a figure a task."""
+"""Figures 8 to 12, 15 and 16 of the paper: what the loss is worth downstream, one figure per task."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tasks_of(report_data: ReportData) -> list[ScoredTask]:
 
 
 def scores(report_data: ReportData) -> Drawings:
-    """Of each task: score against loss and against budget, and, a figure a method, against size."""
+    """Of each task: score against loss and against budget, and, one figure per method, against size."""
     found: Drawings = {}
     tasks = {marks.slug(task.name): task for task in tasks_of(report_data)}
     found |= {f"score-{name}": partial(_against_loss, report_data, task) for name, task in tasks.items()}

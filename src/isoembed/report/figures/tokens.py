@@ -1,4 +1,4 @@
-"""Figure 17 of the paper: loss against tokens, a line a size, a figure per method."""
+"""Figure 17 of the paper: loss against tokens, a line per size, a figure per method."""
 
 from __future__ import annotations
 

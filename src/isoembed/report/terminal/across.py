@@ -21,7 +21,7 @@ _WORDS = {
 
 
 def across_text(choices: Sequence[FamilyChoice]) -> RenderableType:
-    """A line a family, and how weak the comparison is."""
+    """One line per family, and how weak the comparison is."""
     rows = []
     for each in choices:
         if each.recommendation is not None:

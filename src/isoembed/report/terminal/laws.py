@@ -169,7 +169,7 @@ def check_text(found: Check) -> RenderableType:
             rows.append((*place, f"{seen.n_runs}", way, *_forecast(forecast), seen.verdict if decides else ""))
             place = ("", "", "")
     heading = (
-        f"law of {own.batch_pairs} pairs a batch, context {own.context_tokens}. D in steps: a run is forecast as one "
+        f"law of {own.batch_pairs} pairs per batch, context {own.context_tokens}. D in steps: a run is forecast as one "
         f"of as many steps there, {own.step_tokens or 0:,.0f} tokens each"
     )
     header = ("batch", "context", "law", "runs", "D in", "bias", "error", "inside 95 %", "in order", "verdict")

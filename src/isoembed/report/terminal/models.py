@@ -13,7 +13,7 @@ from isoembed.report.terminal.layout import columns_table, si
 
 
 def families_text(families: Sequence[Family]) -> RenderableType:
-    """One line a family."""
+    """One line per family."""
     rows = [
         (
             family.name,

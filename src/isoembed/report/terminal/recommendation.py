@@ -152,7 +152,7 @@ def section(title: str) -> RenderableType:
 
 
 def _executed(record: RunRecord) -> str:
-    """Executed FLOP, as multiples of the model's and, where it was counted, of what one pass would have run."""
+    """Hardware FLOP, as multiples of the model's and, where it was counted, of what one pass would have run."""
     ratio = f"{record.executed_flop:.3g}, {record.executed_flop / record.model_flop:.2f} x"
     if record.recomputed_flop is None:
         return f"{ratio} (padding, recomputation)"

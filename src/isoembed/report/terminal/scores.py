@@ -53,7 +53,7 @@ def _beside(scores: BenchmarkScores, published: PublishedScores) -> list[Rendera
 
 
 def published_text(scores: PublishedScores) -> RenderableType:
-    """A row a model: parameters, of these in the token table, means times 100; best first."""
+    """One row per model: parameters, of these in the token table, means times 100; best first."""
     full, nano = scores.benchmarks["MTEB(eng, v2)"], scores.benchmarks["NanoBEIR"]
     columns = (full, scores.of_type("MTEB(eng, v2)", "Retrieval"), nano)
     means = {model.name: [model.mean(tasks) for tasks in columns] for model in scores.models}
