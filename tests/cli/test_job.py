@@ -11,6 +11,7 @@ import pytest
 
 from isoembed.cli.advice import advice
 from isoembed.recipe import Options
+from isoembed.records import HeldoutPoint
 from tests.cli.test_options import ALL, asked, mistake
 from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import command
@@ -225,7 +226,7 @@ def test_a_run_keeps_the_best_weights_and_says_so(place: Path) -> None:
     assert "held-out evaluations" in done.out
     assert "weights kept" in done.out
     assert "best weights are kept, held-out loss taken every 4 steps" in (place / "here/README.md").read_text()
-    there = re.search(r"too few .*--epochs (\d+)", " ".join(done.out.split()))
+    there = re.search(r"which is little. With --epochs (\d+) it would", " ".join(done.out.split()))
     assert there is not None
     more = int(there[1])
     longer = planned(*model[:3], f"--epochs={more}", "--out=x", inside=place)
@@ -237,7 +238,7 @@ def test_a_run_keeps_the_best_weights_and_says_so(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("steps", "epochs", "option"),
-    [(100, 1.0, None), (36, 1.0, "--epochs 7"), (20, 0.01, "--budget"), (2, 1.0, "a smaller --batch-pairs"),
+    [(100, 1.0, None), (36, 1.0, "--epochs 7"), (20, 0.01, "--budget"), (2, 1.0, "A smaller --batch-pairs"),
      (90, 40.0, None)],
 )  # fmt: skip
 def test_few_steps_are_said_with_the_option_that_makes_more(steps: int, epochs: float, option: str | None) -> None:
@@ -253,7 +254,32 @@ def test_few_steps_of_a_run_that_can_be_extended_are_said_with_extend() -> None:
     made = runs()[0]
     long = made.recipe.model_copy(update={"options": Options(schedule="wsd")})
     (said,) = advice(made.model_copy(update={"recipe": long, "steps": 36, "pairs": 1152, "unique_pairs": 1152}))
-    assert "--epochs 7, with --extend of this model, takes 252" in said
+    assert said == (
+        "You trained for 36 steps, which is little. With --extend of this model and --epochs 7 it would be 252."
+    )
+
+
+@pytest.mark.parametrize(
+    ("by_epochs", "how"), [(True, "--epochs 7"), (False, "--epochs 7 and the same --model, in place of --budget,")]
+)
+def test_a_user_is_not_told_to_do_what_was_done(by_epochs: bool, how: str) -> None:
+    """`with --model and without --budget` was said to those who had it so."""
+    made = runs()[0].model_copy(update={"steps": 36, "pairs": 1152, "unique_pairs": 1152})
+    (said,) = advice(made, by_epochs=by_epochs)
+    assert said == f"You trained for 36 steps, which is little. With {how} it would be 252."
+
+
+def test_no_more_epochs_where_they_raised_the_held_out_loss() -> None:
+    """It was told of harm by repeats, and told to repeat, in one breath."""
+    made = runs()[0].model_copy(update={"steps": 36, "pairs": 1152, "unique_pairs": 384})
+    end = made.heldout
+    assert end is not None
+    rose = made.model_copy(update={"heldout_before": end.model_copy(update={"loss": end.loss - 0.1})})
+    least = HeldoutPoint(step=12, tokens=1, loss=end.loss - 0.1, seconds=0.0)
+    assert len(list(advice(made))) == 1
+    assert not list(advice(rose))
+    assert not list(advice(made.model_copy(update={"evaluations": (least,)})))
+    assert list(advice(rose.model_copy(update={"unique_pairs": 1152}))), "one epoch repeats nothing"
 
 
 def test_a_mixture_is_told_what_batches_of_one_source_are_worth(place: Path) -> None:

@@ -49,21 +49,48 @@ def test_a_recipe_and_its_result_are_some_twenty_lines_of_80_columns(flop: float
     assert "trained .500 | BM25 .500 | static .500 | base .500" in "\n".join(lines)
 
 
+HELPS = "a larger budget, or more pairs, would help"
+
+
 @pytest.mark.parametrize(
-    ("trained", "base", "words", "said"),
+    ("trained", "base", "static", "words", "said"),
     [
-        (0.64, 0.1, 0.57, "beats BM25 by .070"),
-        (0.25, 0.1, 0.57, "BM25 is ahead by .320: a larger budget, or more pairs, would help"),
-        (0.571, 0.1, 0.57, "about level with BM25: a larger budget, or more pairs, would help"),
-        (0.05, 0.3, 0.57, "worse than its untrained base by .250: try a lower learning rate"),
+        (0.64, 0.1, 0.2, 0.57, ["beats BM25 by .070"]),
+        (0.25, 0.1, 0.2, 0.57, [f"BM25 is ahead by .320: {HELPS}"]),
+        (0.571, 0.1, 0.2, 0.57, [f"about level with BM25: {HELPS}"]),
+        (0.05, 0.3, 0.05, 0.57, ["worse than its untrained base by .250: try a lower learning rate",
+                                 f"BM25 is ahead by .520: {HELPS}"]),
+        (0.147, 0.146, 0.34, 0.9, ["no better than its untrained base, as far as 4,096 queries tell",
+                                   "behind its own static token table by .193",
+                                   f"BM25 is ahead by .753: {HELPS}"]),
+        (0.64, 0.1, 0.7, 0.57, ["behind its own static token table by .060", "beats BM25 by .070"]),
     ],
-)
-def test_verdict(trained: float, base: float, words: float, said: str) -> None:
-    assert verdict({"trained": trained, "BM25": words, "base": base}, 4096) == said
+)  # fmt: skip
+def test_verdict(trained: float, base: float, static: float, words: float, said: list[str]) -> None:
+    """A model that equalled its base and lost to its token table was told of BM25 alone."""
+    values = {"trained": trained, "BM25": words, "static": static, "base": base}
+    assert list(verdict(values, 4096, HELPS)) == said
 
 
 def test_advice_stands_in_place_of_the_general_remedy() -> None:
-    assert verdict({"trained": 0.25, "BM25": 0.57}, 4096, advised=True) == "BM25 is ahead by .320"
+    assert verdict({"trained": 0.25, "BM25": 0.57}, 4096) == ("BM25 is ahead by .320",)
+    assert verdict({"trained": 0.25}, 4096) == ("no baseline to compare with",)
+
+
+@pytest.mark.parametrize(("times", "epochs", "helps"), [(1.0, 1.0, HELPS), (4.0, 1.0, "more pairs would help"),
+                                                        (4.0, 0.2, HELPS)])  # fmt: skip
+def test_a_budget_that_the_data_left_unspent_is_not_to_be_raised(times: float, epochs: float, helps: str) -> None:
+    """times: the budget over what was spent of it."""
+    made = record(recipe())
+    ended = made.model_copy(update={"epochs": epochs})
+    score, better = (
+        TaskScore(kind="retrieval", metrics={"ndcg@10": value}, counts={"queries": 4096}, seconds=1.0)
+        for value in (0.2, 0.9)
+    )
+    scores = Scores(systems={"BM25": {"held-out pairs": better}, "trained": {"held-out pairs": score}})
+    text = result_text(ended, scores, out=Path("demo"), budget_flop=times * made.model_flop)
+    (line,) = [line for line in printed(text) if line.startswith("Verdict")]
+    assert line.endswith(f"BM25 is ahead by .700: {helps}")
 
 
 def test_fractions_and_shortened_lines() -> None:

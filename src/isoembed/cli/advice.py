@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from isoembed.fitting.repetition import MOST_EPOCHS
+from isoembed.core import number_of
+from isoembed.fitting.repetition import MOST_EPOCHS, ONE_EPOCH
 from isoembed.recipe import Options
 from isoembed.records import RunRecord
 
@@ -15,25 +16,42 @@ FEW_STEPS = 100
 ENOUGH_STEPS = 250
 
 
-def advice(record: RunRecord) -> Iterator[str]:
-    """That the run was too short, with the option that makes it longer."""
+def advice(record: RunRecord, *, by_epochs: bool = False) -> Iterator[str]:
+    """That the run was too short, with the option that makes it longer; no more epochs where they raised its loss.
+
+    by_epochs: these alone were its budget, so that its model was named.
+    """
     steps, unique = record.steps, record.unique_pairs
     if steps >= FEW_STEPS or unique is None:
         return
     recipe, epochs = record.recipe, record.pairs / unique
     wanted = epochs * ENOUGH_STEPS / steps
-    times = "1 step is" if steps == 1 else f"{steps} steps are"
+    short = f"You trained for {number_of(steps, 'step')}, which is little."
     if wanted <= 1:
-        yield f"{times} too few: --budget {recipe.total_flop * ENOUGH_STEPS / steps:.2g} takes {ENOUGH_STEPS}."
+        longer = f"--epochs {wanted:.2g}" if by_epochs else f"--budget {recipe.total_flop * ENOUGH_STEPS / steps:.2g}"
+        yield f"{short} With {longer} it would be {ENOUGH_STEPS}."
         return
     more = min(math.ceil(wanted), int(MOST_EPOCHS))
-    if more <= epochs:
+    if more <= epochs or (epochs > ONE_EPOCH and _loss_rose(record)):
         return
     takes = round(more / epochs * steps)
-    smaller = "" if takes >= FEW_STEPS else "; a smaller --batch-pairs more"
-    how = "--extend of this model" if recipe.options.schedule == "wsd" else "--model and without --budget"
-    longer = f"--epochs {more}, with {how}, takes {takes}{smaller}"
-    yield f"{times} too few for {unique:,} pairs: {longer}."
+    longer = f"--epochs {more}"
+    if recipe.options.schedule == "wsd":
+        longer = f"--extend of this model and {longer}"
+    elif not by_epochs:
+        longer = f"{longer} and the same --model, in place of --budget,"
+    smaller = "" if takes >= FEW_STEPS else " A smaller --batch-pairs makes more."
+    yield f"{short} With {longer} it would be {takes}.{smaller}"
+
+
+def _loss_rose(record: RunRecord) -> bool:
+    """Whether the held-out loss ended above where it began, or above the least that was seen on the way."""
+    last = record.heldout_last or record.heldout
+    if last is None:
+        return False
+    before = [record.heldout_before, record.heldout]
+    seen = [each.loss for each in (*before, *record.evaluations) if each is not None]
+    return last.loss > min(seen)
 
 
 def of_mixture(options: Options, sources: int) -> Iterator[str]:

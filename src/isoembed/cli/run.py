@@ -318,7 +318,8 @@ def _train(
             console.print(scores_text(scores))
         console.print(section("Result"))
     outcome = achieved_text(job.recommendation, record)
-    console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome, advice=[*advice(record)]))
+    advised = [*advice(record, by_epochs=job.recommendation.budget.epochs is not None)]
+    console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome, advice=advised))
     if asked.output.as_json:
         terminal.print_json(
             {

@@ -32,6 +32,8 @@ _SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "bas
 _BY_LAW = "the {law} law of {family}: best of {candidates}"
 #: standard deviation of the difference of two systems' scores on one query, about
 _NOISE = 0.35
+#: of its budget, less was not spent
+_SPENT = 0.9
 
 
 def recipe_text(
@@ -76,25 +78,43 @@ def result_text(
     if scores is not None and (found := next(iter(_by_task(scores)), None)) is not None:
         metric, values, queries = found
         rows.append(("Scores", f"{metric}: {' | '.join(f'{name} {fraction(values[name])}' for name in values)}"))
-        rows.append(("Verdict", verdict(values, queries, advised=bool(advice))))
+        remedy = "" if advice else _remedy(record, budget_flop)
+        rows += [("Verdict", line) for line in verdict(values, queries, remedy)]
     rows += [("Advice", line) for line in advice]
     rows.append(("Next", f'isoembed search {out} "what to look for"'))
     return pairs_table(rows)
 
 
-def verdict(values: Mapping[str, float], queries: int, *, advised: bool = False) -> str:
-    """Whether the trained model is worth having, by its score beside those of the others on that many queries; where it
-    is not, what would help, unless that was `advised`."""
-    trained, base, words = values["trained"], values.get("base"), values.get("BM25")
+def verdict(values: Mapping[str, float], queries: int, remedy: str = "") -> tuple[str, ...]:
+    """Whether the trained model is worth having, by its score beside those of the others on that many queries: first
+    what is told against it, line by line.
+
+    remedy: what would help where BM25 is not beaten.
+    """
+    trained, base, static, words = (values.get(name) for name in ("trained", "base", "static", "BM25"))
+    assert trained is not None
     noise = 2 * _NOISE / math.sqrt(max(1, queries))
+    lines = []
     if base is not None and trained < base - noise:
-        return f"worse than its untrained base by {fraction(base - trained)}: try a lower learning rate"
+        lines.append(f"worse than its untrained base by {fraction(base - trained)}: try a lower learning rate")
+    elif base is not None and trained <= base + noise:
+        counted = "1 query" if queries == 1 else f"{queries:,} queries"
+        lines.append(f"no better than its untrained base, as far as {counted} tell")
+    if static is not None and trained < static - noise:
+        lines.append(f"behind its own static token table by {fraction(static - trained)}")
     if words is None:
-        return "no baseline to compare with"
+        return tuple(lines) or ("no baseline to compare with",)
     if trained > words + noise:
-        return f"beats BM25 by {fraction(trained - words)}"
+        return (*lines, f"beats BM25 by {fraction(trained - words)}")
     gap = "about level with BM25" if trained > words - noise else f"BM25 is ahead by {fraction(words - trained)}"
-    return gap if advised else f"{gap}: a larger budget, or more pairs, would help"
+    return (*lines, f"{gap}: {remedy}" if remedy else gap)
+
+
+def _remedy(record: RunRecord, budget_flop: float) -> str:
+    """What would help a model that BM25 beats: no larger budget where the data ended before this one was spent."""
+    spent = (record.model_flop + record.teacher_flop) / budget_flop
+    ended = spent < _SPENT and record.epochs is not None and record.epochs > 0.99
+    return "more pairs would help" if ended else "a larger budget, or more pairs, would help"
 
 
 def fraction(value: float) -> str:
