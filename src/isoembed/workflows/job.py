@@ -6,6 +6,8 @@ scores.json.  Tokenised data, checkpoints and metrics lie in the cache (`isoembe
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -17,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from isoembed.budget import Budget
 from isoembed.cache import begin_work, cache_folder, tokens_folder, working_folder
-from isoembed.core import InputError, checked, expanded, sole_writer, write_atomically
+from isoembed.core import InputError, checked, expanded, no_room, sole_writer, write_atomically
 from isoembed.data.dataset import HELDOUT_PAIRS, PairData, prepare
 from isoembed.data.order import ordered
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
@@ -414,13 +416,27 @@ def check_place(out: Path, work: Path, *, resume: bool) -> None:
     work, not after."""
     if not resume and (out / RECORD).exists():
         raise InputError(f"{out} already holds a trained model; give another `out`, or `resume` to keep it.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"The model must be written to a folder; {out} is a file. Name another one.")
+    nearest = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise InputError(f"The model must be written to a folder; {nearest} is a file. Name another one.")
+    if not (resume and (out / RECORD).exists()) and not _takes_files(nearest):
+        raise InputError(f"The model must be written to a folder; none can be made in {nearest}. Name another place.")
     foreign = [name for name in (MODULES, "README.md", "config.json") if (out / name).exists()]
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
     if not resume and out.is_dir() and any((work / CHECKPOINTS).glob(STEPS)):
         raise InputError(f"{out} already holds checkpoints of a run; go on with `resume` or give another `out`.")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether something can be made in `folder`: of some, as /proc, permissions do not say it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        if no_room(error):
+            raise
+        return False
 
 
 def _begun(out: Path, work: Path) -> Precision | None:
