@@ -14,6 +14,7 @@ from isoembed.cli.models import chosen, members, suite
 from isoembed.core import InputError
 from isoembed.families import NANO
 from tests.models import configs
+from tests.reliability.fuzz import command
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,12 @@ def test_commands_take_a_depth(command: list[str]) -> None:
     assert by_name.exit_code == 0
     assert by_name.stdout == by_option.stdout
     assert '"nano-28k@2"' in by_name.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("smollm2", "say --family smollm2."), ("pythia-70m", "say --model pythia-70m."), ("x", "(x). ")]
+)
+def test_a_name_that_stands_alone_is_refused_with_its_option(word: str, said: str) -> None:
+    done = command("models", word, inside=Path())
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert said in done.err

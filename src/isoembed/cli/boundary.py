@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from isoembed.cli.options import ALIASES
 from isoembed.core import LARGEST, InputError, from_os_error, from_validation, not_installed, system_error
+from isoembed.families import FAMILIES
 
 #: options of which one is given: the one typed stands in place of another that a job file has
 _ONE_OF = ("budget", "hours", "dollars")
@@ -190,8 +191,22 @@ def line_of(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # Typer's and Click's complaints have only this in common
         context = getattr(error, "ctx", None)
         help_at = f" See `{context.command_path} --help`." if context else ""
-        return f"{error.format_message()}{help_at}"
+        said = error.format_message()
+        return f"{said}{_named_for(said, context)}{help_at}"
     return None
+
+
+def _named_for(said: str, context: Any) -> str:
+    """Of a family or a model that stands where the command takes no argument, the option that it belongs to."""
+    stray = re.search(r"unexpected extra arguments?(?:\(s\))? \((\S+)", said)
+    if stray is None or context is None:
+        return ""
+    word, options = stray[1].rstrip(")"), names_of(context.command)
+    if "family" in options and any(family.is_called(word) for family in FAMILIES):
+        return f": say --family {word}."
+    if "model" in options and any(word == model.name for family in FAMILIES for model in family.models):
+        return f": say --model {word}."
+    return "."
 
 
 def status_of(error: Exception) -> int:

@@ -188,3 +188,26 @@ def test_fingerprints_of_before_stand(tmp_path: Path) -> None:
     skipping = open_source(file, query_key="query", positive_key="pos", max_negatives=2, on_bad_rows="skip")
     assert skipping.fingerprint() == "da6ed30c08653b43"
     assert open_source(file, max_row_bytes=99).fingerprint() != open_source(file).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "said"),
+    [
+        ([{"title": "a", "body_text": "b", "more": "c"}], ("title", "body"), "say `positive_key=body_text`"),
+        ([{"ask": "a", "answer": "b", "more": "c"}], ("ask", "reply"), "say `positive_key=answer`"),
+        ([{"headline": "a", "abstract": "b", "id": 3}], ("headline", "x"), "say `positive_key=abstract`"),
+        ([{"question": "a", "abstract": "b", "more": "c"}], ("x", "abstract"), "say `query_key=question`"),
+        ([{"query": "a", "pos": "b", "answer": "c"}, {"query": "a", "answer": "c"}], (None, None),
+         "say `query_key=query` and `positive_key=answer`"),
+        ([{"query": "a", "pos": "b"}, {"query": "a", "answer": "c"}], (None, None), ""),  # which not all rows hold
+        ([{"a": "a", "b": "b", "c": "c"}], ("a", "x"), ""),  # either might be meant
+    ],
+)  # fmt: skip
+def test_a_missing_field_has_the_likely_one_named(
+    tmp_path: Path, rows: list[Row], keys: tuple[str | None, str | None], said: str
+) -> None:
+    """Leaving out every row was the only remedy."""
+    source = open_source(as_file(tmp_path, "jsonl", rows), query_key=keys[0], positive_key=keys[1])
+    with pytest.raises(InputError) as refused:
+        list(source)
+    assert f"Add it{said and ', or '}{said}, or leave bad rows out" in str(refused.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import Field
@@ -143,7 +144,8 @@ class Names:
         assert self._pair is not None
         for name in self._pair:
             if name not in row:
-                return BadRow("missing key", f"every row must hold `{name}`; found {shown(names)}. Add it")
+                other = f", or {remedy}" if (remedy := self._another(name, row)) else ""
+                return BadRow("missing key", f"every row must hold `{name}`; found {shown(names)}. Add it{other}")
         layout = self._of(names, *self._pair)
         self._negatives |= dict.fromkeys(layout.negatives)
         if len(self._ignored) < SHOWN:
@@ -199,6 +201,30 @@ class Names:
             self._pair, self.in_order = None, False
             return _judged(judged[0], row)
         return None
+
+    def _another(self, missing: str, row: Mapping[str, Any]) -> str:
+        """What has another field read in place of the one that `row` lacks: one that every row so far holds, of a like
+        name, of a known one, or the only one with text; nothing where there is none."""
+        assert self._pair is not None
+        is_query = missing == self._pair[0]
+        left = {
+            name.strip().casefold(): name
+            for name, value in row.items()
+            if name not in self._pair
+            and isinstance(value, str | list)
+            and all(name in names for names in self._layouts)
+            and not any(kind.fullmatch(name.strip().casefold()) for kind in (METADATA, JUDGED))
+        }
+        known = [name for each in CONVENTIONS if (name := each[0 if is_query else 1]) in left]
+        alike = get_close_matches(missing.strip().casefold(), left, 1)
+        likely = [*alike, *known, *(left if len(left) == 1 else ())]
+        if not likely:
+            return ""
+        found = printable(left[likely[0]])
+        if self.keys.query is not None:
+            return f"say `{'query' if is_query else 'positive'}_key={found}`"
+        query, positive = (found if name == missing else printable(name) for name in self._pair)
+        return f"say `query_key={query}` and `positive_key={positive}`"
 
     def _of(self, names: tuple[str, ...], query: str, positive: str) -> Layout:
         named = self.keys.query is not None
