@@ -49,6 +49,25 @@ def finished(place: Path) -> Path:
     return out
 
 
+@pytest.mark.parametrize(
+    ("wrong", "forms"),
+    [
+        (("--allowance=abc",), "1e15 (FLOP), 3h, 90min or 600s"),
+        (("--allowance=1m",), "1e15 (FLOP), 3h, 90min or 600s"),
+        (("--allowance=xh",), "got 'xh'. Write them as 1e15 (FLOP), 3h, 90min or 600s"),
+        (("--adaptive", "--target=1e12", "--allowance=3h"), "5%, or 1e12 (FLOP)"),
+        (("--rate-steps=few",), "`--rate-steps`"),
+        (("--memory=much",), "`--memory`"),
+    ],
+)
+def test_what_is_no_number_is_refused_before_any_work(
+    wrong: tuple[str, ...], forms: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the time that torch takes to load, and named one form of three."""
+    monkeypatch.setattr("isoembed.cli.sweep_plan.suite", lambda *_: pytest.fail("work began"))
+    assert forms in mistake(*options(place, place / "never"), *wrong)
+
+
 def test_a_dry_run_explains_and_writes_nothing(place: Path) -> None:
     out = place / "dry"
     more = ("--vary", "matryoshka=8", "--vary", "bidirectional", "--pairs", "120,60", "--max-pair-epochs", "9")
@@ -74,7 +93,8 @@ def test_limits_on_serving_are_a_plans_too(place: Path, tmp_path: Path) -> None:
     limited = options(place, out)
     printed = " ".join(ok(*limited, "--max-index-bytes", "100", "--dry-run").split())
     assert "models nano-28k (nano)" in printed
-    assert "vectors wider than the limit for an index, at 6e+08 to 2.4e+09 FLOP: raise `--max-index-bytes`" in printed
+    where = "at 6e+08 to 2.4e+09 FLOP on nano-51k: raise `--max-index-bytes`"
+    assert f"vectors wider than the limit for an index, {where}" in printed
     planned = json.loads(ok(*limited, "--max-query-flop", "1", "--json"))
     assert (planned["plan"]["cells"], planned["request"]["base_hashes"]) == ([], {})
     done = command("sweep", "run", str(out), inside=tmp_path)

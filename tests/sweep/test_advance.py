@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from isoembed.cli.entry import app
 from isoembed.core import InputError
-from isoembed.report.terminal.sweep import plan_text
+from isoembed.report.terminal.sweep import plan_text, skipped_rows
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.plan import at_most
+from isoembed.sweep.request import RateSearch
 from isoembed.sweep.stage import REASONS, REMEDIES
-from tests.sweep.fake import request
+from tests.sweep.fake import DATA, request
 
 
 @pytest.mark.parametrize(
@@ -49,11 +50,29 @@ def test_a_sweep_with_nothing_to_run_says_so_and_ends_at_once(tmp_path: Path, mo
         console.print(plan_text(asked, plan, at_most(asked), new))
     printed = " ".join(captured.get().split())
     assert "No run is planned" in printed
-    assert "runs left out does not fit in memory, at 1e+11 to 6.4e+12 FLOP: lower" in printed
+    assert "does not fit in memory, at 1e+11 to 6.4e+12 FLOP on nano-28k to nano-760k: lower" in printed
     monkeypatch.setattr("isoembed.workflows.sweep.run_sweep", None)
     done = CliRunner().invoke(app, ["sweep", "run", str(tmp_path)])
     assert done.exit_code == 0
-    assert "no run is planned" in done.output
+    assert done.output.lower().count("no run is planned") == 1, "it was said twice"
+    listed = json.loads(CliRunner().invoke(app, ["sweep", "run", str(tmp_path), "--json"]).stdout)
+    assert listed["stages"] == []
+
+
+def test_a_budget_too_small_for_some_and_too_large_for_others_is_not_to_be_both_raised_and_lowered() -> None:
+    """`name larger budgets` and `name smaller budgets` stood beside the same budget; and others were named, which
+    nobody had asked for: what a search for rates costs."""
+    few = DATA.model_copy(update={"pairs": 5000})
+    search = RateSearch(models=("nano-28k", "nano-389k"), steps=(100, 300))
+    rows = [why for _, why in skipped_rows(at_most(request(budgets=(1e11,), data=few, rates=search)).skipped)]
+    assert rows == [
+        "the data would repeat, in the search for learning rates on nano-28k to nano-389k: bring more pairs as `data`, "
+        "or name fewer `rate_steps`",
+        "the data would repeat, at 1e+11 FLOP on nano-28k to nano-51k: bring more pairs as `data`",
+        "too few steps, at 1e+11 FLOP on nano-113k to nano-760k: lower `batch_pairs` or `min_steps`",
+    ]
+    (alone,) = [why for _, why in skipped_rows(at_most(request(budgets=(1e11,))).skipped)]
+    assert alone.endswith("name larger `budgets`, or lower `batch_pairs` or `min_steps`")
 
 
 def test_every_reason_has_a_remedy() -> None:

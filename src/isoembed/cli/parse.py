@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from isoembed.budget import MOST_FLOP
 from isoembed.core import InputError
 
+#: what an allowance may look like
+_ALLOWANCES = "1e15 (FLOP), 3h, 90min or 600s"
+
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """`100,300` -> 100.0, 300.0."""
@@ -35,13 +38,13 @@ def allowance(text: str | None) -> tuple[float | None, float | None]:
         return None, None
     for unit, seconds in (("min", 60.0), ("h", 3600.0), ("s", 1.0)):
         if text.endswith(unit):
-            return None, number(text.removesuffix(unit), "--allowance") * seconds
-    return number(text, "--allowance"), None
+            return None, _number(text, text.removesuffix(unit), "--allowance", _ALLOWANCES) * seconds
+    return _number(text, text, "--allowance", _ALLOWANCES), None
 
 
 def share_of(whole: float, text: str, option: str) -> float:
     """`5%` of `whole`, or a number of FLOP below it."""
-    share = number(text.removesuffix("%"), option)
+    share = _number(text, text.removesuffix("%"), option, "5%, or 1e12 (FLOP)")
     flop = whole * share / 100 if text.endswith("%") else share
     if not flop < whole:
         raise InputError(f"`{option}` must be a part of {whole:.3g} FLOP, as 5%; got {text}.")
@@ -65,13 +68,18 @@ def size_in_bytes(text: str, option: str = "--memory") -> float:
 
 def number(text: str, option: str) -> float:
     """A positive number."""
+    return _number(text, text, option, "1e12")
+
+
+def _number(text: str, digits: str, option: str, forms: str) -> float:
+    """The positive number that `digits`, all of `text` or a part of it, is; else the forms are named."""
     try:
-        value = float(text)
+        value = float(digits)
     except ValueError:
         value = math.nan
     if not 0 < value <= MOST_FLOP:
         raise InputError(
-            f"`{option}` must be made of positive numbers up to {MOST_FLOP:.0e}; got {text!r}. Write them as 1e12."
+            f"`{option}` must be made of positive numbers up to {MOST_FLOP:.0e}; got {text!r}. Write them as {forms}."
         )
     return value
 

@@ -51,7 +51,8 @@ def run(ledger: SweepPath, how: WorkOptions, as_json: AsJson = False) -> None:
     planned, _ = plan_sweep(ledger)
     if not planned.runs:
         terminal.complain(f"no run is planned; `isoembed sweep plan --out {ledger}` says why.")
-    with watching(folder, terminal.console(quiet=as_json)) as watch:
+    silent = contextlib.nullcontext(lambda _: None)
+    with watching(folder, terminal.console(quiet=as_json)) if planned.runs else silent as watch:
         if planned.complete and not open_runs(folder):
             pass
         elif how.ray is None:

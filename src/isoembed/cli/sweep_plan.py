@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 #: the methods that the paper compares: what `--methods all` means
 PAPER_METHODS = ("full", "freeze", "bias", "lora")
 _NAMES = ", ".join(names())
+#: of its target, what a pilot may cost
+_PILOT_SHARE = "5%"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class CostOptions:
 
     budgets: Annotated[str | None, typer.Option(help="FLOP: 1e12:2e13:x4, or 1e12,4e12")] = None
     allowance: Annotated[
-        str | None, typer.Option(help="what all runs may cost: 1e15 (FLOP), 3h or 90min; of a pilot also 5%")
+        str | None, typer.Option(help="what all runs may cost: 1e15 (FLOP), 3h or 90min; of a pilot 5% or FLOP")
     ] = None
     adaptive: Annotated[
         bool, switch("adaptive", "a pilot: the runs that most sharpen the decision at --target, per FLOP")
@@ -159,7 +162,6 @@ def _plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     from isoembed.sweep.folder import SweepFolder
     from isoembed.sweep.plan import at_most
     from isoembed.sweep.request import REQUEST, load_request
-    from isoembed.sweep.stage import REMEDIES
 
     out, dry_run = asked.output.out, asked.output.dry_run
     if asked.cost.budgets is None and asked.cost.target is None and (out / REQUEST).is_file():
@@ -186,8 +188,8 @@ def _plan(ctx: typer.Context, asked: SweepOptions, job: JobFileOptions) -> None:
     elif request.target_flop is not None:
         terminal.console().print(pilot_text(request, planned, new))
     else:
-        remedies = {kind: with_flags(remedy, ctx) for kind, remedy in REMEDIES.items()}
-        terminal.console().print(plan_text(request, planned, at_most(request), new, remedies))
+        worded = partial(with_flags, ctx=ctx)
+        terminal.console().print(plan_text(request, planned, at_most(request), new, worded))
 
 
 def _nothing_else(ctx: typer.Context, out: Path) -> None:
@@ -220,9 +222,25 @@ def _request(asked: SweepOptions, tokens: Path) -> SweepRequest:
         raise InputError(
             f"`--max-pair-epochs` must be above 1, so that pairs repeat; got {runs.max_pair_epochs:g}. Raise it."
         )
+    _check_numbers(asked)
     family, models = suite(asked.grid.family, asked.grid.models)
     setup = asked.setup.value().completed(family_setup(family))
     return (_pilot_request if cost.adaptive else _grid_request)(asked, family, models, setup, tokens)
+
+
+def _check_numbers(asked: SweepOptions) -> None:
+    """Refuse what is no number before torch is loaded, which takes a while, or data are read."""
+    cost, runs = asked.cost, asked.runs
+    if cost.target is not None:
+        parse.share_of(parse.number(cost.target, "--target"), cost.allowance or _PILOT_SHARE, "--allowance")
+    else:
+        parse.allowance(cost.allowance)
+    if cost.budgets is not None:
+        parse.budgets(cost.budgets)
+    if asked.grid.memory is not None:
+        parse.size_in_bytes(asked.grid.memory)
+    if runs.rate_steps not in (None, "none"):
+        parse.numbers(runs.rate_steps, "--rate-steps")
 
 
 def _pilot_request(
@@ -240,7 +258,7 @@ def _pilot_request(
         setup,
         _chosen_methods(methods, PILOT_METHODS, sizes),
         target,
-        parse.share_of(target, asked.cost.allowance or "5%", "--allowance"),
+        parse.share_of(target, asked.cost.allowance or _PILOT_SHARE, "--allowance"),
     )
     rates = _rates(asked.runs.rate_steps or "none", models)
     draft = SweepRequest(**{**dict(draft), **asdict(asked.limits), "max_bytes": _most_bytes(asked), "rates": rates})

@@ -201,7 +201,7 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
             note("warning", "projected-alone", models=", ".join(models), dimensions=request.options.dimensions)
         )
     if names := list(dict.fromkeys(each.name for each in forecasts.left_out)):
-        few = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
+        few = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
         notes.append(note("warning", "not-considered", farthest=FARTHEST, candidates=few))
     notes += [
         note("warning", "not-good", law=each.method or each.law, status=each.describe())

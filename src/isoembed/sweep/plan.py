@@ -357,10 +357,10 @@ class Planner:
         try:
             recipe = self._recipe(model, method, flop, setup, rate)
         except InputError as error:
-            self._skip(model, method, flop, skip("no-recipe", error=refusal_of(error)))
+            self._skip(model, method, flop, skip("no-recipe", error=refusal_of(error)), part)
             return []
         if unfit := self._unfit(recipe, part):
-            self._skip(model, method, flop, unfit)
+            self._skip(model, method, flop, unfit, part)
             return []
         known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
         recipe = recipe.model_copy(update=known)
@@ -420,7 +420,7 @@ class Planner:
         if (request.allowance_flop is not None and flop > request.allowance_flop) or (
             request.allowance_seconds is not None and seconds > request.allowance_seconds
         ):
-            self._skip(recipe.model, recipe.method, recipe.total_flop, skip("allowance"))
+            self._skip(recipe.model, recipe.method, recipe.total_flop, skip("allowance"), run.part)
             return False
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
@@ -450,7 +450,15 @@ class Planner:
         before = 0.0 if self.runs else request.startup_seconds
         return before + request.run_seconds.get(name, 0.0) + run.own_flop / speed
 
-    def _skip(self, model: ModelSpec, method: Method, budget: float, why: SkipNote) -> None:
+    def _skip(self, model: ModelSpec, method: Method, budget: float, why: SkipNote, part: Stage | None = None) -> None:
+        by_steps = part == RATES and self.request.rates is not None and bool(self.request.rates.steps)
         self.skipped.append(
-            Skipped(model=model.name, method=method.label, method_name=method.name, budget=budget, fact=why)
+            Skipped(
+                model=model.name,
+                method=method.label,
+                method_name=method.name,
+                budget=budget,
+                of_search=by_steps,
+                fact=why,
+            )
         )

@@ -86,6 +86,17 @@ REMEDIES: dict[SkipKind, str] = {
     "single-epoch": "name fewer `pairs`",
     "many-epochs": "name more `pairs`, or raise `max_pair_epochs`",
 }
+#: the same for runs of the search for learning rates, whose lengths are steps and no budgets
+OF_SEARCH: dict[SkipKind, str] = {
+    "no-recipe": "lower `batch_pairs`",
+    "repeats": "bring more pairs as `data`, or name fewer `rate_steps`",
+}
+#: and where a budget is too small for some runs and too large for the pairs of others: another one would not help
+AT_ODDS: dict[SkipKind, str] = {
+    "no-recipe": "lower `batch_pairs`",
+    "few-steps": "lower `batch_pairs` or `min_steps`",
+    "repeats": "bring more pairs as `data`",
+}
 
 
 class Stage(Frozen):
@@ -141,7 +152,8 @@ class Skipped(Frozen):
     model: str
     method: str = Field(description="with its hyperparameters")
     method_name: str = ""
-    budget: float
+    budget: float = Field(description="FLOP; of a search for learning rates by steps what these cost")
+    of_search: bool = Field(False, description="whether it is a run of such a search")
     fact: SkipNote
 
     @computed_field  # type: ignore[prop-decorator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,7 +17,7 @@ from isoembed.sweep.pilot import candidates, pilot_sizes
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import REMEDIES, REPETITION, SkipKind, Stage, StageKind
+from isoembed.sweep.stage import AT_ODDS, OF_SEARCH, REMEDIES, REPETITION, SkipKind, Skipped, Stage, StageKind
 from isoembed.sweep.status import RunState, SweepStatus, stage_costs
 from isoembed.sweep.variations import Varied
 
@@ -33,9 +33,12 @@ _PURPOSE: dict[StageKind, str] = {
 
 
 def plan_text(
-    request: SweepRequest, plan: Plan, most: Plan, new: int | None, remedies: Mapping[SkipKind, str] = REMEDIES
+    request: SweepRequest, plan: Plan, most: Plan, new: int | None, worded: Callable[[str], str] = str
 ) -> RenderableType:
-    """What a sweep runs next, what it can come to cost, what it leaves out and why; `new` is None in a dry run."""
+    """What a sweep runs next, what it can come to cost, what it leaves out and why; `new` is None in a dry run.
+
+    worded: a remedy, which names fields, as it is printed.
+    """
     speeds = ", ".join(f"{name} {si(speed, 'FLOP/s')}" for name, speed in request.speeds.items())
     limits = [
         f"{request.allowance_flop:.3g} FLOP" if request.allowance_flop else "",
@@ -68,7 +71,8 @@ def plan_text(
     if plan.rates:
         parts += [Text(""), rates_text(plan)]
     if most.skipped:
-        parts += [Text(""), skipped_text(plan if plan.complete or plan.part == REPETITION else most, remedies)]
+        left_out = (plan if plan.complete or plan.part == REPETITION else most).skipped
+        parts += [Text(""), pairs_table((name, worded(why)) for name, why in skipped_rows(left_out))]
     if not most.runs:
         parts += [Text(""), Text("No run is planned: each is left out for a reason above.")]
     return Group(*parts)
@@ -149,18 +153,24 @@ def _runs(plan: Plan, stage: Stage) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def skipped_text(plan: Plan, remedies: Mapping[SkipKind, str]) -> RenderableType:
-    """Runs left out, summed by reason, with what would have them planned."""
-    by_reason: dict[tuple[SkipKind, str], list[float]] = {}
-    for skip in plan.skipped:
-        by_reason.setdefault((skip.kind, skip.reason), []).append(skip.budget)
-    return pairs_table(
-        (
-            f"{number_of(len(budgets), 'run')} left out",
-            f"{reason}, at {_ranged(budgets)} FLOP: {remedies[kind]}",
-        )
-        for (kind, reason), budgets in by_reason.items()
+def skipped_rows(skipped: Sequence[Skipped]) -> Iterator[tuple[str, str]]:
+    """Runs left out, summed by reason, with what would have them planned; those of the search for learning rates
+    apart, whose budgets nobody asked for."""
+    groups: dict[tuple[bool, SkipKind, str], list[Skipped]] = {}
+    for each in skipped:
+        groups.setdefault((each.of_search, each.kind, each.reason), []).append(each)
+    small, large = (
+        {each.budget for each in skipped if each.kind in kinds and not each.of_search}
+        for kinds in (("no-recipe", "few-steps"), ("repeats",))
     )
+    for (of_search, kind, reason), found in groups.items():
+        budgets = {each.budget for each in found}
+        at_odds = not of_search and bool(budgets & small & large)
+        remedy = (OF_SEARCH if of_search else AT_ODDS if at_odds else REMEDIES).get(kind, REMEDIES[kind])
+        models = list(dict.fromkeys(each.model for each in found))
+        sizes = models[0] if len(models) == 1 else f"{models[0]} to {models[-1]}"
+        where = "in the search for learning rates" if of_search else f"at {_ranged([*budgets])} FLOP"
+        yield f"{number_of(len(found), 'run')} left out", f"{reason}, {where} on {sizes}: {remedy}"
 
 
 def _ranged(values: Sequence[float]) -> str:
