@@ -100,7 +100,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "{epochs} of {tokens:,} tokens, {unspent:.3g}% of the training budget stays unspent{remedy}",
     ),
     "budget-end": ("the budget ends first", "it pays for {epochs:.2f} of {asked}"),
-    "repeats-harmed": ("in trials the held-out loss rose with repeats, no ranking fell", "{measured}"),
+    "repeats-harmed": ("repeats often raised held-out losses in trials, no ranking fell", "{measured}"),
     "repeats-borrowed": ("{source}",),
     "repeats-measured": ("repeated pairs count as fewer unique ones", "{r_star}"),
     "repeats-harm": ("repeats were worth nothing, or did harm, in the law's runs",),
