@@ -20,6 +20,7 @@ from isoembed.core import Frozen
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import LAWS_FOLDER
+from isoembed.recommendation.request import Request
 
 NANO_LAW = LAWS_FOLDER / "nano.json"
 
@@ -166,3 +167,33 @@ def test_train_takes_pairs_at_hand_and_a_recipe_given_back(tmp_path: Path) -> No
         isoembed.train(found, ["a"], tmp_path / "c")
     with pytest.raises(InputError, match="made for other data"):
         isoembed.train(tmp_path / "a" / "recipe.json", pairs[:80], tmp_path / "d")
+    with pytest.raises(InputError, match="is a file"):  # before the pairs, which are not there
+        isoembed.train(found, tmp_path / "none.jsonl", tmp_path / "a" / "record.json" / "x")
+    with pytest.raises(InputError, match="A path must name a file or a folder; it is empty"):
+        isoembed.train(found, pairs, "")
+
+
+WRONG: list[tuple[Callable[[], object], str]] = [
+    (lambda: Budget(stated="x"), "must have `flop`, `epochs`, or `device`"),
+    (lambda: Budget(stated="x", flop=-1), "`flop` of Budget"),
+    (lambda: Budget.from_devices("foo", hours=1), "`device` must be one of"),
+    (lambda: isoembed.Constraints(device_memory="24GB"), "`device_memory` must be one of .* give its bytes"),
+    (lambda: isoembed.Constraints(device_memory=-1), "`device_memory` must be above 0"),
+    (lambda: isoembed.Execution(memory_bytes=-1), "`memory_bytes` must be above 0"),
+    (lambda: isoembed.Embedder.load("nano/nano-28k", device="x"), "`device` must be one that torch can use"),
+    (lambda: isoembed.Embedder.load("nano/nano-28k").embed(["a", "\ud800"]), "text 2 has half of a surrogate pair"),
+    (lambda: isoembed.Embedder.load("nano/nano-28k").embed(["a"], batch_tokens=0), "`batch_tokens` must be"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_what_a_value_cannot_be_is_said_by_its_own_name(make: Callable[[], object], words: str) -> None:
+    """Some were tracebacks, some were taken and named another field later."""
+    with pytest.raises(InputError, match=words):
+        make()
+
+
+def test_a_setup_may_be_a_dict() -> None:
+    setup: Any = {"batch_pairs": 16}
+    assert Request.of("1e9", "nano", setup).batch_pairs == 16
+    assert recommend("1e9", "nano", setup=setup).recipe.batch_pairs == 16

@@ -319,6 +319,8 @@ def train(
     A recipe that names its data is trained on these alone.
     """
     out = expanded(out)
+    resume = execution is not None and execution.resume
+    check_place(out, working_folder(out, cache_folder(cache)), resume=resume)
     found = recipe if isinstance(recipe, Recommendation) else _as_recommendation(recipe)
     asked = found.recipe
     tokenizer = _tokenizer(asked.model, asked)
