@@ -236,7 +236,7 @@ def test_a_job_takes_the_law(law: Path, tmp_path: Path) -> None:
         (["fit", "nowhere.csv"], "is not there"),
         (["fit", "TABLE", "--law", "chinchilla"], "`--law` must be one of hoffmann"),
         (["fit", "TABLE", "--law", "hoffmann,chinchilla"], "`--law` must be one of hoffmann"),
-        (["fit", "TABLE", "--loss-col", "nothing"], "Say which one it is with --loss-col"),
+        (["fit", "TABLE", "--loss-col", "nothing"], "Say which one it is: `--loss-col`"),
         (["fit", "TABLE", "--delta", "0"], "`--delta` must be positive"),
         (["fit", "TABLE", "--holdout", "some"], "`--holdout` must be one of"),
         (["fit", "TABLE", "--target", "some"], "`--target` must be heldout or training"),

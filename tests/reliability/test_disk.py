@@ -88,7 +88,6 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_can_be_resumed(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["train", "--budget", "1.5e9", "--model", "nano-28k", "--data", "PAIRS", "--out", "/proc/out"],
         ["data", "inspect", "PAIRS", "--cache", "/proc/cache"],
         ["ledger", "export", "LEDGER", "/proc/runs.csv"],
         ["fit", "LEDGER", "--law", "power", "--bootstrap", "0", "--holdout", "none", "--out", "/proc/law.json"],
@@ -106,6 +105,17 @@ def test_a_protected_folder_is_named_in_one_line(arguments: list[str], pairs: Pa
     assert done.status == 1
     assert done.err.startswith("isoembed: The system refused to read or write")
     assert "/proc/" in done.err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that even root cannot write to: Linux's /proc")
+def test_a_folder_where_no_model_can_be_made_is_refused_before_the_pairs_are_read(pairs: Path, tmp_path: Path) -> None:
+    asked = ["train", "--budget", "1.5e9", "--model", "nano-28k", "--data", str(pairs), "--out", "/proc/out"]
+    done = command(*asked, "--cache", "tokens", inside=tmp_path)
+    assert done.status == 2
+    assert done.err == (
+        "isoembed: The model must be written to a folder; none can be made in /proc. Name another place.\n"
+    )
+    assert not list(tmp_path.glob("tokens/tokens-*"))
 
 
 def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
