@@ -283,11 +283,11 @@ def test_no_more_epochs_where_they_raised_the_held_out_loss() -> None:
 
 
 def test_a_mixture_is_told_what_batches_of_one_source_are_worth(place: Path) -> None:
-    """What won at equal FLOP was in the docs alone."""
+    """It was a sentence of which the first half fitted the line."""
     rows = [{"query": f"who is {n}?", "positive": f"person {n}"} for n in range(60)]
     (place / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     both = [*FLAGS[:4], "--data=pairs.jsonl,more.jsonl", "--batch-pairs=8", "--out=x", "--dry-run"]
-    advised = "Note      2 sources mixed: --batch-by source scored"
+    advised = "Note      2 sources mixed: `--batch-by source` gained .03 to .08 in trials"  # whole, in 80 columns
     assert advised in command("run", *both, inside=place).out
     for told in ([*both, "--batch-by=source"], [*FLAGS, "--out=x", "--dry-run"]):
         assert "--batch-by" not in command("run", *told, inside=place).out

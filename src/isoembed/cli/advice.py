@@ -1,4 +1,4 @@
-"""What a run should be told to do differently, before it or the next time, in a line or two."""
+"""What a run should be told to do differently the next time, in a line or two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from isoembed.core import number_of
 from isoembed.fitting.repetition import MOST_EPOCHS, ONE_EPOCH
-from isoembed.recipe import Options
 from isoembed.records import RunRecord
 
 #: fewer steps are few: under them most of a schedule is warm-up, and a study leaves such runs out
@@ -52,9 +51,3 @@ def _loss_rose(record: RunRecord) -> bool:
     before = [record.heldout_before, record.heldout]
     seen = [each.loss for each in (*before, *record.evaluations) if each is not None]
     return last.loss > min(seen)
-
-
-def of_mixture(options: Options, sources: int) -> Iterator[str]:
-    """That batches of one source each, which are not the default, scored higher at equal FLOP (docs/objectives.md)."""
-    if sources > 1 and options.batch_by == "mixed":
-        yield f"{sources} sources mixed: --batch-by source scored .03 to .08 higher in trials"

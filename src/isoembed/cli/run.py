@@ -11,7 +11,7 @@ import typer
 from isoembed.budget import Budget
 from isoembed.cache import Places, unwritten
 from isoembed.cli import pilot, terminal
-from isoembed.cli.advice import advice, of_mixture
+from isoembed.cli.advice import advice
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions, given
 from isoembed.cli.options import (
@@ -154,7 +154,6 @@ def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Contex
 
     shown = flagged(job.recommendation, ctx)
     notes = [with_flags(each, ctx) for each in job.data.notes]
-    notes += of_mixture(job.recipe.options, len(job.data.store.facts.sources))
     if asked.output.saying.explain:
         console.print(section("Recipe"), recommendation_text(shown, asked.budget.gpu), section("Data"))
         console.print("\n".join(notes), markup=False)
