@@ -96,7 +96,7 @@ def test_of_other_sources_is_another_run(data: PairData, tmp_path: Path) -> None
     plain, setup = Setup(batch_pairs=10, context_tokens=8), Setup(batch_pairs=10, context_tokens=8, options=ONE_SOURCE)
     mixed = ordered(data, plain)
     assert (mixed.stats, mixed.train) == (data.stats, data.train)
-    assert "with `batch_by=source`" in mixed.notes[-1]
+    assert "`batch_by=source` gained" in mixed.notes[-1]
     moved = data.store.column("source")
     moved[np.flatnonzero(moved == 1)[:30]] = 0
 
