@@ -14,12 +14,10 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from isoembed.cli.options import ALIASES
+from isoembed.cli.options import ALIASES, WAYS
 from isoembed.core import LARGEST, InputError, from_os_error, from_validation, not_installed, system_error
 from isoembed.families import FAMILIES
 
-#: options of which one is given: the one typed stands in place of another that a job file has
-_ONE_OF = ("budget", "hours", "dollars")
 #: what the system says of a place that is misnamed, whoever asks: others it may say of a machine in trouble too
 _MISNAMED = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -79,7 +77,7 @@ class Command(TyperCommand):
 
 def _displace(ctx: Any) -> None:
     """Take out what a job file says of the budget where the command line says it in another way."""
-    said = {name: getattr(ctx.get_parameter_source(name), "name", None) for name in _ONE_OF if name in ctx.params}
+    said = {name: getattr(ctx.get_parameter_source(name), "name", None) for name in WAYS if name in ctx.params}
     if "COMMANDLINE" in said.values():
         ctx.params |= {name: None for name, source in said.items() if source == "DEFAULT_MAP"}
 

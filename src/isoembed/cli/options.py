@@ -89,6 +89,10 @@ class SayingOptions:
 # ---- groups -----------------------------------------------------------------------------------------------------
 
 
+#: to state a budget, of which one is given
+WAYS = ("budget", "hours", "dollars")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions:
     """A budget in FLOP, in hours of devices, in money or in epochs."""
@@ -111,8 +115,7 @@ class BudgetOptions:
 
     def value(self) -> Budget:
         """The budget; raises InputError unless it is stated in exactly one way."""
-        stated = {"--budget": self.budget, "--hours": self.hours, "--dollars": self.dollars}
-        given = [name for name, value in stated.items() if value is not None]
+        given = [f"--{name}" for name in WAYS if getattr(self, name) is not None]
         if not given and self.epochs is not None:
             return Budget.from_epochs(self.epochs)
         if len(given) != 1:

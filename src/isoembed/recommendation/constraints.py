@@ -18,7 +18,7 @@ from isoembed.recipe import DataStats, Setup
 LimitName = Literal["max_params", "max_index_bytes", "max_query_flop"]
 
 #: limit -> what it bounds of a size, and in what unit
-SIZE_LIMITS: dict[LimitName, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
+_SIZE_LIMITS: dict[LimitName, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
     "max_params": (lambda size, *_: size.params, "non-embedding parameters"),
     "max_index_bytes": (lambda size, setup, _: 4 * setup.options.narrowest_of(size), "bytes a vector"),
     "max_query_flop": (lambda size, _, data: 2 * size.params * data.query_tokens, "FLOP a query"),
@@ -39,7 +39,7 @@ class SizeLimits(Frozen):
     @property
     def size_limits(self) -> list[LimitName]:
         """Names of the limits on sizes that are set."""
-        return [name for name in SIZE_LIMITS if getattr(self, name) is not None]
+        return [name for name in _SIZE_LIMITS if getattr(self, name) is not None]
 
     def broken_by(self, size: ModelSpec, setup: Setup, data: DataStats) -> LimitName | None:
         """Name of the first of these limits that `size` is above; None where it is within all.
@@ -47,8 +47,13 @@ class SizeLimits(Frozen):
         Of Matryoshka embeddings the narrowest that are trained count.
         """
         return next(
-            (name for name in self.size_limits if SIZE_LIMITS[name][0](size, setup, data) > getattr(self, name)), None
+            (name for name in self.size_limits if self.measured(name, size, setup, data) > getattr(self, name)), None
         )
+
+    @staticmethod
+    def measured(name: LimitName, size: ModelSpec, setup: Setup, data: DataStats) -> float:
+        """What the limit of that name bounds of `size`."""
+        return _SIZE_LIMITS[name][0](size, setup, data)
 
     def within(self, family: Family, sizes: Sequence[ModelSpec], setup: Setup, data: DataStats) -> list[ModelSpec]:
         """Those of `sizes` that no limit leaves out, in their order.
@@ -57,7 +62,7 @@ class SizeLimits(Frozen):
         """
         left = list(sizes)
         for name in self.size_limits:
-            limit, (measure, of) = getattr(self, name), SIZE_LIMITS[name]
+            limit, (measure, of) = getattr(self, name), _SIZE_LIMITS[name]
             values = [measure(size, setup, data) for size in left]
             left = [size for size, value in zip(left, values, strict=True) if value <= limit]
             if not left:

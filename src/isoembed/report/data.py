@@ -95,16 +95,15 @@ class ReportData:
         """
         book = Ledger.open(ledger)
         outcomes = tuple(book.outcomes())
-        facts: list[FitNote] = []
-        laws = cls(ledger.name, outcomes, {}, None, ())._shipped() if law is None else LawSet.load(law)
+        bare, facts = cls(ledger.name, outcomes, dict(book.damaged), None, ()), list[FitNote]()
+        laws = bare._shipped() if law is None else LawSet.load(law)
         if laws is None:
-            records = [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
-            group_runs(records, [law_named(DEFAULT_LAW)], source=ledger.name)  # says where nothing can be drawn
+            group_runs(bare.records, [law_named(DEFAULT_LAW)], source=ledger.name)  # says where nothing can be drawn
             try:
                 laws = study_source(ledger, [law_named(DEFAULT_LAW)])
             except InputError as error:
                 facts.append(remark("no-law-fitted", error=refusal_of(error)))
-        found = cls(ledger.name, outcomes, dict(book.damaged), laws, ())
+        found = replace(bare, laws=laws)
         return replace(found, facts=(*facts, *found._of_other_runs(), *found._without_size()))
 
     @classmethod
@@ -197,6 +196,8 @@ class ReportData:
         for name in dict.fromkeys(law.law for law in self.laws.laws):
             wanted = {law.method for law in self.laws.laws if law.law == name}
             for others in ((), (DEFAULT_LAW,)):  # alone, or compared with one that takes a method's settings together
+                if not (missing := wanted - found.keys()):
+                    break
                 groups = group_runs(
                     self.records,
                     [law_named(each) for each in (name, *others)],
@@ -204,7 +205,7 @@ class ReportData:
                     target=self.target,
                     source=self.source,
                 )
-                found |= {group.method: group for group in groups if group.method in wanted - found.keys()}
+                found |= {group.method: group for group in groups if group.method in missing}
         return found
 
     def law_of(self, group: Group) -> LawFile | None:

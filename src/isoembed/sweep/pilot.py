@@ -48,14 +48,18 @@ def pilot_budgets(request: SweepRequest) -> tuple[float, ...]:
     """The budget grid: from `LEAST_STEPS` steps of the cheapest model to `LARGEST_SHARE` of the allowance, in FLOP."""
     if request.target_flop is None or request.allowance_flop is None:
         raise InputError("A pilot needs a target budget and an allowance in FLOP; give both.")
-    tokens = LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
     every = [request.family.model(name) for name in request.models]
     left = request.within(request.family, every, request, request.data)
-    cheapest = min(pilot_methods(request, model)[0].cost(model).flop_per_token * tokens for model in left)
-    lowest = 1.02 * cheapest  # a step more than needed: recipes round
+    lowest = min(_least_flop(request, left))
     highest = max(LARGEST_SHARE * request.allowance_flop, lowest)
     steps = math.floor(math.log(highest / lowest) / math.log(BUDGET_FACTOR) + 1e-9)
     return tuple(lowest * BUDGET_FACTOR**step for step in range(steps + 1))
+
+
+def _least_flop(request: SweepRequest, sizes: Sequence[ModelSpec]) -> list[float]:
+    """What `LEAST_STEPS` steps of the first method cost on each size, FLOP; a step more than needed: recipes round."""
+    tokens = 1.02 * LEAST_STEPS * request.batch_pairs * request.data.tokens_per_pair
+    return [pilot_methods(request, size)[0].cost(size).flop_per_token * tokens for size in sizes]
 
 
 def pilot_methods(request: SweepRequest, model: ModelSpec) -> list[Method]:
@@ -218,10 +222,9 @@ class PilotPlanner(Planner):
         """The allowance, FLOP, of which the runs of the first method can be a start: those `first` ones, or where there
         are too few, the cheapest of the grid that a larger allowance would have."""
         if len(first) < LEAST_RUNS:
-            tokens = LEAST_STEPS * self.request.batch_pairs * self.request.data.tokens_per_pair
-            least = [pilot_methods(self.request, size)[0].cost(size).flop_per_token * tokens for size in self.models]
+            least = _least_flop(self.request, self.models)
             steps = math.ceil(math.log(max(least) / min(least)) / math.log(BUDGET_FACTOR)) + LEAST_RUNS
-            budgets = [1.02 * min(least) * BUDGET_FACTOR**step for step in range(steps)]
+            budgets = [min(least) * BUDGET_FACTOR**step for step in range(steps)]
             first = sorted(budget for budget in budgets for each in least if budget >= each)[:LEAST_RUNS]
         return max(math.fsum(first) / START_MOST, first[-1] / LARGEST_SHARE)
 

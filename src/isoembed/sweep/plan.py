@@ -32,7 +32,6 @@ from isoembed.methods import Method, method_type
 from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
-from isoembed.recommendation.constraints import SIZE_LIMITS
 from isoembed.records import FailedRun, Outcome, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
@@ -241,7 +240,7 @@ class Planner:
         """Entries in `skipped` for the runs of a method on sizes above a limit."""
         request = self.request
         for model, limit in request.left_out:
-            seen = SIZE_LIMITS[limit][0](model, request.setup, request.data)
+            seen = request.measured(limit, model, request.setup, request.data)
             why = skip(limit, seen=seen, most=getattr(request, limit))
             for method in variants(name, model, request.alpha_per_rank):
                 self._skip(model, method, budget, why)
