@@ -130,8 +130,11 @@ def restore_study(records: Path, asked: Path, pairs: Path, tasks: Path, ledger: 
         raise InputError(f"The pairs must be those of the study; {pairs} holds others. Get them from their sources.")
     places = {"data_options": here.data_options, "tasks": tuple(str(tasks / name) for name in TASKS)}
     added = sum(Ledger(ledger).add(outcome) for outcome in Ledger.open(records).outcomes())
-    planned, new = plan_sweep(ledger, request.model_copy(update=places))
-    return f"{added} runs restored; stage {planned.stage}, {new} runs of it planned"
+    request, planned, new = request.model_copy(update=places), None, 1
+    while new:  # what a stage came to plans the next
+        planned, new = plan_sweep(ledger, request)
+    assert planned is not None
+    return f"{added} runs restored; stage {planned.stage}, {len(planned.runs)} runs planned"
 
 
 def export(ledger: Path) -> None:
