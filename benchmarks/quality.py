@@ -69,7 +69,7 @@ SOURCE_PROMPTS = {
 TASK_PROMPTS = {"sts": SENTENCES, "retrieval": QUESTIONS}
 
 
-def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
+def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
     """By name; those with a teacher only where there is one."""
     names = [name for name in (short_name(Path(each).name) for each in pairs) if name in SOURCE_PROMPTS]
     prompts = Prompts(
@@ -87,6 +87,7 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
         "prompts per source": Options(prompts=prompts),
         "prompts per source and one source a batch": Options(prompts=prompts, batch_by="source"),
         **dict.fromkeys(TRIALS, Options()),
+        "hardness weights on one source a batch": Options(batch_by="source"),
     }
     if source is not None:
         taught = teacher(source)
@@ -101,10 +102,12 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, Options]:
         }
         guide = taught.model_copy(update={"weight": 0.0})
         found["teacher as guide"] = Options(teacher=guide, mask_by="teacher")
-    return found
+    # what hardness weights of exp(5 cos) make of the negatives' temperature, without their weights: 1 / (1 / .025 + 5)
+    colder = {"temperature .0222": PartialSetup(temperature=1 / 45)}
+    return {name: PartialSetup(options=options) for name, options in found.items()} | colder
 
 
-def planned(asked: argparse.Namespace, options: Options, flop: float, seed: int) -> Job:
+def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: int) -> Job:
     """The run of one variant."""
     family, name = chosen(None, asked.model)
     request = Request(
@@ -114,16 +117,16 @@ def planned(asked: argparse.Namespace, options: Options, flop: float, seed: int)
         method=method_of(asked.method),
         learning_rate=asked.rate,
         seed=seed,
-        **dict(PartialSetup(batch_pairs=BATCH_PAIRS, options=options)),
+        **dict(setup.model_copy(update={"batch_pairs": BATCH_PAIRS})),
     )
     return plan_job(request, DataOptions(",".join(asked.pairs)), cache=asked.cache)
 
 
 def measured(
-    asked: argparse.Namespace, variant: str, options: Options, flop: float, seed: int, tasks: dict[str, Task]
+    asked: argparse.Namespace, variant: str, setup: PartialSetup, flop: float, seed: int, tasks: dict[str, Task]
 ) -> list[Row]:
     """One run: its losses, its FLOP, its scores; then those of its weights mixed with the base's, where asked."""
-    job = planned(asked, options, flop, seed)
+    job = planned(asked, setup, flop, seed)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
         encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
@@ -206,7 +209,7 @@ def scored(system: System, tasks: dict[str, Task]) -> dict[str, float]:
 
 def beside(asked: argparse.Namespace, flop: float, tasks: dict[str, Task]) -> list[Row]:
     """The untrained base, BM25 on retrieval, and the teacher."""
-    job = planned(asked, Options(), flop, 0)
+    job = planned(asked, PartialSetup(), flop, 0)
     base = Embedder(untrained(job.recipe), job.tokenizer, job.recipe.context_tokens)
     found = {"untrained": scored(DenseSystem(base), tasks)}
     found["BM25"] = scored(BM25(), {name: task for name, task in tasks.items() if name.startswith("retrieval/")})

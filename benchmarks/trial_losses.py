@@ -65,6 +65,7 @@ def trial_loss(
 
 TRIALS: dict[str, Callable[..., torch.Tensor]] = {
     "hardness weights": partial(trial_loss, hardness=HARDNESS),
+    "hardness weights on one source a batch": partial(trial_loss, hardness=HARDNESS),
     "same-side negatives": partial(trial_loss, same_side=True),
     "spread-out": partial(trial_loss, spread_out=1.0),
 }

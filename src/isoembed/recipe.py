@@ -695,6 +695,11 @@ class Recipe(Setup, Summarised):
         return self.train_tokens - max(1, round(self.options.decay_fraction * self.train_tokens))
 
     @property
+    def trunk_flop(self) -> float:
+        """What these tokens cost, which a longer run does not spend again; 0 where there are none."""
+        return float(self.cost.flop_per_token) * (self.trunk_tokens or 0)
+
+    @property
     def fall_in_words(self) -> str:
         """How the rate falls after the warm-up, and to which share of the peak."""
         if self.options.schedule == "cosine":

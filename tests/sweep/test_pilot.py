@@ -15,6 +15,7 @@ from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
+from isoembed.recipe import Options
 from isoembed.records import FailedRun, Outcome
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
@@ -30,6 +31,8 @@ from isoembed.sweep.plan import Plan
 from isoembed.sweep.request import SweepRequest
 from isoembed.workflows.pilot import fit_pilot
 from tests.sweep.fake import planted_loss, record, request
+
+BRANCHING = Options(schedule="wsd")
 
 
 def pilot(target: float = 2e13, share: float = 0.05, **changes: object) -> SweepRequest:
@@ -146,17 +149,59 @@ def test_an_allowance_for_too_few_runs_is_refused() -> None:
         pilot_budgets(request())
 
 
-@pytest.mark.parametrize("share", [1e-4, 1e-3, 3e-3])
-def test_the_allowance_that_is_said_to_do_does(share: float) -> None:
-    """It was a mean of too few runs, so that who raised it to that was told a larger one."""
+def needed(share: float, options: Options) -> float:
+    """The allowance, FLOP, that a pilot refused for its own says it needs."""
     with pytest.raises(PilotTooSmallError) as refused:
-        PilotPlanner(pilot(target=2e13, share=share), []).plan()
+        PilotPlanner(pilot(share=share, options=options), []).plan()
     fact = refusal_of(refused.value)
     assert fact.code == "pilot-allowance"
-    needed = float(fact.fields["needed"])  # type: ignore[arg-type]
-    assert PilotPlanner(pilot(target=2e13, share=1.02 * needed / 2e13), []).plan().runs
+    return float(fact.fields["needed"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [Options(), BRANCHING])
+@pytest.mark.parametrize("share", [1e-4, 1e-3, 2e-3])
+def test_the_allowance_that_is_said_to_do_does(share: float, options: Options) -> None:
+    """It was a mean of too few runs, so that who raised it to that was told a larger one."""
+    flop = needed(share, options)
+    assert PilotPlanner(pilot(share=1.02 * flop / 2e13, options=options), []).plan().runs
     with pytest.raises(PilotTooSmallError):
-        PilotPlanner(pilot(target=2e13, share=needed / 2e13 / 2), []).plan()
+        PilotPlanner(pilot(share=flop / 2e13 / 2, options=options), []).plan()
+
+
+def test_with_wsd_longer_runs_go_on_from_shorter_ones(asked: SweepRequest) -> None:
+    """A pilot ran each of its runs from scratch; now what has been trained is not paid for again."""
+    branching = asked.model_copy(update={"options": BRANCHING})
+    plan = complete(branching)
+    place = {run.key: number for number, run in enumerate(plan.runs)}
+    going_on = [run for run in plan.runs if run.extends is not None]
+    assert len(going_on) > len(plan.runs) / 4
+    for run in going_on:
+        assert run.extends is not None
+        origin = plan.runs[place[run.extends]]
+        assert place[origin.key] < place[run.key]
+        assert origin.keeps_trunk
+        assert run.inherited_flop == origin.recipe.trunk_flop > 0
+        assert run.recipe == origin.recipe.extended(run.recipe.train_tokens)
+    assert plan.flop == pytest.approx(sum(run.own_flop for run in plan.runs))
+    assert branching.allowance_flop is not None
+    assert plan.flop <= branching.allowance_flop
+    assert plan.flop < 0.9 * sum(run.recipe.flop for run in plan.runs)
+    assert plan.pilot is not None
+    assert plan.pilot.decision.trusted
+    assert needed(1e-3, BRANCHING) < 0.8 * needed(1e-3, Options())
+
+
+def test_a_run_is_planned_after_those_of_its_batch_that_it_goes_on_from() -> None:
+    """Two workers would train them side by side, each from scratch."""
+    branching = pilot(options=BRANCHING)
+    first = PilotPlanner(branching, []).plan()
+    assert first.stage == "pilot 1"
+    assert {run.extends for run in first.runs} == {None}
+    done: list[tuple[PlannedRun, Outcome]] = [(run, record(run.recipe)) for run in first.runs]
+    second = PilotPlanner(branching, done).plan()
+    assert second.stage == "pilot 1"
+    assert {run.extends for run in second.runs[len(first.runs) :]} <= {run.key for run in first.runs}
+    assert len(second.runs) > len(first.runs)
 
 
 def test_a_request_for_a_pilot_has_an_allowance() -> None:

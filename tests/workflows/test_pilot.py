@@ -67,6 +67,20 @@ def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
     assert (out / "record.json").read_bytes() == before
 
 
+def test_a_branching_pilot_goes_on_from_its_runs(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = [*options(pairs, out), "--schedule", "wsd"]
+    told[told.index("80%")] = "60%"
+    ok(*told)
+    pilot = Ledger.open(out / "pilot.jsonl.gz").records()
+    spent = sum(run.own_flop for run in pilot)
+    assert any(run.inherited is not None for run in pilot)
+    assert spent <= 0.6 * BUDGET < sum(run.recipe.flop for run in pilot)
+    record = RunRecord.load(out / "record.json")
+    assert 0.9 * (BUDGET - spent) < record.recipe.flop <= 1.001 * (BUDGET - spent)
+    assert record.recipe.options.schedule == "wsd"
+
+
 def test_a_pilot_too_small_falls_back_and_says_so(pairs: Path, tmp_path: Path) -> None:
     told = [*options(pairs, tmp_path / "out")]
     told[told.index("80%")] = "1%"

@@ -26,7 +26,7 @@ from isoembed.pilot.criteria import choose, promising
 from isoembed.pilot.decide import Decision, decision_from
 from isoembed.pilot.notes import PilotNote, reason
 from isoembed.pilot.posterior import DEFAULT, TOLERANCE, Planning, fit_posterior
-from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun, least_runs
+from isoembed.pilot.runs import PilotRun, PilotTarget, PossibleRun, least_runs, price
 from isoembed.pilot.start import start_set
 
 Stop = Literal["settled", "allowance", "no-cells"]
@@ -89,26 +89,26 @@ def plan_next(
         (run for run in eligible(runs, target, how.law) if run.key not in ended),
         key=lambda run: (run.flop, run.key),
     )
-    affordable = [run for run in left if run.flop <= allowance_left]
+    planned = [run.planned for run in done]
+    affordable = [run for run in left if price([run], planned) <= allowance_left]
     if not affordable:
         if left:
-            return choice("allowance", reason("allowance", flop=left[0].flop, left=allowance_left))
+            least = min(price([run], planned) for run in left)
+            return choice("allowance", reason("allowance", flop=least, left=allowance_left))
         return choice("no-cells", reason("all-run"))
-    start = start_set([run.planned for run in done], affordable, target, how.law, allowance_left, how.seed)
+    start = start_set(planned, affordable, target, how.law, allowance_left, how.seed)
     if start:
         return choice(None, reason("start"), start)
-    known = promising(
-        [run.planned for run in done], [run for run in affordable if posterior.knows(run)], posterior, how.near
-    )
+    known = promising(planned, [run for run in affordable if posterior.knows(run)], posterior, how.near)
     candidates = sorted((run for run in target.candidates if posterior.knows(run)), key=lambda run: run.key)
     if not known or not candidates:
         return choice("no-cells", reason("no-law"))
     # what an expensive run says may overturn the plan: keep as much for after it
-    within = [run for run in known if run.flop <= BATCH_SHARE * allowance_left]
+    within = [run for run in known if price([run], planned) <= BATCH_SHARE * allowance_left]
     if within:
-        picked = choose(posterior, within, candidates, BATCH_SHARE * allowance_left, how)
+        picked = choose(posterior, planned, within, candidates, BATCH_SHARE * allowance_left, how)
     else:
-        picked = choose(posterior, known, candidates, allowance_left, how)
+        picked = choose(posterior, planned, known, candidates, allowance_left, how)
     return choice(None, reason("largest-cut", criterion=how.criterion), picked)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from isoembed.fitting.decision import CandidateSamples, OneMoreRun
 from isoembed.laws.points import Floats
 from isoembed.pilot.posterior import Criterion, Planning, Posterior
-from isoembed.pilot.runs import PossibleRun, above_envelope
+from isoembed.pilot.runs import PossibleRun, above_envelope, price
 
 
 def promising(
@@ -35,6 +35,7 @@ def promising(
 
 def choose(
     posterior: Posterior,
+    done: Sequence[PossibleRun],
     open_runs: Sequence[PossibleRun],
     candidates: Sequence[PossibleRun],
     allowance_left: float,
@@ -47,10 +48,10 @@ def choose(
     related_JJ = (method_J[:, None] == method_J[None, :]).astype(float)
     log_BX, log_BK = np.split(log_BJ, [len(open_runs)], axis=1)
     value = CandidateSamples(log_BK).one_more_run(log_BX, posterior.noise(open_runs), related_JJ)
-    flop_X = np.array([run.flop for run in open_runs])
     free_X = np.ones(len(open_runs), dtype=bool)
     picked: list[PossibleRun] = []
     while len(picked) < how.batch:
+        flop_X = np.array([price([run], [*done, *picked]) for run in open_runs])
         free_X &= flop_X <= allowance_left
         if not free_X.any():
             break

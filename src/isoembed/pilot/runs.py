@@ -34,6 +34,8 @@ class PossibleRun(Frozen):
     method: str = "full"
     fraction: float = Field(1.0, ge=0, le=1, description="S, the trained share of the parameters")
     steps: int | None = Field(None, description="optimiser steps; None where the table does not say")
+    branch: str | None = Field(None, description="equal for runs of which a longer one goes on from a shorter one")
+    trunk_flop: float = Field(0.0, ge=0, description="of C, what a longer run of its branch does not spend again")
 
     @property
     def long_enough(self) -> bool:
@@ -71,6 +73,26 @@ def relative_variance(runs: Sequence[PossibleRun], target: PilotTarget) -> Float
     """Variance (J,) of a run about the law at the target, over its variance at the target's own budget:
     1 + (DRIFT ln(C_target / C))^2."""
     return 1 + (DRIFT * np.log(target.flop / np.array([run.flop for run in runs]))) ** 2
+
+
+def price(runs: Sequence[PossibleRun], done: Sequence[PossibleRun] = ()) -> float:
+    """FLOP that `runs` cost after those `done`: each goes on from the longest shorter one of its branch."""
+    paid = 0.0
+    known = list(done)
+    for run in sorted(runs, key=lambda run: run.tokens):
+        shorter = [each for each in known if each.branch == run.branch and each.tokens < run.tokens]
+        paid += run.flop - (0.0 if run.branch is None else max((each.trunk_flop for each in shorter), default=0.0))
+        known.append(run)
+    return paid
+
+
+def cheapest(runs: Sequence[PossibleRun], count: int, done: Sequence[PossibleRun] = ()) -> list[PossibleRun]:
+    """Up to `count` of `runs`, each the one that costs least after those `done` and those before it."""
+    left, picked = sorted(runs, key=lambda run: (run.flop, run.key)), list[PossibleRun]()
+    while left and len(picked) < count:
+        picked.append(min(left, key=lambda run: price([run], [*done, *picked])))
+        left.remove(picked[-1])
+    return picked
 
 
 def least_runs(law: Law) -> int:

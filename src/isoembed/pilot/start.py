@@ -13,7 +13,7 @@ import numpy as np
 from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats
-from isoembed.pilot.runs import LEAST_RUNS, PilotTarget, PossibleRun, least_runs
+from isoembed.pilot.runs import LEAST_RUNS, PilotTarget, PossibleRun, cheapest, least_runs, price
 
 #: share of the allowance that the start set may cost
 START_SHARE = 0.25
@@ -33,8 +33,8 @@ def methods_paid_for(
     cost: dict[str, float] = {}
     kept: list[str] = []
     for method in methods:
-        flop = sorted(run.flop for run in runs if run.method == method)[:least]
-        cost[method] = math.fsum(flop) if len(flop) == least else math.inf
+        start = cheapest([run for run in runs if run.method == method], least)
+        cost[method] = price(start) if len(start) == least else math.inf
         spent = math.fsum(cost[each] for each in kept if math.isfinite(cost[each]))
         if not kept or spent + cost[method] <= START_MOST * allowance_flop:
             kept.append(method)
@@ -69,9 +69,10 @@ def start_set(
         # of few runs those far apart are expensive: fewer to choose from, until what is chosen leaves something over
         room = START_MOST * allowance_left / len(methods)
         spreads = (_spread(mine, pool, missing, chance) for pool in pools)
-        chosen = next((spread for spread in spreads if sum(run.flop for run in spread) <= room), pools[-1][:missing])
+        chosen = next((spread for spread in spreads if price(spread, done) <= room), None)
+        chosen = cheapest(open_runs, missing, done) if chosen is None else chosen
         for run in chosen:
-            if sum(each.flop for each in picked) + run.flop <= allowance_left:
+            if price([*picked, run], done) <= allowance_left:
                 picked.append(run)
     return picked
 

@@ -21,14 +21,14 @@ from isoembed.methods import Method
 from isoembed.notes import refusal
 from isoembed.pilot.choose import PilotBatch, eligible, plan_next
 from isoembed.pilot.decide import Decision
-from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun, least_runs
+from isoembed.pilot.runs import LEAST_RUNS, LEAST_STEPS, PilotRun, PilotTarget, PossibleRun, cheapest, least_runs, price
 from isoembed.pilot.start import START_MOST, START_SHARE, methods_paid_for
 from isoembed.recipe import Recipe
 from isoembed.recommendation.constraints import Constraints, SizeLimits
 from isoembed.recommendation.request import MIN_STEPS, CompleteRequest, Request
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
-from isoembed.sweep.plan import Planner, variants
+from isoembed.sweep.plan import Planner, branch_of, variants
 from isoembed.sweep.request import SweepRequest
 from isoembed.sweep.stage import REASONS, REMEDIES, Stage, skip
 
@@ -129,6 +129,8 @@ def as_possible_run(key: str, recipe: Recipe) -> PossibleRun:
         method=recipe.method.name,
         fraction=recipe.cost.trained_share,
         steps=recipe.steps,
+        branch=branch_of(recipe),
+        trunk_flop=recipe.trunk_flop,
     )
 
 
@@ -166,7 +168,9 @@ class PilotPlanner(Planner):
             decisions.append(self.pilot.decision)
             part = Stage(kind="pilot", batch=number)
             # a run is asked for once, whether it fails or the allowance refuses it
-            yield part, [runs.pop(each.key).model_copy(update={"part": part}) for each in self.pilot.runs]
+            chosen = [runs.pop(each.key).model_copy(update={"part": part}) for each in self.pilot.runs]
+            for together in _rungs(chosen):
+                yield part, together
 
     def _ended(self) -> tuple[PilotRun, ...]:
         """What the pilot's runs came to."""
@@ -196,8 +200,8 @@ class PilotPlanner(Planner):
         assert self.request.allowance_flop is not None
         most = START_MOST * self.request.allowance_flop
         possible = eligible([as_possible_run(key, run.recipe) for key, run in runs.items()], target, HOFFMANN)
-        first = sorted(each.flop for each in possible if each.method == self.request.methods[0])[:LEAST_RUNS]
-        if len(first) < LEAST_RUNS or math.fsum(first) > most:
+        first = cheapest([run for run in possible if run.method == self.request.methods[0]], LEAST_RUNS)
+        if len(first) < LEAST_RUNS or price(first) > most:
             needed = self._needed(first)
             known: dict[str, float] = {"runs": LEAST_RUNS, "steps": LEAST_STEPS}
             if needed <= self.request.allowance_flop and self.skipped:
@@ -218,21 +222,51 @@ class PilotPlanner(Planner):
                 self._skip(self.models[0], method, self.request.budgets[0], unpaid)
         return {key: run for key, run in runs.items() if run.recipe.method.name in kept}
 
-    def _needed(self, first: Sequence[float]) -> float:
+    def _needed(self, first: Sequence[PossibleRun]) -> float:
         """The allowance, FLOP, of which the runs of the first method can be a start: those `first` ones, or where there
         are too few, the cheapest of the grid that a larger allowance would have."""
         if len(first) < LEAST_RUNS:
             least = _least_flop(self.request, self.models)
             steps = math.ceil(math.log(max(least) / min(least)) / math.log(BUDGET_FACTOR)) + LEAST_RUNS
             budgets = [min(least) * BUDGET_FACTOR**step for step in range(steps)]
-            first = sorted(budget for budget in budgets for each in least if budget >= each)[:LEAST_RUNS]
-        return max(math.fsum(first) / START_MOST, first[-1] / LARGEST_SHARE)
+            larger = [
+                self._stand_in(budget, model)
+                for budget in budgets
+                for model, flop in zip(self.models, least, strict=True)
+                if budget >= flop
+            ]
+            first = cheapest(larger, LEAST_RUNS)
+        return max(price(first) / START_MOST, max(run.flop for run in first) / LARGEST_SHARE)
+
+    def _stand_in(self, budget: float, model: ModelSpec) -> PossibleRun:
+        """What a run of the first method on `model` would cost, alone and on its branch."""
+        branches, share = self.request.branches, 1 - self.request.options.decay_fraction
+        return PossibleRun(
+            key=f"{model.name} {budget:.3g}",
+            params=model.params,
+            tokens=budget / pilot_methods(self.request, model)[0].cost(model).flop_per_token,
+            flop=budget,
+            branch=model.name if branches else None,
+            trunk_flop=share * budget if branches else 0.0,
+        )
 
     def _left_out_most(self) -> dict[str, str]:
         """Why runs are left out, and what would have those of the most frequent reason."""
         reasons = Counter(each.fact.code for each in self.skipped).most_common()
         why = ", ".join(f"{REASONS[code]} ({number_of(count, 'run')})" for code, count in reasons)
         return {"why": why, "remedy": REMEDIES[reasons[0][0]]}
+
+
+def _rungs(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
+    """The runs of a batch, those that go on from others of it after them."""
+    left = list(runs)
+    while left:
+        shortest: dict[str, PlannedRun] = {}
+        for run in sorted(left, key=lambda run: run.recipe.train_tokens):
+            shortest.setdefault(branch_of(run.recipe) or run.key, run)
+        now = [run for run in left if run in shortest.values()]
+        yield now
+        left = [run for run in left if run not in now]
 
 
 @lru_cache(maxsize=64)

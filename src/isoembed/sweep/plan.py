@@ -20,6 +20,7 @@ Near-optimum runs come first within a stage, so that an allowance that ends earl
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -89,9 +90,11 @@ def at_most(request: SweepRequest) -> Plan:
         runs = {run.key: run for run in plan.runs}
 
 
-def _branch_of(recipe: Recipe) -> tuple[str, int]:
-    """Equal for runs of which a longer one may extend a shorter one."""
-    return recipe.key_without("train_tokens", "warmup_tokens"), recipe.whole_warmup_tokens
+def branch_of(recipe: Recipe) -> str | None:
+    """Equal for runs of which a longer one may extend a shorter one; None where none may."""
+    if recipe.trunk_tokens is None:
+        return None
+    return f"{recipe.key_without('train_tokens', 'warmup_tokens')} {recipe.whole_warmup_tokens}"
 
 
 class Planner:
@@ -102,8 +105,8 @@ class Planner:
         self.models = request.sizes
         self.outcomes = {run.key: outcome for run, outcome in done}
         self.runs: dict[str, PlannedRun] = {}
-        #: of those that differ in their length alone, the longest whose trunk is kept
-        self.longest: dict[tuple[str, int], PlannedRun] = {}
+        #: whose trunk is kept, of those that differ in their length alone
+        self.trunks: defaultdict[str | None, list[PlannedRun]] = defaultdict(list)
         self.skipped: list[Skipped] = []
         self.rates: dict[str, RateFit] = {}
         self.pilot: PilotBatch | None = None
@@ -424,21 +427,20 @@ class Planner:
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
         if run.keeps_trunk:
-            self.longest[_branch_of(recipe)] = max(
-                run, self.longest.get(_branch_of(recipe), run), key=lambda each: each.recipe.train_tokens
-            )
+            self.trunks[branch_of(recipe)].append(run)
         return True
 
     def _branched(self, run: PlannedRun) -> PlannedRun:
-        """The run with that of the plan which it extends: the longest one of its branch, where that is shorter."""
+        """The run with that of the plan which it extends: of those of its branch that are shorter, the longest one."""
         if not self.request.branches:
             return run
-        recipe, last = run.recipe, self.longest.get(_branch_of(run.recipe))
-        keeps = run.part.kind in ("noise", "budget") and recipe.total_flop < 0.99 * self.request.budgets[-1]
+        recipe = run.recipe
+        keeps = run.part.kind in ("noise", "budget", "pilot") and recipe.total_flop < 0.99 * self.request.budgets[-1]
         known: dict[str, object] = {"keeps_trunk": keeps}
-        if last is not None and last.recipe.train_tokens < recipe.train_tokens:
-            spent = float(recipe.cost.flop_per_token) * (last.recipe.trunk_tokens or 0)
-            known |= {"extends": last.key, "inherited_flop": spent}
+        shorter = [each for each in self.trunks[branch_of(recipe)] if each.recipe.train_tokens < recipe.train_tokens]
+        if shorter:
+            last = max(shorter, key=lambda each: each.recipe.train_tokens)
+            known |= {"extends": last.key, "inherited_flop": last.recipe.trunk_flop}
         return run.model_copy(update=known)
 
     def _seconds(self, run: PlannedRun) -> float:

@@ -80,8 +80,8 @@ class SweepRequest(SizeLimits, Setup):
 
     @property
     def branches(self) -> bool:
-        """Whether larger budgets extend the runs of smaller ones: at their rate, with their warm-up."""
-        return self.options.schedule == "wsd" and self.target_flop is None
+        """Whether longer runs extend shorter ones: at their rate, with their warm-up."""
+        return self.options.schedule == "wsd"
 
     @property
     def sizes(self) -> list[ModelSpec]:
