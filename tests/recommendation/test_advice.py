@@ -331,6 +331,14 @@ def test_a_law_that_no_fit_gives_is_refused_in_one_line(change: Any, tmp_path: P
     assert "\n" not in str(refused.value)
 
 
+def test_a_law_of_what_is_trained_no_more_recommends_nothing(tmp_path: Path) -> None:
+    """It named a recipe that `train` refused."""
+    file = tmp_path / "law.json"
+    file.write_text(json.dumps(tampered(setting(pooling="weighted-mean"))))
+    with pytest.raises(InputError, match="weighted-mean is not trained any more"):
+        recommend(Budget.parse("5e12"), NANO, law=file)
+
+
 def test_a_file_of_before_digests_is_read_with_a_note_and_one_changed_after_is_not(
     laws: LawSet, tmp_path: Path
 ) -> None:
