@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from torch import nn
 
 from isoembed import teacher
 from isoembed.budget import Budget
@@ -66,6 +67,9 @@ SOURCE_PROMPTS = {
     **dict.fromkeys(("chrome_dev_docs", "ml_papers_title_abstract", "msdocs", "openstax_ccby"), TITLES),
     **dict.fromkeys(("wikisplit", "disfl_qa", "bible_translations", "e2e_paraphrase"), SENTENCES),
 }
+#: that share the budget, and the mean of whose weights is scored: for seeds s, s + APART, ...
+SEEDS, APART = {"mean of two seeds": 2, "mean of two seeds on one source a batch": 2}, 100
+Weights = dict[str, torch.Tensor]
 TASK_PROMPTS = {"sts": SENTENCES, "retrieval": QUESTIONS}
 
 
@@ -88,6 +92,8 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
         "prompts per source and one source a batch": Options(prompts=prompts, batch_by="source"),
         **dict.fromkeys(TRIALS, Options()),
         "hardness weights on one source a batch": Options(batch_by="source"),
+        "mean of two seeds": Options(),
+        "mean of two seeds on one source a batch": Options(batch_by="source"),
     }
     if source is not None:
         taught = teacher(source)
@@ -125,34 +131,55 @@ def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: i
 def measured(
     asked: argparse.Namespace, variant: str, setup: PartialSetup, flop: float, seed: int, tasks: dict[str, Task]
 ) -> list[Row]:
-    """One run: its losses, its FLOP, its scores; then those of its weights mixed with the base's, where asked."""
-    job = planned(asked, setup, flop, seed)
+    """One run: its losses, its FLOP, its scores; then those of its weights mixed with the base's, where asked.  Of
+    several seeds that share the budget, those of the mean of their weights."""
+    count = SEEDS.get(variant, 1)
+    jobs = [planned(asked, setup, flop / count, seed + APART * number) for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(checkpoint_seconds=float("inf"), precision="auto")
-        encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
-    assert record.heldout is not None
+        places = [Path(folder) / str(number) for number in range(count)]
+        runs = [
+            run(job.recipe, job.data, place, execution=execution, before=NOT_TAKEN)
+            for job, place in zip(jobs, places, strict=True)
+        ]
+    job, (encoder, record) = jobs[0], runs[0]
     made = {
-        "flop": record.model_flop,
-        "teacher_flop": record.teacher_flop,
-        "steps": record.steps,
+        "flop": sum(each.model_flop for _, each in runs),
+        "teacher_flop": sum(each.teacher_flop for _, each in runs),
+        "steps": sum(each.steps for _, each in runs),
         "rate": job.recipe.learning_rate,
-        "seconds": record.wall_seconds,
+        "seconds": sum(each.wall_seconds for _, each in runs),
     }
     embedder = Embedder(encoder, job.tokenizer, job.recipe.context_tokens)
-    rows = [{"variant": variant, **made, "loss": record.heldout.loss, **judged(embedder, job, record, tasks)}]
-    base = dict(untrained(job.recipe).named_parameters()) if asked.mix else {}
-    trained = {name: value.detach().clone() for name, value in encoder.named_parameters()} if asked.mix else {}
-    if base.keys() != trained.keys():
-        raise InputError("`mix` averages weights by their names; adapters have names of their own. Leave it out.")
-    for share in map(float, filter(None, asked.mix.split(","))):
-        with torch.no_grad():
-            for name, value in encoder.named_parameters():
-                value.copy_((1 - share) * trained[name] + share * base[name])
-        loss = heldout_loss(encoder, job.data, temperature=record.recipe.temperature, bf16=_bf16(record.recipe))
+    trained = [_weights(each) for each, _ in runs]
+
+    def row(name: str, parts: list[Weights], shares: list[float]) -> Row:
+        loss = record.heldout
+        if len(parts) > 1:
+            _put_mean(encoder, parts, shares)
+            loss = heldout_loss(encoder, job.data, temperature=record.recipe.temperature, bf16=_bf16(record.recipe))
         assert loss is not None
+        return {"variant": name, **made, "loss": loss.loss, **judged(embedder, job, record, tasks)}
+
+    rows = [row(variant, trained, [1 / count] * count)]
+    base = _weights(untrained(job.recipe)) if asked.mix else {}
+    for share in map(float, filter(None, asked.mix.split(","))):
         named = f"{variant}, {share:.0%} of the base's weights"
-        rows.append({"variant": named, **made, "loss": loss.loss, **judged(embedder, job, record, tasks)})
+        rows.append(row(named, [*trained, base], [*[(1 - share) / count] * count, share]))
     return rows
+
+
+def _weights(model: nn.Module) -> Weights:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def _put_mean(model: nn.Module, parts: list[Weights], shares: list[float]) -> None:
+    """The weighted mean of `parts` as the weights of `model`."""
+    if any(part.keys() != parts[0].keys() or any("lora" in name for name in part) for part in parts):
+        raise InputError("Weights are averaged by their names, and a product of adapters is not; train without LoRA.")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(sum(share * part[name] for share, part in zip(shares, parts, strict=True)))
 
 
 def judged(embedder: Embedder, job: Job, record: RunRecord, tasks: dict[str, Task]) -> Row:
