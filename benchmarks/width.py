@@ -3,10 +3,11 @@
     python benchmarks/width.py PAIRS... --model nano-113k --tasks TASKS --budget 5e11 --seeds 3 --out width.json
     python benchmarks/width.py --table width.json
 
-At a half, a quarter and an eighth of the model's width, four ways: a learned projection, trained for each width; one
-Matryoshka run, cut; the plain run, cut; and the plain run's own principal components, of training texts, which costs no
-training.  Held-out losses are of the embeddings as they are cut.  TASKS holds tasks as KIND/NAME.  Results are added
-to `--out` as they come, and what is there is not run again.
+At a half, a quarter and an eighth of the model's width, five ways: a learned projection, trained for each width, from
+a random start and from the base's own principal components; one Matryoshka run, cut; the plain run, cut; and the plain
+run's own principal components, of training texts, which costs no training.  Held-out losses are of the embeddings as
+they are cut.  TASKS holds tasks as KIND/NAME.  Results are added to `--out` as they come, and what is there is not run
+again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,6 +39,7 @@ from isoembed.records import Heldout
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
+from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
 
@@ -43,6 +49,7 @@ NOT_TAKEN = Heldout(loss=0.0, pairs=0, candidates=0, fingerprint="")
 #: of the model's width
 SHARES = (2, 4, 8)
 TASKS = {"sts/stsbenchmark": "spearman", "retrieval/stackfaq": "ndcg@10"}
+PRINCIPAL_START = "projection from components"
 #: training texts that principal components are taken of
 TEXTS = 4096
 
@@ -84,7 +91,8 @@ def measured(
 ) -> list[Row]:
     """One run, and for each of the `cuts`, a way and a width, its losses and scores."""
     job = planned(asked, options, seed)
-    with tempfile.TemporaryDirectory() as folder:
+    way = cuts[0][0]
+    with tempfile.TemporaryDirectory() as folder, begun_at(job) if way == PRINCIPAL_START else nullcontext():
         execution = Execution(checkpoint_seconds=float("inf"))
         encoder, record = run(job.recipe, job.data, folder, execution=execution, before=NOT_TAKEN)
     rows, trained, encoder = [], encoder.dense, Remembered(encoder)
@@ -98,6 +106,16 @@ def measured(
         rows.append({"way": way, "width": width, "loss": heldout.loss, "mrr": heldout.mrr, "scores": scores})
     known = {"seed": seed, "model": job.recipe.model.name, "flop": record.model_flop, "steps": record.steps}
     return [{**known, "seconds": record.wall_seconds, **row} for row in rows]
+
+
+@contextmanager
+def begun_at(job: Job) -> Iterator[None]:
+    """Within, projections begin at the principal components of the untrained base."""
+    base = untrained(job.recipe.model_copy(update={"options": Options()}))
+    assert job.recipe.options.dimensions is not None
+    start = map_of("principal components", job.recipe.options.dimensions, base, job)
+    with patch("isoembed.encoder.dense.projection", lambda width, dimensions: deepcopy(start)):
+        yield
 
 
 def map_of(way: str, width: int, encoder: Encoder, job: Job) -> nn.Linear | None:
@@ -157,6 +175,7 @@ def main() -> None:
         ),
         "matryoshka": (Options(matryoshka=tuple(widths)), [("matryoshka, cut", width) for width in (whole, *widths)]),
         **{f"to {width}": (Options(dimensions=width), [("projection", width)]) for width in (*widths, whole)},
+        **{f"to {width} from components": (Options(dimensions=width), [(PRINCIPAL_START, width)]) for width in widths},
     }
     only = list(runs) if asked.only is None else asked.only.split(",")
     for seed, run_name in itertools.product(range(asked.seeds), only):

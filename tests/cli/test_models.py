@@ -13,7 +13,7 @@ from isoembed.cli import app
 from isoembed.cli.models import chosen, members, suite
 from isoembed.core import InputError
 from isoembed.families import NANO
-from tests.models import configs
+from tests.models import configs, tiny
 from tests.reliability.fuzz import command
 
 
@@ -54,6 +54,23 @@ def test_a_family_along_depth_and_one_of_its_cuts() -> None:
     family, _ = chosen("nano-28k@", None)
     assert members(family, None) == tuple(model.name for model in family.models)
     assert members(family, "nano-28k@4,nano-28k@1,nano-28k") == ("nano-28k", "nano-28k@1")
+
+
+@pytest.mark.parametrize("shape", ["tiny", "smollm2-135m"])
+def test_a_cut_of_a_folder_goes_by_the_name_that_tables_show(shape: str, tmp_path: Path) -> None:
+    """`--family FILE.gguf@ --model smollm2-135m@1` was refused: that name was the hub's model."""
+    folder = tmp_path / "base"
+    tiny("llama").save_pretrained(folder)
+    if shape != "tiny":
+        known = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+        known |= {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", **known}))
+    family, _ = chosen(f"{folder}@", None)
+    name = family.models[0].name
+    assert name == ("base@1" if shape == "tiny" else "smollm2-135m@1")
+    assert chosen(f"{folder}@", name)[1] == chosen(f"{folder}@", f"{folder}@1")[1] == name
+    assert members(family, name) == (name,)
+    assert {model.source for model in chosen(f"{folder}@", name)[0].models} == {str(folder)}
 
 
 def test_cuts_of_one_model_are_a_family_without_its_name() -> None:

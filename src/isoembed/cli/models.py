@@ -122,9 +122,10 @@ def _named_after(spec: ModelSpec, depth: int) -> ModelSpec:
 
 
 def _check_one(spec: ModelSpec, asked: Reference) -> None:
-    """Raise InputError unless `asked` is a cut of the model that `spec` is, or is a cut of."""
-    if _whole(asked.source, None)[1].source != spec.source:
-        name = _whole(spec.source, None)[1].name
+    """Raise InputError unless `asked` is a cut of the model that `spec` is, or is a cut of, by its name in tables or by
+    where it lies."""
+    name = _whole(spec.source, None)[1].name
+    if asked.source != name and _whole(asked.source, None)[1].source != spec.source:
         raise InputError(f"`model` must be a cut of {name}, as {name}@2; got {asked.source}.")
 
 
