@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.families import NANO
 from isoembed.families.base import Family
 from isoembed.families.known import has_measured_weights
 from isoembed.methods import LoRA
 from isoembed.recipe import DataStats
+from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.request import SweepRequest
@@ -57,6 +59,27 @@ def test_other_weights_of_the_same_shape_have_no_law() -> None:
     assert not any(map(has_measured_weights, other.models))
     assert recommend("1.6e13", other, data=REQUEST.data).loss is None
     assert recommend("1.6e13", other, data=REQUEST.data, law=shipped_law("smollm2-135m@")).loss is not None
+
+
+def test_a_method_without_its_hyperparameters_has_those_of_the_law() -> None:
+    """`--method lora` was taken for rank 32, which no run had, and refused."""
+    open_rank = recommend("1.6e13", REQUEST.family, data=REQUEST.data, method="lora")
+    allowed = recommend("1.6e13", REQUEST.family, data=REQUEST.data, constraints=Constraints(methods=("lora",)))
+    assert open_rank.recipe == allowed.recipe
+    assert open_rank.loss == allowed.loss
+    assert open_rank.loss is not None
+    asked = [recommend(2e11, NANO, method=label) for label in ("lora", "lora r=6", "lora r=32", LoRA(rank=32))]
+    assert asked[0].recipe.method != asked[2].recipe.method == asked[3].recipe.method == LoRA(rank=32)
+    assert all(each.loss is not None for each in asked)
+    losses = [each.loss.value for each in asked if each.loss is not None]
+    assert losses[0] == min(losses)
+
+
+def test_hyperparameters_of_which_a_law_knows_nothing_go_by_the_rule() -> None:
+    """They were refused, with no way to train them on the one model that a law ships for."""
+    found = recommend("1.6e13", REQUEST.family, data=REQUEST.data, method="lora r=20", model="smollm2-135m@2")
+    assert (found.recipe.method.label, found.recipe.model.name, found.loss) == ("lora r=20", "smollm2-135m@2", None)
+    assert recommend("1e12", NANO, constraints=Constraints(methods=("qlora",))).recipe.method.name == "qlora"
 
 
 def test_a_method_can_be_named_and_norms_have_no_law() -> None:

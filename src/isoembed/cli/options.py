@@ -180,9 +180,11 @@ class NameOptions:
 class ModelOptions(NameOptions):
     """The base model, and the method that trains it."""
 
-    method: Annotated[str | None, typer.Option(help=f"{', '.join(names())}; default: the rule's")] = None
-    fraction: Annotated[float | None, typer.Option(help="freeze, lora-top: active share of the blocks")] = None
-    rank: Annotated[int | None, typer.Option(help="lora and its variants: rank")] = None
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(names())}; default: the law's, or the rule's")] = None
+    fraction: Annotated[
+        float | None, typer.Option(help="freeze, lora-top: active share of the blocks; default: the law's, or .5")
+    ] = None
+    rank: Annotated[int | None, typer.Option(help="lora and its variants: rank; default: the law's, or 32")] = None
     alpha: Annotated[float | None, typer.Option(help="lora and its variants: alpha")] = None
     resize_embeddings: Annotated[
         bool,

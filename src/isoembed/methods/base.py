@@ -42,6 +42,11 @@ class BaseMethod(Frozen):
         return ()
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody named its hyperparameters: a law chooses among those of its runs."""
+        return not self.model_fields_set - {"name"}
+
+    @property
     def label(self) -> str:
         """The method with its hyperparameters, as tables show it: `lora r=32`."""
         return " ".join((self.called(), *self.words))

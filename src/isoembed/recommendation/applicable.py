@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
+from isoembed.recommendation.candidates import methods_on
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.request import CompleteRequest
 
@@ -27,11 +28,11 @@ class Applicable:
 
 
 def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
-    """Whether `laws` hold for what is asked: its settings, and its method where it names one."""
+    """Whether `laws` hold for what is asked: its settings, and a method that it allows."""
     differs = _differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
-    names = {tested.method.name for law in holding for tested in law.tested_settings}
-    return bool(holding) and (request.method is None or request.method.name in names)
+    sizes = request.family.models if request.model is None else (request.family.model(request.model),)
+    return any(methods_on(law, request, model) for law in holding for model in sizes)
 
 
 def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) -> Applicable:

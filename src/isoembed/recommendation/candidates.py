@@ -118,7 +118,7 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
             continue
         sizes = [*([] if known else _sizes(request, errors)), *_projected(request, law)]
         for model, width in sizes:
-            for method in _methods(law, request, model):
+            for method in methods_on(law, request, model):
                 try:
                     candidate = Candidate(law, method, model, method.cost(model), width)
                     asked = candidate.asked(request)
@@ -191,18 +191,16 @@ def _check_law(law: LawFile) -> None:
         )
 
 
-def _methods(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[Method]:
+def methods_on(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list[Method]:
     """The methods, hyperparameters included, that `law` holds for on `model` and the request allows."""
     found: list[Method] = [tested.on(model) for tested in law.tested_settings]
     if law.method is None:
         found = [request.method or Full()]
-    asked = request.method
-    if asked is not None and asked not in found:
+    if (asked := request.method) is not None:
+        alike = [method for method in found if method.name == asked.name]
         # a law that reads the trained share forecasts hyperparameters of which there were no runs
-        reads_share = "fraction" in law_named(law.law).also_reads
-        found = [asked] if reads_share and any(method.name == asked.name for method in found) else []
-    elif asked is not None:
-        found = [asked]
+        known = asked in alike or (bool(alike) and "fraction" in law_named(law.law).also_reads)
+        found = alike if asked.is_open else [asked] if known else []
     return [method for method in dict.fromkeys(found) if request.constraints.allows(method)]
 
 
