@@ -67,6 +67,8 @@ SOURCE_PROMPTS = {
     **dict.fromkeys(("chrome_dev_docs", "ml_papers_title_abstract", "msdocs", "openstax_ccby"), TITLES),
     **dict.fromkeys(("wikisplit", "disfl_qa", "bible_translations", "e2e_paraphrase"), SENTENCES),
 }
+#: as EmbeddingGemma weighs its hard negatives (Vera et al. 2025, arXiv 2509.20354, section 2.2)
+HARDNESS = 5.0
 #: that share the budget, and the mean of whose weights is scored: for seeds s, s + APART, ...
 SEEDS, APART = {"mean of two seeds": 2, "mean of two seeds on one source a batch": 2}, 100
 Weights = dict[str, torch.Tensor]
@@ -91,7 +93,8 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
         "prompts per source": Options(prompts=prompts),
         "prompts per source and one source a batch": Options(prompts=prompts, batch_by="source"),
         **dict.fromkeys(TRIALS, Options()),
-        "hardness weights on one source a batch": Options(batch_by="source"),
+        "hardness weights": Options(hardness_strength=HARDNESS),
+        "hardness weights on one source a batch": Options(hardness_strength=HARDNESS, batch_by="source"),
         "mean of two seeds": Options(),
         "mean of two seeds on one source a batch": Options(batch_by="source"),
     }

@@ -17,9 +17,6 @@ from torch.nn import functional
 
 from isoembed.training.loss import contrastive_loss
 
-#: as EmbeddingGemma weighs its negatives (Vera et al. 2025, arXiv 2509.20354, section 2.2): exp(5 cos)
-HARDNESS = 5.0
-
 
 def trial_loss(
     query_BD: torch.Tensor,
@@ -28,20 +25,19 @@ def trial_loss(
     query_hash_B: torch.Tensor,
     positive_hash_B: torch.Tensor,
     *,
-    hardness: float = 0.0,
     same_side: bool = False,
     spread_out: float = 0.0,
     **others: object,
 ) -> torch.Tensor:
     """The symmetric loss with one thing more, in nats.
 
-    hardness: a negative counts exp(hardness * cos) times in the sums, without a gradient through the weight.
     same_side: a query is told apart from the other queries too, a positive from the other positives (Li et al. 2023,
     GTE, arXiv 2308.03281, section 3.3).
     spread_out: weight of the mean squared cosine of two queries and of two positives (Zhang et al. 2017, arXiv
     1708.06320).
     """
     assert others.get("negative_MD") is None, "these losses know no hard negatives"
+    assert not others.get("hardness_strength"), "these losses weigh no negatives"
     assert others.get("guide") is None, "these losses leave nothing out by its score"
     query_BD, positive_BD = (functional.normalize(side.float(), dim=-1) for side in (query_BD, positive_BD))
     same_BB = (query_hash_B[:, None] == query_hash_B) | (positive_hash_B[:, None] == positive_hash_B)
@@ -49,8 +45,7 @@ def trial_loss(
     across_BB, queries_BB, positives_BB = query_BD @ positive_BD.T, query_BD @ query_BD.T, positive_BD @ positive_BD.T
 
     def logits(cosine_BB: torch.Tensor, hidden_BB: torch.Tensor) -> torch.Tensor:
-        weight_BB = hardness * cosine_BB.detach()
-        return (cosine_BB / temperature + weight_BB.masked_fill(own_BB, 0.0)).masked_fill(hidden_BB, -torch.inf)
+        return (cosine_BB / temperature).masked_fill(hidden_BB, -torch.inf)
 
     rows_BB, columns_BB = logits(across_BB, same_BB & ~own_BB), logits(across_BB.T, same_BB & ~own_BB)
     if same_side:
@@ -64,8 +59,6 @@ def trial_loss(
 
 
 TRIALS: dict[str, Callable[..., torch.Tensor]] = {
-    "hardness weights": partial(trial_loss, hardness=HARDNESS),
-    "hardness weights on one source a batch": partial(trial_loss, hardness=HARDNESS),
     "same-side negatives": partial(trial_loss, same_side=True),
     "spread-out": partial(trial_loss, spread_out=1.0),
 }

@@ -53,6 +53,8 @@ LEAST_BATCH = 2
 LARGEST_BATCH, LARGEST_RATE = 2**24, 10.0
 #: of pairs
 MOST_CLUSTERS = 2**16
+#: the weight of a negative beyond which the nearest one is all that counts
+MOST_HARDNESS = 100.0
 #: a text cut to fewer tokens says next to nothing
 LEAST_CONTEXT = 4
 
@@ -254,6 +256,10 @@ class Options(Frozen):
         "self", description="teacher: candidates that it finds nearer to the query than the positive are left out"
     )
 
+    hardness_strength: float = Field(
+        0.0, description="a negative counts exp(this times its cosine) times, without a gradient through the weight"
+    )
+
     batch_by: Annotated[BatchBy, _known("batch_by", BatchBy)] = Field(
         "mixed", description="batches of a mixture: of all sources, each of one source, or of one cluster of one source"
     )
@@ -283,6 +289,15 @@ class Options(Frozen):
         if isinstance(fraction, int | float) and not 0 < fraction <= 0.9:
             raise InputError(f"`decay_fraction` must be above 0 and at most 0.9; got {fraction:g}. 0.4 is usual.")
         return fraction
+
+    @field_validator("hardness_strength", mode="before")
+    @classmethod
+    def _a_strength(cls, strength: Any) -> Any:
+        if isinstance(strength, int | float) and not 0 <= strength <= MOST_HARDNESS:
+            raise InputError(
+                f"`hardness_strength` must be from 0 to {MOST_HARDNESS:g}; got {strength:g}. 5 and 9 are usual."
+            )
+        return strength
 
     @field_validator("ema_decay", mode="before")
     @classmethod
@@ -341,6 +356,11 @@ class Options(Frozen):
                 "`matryoshka` needs the contrastive loss, for the teacher's is of whole vectors; got `teacher_weight` "
                 "1. Give less."
             )
+        elif self.teacher.weight == 1 and self.hardness_strength:
+            raise InputError(
+                "`hardness_strength` weighs the negatives of the contrastive loss, which has no part at "
+                "`teacher_weight` 1. Give less, or leave it out."
+            )
         return self
 
     @model_validator(mode="after")
@@ -378,6 +398,7 @@ class Options(Frozen):
             "teacher": str(self.teacher),
             "mask_margin": f"candidates over {self.mask_margin or 0.0:g} above the positive masked",
             "mask_by": "candidates masked by the teacher's similarities",
+            "hardness_strength": f"negatives weighted by exp({self.hardness_strength:g} cos)",
             "bidirectional": "attention both ways",
             "dimensions": f"projected to {self.dimensions} dimensions",
             "matryoshka": f"matryoshka {', '.join(map(str, self.matryoshka))}",
@@ -670,6 +691,8 @@ class Recipe(Setup, Summarised):
             margin, by = margin or 0.0, ", by the teacher's vectors,"
         if margin is not None:
             parts.append(f"candidates over {margin:g} above the positive's cosine{by} left out")
+        if self.options.hardness_strength:
+            parts.append(f"negatives weighted by exp({self.options.hardness_strength:g} cos)")
         if teacher is not None and teacher.weight > 0:
             parts.append(f"{taught} beside it with weight {teacher.weight:g}")
         if self.options.matryoshka:

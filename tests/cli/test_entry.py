@@ -135,6 +135,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
         "clusters": None,
         "source_alpha": None,
         "ema_decay": None,
+        "hardness_strength": 0.0,
         "schedule": "cosine",
         "decay_fraction": 0.4,
         "teacher": None,

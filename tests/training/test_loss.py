@@ -87,11 +87,13 @@ def with_every_logit(
     *hashes: torch.Tensor,
     negative: torch.Tensor | None = None,
     no_negative: torch.Tensor | None = None,
+    hardness: float = 0.0,
 ) -> torch.Tensor:
     """The loss as everybody writes it, from the whole matrix; `no_negative` (B, M) says which hard negatives are none
     of a query."""
     query, positive = functional.normalize(query, dim=-1), functional.normalize(positive, dim=-1)
-    scores = query @ positive.T / temperature
+    cosine = query @ positive.T
+    scores = cosine / temperature + hardness * cosine.detach().masked_fill(torch.eye(len(query)).bool(), 0.0)
     same = torch.zeros_like(scores, dtype=torch.bool)
     for texts in hashes:
         same |= texts[:, None] == texts[None, :]
@@ -99,7 +101,8 @@ def with_every_logit(
     target = torch.arange(len(scores))
     rows = scores
     if negative is not None:
-        hard = query @ functional.normalize(negative, dim=-1).T / temperature
+        cosine = query @ functional.normalize(negative, dim=-1).T
+        hard = cosine / temperature + hardness * cosine.detach()
         hard = hard if no_negative is None else hard.masked_fill(no_negative, float("-inf"))
         rows = torch.cat([scores, hard], 1)
     return (functional.cross_entropy(rows, target) + functional.cross_entropy(scores.T, target)) / 2
@@ -128,8 +131,9 @@ def test_tiles_give_the_gradient_of_the_whole(tile_logits: int, duplicates: bool
         torch.testing.assert_close(right, left, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("hardness", [0.0, 5.0])
 @pytest.mark.parametrize("tile_logits", [1, 60 * 5, 1 << 20], ids=["a row", "ragged", "all"])
-def test_hard_negatives_give_the_gradient_of_the_whole(tile_logits: int) -> None:
+def test_hard_negatives_give_the_gradient_of_the_whole(tile_logits: int, hardness: float) -> None:
     """37 pairs with 23 hard negatives, of which some are texts of a query, its own positive, or another positive of the
     same query."""
     query, positive = (3 * unit(37, 16, seed) + unit(37, 16, 9) for seed in (0, 1))
@@ -141,7 +145,9 @@ def test_hard_negatives_give_the_gradient_of_the_whole(tile_logits: int) -> None
     for row, column in ((5, 0), (35, 0), (5, 1), (35, 1), (2, 2), (32, 2), (6, 3), (36, 3)):
         left_out[row, column] = True
     expected, slopes = with_gradients(
-        lambda q, p, n: with_every_logit(q, p, 0.05, queries, positives, negative=n, no_negative=left_out),
+        lambda q, p, n: with_every_logit(
+            q, p, 0.05, queries, positives, negative=n, no_negative=left_out, hardness=hardness
+        ),
         query,
         positive,
         negative,
@@ -155,6 +161,7 @@ def test_hard_negatives_give_the_gradient_of_the_whole(tile_logits: int) -> None
             positives,
             negative_MD=n,
             negative_hash_M=negatives,
+            hardness_strength=hardness,
             tile_logits=tile_logits,
         ),
         query,
@@ -180,6 +187,39 @@ def test_equals_the_peers_loss_with_hard_negatives() -> None:
     expected = peer.compute_loss_from_embeddings(sides, torch.empty(0))
     found = contrastive_loss(sides[0], sides[1], 0.05, negative_MD=torch.cat(sides[2:]))
     torch.testing.assert_close(found, expected)
+
+
+def test_equals_the_peers_loss_with_hardness() -> None:
+    """Its class weighs the documents of a query alone: each direction is asked of it apart."""
+    query, positive, negative = unit(6, 5, 0), unit(6, 5, 1), unit(6, 5, 2)
+
+    def peer(*sides: torch.Tensor) -> torch.Tensor:
+        loss = MultipleNegativesRankingLoss(
+            torch.nn.Module(),  # type: ignore[arg-type]
+            scale=20.0,
+            hardness_mode="all_negatives",
+            hardness_strength=9.0,
+        )
+        return loss.compute_loss_from_embeddings(list(sides), torch.empty(0))
+
+    found = contrastive_loss(query, positive, 0.05, negative_MD=negative, hardness_strength=9.0)
+    torch.testing.assert_close(found, (peer(query, positive, negative) + peer(positive, query)) / 2)
+
+
+def test_hardness_pushes_the_nearest_negative_the_most() -> None:
+    """Two negatives of one query, at cosines .8 and .2: what is pushed at the first grows, at the second it shrinks."""
+    query, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.9, 0.19**0.5]])
+    negative = torch.tensor([[0.8, 0.6], [0.2, 0.96**0.5]])
+
+    def pushed(hardness: float) -> list[float]:
+        leaf = negative.clone().requires_grad_()
+        contrastive_loss(query, positive, 0.1, negative_MD=leaf, hardness_strength=hardness).backward()
+        assert leaf.grad is not None
+        return leaf.grad.norm(dim=1).tolist()
+
+    (near, far), (weighed_near, weighed_far) = pushed(0.0), pushed(9.0)
+    assert weighed_near > 2 * near
+    assert weighed_far / weighed_near < 0.1 * far / near
 
 
 def test_gradient_carries_what_flows_in_from_above() -> None:

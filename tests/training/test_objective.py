@@ -9,7 +9,7 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.batches import Batch
 from isoembed.methods import Full
-from isoembed.recipe import DataStats, Options, Recipe, Setup, solve
+from isoembed.recipe import DataStats, Options, Recipe, Setup, Teacher, solve
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.objective import Objective
 from tests.training.small import MODEL
@@ -40,6 +40,25 @@ def test_matryoshka_is_the_mean_over_the_whole_and_its_prefixes() -> None:
     found = Objective(0.1, Options(matryoshka=(4, 8))).of(batch(6, 5), CPU)(query, positive, negative)
     torch.testing.assert_close(found, expected)
     assert found != pytest.approx(Objective(0.1).of(batch(6, 5), CPU)(query, positive, negative).item(), rel=1e-3)
+
+
+def test_the_hardness_that_is_asked_for_weighs_the_negatives() -> None:
+    query, positive, negative = embeddings(6, 0), embeddings(6, 1), embeddings(5, 2)
+    hashes = torch.arange(6), torch.tensor([6, 6, 8, 9, 10, 11])
+    found = Objective(0.1, Options(hardness_strength=5)).of(batch(6, 5), CPU)(query, positive, negative)
+    expected = contrastive_loss(query, positive, 0.1, *hashes, negative_MD=negative, hardness_strength=5)
+    torch.testing.assert_close(found, expected)
+    assert found.item() != pytest.approx(
+        Objective(0.1).of(batch(6, 5), CPU)(query, positive, negative).item(), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("strength", [-1, 101, float("nan")])
+def test_a_hardness_that_no_run_can_have_is_refused(strength: float) -> None:
+    with pytest.raises(InputError, match="`hardness_strength` must be from 0 to 100"):
+        Options(hardness_strength=strength)
+    with pytest.raises(InputError, match="has no part at `teacher_weight` 1"):
+        Options(hardness_strength=5, teacher=Teacher(source="t", weights="0", params=1, width=8, context=8))
 
 
 def test_fillers_behind_the_negatives_do_not_count() -> None:

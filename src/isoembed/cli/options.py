@@ -291,6 +291,10 @@ class SetupOptions:
     mask_by: Annotated[
         str, typer.Option(help="teacher: candidates that it finds nearer than the positive are left out; default: self")
     ] = "self"
+    hardness_strength: Annotated[
+        float,
+        typer.Option(help="weigh a negative by exp(this times its cosine), so that near ones count more; 5 is usual"),
+    ] = 0.0
     batch_by: Annotated[
         str,
         typer.Option(

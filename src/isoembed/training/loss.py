@@ -31,6 +31,7 @@ def contrastive_loss(
     negative_MD: torch.Tensor | None = None,
     negative_hash_M: torch.Tensor | None = None,
     guide: tuple[torch.Tensor, torch.Tensor] | None = None,
+    hardness_strength: float = 0.0,
     tile_logits: int = TILE_LOGITS,
 ) -> torch.Tensor:
     """Mean over the batch of (cross-entropy over rows + cross-entropy over columns) / 2, in nats, computed in fp32.
@@ -46,7 +47,10 @@ def contrastive_loss(
        similar (in cosine) to query i than i's own is taken for a false negative and left out of row i, and a query
        that it finds more similar to positive j than j's own out of column j; hard negatives stay: GISTEmbed (Solatorio
        2024, arXiv 2402.16829).
-    4. The target of row i and of column i is i.
+    4. With `hardness_strength` h a negative counts exp(h cos) times in the sums of its row and column, and this weight
+       has no gradient: the nearer a negative, the more it is pushed away (Lan et al. 2025, LLaVE, arXiv 2503.04812,
+       equation 5; of hard negatives alone EmbeddingGemma, arXiv 2509.20354, section 2.2).
+    5. The target of row i and of column i is i.
 
     `tile_logits` bounds the memory of a tile and changes the result by no more than rounding.  The gradient is itself
     not differentiable.
@@ -62,8 +66,32 @@ def contrastive_loss(
         guide = (functional.normalize(guide[0].float(), dim=-1), functional.normalize(guide[1].float(), dim=-1))
     hashes = tuple(hash_B for hash_B in (query_hash_B, positive_hash_B) if hash_B is not None)
     left_out = _LeftOut(hashes, known, guide)
-    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, candidate_CD, temperature, left_out, tile_logits)  # type: ignore[no-untyped-call]
+    scores = _Scores(temperature, hardness_strength, tile_logits)
+    loss: torch.Tensor = _SymmetricCrossEntropy.apply(query_BD, candidate_CD, scores, left_out)  # type: ignore[no-untyped-call]
     return loss
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """How logits come of cosines, and how many there are at a time."""
+
+    temperature: float
+    hardness_strength: float
+    tile_logits: int
+
+    @property
+    def lowest(self) -> float:
+        """No logit is lower."""
+        return -1 / self.temperature - self.hardness_strength
+
+    def of(self, rows: slice, query_BD: torch.Tensor, candidate_CD: torch.Tensor) -> torch.Tensor:
+        """Those of `rows` against every candidate, the weights of the negatives in them."""
+        logits_RC = query_BD[rows] @ candidate_CD.T / self.temperature
+        if self.hardness_strength:
+            own_R = logits_RC[:, rows].diagonal().clone()
+            logits_RC.mul_(1 + self.hardness_strength * self.temperature)
+            logits_RC[:, rows].diagonal().copy_(own_R)
+        return logits_RC
 
 
 @dataclass(frozen=True)
@@ -123,11 +151,13 @@ def _equal(left_N: torch.Tensor, right_K: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 class _SymmetricCrossEntropy(torch.autograd.Function):
-    """Steps 2 to 4 on unit vectors.  With S the logits, and the sum of exponentials of row i (r_i, over all candidates)
-    and of column j (c_j, over all queries; j a positive), each without what is left out of it:
+    """Steps 2 to 5 on unit vectors.  With S the logits, those of negatives with their weights, and the sum of
+    exponentials of row i (r_i, over all candidates) and of column j (c_j, over all queries; j a positive), each without
+    what is left out of it:
 
     loss        = mean_i (ln r_i + ln c_i - 2 S_ii) / 2
     dloss/dS_ij = (exp(S_ij) / r_i + [j <= B] exp(S_ij) / c_j) / 2B - [i = j] / B
+    dS/dcos     = 1 / temperature, for the weights have no gradient
 
     Largest logits and logarithms of sums are held apart: at temperature 0.025 their total would lose two digits.
     """
@@ -137,15 +167,14 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
         ctx: Any,
         query_BD: torch.Tensor,
         candidate_CD: torch.Tensor,
-        temperature: float,
+        scores: _Scores,
         left_out: _LeftOut,
-        tile_logits: int,
     ) -> torch.Tensor:
         pairs = len(query_BD)
         row_top_B, row_sum_B, right_B = (query_BD.new_empty(pairs) for _ in range(3))
-        # no logit is lower, and a column of which all has been masked so far has a finite start
-        column_top_B, column_sum_B = query_BD.new_full((pairs,), -1 / temperature), query_BD.new_zeros(pairs)
-        for rows, logits_RC in _tiles(query_BD, candidate_CD, temperature, left_out, tile_logits):
+        # a column of which all has been masked so far has a finite start
+        column_top_B, column_sum_B = query_BD.new_full((pairs,), scores.lowest), query_BD.new_zeros(pairs)
+        for rows, logits_RC in _tiles(query_BD, candidate_CD, scores, left_out):
             row_RC, column_RB = left_out.by_score(logits_RC, rows, pairs)
             row_top_B[rows] = row_RC.amax(1)
             row_sum_B[rows] = (row_RC - row_top_B[rows, None]).exp_().sum(1)
@@ -154,18 +183,18 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
             right_B[rows] = logits_RC[:, rows].diagonal()
         row_log_B, column_log_B = row_sum_B.log_(), column_sum_B.log_()
         ctx.save_for_backward(query_BD, candidate_CD, row_top_B, row_log_B, column_top_B, column_log_B)
-        ctx.settings = (temperature, left_out, tile_logits)
+        ctx.settings = (scores, left_out)
         return ((row_log_B - (right_B - row_top_B)) + (column_log_B - (right_B - column_top_B))).mean() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_BD, candidate_CD, row_top_B, row_log_B, column_top_B, column_log_B = ctx.saved_tensors
-        temperature, left_out, tile_logits = ctx.settings
+        scores, left_out = ctx.settings
         pairs = len(query_BD)
-        scale = upstream / (temperature * pairs)
+        scale = upstream / (scores.temperature * pairs)
         query_grad_BD, candidate_grad_CD = torch.empty_like(query_BD), torch.zeros_like(candidate_CD)
-        for rows, logits_RC in _tiles(query_BD, candidate_CD, temperature, left_out, tile_logits):
+        for rows, logits_RC in _tiles(query_BD, candidate_CD, scores, left_out):
             row_RC, column_RB = left_out.by_score(logits_RC, rows, pairs)
             by_column_RB = (column_RB - column_top_B).sub_(column_log_B).exp_()
             slope_RC = row_RC.sub_(row_top_B[rows, None]).sub_(row_log_B[rows, None]).exp_()
@@ -175,17 +204,17 @@ class _SymmetricCrossEntropy(torch.autograd.Function):
             slope_RC.mul_(scale)
             query_grad_BD[rows] = slope_RC @ candidate_CD
             candidate_grad_CD.addmm_(slope_RC.T, query_BD[rows])
-        return query_grad_BD, candidate_grad_CD, None, None, None
+        return query_grad_BD, candidate_grad_CD, None, None
 
 
 def _tiles(
-    query_BD: torch.Tensor, candidate_CD: torch.Tensor, temperature: float, left_out: _LeftOut, tile_logits: int
+    query_BD: torch.Tensor, candidate_CD: torch.Tensor, scores: _Scores, left_out: _LeftOut
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """(rows, their logits against every candidate), top to bottom; what is no negative by its text is -inf."""
     pairs = len(query_BD)
-    size = max(1, tile_logits // len(candidate_CD))
+    size = max(1, scores.tile_logits // len(candidate_CD))
     for start in range(0, pairs, size):
         rows = slice(start, min(start + size, pairs))
-        logits_RC = query_BD[rows] @ candidate_CD.T / temperature
+        logits_RC = scores.of(rows, query_BD, candidate_CD)
         left_out.by_text(logits_RC, rows, pairs)
         yield rows, logits_RC

@@ -58,6 +58,7 @@ class Objective:
                     negative_MD=None if negative_MD is None else negative_MD[:, :dim],
                     negative_hash_M=negative_hash_M,
                     guide=guide,
+                    hardness_strength=self.options.hardness_strength,
                 )
                 for dim in (None, *self.options.matryoshka)
             ]
