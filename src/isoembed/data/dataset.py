@@ -174,7 +174,7 @@ def remarks(store: TokenStore) -> list[DataNote]:
         if fields.in_order:
             facts.append(remark("in-order", source=fields.source, query=fields.query, positive=fields.positive))
         if fields.unexpected:
-            facts.append(remark("unread", source=fields.source, fields=", ".join(fields.unexpected)))
+            facts.append(remark("unread", source=fields.source, fields=fields.unexpected))
     if store.facts.wordless:
         facts.append(warning("wordless", wordless=store.facts.wordless, pairs=len(store)))
     return facts
