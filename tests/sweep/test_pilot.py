@@ -15,7 +15,7 @@ from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
-from isoembed.records import FailedRun, Outcome
+from isoembed.records import FailedRun, Outcome, ended
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
@@ -116,7 +116,7 @@ def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None
 def test_a_failed_run_is_paid_for_and_not_asked_for_again(asked: SweepRequest) -> None:
     first = PilotPlanner(asked, []).plan()
     bad = first.runs[0]
-    failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
+    failed = FailedRun(recipe=bad.recipe, key=bad.key, notes=(ended("diverged", "text", text="x"),), created="now")
     done: list[tuple[PlannedRun, Outcome]] = [(bad, failed), *((run, record(run.recipe)) for run in first.runs[1:])]
     plan = PilotPlanner(asked, done).plan()
     assert plan.stage == "pilot 2"
