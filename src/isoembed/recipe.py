@@ -41,8 +41,8 @@ from isoembed.notes import Note, refusal
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
 
-#: counts of a model that follow from the rest and that records made earlier lack
-_COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params"}
+#: what follows from the rest of a model and records made earlier lack
+_COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params", "whole"}
 #: what data have where they bring hard negatives, or a teacher reads them
 _COUNTED_WHERE_ANY = ("negatives", "negative_tokens", "teacher_tokens")
 #: where a teacher lies, which is no part of a run

@@ -98,6 +98,9 @@ class RunRecord(Summarised):
     key: str
     status: Literal["done"] = "done"
     data_fingerprint: str
+    datasets: tuple[str, ...] | None = Field(
+        None, description="hub ids of the datasets among the training data; None in older records"
+    )
     forward_params: int = Field(description="N_F")
     backward_params: int = Field(description="N_B")
     updated_params: int = Field(description="N_U")

@@ -16,7 +16,7 @@ from isoembed.core import InputError
 from isoembed.notes import refusal
 from isoembed.records import FailedRun, ended
 from isoembed.report.terminal.sweep import status_text
-from isoembed.scratch import TRUNK
+from isoembed.scratch import STATE, TRUNK
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.status import StatusReader
 from isoembed.sweep.worker import Worker
@@ -190,7 +190,8 @@ def test_a_crash_seen_counts_unless_the_run_came_further(tmp_path: Path) -> None
     for steps in (5, 9, 9, 9):
         attempt = folder.claim(planned.key, tries=2)
         assert attempt is not None
-        (folder.work(attempt) / f"step-{steps:08d}").mkdir(parents=True)
+        (place := folder.work(attempt) / f"step-{steps:08d}").mkdir(parents=True)
+        (place / STATE).write_text(json.dumps({"step": steps}))
         folder.end(attempt, crash)
     assert len(folder.failures(planned.key)) == 2
     assert folder.claim(planned.key, tries=2) is None

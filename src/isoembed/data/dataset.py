@@ -59,6 +59,7 @@ class PairData:
     stats: DataStats
     facts: tuple[DataNote, ...]
     teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
+    datasets: tuple[str, ...] = ()  #: hub ids of those that `store` was made of
     clusters: npt.NDArray[np.int32] | None = None  #: of each row of `store`; None where batches do not go by them
 
     @property
@@ -159,7 +160,8 @@ def prepare(
         )
     if len(chosen) < heldout_pairs:
         facts.append(remark("few-heldout", pairs=len(chosen), wanted=heldout_pairs))
-    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(facts))
+    stats = _stats(store, train, prompts)
+    data = PairData(store, train, heldout_store, chosen, stats, tuple(facts), datasets=source.datasets)
     return _with_negatives(data) if store.facts.negatives else data
 
 

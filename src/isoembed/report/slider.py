@@ -87,7 +87,7 @@ def shown(report_data: ReportData, recommendation: Recommendation) -> dict[str, 
 def in_a_sentence(recipe: Recipe) -> str:
     """The recipe as a person reads it aloud: `Fine-tune the first 3 blocks of smollm2-135m fully on 5,200 pairs.`"""
     method, model = recipe.method, recipe.model
-    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.whole_name}"
+    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.whole}"
     by = {"full": "fully", "bias": "in its biases alone", "norms": "in its norms alone"}.get(method.name)
     if isinstance(method, Freeze):
         by = f"in the last {method.fraction:.0%} of its blocks"
