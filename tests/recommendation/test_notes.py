@@ -56,7 +56,10 @@ def test_facts_are_told_by_kind_and_code() -> None:
     assert {(note.kind, note.code) for note in other.notes} >= {("warning", "other-settings"), ("basis", "by-law")}
     note = next(note for note in other.notes if note.code == "other-settings")
     assert note.title == "law used at settings of no run"
-    (differs,) = note.fields["differences"]  # type: ignore[misc]
+    every = note.fields["differences"]
+    assert isinstance(every, tuple)
+    (differs,) = every
+    assert isinstance(differs, Note)
     assert (differs.code, differs.fields) == ("differs", {"what": "batch pairs", "there": 32, "here": 128})
     assert note.describe() == f"{note.title}: batch pairs 32 there, 128 here"
     assert len({*other.notes, *other.notes}) == len(set(map(repr, other.notes)))  # they hash by content

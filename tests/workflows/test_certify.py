@@ -234,7 +234,7 @@ def test_trained_tensors_are_those_of_the_method() -> None:
 def test_a_certificate_has_each_tensor_in_one_text_as_those_of_before(whole: Path) -> None:
     """Exports that were published are asked again by what stands there."""
     statement = json.loads((whole / "out" / CERTIFICATE).read_text())["statement"]
-    tensors = open_sentence_transformer(whole / "out", device="cpu")[0].auto_model.state_dict()  # type: ignore[operator]
+    tensors = open_sentence_transformer(whole / "out", device="cpu")[0].auto_model.state_dict()
     for name, tensor in tensors.items():
         shape, digest = statement["tensors"][name].split(" ")
         content = str(tensor.dtype).encode() + tensor.contiguous().numpy().tobytes()

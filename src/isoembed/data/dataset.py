@@ -160,9 +160,8 @@ def prepare(
         )
     if len(chosen) < heldout_pairs:
         facts.append(remark("few-heldout", pairs=len(chosen), wanted=heldout_pairs))
-    stats = _stats(store, train, prompts)
-    data = PairData(store, train, heldout_store, chosen, stats, tuple(facts), datasets=source.datasets)
-    return _with_negatives(data) if store.facts.negatives else data
+    data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(facts))
+    return replace(_with_negatives(data) if store.facts.negatives else data, datasets=source.datasets)
 
 
 def _skipped(store: TokenStore) -> list[DataNote]:
