@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import time
 from typing import Self
 
 import pytest
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from isoembed.core import Frozen, InputError
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.notes import Refusal, refusal, refusal_of
+from isoembed.pilot.notes import PilotNote, warning
+from isoembed.recommendation.notes import RecipeNote, note
 
 UNPAID = refusal("few-for-law", runs=3, least=5)
 
@@ -43,6 +47,51 @@ def test_a_note_that_tells_of_a_refusal_keeps_its_numbers() -> None:
     # of a law's file of before, where the sentence stood
     old = FitNote(kind="remark", code="left-out", fields={"method": "full", "error": "3 runs, a law needs 5"})
     assert old.describe() == told.describe()
+
+
+def test_a_note_tells_of_several_of_any_room_and_is_read_with_their_words() -> None:
+    """JSON keeps the words that once stood there; a room that is not at hand is read by them, and lost by nobody."""
+    told = note("warning", "pilot-in-vain", runs=3, flop=1e9, share=0.1, why=(warning("no-law"), UNPAID))
+    words = "no basis for a choice (no method that could run has a law; 3 runs, a law needs 5); falling back"
+    assert words in told.describe()
+    text = told.model_dump_json()
+    assert [each["words"] for each in json.loads(text)["fields"]["why"]] == [
+        "no method that could run has a law",
+        "3 runs, a law needs 5",
+    ]
+    read = RecipeNote.model_validate_json(text)
+    assert (read, hash(read)) == (told, hash(told))
+    why = read.fields["why"]
+    assert isinstance(why, tuple)
+    assert isinstance(why[0], PilotNote)
+    assert isinstance(why[1], Refusal)
+    foreign = json.loads(text.replace('"no-law"', '"of-a-later-version"'))
+    read = RecipeNote.model_validate(foreign)
+    assert read.describe() == told.describe()
+    assert json.loads(read.model_dump_json()) == foreign
+    del foreign["fields"]["why"][0]["words"]
+    with pytest.raises(ValidationError, match="no room has a sentence for 'of-a-later-version'"):
+        RecipeNote.model_validate(foreign)
+
+
+def test_notes_within_notes_are_read_once_however_deep() -> None:
+    """A law's file that nests them would otherwise take ages: every room was asked at every depth."""
+    deep: object = json.loads(UNPAID.model_dump_json())
+    for _ in range(40):
+        deep = {"kind": "remark", "code": "left-out", "fields": {"method": "full", "error": deep}}
+    started = time.perf_counter()
+    assert FitNote.model_validate(deep).describe().count("left out") == 40
+    assert time.perf_counter() - started < 10
+
+
+def test_sentences_put_names_and_numbers_together() -> None:
+    assert [note("known", "lora-ranks", ranks=ranks).title.split(" nearly")[0] for ranks in ((32,), (8, 16, 32))] == [
+        "LoRA rank 32",
+        "LoRA rank 8, 16 or 32",
+    ]
+    few = {"steps": 20, "least": 30}
+    assert note("warning", "few-steps", **few, remedy=()).title.endswith("is mostly warm-up")
+    assert note("warning", "few-steps", **few, remedy=("`a`", "`b`")).title.endswith("; lower `a`, `b`")
 
 
 def test_a_refusal_without_its_numbers_is_none() -> None:

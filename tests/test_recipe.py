@@ -31,7 +31,9 @@ def test_differences_name_what_both_say_otherwise_whatever_else_they_hold() -> N
     assert SETUP.differences(recipe) == recipe.differences(SETUP) == {}
     law = Settings(family="other", batch_pairs=64, temperature=0.05, options=Options())
     assert list(law.differences(recipe)) == ["batch_pairs", "options"]
-    assert law.differences(recipe)["batch_pairs"] == "batch pairs 64 there, 32 here"
+    differs = law.differences(recipe)["batch_pairs"]
+    assert differs.fields == {"what": "batch pairs", "there": 64, "here": 32}
+    assert str(differs) == "batch pairs 64 there, 32 here"
     asked = Settings.of("nano", recipe, DataStats(tokenizer="t"), heldout=None)
     assert list(law.differences(asked)) == ["family", "batch_pairs", "options"]
 

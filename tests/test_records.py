@@ -17,7 +17,7 @@ from isoembed.fitting.io.columns import Table
 from isoembed.fitting.io.tables import read_groups
 from isoembed.laws import law_named
 from isoembed.recipe import Options, Recipe
-from isoembed.records import FailedRun, Ledger, LossPoint
+from isoembed.records import FailedRun, Ledger, LossPoint, ended
 from isoembed.workflows.table import write_table
 from tests.sweep.fake import recipe, record
 
@@ -78,7 +78,7 @@ def test_a_shipped_ledger_is_the_same_runs_and_always_the_same_bytes(tmp_path: P
     ledger = Ledger(tmp_path / "a")
     ledger.add(record(recipe()))
     failed = recipe(seed=1)
-    ledger.add(FailedRun(recipe=failed, key=failed.key, reason="diverged", failures=("x",), created="now"))
+    ledger.add(FailedRun(recipe=failed, key=failed.key, notes=(ended("diverged", "text", text="x"),), created="now"))
     ledger.export(tmp_path / "one.jsonl.gz", ledger.outcomes())
     ledger.export(tmp_path / "two.jsonl.gz", ledger.outcomes())
     assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
@@ -124,7 +124,7 @@ def test_a_table_keeps_the_loss_where_a_score_has_its_name_and_fit_reads_it_with
         for seed in range(3)
     ]
     failed = recipe(seed=9)
-    gone = FailedRun(recipe=failed, key=failed.key, reason="diverged", failures=("x",), created="now")
+    gone = FailedRun(recipe=failed, key=failed.key, notes=(ended("diverged", "text", text="x"),), created="now")
     for name in ("runs.csv", "runs.parquet"):
         write_table([gone, *runs], tmp_path / name)
         read = Table(tmp_path / name).read(["loss", "score loss", "t/ndcg"], ["key"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoembed.core import InputError
-from isoembed.scratch import clear, own_folder, remove, scratch, shared
+from isoembed.scratch import STATE, clear, own_folder, remove, scratch, shared, step_of
 
 HOLDS = (
     "import sys; from pathlib import Path; from isoembed.scratch import scratch, shared\n"
@@ -20,6 +20,16 @@ HOLDS = (
     "    (folder / 'part').write_text('x'); shared(place, 'pairs-', 'theirs')\n"
     "    print('made', flush=True); sys.stdin.read()\n"
 )
+
+
+def test_a_checkpoint_says_itself_of_which_step_it_is(tmp_path: Path) -> None:
+    """Its folder's name puts it in order and is not read: one that was renamed told of another step."""
+    place = tmp_path / "step-00000099"
+    place.mkdir()
+    assert step_of(place) == 0
+    for text, step in (('{"step": 7}', 7), ("{}", 0), ("[", 0), ('{"step": null}', 0)):
+        (place / STATE).write_text(text)
+        assert step_of(place) == step
 
 
 def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:

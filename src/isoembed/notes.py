@@ -7,46 +7,110 @@ ask about.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from string import Formatter
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from isoembed.core import Frozen, InputError, number_of
 
 
 class _Words(Formatter):
-    """Also `{runs:@run}`: `1 run`, `1,200 runs`; and `{ratio:~}`: two digits as people write them, `.2g` up to 99, then
-    `620`, `12,000`."""
+    """Also, of a number, `{runs:@run}`: `1 run`, `1,200 runs`; and `{ratio:~}`: two digits as people write them, `.2g`
+    up to 99, then `620`, `12,000`.  Of several, how they stand together: `{laws:and}`, `{ranks:or}`, `{why:;}`, else
+    with commas.  Of what may be nothing, `()`: `{low:.2g|unbounded}` has other words for that, and
+    `{epochs:? in {epochs} epochs}` none.
+
+    A file of before its notes held facts has texts in their place, which stand as they are.
+    """
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec.startswith("@"):
-            return number_of(value, format_spec[1:])
-        if format_spec == "~":
+        if format_spec.startswith("?"):
+            return value if isinstance(value, str) else format_spec[1:] if value else ""
+        how, _, of_nothing = format_spec.partition("|")
+        if value == ():
+            return of_nothing
+        if isinstance(value, Note | tuple):
+            return _together(value if isinstance(value, tuple) else (value,), how)
+        if isinstance(value, str):
+            if how in ("", *_JOINED) or (how.startswith("@") and how[1:] in value):
+                return value
+            value = float(value)
+        if how.startswith("@"):
+            return number_of(value, how[1:])
+        if how == "~":
             return f"{value:.2g}" if value < 99.5 else f"{float(f'{value:.2g}'):,.0f}"
-        return str(super().format_field(value, format_spec))
+        return str(super().format_field(value, how))
+
+
+#: how several stand together, else with commas
+_JOINED = ("and", "or", ";")
+
+
+def _together(values: tuple[object, ...], how: str) -> str:
+    *others, last = map(str, values)
+    if how in ("and", "or") and others:
+        return f"{', '.join(others)} {how} {last}"
+    return ("; " if how == ";" else ", ").join((*others, last))
 
 
 class Note(Frozen):
-    """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of; of these
-    one may be the refusal that it tells of.
+    """A fact for a reader: its kind, a code that says which fact, and the values that its sentence is made of: names,
+    numbers, or notes of any room that it tells of.
 
-    Each room states the sentences of its codes: parts that a colon joins, the first one its title.
+    Each room states the sentences of its codes: parts that a colon joins, the first one its title.  In JSON a note
+    inside another has its `words` too, by which it is read where its own room is not at hand.
     """
 
     kind: str
     code: str
-    fields: dict[str, str | int | float | Refusal] = Field({})
+    fields: Mapping[str, Fact | tuple[Fact, ...]] = Field({})
+    words: str | None = Field(None, exclude=True, repr=False, description="of a note of a room that is not at hand")
 
     sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_room(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """A note inside another is read by the room that has its sentence."""
+        if not isinstance(given, dict):
+            return read(given)
+        if cls is not Note:
+            return read({name: value for name, value in given.items() if name != "words"})
+        found = read(given)
+        parts = {name: getattr(found, name) for name in ("kind", "code", "fields")}  # read once, however deep they go
+        for room in Note.__subclasses__():
+            with suppress(ValidationError):
+                return cast("Self", room.model_validate(parts))
+        if found.words is None:
+            raise ValueError(f"no room has a sentence for {found.code!r}")
+        return found
+
     @model_validator(mode="after")
     def _has_a_sentence(self) -> Self:
+        if type(self) is Note:
+            return self
         try:
             self.describe()
         except (LookupError, TypeError, ValueError):
             raise ValueError(f"{self.code!r} is no fact of these fields: {', '.join(self.fields)}") from None
         return self
+
+    @field_serializer("fields", mode="wrap")
+    def _with_words(
+        self, fields: Mapping[str, Any], dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(fields)
+        return dumped if info.round_trip else {name: _told(value, dumped[name]) for name, value in fields.items()}
 
     def __hash__(self) -> int:
         return hash((self.kind, self.code, frozenset(self.fields.items())))
@@ -54,23 +118,39 @@ class Note(Frozen):
     @property
     def title(self) -> str:
         """What the note is about, in a few words."""
-        return self._worded(self.sentences[self.code][0])
+        return self.worded(self._parts[0])
 
     @property
     def reason(self) -> str:
         """The fact without its title, where it has more than one."""
-        title, *more = self.sentences[self.code]
-        return self._worded(": ".join(more or [title]))
+        return self.worded(": ".join(self._parts[1:] or self._parts))
 
     def describe(self) -> str:
         """The fact as a sentence."""
-        return self._worded(": ".join(self.sentences[self.code]))
+        return self.worded(": ".join(self._parts))
 
     def __str__(self) -> str:
         return self.describe()
 
-    def _worded(self, sentence: str) -> str:
-        return _Words().vformat(sentence, (), self.fields)
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.sentences[self.code] if self.words is None else ("{words}",)
+
+    def worded(self, sentence: str) -> str:
+        """The fact in another sentence of its fields."""
+        return _Words().vformat(sentence, (), {**self.fields, "words": self.words})
+
+
+#: of what a sentence is made
+Fact = str | int | float | Note
+Note.model_rebuild()
+
+
+def _told(fact: object, dumped: Any) -> Any:
+    """A field as JSON has it, the notes in it with their words."""
+    if isinstance(fact, tuple):
+        return [_told(each, its) for each, its in zip(fact, dumped, strict=True)]
+    return {**dumped, "words": fact.describe()} if isinstance(fact, Note) else dumped
 
 
 class Noted(Frozen):
@@ -112,7 +192,7 @@ class Refusal(Note):
 
     sentences: ClassVar = {
         # of a method on a model
-        "unsuited": ("`{method}` needs {need}; {model} has none. {remedy}",),
+        "unsuited": ("`{method}` needs {need}; {model} has none. {remedy:?Use {remedy:or} instead.}",),
         "experts": (
             "`{method}` adapts dense layers; the experts of {model} are stacked in 3-D parameters and would stay "
             "without adapters. Use full, freeze or norms instead.",
@@ -173,9 +253,11 @@ class Refusal(Note):
             "add runs nearer to it, or leave `law` out for a guess by rule.",
         ),
         "law-method": (
-            "A law holds for the methods of its runs: {fitted}; got {asked}. Ask for one of them, or fit runs of "
-            "yours.",
+            "A law holds for the methods of its runs: {fitted:|no method that is known here}; got {asked}. Ask for one "
+            "of them, or fit runs of yours.",
         ),
+        "no-better-than-chance": ("forecast no better than chance",),
+        "next-to-no-loss": ("forecast next to no loss",),
         "pilot-runs": (
             "A pilot needs {runs} runs of {steps} steps or more to choose from; {possible} are possible. Left out: "
             "{why}. To begin with, {remedy}.",
@@ -201,9 +283,6 @@ class Refusal(Note):
         # what is rarer, in words
         "text": ("{text}",),
     }
-
-
-Note.model_rebuild()  # its fields may hold a refusal, which is a note itself
 
 
 def refusal(code: str, **fields: Any) -> Refusal:

@@ -36,13 +36,13 @@ from isoembed.core import (
 from isoembed.families.base import Family, ModelSpec
 from isoembed.flops import Cost, Price
 from isoembed.methods import Method
-from isoembed.notes import refusal
+from isoembed.notes import Note, refusal
 
 #: raised when a field's meaning changes, so that records made before are never compared with records made after
 SEMANTICS_VERSION = 1
 
-#: counts of a model that follow from the rest and that records made earlier lack
-_COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params"}
+#: what follows from the rest of a model and records made earlier lack
+_COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params", "whole"}
 #: what data have where they bring hard negatives, or a teacher reads them
 _COUNTED_WHERE_ANY = ("negatives", "negative_tokens", "teacher_tokens")
 #: where a teacher lies, which is no part of a run
@@ -436,6 +436,33 @@ def dimensions_named(text: str) -> int:
 PLAIN = Options()
 
 
+class SetupNote(Note):
+    """A fact of how runs are trained, or of what differs between two."""
+
+    kind: Literal["setup"] = "setup"
+
+    sentences: ClassVar = {
+        "differs": ("{what} {there} there, {here} here",),
+        "other-weights": ("other weights for {model}",),
+        "keeps-by-epoch": (
+            "the {keep} weights are kept, held-out {metric} taken every epoch"
+            "{patience:?, the run ends after {patience} without a better one}",
+        ),
+        "keeps-by-steps": (
+            "the {keep} weights are kept, held-out {metric} taken every {steps} steps"
+            "{patience:?, the run ends after {patience} without a better one}",
+        ),
+    }
+
+
+def differs(what: str, there: object, here: object) -> SetupNote:
+    """That `what` is one thing there and another here."""
+    said = {
+        name: value if type(value) in (int, float) else str(value) for name, value in (("there", there), ("here", here))
+    }
+    return SetupNote(code="differs", fields={"what": what, **said})
+
+
 class EarlyStopping(Frozen):
     """Which weights a run keeps, and what ends it before its tokens are spent: what it does on held-out pairs."""
 
@@ -460,14 +487,20 @@ class EarlyStopping(Frozen):
         """Whether held-out pairs are looked at during the run."""
         return self.keep == "best" or self.patience is not None
 
+    @property
+    def note(self) -> SetupNote | None:
+        """The same as a fact; None at the defaults."""
+        if not self.evaluates:
+            return None
+        metric = "loss" if self.metric_for_best_model == "loss" else "MRR"
+        known = {"keep": self.keep, "metric": metric, "patience": self.patience or ()}
+        if self.eval_steps is None:
+            return SetupNote(code="keeps-by-epoch", fields=known)
+        return SetupNote(code="keeps-by-steps", fields={**known, "steps": self.eval_steps})
+
     def __str__(self) -> str:
         """In words; empty at the defaults."""
-        if not self.evaluates:
-            return ""
-        when = "every epoch" if self.eval_steps is None else f"every {self.eval_steps} steps"
-        metric = "loss" if self.metric_for_best_model == "loss" else "MRR"
-        ends = "" if self.patience is None else f", the run ends after {self.patience} without a better one"
-        return f"the {self.keep} weights are kept, held-out {metric} taken {when}{ends}"
+        return str(self.note or "")
 
 
 #: all tokens are spent and the last weights kept
@@ -548,7 +581,7 @@ class PartialSetup(Frozen):
             check_context(value)
         return value
 
-    def differences(self, other: PartialSetup) -> dict[str, str]:
+    def differences(self, other: PartialSetup) -> dict[str, SetupNote]:
         """Field -> `batch pairs 32 there, 64 here`: what this value says, there, and `other` says otherwise, here.
 
         The one comparison of setups.  A field that either leaves open, or does not have, is no difference.
@@ -557,7 +590,7 @@ class PartialSetup(Frozen):
         for name in self.COMPARED.keys() & other.COMPARED.keys():
             there, here = getattr(self, name), getattr(other, name)
             if there is not None and here is not None and there != here:
-                found[name] = f"{self.COMPARED[name]} {there} there, {here} here"
+                found[name] = differs(self.COMPARED[name], there, here)
         return {name: found[name] for name in self.COMPARED if name in found}
 
     def completed(self, *defaults: PartialSetup) -> Setup:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, computed_field, model_validator
 
 from isoembed.core import Frozen, InputError, Summarised, checked, expanded, write_atomically, write_once
+from isoembed.notes import Note
 from isoembed.recipe import Recipe
 from isoembed.scratch import clear_files
 
@@ -97,6 +98,9 @@ class RunRecord(Summarised):
     key: str
     status: Literal["done"] = "done"
     data_fingerprint: str
+    datasets: tuple[str, ...] | None = Field(
+        None, description="hub ids of the datasets among the training data; None in older records"
+    )
     forward_params: int = Field(description="N_F")
     backward_params: int = Field(description="N_B")
     updated_params: int = Field(description="N_U")
@@ -189,16 +193,69 @@ class RunRecord(Summarised):
             raise damaged(file, error) from None
 
 
+#: why an attempt at a run failed
+Reason = Literal["out-of-memory", "diverged", "lost-worker", "error"]
+
+
+class EndNote(Note):
+    """How an attempt at a run ended without a record: its kind why, its sentence what was seen of it."""
+
+    kind: Reason | Literal["stopped"]
+
+    sentences: ClassVar = {
+        "gone": ("the worker is gone",),
+        "process-ended": ("its process ended with exit status {status}",),
+        "process-killed": ("its process ended with signal {signal}",),
+        "signal": ("stopped by a signal",),
+        "overtaken": ("the record was there already",),
+        "refused": ("{why}",),
+        # of errors that are not ours
+        "raised": ("{error}", "{text}"),
+        "text": ("{text}",),
+    }
+
+
+def ended(kind: Reason | Literal["stopped"], code: str, **fields: Any) -> EndNote:
+    """How an attempt ended, with its fields by name."""
+    return EndNote(kind=kind, code=code, fields=fields)
+
+
 class FailedRun(Frozen):
     """A planned run that was given up: the record of a run that never ended.  Nothing is fitted to it."""
 
     recipe: Recipe
     key: str
     status: Literal["failed"] = "failed"
-    reason: Literal["out-of-memory", "diverged", "lost-worker", "error"]
-    failures: tuple[str, ...] = Field(description="what each attempt died of, first to last")
+    notes: tuple[EndNote, ...] = Field(min_length=1, description="what each attempt died of, first to last")
     machine: dict[str, str] = Field({}, description="of the worker that gave it up")
     created: str = Field(description="UTC, ISO 8601")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_file(cls, given: Any) -> Any:
+        """A record of before there were notes has their words alone, `reason: words` each."""
+        if not isinstance(given, dict):
+            return given
+        others = {name: value for name, value in given.items() if name not in ("reason", "failures")}
+        if "notes" in others or "reason" not in given:
+            return others
+        last, said = str(given["reason"]), [str(each) for each in given.get("failures") or ()]
+        parts = [each.partition(": ") for each in said] or [(last, "", last)]
+        known = get_args(Reason)
+        read = [(kind, words) if kind in known else (last, f"{kind}{colon}{words}") for kind, colon, words in parts]
+        return {"notes": [{"kind": kind, "code": "text", "fields": {"text": words}} for kind, words in read]} | others
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reason(self) -> Reason:
+        """Why the last attempt failed."""
+        return self.notes[-1].kind  # type: ignore[return-value] # one that was stopped did not fail
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What each attempt died of, in words."""
+        return tuple(f"{each.kind}: {each}" for each in self.notes)
 
 
 Outcome = Annotated[RunRecord | FailedRun, Field(discriminator="status")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import stat
@@ -27,6 +28,8 @@ _LOCKS = importlib.util.find_spec("fcntl") is not None
 _SHARED: dict[Path, int | None] = {}
 #: the names of checkpoints, in a folder that is theirs
 STEPS = "step-" + 8 * "[0-9]"
+#: in each of them: what it says of its run, `step` among that
+STATE = "state.json"
 #: beside them: where a run stood before its rate fell, so that a longer one can go on from there
 TRUNK = "trunk"
 
@@ -42,8 +45,11 @@ def step_folder(step: int) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The steps of the run whose checkpoint this is."""
-    return int(checkpoint.name.removeprefix("step-"))
+    """The steps of the run whose checkpoint this is, as it says itself; 0 of one that cannot be read."""
+    try:
+        return int(json.loads((checkpoint / STATE).read_bytes())["step"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def boot_id() -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from isoembed.cli import parse
 from isoembed.core import InputError
-from isoembed.records import Ledger, RunRecord
+from isoembed.records import Ledger, RunRecord, ended
 from isoembed.sweep.folder import End, failed_run
 from isoembed.sweep.request import load_request
 from tests.cli.test_entry import isoembed_command, mistake, ok
@@ -153,7 +153,7 @@ def test_a_failed_run_is_status_1_until_it_is_retried(finished: Path, tmp_path: 
     shutil.copytree(finished, ledger := tmp_path / "ledger")
     lost = Ledger.open(ledger).records()[0]
     (ledger / "records" / f"{lost.key}.json").unlink()
-    assert Ledger(ledger).add(failed_run(lost.recipe, [End(reason="error", words="no")] * 3))
+    assert Ledger(ledger).add(failed_run(lost.recipe, [End(note=ended("error", "text", text="no"))] * 3))
     done = isoembed_command("sweep", "run", str(ledger))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,13 @@ def _another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("heldout", [False, True], ids=["split off", "of its own"])
 def test_shipped_pairs_need_no_file_of_the_sender(tmp_path: Path, heldout: bool) -> None:
-    sent = pairs(tmp_path / "sender", heldout=heldout)
+    sent = replace(pairs(tmp_path / "sender", heldout=heldout), datasets=("acme/pairs",))
     packed = PackedData.of(sent, files=True)
     texts = sent.heldout_texts()
     ids = [sent.store.ids(side, sent.train) for side in ("query", "positive")]
     shutil.rmtree(tmp_path / "sender")
     received = packed.open()
-    assert received.stats == sent.stats
+    assert (received.stats, received.datasets) == (sent.stats, sent.datasets)
     assert received.heldout_texts() == texts
     for side, before in zip(("query", "positive"), ids, strict=True):
         after = received.store.ids(side, received.train)

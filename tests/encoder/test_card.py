@@ -129,7 +129,10 @@ def test_the_card_hands_on_what_the_base_says_of_itself() -> None:
     assert read["license"] == "apache-2.0"
     assert read["language"] == ["en", "de"]
     assert read["base_model"] == "acme/base"
-    assert read["datasets"] == ["acme/pairs", "other/set"]
+    assert read["datasets"] == ["acme/pairs", "other/set"]  # of an older record, which its data's name tells
+    kept = a_record("./base.gguf", data).model_copy(update={"datasets": ("third/set",)})
+    assert front_matter(model_card(kept, base=base))["datasets"] == ["third/set"]
+    assert "datasets" not in front_matter(model_card(kept.model_copy(update={"datasets": ()}), base=base))
     nothing = front_matter(model_card(a_record()))
     assert not {"license", "language", "datasets"} & nothing.keys()
     assert "which licence" in model_card(a_record())

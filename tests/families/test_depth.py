@@ -65,6 +65,20 @@ def test_cuts_of_built_in_models_add_up(model: ModelSpec) -> None:
             model.first(depth)
 
 
+def test_a_cut_model_knows_the_whole_one_and_older_files_of_it_are_equal() -> None:
+    """Also its runs: what names the whole model is no part of their key."""
+    model = SMOL.models[0]
+    cut = model.first(6)
+    assert (cut.name, cut.whole, model.whole) == ("smollm2-135m@6", "smollm2-135m", None)
+    older = cut.model_dump(exclude={"whole"})
+    assert ModelSpec.model_validate(older) == cut
+    assert ModelSpec.model_validate(cut.model_dump()) == cut
+    recipe = solve(1e15, cut, Full(), 1e-3, Setup(batch_pairs=64, context_tokens=75), DataStats(), family="x")
+    bare = recipe.model_copy(update={"model": cut.model_copy(update={"whole": None})})
+    assert recipe.key == bare.key
+    assert recipe.key_without("seed") == bare.key_without("seed")
+
+
 def test_a_family_along_depth_takes_over_what_its_model_has() -> None:
     whole = SMOL.models[0]
     family = along_depth(SMOL, whole, (6, 30, 2, 6))

@@ -27,7 +27,7 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import LoRA
 from isoembed.recipe import Recipe
-from isoembed.records import FailedRun, Ledger
+from isoembed.records import FailedRun, Ledger, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from tests.fitting.ledgers import runs
@@ -113,8 +113,8 @@ def test_ledgers(data: st.DataObject, inside: Path) -> None:
     for each in made:
         ledger.add(each)
     failed = recipe(seed=9)
-    ended = FailedRun(recipe=failed, key=failed.key, reason="diverged", failures=("x",), created="now")
-    base = json.loads(data.draw(st.sampled_from([made[0], ended])).model_dump_json())
+    gone = FailedRun(recipe=failed, key=failed.key, notes=(ended("diverged", "text", text="x"),), created="now")
+    base = json.loads(data.draw(st.sampled_from([made[0], gone])).model_dump_json())
     (ledger.path / "records" / "spoilt.json").write_bytes(data.draw(spoilt(base)))
     (ledger.path / "curves" / f"{made[0].key}.json").write_bytes(data.draw(spoilt({"step": [1], "tokens": [2]})))
     fine(command("fit", "ledger", "--bootstrap", "0", "--holdout", "none", "--law", "power", inside=inside))

@@ -10,7 +10,7 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Freeze, Full
-from isoembed.records import FailedRun, Ledger, RunRecord
+from isoembed.records import FailedRun, Ledger, RunRecord, ended
 from isoembed.report.data import ReportData
 from tests.fitting.ledgers import BUDGETS, planned, runs, true_loss
 from tests.sweep.fake import record
@@ -42,7 +42,7 @@ def scored(records: list[RunRecord]) -> list[RunRecord]:
 def failed() -> FailedRun:
     recipe = planned(BUDGETS[0], NANO.models[0], Freeze(fraction=0.75))
     return FailedRun(
-        recipe=recipe, key=recipe.key, reason="error", failures=(SCRIPT,), created="2026-11-24T00:00:00+00:00"
+        recipe=recipe, key=recipe.key, notes=(ended("error", "text", text=SCRIPT),), created="2026-11-24T00:00:00+00:00"
     )
 
 

@@ -30,7 +30,7 @@ from isoembed.report.data import ReportData
 from isoembed.report.figures import Section, drawings, figures
 from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.forecast_grid import BEYOND
-from isoembed.report.slider import recommended
+from isoembed.report.slider import recommended, stop_budgets
 from isoembed.report.theme import GROUNDS, method_style, ordered
 from tests.fitting.ledgers import BUDGETS, runs
 from tests.report.planted import frozen, law_file, ledger, planted_evidence, planted_study
@@ -407,6 +407,9 @@ def test_a_law_without_a_size_takes_no_forecast_from_the_others(tmp_path: Path) 
     assert [point.loss for point in both.grid.best()] == [point.loss for point in alone.grid.best()]
     assert any("left out of forecasts: its law has no N" in line for line in both.notes)
     assert not any("left out of forecasts" in line for line in alone.notes)
+    # nor does it set the slider's range, as long as the figures end with the others
+    wide = power.model_copy(update={"range": power.range | {"flop": (1.0, 1e30)}})
+    assert stop_budgets(replace(alone, laws=LawSet(laws=(*laws.laws, wide)))) == stop_budgets(alone)
 
 
 @pytest.mark.parametrize(("study", "family"), [("nano_study", "nano"), ("depth_study", "smollm2-135m@")])

@@ -125,7 +125,7 @@ def test_the_answer_is_a_sentence_that_is_read_aloud() -> None:
     said = {
         in_a_sentence(solve(1e10, model, method_of(method), 1e-3, setup, data, family="nano"))
         for method, model in (
-            ("full", spec.model_copy(update={"depth": 3, "name": "nano-28k@3"})),
+            ("full", spec.model_copy(update={"depth": 3, "name": "nano-28k@3", "whole": "nano-28k"})),
             ("freeze 0.5", spec),
             ("lora r=8", spec),
             ("norms", spec),

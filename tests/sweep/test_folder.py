@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from isoembed.core import InputError
-from isoembed.records import FailedRun
+from isoembed.notes import refusal
+from isoembed.records import FailedRun, ended
 from isoembed.report.terminal.sweep import status_text
-from isoembed.scratch import TRUNK
-from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder
+from isoembed.scratch import STATE, TRUNK
+from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.status import StatusReader
 from isoembed.sweep.worker import Worker
 from tests.sweep.fake import planned_run, record
@@ -184,11 +186,12 @@ def test_workers_that_went_away_fail_no_run(tmp_path: Path) -> None:
 
 def test_a_crash_seen_counts_unless_the_run_came_further(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, planned := planned_run())
-    crash = End(reason="lost-worker", words="its process ended with signal SIGSEGV")
+    crash = End(note=ended("lost-worker", "text", text="its process ended with signal SIGSEGV"))
     for steps in (5, 9, 9, 9):
         attempt = folder.claim(planned.key, tries=2)
         assert attempt is not None
-        (folder.work(attempt) / f"step-{steps:08d}").mkdir(parents=True)
+        (place := folder.work(attempt) / f"step-{steps:08d}").mkdir(parents=True)
+        (place / STATE).write_text(json.dumps({"step": steps}))
         folder.end(attempt, crash)
     assert len(folder.failures(planned.key)) == 2
     assert folder.claim(planned.key, tries=2) is None
@@ -200,7 +203,7 @@ def test_a_retry_forgets_the_failures_and_keeps_the_checkpoints(tmp_path: Path) 
     attempt = folder.claim(planned.key, tries=1)
     assert attempt is not None
     (folder.work(attempt) / "step-00000005").mkdir(parents=True)
-    folder.end(attempt, End(reason="error", words="no"))
+    folder.end(attempt, End(note=ended("error", "text", text="no")))
     assert folder.claim(planned.key, tries=1) is None
     folder.retry([planned.key])
     assert planned.key not in folder.ledger
@@ -280,7 +283,34 @@ def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) 
     (outcome,) = folder.ledger.outcomes()
     assert isinstance(outcome, FailedRun)
     assert outcome.reason == "out-of-memory"
+    assert [(each.kind, each.code) for each in outcome.notes] == [("diverged", "text"), ("out-of-memory", "text")]
     assert outcome.failures == ("diverged: it diverged", "out-of-memory: it out-of-memory")
+
+
+def test_how_an_attempt_ended_is_a_fact_in_a_file_that_keeps_its_words(tmp_path: Path) -> None:
+    """Files of before there were notes, as in a sweep that goes on, say the same."""
+    lost = End(note=ended("lost-worker", "process-ended", status=3), counts=False)
+    written = json.loads(lost.model_dump_json())
+    assert (written["reason"], written["words"]) == ("lost-worker", "its process ended with exit status 3")
+    assert End.model_validate(written) == lost
+    older = {name: value for name, value in written.items() if name != "note"}
+    read = End.model_validate(older)
+    assert (read.reason, read.words, read.counts) == (lost.reason, lost.words, False)
+
+
+def test_a_failed_record_of_words_alone_is_read() -> None:
+    few = refusal("few-pairs", batch_pairs=64, pairs=9)
+    failed = failed_run(planned_run().recipe, [LOST, End(note=ended("error", "refused", why=few))])
+    written = json.loads(failed.model_dump_json())
+    assert FailedRun.model_validate(written) == failed
+    assert FailedRun.model_validate(written).notes[1].fields["why"] == few
+    assert written["failures"] == ["lost-worker: the worker is gone", f"error: {few}"]
+    older = {name: value for name, value in written.items() if name != "notes"}
+    read = FailedRun.model_validate(older)
+    assert (read.reason, list(read.failures)) == ("error", written["failures"])
+    assert [each.kind for each in read.notes] == ["lost-worker", "error"]
+    spoilt = FailedRun.model_validate({**older, "failures": ["who knows: why"]})
+    assert spoilt.failures == ("error: who knows: why",)
 
 
 def test_a_finished_run_is_not_claimed(tmp_path: Path) -> None:

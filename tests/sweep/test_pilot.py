@@ -16,7 +16,7 @@ from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.recipe import Options
-from isoembed.records import FailedRun, Outcome
+from isoembed.records import FailedRun, Outcome, ended
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
@@ -119,7 +119,7 @@ def test_planning_again_changes_nothing(asked: SweepRequest, plan: Plan) -> None
 def test_a_failed_run_is_paid_for_and_not_asked_for_again(asked: SweepRequest) -> None:
     first = PilotPlanner(asked, []).plan()
     bad = first.runs[0]
-    failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
+    failed = FailedRun(recipe=bad.recipe, key=bad.key, notes=(ended("diverged", "text", text="x"),), created="now")
     done: list[tuple[PlannedRun, Outcome]] = [(bad, failed), *((run, record(run.recipe)) for run in first.runs[1:])]
     plan = PilotPlanner(asked, done).plan()
     assert plan.stage == "pilot 2"
@@ -233,7 +233,7 @@ def test_its_laws_recommend_by_method_whatever_the_rank(asked: SweepRequest, pla
     found = fit_pilot(folder, asked, plan.pilot)
     assert found.laws is not None
     assert found.flop == pytest.approx(plan.flop)
-    assert (found.runs, found.why, found.facts) == (len(plan.runs), plan.pilot.why, (plan.pilot.reason,))
+    assert (found.runs, found.facts) == (len(plan.runs), (plan.pilot.reason,))
     ranks = {run.recipe.method.rank for run in plan.runs if isinstance(run.recipe.method, LoRA)}
     assert len(ranks) > 1
     methods = [law.method for law in found.laws.laws]
@@ -252,5 +252,5 @@ def test_a_pilot_not_to_be_trusted_has_no_laws(asked: SweepRequest, plan: Plan, 
     assert choice is not None
     found = fit_pilot(folder, asked, choice)
     assert found.laws is None
-    assert "few-runs" in {fact.code for fact in found.facts}
-    assert "are the least" in found.why
+    few_runs = next(fact for fact in found.facts if fact.code == "few-runs")
+    assert "are the least" in few_runs.describe()

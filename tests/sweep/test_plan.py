@@ -14,7 +14,7 @@ from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms
 from isoembed.recipe import Options, Setup
-from isoembed.records import FailedRun, Ledger, Outcome
+from isoembed.records import FailedRun, Ledger, Outcome, ended
 from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
@@ -182,7 +182,7 @@ def test_planning_again_changes_nothing() -> None:
 def test_a_failed_run_does_not_hold_up_the_next_stage() -> None:
     first = Planner(request(), []).plan()
     bad = first.runs[0]
-    failed = FailedRun(recipe=bad.recipe, key=bad.key, reason="diverged", failures=("x",), created="now")
+    failed = FailedRun(recipe=bad.recipe, key=bad.key, notes=(ended("diverged", "text", text="x"),), created="now")
     done: list[tuple[PlannedRun, Outcome]] = [(bad, failed), *((run, record(run.recipe)) for run in first.runs[1:])]
     assert Planner(request(), done).plan().stage == "budget 4e+11"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from isoembed.records import FailedRun, RunRecord
+from isoembed.records import EndNote, FailedRun, RunRecord, ended
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.work import Failure, Heartbeat, StopRequestedError, work
+from isoembed.sweep.work import Heartbeat, StopRequestedError, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 
 
@@ -29,10 +29,10 @@ def test_a_failing_run_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) 
     folder.add_runs([bad, flaky, *good])
     calls: list[str] = []
 
-    def fails(planned: PlannedRun, place: Path) -> RunRecord | Failure:
+    def fails(planned: PlannedRun, place: Path) -> RunRecord | EndNote:
         calls.append(planned.key)
         if planned.key == bad.key:
-            return Failure(reason="out-of-memory", words="too large")
+            return ended("out-of-memory", "text", text="too large")
         if planned.key == flaky.key and calls.count(flaky.key) == 1:
             raise OSError("disk says no")
         return record(planned.recipe)
@@ -89,12 +89,12 @@ def test_a_run_that_ends_well_after_it_was_given_up_has_its_record(tmp_path: Pat
     folder.add_runs([planned := planned_run()])
 
     def given_up(planned: PlannedRun, place: Path) -> RunRecord:
-        assert folder.ledger.add(failed_run(planned.recipe, [End(reason="error", words="no")]))
+        assert folder.ledger.add(failed_run(planned.recipe, [End(note=ended("error", "text", text="no"))]))
         return record(planned.recipe, loss=1.0)
 
     assert work(folder, given_up) == 1
     assert not folder.ledger.add(record(planned.recipe, loss=2.0))
-    assert not folder.ledger.add(failed_run(planned.recipe, [End(reason="error", words="no")]))
+    assert not folder.ledger.add(failed_run(planned.recipe, [End(note=ended("error", "text", text="no"))]))
     (kept,) = folder.ledger.records()
     assert kept.heldout is not None
     assert kept.heldout.loss == 1.0

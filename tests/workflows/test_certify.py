@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from transformers import GPTNeoXConfig, GPTNeoXModel
 import isoembed
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
+from isoembed.encoder.exported import open_sentence_transformer
+from isoembed.encoder.statement import Fingerprint
 from isoembed.records import RECORD
 from tests.data.helpers import write_jsonl
 from tests.models import configs, tiny, tiny_tokenizer
@@ -207,18 +210,36 @@ def test_what_was_not_trained_is_no_export(whole: Path, tmp_path: Path, monkeypa
     assert not (tmp_path / "second" / "modules.json").exists()
 
 
+def like(**digests: str) -> dict[str, Fingerprint]:
+    return {name: Fingerprint((2, 3), digest) for name, digest in digests.items()}
+
+
 def test_trained_tensors_are_those_of_the_method() -> None:
-    base = Origin("m", {"a": "1", "b": "2"}, 2, frozenset({"a"}))
-    assert trained({"a": "3", "b": "2"}, 2, base)[0].passed
-    assert "b, which was not trained" in trained({"a": "3", "b": "4"}, 2, base)[0].seen
-    assert "lacks b of m" in trained({"a": "3"}, 2, base)[0].seen
-    assert "has c, which m has not" in trained({"a": "3", "b": "2", "c": "1"}, 2, base)[0].seen
+    base = Origin("m", like(a="1", b="2"), 2, frozenset({"a"}))
+    assert trained(like(a="3", b="2"), 2, base)[0].passed
+    assert "b, which was not trained" in trained(like(a="3", b="4"), 2, base)[0].seen
+    assert "lacks b of m" in trained(like(a="3"), 2, base)[0].seen
+    assert "has c, which m has not" in trained(like(a="3", b="2", c="1"), 2, base)[0].seen
     both = Origin("m", base.tensors, 2, frozenset({"a", "b"}))
-    check, untouched = trained({"a": "3", "b": "2"}, 2, both)
+    check, untouched = trained(like(a="3", b="2"), 2, both)
     assert check.passed
     assert untouched == ("b",)  # some parameters get no gradient: who writes the folder knows which
-    assert not trained({"a": "3", "b": "2"}, 2, both, known=())[0].passed
-    assert trained({"a": "3", "b": "2"}, 2, both, known=untouched)[0].passed
+    assert not trained(like(a="3", b="2"), 2, both, known=())[0].passed
+    assert trained(like(a="3", b="2"), 2, both, known=untouched)[0].passed
+
+    wider = {**like(b="2"), "a": Fingerprint((2, 4), "3")}
+    assert "has a of another shape than m" in trained(wider, 2, both)[0].seen
+
+
+def test_a_certificate_has_each_tensor_in_one_text_as_those_of_before(whole: Path) -> None:
+    """Exports that were published are asked again by what stands there."""
+    statement = json.loads((whole / "out" / CERTIFICATE).read_text())["statement"]
+    tensors = open_sentence_transformer(whole / "out", device="cpu")[0].auto_model.state_dict()
+    for name, tensor in tensors.items():
+        shape, digest = statement["tensors"][name].split(" ")
+        content = str(tensor.dtype).encode() + tensor.contiguous().numpy().tobytes()
+        assert shape == "x".join(map(str, tensor.shape))
+        assert digest == hashlib.sha256(content).hexdigest()[:16]
 
 
 def test_the_export_is_opened_in_a_new_process(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

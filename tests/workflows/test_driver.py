@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from isoembed.cli.boundary import line_of, status_of
 from isoembed.core import InputError, portable
 from isoembed.data.store import DamagedStoreError
-from isoembed.records import FailedRun
+from isoembed.records import FailedRun, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
-from isoembed.sweep.work import Failure
 from isoembed.workflows import cluster
 from isoembed.workflows.cluster import LostClusterError, _connected, _Driver, _fitting, run_on_ray
 from tests.sweep.fake import record, request
@@ -117,7 +116,7 @@ def test_every_run_ends_in_one_record(folder: SweepFolder) -> None:
     [
         (OutOfMemoryError("node low on memory"), "out-of-memory"),
         (RayError("the worker crashed"), "lost-worker"),
-        (Failure(reason="diverged", words="not finite"), "diverged"),
+        (ended("diverged", "text", text="not finite"), "diverged"),
     ],
 )
 def test_failures_are_attempts_until_the_tries_are_spent(folder: SweepFolder, result: Any, reason: str) -> None:

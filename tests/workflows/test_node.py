@@ -13,8 +13,8 @@ import pytest
 
 from isoembed.data.dataset import prepare
 from isoembed.data.packed import PackedData
+from isoembed.records import EndNote
 from isoembed.sweep.folder import Attempt
-from isoembed.sweep.work import Failure
 from isoembed.workflows import node
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 from tests.sweep.fake import planned_run
@@ -53,5 +53,6 @@ def test_a_full_disk_costs_no_run_a_try(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="No space left"):
         attempted(monkeypatch, tmp_path, OSError(errno.ENOSPC, "No space left on device"))
     failure = attempted(monkeypatch, tmp_path, OSError(errno.EIO, "Input/output error"))
-    assert isinstance(failure, Failure)
-    assert "Input/output error" in failure.words
+    assert isinstance(failure, EndNote)
+    assert failure.fields["error"] == "OSError"
+    assert "Input/output error" in failure.describe()

@@ -61,7 +61,7 @@ def grown(family: Family, asked: bool) -> tuple[Family, bool]:
     rows = family.models[0].vocab + missing
     larger = tuple(
         spec_from_config(source, depth=spec.depth, rows=rows).model_copy(
-            update={"name": spec.name, "pretraining_rate": spec.pretraining_rate}
+            update={"name": spec.name, "whole": spec.whole, "pretraining_rate": spec.pretraining_rate}
         )
         for spec in family.models
     )
@@ -118,7 +118,8 @@ def _cut_from(base: Family, spec: ModelSpec, depths: tuple[int, ...]) -> Family:
 def _named_after(spec: ModelSpec, depth: int) -> ModelSpec:
     """`spec` cut, counted from its configuration, by the name and with the peak of the whole."""
     cut = counted(spec.source, _count, depth=depth)
-    return cut.model_copy(update={"name": f"{spec.name}@{depth}", "pretraining_rate": spec.pretraining_rate})
+    named = {"name": f"{spec.name}@{depth}", "whole": spec.name}
+    return cut.model_copy(update={**named, "pretraining_rate": spec.pretraining_rate})
 
 
 def _check_one(spec: ModelSpec, asked: Reference) -> None:

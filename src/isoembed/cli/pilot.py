@@ -122,8 +122,8 @@ def _request(
 def found_note(pilot: Pilot, flop: float) -> RecipeNote:
     """What the pilot cost and came to: what a recommendation rests on, or, where it came to nothing, a warning."""
     if not pilot.runs:
-        return note("warning", "pilot-none", why=pilot.why)
-    cost = {"runs": pilot.runs, "flop": pilot.flop, "share": pilot.flop / flop, "why": pilot.why}
+        return note("warning", "pilot-none", why=pilot.facts)
+    cost = {"runs": pilot.runs, "flop": pilot.flop, "share": pilot.flop / flop, "why": pilot.facts}
     return note("warning", "pilot-in-vain", **cost) if pilot.laws is None else note("known", "pilot-ended", **cost)
 
 

@@ -59,6 +59,7 @@ class PairData:
     stats: DataStats
     facts: tuple[DataNote, ...]
     teacher: TextVectors | None = None  #: a teacher's vectors of the pairs that a run sees
+    datasets: tuple[str, ...] = ()  #: hub ids of those that `store` was made of
     clusters: npt.NDArray[np.int32] | None = None  #: of each row of `store`; None where batches do not go by them
 
     @property
@@ -160,7 +161,7 @@ def prepare(
     if len(chosen) < heldout_pairs:
         facts.append(remark("few-heldout", pairs=len(chosen), wanted=heldout_pairs))
     data = PairData(store, train, heldout_store, chosen, _stats(store, train, prompts), tuple(facts))
-    return _with_negatives(data) if store.facts.negatives else data
+    return replace(_with_negatives(data) if store.facts.negatives else data, datasets=source.datasets)
 
 
 def _skipped(store: TokenStore) -> list[DataNote]:
@@ -174,7 +175,7 @@ def remarks(store: TokenStore) -> list[DataNote]:
         if fields.in_order:
             facts.append(remark("in-order", source=fields.source, query=fields.query, positive=fields.positive))
         if fields.unexpected:
-            facts.append(remark("unread", source=fields.source, fields=", ".join(fields.unexpected)))
+            facts.append(remark("unread", source=fields.source, fields=fields.unexpected))
     if store.facts.wordless:
         facts.append(warning("wordless", wordless=store.facts.wordless, pairs=len(store)))
     return facts

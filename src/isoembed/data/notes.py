@@ -54,7 +54,8 @@ class DataNote(Note):
             "prompts of sources tell the texts of a mixed batch apart, which lowers the loss and taught a model less "
             "here; give `batch_by=source` too.",
         ),
-        "source-a-batch": ("One source a batch; of an epoch", "{parts}."),
+        "source-a-batch": ("One source a batch; of an epoch", "{parts:;}."),
+        "batches-of": ("{source} {batches:,} of {whole:,} batches ({pairs:,} pairs)",),
         "cluster-a-batch": (
             "One cluster a batch, of {clusters:,}",
             "{whole:,} of {batches:,} batches of a pass, the others of what is left of several; the clusters took "

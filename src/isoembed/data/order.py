@@ -140,11 +140,11 @@ def ordered(data: PairData, setup: Setup) -> PairData:
     data = with_clusters(data, setup.options)
     order = order_of(data, setup.options, batch_pairs=setup.batch_pairs, seed=0)
     sources = _parts(data, setup.options, data.train)
-    parts = [
-        f"{name} {count:,} of {len(order):,} batches ({len(rows):,} pairs)"
+    parts = tuple(
+        remark("batches-of", source=name, batches=count, whole=len(order), pairs=len(rows))
         for (name, rows), count in zip(sources, order.counts, strict=True)
-    ]
-    facts = [remark("source-a-batch", parts="; ".join(parts))] if len(sources) > 1 else []
+    )
+    facts = [remark("source-a-batch", parts=parts)] if len(sources) > 1 else []
     hashes = data.store.column("pair_hash")
     contents = [hashlib.sha256(hashes[rows].data).hexdigest() for _, rows in sources]
     if data.clusters is not None:

@@ -62,6 +62,7 @@ class PackedData:
     heldout: RowNumbers
     stats: DataStats
     facts: tuple[DataNote, ...]
+    datasets: tuple[str, ...] = ()
     clusters: npt.NDArray[np.int32] | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -76,6 +77,7 @@ class PackedData:
             data.heldout,
             data.stats,
             data.facts,
+            data.datasets,
             data.clusters,
         )
 
@@ -86,7 +88,9 @@ class PackedData:
         heldout_store = store if self.heldout_store is None else self.heldout_store.open(self._place)
         train, heldout = self.train.copy(), self.heldout.copy()  # views would keep what they arrived in
         clusters = None if self.clusters is None else self.clusters.copy()
-        return PairData(store, train, heldout_store, heldout, self.stats, self.facts, clusters=clusters)
+        return PairData(
+            store, train, heldout_store, heldout, self.stats, self.facts, datasets=self.datasets, clusters=clusters
+        )
 
     def forget(self) -> None:
         """Remove what was unpacked on this machine; the pairs are not to be opened again."""

@@ -106,7 +106,7 @@ def escape(text: str) -> str:
 def _front_matter(
     record: RunRecord, base: BaseCard, scores: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
 ) -> str:
-    source, parts = record.recipe.model.source, record.recipe.data.source.split(",")
+    source = record.recipe.model.source
     # `nano/...` ships with isoembed and a folder is this machine's: neither is a base model that the hub knows
     on_hub = HUB_ID.fullmatch(source) is not None and not source.startswith("nano/")
     data = ModelCardData(
@@ -114,7 +114,7 @@ def _front_matter(
         license=base.license,
         **hub_labels("isoembed"),
         base_model=source if on_hub else base.hub_id,
-        datasets=list(dict.fromkeys(found[1] for part in parts if (found := _DATASET.match(part)))) or None,
+        datasets=list(_datasets_of_older(record) if record.datasets is None else record.datasets) or None,
         model_name=record.recipe.model.name if scores else None,  # the hub's name for whose results these are
         eval_results=[
             EvalResult(
@@ -130,6 +130,12 @@ def _front_matter(
         or None,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _datasets_of_older(record: RunRecord) -> dict[str, None]:
+    """The datasets of a record of before these were kept: as its data are called."""
+    parts = record.recipe.data.source.split(",")
+    return dict.fromkeys(found[1] for part in parts if (found := _DATASET.match(part)))
 
 
 def _recipe_rows(record: RunRecord) -> list[tuple[str, str]]:

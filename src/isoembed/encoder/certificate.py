@@ -37,15 +37,14 @@ from isoembed.encoder.exported import (
 )
 from isoembed.encoder.load import load_base, looks_ahead
 from isoembed.encoder.statement import (
+    Fingerprint,
     Probe,
     Reading,
     Statement,
     Written,
-    digest_of,
-    digests,
+    fingerprints,
     ids_apart,
     probed,
-    shape_of,
     vectors_apart,
 )
 from isoembed.methods import Adapters
@@ -108,30 +107,31 @@ class Origin:
     """The base model that a folder should come from."""
 
     name: str
-    tensors: dict[str, str]  #: digests by name
+    tensors: dict[str, Fingerprint]  #: by name
     blocks: int
     trained: frozenset[str] | None  #: names of what the method changes; None: not known
-    projection: str | None = None  #: digest of the untrained one
+    projection: Fingerprint | None = None  #: of the untrained one
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
         """What `recipe` starts from, which must be at hand, and what its method trains."""
         base = load_base(recipe)
         dense = encoder_of(base, recipe).dense
-        blocks, before = len(blocks_of(base)), digests(base)  # some methods change the model that they are applied to
+        before = fingerprints(base)  # some methods change the model that they are applied to
+        blocks = len(blocks_of(base))
         if isinstance(recipe.method, Adapters):  # merged into the layers that they adapt
             changes = {f"{layer}.weight" for layer in recipe.method.layers(base)}
         else:
             applied = recipe.method.apply(base)
             every = applied.named_parameters(remove_duplicate=False)  # a tied tensor is stored under each of its names
             changes = {name for name, value in every if value.requires_grad}
-        projection = None if dense is None else digest_of(dense.weight)
+        projection = None if dense is None else Fingerprint.of(dense.weight)
         return cls(recipe.model.name, before, blocks, frozenset(changes), projection)
 
     @classmethod
     def of_model(cls, name: str, base: nn.Module) -> Origin:
         """`base`, where it is not known what was trained of it."""
-        return cls(name, digests(base), len(blocks_of(base)), None)
+        return cls(name, fingerprints(base), len(blocks_of(base)), None)
 
 
 @checked
@@ -148,7 +148,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     checks = list(_adapters(folder, inner))
     try:
         model = open_sentence_transformer(folder, device="cpu")
-        tensors = digests(model[0].auto_model)
+        tensors = fingerprints(model[0].auto_model)
         checks.append(ModelCheck(name="opens", passed=True, seen=f"{len(tensors)} tensors"))
         checks.append(_as_stated(tensors, earlier.statement))
         checks += _projection(model, earlier.statement, None if record is None else record.recipe)
@@ -158,7 +158,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks += _texts(written, earlier.statement)
         if origin is not None:
             dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
-            projection = None if dense is None else digest_of(dense.weight)
+            projection = None if dense is None else Fingerprint.of(dense.weight)
             checks.append(trained(tensors, blocks, origin, projection, known=earlier.untouched)[0])
     except InputError as error:
         name = "reads texts" if any(check.name == "opens" for check in checks) else "opens"
@@ -319,11 +319,11 @@ def _attention(transformer: Any) -> ModelCheck:
     return ModelCheck(name="attention", passed=back_only or not looks_back_only(transformer), seen=seen)
 
 
-def _as_stated(tensors: dict[str, str], statement: Statement | None) -> ModelCheck:
+def _as_stated(tensors: Mapping[str, Fingerprint], statement: Statement | None) -> ModelCheck:
     if statement is None:
         return ModelCheck(name="tensors", passed=None, seen="no certificate.json to compare with")
-    stated = statement.tensors
-    other = [name for name in {**stated, **tensors} if stated.get(name) != tensors.get(name)]
+    stated, found = statement.tensors, {name: str(tensor) for name, tensor in tensors.items()}
+    other = [name for name in {**stated, **found} if stated.get(name) != found.get(name)]
     if not other:
         return ModelCheck(name="tensors", passed=True, seen=f"{len(tensors)} as stated")
     seen = f"{len(other)} of {len(stated)} tensors are others ({some(other)})"
@@ -337,7 +337,7 @@ def _projection(model: Any, statement: Statement | None, recipe: Recipe | None) 
     expected = stated if recipe is None else recipe.options.dimensions
     if dense is None and expected is None and stated is None:
         return
-    found = None if dense is None else digest_of(dense.weight)
+    found = None if dense is None else str(Fingerprint.of(dense.weight))
     width = "no projection" if dense is None else f"{dense.in_features} to {dense.out_features} dimensions"
     known = statement is not None or recipe is not None
     faults = {
@@ -351,19 +351,19 @@ def _projection(model: Any, statement: Statement | None, recipe: Recipe | None) 
 
 
 def trained(
-    tensors: Mapping[str, str],
+    tensors: Mapping[str, Fingerprint],
     blocks: int,
     origin: Origin,
-    projection: str | None = None,
+    projection: Fingerprint | None = None,
     *,
     known: Collection[str] | None = None,
 ) -> tuple[ModelCheck, tuple[str, ...]]:
-    """Whether a model of `tensors`, and of a learned `projection` of that digest, was trained from `origin` by its
+    """Whether a model of `tensors`, and of such a learned `projection`, was trained from `origin` by its
     method, and the tensors that were trained and did not change: none but those of which that is `known`, where
     anything is (some get no gradient)."""
     base, name = origin.tensors, origin.name
     changed = {each for each in base.keys() & tensors.keys() if tensors[each] != base[each]}
-    reshaped = sorted(each for each in changed if shape_of(tensors[each]) != shape_of(base[each]))
+    reshaped = sorted(each for each in changed if tensors[each].shape != base[each].shape)
     beyond = [] if origin.trained is None else sorted(changed - origin.trained)
     untouched = [] if origin.trained is None else sorted(origin.trained - changed)
     lost = [each for each in untouched if known is not None and each not in known]

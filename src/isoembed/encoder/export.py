@@ -27,7 +27,7 @@ from isoembed.encoder.certificate import (
     trained,
 )
 from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, POOLING_MODES
-from isoembed.encoder.statement import digests, state
+from isoembed.encoder.statement import Fingerprint, fingerprints, state
 from isoembed.encoder.tokenizer import plain
 from isoembed.methods.qlora import unpacked
 from isoembed.recipe import Recipe
@@ -105,7 +105,7 @@ def export(
 
 
 def _certify(
-    stage: Path, embedder: Embedder, weights: Mapping[str, str], recipe: Recipe | None, *, afresh: bool
+    stage: Path, embedder: Embedder, weights: Mapping[str, Fingerprint], recipe: Recipe | None, *, afresh: bool
 ) -> None:
     """Write the certificate of the model in `stage`; raises ExportError where it fails."""
     file = stage / CERTIFICATE
@@ -113,7 +113,8 @@ def _certify(
     file.write_text(stated.model_dump_json(), encoding="utf-8")
     found = examine_afresh(stage) if afresh else examine(stage)
     if recipe is not None:
-        projection = None if stated.statement is None else stated.statement.projection
+        dense = embedder.encoder.dense
+        projection = None if dense is None else Fingerprint.of(dense.weight)
         check, untouched = trained(weights, recipe.model.blocks, Origin.of(recipe), projection)
         found = found.model_copy(update={"checks": (*found.checks, check), "untouched": untouched})
     if not found.passed:
@@ -142,14 +143,14 @@ def _save_adapter(model: Any, folder: Path) -> None:
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _save_source(embedder: Embedder, source: Path) -> dict[str, str]:
-    """Write model and tokenizer to `source` as transformers' own folder; the digests of the tensors."""
+def _save_source(embedder: Embedder, source: Path) -> dict[str, Fingerprint]:
+    """Write model and tokenizer to `source` as transformers' own folder; what the tensors are."""
     model = _plain(embedder.encoder.model)
     model.save_pretrained(source)
     saved = plain(embedder.tokenizer)
     saved.padding_side = "right"
     saved.save_pretrained(source)
-    return digests(model)
+    return fingerprints(model)
 
 
 def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransformer:

@@ -125,10 +125,11 @@ def spec_from_config(source: str, *, depth: int | None = None, rows: int | None 
         grow_table(model, rows)
     place = resolve(source)
     file = gguf_file(source)
-    name = (file.stem if file else place.rstrip("/").rsplit("/", 1)[-1]) + (f"@{depth}" if depth else "")
+    name = file.stem if file else place.rstrip("/").rsplit("/", 1)[-1]
     stored = None if file is None else stored_file(Path(place))
+    cut = {} if depth is None else {"name": f"{name}@{depth}", "depth": depth, "whole": name}
     counts = spec_of(model, name=name, source=source, cut=depth is not None)
-    return counts.model_copy(update={"depth": depth, "file": stored})
+    return counts.model_copy(update={**cut, "file": stored})
 
 
 def _context(config: PreTrainedConfig, name: str) -> int:

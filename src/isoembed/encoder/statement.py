@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class Reading(Frozen):
 class Statement(Reading):
     """What the model in memory was."""
 
-    tensors: dict[str, str]  #: the digest of each of the transformer, by name
+    tensors: dict[str, str]  #: the fingerprint of each of the transformer, by name
     projection: str | None = None  #: that of the learned projection
     tolerance: float  #: the longest difference between vectors in memory and as written
     probes: tuple[Probe, ...]
@@ -136,8 +136,8 @@ class Written:
         return found
 
 
-def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
-    """What `embedder` is; `tensors` are the digests of what is written of it."""
+def state(embedder: Embedder, tensors: Mapping[str, Fingerprint]) -> Statement:
+    """What `embedder` is; `tensors` are what is written of it."""
     on_cpu = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in embedder.encoder.parameters())
     dense = embedder.encoder.dense
     return Statement(
@@ -146,27 +146,32 @@ def state(embedder: Embedder, tensors: Mapping[str, str]) -> Statement:
         prompts=embedder.encoder.prompts,
         pooling=embedder.encoder.pooling,
         dimensions=None if dense is None else dense.out_features,
-        tensors=dict(tensors),
-        projection=None if dense is None else digest_of(dense.weight),
+        tensors={name: str(tensor) for name, tensor in tensors.items()},
+        projection=None if dense is None else str(Fingerprint.of(dense.weight)),
         tolerance=_NEAR if on_cpu else _NEAR_ROUNDED,
         probes=probed(Remembered(embedder)),
     )
 
 
-def digests(model: nn.Module) -> dict[str, str]:
-    """Each tensor of `model`'s state by name: its shape and 16 hex digits of its SHA-256, `24x96 0123456789abcdef`."""
-    return {name: digest_of(value) for name, value in model.state_dict().items()}
+class Fingerprint(NamedTuple):
+    """What a tensor is: its shape, and 16 hex digits of its SHA-256."""
+
+    shape: tuple[int, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Fingerprint:
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        return cls(tuple(tensor.shape), hashlib.sha256(str(tensor.dtype).encode() + content).hexdigest()[:16])
+
+    def __str__(self) -> str:
+        """As a certificate has it, `24x96 0123456789abcdef`."""
+        return f"{'x'.join(map(str, self.shape))} {self.digest}"
 
 
-def digest_of(tensor: torch.Tensor) -> str:
-    """The shape of `tensor` and 16 hex digits of its SHA-256."""
-    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{'x'.join(map(str, tensor.shape))} {hashlib.sha256(str(tensor.dtype).encode() + content).hexdigest()[:16]}"
-
-
-def shape_of(digest: str) -> str:
-    """The shape in what `digests` gives of a tensor."""
-    return digest.rpartition(" ")[0]
+def fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
+    """Each tensor of `model`'s state by name."""
+    return {name: Fingerprint.of(value) for name, value in model.state_dict().items()}
 
 
 def probed(reader: Reader) -> tuple[Probe, ...]:

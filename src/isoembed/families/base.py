@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isoembed.core import Count, Frozen, InputError, PositiveInt, checked, number_of
 
@@ -44,6 +44,7 @@ class ModelSpec(Frozen):
     depth: PositiveInt | None = Field(
         None, description="the first so many of the blocks at `source`, with its final norm; None: all of them"
     )
+    whole: str | None = Field(None, description="name of the model that it is cut from; None where it is whole")
     file: StoredFile | None = Field(None, description="the file at `source`; None for a folder of safetensors")
     hidden: PositiveInt
     vocab: PositiveInt
@@ -62,6 +63,14 @@ class ModelSpec(Frozen):
     head_width: PositiveInt | None = Field(None, description="heads x mean head size where that is not `hidden`")
     context: PositiveInt = Field(description="longest sequence in tokens")
     pretraining_rate: float | None = Field(None, gt=0, description="published peak learning rate of pretraining")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_file(cls, given: Any) -> Any:
+        """A cut model of before `whole` was kept is called NAME@DEPTH."""
+        if not isinstance(given, dict) or given.get("depth") is None or given.get("whole") is not None:
+            return given
+        return {**given, "whole": str(given.get("name")).removesuffix(f"@{given['depth']}")}
 
     @property
     def blocks(self) -> int:
@@ -95,11 +104,6 @@ class ModelSpec(Frozen):
         cut = "" if self.depth is None else f", cut to {number_of(self.depth, 'block')}"
         return f"{self.source}{stored}{cut}"
 
-    @property
-    def whole_name(self) -> str:
-        """The name of the model that this one is cut from; its own where it is whole."""
-        return self.name if self.depth is None else self.name.removesuffix(f"@{self.depth}")
-
     def first(self, depth: int) -> ModelSpec:
         """The model cut to its first `depth` blocks, named NAME@DEPTH; itself where these are all.
 
@@ -115,6 +119,7 @@ class ModelSpec(Frozen):
             update={
                 "name": f"{self.name}@{depth}",
                 "depth": depth,
+                "whole": self.name,
                 "block_params": self.block_params[:depth],
                 "idle_block_params": self.idle_block_params[:depth],
                 "bias_params": self._within(self.bias_params, self.outer_bias_params, depth),

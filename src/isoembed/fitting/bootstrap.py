@@ -17,7 +17,7 @@ from isoembed.core import Frozen, InputError
 from isoembed.fitting.fit import Fit, Solver, solve
 from isoembed.fitting.intervals import Interval, expanded_tail, finite, percentile
 from isoembed.fitting.isoflop import Optimum, surface_optimum
-from isoembed.fitting.notes import FitNote, reason
+from isoembed.fitting.notes import FitNote, interval_note, reason
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points, Rows
 from isoembed.notes import refusal
@@ -156,7 +156,7 @@ def _loose_exponents(boot: Bootstrap) -> list[FitNote]:
     exponents = [p.name for p in boot.law.parameters if p.low > 0 and p.name not in boot.fit.held]
     intervals = {name: interval for name, interval in boot.intervals().items() if name in exponents}
     return [
-        reason("loose", parameter=name, interval=interval.describe())
+        reason("loose", parameter=name, interval=interval_note(interval))
         for name, interval in intervals.items()
         if interval.ends[1] - interval.ends[0] > boot.fit.params[name]
     ]

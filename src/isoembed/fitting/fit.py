@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -11,7 +12,7 @@ from pydantic import Field, computed_field
 
 from isoembed.core import InputError, Summarised
 from isoembed.fitting.minimise import Minimum, Problem, minimise
-from isoembed.fitting.notes import FitNote, reason
+from isoembed.fitting.notes import FitNote, reason, remark
 from isoembed.laws.base import Law, Units
 from isoembed.laws.points import Floats, Points
 from isoembed.notes import Noted
@@ -92,9 +93,19 @@ class Fit(Summarised, Noted):
         params = {name: f"{value:.6g}" for name, value in self.params.items()}
         return {"law": self.law, "points": f"{self.n_points}", **params, "status": self.describe()}
 
+    @property
+    def reasons(self) -> tuple[FitNote, ...]:
+        """Every reason behind a status other than good."""
+        return tuple(each for each in self.facts if each.kind == "reason")
+
+    @property
+    def standing(self) -> FitNote:
+        """The status with every reason behind it."""
+        return remark("standing", status=self.status if self.reasons else "good", why=self.reasons)
+
     def describe(self) -> str:
         """The status as a sentence."""
-        return "good" if not self.why else f"{self.status}: {'; '.join(self.why)}"
+        return self.standing.describe()
 
 
 #: no parameter
@@ -189,11 +200,12 @@ def solve(solver: Solver, delta: float | None) -> tuple[Solver, Fit, Floats]:
     less, found, its_minima = best
     if not less.absent:
         return best
-    zeros = " and ".join(name for name, value in less.absent.items() if value == 0 and solver.law.is_linear(name))
-    others = [name for name in less.absent if not solver.law.is_linear(name)]
+    zeros = tuple(name for name, value in less.absent.items() if value == 0 and solver.law.is_linear(name))
+    others = tuple(name for name in less.absent if not solver.law.is_linear(name))
     # infinite where the full law has too many parameters for the points
-    known = {"zeros": zeros, "change": f"{best_value - full_value:+.1f}", "runs": len(solver.points)}
-    with_them = {"others": " and ".join(others)} if others else {}
+    change = best_value - full_value if math.isfinite(full_value) else ()
+    known = {"zeros": zeros, "change": change, "runs": len(solver.points)}
+    with_them = {"others": others} if others else {}
     held = FitNote(kind="held", code="zero-with" if others else "zero", fields=known | with_them)
     return less, found.model_copy(update={"facts": (held, *found.facts)}), its_minima
 

@@ -102,7 +102,7 @@ def _checked(laws: LawSet, group: Group) -> LawFile:
     if law is None:
         known = ", ".join(str(law.method) for law in laws.laws)
         raise InputError(f"A level is that of laws' own methods, here {known}; got runs of {group.method}. Drop them.")
-    differ = [words for name, words in law.settings.differences(group.settings).items() if name not in _OF_DATA]
+    differ = [str(each) for name, each in law.settings.differences(group.settings).items() if name not in _OF_DATA]
     if differ:
         raise InputError(f"Runs that set a law's level may differ from its own in data alone: {'; '.join(differ)}.")
     return law

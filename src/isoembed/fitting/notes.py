@@ -14,6 +14,7 @@ from isoembed.notes import Note, Noted
 FitNoteKind = Literal["reason", "held", "remark"]
 
 _OUTSIDE = "outside what uncertainty and noise allow ({allowed})"
+_NO_SIZE = "its law has no N"
 
 _SENTENCES: dict[str, tuple[str, ...]] = {
     # why a fit is not good
@@ -33,12 +34,12 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "other-shape": ("these runs lie {misfit:.1f} times their noise around one level", "the shape is another there"),
     # what was held
     "zero": (
-        "{zeros} held at 0",
-        "not distinguishable from zero (AICc {change} without, by {runs} runs)",
+        "{zeros:and} held at 0",
+        "not distinguishable from zero (AICc {change:+.1f|-inf} without, by {runs} runs)",
     ),
     "zero-with": (
-        "{zeros} held at 0, and with it {others}",
-        "not distinguishable from zero (AICc {change} without, by {runs} runs)",
+        "{zeros:and} held at 0, and with it {others:and}",
+        "not distinguishable from zero (AICc {change:+.1f|-inf} without, by {runs} runs)",
     ),
     # why a forecast of held-out runs, or of runs elsewhere, is not good
     "nothing-left": ("nothing is left to fit",),
@@ -71,7 +72,8 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "subsample-repeated": ("R* from {kept:,} of {rows:,} rows that repeat, spread evenly over epochs",),
     "far-above": ("{runs} pilot runs far above the envelope left out",),
     "left-out": ("{method} left out", "{error}"),
-    "no-size": ("{law} left out of forecasts", "its law has no N"),
+    "no-size": ("{law} left out of forecasts", _NO_SIZE),
+    "sizeless": (_NO_SIZE,),
     "reads-no-tokens": ("the {law} law reads no D", "what repeated data are worth is not measured"),
     # columns of a table
     "flop-broken": ("{column} is no positive number in {rows:,} rows, as row {row}", "not compared with 6 N D"),
@@ -112,6 +114,30 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "no-law": ("left out, of methods that no law applies to", "{runs}"),
     "no-law-fitted": ("No law could be fitted", "{error}"),
     "other-runs": ("The {law} law was fitted to other runs than this ledger's.",),
+    # what notes tell of
+    "standing": ("{status}{why:?: {why:;}}",),
+    "interval": ("{value:.4g|none} [{low:.4g|unbounded below}, {high:.4g|unbounded above}]",),
+    "shares": ("{low:+.1%|-inf%} to {high:+.1%|+inf%}",),
+    "nats": ("{nats:+.3f} nats (standard error {error:.3f})",),
+    "among": ("{runs:@run} of {recipes:@recipe}, {low:.1f} to {high:.1f} epochs",),
+    "r-star": ("R* = {interval}, from {among}",),
+    "r-star-least": (
+        "R* = {interval}, from {among}; the least there is",
+        "repeats are worth nothing, or do harm, which no R* can say",
+    ),
+    "r-star-alone": ("R* = {value:.3g|no bound}, without an interval (no bootstrap), from {among}",),
+    "r-star-open": (
+        "R* is not identified{least:?, {least:.3g} or more}",
+        "what {among}, cost is within a noise of {noise:.2g} in ln loss",
+    ),
+    "not-forecast-there": ("{why:;} ({runs:@run} of {source})",),
+    "forecast-there": (
+        "{runs:@run} of {source} lie {off:+.1%} from the forecast in steps on average (allowed {allowed}), root mean "
+        "square {error:.1%}",
+    ),
+    "unchecked-there": ("not checked at this batch and context",),
+    "failed-biased": ("checked there, {law}", "biased, {why:;}"),
+    "failed-too-few-runs": ("checked there, {law}", "too few runs, {why:;}"),
     # a law's file
     "unsealed": ("the law's file is of before files had digests", "that it was changed by hand would not be noticed"),
     # read from JSON of before there were notes
@@ -154,9 +180,23 @@ def remark(code: str, **fields: Any) -> FitNote:
 
 def off(code: str, bias: float, allowed: Interval, **fields: Any) -> FitNote:
     """Why a forecast is biased: ln(observed / forecast) lies at `bias`, outside the interval `allowed`."""
-    low, high = allowed.ends  # of which one may be infinite
     side = "above" if bias > 0 else "below"
-    return reason(code, off=abs(math.expm1(bias)), side=side, allowed=f"{low:+.1%} to {high:+.1%}", **fields)
+    return reason(code, off=abs(math.expm1(bias)), side=side, allowed=shares(allowed), **fields)
+
+
+def interval_note(interval: Interval) -> FitNote:
+    """An interval and the value in it."""
+    return remark("interval", value=known(interval.value), low=known(interval.low), high=known(interval.high))
+
+
+def shares(interval: Interval) -> FitNote:
+    """The ends of an interval of relative differences."""
+    return remark("shares", low=known(interval.low), high=known(interval.high))
+
+
+def known(value: float | None) -> float | tuple[()]:
+    """A number as a note has it, nothing where there is none."""
+    return () if value is None else value
 
 
 #: what a law gets whose file has no digest

@@ -18,15 +18,16 @@ Shapes: B bootstrap samples (row 0: the fit), R runs that repeat, G grid points.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from isoembed.core import Frozen, PositiveInt, number_of
+from isoembed.core import Frozen, PositiveInt
 from isoembed.fitting.intervals import Interval, percentile
 from isoembed.fitting.minimise import huber_sum
-from isoembed.fitting.notes import FitNote, remark
+from isoembed.fitting.notes import FitNote, interval_note, known, remark
 from isoembed.laws.base import Law
 from isoembed.laws.points import Floats, Points
 
@@ -119,20 +120,22 @@ class Repetition(Frozen):
         """R* of the fit and of each draw (1 + B,)."""
         return np.array([MOST if self.r_star.value is None else self.r_star.value, *self.draws])
 
-    def describe(self) -> str:
-        """R* with its interval, or that there is none, in words."""
-        low, high = self.epochs
-        among = f"{number_of(self.runs, 'run')} of {number_of(self.recipes, 'recipe')}, {low:.1f} to {high:.1f} epochs"
+    @property
+    def seen(self) -> FitNote:
+        """R* with its interval, or that there is none."""
+        of: dict[str, Any] = {
+            "among": remark("among", runs=self.runs, recipes=self.recipes, low=self.epochs[0], high=self.epochs[1])
+        }
         if not self.draws:
-            value = "no bound" if self.r_star.value is None else f"{self.r_star.value:.3g}"
-            return f"R* = {value}, without an interval (no bootstrap), from {among}"
+            return remark("r-star-alone", value=known(self.r_star.value), **of)
         if not self.identified:
-            least = "" if self.r_star.low is None else f", {self.r_star.low:.3g} or more"
-            return f"R* is not identified{least}: what {among}, cost is within a noise of {self.noise:.2g} in ln loss"
-        harm = (
-            "; the least there is: repeats are worth nothing, or do harm, which no R* can say" if self.worthless else ""
-        )
-        return f"R* = {self.r_star.describe()}, from {among}{harm}"
+            return remark("r-star-open", least=known(self.r_star.low), noise=self.noise, **of)
+        code = "r-star-least" if self.worthless else "r-star"
+        return remark(code, interval=interval_note(self.r_star), **of)
+
+    def describe(self) -> str:
+        """The same in words."""
+        return self.seen.describe()
 
 
 def measure(

@@ -136,9 +136,7 @@ def _with_widths(law_file: LawFile, group: Group) -> LawFile:
     """The law with what other dimensions cost, where there were runs of them."""
     widths = tuple(each.measured(law_file.run_noise) for each in group.widths)
     facts = [
-        remark(
-            "width", dimensions=each.dimensions, cost=each.describe(), model=each.model, flop=each.flop, runs=each.runs
-        )
+        remark("width", dimensions=each.dimensions, cost=each.cost, model=each.model, flop=each.flop, runs=each.runs)
         for each in widths
     ]
     return law_file.model_copy(update={"widths": widths}).with_facts(*facts) if widths else law_file

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from isoembed.core import Frozen, InputError, number_of
+from isoembed.core import Frozen, InputError
 from isoembed.fitting.intervals import Interval, percentile
-from isoembed.fitting.notes import Judged
+from isoembed.fitting.notes import FitNote, Judged, remark, shares
 from isoembed.fitting.settings import Settings
 from isoembed.laws.points import Floats
 
@@ -62,16 +62,14 @@ class TransferCheck(Judged):
         """Batch in pairs and context in tokens."""
         return self.settings.batch_pairs, self.settings.context_tokens
 
-    def describe(self) -> str:
-        """What was seen, in a sentence."""
-        runs = f"{number_of(self.n_runs, 'run')} of {self.source}"
+    @property
+    def seen(self) -> FitNote:
+        """What was seen."""
+        known = {"runs": self.n_runs, "source": self.source}
         if self.steps is None or self.steps.bias.value is None:
-            return f"{self.why} ({runs})"
-        low, high = self.steps.bias.ends
-        return (
-            f"{runs} lie {self.steps.bias.value:+.1%} from the forecast in steps on average (allowed {low:+.1%} to "
-            f"{high:+.1%}), root mean square {self.steps.error:.1%}"
-        )
+            return remark("not-forecast-there", why=self.facts, **known)
+        off, allowed = self.steps.bias.value, shares(self.steps.bias)
+        return remark("forecast-there", off=off, allowed=allowed, error=self.steps.error, **known)
 
 
 def tokens_to_law_units(law: Settings, step_tokens: float) -> float:
@@ -100,7 +98,7 @@ def comparable(law: Settings, there: Settings) -> None:
     differs = law.differences(there)
     if "context_tokens" in differs:
         differs.pop("data", None)  # pairs cut elsewhere have another fingerprint
-    words = [said for name, said in differs.items() if name not in ("batch_pairs", "context_tokens")]
+    words = [str(each) for name, each in differs.items() if name not in ("batch_pairs", "context_tokens")]
     if words:
         raise InputError(
             f"Runs that check a law may differ from its own in batch and context alone: {'; '.join(words)}. Run them "

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from isoembed.core import Frozen, PositiveInt
+from isoembed.fitting.notes import FitNote, remark
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ class MeasuredWidth(Frozen):
     loss: float = Field(gt=0, description="nats without the projection")
     runs: PositiveInt = Field(description="with the projection")
 
-    def describe(self) -> str:
-        """In words."""
+    @property
+    def cost(self) -> FitNote:
+        """The same in nats."""
         nats, error = self.loss * math.expm1(self.offset), self.loss * math.exp(self.offset) * self.error
-        return f"{nats:+.3f} nats (standard error {error:.3f})"
+        return remark("nats", nats=nats, error=error)
 
 
 def _mean_log(losses: Sequence[float]) -> float:

@@ -64,7 +64,7 @@ class Adapters(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.dense:
-            raise unsuited(self.label, model.name, "dense layers inside the blocks", "Use norms instead.")
+            raise unsuited(self.label, model.name, "dense layers inside the blocks", ["norms"])
         if model.idle_params:
             raise InputError(refusal("experts", method=self.label, model=model.name))
 

@@ -95,6 +95,6 @@ def not_trained(method: type[BaseMethod]) -> InputError:
     return InputError(f"`{method.called()}` is not trained any more: {method.retired}.")
 
 
-def unsuited(method: str, model: str, need: str, remedy: str) -> InputError:
-    """The error of a method on a model that lacks what it needs."""
-    return InputError(refusal("unsuited", method=method, model=model, need=need, remedy=remedy))
+def unsuited(method: str, model: str, need: str, instead: Sequence[str]) -> InputError:
+    """The error of a method on a model that lacks what it needs: what that is called, and methods that do without."""
+    return InputError(refusal("unsuited", method=method, model=model, need=need, remedy=tuple(instead)))

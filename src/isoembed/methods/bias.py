@@ -11,8 +11,8 @@ from isoembed.methods.base import BaseMethod, unsuited
 if TYPE_CHECKING:
     from torch import nn
 
-#: what it trains, and what to do without
-_NEED = ("a model with bias vectors", "Use norms, the vectors that it has, or full, freeze or lora.")
+#: what it trains, and what to use without
+_NEED = ("a model with bias vectors", ("norms", "full", "freeze", "lora"))
 
 
 class Bias(BaseMethod):

@@ -49,7 +49,7 @@ class Freeze(BaseMethod):
 
     def check(self, model: ModelSpec) -> None:
         if not model.blocks:
-            raise unsuited(self.name, model.name, "transformer blocks", "Use full instead.")
+            raise unsuited(self.name, model.name, "transformer blocks", ["full"])
 
     def cost(self, model: ModelSpec) -> Cost:
         self.check(model)

@@ -14,8 +14,8 @@ from isoembed.methods.base import BaseMethod, unsuited
 if TYPE_CHECKING:
     from torch import nn
 
-#: what it trains, and what to do without
-_NEED = ("norms with weights", "Use full, freeze or lora instead.")
+#: what it trains, and what to use without
+_NEED = ("norms with weights", ("full", "freeze", "lora"))
 
 
 class Norms(BaseMethod):

@@ -59,7 +59,7 @@ def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotT
     candidates = sorted((each for each in target.candidates if posterior.knows(each)), key=lambda each: each.key)
     notes = list(posterior.unfit.values())
     if unseen := sorted({each.method for each in target.candidates} - set(posterior.laws) - set(posterior.unfit)):
-        notes.append(warning("no-runs-of-method", methods=", ".join(unseen)))
+        notes.append(warning("no-runs-of-method", methods=tuple(unseen)))
     if runs < LEAST_RUNS:
         notes.append(warning("few-runs", runs=runs, steps=LEAST_STEPS, least=LEAST_RUNS))
     if not candidates:
@@ -69,8 +69,8 @@ def decision_from(posterior: Posterior, done: Sequence[PilotRun], target: PilotT
         )  # fmt: skip
     samples = CandidateSamples(posterior.log_loss(candidates))
     best = samples.best
-    if (fitted := posterior.laws[candidates[best].method].fit).why:
-        notes.append(warning("not-good", method=candidates[best].method, status=fitted.describe()))
+    if (fitted := posterior.laws[candidates[best].method].fit).reasons:
+        notes.append(warning("not-good", method=candidates[best].method, status=fitted.standing))
     beyond = target.flop / max(run.planned.flop for run in done)
     if beyond > 10:
         notes.append(warning("far", ratio=beyond))

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.notes import reason
 from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
+from isoembed.recipe import SetupNote
 from isoembed.recommendation.candidates import methods_on
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.request import CompleteRequest
@@ -46,27 +48,27 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
     holding = _holding(laws, request, differs)
     if not holding:
         failed = [
-            f"checked there, {law.method or law.law}: {at.verdict.replace('-', ' ')}, {at.why}"
+            reason(f"failed-{at.verdict}", law=law.method or law.law, why=at.facts)
             for law, at in checks(laws, request)
             if at is not None and at.verdict != "holds"
         ]
-        words = "; ".join([*differs.values(), *failed])
+        why = (*differs.values(), *failed)
         if other_settings:
             both: tuple[Kind, ...] = ("warning", "no-forecast")
-            return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=words) for kind in both))
+            return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=why) for kind in both))
         raise InputError(
-            f"A law holds for the settings of its runs: {words}. Ask for those, check it against runs there "
-            "(`isoembed validate`), fit a law to runs of yours, or say `other_settings`."
+            f"A law holds for the settings of its runs: {'; '.join(map(str, why))}. Ask for those, check it against "
+            "runs there (`isoembed validate`), fit a law to runs of yours, or say `other_settings`."
         )
     factor = tokens_to_law_units(laws.settings, request.step_tokens)
     notes = [note("known", "steps", worth=factor)]
     for law, at in checks(laws, request):
         name = law.method or law.law
         if at is not None and at.verdict == "holds":
-            notes.append(note("known", "checked", law=name, seen=at.describe()))
+            notes.append(note("known", "checked", law=name, seen=at.seen))
         else:
-            why = "not checked at this batch and context" if at is None else at.why
-            notes.append(note("warning", "left-out", law=name, why=why))
+            against = (reason("unchecked-there"),) if at is None else at.facts
+            notes.append(note("warning", "left-out", law=name, why=against))
     return Applicable(LawSet(laws=tuple(holding)), factor, tuple(notes))
 
 
@@ -84,8 +86,8 @@ def _holding(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -
     return [law.model_copy(update={"alternatives": ()}) for law in holding]
 
 
-def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, str]:
-    """Where the request's settings differ from those of the law's runs, in words; raises InputError for another
+def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, SetupNote]:
+    """Where the request's settings differ from those of the law's runs; raises InputError for another
     family."""
     settings = laws.settings
     if settings.family is None:
@@ -104,4 +106,4 @@ def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, str]:
     ):
         request = request.projected(None)  # what they cost was measured
     differs = settings.differences(request.settings)
-    return {name: words for name, words in differs.items() if name not in _OF_LEVEL}
+    return {name: each for name, each in differs.items() if name not in _OF_LEVEL}

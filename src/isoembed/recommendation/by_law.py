@@ -5,8 +5,8 @@ Shapes: K candidates.
 
 from __future__ import annotations
 
-from isoembed.core import number_of
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.notes import reason
 from isoembed.fitting.repetition import ONE_EPOCH, PRETRAINING_R_STAR_SOURCE
 from isoembed.laws import law_named
 from isoembed.notes import refusal_of
@@ -24,8 +24,6 @@ _RUNNERS_UP = 4
 _NAMED = 6
 #: below this probability of being the best a method is out of contention, and what its law lacks changes no decision
 _IN_CONTENTION = 0.01
-#: why a law is left out of a decision
-_NO_SIZE = "its law has no N"
 
 
 def by_law(
@@ -65,7 +63,7 @@ def by_law(
             _chosen_by(laws, forecasts),
             *_rests_on(forecasts, recipe),
             *(each for each in found.notes if each.kind != "no-forecast"),
-            *(note("warning", "left-out", law=each.method or each.law, why=_NO_SIZE) for each in unsized),
+            *(note("warning", "left-out", law=each.method or each.law, why=reason("sizeless")) for each in unsized),
             *_warnings(laws, forecasts, recipe),
             *reasons[:1],
         ),
@@ -88,13 +86,13 @@ def by_law(
 
 
 def _chosen_by(laws: LawSet, forecasts: Forecasts) -> RecipeNote:
-    along = " along its depth" if laws.settings.along == "depth" else ""
+    family = laws.settings.family
     return note(
         "basis",
         "by-law",
         law=forecasts.candidates[forecasts.samples.best].law.law,
-        family=f"{laws.settings.family}{along}",
-        candidates=number_of(len(forecasts.candidates), "candidate"),
+        family=note("basis", "along-depth", family=family) if laws.settings.along == "depth" else family,
+        candidates=len(forecasts.candidates),
     )
 
 
@@ -130,7 +128,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
     """What is known of the best candidate and what is assumed."""
     request, candidate = forecasts.request, forecasts.candidates[forecasts.samples.best]
     law = candidate.law
-    names = " and ".join(other.law for other in law.alternatives)
+    names = tuple(other.law for other in law.alternatives)
     notes = [
         note(
             "known",
@@ -146,7 +144,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *request.speed_notes,
         *request.rate_notes(recipe),
         request.data_note,
-        *([note("assumed", "law-of-the-end", rule=str(rule))] if (rule := recipe.early_stopping).evaluates else []),
+        *([note("assumed", "law-of-the-end", rule=rule)] if (rule := recipe.early_stopping.note) is not None else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),
         *request.teacher_notes(recipe),
         *_limit_notes(forecasts, candidate),
@@ -155,7 +153,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
     if _borrows_repeats(forecasts, recipe):
         notes.append(note("assumed", "repeats-borrowed", source=PRETRAINING_R_STAR_SOURCE))
     elif (recipe.epochs or 0) > ONE_EPOCH and law.repetition is not None:
-        notes.append(note("known", "repeats-measured", r_star=law.repetition.describe()))
+        notes.append(note("known", "repeats-measured", r_star=law.repetition.seen))
     return notes
 
 
@@ -171,7 +169,7 @@ def _width_notes(candidate: Candidate, recipe: Recipe) -> list[RecipeNote]:
     if (width := candidate.width) is None:
         return []
     fields = {"dimensions": width.dimensions, "model": width.model, "flop": width.flop, "runs": width.runs}
-    notes = [note("known", "projected", cost=width.describe(), **fields)]
+    notes = [note("known", "projected", cost=width.cost, **fields)]
     if not 0.5 <= recipe.flop / width.flop <= 2.0:
         notes.append(note("assumed", "projected-elsewhere", flop=width.flop))
     return notes
@@ -197,14 +195,13 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
     notes = []
     if request.options.dimensions is not None and candidate.width is not None:
         models = dict.fromkeys(each.model for each in law.widths if each.dimensions == request.options.dimensions)
-        notes.append(
-            note("warning", "projected-alone", models=", ".join(models), dimensions=request.options.dimensions)
-        )
+        notes.append(note("warning", "projected-alone", models=tuple(models), dimensions=request.options.dimensions))
     if names := list(dict.fromkeys(each.name for each in forecasts.left_out)):
-        few = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
-        notes.append(note("warning", "not-considered", farthest=FARTHEST, candidates=few))
+        few, more = names[:_NAMED], len(names) - _NAMED
+        ends = [note("warning", "and-more", last=few.pop(), more=more)] if more > 0 else []
+        notes.append(note("warning", "not-considered", farthest=FARTHEST, candidates=(*few, *ends)))
     notes += [
-        note("warning", "not-good", law=each.method or each.law, status=each.describe())
+        note("warning", "not-good", law=each.method or each.law, status=each.standing)
         for each in laws.laws
         if each.status != "good" and (each is law or _probability(forecasts, each) >= _IN_CONTENTION)
     ]
@@ -215,7 +212,7 @@ def _warnings(laws: LawSet, forecasts: Forecasts, recipe: Recipe) -> list[Recipe
     if settings.tokenizer is not None and data.tokenizer not in (None, settings.tokenizer):
         notes.append(note("warning", "other-tokenizer"))
     if recipe.steps < MIN_STEPS:
-        notes.append(note("warning", "few-steps", steps=recipe.steps, least=MIN_STEPS, remedy=""))
+        notes.append(note("warning", "few-steps", steps=recipe.steps, least=MIN_STEPS, remedy=()))
     if request.constraints.repeats != "muennighoff":
         notes += _repeat_warnings(laws, law, request, recipe)
     in_vain = law.repetition is not None and law.repetition.worthless
@@ -238,7 +235,7 @@ def _repeat_warnings(laws: LawSet, law: LawFile, request: CompleteRequest, recip
     notes = []
     if asked.repeats == "measured":
         unmeasured = [each.method or each.law for each in laws.laws if each.repetition is None]
-        notes += [note("warning", "repeats-unmeasured", laws=", ".join(unmeasured))] if unmeasured else []
+        notes += [note("warning", "repeats-unmeasured", laws=tuple(unmeasured))] if unmeasured else []
         if asked.epochs is None and found is not None and found.worthless:
             notes.append(note("warning", "repeats-worthless"))
     if found is None or epochs <= ONE_EPOCH:
@@ -246,7 +243,7 @@ def _repeat_warnings(laws: LawSet, law: LawFile, request: CompleteRequest, recip
     if found.worthless:
         notes.append(note("warning", "repeats-harm"))
     if not found.identified:
-        notes.append(note("warning", "repeats-uncertain", r_star=found.describe()))
+        notes.append(note("warning", "repeats-uncertain", r_star=found.seen))
     if epochs > found.epochs[1]:
         notes.append(note("warning", "many-epochs", epochs=epochs, measured=found.epochs[1]))
     return notes

@@ -30,7 +30,6 @@ _PAPER_SETUP = (1024, 75)
 _WHOLE = 0.99
 #: the provisional rule for the size tells nothing within this factor either way
 BRACKET = 10.0
-_PILOT = "run a pilot first (`isoembed run` with `pilot`)"
 
 
 def by_rule(request: CompleteRequest) -> Recommendation:
@@ -65,7 +64,7 @@ def by_rule(request: CompleteRequest) -> Recommendation:
     notes += [*request.teacher_notes(recipe), *request.limit_notes(flop, recipe.model)]
     notes += repeated(recipe)
     if isinstance(method, LoRA) and rule is not None:
-        notes.append(note("known", "lora-ranks", ranks=" or ".join(map(str, rule.ranks))))
+        notes.append(note("known", "lora-ranks", ranks=rule.ranks))
         notes.append(note("assumed", "lora-alpha", alpha=method.alpha))
     return Recommendation(
         budget=request.budget,
@@ -92,7 +91,7 @@ def _choose_method(request: CompleteRequest) -> tuple[Method, list[RecipeNote]]:
         why = note(kind, "method-published", flop=rule.full_up_to_flop, source=rule.source)
         method, notes = _by_published_rule(request, rule), [note("basis", "published-rule"), why]
     if not request.constraints.allows(method):
-        raise InputError(refusal("rule-method", method=method.name, allowed=", ".join(allowed or ())))
+        raise InputError(refusal("rule-method", method=method.name, allowed=allowed or ()))
     return method, notes
 
 
@@ -120,7 +119,7 @@ def _candidates(request: CompleteRequest, method: Method) -> list[RankedRecipe]:
             continue
         notes = request.unspent(flop, recipe)
         if recipe.steps < MIN_STEPS:
-            fields = {"steps": recipe.steps, "least": MIN_STEPS, "remedy": "; lower `batch_pairs`"}
+            fields = {"steps": recipe.steps, "least": MIN_STEPS, "remedy": ("`batch_pairs`",)}
             notes.insert(0, note("warning", "few-steps", **fields))
         candidates.append(
             RankedRecipe(recipe=recipe, tokens_per_param=recipe.train_tokens / spec.params, notes=tuple(notes))
@@ -168,15 +167,9 @@ def _size(
     names, chosen = [spec.name for spec in request.models], best.recipe.model.name
     place = names.index(chosen)
     smaller, larger = names[max(0, place - 1) : place], names[place + 1 : place + 2]
-    why = note(
-        "assumed",
-        "size-provisional",
-        rule=family.size_rule,
-        either=" and ".join((*smaller, *larger)) or "no other size",
-        low=low,
-        high=high,
-    )
-    return [note("basis", "provisional", tokens_per_param=wanted, pilot=_PILOT), why], (*smaller, chosen, *larger)
+    fields = {"rule": family.size_rule, "either": (*smaller, *larger), "low": low, "high": high}
+    why = note("assumed", "size-provisional", **fields)
+    return [note("basis", "provisional", tokens_per_param=wanted), why], (*smaller, chosen, *larger)
 
 
 def _ends(request: CompleteRequest, candidate: RankedRecipe) -> bool:

@@ -205,8 +205,6 @@ def methods_on(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list
 
 
 def _nothing_allowed(laws: LawSet, request: CompleteRequest) -> Refusal:
-    asked = request.method.label if request.method else ", ".join(request.constraints.methods or ("any",))
-    fitted = (
-        ", ".join(tested.label for law in laws.laws for tested in law.tested_settings) or "no method that is known here"
-    )
+    asked = (request.method.label,) if request.method else request.constraints.methods or ("any",)
+    fitted = tuple(tested.label for law in laws.laws for tested in law.tested_settings)
     return refusal("law-method", fitted=fitted, asked=asked)

@@ -143,8 +143,8 @@ class Frontier:
         kept_K = ~(low_K | by_chance_K) | far
         kept = [candidate for candidate, keep in zip(within, kept_K, strict=True) if keep]
         if not kept:
-            seen = "forecast no better than chance" if by_chance_K.any() else "forecast next to no loss"
-            how = seen if within else min(reach, key=lambda each: each.farthest).describe()
+            seen = refusal("no-better-than-chance" if by_chance_K.any() else "next-to-no-loss")
+            how = seen if within else min(reach, key=lambda each: each.farthest).facts
             low, high = (end(law.range["flop"][i] for law in self.laws.laws) for i, end in ((0, min), (1, max)))
             known = {"farthest": FARTHEST, "low": low, "high": high, "flop": flop, "nearest": how}
             raise OutOfReachError(refusal("law-range", **known))

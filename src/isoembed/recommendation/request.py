@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from isoembed.budget import Budget
-from isoembed.core import Count, InputError, number_of
+from isoembed.core import Count, InputError
 from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import RateRule
@@ -226,15 +226,15 @@ class CompleteRequest(Setup, Request):
                 note(
                     "warning",
                     "data-end",
-                    epochs=number_of(recipe.train_tokens / unique, "epoch"),
+                    epochs=recipe.train_tokens / unique,
                     tokens=recipe.train_tokens,
                     unspent=100 * (1 - recipe.train_tokens / paid),
-                    remedy=f" (`epochs={epochs}` would repeat them)" if more else "",
+                    remedy=epochs if more else (),
                 )
             ]
         if asked is not None and recipe.train_tokens < 0.99 * asked * unique:
             done = recipe.train_tokens / unique
-            return [note("warning", "budget-end", epochs=done, asked=number_of(asked, "epoch"))]
+            return [note("warning", "budget-end", epochs=done, asked=asked)]
         return []
 
     def limit_notes(self, flop: float, model: ModelSpec) -> list[RecipeNote]:
@@ -244,7 +244,7 @@ class CompleteRequest(Setup, Request):
         notes = []
         if limits and self.model is None:
             fields = {"left": len(left), "sizes": len(self.family.models), "largest": left[-1].name}
-            notes.append(note("known", "limited", limits=" and ".join(f"`{name}`" for name in limits), **fields))
+            notes.append(note("known", "limited", limits=tuple(f"`{name}`" for name in limits), **fields))
         if tokens:
             cost = flop - self.constraints.training_flop(flop, model)
             notes.append(note("known", "serving", tokens=tokens, flop=cost, share=cost / flop))

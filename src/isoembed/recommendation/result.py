@@ -12,7 +12,7 @@ from isoembed.fitting.bootstrap import Crossover
 from isoembed.fitting.intervals import Interval
 from isoembed.notes import Noted
 from isoembed.recipe import Recipe
-from isoembed.recommendation.notes import RecipeNote
+from isoembed.recommendation.notes import RecipeNote, note
 
 
 class RankedRecipe(Noted):
@@ -70,16 +70,21 @@ class Extrapolation(Frozen):
         """Whether it lies beyond the runs at either end."""
         return self.farthest > 1.01
 
-    def describe(self) -> str:
-        """`8x beyond the largest fitted budget`, or that all lies within."""
+    @property
+    def facts(self) -> tuple[RecipeNote, ...]:
+        """In what it lies beyond the runs, or that all lies within."""
         ends = (
             ("budget", self.flop, self.below),
             ("model", self.params, self.params_below),
             ("number of tokens", self.tokens, self.tokens_below),
         )
-        beyond = [f"{ratio:.2g}x beyond the largest fitted {name}" for name, ratio, _ in ends if ratio > 1.01]
-        beyond += [f"{1 / ratio:.2g}x below the smallest fitted {name}" for name, _, ratio in ends if ratio < 0.99]
-        return ", ".join(beyond) or "within the fitted budgets, sizes and tokens"
+        beyond = [note("known", "beyond", ratio=ratio, what=name) for name, ratio, _ in ends if ratio > 1.01]
+        beyond += [note("known", "below", ratio=1 / ratio, what=name) for name, _, ratio in ends if ratio < 0.99]
+        return tuple(beyond) or (note("known", "within"),)
+
+    def describe(self) -> str:
+        """`8x beyond the largest fitted budget`, or that all lies within."""
+        return ", ".join(map(str, self.facts))
 
 
 class NextRun(Frozen):

@@ -41,6 +41,12 @@ class ForecastPoint:
     loss: Interval
 
 
+def fitted_budgets(laws: LawSet) -> tuple[float, float]:
+    """Smallest and largest budget that any law was fitted to of those that choose a size, FLOP."""
+    ranges = [law.range["flop"] for law in sized(laws)[0].laws]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
 class ForecastGrid:
     """The laws on the sizes of `family`, trained as their runs were on `data` (None: the paper's corpus, without end),
     ready to be asked; laws without N, which name no size, are left out.  Raises InputError where none has it."""
@@ -53,8 +59,7 @@ class ForecastGrid:
     @property
     def fitted(self) -> tuple[float, float]:
         """Smallest and largest budget that any law was fitted to, FLOP."""
-        ranges = [law.range["flop"] for law in self.laws.laws]
-        return min(low for low, _ in ranges), max(high for _, high in ranges)
+        return fitted_budgets(self.laws)
 
     @cached_property
     def budgets(self) -> list[Forecasts]:

@@ -13,7 +13,7 @@ from isoembed.recipe import Recipe
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.result import RankedRecipe, Recommendation
 from isoembed.report.data import ReportData
-from isoembed.report.forecast_grid import BEYOND
+from isoembed.report.forecast_grid import BEYOND, fitted_budgets
 from isoembed.report.terminal.laws import law_rows
 from isoembed.report.terminal.layout import duration, si
 from isoembed.report.terminal.recommendation import device_rows, recipe_rows
@@ -24,9 +24,8 @@ _STOPS = 41
 def stop_budgets(report_data: ReportData) -> list[Budget]:
     """Budgets of three digits, even in ln C, from the smallest fitted one to `BEYOND` times the largest."""
     assert report_data.laws is not None
-    ranges = [law.range["flop"] for law in report_data.laws.laws]
-    low, high = min(low for low, _ in ranges), BEYOND * max(high for _, high in ranges)
-    texts = dict.fromkeys(f"{flop:.3g}" for flop in np.geomspace(low, high, _STOPS))
+    low, high = fitted_budgets(report_data.laws)
+    texts = dict.fromkeys(f"{flop:.3g}" for flop in np.geomspace(low, BEYOND * high, _STOPS))
     return [Budget.parse(text) for text in texts]
 
 
@@ -88,7 +87,7 @@ def shown(report_data: ReportData, recommendation: Recommendation) -> dict[str, 
 def in_a_sentence(recipe: Recipe) -> str:
     """The recipe as a person reads it aloud: `Fine-tune the first 3 blocks of smollm2-135m fully on 5,200 pairs.`"""
     method, model = recipe.method, recipe.model
-    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.whole_name}"
+    what = model.name if model.depth is None else f"the first {model.depth} blocks of {model.whole}"
     by = {"full": "fully", "bias": "in its biases alone", "norms": "in its norms alone"}.get(method.name)
     if isinstance(method, Freeze):
         by = f"in the last {method.fraction:.0%} of its blocks"

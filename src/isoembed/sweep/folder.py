@@ -33,12 +33,10 @@ from pydantic import Field, ValidationError, computed_field, model_validator
 
 from isoembed.core import Frozen, write_atomically
 from isoembed.recipe import Recipe
-from isoembed.records import FailedRun, Ledger
+from isoembed.records import EndNote, FailedRun, Ledger, Reason, ended
 from isoembed.scratch import STEPS, TRUNK, clock, own_place, remove, step_of
 from isoembed.sweep.stage import Stage
 from isoembed.sweep.worker import Worker
-
-Reason = Literal["out-of-memory", "diverged", "lost-worker", "error"]
 
 #: a heartbeat that was watched for so long without a change means a lost worker
 STALE_SECONDS = 90.0
@@ -90,14 +88,35 @@ class PlannedRun(Frozen):
 class End(Frozen):
     """How an attempt ended without a record."""
 
-    reason: Reason | Literal["stopped"]
-    words: str
+    note: EndNote
     counts: bool = Field(True, description="as a failure of the run itself; what was merely stopped never does")
     steps: int = Field(0, description="of the newest checkpoint that the attempt had when it ended")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_file(cls, given: Any) -> Any:
+        """A file of before there were notes has their words alone."""
+        if not isinstance(given, dict):
+            return given
+        others = {name: value for name, value in given.items() if name not in ("reason", "words")}
+        if "note" in others or not given.keys() >= {"reason", "words"}:
+            return others
+        return {"note": {"kind": given["reason"], "code": "text", "fields": {"text": given["words"]}}} | others
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reason(self) -> Reason | Literal["stopped"]:
+        return self.note.kind
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def words(self) -> str:
+        """What was seen of it."""
+        return self.note.describe()
+
 
 #: of an attempt whose worker went away, nobody knows why: killed, with its machine or its sweep as a whole
-LOST = End(reason="lost-worker", words="the worker is gone", counts=False)
+LOST = End(note=ended("lost-worker", "gone"), counts=False)
 
 
 @dataclass
@@ -179,7 +198,7 @@ class SweepFolder:
         except FileExistsError:
             return None
         if key in self.ledger:  # a rival finished between the first look and the claim
-            self.end(attempt, End(reason="stopped", words="the record was there already"))
+            self.end(attempt, End(note=ended("stopped", "overtaken")))
             return None
         return attempt
 
@@ -346,13 +365,10 @@ class SweepFolder:
 
 def failed_run(recipe: Recipe, failures: list[End]) -> FailedRun:
     """The record of a run that is given up after these failures."""
-    reason = failures[-1].reason
-    assert reason != "stopped"
     return FailedRun(
         recipe=recipe,
         key=recipe.key,
-        reason=reason,
-        failures=tuple(f"{end.reason}: {end.words}" for end in failures),
+        notes=tuple(end.note for end in failures),
         machine={"host": platform.node(), "python": platform.python_version(), "system": platform.system()},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 from isoembed.budget import Budget
-from isoembed.core import InputError, number_of
+from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
@@ -30,7 +31,7 @@ from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner, branch_of, variants
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.stage import REASONS, REMEDIES, Stage, skip
+from isoembed.sweep.stage import SkipCount, SkipRemedy, Stage, skip
 
 #: in this order methods enter while the allowance pays for their start
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
@@ -250,11 +251,11 @@ class PilotPlanner(Planner):
             trunk_flop=share * budget if branches else 0.0,
         )
 
-    def _left_out_most(self) -> dict[str, str]:
+    def _left_out_most(self) -> dict[str, Any]:
         """Why runs are left out, and what would have those of the most frequent reason."""
         reasons = Counter(each.fact.code for each in self.skipped).most_common()
-        why = ", ".join(f"{REASONS[code]} ({number_of(count, 'run')})" for code, count in reasons)
-        return {"why": why, "remedy": REMEDIES[reasons[0][0]]}
+        why = tuple(SkipCount(code=code, fields={"runs": count}) for code, count in reasons)
+        return {"why": why, "remedy": SkipRemedy(code=reasons[0][0])}
 
 
 def _rungs(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:

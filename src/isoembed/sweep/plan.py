@@ -34,7 +34,7 @@ from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
 from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
 from isoembed.records import FailedRun, Outcome, RunRecord
-from isoembed.sweep.folder import PlannedRun
+from isoembed.sweep.folder import LOST, PlannedRun
 from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import unfit
 from isoembed.sweep.request import RateSearch, SweepRequest, some_of
@@ -81,8 +81,7 @@ def at_most(request: SweepRequest) -> Plan:
     runs: dict[str, PlannedRun] = {}
     while True:
         failed = [
-            (run, FailedRun(recipe=run.recipe, key=key, reason="error", failures=(), created=""))
-            for key, run in runs.items()
+            (run, FailedRun(recipe=run.recipe, key=key, notes=(LOST.note,), created="")) for key, run in runs.items()
         ]
         plan = Planner(request, failed).plan()
         if plan.complete:

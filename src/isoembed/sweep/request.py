@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from isoembed.core import LARGEST, Frozen, InputError, write_once
 from isoembed.families.base import Family, ModelSpec
-from isoembed.recipe import DataStats, PartialSetup, Precision, Setup
+from isoembed.recipe import DataStats, PartialSetup, Precision, Setup, SetupNote, differs
 from isoembed.recommendation.constraints import LimitName, SizeLimits
 from isoembed.records import REQUEST as REQUEST  # in the ledger
 from isoembed.sweep.repetition import MAX_PAIR_EPOCHS
@@ -104,7 +104,7 @@ class SweepRequest(SizeLimits, Setup):
             raise ValueError(f"a pilot for {self.target_flop:.3g} FLOP needs an allowance: name `allowance_flop`")
         return self
 
-    def differences(self, other: PartialSetup) -> dict[str, str]:
+    def differences(self, other: PartialSetup) -> dict[str, SetupNote]:
         """As of setups; where both are sweeps, of all else that was asked for too, what was left open included."""
         found = super().differences(other)
         if not isinstance(other, SweepRequest):
@@ -113,7 +113,7 @@ class SweepRequest(SizeLimits, Setup):
         for name in SweepRequest.model_fields.keys() - PartialSetup.model_fields.keys() - self.MEASURED:
             values[name] = getattr(self, name), getattr(other, name)
         return found | {
-            name: f"`{name}` {there!s:.80} there, {here!s:.80} here"
+            name: differs(f"`{name}`", f"{there!s:.80}", f"{here!s:.80}")
             for name, (there, here) in sorted(values.items())
             if there != here
         }
@@ -140,7 +140,9 @@ def keep_request(ledger: Path, request: SweepRequest) -> SweepRequest:
     write_once(ledger / REQUEST, kept.model_dump_json(indent=1) + "\n")
     first = load_request(ledger)
     if found := first.differences(request):
-        raise InputError(f"{ledger} holds another sweep already ({'; '.join(found.values())}); give another `out`.")
+        raise InputError(
+            f"{ledger} holds another sweep already ({'; '.join(map(str, found.values()))}); give another `out`."
+        )
     return first
 
 

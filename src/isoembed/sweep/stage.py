@@ -141,6 +141,26 @@ class SkipNote(Note):
     sentences: ClassVar = {kind: (REASONS[kind], words) for kind, words in _NUMBERS.items()}
 
 
+class SkipCount(Note):
+    """How many runs are left out for one kind of reason, of those that do not name a method."""
+
+    kind: Literal["left-out-runs"] = "left-out-runs"
+    code: SkipKind
+
+    sentences: ClassVar = {
+        kind: (f"{words} ({{runs:@run}})",) for kind, words in REASONS.items() if kind != "method-unpaid"
+    }
+
+
+class SkipRemedy(Note):
+    """What would have runs planned that are left out."""
+
+    kind: Literal["remedy"] = "remedy"
+    code: SkipKind
+
+    sentences: ClassVar = {kind: (words,) for kind, words in REMEDIES.items()}
+
+
 def skip(code: SkipKind, **fields: Any) -> SkipNote:
     """Why a run is left out."""
     return SkipNote(code=code, fields=fields)

@@ -15,11 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field
-
-from isoembed.core import Frozen, no_room
-from isoembed.records import RunRecord
-from isoembed.sweep.folder import Attempt, End, PlannedRun, Reason, SweepFolder
+from isoembed.core import no_room
+from isoembed.records import EndNote, RunRecord, ended
+from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder
 
 #: seconds between two heartbeats
 HEARTBEAT_SECONDS = 10.0
@@ -35,16 +33,9 @@ _PAUSES = (0.5, 2.0, 5.0, 10.0)
 Result = TypeVar("Result")
 
 
-class Failure(Frozen):
-    """What a trainer returns in place of a record where a run cannot end well."""
-
-    reason: Reason
-    words: str = Field(description="rule, value, remedy")
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The failure of a trainer that raised `error`."""
-        return cls(reason="error", words=f"{type(error).__name__}: {error}")
+def raised(error: Exception) -> EndNote:
+    """How an attempt ended of which the trainer raised `error`."""
+    return ended("error", "raised", error=type(error).__name__, text=str(error))
 
 
 class StopRequestedError(Exception):
@@ -52,10 +43,11 @@ class StopRequestedError(Exception):
 
 
 #: how an attempt ends that was asked to stop
-STOPPED = End(reason="stopped", words="stopped by a signal")
+STOPPED = End(note=ended("stopped", "signal"))
 
-#: trains a run in a folder that may hold checkpoints of an earlier attempt
-TrainRun = Callable[[PlannedRun, Path], RunRecord | Failure]
+#: trains a run in a folder that may hold checkpoints of an earlier attempt; returns how it failed in place of a record
+#: where it cannot end well
+TrainRun = Callable[[PlannedRun, Path], RunRecord | EndNote]
 
 
 def work(
@@ -137,19 +129,19 @@ def _attempt(folder: SweepFolder, run: PlannedRun, attempt: Attempt, train: Trai
     except Exception as error:  # whatever it is, it must not take the other runs with it
         if no_room(error):  # it would be the same for every run, and is no fault of this one
             with suppress(OSError):
-                folder.end(attempt, End(reason="stopped", words=str(error)))
+                folder.end(attempt, End(note=ended("stopped", "text", text=str(error))))
             raise
-        outcome = Failure.of(error)
+        outcome = raised(error)
     finally:
         over.set()
         heartbeat.join()
     return patiently(lambda: settle(folder, attempt, outcome))
 
 
-def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | Failure) -> bool:
+def settle(folder: SweepFolder, attempt: Attempt, outcome: RunRecord | EndNote) -> bool:
     """Write down how an attempt ended; True where that is the run's record."""
-    if isinstance(outcome, Failure):
-        folder.end(attempt, End(reason=outcome.reason, words=outcome.words))
+    if isinstance(outcome, EndNote):
+        folder.end(attempt, End(note=outcome))
         return False
     folder.keep_trunk(attempt)  # before the runs that extend this one can be planned
     written = folder.ledger.add(outcome)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from isoembed.core import Count, Frozen, InputError
 from isoembed.recipe import Precision, Recipe
 from isoembed.records import HeldoutPoint, Inherited, LossPoint, RunRecord
-from isoembed.scratch import STEPS, TRUNK, own_place, remove, step_folder
+from isoembed.scratch import STATE, STEPS, TRUNK, own_place, remove, step_folder
 from isoembed.training.distributed import rank
 from isoembed.training.sharding import part_like, whole
 
@@ -93,7 +93,7 @@ def save_checkpoint(
             save_file(tensors, partial / f"{name}.safetensors")
         save_file(moments, partial / "optimizer.safetensors")
         save_file(random, partial / "random.safetensors")
-        (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
+        (partial / STATE).write_text(state.model_dump_json() + "\n", encoding="utf-8")
     except (OSError, SafetensorError):  # a full disk gets its room back
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -112,7 +112,7 @@ def begun_precision(folder: Path) -> Precision | None:
     """The precision of the run whose checkpoints are in `folder`; None where there are none to read."""
     for newest in checkpoints(folder)[-1:]:
         with suppress(OSError, ValidationError):  # `load_checkpoint` says that it is damaged
-            return LoopState.model_validate_json((newest / "state.json").read_bytes()).precision
+            return LoopState.model_validate_json((newest / STATE).read_bytes()).precision
     return None
 
 
@@ -129,7 +129,7 @@ def load_checkpoint(
     newest = found[-1]
     remedy = f"remove {newest} to go on from the one before, or give another `out`"
     try:
-        state = LoopState.model_validate_json((newest / "state.json").read_bytes())
+        state = LoopState.model_validate_json((newest / STATE).read_bytes())
         weights = load_file(newest / "model.safetensors")
         moments = load_file(newest / "optimizer.safetensors")
         random = load_file(newest / "random.safetensors")
@@ -189,7 +189,7 @@ def trunk_state(trunk: Path, origin: RunRecord) -> LoopState:
             f"or the run had too few steps. Name that run's `cache`, or {remedy}."
         )
     try:
-        state = LoopState.model_validate_json((found[-1] / "state.json").read_bytes())
+        state = LoopState.model_validate_json((found[-1] / STATE).read_bytes())
     except (OSError, ValidationError) as error:
         raise InputError(f"The checkpoint {found[-1]} is damaged ({type(error).__name__}); {remedy}.") from error
     if not state.losses or state.losses != origin.loss_curve[: state.step]:
@@ -214,7 +214,7 @@ def branch(trunk: Path, folder: Path, recipe: Recipe, origin: RunRecord) -> None
     source, partial = checkpoints(trunk)[-1], own_place(folder) / ".partial"
     remove(partial)
     shutil.copytree(source, partial)
-    (partial / "state.json").write_text(state.model_dump_json() + "\n", encoding="utf-8")
+    (partial / STATE).write_text(state.model_dump_json() + "\n", encoding="utf-8")
     partial.replace(folder / source.name)
 
 

@@ -43,6 +43,7 @@ def record_of(
         recipe=recipe,
         key=recipe.key,
         data_fingerprint=str(data.stats.fingerprint),
+        datasets=data.datasets,
         forward_params=cost.forward,
         backward_params=cost.backward,
         updated_params=cost.updated,

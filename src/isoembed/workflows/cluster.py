@@ -3,7 +3,7 @@
     driver (this file)                          node (`isoembed.workflows.node`)
     claim_next   one attempt a task      --->   open the sweep (pairs, tokenizer, tasks), once a process
     heartbeat    for all in flight              execute (the same as a local worker's)
-    settle       record or failure       <---   RunRecord or Failure
+    settle       record or failure       <---   RunRecord or EndNote
 
 Only the driver touches the ledger's attempts and records, through the calls that local workers use; both may work on
 one ledger at the same time.  What nodes need travels through Ray's object store, or lies on a shared file system.
@@ -34,14 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 from isoembed.core import InputError, portable, system_error
 from isoembed.data.packed import PackedData
-from isoembed.records import RunRecord
+from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import LOST, Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.request import load_request
 from isoembed.sweep.work import (
     HEARTBEAT_SECONDS,
     STOPPED,
-    Failure,
     Heartbeat,
     claim_next,
     end_for,
@@ -318,13 +317,13 @@ class _Driver:
         """Write down how a task ended; what would fail every run, a setup or a full disk, ends the sweep."""
         attempt = self.in_flight[task]
         errors = self.ray.exceptions
-        outcome: RunRecord | Failure | None
+        outcome: RunRecord | EndNote | None
         try:
             outcome = self.ray.get(task)
         except errors.TaskCancelledError:
             outcome = None
         except errors.OutOfMemoryError as error:  # Ray killed the worker before the node ran out
-            outcome = Failure(reason="out-of-memory", words=_first_line(error))
+            outcome = ended("out-of-memory", "text", text=_first_line(error))
         except errors.RayTaskError as error:
             problem = InputError(f"A node cannot work on the sweep: {error.cause or error}")
             if error.cause is not None and system_error(error.cause) is not None:
@@ -332,12 +331,14 @@ class _Driver:
             raise problem from error
         except (errors.NodeDiedError, errors.LocalRayletDiedError) as error:
             del self.in_flight[task]
-            self.folder.end(attempt, LOST.model_copy(update={"words": _first_line(error)}))
+            self.folder.end(
+                attempt, LOST.model_copy(update={"note": ended("lost-worker", "text", text=_first_line(error))})
+            )
             self.sent = 0.0  # look at once whether it was the node that the driver goes through
             time.sleep(LOST_PAUSE_SECONDS)
             return
         except errors.RayError as error:
-            outcome = Failure(reason="lost-worker", words=_first_line(error))
+            outcome = ended("lost-worker", "text", text=_first_line(error))
         del self.in_flight[task]
         if outcome is None:
             self.folder.end(attempt, STOPPED)

@@ -14,9 +14,9 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task
+from isoembed.notes import refusal_of
 from isoembed.recipe import Options, Recipe
-from isoembed.records import Heldout, RunRecord, ScoreName
-from isoembed.sweep.work import Failure
+from isoembed.records import EndNote, Heldout, RunRecord, ScoreName, ended
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError, run
@@ -38,11 +38,12 @@ class RunContext:
     untrained: dict[tuple[str, int | None, float, str, Options], Heldout] = field(default_factory=dict)
 
 
-def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool = False) -> RunRecord | Failure:
+def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool = False) -> RunRecord | EndNote:
     """Train `recipe` in `workdir`, from its newest checkpoint where it holds one; score the model where `scored`.
 
-    Returns the record, or a Failure for what this recipe cannot do here: memory that runs out, a loss that diverges,
-    data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in `workdir`.
+    Returns the record, or what failed where this recipe cannot be trained here: memory that runs out, a loss that
+    diverges, data or weights that are not the recipe's.  Raises StoppedError after a signal, with a checkpoint in
+    `workdir`.
     """
     began, begun_before = time.perf_counter(), bool(checkpoints(workdir))
     base = (recipe.model.source, recipe.model.depth, recipe.temperature, recipe.pooling, recipe.options)
@@ -58,14 +59,14 @@ def execute(recipe: Recipe, workdir: Path, context: RunContext, *, scored: bool 
     except StoppedError:
         raise
     except DivergedError as error:
-        return Failure(reason="diverged", words=str(error))
+        return ended("diverged", "refused", why=refusal_of(error))
     except OutOfMemoryError as error:
-        return Failure(reason="out-of-memory", words=str(error))
+        return ended("out-of-memory", "refused", why=refusal_of(error))
     except InputError as error:
-        return Failure(reason="error", words=str(error))
+        return ended("error", "refused", why=refusal_of(error))
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            return Failure(reason="out-of-memory", words=str(error))
+            return ended("out-of-memory", "text", text=str(error))
         raise
     if not begun_before:  # of an earlier attempt's steps the record counts the seconds too
         beside = max(0.0, time.perf_counter() - began - record.wall_seconds)

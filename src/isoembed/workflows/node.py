@@ -13,11 +13,11 @@ import torch
 from isoembed.core import InputError, no_room
 from isoembed.data.packed import PackedData
 from isoembed.evaluation.tasks import Task
-from isoembed.records import RunRecord
+from isoembed.records import EndNote, RunRecord
 from isoembed.scratch import own_folder, scratch
 from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.request import REQUEST, SweepRequest
-from isoembed.sweep.work import Failure
+from isoembed.sweep.work import raised
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import RunContext, execute
@@ -39,7 +39,7 @@ class NodePayload:
 
 def attempt_run(
     run: PlannedRun, attempt: Attempt, shared_ledger: Path | None, payloads: list[ObjectRef[NodePayload]], threads: int
-) -> RunRecord | Failure | None:
+) -> RunRecord | EndNote | None:
     """The task: one attempt at a run; None where it was interrupted.  Raises only what stands in every run's way."""
     torch.set_num_threads(threads)
     context = _open(payloads[0])
@@ -59,7 +59,7 @@ def attempt_run(
     except Exception as error:  # whatever it is, it must not take the other runs with it
         if no_room(error):  # no fault of this run's
             raise
-        return Failure.of(error)
+        return raised(error)
 
 
 def forget(payloads: list[ObjectRef[NodePayload]]) -> None:

@@ -52,11 +52,6 @@ class Pilot:
     facts: tuple[PilotNote | FitNote | Refusal, ...]
     """why it ended; where there are no laws, why not"""
 
-    @property
-    def why(self) -> str:
-        """The same in words."""
-        return "; ".join(fact.describe() for fact in self.facts)
-
 
 def pilot_draft(
     family: Family, setup: Setup, methods: Sequence[str], target_flop: float, allowance_flop: float

@@ -26,11 +26,11 @@ from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Full
 from isoembed.recipe import Precision, Recipe, check_trained, price_of, solve
-from isoembed.records import RunRecord
+from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
-from isoembed.sweep.work import Failure, StopRequestedError, end_for, work
+from isoembed.sweep.work import StopRequestedError, end_for, work
 from isoembed.training.checkpoint import branch, checkpoints
 from isoembed.training.execution import Execution
 from isoembed.training.loop import StoppedError
@@ -159,7 +159,7 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
         except KeyboardInterrupt:
             return 0
 
-        def train(run: PlannedRun, place: Path) -> RunRecord | Failure:
+        def train(run: PlannedRun, place: Path) -> RunRecord | EndNote:
             try:
                 with stopping.at_once():
                     extend(folder, run, place)
@@ -281,9 +281,11 @@ def run_sweep(
 def _end_of_crashed(folder: SweepFolder, process: BaseProcess) -> bool:
     """End in its name what a worker was at that died under our eyes; False where that was nothing."""
     code = process.exitcode or 0
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    end = End(reason="lost-worker", words=f"its process ended with {how}")
-    return bool(process.pid and end_for(folder, [process.pid], end))
+    if code < 0:
+        how = ended("lost-worker", "process-killed", signal=signal.Signals(-code).name)
+    else:
+        how = ended("lost-worker", "process-ended", status=code)
+    return bool(process.pid and end_for(folder, [process.pid], End(note=how)))
 
 
 def stop_with_parent() -> None:

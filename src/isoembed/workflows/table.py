@@ -77,7 +77,7 @@ def row_of(outcome: RunRecord | FailedRun) -> dict[str, Any]:
         "failure": None,
     }
     if isinstance(outcome, FailedRun):
-        return row | {"failure": outcome.failures[-1] if outcome.failures else outcome.reason}
+        return row | {"failure": outcome.failures[-1]}
     heldout = outcome.heldout
     row |= {
         "tokens": outcome.tokens,

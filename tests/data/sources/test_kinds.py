@@ -13,6 +13,7 @@ from isoembed.data import sources
 from isoembed.data.pair import Pair
 from isoembed.data.sources import absolute, formats, open_source
 from isoembed.data.sources.base import FileSource, RowOptions, Source
+from tests.data.helpers import write_jsonl
 
 
 class Numbers(Source):
@@ -64,6 +65,16 @@ def test_a_file_format_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert [(pair.query, pair.positive) for pair in open_source(str(file))] == [("what is a", "it is a")]
     with pytest.raises(InputError, match=r".tsv, .bars \(these"):
         open_source(str(tmp_path / "pairs.xyz"))
+
+
+def test_a_source_knows_the_datasets_of_the_hub_in_it(tmp_path: Path) -> None:
+    """A folder or a file of this machine is none, whatever it is called."""
+    folder = tmp_path / "acme" / "pairs"
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "train.jsonl", [{"query": "a", "positive": "b"}])
+    mixed = f"hub:acme/pairs:2,hub:{folder}:1,hub:other/set:de:dev:1,hub:acme/pairs:test:1,{folder / 'train.jsonl'}:1"
+    assert open_source(mixed).datasets == ("acme/pairs", "other/set")
+    assert open_source(f"hub:{folder}").datasets == ()
 
 
 def test_pairs_in_memory_are_asked_for_again() -> None:

@@ -54,6 +54,11 @@ class Source(ABC):
         """The names of what `Pair.source` counts, without their places."""
         return (placeless(self.label),)
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Hub ids of the datasets in it."""
+        return ()
+
     @abstractmethod
     def fingerprint(self) -> str:
         """16 hex digits; equal where the pairs are."""

@@ -67,6 +67,10 @@ class Hub(RowSource):
         return ":".join([kind, *parts])
 
     @property
+    def datasets(self) -> tuple[str, ...]:
+        return () if self.folder is not None else (self.name,)
+
+    @property
     def _chosen(self) -> list[str]:
         return [*([self.config] if self.config else []), self.split or DEFAULT_SPLIT]
 

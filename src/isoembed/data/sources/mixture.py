@@ -47,6 +47,10 @@ class Mixture(Source):
     def sources(self) -> tuple[str, ...]:
         return tuple(placeless(source.label) for source, _ in self.parts)
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for source, _ in self.parts for name in source.datasets))
+
     def fingerprint(self) -> str:
         if self.whole:
             return fingerprint(["whole sources", *(source.fingerprint() for source, _ in self.parts)])

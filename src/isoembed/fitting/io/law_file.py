@@ -29,7 +29,7 @@ from isoembed.fitting.fit import Fit
 from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
 from isoembed.fitting.io.sound import unsound
-from isoembed.fitting.notes import UNSEALED, FitNote
+from isoembed.fitting.notes import UNSEALED, FitNote, remark
 from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
 from isoembed.fitting.transfer import TransferCheck
@@ -261,11 +261,15 @@ class LawFile(Summarised, Noted):
         said = (fit.params.get(CANDIDATES) for fit in (self.fit, *(other.fit for other in self.alternatives)))
         return min((math.log(candidates) for candidates in said if candidates), default=math.inf)
 
+    @property
+    def standing(self) -> FitNote:
+        """The status with every reason behind it, hold-outs included."""
+        biased = (each for result in self.holdout.values() if result.verdict == "biased" for each in result.facts)
+        return remark("standing", status=self.status, why=(*self.fit.reasons, *biased))
+
     def describe(self) -> str:
-        """The status as a sentence, hold-outs included."""
-        biased = [result.why for result in self.holdout.values() if result.verdict == "biased"]
-        why = [*self.fit.why, *biased]
-        return self.status if not why else f"{self.status}: {'; '.join(why)}"
+        """The status as a sentence."""
+        return self.standing.describe()
 
     def at(self, batch_pairs: int, context_tokens: int) -> TransferCheck | None:
         """What was seen of the law at that other batch and context; None where it was not checked there."""

@@ -24,6 +24,7 @@ from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_t
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
+from isoembed.recipe import SetupNote, differs
 from isoembed.records import Ledger, RunRecord
 
 Target = Literal["heldout", "training"]
@@ -199,21 +200,21 @@ def _candidates(records: Sequence[RunRecord], target: Target) -> int | None:
 def _settings(records: Sequence[RunRecord], target: Target, columns: Mapping[str, Any], source: str) -> Settings:
     """What all runs share; refuses those that do not."""
     recipes = [record.recipe for record in records]
-    differs: dict[str, str] = {}
+    differ: dict[str, SetupNote] = {}
     weights: dict[str, str | None] = {}
     for recipe in recipes:
         if recipe.semantics != recipes[0].semantics:
-            differs["semantics"] = f"semantics {recipes[0].semantics} there, {recipe.semantics} here"
+            differ["semantics"] = differs("semantics", recipes[0].semantics, recipe.semantics)
         if recipe.base_hash != weights.setdefault(recipe.model.name, recipe.base_hash):
-            differs["base_hash"] = f"other weights for {recipe.model.name}"
+            differ["base_hash"] = SetupNote(code="other-weights", fields={"model": recipe.model.name})
     each = dict.fromkeys(_settings_of(record, target) for record in records)
     first = next(iter(each))
     for other in each:
-        differs = first.differences(other) | differs
-    if differs:
+        differ = first.differences(other) | differ
+    if differ:
         raise InputError(
-            f"A law needs runs alike: those of {source} differ ({'; '.join(differs.values())}); put the others into a "
-            "ledger of their own."
+            f"A law needs runs alike: those of {source} differ ({'; '.join(map(str, differ.values()))}); put the "
+            "others into a ledger of their own."
         )
     return first.model_copy(
         update={

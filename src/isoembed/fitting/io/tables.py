@@ -209,7 +209,7 @@ def _read(file: Path, laws: Sequence[Law], names: Mapping[str, str] | None, meth
 
 
 def _unread(names: Sequence[str]) -> FitNote:
-    columns, more = ", ".join(names[:_NAMED]), len(names) - _NAMED
+    columns, more = tuple(names[:_NAMED]), len(names) - _NAMED
     return remark("unread-more", columns=columns, more=more) if more > 0 else remark("unread", columns=columns)
 
 

@@ -29,7 +29,7 @@ GEMM_SHARE = 0.5
 #: systems as the scores name them -> as the score line does, best known last
 _SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "base, untrained": "base"}
 #: in place of the note's own sentence, which is long
-_BY_LAW = "the {law} law of {family}: best of {candidates}"
+_BY_LAW = "the {law} law of {family}: best of {candidates:@candidate}"
 #: standard deviation of the difference of two systems' scores on one query, about
 _NOISE = 0.35
 #: of its budget, less was not spent
@@ -138,7 +138,7 @@ def _why(recommendation: Recommendation) -> str:
     sure = recommendation.certainty
     certain = "" if sure is None else f"; the best method with probability {fraction(sure.method)}"
     basis = [
-        _BY_LAW.format(**each.fields) if each.code == "by-law" else each.describe()
+        each.worded(_BY_LAW) if each.code == "by-law" else each.describe()
         for each in recommendation.notes
         if each.kind == "basis"
     ]
