@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from isoembed.recipe import PLAIN
+from isoembed.recipe import PartialSetup
 from kept_rows import KeptRows, Row, parsed
 from quality import TASKS, measured, tasks_in, value
 
@@ -65,7 +65,7 @@ def main() -> None:
             continue
         cut = {"model": f"{asked.model}@{depth}", "method": method, "rate": None, "teacher": None, "mix": ""}
         one = argparse.Namespace(**{**vars(asked), **cut})
-        found.add(*(place | row for row in measured(one, "plain", PLAIN, float(budget), 0, tasks)))
+        found.add(*(place | row for row in measured(one, "plain", PartialSetup(), float(budget), 0, tasks)))
         print({**place, "loss": found.rows[-1]["loss"], "seconds": found.rows[-1]["seconds"]}, flush=True)
 
 

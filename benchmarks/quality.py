@@ -182,7 +182,7 @@ def _put_mean(model: nn.Module, parts: list[Weights], shares: list[float]) -> No
         raise InputError("Weights are averaged by their names, and a product of adapters is not; train without LoRA.")
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(sum(share * part[name] for share, part in zip(shares, parts, strict=True)))
+            value.copy_(torch.stack([share * part[name] for share, part in zip(shares, parts, strict=True)]).sum(0))
 
 
 def judged(embedder: Embedder, job: Job, record: RunRecord, tasks: dict[str, Task]) -> Row:

@@ -13,7 +13,7 @@ from isoembed.cli import app
 from isoembed.cli.models import chosen, members, suite
 from isoembed.core import InputError
 from isoembed.families import NANO
-from tests.models import configs, tiny
+from tests.models import configs
 from tests.reliability.fuzz import command
 
 
@@ -60,7 +60,7 @@ def test_a_family_along_depth_and_one_of_its_cuts() -> None:
 def test_a_cut_of_a_folder_goes_by_the_name_that_tables_show(shape: str, tmp_path: Path) -> None:
     """`--family FILE.gguf@ --model smollm2-135m@1` was refused: that name was the hub's model."""
     folder = tmp_path / "base"
-    tiny("llama").save_pretrained(folder)
+    configs()["llama"].save_pretrained(folder)
     if shape != "tiny":
         known = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
         known |= {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}

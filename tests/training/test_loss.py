@@ -215,7 +215,7 @@ def test_hardness_pushes_the_nearest_negative_the_most() -> None:
         leaf = negative.clone().requires_grad_()
         contrastive_loss(query, positive, 0.1, negative_MD=leaf, hardness_strength=hardness).backward()
         assert leaf.grad is not None
-        return leaf.grad.norm(dim=1).tolist()
+        return [float(norm) for norm in leaf.grad.norm(dim=1)]
 
     (near, far), (weighed_near, weighed_far) = pushed(0.0), pushed(9.0)
     assert weighed_near > 2 * near
