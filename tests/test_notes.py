@@ -94,6 +94,15 @@ def test_sentences_put_names_and_numbers_together() -> None:
     assert note("warning", "few-steps", **few, remedy=("`a`", "`b`")).title.endswith("; lower `a`, `b`")
 
 
+def test_another_voice_says_all_of_a_note_and_leaves_the_fact_as_it_is() -> None:
+    """Of fields within fields it said the Python of a tuple."""
+    told = remark("left-out", method="full", error=refusal("text", text="give `budgets`"))
+    spoken = told.spoken(lambda text: text.replace("`budgets`", "`--budgets`"))
+    assert (spoken.title, spoken.reason) == ("full left out", "give `--budgets`")
+    assert spoken.describe() == str(spoken) == told.describe().replace("`budgets`", "`--budgets`")
+    assert spoken.model_dump_json() == told.model_dump_json()
+
+
 def test_a_refusal_without_its_numbers_is_none() -> None:
     with pytest.raises(InputError, match="no fact of these fields"):
         refusal("few-for-law", runs=3)

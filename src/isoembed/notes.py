@@ -6,14 +6,16 @@ ask about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from string import Formatter
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import (
+    BaseModel,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -78,6 +80,8 @@ class Note(Frozen):
 
     sentences: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    _voice: Callable[[str], str] = PrivateAttr(default=str)
+
     @model_validator(mode="wrap")
     @classmethod
     def _of_its_room(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
@@ -138,7 +142,13 @@ class Note(Frozen):
 
     def worded(self, sentence: str) -> str:
         """The fact in another sentence of its fields."""
-        return _Words().vformat(sentence, (), {**self.fields, "words": self.words})
+        return self._voice(_Words().vformat(sentence, (), {**self.fields, "words": self.words}))
+
+    def spoken(self, voice: Callable[[str], str]) -> Self:
+        """The same fact, whose sentences go through `voice`: a command line's, which says flags for fields."""
+        copy = self.model_copy()
+        BaseModel.__setattr__(copy, "_voice", voice)
+        return copy
 
 
 #: of what a sentence is made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -139,10 +140,8 @@ def _drift_json(drift: Drift) -> dict[str, float | None] | None:
 
 def _flagged(law: LawFile, ctx: typer.Context) -> LawFile:
     """The law as it is shown: its notes name the command's options, not fields."""
-    from isoembed.fitting.notes import remark
-
-    facts = tuple(remark("text", text=with_flags(note, ctx)) for note in law.notes)
-    return law.model_copy(update={"facts": facts})
+    voice = partial(with_flags, ctx=ctx)
+    return law.model_copy(update={"facts": tuple(fact.spoken(voice) for fact in law.facts)})
 
 
 def _fitted(table: Path, how: FitOptions, schema: RunsSchema) -> LawSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -99,14 +100,8 @@ def flagged(recommendation: Recommendation, ctx: typer.Context) -> Recommendatio
 
 
 def _flagged_notes(noted: Noted, ctx: typer.Context) -> Noted:
-    notes = []
-    for each in noted.notes:
-        said = {
-            name: value if isinstance(value, int | float) else with_flags(str(value), ctx)
-            for name, value in each.fields.items()
-        }
-        notes.append(each.model_copy(update={"fields": said}))
-    return noted.model_copy(update={"notes": tuple(notes)})
+    voice = partial(with_flags, ctx=ctx)
+    return noted.model_copy(update={"notes": tuple(each.spoken(voice) for each in noted.notes)})
 
 
 def recipe_json(recipe: Recipe) -> dict[str, Any]:
