@@ -172,9 +172,8 @@ def test_notes_on_other_candidates_name_flags_too() -> None:
     assert said.count("lower `--batch-pairs`") > 1, "the chosen recipe and the runners-up"
     assert "`batch_pairs`" not in said
     assert "`epochs" not in said
-    assert "run a pilot first (`isoembed run` with `--pilot`)" in ok(
-        "recipe", "--budget", "1e12", "--batch-pairs", "64"
-    )
+    by_rule = " ".join(ok("recipe", "--budget", "1e12", "--batch-pairs", "64").split())
+    assert "run a pilot first (`isoembed run` with `--pilot`)" in by_rule
 
 
 def test_a_refusal_within_a_warning_names_the_options() -> None:
