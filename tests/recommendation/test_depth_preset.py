@@ -11,7 +11,7 @@ from isoembed.families import NANO
 from isoembed.families.base import Family
 from isoembed.families.known import has_measured_weights
 from isoembed.methods import LoRA
-from isoembed.recipe import DataStats
+from isoembed.recipe import DataStats, Options, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.records import Ledger, RunRecord
@@ -73,6 +73,21 @@ def test_a_method_without_its_hyperparameters_has_those_of_the_law() -> None:
     assert asked[0].recipe.method != asked[2].recipe.method == asked[3].recipe.method == LoRA(rank=32)
     losses = [math.inf if each.loss is None or each.loss.value is None else each.loss.value for each in asked]
     assert losses[0] == min(losses) < math.inf
+
+
+def test_at_other_settings_the_law_that_ships_gives_its_batch_and_when_asked_its_order() -> None:
+    """An option took the whole family to its rule, at a batch of 1,024 and 9 steps, whatever was said."""
+    setup = PartialSetup(options=Options(hardness_strength=5))
+    guess = recommend("1.6e13", REQUEST.family, data=REQUEST.data, setup=setup)
+    assert (guess.recipe.batch_pairs, guess.loss) == (REQUEST.batch_pairs, None)
+    assert "options none there, negatives weighted by exp(5 cos) here" in guess.assumed[-1]
+    assert "can be had by `other_settings`" in guess.assumed[-1]
+    plain = recommend("1.6e13", REQUEST.family, data=REQUEST.data)
+    order = recommend("1.6e13", REQUEST.family, data=REQUEST.data, setup=setup, other_settings=True)
+    assert (order.recipe.model, order.recipe.method) == (plain.recipe.model, plain.recipe.method)
+    assert order.recipe.options.hardness_strength == 5
+    assert order.loss is None
+    assert plain == recommend("1.6e13", REQUEST.family, data=REQUEST.data, other_settings=True)
 
 
 def test_hyperparameters_of_which_a_law_knows_nothing_go_by_the_rule() -> None:

@@ -473,7 +473,7 @@ class LawOptions:
 
     law: Annotated[Path | None, typer.Option(help="law.json of `isoembed fit`; default: the family's own")] = None
     other_settings: Annotated[
-        bool, switch("other-settings", "use the law although batch or context differ from its runs'")
+        bool, switch("other-settings", "use the law's order although batch, context or options differ from its runs'")
     ] = False
 
     def value(self) -> LawSet | None:

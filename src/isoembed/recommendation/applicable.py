@@ -31,7 +31,7 @@ class Applicable:
 
 def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and a method that it allows."""
-    differs = _differences(laws, request)
+    differs = differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
     sizes = request.family.models if request.model is None else (request.family.model(request.model),)
     return any(methods_on(law, request, model) for law in holding for model in sizes)
@@ -42,7 +42,7 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
 
     Raises InputError for another family, and at other settings unless `other_settings`.
     """
-    differs = _differences(laws, request)
+    differs = differences(laws, request)
     if not differs:
         return Applicable(laws)
     holding = _holding(laws, request, differs)
@@ -86,7 +86,7 @@ def _holding(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -
     return [law.model_copy(update={"alternatives": ()}) for law in holding]
 
 
-def _differences(laws: LawSet, request: CompleteRequest) -> dict[str, SetupNote]:
+def differences(laws: LawSet, request: CompleteRequest) -> dict[str, SetupNote]:
     """Where the request's settings differ from those of the law's runs; raises InputError for another
     family."""
     settings = laws.settings

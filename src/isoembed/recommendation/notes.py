@@ -141,6 +141,10 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     "and-more": ("{last} and {more:,} more",),
     "out-of-reach": ("{error}",),
     "settings-unknown": ("the law's table does not say at which batch, context and temperature its runs were made",),
+    "law-apart": (
+        "the law that ships is of other settings",
+        "{differences:;}; its order of recipes can be had by `other_settings`",
+    ),
     "other-settings": ("law used at settings of no run", "{differences:;}"),
     "steps": ("D counts steps", "a token at this batch and context is {worth:.3g} of the law's (paper, appendix G)"),
     "checked": ("checked at this batch and context, {law} holds", "{seen}"),

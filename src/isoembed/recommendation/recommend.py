@@ -16,7 +16,7 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Method
 from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats, PartialSetup
-from isoembed.recommendation.applicable import applies_to
+from isoembed.recommendation.applicable import applies_to, differences
 from isoembed.recommendation.by_law import by_law
 from isoembed.recommendation.by_rule import by_rule
 from isoembed.recommendation.constraints import Constraints
@@ -53,7 +53,7 @@ def recommend(
     method: a value such as `LoRA(rank=32)`, or its label, as "lora r=32".
     law: measured on this family, or its file; default: the one that ships for it, where one does, it speaks of what is
         asked and its runs reach so far.
-    other_settings: use `law` although batch, context, temperature, pooling or options differ from those of its runs.
+    other_settings: use the law although batch, context, temperature, pooling or options differ from those of its runs.
     far: where all lies beyond the reach of `law`, guess by its order instead of refusing.
     Raises InputError where a law is of another family or of other settings or does not reach so far, where the paper's
     rule would have to be extrapolated, or where no model of the family is affordable.
@@ -80,11 +80,14 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
         return guess.model_copy(
             update={"notes": (*guess.notes, note("assumed", "other-weights", family=asked.family.name))}
         )
-    if not applies_to(shipped, asked.complete(shipped.settings)):
-        return by_rule(asked.complete())
     complete = asked.complete(shipped.settings)
+    differs = tuple(differences(shipped, complete).values())
+    if not applies_to(shipped, complete) and not (differs and other_settings):
+        guess = by_rule(complete)
+        apart = [note("assumed", "law-apart", differences=differs)] if differs else []
+        return guess.model_copy(update={"notes": (*guess.notes, *apart)})
     try:
-        return by_law(complete, shipped)
+        return by_law(complete, shipped, other_settings=other_settings)
     except OutOfReachError as error:
         guess = by_rule(complete)
         beyond = note("basis", "by-rule-beyond"), note("warning", "out-of-reach", error=refusal_of(error))
