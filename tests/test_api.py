@@ -21,6 +21,8 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import LAWS_FOLDER
 from isoembed.recommendation.request import Request
+from isoembed.training.loop import StoppedError
+from tests.training.small import StopAfter
 
 NANO_LAW = LAWS_FOLDER / "nano.json"
 
@@ -171,6 +173,26 @@ def test_train_takes_pairs_at_hand_and_a_recipe_given_back(tmp_path: Path) -> No
         isoembed.train(found, tmp_path / "none.jsonl", tmp_path / "a" / "record.json" / "x")
     with pytest.raises(InputError, match="A path must name a file or a folder; it is empty"):
         isoembed.train(found, pairs, "")
+
+
+def test_a_stopped_run_asked_for_otherwise_says_how_and_loses_nothing(tmp_path: Path) -> None:
+    """It said "another recipe", and wrote that one over recipe.json, by which the run could be gone on with."""
+    pairs = [(f"what is item {n}?", f"item {n} costs {n * 7} coins") for n in range(100)]
+    setup = isoembed.PartialSetup(batch_pairs=8)
+    out = tmp_path / "a"
+    by_rank = {
+        rank: recommend(3e8, "nano", model="nano-28k", method=LoRA(rank=rank, alpha=8.0), setup=setup)
+        for rank in (4, 8)
+    }
+    with pytest.raises(StoppedError):
+        isoembed.train(by_rank[4], pairs, out, callbacks=[StopAfter(2)])
+    begun = (out / "recipe.json").read_bytes()
+    going_on = isoembed.Execution(resume=True)
+    with pytest.raises(InputError, match=r"begun with another: method lora r=4 there, lora r=8 here; tokens .*Ask for"):
+        isoembed.train(by_rank[8], pairs, out, execution=going_on)
+    assert (out / "recipe.json").read_bytes() == begun
+    record = isoembed.train(out / "recipe.json", pairs, out, execution=going_on)
+    assert record.recipe.method.label == "lora r=4"
 
 
 WRONG: list[tuple[Callable[[], object], str]] = [

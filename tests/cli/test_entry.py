@@ -85,7 +85,8 @@ def test_run_twice_is_refused_and_resume_does_nothing_again(trained: tuple[Path,
     assert "already holds a trained model" in mistake("run", *again)
     ok("train", *again, "--resume")
     assert (out / "record.json").read_bytes() == before
-    assert "another recipe" in mistake("train", *again, "--resume", "--seed", "1")
+    said = mistake("train", *again, "--resume", "--seed", "1")
+    assert "another recipe: seed 0 there, 1 here" in " ".join(said.split())
 
 
 def test_search(trained: tuple[Path, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from isoembed.families import NANO
 from isoembed.methods import Method
 from isoembed.methods.full import Full
 from isoembed.recipe import DataStats, Recipe, Setup, solve
-from isoembed.records import Heldout, RunRecord
+from isoembed.records import Heldout, Inherited, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import Stage
@@ -62,6 +62,14 @@ def planted_loss(made: Recipe) -> float:
     """A Hoffmann law with the best size near 50k parameters at 1e12 FLOP, and a parabola in ln rate."""
     law = 1.0 + 30.0 / math.pow(made.model.params, 0.3) + 60.0 / math.pow(made.train_tokens, 0.25)
     return HANDICAP[made.method.name] * law * (1 + 0.05 * math.log(made.learning_rate / best_rate(made)) ** 2)
+
+
+def went_on(run: PlannedRun) -> RunRecord:
+    """The record of a run that went on from where the plan says."""
+    trunk = None
+    if run.extends is not None:
+        trunk = Inherited(key=run.extends, steps=1, tokens=1, flop=run.inherited_flop, seconds=0.0)
+    return record(run.recipe).model_copy(update={"inherited": trunk})
 
 
 def record(made: Recipe, loss: float | None = None) -> RunRecord:

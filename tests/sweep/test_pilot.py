@@ -16,7 +16,7 @@ from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
 from isoembed.pilot.runs import LEAST_RUNS
 from isoembed.recipe import Options
-from isoembed.records import FailedRun, Outcome, ended
+from isoembed.records import FailedRun, Outcome, RunRecord, ended
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder
 from isoembed.sweep.pilot import (
@@ -30,7 +30,7 @@ from isoembed.sweep.pilot import (
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.request import SweepRequest
 from isoembed.workflows.pilot import fit_pilot
-from tests.sweep.fake import planted_loss, record, request
+from tests.sweep.fake import planted_loss, record, request, went_on
 
 BRANCHING = Options(schedule="wsd")
 
@@ -51,7 +51,7 @@ def complete(asked: SweepRequest) -> Plan:
     done: list[tuple[PlannedRun, Outcome]] = []
     while not (plan := PilotPlanner(asked, done).plan()).complete:
         known = {run.key for run, _ in done}
-        done += [(run, record(run.recipe)) for run in plan.runs if run.key not in known]
+        done += [(run, went_on(run)) for run in plan.runs if run.key not in known]
     return plan
 
 
@@ -191,13 +191,41 @@ def test_with_wsd_longer_runs_go_on_from_shorter_ones(asked: SweepRequest) -> No
     assert needed(1e-3, BRANCHING) < 0.8 * needed(1e-3, Options())
 
 
+@pytest.mark.parametrize("loss", ["trunk", "run"])
+def test_what_is_lost_is_paid_from_the_allowance(loss: str) -> None:
+    """Fails where a run that could not go on from another, whose trunk is gone or which failed, counts as if it had:
+    a pilot spent up to a quarter more than it was allowed."""
+    branching = pilot(options=BRANCHING)
+    allowance = branching.allowance_flop
+    assert allowance is not None
+    done: list[tuple[PlannedRun, Outcome]] = []
+    while not (plan := PilotPlanner(branching, done).plan()).complete:
+        known = {run.key for run, _ in done}
+        for run in plan.runs:
+            if run.key in known:
+                continue
+            end: Outcome = record(run.recipe) if loss == "trunk" else went_on(run)
+            if loss == "run" and len(done) < 5:
+                note = ended("error", "text", text="x")
+                end = FailedRun(recipe=run.recipe, key=run.key, notes=(note,), created="")
+            done.append((run, end))
+    spent = sum(
+        run.recipe.flop if not isinstance(end, RunRecord) or end.inherited is None else end.own_flop
+        for run, end in done
+    )
+    assert plan.flop == pytest.approx(spent)
+    assert spent <= 1.05 * allowance, "the last batch alone may cost more than was planned"
+    gone = {run.key for run, end in done if isinstance(end, FailedRun)}
+    assert not gone & {run.extends for run in plan.runs if run.key not in gone}
+
+
 def test_a_run_is_planned_after_those_of_its_batch_that_it_goes_on_from() -> None:
     """Two workers would train them side by side, each from scratch."""
     branching = pilot(options=BRANCHING)
     first = PilotPlanner(branching, []).plan()
     assert first.stage == "pilot 1"
     assert {run.extends for run in first.runs} == {None}
-    done: list[tuple[PlannedRun, Outcome]] = [(run, record(run.recipe)) for run in first.runs]
+    done: list[tuple[PlannedRun, Outcome]] = [(run, went_on(run)) for run in first.runs]
     second = PilotPlanner(branching, done).plan()
     assert second.stage == "pilot 1"
     assert {run.extends for run in second.runs[len(first.runs) :]} <= {run.key for run in first.runs}

@@ -21,14 +21,14 @@ from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, Planner, at_most, variants
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
-from tests.sweep.fake import SEARCH, record, request
+from tests.sweep.fake import SEARCH, record, request, went_on
 
 
 def complete(asked: SweepRequest) -> Plan:
     """Plan to the end, every run ending with its planted loss."""
     done: list[tuple[PlannedRun, Outcome]] = []
     while not (plan := Planner(asked, done).plan()).complete:
-        done = [(run, record(run.recipe)) for run in plan.runs]
+        done = [(run, went_on(run)) for run in plan.runs]
     return plan
 
 

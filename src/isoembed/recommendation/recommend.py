@@ -15,7 +15,7 @@ from isoembed.families.known import has_measured_weights
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Method
 from isoembed.notes import refusal_of
-from isoembed.recipe import DataStats, PartialSetup
+from isoembed.recipe import DataStats, PartialSetup, check_trained
 from isoembed.recommendation.applicable import applies_to, differences
 from isoembed.recommendation.by_law import by_law
 from isoembed.recommendation.by_rule import by_rule
@@ -71,6 +71,7 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
     """By the law given, else by the one that ships where it speaks of what is asked, else by rule."""
     if law is not None:
         given = LawSet.load(law)
+        check_trained(asked.setup_at(given.settings))
         return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)
     shipped = shipped_law(asked.family.name)
     if shipped is None:

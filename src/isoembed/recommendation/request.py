@@ -88,9 +88,8 @@ class Request(PartialSetup):
         return self.completed(*others, family_setup(self.family))
 
     def complete(self, *others: PartialSetup) -> CompleteRequest:
-        """What is asked with nothing left open, as `setup_at`.  Raises InputError where that is trained no more."""
+        """What is asked with nothing left open, as `setup_at`."""
         setup = self.setup_at(*others)
-        check_trained(setup)  # what a law fills in too
         data = self.constraints.cap(self.data or DataStats.assumed(setup.context_tokens))
         whole = CompleteRequest(**{**dict(self), **dict(setup), "data": data})
         return whole if self.budget.epochs is None else whole.with_epochs_paid(self.budget.epochs)

@@ -83,7 +83,7 @@ def at_most(request: SweepRequest) -> Plan:
         failed = [
             (run, FailedRun(recipe=run.recipe, key=key, notes=(LOST.note,), created="")) for key, run in runs.items()
         ]
-        plan = Planner(request, failed).plan()
+        plan = _Unpruned(request, failed).plan()
         if plan.complete:
             return plan
         runs = {run.key: run for run in plan.runs}
@@ -415,19 +415,26 @@ class Planner:
         request, recipe = self.request, run.recipe
         if run.key in self.runs:
             return True
-        run = self._branched(run)
-        flop = self.flop + recipe.total_flop - run.inherited_flop
+        run, outcome = self._branched(run), self.outcomes.get(run.key)
+        inherited = run.inherited_flop
+        if isinstance(outcome, RunRecord):  # its trunk may have been lost
+            inherited = 0.0 if outcome.inherited is None else outcome.inherited.flop
+        flop = self.flop + recipe.total_flop - inherited
         seconds = self.seconds + self._seconds(run)
-        if (request.allowance_flop is not None and flop > request.allowance_flop) or (
-            request.allowance_seconds is not None and seconds > request.allowance_seconds
+        if not isinstance(outcome, RunRecord) and (
+            (request.allowance_flop is not None and flop > request.allowance_flop)
+            or (request.allowance_seconds is not None and seconds > request.allowance_seconds)
         ):
             self._skip(recipe.model, recipe.method, recipe.total_flop, skip("allowance"), run.part)
             return False
         self.flop, self.seconds = flop, seconds
         self.runs[run.key] = run.model_copy(update={"order": len(self.runs)})
-        if run.keeps_trunk:
+        if run.keeps_trunk and self._leaves_trunk(outcome):
             self.trunks[branch_of(recipe)].append(run)
         return True
+
+    def _leaves_trunk(self, outcome: Outcome | None) -> bool:
+        return not isinstance(outcome, FailedRun)
 
     def _branched(self, run: PlannedRun) -> PlannedRun:
         """The run with that of the plan which it extends: of those of its branch that are shorter, the longest one."""
@@ -462,3 +469,10 @@ class Planner:
                 fact=why,
             )
         )
+
+
+class _Unpruned(Planner):
+    """Plans as if every run had ended without a loss that could rule others out."""
+
+    def _leaves_trunk(self, outcome: Outcome | None) -> bool:
+        return True

@@ -39,7 +39,17 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.recipe import NO_PROMPTS, EarlyStopping, Precision, Prompts, Recipe, Setup, affordable, check_trained
+from isoembed.recipe import (
+    NO_PROMPTS,
+    EarlyStopping,
+    Precision,
+    Prompts,
+    Recipe,
+    Setup,
+    affordable,
+    check_trained,
+    differs,
+)
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
@@ -381,7 +391,8 @@ def train_job(
     if execution.resume and (out / RECORD).exists() and (out / MODULES).exists():
         record = RunRecord.load(out / RECORD)
         if record.key not in (job.recipe.key, job.recipe.published().key):
-            raise InputError(f"{out} holds a model of another recipe ({record.key}); give another `out`.")
+            apart = _apart(record.recipe, job.recipe)
+            raise InputError(f"{out} holds a model of another recipe: {apart}; give another `out`.")
         clear_export(out)  # killed when all was in its place
         return record
     if keep_adapter and not isinstance(job.recipe.method, Adapters):
@@ -389,6 +400,8 @@ def train_job(
     with sole_writer(work) if rank() == 0 else nullcontext():
         metrics = MetricsFile(work / "metrics.jsonl", beside=out / RECIPE)
         if rank() == 0:
+            if execution.resume and checkpoints(work / CHECKPOINTS):
+                _check_begun(out, job.recipe)
             begin_work(out, work, resume=execution.resume)
             clear_files(out, old_seconds=0.0)
             write_atomically(out / RECIPE, job.recipe.published().model_dump_json(indent=1) + "\n")
@@ -428,6 +441,33 @@ def check_place(out: Path, work: Path, *, resume: bool) -> None:
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
     if not resume and out.is_dir() and any((work / CHECKPOINTS).glob(STEPS)):
         raise InputError(f"{out} already holds checkpoints of a run; go on with `resume` or give another `out`.")
+
+
+def _check_begun(out: Path, recipe: Recipe) -> None:
+    """Raise InputError where `out` was begun with another recipe, before that is written over."""
+    try:
+        begun = Recipe.model_validate_json((out / RECIPE).read_bytes())
+    except (OSError, ValueError):
+        return  # the checkpoint itself tells
+    if begun.key in (recipe.key, recipe.published().key):
+        return
+    raise InputError(
+        f"A run goes on with the recipe that it was begun with; {out} was begun with another: {_apart(begun, recipe)}. "
+        "Ask for that one, by its options or `recipe`, or give another `out`."
+    )
+
+
+def _apart(there: Recipe, here: Recipe) -> str:
+    """In what two recipes differ."""
+    facts = {
+        "method": (there.method.label, here.method.label),
+        "model": (there.model.name, here.model.name),
+        "tokens": (f"{there.train_tokens:,}", f"{here.train_tokens:,}"),
+        "learning rate": (f"{there.learning_rate:.4g}", f"{here.learning_rate:.4g}"),
+        "seed": (there.seed, here.seed),
+    }
+    apart = [differs(what, *both) for what, both in facts.items() if both[0] != both[1]]
+    return "; ".join(map(str, (*apart, *there.setup.differences(here.setup).values()))) or "other data or weights"
 
 
 def _takes_files(folder: Path) -> bool:

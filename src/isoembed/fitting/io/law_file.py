@@ -316,7 +316,7 @@ class LawFile(Summarised, Noted):
         """Hash of all that the law holds.  Fields at their defaults are left out, so that one added later changes no
         digest written before; and so are the format and, of facts, the sentences: they may be worded anew."""
         held = self.model_dump(mode="json", exclude={"digest", "format"}, exclude_defaults=True, round_trip=True)
-        return fingerprint(held)
+        return fingerprint(_with_facts_bare(held))
 
     @property
     def _digest_of_sentences(self) -> str:
@@ -430,6 +430,17 @@ def _without_facts(held: Any) -> Any:
         return held
     empty = {name for name in ("why", "simplified") if held.get(name) == ""}
     return {name: _without_facts(value) for name, value in held.items() if name != "facts" and name not in empty}
+
+
+def _with_facts_bare(held: Any) -> Any:
+    """`held` with each fact in it as it was first hashed: without fields where it has none, and a refusal that another
+    fact tells of without its kind."""
+    if isinstance(held, list):
+        return [_with_facts_bare(value) for value in held]
+    if not isinstance(held, dict):
+        return held
+    bare = {"fields": {}, "kind": "refused"} if "code" in held else {}
+    return {name: _with_facts_bare(value) for name, value in held.items() if name not in bare or value != bare[name]}
 
 
 def _bytes(file: Path) -> bytes:
