@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import time
 from typing import Self
@@ -12,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from isoembed.core import Frozen, InputError
 from isoembed.fitting.notes import FitNote, remark
-from isoembed.notes import Refusal, refusal, refusal_of
+from isoembed.notes import MOST_NESTED, Refusal, refusal, refusal_of
 from isoembed.pilot.notes import PilotNote, warning
 from isoembed.recommendation.notes import RecipeNote, note
 
@@ -74,14 +75,27 @@ def test_a_note_tells_of_several_of_any_room_and_is_read_with_their_words() -> N
         RecipeNote.model_validate(foreign)
 
 
-def test_notes_within_notes_are_read_once_however_deep() -> None:
-    """A law's file that nests them would otherwise take ages: every room was asked at every depth."""
+def test_notes_within_notes_lie_a_few_deep() -> None:
+    """A law's file that nests more, and names each twice in its sentence, would take ages."""
     deep: object = json.loads(UNPAID.model_dump_json())
-    for _ in range(40):
-        deep = {"kind": "remark", "code": "left-out", "fields": {"method": "full", "error": deep}}
-    started = time.perf_counter()
-    assert FitNote.model_validate(deep).describe().count("left out") == 40
-    assert time.perf_counter() - started < 10
+    for depth in range(1, 40):
+        deep = {"kind": "remark", "code": "left-out", "fields": {"method": deep, "error": deep}}
+        started = time.perf_counter()
+        if depth < MOST_NESTED:
+            assert FitNote.model_validate(deep).describe().count("left out") == 2**depth - 1
+        elif depth < 12:
+            with pytest.raises(ValidationError, match="notes lie at most 8 deep"):
+                FitNote.model_validate(deep)
+        assert time.perf_counter() - started < 10
+
+
+def test_a_number_that_json_has_not_is_nothing() -> None:
+    """An infinite one was written as null, and could not be read."""
+    told = remark("shares", low=-math.inf, high=0.5)
+    assert told.describe() == "-inf% to +50.0%"
+    assert FitNote.model_validate_json(told.model_dump_json()) == told
+    with pytest.raises(InputError, match="is no fact of these fields"):
+        remark("shares", low=10**400, high=0.5)
 
 
 def test_sentences_put_names_and_numbers_together() -> None:

@@ -6,6 +6,7 @@ ask about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from string import Formatter
@@ -20,6 +21,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -54,6 +56,8 @@ class _Words(Formatter):
         return str(super().format_field(value, how))
 
 
+#: deeper ones are nobody's, and could take ages to word
+MOST_NESTED = 8
 #: how several stand together, else with commas
 _JOINED = ("and", "or", ";")
 
@@ -99,13 +103,29 @@ class Note(Frozen):
             raise ValueError(f"no room has a sentence for {found.code!r}")
         return found
 
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _finite(cls, fields: Any) -> Any:
+        """A number without bound is nothing, for JSON has none."""
+        if not isinstance(fields, Mapping):
+            return fields
+        endless = {name for name, value in fields.items() if isinstance(value, float) and not math.isfinite(value)}
+        return {**fields, **dict.fromkeys(endless, ())}
+
+    @field_validator("fields")
+    @classmethod
+    def _shallow(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        if any(_depth(value) >= MOST_NESTED for value in fields.values()):
+            raise ValueError(f"notes lie at most {MOST_NESTED} deep in each other")
+        return fields
+
     @model_validator(mode="after")
     def _has_a_sentence(self) -> Self:
         if type(self) is Note:
             return self
         try:
             self.describe()
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             raise ValueError(f"{self.code!r} is no fact of these fields: {', '.join(self.fields)}") from None
         return self
 
@@ -154,6 +174,13 @@ class Note(Frozen):
 #: of what a sentence is made
 Fact = str | int | float | Note
 Note.model_rebuild()
+
+
+def _depth(fact: object) -> int:
+    """How many notes lie in each other there."""
+    if isinstance(fact, Note):
+        return 1 + max(map(_depth, fact.fields.values()), default=0)
+    return max(map(_depth, fact), default=0) if isinstance(fact, tuple) else 0
 
 
 def _told(fact: object, dumped: Any) -> Any:

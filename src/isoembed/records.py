@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError, computed_field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, computed_field, field_validator, model_validator
 
 from isoembed.core import Frozen, InputError, Summarised, checked, expanded, write_atomically, write_once
 from isoembed.notes import Note
@@ -245,11 +245,18 @@ class FailedRun(Frozen):
         read = [(kind, words) if kind in known else (last, f"{kind}{colon}{words}") for kind, colon, words in parts]
         return {"notes": [{"kind": kind, "code": "text", "fields": {"text": words}} for kind, words in read]} | others
 
+    @field_validator("notes")
+    @classmethod
+    def _failed(cls, notes: tuple[EndNote, ...]) -> tuple[EndNote, ...]:
+        if any(note.kind == "stopped" for note in notes):
+            raise ValueError("an attempt that was stopped did not fail")
+        return notes
+
     @computed_field  # type: ignore[prop-decorator]
     @property
     def reason(self) -> Reason:
         """Why the last attempt failed."""
-        return self.notes[-1].kind  # type: ignore[return-value] # one that was stopped did not fail
+        return self.notes[-1].kind  # type: ignore[return-value] # none was stopped
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -200,7 +200,7 @@ def methods_on(law: LawFile, request: CompleteRequest, model: ModelSpec) -> list
         alike = [method for method in found if method.name == asked.name]
         # a law that reads the trained share forecasts hyperparameters of which there were no runs
         known = asked in alike or (bool(alike) and "fraction" in law_named(law.law).also_reads)
-        found = alike if asked.is_open else [asked] if known else []
+        found = alike if request.any_hyperparameters else [asked] if known else []
     return [method for method in dict.fromkeys(found) if request.constraints.allows(method)]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from isoembed.budget import Budget
 from isoembed.core import Count, InputError
@@ -49,6 +49,7 @@ class Request(PartialSetup):
     data: DataStats | None = Field(None, description="default: the paper's corpus, without end")
     constraints: Constraints = Constraints()
     method: Method | None = None
+    any_hyperparameters: bool = Field(False, description="of the method: none was named, a law chooses its own")
     model: str | None = None
     learning_rate: float | None = Field(None, gt=0)
     seed: Count = 0
@@ -56,6 +57,14 @@ class Request(PartialSetup):
     heldout: str | None = Field(
         None, description="fingerprint of the held-out set on which losses will be taken; None: not known, or a law's"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_open(cls, given: Any) -> Any:
+        """Of a method as it is given, whether its hyperparameters were; equal methods may differ in that."""
+        if not isinstance(given, dict) or "any_hyperparameters" in given:
+            return given
+        return {**given, "any_hyperparameters": getattr(given.get("method"), "is_open", False)}
 
     @classmethod
     def of(
@@ -73,7 +82,9 @@ class Request(PartialSetup):
             setup = PartialSetup(**setup)
         fields |= {name: getattr(setup, name) for name in PartialSetup.model_fields} if setup is not None else {}
         fields |= {} if family is None else {"family": family_named(family)}
-        fields |= {} if method is None else {"method": method_of(method)}
+        if method is not None:
+            method = method_of(method)
+            fields |= {"method": method, "any_hyperparameters": method.is_open}
         given = {name: value for name, value in fields.items() if value is not None}
         if isinstance(budget, Request):
             asked = cls(**dict(budget) | given) if given else budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -190,3 +191,16 @@ def test_a_law_of_another_format_and_one_that_no_fit_gives_are_refused(tmp_path:
     (tmp_path / "law.json").write_text(json.dumps({"laws": [raw, raw]}))
     with pytest.raises(InputError, match="one law per method"):
         LawSet.load(tmp_path / "law.json")
+
+
+@pytest.mark.parametrize("name", ["nano", "depth"])
+def test_laws_of_the_first_notes_are_read(name: str) -> None:
+    """Their digests are of notes without what notes have had since: all were refused as changed after they were
+    written."""
+    file = Path(__file__).with_name(f"{name}_laws_of_first_notes.json.gz")
+    laws = LawSet.model_validate_json(gzip.decompress(file.read_bytes()))
+    assert len(laws.laws) > 5
+    for law in laws.laws:
+        assert law.trusted(file).facts == law.facts
+        with pytest.raises(InputError, match="changed after it was written"):
+            law.model_copy(update={"n_points": law.n_points + 1}).trusted(file)
