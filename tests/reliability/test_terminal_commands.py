@@ -20,7 +20,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
-from isoembed.records import FailedRun, Ledger, ended
+from isoembed.records import FailedRun, Ledger, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.workflows.table import write_table
 from tests.data.helpers import write_jsonl
@@ -194,14 +194,20 @@ def test_a_spreadsheet_runs_nothing_of_an_exported_table(tmp_path: Path) -> None
     write_table([outcome], tmp_path / "runs.csv")
     (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
     assert (row["'=cmd()/ndcg"], row["plain/ndcg"]) == ("-0.5", "0.25")
-    failed = FailedRun(
-        recipe=outcome.recipe, key=outcome.key, notes=(ended("diverged", "text", text="@SUM(A1)"),), created="now"
-    )
+
+    def named(name: str) -> RunRecord:
+        model = outcome.recipe.model.model_copy(update={"name": name})
+        return outcome.model_copy(update={"recipe": outcome.recipe.model_copy(update={"model": model})})
+
     for cell in ("=1+1", "+1", "-x", "@SUM(A1)", "\tx", "\rx", "\n=1", "\uff1d1+1"):
-        write_table(
-            [failed.model_copy(update={"notes": (ended("diverged", "text", text=cell),)})], tmp_path / "runs.csv"
-        )
+        write_table([named(cell)], tmp_path / "runs.csv")
         (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
-        assert row["failure"] == f"'{cell}"
-    write_table([failed], tmp_path / "runs.parquet")
-    assert pq.read_table(tmp_path / "runs.parquet")["failure"].to_pylist() == ["@SUM(A1)"]
+        assert row["model"] == f"'{cell}"
+    write_table([named("@SUM(A1)")], tmp_path / "runs.parquet")
+    assert pq.read_table(tmp_path / "runs.parquet")["model"].to_pylist() == ["@SUM(A1)"]
+    failed = FailedRun(
+        recipe=outcome.recipe, key=outcome.key, notes=(ended("diverged", "text", text="=1+1"),), created="now"
+    )
+    write_table([failed], tmp_path / "runs.csv")
+    (row,) = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
+    assert row["failure"] == "diverged: =1+1"
