@@ -16,6 +16,7 @@ import itertools
 import math
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,9 +258,9 @@ def interval(gains: list[float]) -> str:
     return f"{mark}{np.mean(gains):+.3f}{mark} ± {half:.3f}"
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """A table a budget: held-out loss, then each task, of the plain recipe, and each variant's difference to it; where
-    no plain recipe was run, the variants' own."""
+def table(found: list[dict[str, Any]], against: str = "plain") -> str:
+    """A table a budget: held-out loss, then each task, of the variant `against`, and each other one's difference to it;
+    where that was not run, the variants' own."""
     lines = []
     for trained in sorted({_trained(each) for each in found if each["budget"]}):
         runs = {(each["variant"], each["seed"]): each for each in found if _trained(each) == trained}
@@ -268,16 +269,16 @@ def table(found: list[dict[str, Any]]) -> str:
         names = [name for name in TASKS if name in next(iter(runs.values()))["scores"]]
         lines += [f"{model}, {method}, {budget:.3g} FLOP", ""]
         lines += [f"| variant | seeds | held-out loss | {' | '.join(names)} | mean |", "|---" * (len(names) + 4) + "|"]
-        alone = not any(("plain", seed) in runs for seed in seeds)
+        alone = not any((against, seed) in runs for seed in seeds)
         for variant in dict.fromkeys(name for name, _ in runs):
-            mine = [seed for seed in seeds if (variant, seed) in runs and (alone or ("plain", seed) in runs)]
+            mine = [seed for seed in seeds if (variant, seed) in runs and (alone or (against, seed) in runs)]
             cells = []
             for what in ("loss", *names, "mean"):
                 own = [value(runs[variant, seed], what) for seed in mine]
-                if alone or variant == "plain":
+                if alone or variant == against:
                     cells.append(f"{np.mean(own):.3f}")
                 else:
-                    plain = [value(runs["plain", seed], what) for seed in mine]
+                    plain = [value(runs[against, seed], what) for seed in mine]
                     cells.append(interval([one - other for one, other in zip(own, plain, strict=True)]))
             lines.append(f"| {variant} | {len(mine)} | {' | '.join(cells)} |")
         lines.append("")
@@ -314,7 +315,8 @@ def main() -> None:
     parser.add_argument("--only", help="variants, separated by commas; default: all")
     parser.add_argument("--mix", default="", help="also with these shares of the base's weights, as .1,.3")
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
-    asked = parsed(parser, table)
+    parser.add_argument("--against", default="plain", help="with --table: the variant that others are compared with")
+    asked = parsed(parser, partial(table, against=parser.parse_known_args()[0].against))
     budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = tasks_in(asked.tasks)
     known, name = variants(asked.teacher, asked.pairs), chosen(None, asked.model)[1]

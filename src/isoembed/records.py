@@ -144,9 +144,14 @@ class RunRecord(Summarised):
     created: str = Field(description="UTC, ISO 8601")
 
     @property
+    def inherited_flop(self) -> float:
+        """Of C, what was not spent again."""
+        return 0.0 if self.inherited is None else self.inherited.flop
+
+    @property
     def own_flop(self) -> float:
         """C but for what was inherited."""
-        return self.model_flop - (0.0 if self.inherited is None else self.inherited.flop)
+        return self.model_flop - self.inherited_flop
 
     @property
     def own_seconds(self) -> float:

@@ -77,13 +77,15 @@ def relative_variance(runs: Sequence[PossibleRun], target: PilotTarget) -> Float
 
 def price(runs: Sequence[PossibleRun], done: Sequence[PossibleRun] = ()) -> float:
     """FLOP that `runs` cost after those `done`: each goes on from the longest shorter one of its branch."""
-    paid = 0.0
-    known = list(done)
-    for run in sorted(runs, key=lambda run: run.tokens):
-        shorter = [each for each in known if each.branch == run.branch and each.tokens < run.tokens]
-        paid += run.flop - (0.0 if run.branch is None else max((each.trunk_flop for each in shorter), default=0.0))
-        known.append(run)
-    return paid
+    known = [*done, *runs]
+
+    def inherited(run: PossibleRun) -> float:
+        if run.branch is None:
+            return 0.0
+        shorter = (each for each in known if each.branch == run.branch and each.tokens < run.tokens)
+        return max((each.trunk_flop for each in shorter), default=0.0)
+
+    return sum(run.flop - inherited(run) for run in runs)
 
 
 def cheapest(runs: Sequence[PossibleRun], count: int, done: Sequence[PossibleRun] = ()) -> list[PossibleRun]:

@@ -33,8 +33,7 @@ def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and a method that it allows."""
     differs = differences(laws, request)
     holding = _holding(laws, request, differs) if differs else laws.laws
-    sizes = request.family.models if request.model is None else (request.family.model(request.model),)
-    return any(methods_on(law, request, model) for law in holding for model in sizes)
+    return any(methods_on(law, request, model) for law in holding for model in request.all_sizes)
 
 
 def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) -> Applicable:

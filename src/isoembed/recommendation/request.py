@@ -137,8 +137,12 @@ class CompleteRequest(Setup, Request):
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """The sizes to choose from, smallest first."""
-        sizes = self.family.models if self.model is None else (self.family.model(self.model),)
-        return tuple(self.constraints.within(self.family, sizes, self, self.data))
+        return tuple(self.constraints.within(self.family, self.all_sizes, self, self.data))
+
+    @property
+    def all_sizes(self) -> tuple[ModelSpec, ...]:
+        """The same whatever the limits are."""
+        return self.family.models if self.model is None else (self.family.model(self.model),)
 
     def projected(self, dimensions: int | None) -> Self:
         """The same request of embeddings of so many dimensions."""

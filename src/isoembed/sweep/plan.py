@@ -416,12 +416,11 @@ class Planner:
         if run.key in self.runs:
             return True
         run, outcome = self._branched(run), self.outcomes.get(run.key)
-        inherited = run.inherited_flop
-        if isinstance(outcome, RunRecord):  # its trunk may have been lost
-            inherited = 0.0 if outcome.inherited is None else outcome.inherited.flop
-        flop = self.flop + recipe.total_flop - inherited
+        ended = outcome if isinstance(outcome, RunRecord) else None
+        # the trunk that an ended run was to go on from may have been lost
+        flop = self.flop + recipe.total_flop - (ended or run).inherited_flop
         seconds = self.seconds + self._seconds(run)
-        if not isinstance(outcome, RunRecord) and (
+        if ended is None and (
             (request.allowance_flop is not None and flop > request.allowance_flop)
             or (request.allowance_seconds is not None and seconds > request.allowance_seconds)
         ):

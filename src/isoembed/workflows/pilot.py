@@ -27,7 +27,7 @@ from isoembed.pilot.notes import PilotNote
 from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
 from isoembed.recipe import DataStats, Setup
-from isoembed.records import Outcome, RunRecord
+from isoembed.records import RunRecord
 from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import as_possible_run, pilot_budgets, pilot_methods, pilot_stage, pilot_target
@@ -123,16 +123,13 @@ def fit_pilot(folder: SweepFolder, request: SweepRequest, choice: PilotBatch) ->
     """The laws of a finished pilot, for `isoembed.recommendation.recommend`, fitted as the planner fits them."""
     stages = {run.key: run for run in folder.runs()}
     outcomes = [outcome for outcome in folder.ledger.outcomes() if outcome.key in stages]
-    flop = sum(outcome.recipe.flop - _inherited_flop(outcome) for outcome in outcomes)
+    inherited = sum(outcome.inherited_flop for outcome in outcomes if isinstance(outcome, RunRecord))
+    flop = sum(outcome.recipe.flop for outcome in outcomes) - inherited
     records = [o for o in outcomes if isinstance(o, RunRecord) and o.heldout and pilot_stage(stages[o.key])]
     if not choice.decision.trusted:
         return Pilot(None, len(records), flop, choice.decision.notes)
     laws, left_out = pilot_laws(records, request)
     return Pilot(laws, len(records), flop, (choice.reason,) if laws else left_out)
-
-
-def _inherited_flop(outcome: Outcome) -> float:
-    return outcome.inherited.flop if isinstance(outcome, RunRecord) and outcome.inherited else 0.0
 
 
 def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> tuple[LawSet | None, tuple[FitNote, ...]]:
