@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 
-from isoembed.core import InputError, write_atomically
+from isoembed.core import InputError, StoppedError, write_atomically
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.attention import unmasked
@@ -37,7 +37,7 @@ from isoembed.recipe import Recipe
 from isoembed.training.callbacks import StepFacts
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.objective import Objective
 from speed_case import Case, build, recipe_of, surroundings, tokenized
 from speed_peers import initial

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import re
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -312,7 +313,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--budgets", default="2e12")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", help="variants, separated by commas; default: all")
+    parser.add_argument("--only", help="variants, separated by commas without a space; default: all")
     parser.add_argument("--mix", default="", help="also with these shares of the base's weights, as .1,.3")
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
     parser.add_argument("--against", default="plain", help="with --table: the variant that others are compared with")
@@ -320,7 +321,7 @@ def main() -> None:
     budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = tasks_in(asked.tasks)
     known, name = variants(asked.teacher, asked.pairs), chosen(None, asked.model)[1]
-    only = list(known) if asked.only is None else asked.only.split(",")
+    only = list(known) if asked.only is None else re.split(r",(?! )", asked.only)
     if unknown := sorted(set(only) - known.keys()):
         raise InputError(f"`only` names variants, of {', '.join(known)}; got {', '.join(unknown)}.")
     found = KeptRows(asked.out)

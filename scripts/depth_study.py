@@ -49,6 +49,7 @@ NEAR = {
         "6 lora r=36, 6 freeze 0.167, 4 full, 1 freeze 1, 4 lora r=72, 6 freeze 0.333"
     ),
     6.4e13: "2 freeze 0.5, 2 full, 3 freeze 0.333, 2 lora r=36, 4 freeze 0.5",
+    2.56e14: "2 freeze 0.5, 1 freeze 1, 3 freeze 0.333",
 }
 #: the search for learning rates is as dear as its deepest model and its longest horizon
 RATES = RateSearch(models=("smollm2-135m@1", "smollm2-135m@4"), steps=(60,), factor=2.5)
@@ -90,12 +91,12 @@ def near(ledger: Path, budget: float) -> None:
     request, folder = load_request(ledger), SweepFolder(ledger)
     everything = request.model_copy(update={"budgets": (budget,), "allowance_flop": None, "prune": None})
     planned = {
-        f"{run.recipe.model.depth} {run.recipe.method.label}": run.model_copy(update={"scored": False})
+        f"{run.recipe.model.depth} {run.recipe.method.label}": run
         for run in explain(folder, everything).runs
         if run.part.budget == budget
     }
     names = NEAR[budget].split(", ")
-    new = folder.add_runs([planned[name].model_copy(update={"order": 1000 + n}) for n, name in enumerate(names)])
+    new = folder.add_runs([planned[name].model_copy(update={"order": n - 1000}) for n, name in enumerate(names)])
     print(f"{new} new runs, {sum(planned[name].recipe.flop for name in names):.3g} FLOP in all", flush=True)
     work_off(folder, request)
 

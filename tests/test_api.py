@@ -16,12 +16,11 @@ from pydantic import ValidationError
 
 import isoembed
 from isoembed import Budget, InputError, LoRA, LoRATop, recommend
-from isoembed.core import Frozen
+from isoembed.core import Frozen, StoppedError
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import LAWS_FOLDER
 from isoembed.recommendation.request import Request
-from isoembed.training.loop import StoppedError
 from tests.training.small import StopAfter
 
 NANO_LAW = LAWS_FOLDER / "nano.json"

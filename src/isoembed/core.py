@@ -44,6 +44,12 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveInt = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
+class StoppedError(InputError):
+    """A run was asked to stop (ctrl-C, SIGTERM, SIGHUP) and saved a checkpoint first."""
+
+    exit_code = 130
+
+
 class Frozen(BaseModel):
     """A value: immutable, rejects unknown fields, compares and hashes by content.
 

@@ -113,7 +113,7 @@ def test_what_went_wrong_is_a_line_and_a_status(
 
 
 def test_a_stopped_run_ends_as_interrupted() -> None:
-    from isoembed.training.loop import StoppedError
+    from isoembed.core import StoppedError
     from isoembed.training.step import DivergedError
 
     assert (StoppedError.exit_code, DivergedError.exit_code) == (130, 1)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.core import StoppedError
 from isoembed.records import EndNote, FailedRun, RunRecord, ended
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.work import Heartbeat, StopRequestedError, work
+from isoembed.sweep.work import Heartbeat, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 
 
@@ -53,7 +54,7 @@ def test_a_stop_leaves_the_run_open_and_its_checkpoint_to_the_next_attempt(tmp_p
     def stops(planned: PlannedRun, place: Path) -> RunRecord:
         (place / "step-00000007").mkdir(parents=True)
         (place / "step-00000007" / "state.json").write_text("{}")
-        raise StopRequestedError
+        raise StoppedError("Stopped by a signal.")
 
     assert work(folder, stops) == 0
     assert planned.key not in folder.ledger

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.estimates import recipe_memory
 from isoembed.methods import Full, LoRA
@@ -18,7 +18,7 @@ from isoembed.training import memory
 from isoembed.training.checkpoint import checkpoints, trainable_of
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.memory import plan_memory
 from isoembed.training.setup import untrained
 from tests.training.small import StopAfter, recipe, small_data, small_encoder

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.batches import Batch
 from isoembed.data.dataset import PairData
 from isoembed.data.vectors import TextVectors
@@ -29,7 +29,7 @@ from isoembed.training import teacher as reading
 from isoembed.training.distillation import distillation_loss
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.objective import Objective
 from isoembed.training.teacher import read_by_teacher
 from tests.cli.test_entry import mistake, ok

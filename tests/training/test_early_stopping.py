@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData, prepare
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -23,7 +23,7 @@ from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.distributed import rank
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.step import Trainer
 from tests.training.small import MODEL, StopAfter, on_two_ranks, recipe, small_data
 

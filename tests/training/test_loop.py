@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
@@ -30,7 +30,7 @@ from isoembed.training.callbacks import MetricsFile
 from isoembed.training.checkpoint import checkpoints, save_checkpoint
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.loss import contrastive_loss
 from tests.training.small import METHODS, StopAfter, mixed_data, recipe, scarce, small_data
 

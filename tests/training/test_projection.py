@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.certificate import ExportError
 from isoembed.encoder.dense import projected, projection
@@ -25,7 +25,7 @@ from isoembed.training.checkpoint import trainable_of
 from isoembed.training.distillation import projection_of
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import plan_memory
 from isoembed.training.setup import untrained

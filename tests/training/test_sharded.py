@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.embedder import Embedder
@@ -31,7 +31,7 @@ from isoembed.training.callbacks import StepFacts
 from isoembed.training.distributed import own_share
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Memory, accumulate_gradients
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.memory import measure_footprint
 from isoembed.training.sharding import held_elements, shard, whole

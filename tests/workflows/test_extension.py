@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
 from isoembed.methods import Full, LoRA, Method
@@ -18,7 +18,7 @@ from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import TRUNK
 from isoembed.training.checkpoint import branch, checkpoints, remove_checkpoints, trainable_of
 from isoembed.training.execution import Execution
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.workflows.job import Job, plan_extension, trunk_of
 from tests.training.small import StopAfter, recipe, small_data
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from isoembed.core import no_room
+from isoembed.core import StoppedError, no_room
 from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.folder import Attempt, End, PlannedRun, SweepFolder
 
@@ -36,10 +36,6 @@ Result = TypeVar("Result")
 def raised(error: Exception) -> EndNote:
     """How an attempt ended of which the trainer raised `error`."""
     return ended("error", "raised", error=type(error).__name__, text=str(error))
-
-
-class StopRequestedError(Exception):
-    """Raised by a trainer that was asked to stop and has saved its checkpoint."""
 
 
 #: how an attempt ends that was asked to stop
@@ -64,7 +60,7 @@ def work(
     more: called when all planned runs have ended; plans the next stage and returns how many runs it added.
     stopping: looked at between runs.
 
-    A StopRequestedError ends the work and leaves the run open.  Any other exception of `train` is a failed attempt.
+    A StoppedError ends the work and leaves the run open.  Any other exception of `train` is a failed attempt.
     """
     written = 0
     while not stopping():
@@ -73,7 +69,7 @@ def work(
             run, attempt = claimed
             try:
                 written += _attempt(folder, run, attempt, train)
-            except StopRequestedError:
+            except StoppedError:
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
@@ -123,7 +119,7 @@ def _attempt(folder: SweepFolder, run: PlannedRun, attempt: Attempt, train: Trai
     try:
         inherit(folder, attempt)  # may fail too: its source is removed when a worker thought lost ends well after all
         outcome = train(run, folder.work(attempt))
-    except (StopRequestedError, KeyboardInterrupt):  # asked once, or pressed by somebody who would not wait
+    except (StoppedError, KeyboardInterrupt):  # asked once, or pressed by somebody who would not wait
         patiently(lambda: folder.end(attempt, STOPPED))
         raise
     except Exception as error:  # whatever it is, it must not take the other runs with it

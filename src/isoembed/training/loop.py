@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoembed.core import InputError, checked, expanded
+from isoembed.core import InputError, StoppedError, checked, expanded
 from isoembed.data.batches import Position, batches, is_spent
 from isoembed.data.dataset import PairData
 from isoembed.data.order import order_of
@@ -38,12 +38,6 @@ from isoembed.training.sharding import unsharded
 from isoembed.training.signals import stop_requested
 from isoembed.training.step import DivergedError, Trainer
 from isoembed.training.teacher import with_teacher
-
-
-class StoppedError(InputError):
-    """The run was asked to stop (ctrl-C, SIGTERM, SIGHUP) and saved a checkpoint first."""
-
-    exit_code = 130
 
 
 @checked

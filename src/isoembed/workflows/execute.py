@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import DenseSystem
@@ -19,7 +19,7 @@ from isoembed.recipe import Options, Recipe
 from isoembed.records import EndNote, Heldout, RunRecord, ScoreName, ended
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution
-from isoembed.training.loop import StoppedError, run
+from isoembed.training.loop import run
 from isoembed.training.memory import is_out_of_memory
 from isoembed.training.step import DivergedError, OutOfMemoryError
 

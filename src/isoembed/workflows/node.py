@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from isoembed.core import InputError, no_room
+from isoembed.core import InputError, StoppedError, no_room
 from isoembed.data.packed import PackedData
 from isoembed.evaluation.tasks import Task
 from isoembed.records import EndNote, RunRecord
@@ -19,7 +19,6 @@ from isoembed.sweep.folder import Attempt, PlannedRun, SweepFolder
 from isoembed.sweep.request import REQUEST, SweepRequest
 from isoembed.sweep.work import raised
 from isoembed.training.execution import Execution
-from isoembed.training.loop import StoppedError
 from isoembed.workflows.execute import RunContext, execute
 from isoembed.workflows.sweep import extend, tokenizer_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from isoembed.core import InputError
+from isoembed.core import InputError, StoppedError
 from isoembed.encoder.precision import AskedPrecision
 from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawFile, LawSet
@@ -32,7 +32,6 @@ from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.pilot import as_possible_run, pilot_budgets, pilot_methods, pilot_stage, pilot_target
 from isoembed.sweep.request import SweepRequest
-from isoembed.training.loop import StoppedError
 from isoembed.workflows.job import DataOptions
 from isoembed.workflows.sweep import prepare_request, run_sweep, tokenizer_of
 

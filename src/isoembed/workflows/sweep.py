@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from isoembed.core import InputError, portable
+from isoembed.core import InputError, StoppedError, portable
 from isoembed.encoder.load import attend_both_ways, load_model, weights_hash
 from isoembed.encoder.precision import AskedPrecision, fastest
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -30,10 +30,9 @@ from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
 from isoembed.sweep.request import SweepRequest, load_request
-from isoembed.sweep.work import StopRequestedError, end_for, work
+from isoembed.sweep.work import end_for, work
 from isoembed.training.checkpoint import branch, checkpoints
 from isoembed.training.execution import Execution
-from isoembed.training.loop import StoppedError
 from isoembed.training.signals import HANGUP, stop_signals
 from isoembed.training.speed import measure_speed
 from isoembed.workflows.execute import RunContext, execute
@@ -164,8 +163,8 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
                 with stopping.at_once():
                     extend(folder, run, place)
                     return execute(run.recipe, place, context, scored=run.scored)
-            except (StoppedError, KeyboardInterrupt) as stopped:
-                raise StopRequestedError from stopped
+            except KeyboardInterrupt as stopped:
+                raise StoppedError("Stopped by a signal.") from stopped
 
         more, asked = lambda: plan_sweep(ledger)[1], lambda: stopping.requests > 0
         return work(folder, train, tries=tries, more=more, stopping=asked)
