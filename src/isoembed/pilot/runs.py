@@ -19,6 +19,8 @@ from isoembed.laws.points import Floats, Points
 #: a pilot of fewer or shorter runs is no basis for a recommendation
 LEAST_RUNS = 12
 LEAST_STEPS = 100
+#: two sizes tell no power of N from a constant: a method's first runs are on three, or on all there are
+LEAST_SIZES = 3
 #: by how many times the noise the law drifts from a run a factor e below the target; chosen on the published tables of
 #: the replay
 DRIFT = 1.0
@@ -89,12 +91,22 @@ def price(runs: Sequence[PossibleRun], done: Sequence[PossibleRun] = ()) -> floa
 
 
 def cheapest(runs: Sequence[PossibleRun], count: int, done: Sequence[PossibleRun] = ()) -> list[PossibleRun]:
-    """Up to `count` of `runs`, each the one that costs least after those `done` and those before it."""
+    """Up to `count` of `runs` on `LEAST_SIZES` sizes or all there are, each the one that costs least after those `done`
+    and those before it.  The sizes of `done` count."""
     left, picked = sorted(runs, key=lambda run: (run.flop, run.key)), list[PossibleRun]()
     while left and len(picked) < count:
-        picked.append(min(left, key=lambda run: price([run], [*done, *picked])))
+        known = {run.params for run in (*done, *picked)}
+        others = [run for run in left if run.params not in known]
+        new = others if 0 < LEAST_SIZES - len(known) >= count - len(picked) else []
+        picked.append(min(new or left, key=lambda run: price([run], [*done, *picked])))
         left.remove(picked[-1])
     return picked
+
+
+def on_enough_sizes(picked: Sequence[PossibleRun], runs: Sequence[PossibleRun]) -> bool:
+    """Whether those picked are on `LEAST_SIZES` sizes, or on all sizes of `runs`."""
+    sizes = {run.params for run in picked}
+    return len(sizes) >= LEAST_SIZES or sizes >= {run.params for run in runs}
 
 
 def least_runs(law: Law) -> int:

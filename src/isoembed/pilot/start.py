@@ -13,7 +13,7 @@ import numpy as np
 from isoembed.laws.base import Law
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.laws.points import Floats
-from isoembed.pilot.runs import LEAST_RUNS, PilotTarget, PossibleRun, cheapest, least_runs, price
+from isoembed.pilot.runs import LEAST_RUNS, PilotTarget, PossibleRun, cheapest, least_runs, on_enough_sizes, price
 
 #: share of the allowance that the start set may cost
 START_SHARE = 0.25
@@ -64,13 +64,15 @@ def start_set(
         # up to what the start can afford throughout; where that leaves little choice, the cheapest runs
         most = START_SHARE * allowance_left / (share * len(methods))
         pools = [[run for run in open_runs if run.flop <= most]]
-        if len(pools[0]) < 2 * missing:
+        if len(pools[0]) < 2 * missing or not on_enough_sizes([*mine, *pools[0]], open_runs):
             pools = [open_runs[:size] for size in range(2 * missing, missing - 1, -1)]
         # of few runs those far apart are expensive: fewer to choose from, until what is chosen leaves something over
         room = START_MOST * allowance_left / len(methods)
         spreads = (_spread(mine, pool, missing, chance) for pool in pools)
-        chosen = next((spread for spread in spreads if price(spread, done) <= room), None)
-        chosen = cheapest(open_runs, missing, done) if chosen is None else chosen
+        suited = (
+            spread for spread in spreads if price(spread, done) <= room and on_enough_sizes([*mine, *spread], open_runs)
+        )
+        chosen = next(suited, None) or cheapest(open_runs, missing, mine)
         for run in chosen:
             if price([*picked, run], done) <= allowance_left:
                 picked.append(run)
