@@ -258,3 +258,23 @@ def test_methods_enter_while_the_allowance_pays_for_their_first_runs() -> None:
         kept, cost = methods_paid_for(order, runs, allowance / START_MOST * (1 + 1e-9))
         assert kept == expected
     assert cost == pytest.approx({"full": 7e15, "few": math.inf, "lora": 21e15, "bias": 7e15})
+
+
+def test_the_first_runs_of_a_method_are_on_three_sizes() -> None:
+    """Runs of a larger model begin dearer; of two sizes, all the cheapest, no power of N could be told."""
+    runs = [
+        PossibleRun(key=f"{method} {size} {step}", params=size, tokens=flop / size, flop=flop, method=method)
+        for method in ("full", "lora")
+        for size in (1e6, 2e6, 1e7, 2e7)
+        for step in range(12)
+        for flop in [1e9 * size * 1.25**step]
+    ]
+    goal = PilotTarget(flop=1e18, candidates=tuple(run.model_copy(update={"key": f"{run.key} goal"}) for run in runs))
+    alone = [run for run in runs if run.method == "full"]
+    least = 1e15 * (sum(1.25**step for step in range(5)) + 2 + 10)
+    assert methods_paid_for(["full"], alone, 0.0)[1] == pytest.approx({"full": least})
+    for allowance in (4.5e16, 6e16, 1e18):
+        start = plan_next([], runs, goal, allowance_left=allowance).runs
+        for method in ("full", "lora"):
+            assert len({run.params for run in start if run.method == method}) >= 3
+        assert sum(run.flop for run in start) <= allowance

@@ -85,8 +85,10 @@ def test_a_pilot_too_small_falls_back_and_says_so(pairs: Path, tmp_path: Path) -
     told = [*options(pairs, tmp_path / "out")]
     told[told.index("80%")] = "1%"
     printed = ok(*told, "--dry-run")
-    assert "no pilot was run" in printed
-    assert "needs 12 runs of 100 steps" in " ".join(printed.split())
+    words = " ".join(printed.split())
+    assert "no pilot was run" in words
+    assert "needs 12 runs of 100 steps" in words
+    assert "lower `--batch-pairs`" in words
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from isoembed.budget import Budget
 from isoembed.cache import begin_work
 from isoembed.cli import terminal
+from isoembed.cli.boundary import with_flags
 from isoembed.cli.parse import share_of
 from isoembed.cli.sweep import watching
 from isoembed.cli.sweep_plan import plan_json
@@ -67,13 +69,17 @@ def pilot_first(
     flop = chosen.spend.paid_flop
     allowance = share_of(flop, share, "--pilot")
     methods = _allowed(chosen.request)
+
+    def say(pilot: Pilot) -> None:
+        console.print(found_note(pilot, flop).spoken(partial(with_flags, ctx=chosen.ctx)).describe(), markup=False)
+
     console.print(section("Pilot"))
     try:
         request = _request(chosen, flop - allowance, allowance, methods, places)
         plan = explain(SweepFolder(folder), request)
     except PilotTooSmallError as error:
         pilot = Pilot(laws=None, runs=0, flop=0.0, facts=(refusal_of(error),))
-        console.print(found_note(pilot, flop).describe(), markup=False)
+        say(pilot)
         return chosen.spend, None, pilot
     request = request.model_copy(update=measure_pace(request))
     console.print(pilot_text(request, plan, None))
@@ -88,7 +94,7 @@ def pilot_first(
     ledger.export(out / "pilot.jsonl.gz", [record.published() for record in ledger.records()])
     if pilot.laws is not None:
         pilot.laws.save(out / "law.json")
-    console.print(found_note(pilot, flop).describe(), markup=False)
+    say(pilot)
     left = flop - pilot.flop
     return Budget(stated=f"{flop:.3g} FLOP, {left:.3g} after the pilot", flop=left), pilot.laws, pilot
 

@@ -109,7 +109,7 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
     budget, device = asked.budget.with_device(asked.execution.device)
     asked = replace(asked, budget=budget, execution=replace(asked.execution, device=device))
     memory = None if asked.execution.memory is None else size_in_bytes(asked.execution.memory)
-    planned = _planned(asked, list(given(ctx)))
+    planned = _planned(asked, ctx)
 
     from isoembed.training.callbacks import tracker_named
     from isoembed.training.distributed import process_group
@@ -139,11 +139,12 @@ def _work(ctx: typer.Context, asked: JobOptions, file: JobFileOptions, *, evalua
             terminal.print_json(recommendation_json(job.recommendation))
 
 
-def _planned(asked: JobOptions, options: list[Any]) -> ChosenRecipe | GivenRecipe | ExtendedRun:
+def _planned(asked: JobOptions, ctx: typer.Context) -> ChosenRecipe | GivenRecipe | ExtendedRun:
     """What turns the options into a job."""
+    options = list(given(ctx))
     if asked.extend is not None:
         return ExtendedRun(asked, asked.extend, options)
-    return ChosenRecipe(asked) if asked.recipe is None else GivenRecipe(asked, asked.recipe, options)
+    return ChosenRecipe(asked, ctx) if asked.recipe is None else GivenRecipe(asked, asked.recipe, options)
 
 
 def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Context, device: torch.device | None) -> None:
@@ -165,8 +166,8 @@ def _say_recipe(asked: JobOptions, job: Job, console: Console, ctx: typer.Contex
 class ChosenRecipe:
     """What turns the options into a job.  Made before torch is loaded, so that it refuses at once what it can."""
 
-    def __init__(self, asked: JobOptions) -> None:
-        self.asked = asked
+    def __init__(self, asked: JobOptions, ctx: typer.Context) -> None:
+        self.asked, self.ctx = asked, ctx
         self.request = request_of(asked.budget, asked.model, asked.training, asked.limits)
         self.spend = self.request.budget
         self.law = asked.law.value()
