@@ -100,6 +100,19 @@ def test_a_limit_on_sizes_holds_for_what_is_decided_and_what_is_run(limit: str, 
         candidates(limited.model_copy(update={limit: 1}))
 
 
+def test_a_pilot_that_takes_much_of_the_budget_says_what_that_did() -> None:
+    said = {}
+    for share in (0.1, 0.4):
+        asked = pilot()
+        assert asked.allowance_flop is not None
+        asked = asked.model_copy(update={"target_flop": asked.allowance_flop * (1 - share) / share})
+        out = io.StringIO()
+        Console(file=out, width=200).print(pilot_text(asked, PilotPlanner(asked, []).plan(), None))
+        said[share] = out.getvalue()
+    assert "40% of all FLOP" in said[0.4]
+    assert "of all FLOP" not in said[0.1]
+
+
 def test_an_allowance_that_would_do_is_not_blamed() -> None:
     """It said that 4.1e+10 FLOP were needed, of an allowance of 7.2e+10: the data were too few."""
     few = pilot().data.model_copy(update={"pairs": 240})

@@ -37,6 +37,8 @@ from isoembed.sweep.stage import SkipCount, SkipRemedy, Stage, skip
 PILOT_METHODS = ("full", "lora", "freeze", "bias")
 #: from one budget of the grid to the next
 BUDGET_FACTOR = 1.25
+#: of all FLOP, above which a pilot's price is spoken of: at .09 one paid, at .47 one did not (docs/pilot.md)
+DEAR_SHARE = 0.25
 #: the most expensive run, as a share of the allowance
 LARGEST_SHARE = START_SHARE
 

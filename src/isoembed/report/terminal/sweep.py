@@ -13,7 +13,7 @@ from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, RunRecord
 from isoembed.report.terminal.layout import columns_table, duration, pairs_table, si
 from isoembed.report.terminal.recommendation import recipe_rows, spent_text
-from isoembed.sweep.pilot import candidates, pilot_sizes
+from isoembed.sweep.pilot import DEAR_SHARE, candidates, pilot_sizes
 from isoembed.sweep.plan import Plan
 from isoembed.sweep.repetition import Repeated
 from isoembed.sweep.request import SweepRequest
@@ -125,6 +125,10 @@ def pilot_text(request: SweepRequest, plan: Plan, new: int | None) -> Renderable
                   "is spent"),
         ("now", f"stage {plan.stage}: {'nothing written yet' if new is None else number_of(new, 'new run')}"),
     ]  # fmt: skip
+    share = request.allowance_flop / (request.allowance_flop + request.target_flop)
+    if share > DEAR_SHARE:
+        dear = "the one pilot that was measured at such a share, of 47%, ended behind the rule that costs nothing"
+        rows.append(("price", f"{share:.0%} of all FLOP: {dear}"))
     if plan.pilot is not None:
         rows.append(("so far", plan.pilot.decision.describe()))
         if plan.pilot.stop is not None:
