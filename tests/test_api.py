@@ -189,6 +189,9 @@ def test_a_stopped_run_asked_for_otherwise_says_how_and_loses_nothing(tmp_path: 
     going_on = isoembed.Execution(resume=True)
     with pytest.raises(InputError, match=r"begun with another: method lora r=4 there, lora r=8 here; tokens .*Ask for"):
         isoembed.train(by_rank[8], pairs, out, execution=going_on)
+    best = isoembed.EarlyStopping(keep="best")
+    with pytest.raises(InputError, match=r"begun with another: early stopping none there, the best weights are kept"):
+        isoembed.train(by_rank[4], pairs, out, execution=going_on, early_stopping=best)
     assert (out / "recipe.json").read_bytes() == begun
     record = isoembed.train(out / "recipe.json", pairs, out, execution=going_on)
     assert record.recipe.method.label == "lora r=4"

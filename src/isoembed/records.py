@@ -159,11 +159,15 @@ class RunRecord(Summarised):
         return self.wall_seconds - (0.0 if self.inherited is None else self.inherited.seconds)
 
     @property
+    def ended_early(self) -> bool:
+        """Whether early stopping ended it before its tokens were spent."""
+        a_step = self.tokens / self.steps
+        return self.recipe.early_stopping.patience is not None and self.tokens + a_step < self.recipe.train_tokens
+
+    @property
     def to_the_end(self) -> bool:
         """Whether its held-out loss is that of the last step of all of its tokens, as laws forecast it."""
-        patience, a_step = self.recipe.early_stopping.patience, self.tokens / self.steps
-        ended_early = patience is not None and self.tokens + a_step < self.recipe.train_tokens
-        return self.kept_step is None and not ended_early
+        return self.kept_step is None and not self.ended_early
 
     def summary(self) -> dict[str, str]:
         """What ran, what it cost and what it reached."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from isoembed.cli.advice import advice
-from isoembed.recipe import Options
+from isoembed.recipe import EarlyStopping, Options
 from isoembed.records import HeldoutPoint
+from isoembed.report.terminal.outcome import result_text
 from tests.cli.test_options import ALL, asked, mistake
 from tests.fitting.ledgers import runs
 from tests.reliability.fuzz import command
@@ -188,7 +191,9 @@ def test_fewer_held_out_pairs_are_a_recipe_s_own_data(place: Path) -> None:
     ]
     assert (record["heldout"]["pairs"], record["unique_pairs"]) == (5, 55)
     again = ["train", "--recipe=here/recipe.json", "--out=x", "--dry-run", "--json"]
-    assert "not those that the recipe was made for" in mistake(*again, inside=place)
+    said = mistake(*again, inside=place)
+    assert "not those that the recipe was made for" in said
+    assert "as that run did, by `--heldout-pairs` or `--heldout` (it evaluated 5)" in said
     assert asked(*again, "--heldout-pairs=5", inside=place)["recipe"]["key"] == record["key"]
 
 
@@ -280,6 +285,33 @@ def test_no_more_epochs_where_they_raised_the_held_out_loss() -> None:
     assert not list(advice(rose))
     assert not list(advice(made.model_copy(update={"evaluations": (least,)})))
     assert list(advice(rose.model_copy(update={"unique_pairs": 1152}))), "one epoch repeats nothing"
+
+
+def test_a_dry_run_refuses_what_the_run_would(place: Path) -> None:
+    """It planned a run that goes by held-out pairs on data that leave none."""
+    said = mistake("train", "--model=nano-28k", "--batch-pairs=8", "--data=pairs.jsonl", "--epochs=3", "--keep=best",
+                   "--heldout-pairs=0", "--dry-run", "--out=x", inside=place)  # fmt: skip
+    assert "go by held-out pairs, and the data leave none" in " ".join(said.split())
+
+
+def test_a_run_that_early_stopping_ended_is_not_told_to_run_longer() -> None:
+    """It ended at step 9 of 200 and was told that 25 epochs would be 250 steps."""
+    made = runs()[0]
+    rule = EarlyStopping(keep="best", patience=2)
+    recipe = made.recipe.model_copy(update={"early_stopping": rule})
+    stopped = made.model_copy(
+        update={
+            "recipe": recipe, "steps": 36, "pairs": 1152, "unique_pairs": 1152, "kept_step": 12,
+            "tokens": recipe.train_tokens // 4,
+        }
+    )  # fmt: skip
+    assert stopped.ended_early
+    assert not list(advice(stopped))
+    out = Console(file=io.StringIO(), width=200)
+    out.print(result_text(stopped, None, out=Path("x"), budget_flop=1e12))
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "the weights of step 12 of 36" in said
+    assert f"ended after 36 of {recipe.steps:,} steps, its patience of 2 evaluations spent" in said
 
 
 def test_a_mixture_is_told_what_batches_of_one_source_are_worth(place: Path) -> None:

@@ -146,9 +146,23 @@ def test_a_model_is_known_by_its_shape() -> None:
         "smollm2", "smollm2-135m", "/mine", 2048, file,
     )  # fmt: skip
     assert family.peak_rate(model, Full(), steps=100) == SMOL.peak_rate(SMOL.models[0], Full(), steps=100)
-    for other in ({"vocab": 49_153}, {"other_params": 577}, {"block_params": mine.block_params[1:]}):
+    for other in ({"vocab": 49_153}, {"other_params": 577}, {"block_params": (1, *mine.block_params[1:])}):
         unknown = family_of(mine.model_copy(update=other))
         assert (unknown.name, unknown.models[0].name, unknown.rates) == ("custom", "mine", BORROWED_RATES)
+
+
+def test_the_export_of_a_cut_has_the_rates_of_the_cut() -> None:
+    """It fell back to the rule of width, 25 times lower."""
+    whole = SMOL.models[0]
+    cut = along_depth(SMOL, whole, [2])
+    exported = cut.models[0].model_copy(update={"name": "g1", "source": "./g1", "depth": None, "whole": None})
+    family = family_of(exported)
+    assert (family.name, family.along, family.models[0].name) == ("smollm2-135m@", "depth", "g1")
+    assert family.peak_rate(family.models[0], Full(), steps=100) == cut.peak_rate(cut.models[0], Full(), steps=100)
+    trimmed = exported.model_copy(
+        update={"vocab": exported.vocab - 100, "embedding_params": exported.embedding_params - 100 * exported.hidden}
+    )
+    assert family_of(trimmed).name == "smollm2-135m@"
 
 
 def test_no_two_built_in_models_are_of_one_shape() -> None:

@@ -72,6 +72,11 @@ def test_verdict(trained: float, base: float, static: float, words: float, said:
     assert list(verdict(values, 4096, HELPS)) == said
 
 
+def test_few_queries_tell_little() -> None:
+    """Of 20 queries, .856 was called level with BM25's 1.000."""
+    assert verdict({"trained": 0.856, "BM25": 1.0}, 20, HELPS) == ("no worse than BM25, as far as 20 queries tell",)
+
+
 def test_advice_stands_in_place_of_the_general_remedy() -> None:
     assert verdict({"trained": 0.25, "BM25": 0.57}, 4096) == ("BM25 is ahead by .320",)
     assert verdict({"trained": 0.25}, 4096) == ("no baseline to compare with",)

@@ -113,6 +113,13 @@ def test_a_pilot_that_takes_much_of_the_budget_says_what_that_did() -> None:
     assert "of all FLOP" not in said[0.1]
 
 
+def test_too_few_pairs_are_not_blamed_on_the_budget() -> None:
+    """1e16 FLOP were said not to pay for 30 steps, of which 2,400 pairs at a batch of 1,024 have two."""
+    few = pilot().data.model_copy(update={"pairs": 10 * pilot().batch_pairs})
+    with pytest.raises(PilotTooSmallError, match=r"are 10 steps of .*Lower `batch_pairs`, or add pairs"):
+        candidates(pilot().model_copy(update={"data": few}))
+
+
 def test_an_allowance_that_would_do_is_not_blamed() -> None:
     """It said that 4.1e+10 FLOP were needed, of an allowance of 7.2e+10: the data were too few."""
     few = pilot().data.model_copy(update={"pairs": 240})

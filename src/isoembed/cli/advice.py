@@ -16,12 +16,13 @@ ENOUGH_STEPS = 250
 
 
 def advice(record: RunRecord, *, by_epochs: bool = False) -> Iterator[str]:
-    """That the run was too short, with the option that makes it longer; no more epochs where they raised its loss.
+    """That the run was too short, with the option that makes it longer; no more epochs where they raised its loss, and
+    none of either where early stopping ended it.
 
-    by_epochs: these alone were its budget, so that its model was named.
+    by_epochs: `--epochs` alone makes it longer: its model was named, or given by its recipe.
     """
     steps, unique = record.steps, record.unique_pairs
-    if steps >= FEW_STEPS or unique is None:
+    if steps >= FEW_STEPS or unique is None or record.ended_early:
         return
     recipe, epochs = record.recipe, record.pairs / unique
     wanted = epochs * ENOUGH_STEPS / steps

@@ -318,7 +318,8 @@ def _train(
             console.print(scores_text(scores))
         console.print(section("Result"))
     outcome = achieved_text(job.recommendation, record)
-    advised = [*advice(record, by_epochs=job.recommendation.budget.epochs is not None)]
+    by_epochs = asked.recipe is not None or asked.budget.epochs is not None
+    advised = [*advice(record, by_epochs=by_epochs)]
     console.print(result_text(record, scores, out=out, budget_flop=whole, outcome=outcome, advice=advised))
     if asked.output.as_json:
         terminal.print_json(

@@ -29,8 +29,9 @@ def family_of(spec: ModelSpec) -> Family:
     """The family of the model counted as `spec`, with it alone.
 
     Where width, blocks, heads, feed-forward layers and vocabulary are those of a built-in model, that model's family
-    with its rates, and its name and pretraining peak.  Where only the vocabulary is smaller, as a trimmed one is, the
-    same under the name it has.  Else `custom`, with rates borrowed from others.
+    with its rates, and its name and pretraining peak.  Where only the vocabulary is smaller, as a trimmed one's is, or
+    there are fewer blocks, as in the export of a cut, the same under the name it has.  Else `custom`, with rates
+    borrowed from others.
     """
     for family in FAMILIES:
         for known in family.models:
@@ -51,4 +52,18 @@ def family_of(spec: ModelSpec) -> Family:
                         "about": f"the model at {spec.source}, {known.name} by its shape, with fewer tokens",
                     }
                 )
+            if known.blocks > spec.blocks > 0 and _is_cut(spec, known.first(spec.blocks)):
+                return family.model_copy(
+                    update={
+                        "name": f"{known.name}@",
+                        "models": (spec.model_copy(update={"pretraining_rate": known.pretraining_rate}),),
+                        "along": "depth",
+                        "about": f"the model at {spec.source}, {known.name}@{spec.blocks} by its shape",
+                        "method_rule": None,
+                    }
+                )
     return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {spec.source}")
+
+
+def _is_cut(spec: ModelSpec, cut: ModelSpec) -> bool:
+    return spec.same_shape(cut) or spec.is_trimmed(cut)

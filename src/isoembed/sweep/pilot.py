@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from isoembed.budget import Budget
-from isoembed.core import InputError
+from isoembed.core import InputError, number_of
 from isoembed.families.base import ModelSpec
 from isoembed.laws.hoffmann import HOFFMANN
 from isoembed.methods import Method
@@ -89,6 +89,13 @@ def candidates(request: SweepRequest) -> dict[str, Recipe]:
                 continue  # too expensive for one step, or too large for the memory
             if recipe.steps >= MIN_STEPS:
                 found[f"{method.label} on {model.name}"] = recipe
+    pairs = request.data.pairs
+    if not found and pairs is not None and pairs // request.batch_pairs < MIN_STEPS:
+        raise PilotTooSmallError(
+            f"A pilot decides between recipes of {MIN_STEPS} steps or more and one epoch at most; {pairs:,} pairs are "
+            f"{number_of(pairs // request.batch_pairs, 'step')} of {request.batch_pairs}. "
+            "Lower `batch_pairs`, or add pairs."
+        )
     if not found:
         raise InputError(
             f"The target budget must pay for {MIN_STEPS} steps of a model; {request.target_flop:.3g} FLOP do not."

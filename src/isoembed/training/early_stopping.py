@@ -7,12 +7,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from isoembed.core import InputError
+from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
-from isoembed.recipe import EarlyStopping
+from isoembed.recipe import EarlyStopping, Recipe
 from isoembed.records import Heldout, HeldoutPoint
 from isoembed.training.checkpoint import Counters, Tensors, trainable_of
 from isoembed.training.distributed import rank, total
 from isoembed.training.sharding import part_like, whole
+
+
+def check_evaluated(recipe: Recipe, data: PairData) -> None:
+    """Raise InputError where a run that goes by held-out pairs has none."""
+    if recipe.early_stopping.evaluates and len(data.heldout) < 2:
+        raise InputError("`keep=best` and `patience` go by held-out pairs, and the data leave none; give `heldout`.")
 
 
 class Evaluations:

@@ -28,7 +28,7 @@ from isoembed.training.checkpoint import (
 )
 from isoembed.training.compiled import check_compiler
 from isoembed.training.distributed import largest, rank, world
-from isoembed.training.early_stopping import Evaluations
+from isoembed.training.early_stopping import Evaluations, check_evaluated
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_loss
 from isoembed.training.memory import forget_peak
@@ -205,8 +205,7 @@ def _check(recipe: Recipe, data: PairData, folder: Path, execution: Execution) -
             "make the recipe anew from these data."
         )
     order_of(data, recipe.options, batch_pairs=recipe.batch_pairs, seed=recipe.seed, unique_pairs=recipe.unique_pairs)
-    if recipe.early_stopping.evaluates and len(data.heldout) < 2:
-        raise InputError("`keep=best` and `patience` go by held-out pairs, and the data leave none; give `heldout`.")
+    check_evaluated(recipe, data)
     if execution.shard and world() == 1:
         raise InputError(
             "`shard` needs at least two processes to shard over; got 1. Start with torchrun --nproc-per-node N, "

@@ -59,6 +59,7 @@ from isoembed.scratch import STEPS, TRUNK, clear_files
 from isoembed.training.callbacks import Callback, MetricsFile
 from isoembed.training.checkpoint import begun_precision, branch, checkpoints, remove_checkpoints, trunk_state
 from isoembed.training.distributed import barrier, rank
+from isoembed.training.early_stopping import check_evaluated
 from isoembed.training.execution import Execution
 from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
@@ -155,6 +156,9 @@ class Job:
     tokenizer: PreTrainedTokenizerFast
     extended: Extended | None = None
 
+    def __post_init__(self) -> None:
+        check_evaluated(self.recipe, self.data)
+
     @property
     def recipe(self) -> Recipe:
         """What will be trained."""
@@ -216,13 +220,17 @@ def plan_recipe(
     found = at_hand(recipe, place)
     if found is None:
         raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
+    teacher = found.options.teacher
+    if teacher is not None and teacher.source.startswith("./"):  # as `at_hand` leaves what it has not found
+        raise InputError(f"The recipe's teacher {teacher.source} must be here or beside {place}. Put it there.")
     tokenizer = _tokenizer(found.model, found)
     data = options.prepare(tokenizer, found, cache=cache)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
         raise InputError(
             f"The pairs of {options.spec} are not those that the recipe was made for ({found.data.source}, "
-            f"{found.data.fingerprint}). Name those, or others, as `data`."
+            f"{found.data.fingerprint}). Name those, or others, as `data`, and hold out pairs as that run did, by "
+            f"`heldout_pairs` or `heldout`{_held_out_in(place, recipe)}."
         )
     if not same:
         found = found.model_copy(update={"data": data.stats})
@@ -258,6 +266,15 @@ def plan_extension(
     job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute())
     longer = job.recipe.extended(recipe.train_tokens)
     return replace(job, recommendation=_given(longer, "extended", epochs=budget.epochs), extended=extended)
+
+
+def _held_out_in(place: Path, recipe: Recipe) -> str:
+    """How many pairs the run of `recipe` in `place` evaluated, in words; empty where no record says it."""
+    with suppress(InputError):
+        record = RunRecord.load(place / RECORD)
+        if record.recipe.key == recipe.key and record.heldout is not None:
+            return f" (it evaluated {record.heldout.pairs:,})"
+    return ""
 
 
 def _extended(recipe: Recipe, budget: Budget) -> Recipe:
@@ -465,6 +482,8 @@ def _apart(there: Recipe, here: Recipe) -> str:
         "tokens": (f"{there.train_tokens:,}", f"{here.train_tokens:,}"),
         "learning rate": (f"{there.learning_rate:.4g}", f"{here.learning_rate:.4g}"),
         "seed": (there.seed, here.seed),
+        "early stopping": (str(there.early_stopping) or "none", str(here.early_stopping) or "none"),
+        "precision": (there.precision or "fp32", here.precision or "fp32"),
     }
     apart = [differs(what, *both) for what, both in facts.items() if both[0] != both[1]]
     return "; ".join(map(str, (*apart, *there.setup.differences(here.setup).values()))) or "other data or weights"

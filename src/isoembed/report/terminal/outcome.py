@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoembed.budget import device_named
+from isoembed.core import number_of
 from isoembed.estimates import recipe_memory, training_seconds
 from isoembed.recipe import Recipe
 from isoembed.recommendation.result import Recommendation
@@ -32,6 +33,8 @@ _SYSTEMS = {"trained": "trained", "BM25": "BM25", "static table": "static", "bas
 _BY_LAW = "the {law} law of {family}: best of {candidates:@candidate}"
 #: standard deviation of the difference of two systems' scores on one query, about
 _NOISE = 0.35
+#: of a difference of scores: with more, so few queries tell little
+_MUCH = 0.03
 #: of its budget, less was not spent
 _SPENT = 0.9
 
@@ -44,7 +47,7 @@ def recipe_text(
     notes: on the data; flop_per_second: of this machine's matrix products; more: what shows lines whole that are cut
     here, said where one is.
     """
-    recipe = recommendation.recipe
+    recipe, reach = recommendation.recipe, recommendation.reach
     rows = [
         ("Recipe", _what(recipe)),
         ("Why", _why(recommendation)),
@@ -52,6 +55,7 @@ def recipe_text(
         ("Schedule", _schedule(recipe)),
         ("Cost", _cost(recommendation, flop_per_second)),
         ("Forecast", _forecast(recommendation)),
+        *([("Warning", reach.describe())] if reach is not None and reach.outside else []),
         *(("Warning", line) for line in recommendation.warnings),
         *(("Note", note.removesuffix(".")) for note in notes),
     ]
@@ -73,7 +77,7 @@ def result_text(
 
     outcome: of the forecast, where there was one; advice: what would make a better run of it.
     """
-    rows = [("Loss", _loss(record)), ("Spent", _spent(record, budget_flop))]
+    rows = [("Loss", _loss(record)), *_kept(record), ("Spent", _spent(record, budget_flop))]
     rows += [("Forecast", outcome)] if outcome else []
     if scores is not None and (found := next(iter(_by_task(scores)), None)) is not None:
         metric, values, queries = found
@@ -98,16 +102,21 @@ def verdict(values: Mapping[str, float], queries: int, remedy: str = "") -> tupl
     if base is not None and trained < base - noise:
         lines.append(f"worse than its untrained base by {fraction(base - trained)}: try a lower learning rate")
     elif base is not None and trained <= base + noise:
-        counted = "1 query" if queries == 1 else f"{queries:,} queries"
-        lines.append(f"no better than its untrained base, as far as {counted} tell")
+        lines.append(f"no better than its untrained base, as far as {_queries(queries)} tell")
     if static is not None and trained < static - noise:
         lines.append(f"behind its own static token table by {fraction(static - trained)}")
     if words is None:
         return tuple(lines) or ("no baseline to compare with",)
     if trained > words + noise:
         return (*lines, f"beats BM25 by {fraction(trained - words)}")
+    if trained > words - noise and noise > _MUCH:
+        return (*lines, f"no worse than BM25, as far as {_queries(queries)} tell")
     gap = "about level with BM25" if trained > words - noise else f"BM25 is ahead by {fraction(words - trained)}"
     return (*lines, f"{gap}: {remedy}" if remedy else gap)
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count:,} queries"
 
 
 def _remedy(record: RunRecord, budget_flop: float) -> str:
@@ -194,6 +203,15 @@ def _loss(record: RunRecord) -> str:
     return (
         f"{fell}{after.loss:.3f} on {after.pairs:,} held-out pairs (chance is ln {after.candidates:,} = {chance:.2f})"
     )
+
+
+def _kept(record: RunRecord) -> list[tuple[str, str]]:
+    """What early stopping did: which weights these are, and what ended the run."""
+    said = [] if record.kept_step is None else [f"the weights of step {record.kept_step:,} of {record.steps:,}"]
+    if record.ended_early:
+        patience = number_of(record.recipe.early_stopping.patience or 0, "evaluation")
+        said.append(f"ended after {record.steps:,} of {record.recipe.steps:,} steps, its patience of {patience} spent")
+    return [("Kept", "; ".join(said))] if said else []
 
 
 def _spent(record: RunRecord, budget_flop: float) -> str:
