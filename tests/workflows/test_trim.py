@@ -22,6 +22,7 @@ from isoembed.methods import Full
 from isoembed.recipe import DataStats, Setup, solve
 from isoembed.workflows.job import train
 from isoembed.workflows.trim import Trimmed, trim_vocabulary
+from tests.reliability.fuzz import command
 
 PAIRS = [
     Pair(query=f"how to open file {number}", positive=f"opens the file {number} and reads it", negatives=("a dog",))
@@ -86,3 +87,12 @@ def test_what_is_trained_from_it_loads_elsewhere_with_its_vocabulary(
 def test_a_folder_that_is_there_is_left_alone(smaller: tuple[Path, Trimmed]) -> None:
     with pytest.raises(InputError, match="is there already"):
         trim_vocabulary("nano/nano-28k", PAIRS, smaller[0])
+
+
+def test_the_command_takes_what_a_run_takes_but_no_cut(tmp_path: Path) -> None:
+    rows = [{"query": pair.query, "pos": pair.positive} for pair in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert command("trim", "nano-28k", "pairs.jsonl", "--out=small", inside=tmp_path).status == 0
+    assert (tmp_path / "small/trimmed.json").is_file()
+    refused = command("trim", "nano-28k@2", "pairs.jsonl", "--out=cut", inside=tmp_path)
+    assert "A whole model is trimmed, then cut, as OUT@2" in " ".join(refused.err.split())

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from isoembed.cli import terminal
+from isoembed.cli.models import chosen
 from isoembed.cli.options import AsJson, RowReadingOptions
+from isoembed.core import InputError
 
 
 def trim(
-    model: Annotated[str, typer.Argument(help="a hub id, a folder, a GGUF file, or nano/NAME")],
+    model: Annotated[str, typer.Argument(help="as --model of run, not cut: a name, a hub id, a folder, a GGUF file")],
     source: Annotated[str, typer.Argument(metavar="DATA", help="pairs, as --data of run, of which all tokens stay")],
     rows: RowReadingOptions,
     out: Annotated[Path, typer.Option(help="folder for the smaller model", rich_help_panel="Output")],
@@ -22,7 +24,13 @@ def trim(
     from isoembed.workflows.trim import trim_vocabulary
 
     terminal.no_library_bars()
-    found = trim_vocabulary(model, rows.of(source).source(source), out)
+    family, name = chosen(None, model)
+    spec = family.models[0] if name is None else family.model(name)
+    if spec.depth is not None:
+        raise InputError(
+            f"A whole model is trimmed, and then cut, as OUT@{spec.depth}; got {model!r}. Leave the @ out."
+        )
+    found = trim_vocabulary(spec.source, rows.of(source).source(source), out)
     if as_json:
         terminal.print_json(found.model_dump(mode="json"))
     else:
