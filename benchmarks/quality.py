@@ -33,7 +33,7 @@ from isoembed.core import InputError, short_name
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
-from isoembed.evaluation.systems import BM25, DenseSystem, System
+from isoembed.evaluation.systems import BM25, DenseSystem, Static, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
 from isoembed.recipe import Options, PartialSetup, Prompts, Recipe, SourcePrompts
@@ -240,13 +240,15 @@ def scored(system: System, tasks: dict[str, Task]) -> dict[str, float]:
 
 
 def beside(asked: argparse.Namespace, flop: float, tasks: dict[str, Task]) -> list[Row]:
-    """The untrained base, BM25 on retrieval, and the teacher."""
+    """The untrained base, its token table alone, BM25 on retrieval, and the teacher and its table."""
     job = planned(asked, PartialSetup(), flop, 0)
     base = Embedder(untrained(job.recipe), job.tokenizer, job.recipe.context_tokens)
-    found = {"untrained": scored(DenseSystem(base), tasks)}
+    found = {"untrained": scored(DenseSystem(base), tasks), "static table": scored(Static(base), tasks)}
     found["BM25"] = scored(BM25(), {name: task for name, task in tasks.items() if name.startswith("retrieval/")})
     if asked.teacher is not None:
-        found["teacher"] = scored(DenseSystem(Embedder.load(asked.teacher)), tasks)
+        taught = Embedder.load(asked.teacher)
+        found["teacher"] = scored(DenseSystem(taught), tasks)
+        found["teacher's static table"] = scored(Static(taught), tasks)
     return [{"variant": name, "budget": None, "scores": scores} for name, scores in found.items()]
 
 
