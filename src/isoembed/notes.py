@@ -246,6 +246,11 @@ class Refusal(Note):
             "`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
             "{tokens_per_pair:.0f} tokens on {model}; lower `batch_pairs` or take a smaller model.",
         ),
+        "one-step-taught": (
+            "`budget` must pay for one step: {flop:.3g} FLOP < {step_flop:.3g} at {batch_pairs} pairs of "
+            "{tokens_per_pair:.0f} tokens on {model}, {share:.0%} of it for the teacher {teacher} to read them; leave "
+            "`teacher` out, lower `batch_pairs`, take a smaller model or raise the budget.",
+        ),
         "long-context": ("`context_tokens` must be within the model's {most}; got {context_tokens} for {model}.",),
         "teacher-context": (
             "`context_tokens` must be within the teacher's {most}, for it would judge texts that it has not read; got "

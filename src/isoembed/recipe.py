@@ -342,7 +342,7 @@ class Options(Frozen):
         return tuple(sorted(set(dims), reverse=True))
 
     @model_validator(mode="after")
-    def _taught(self) -> Options:
+    def _taught(self, info: ValidationInfo) -> Options:
         if self.teacher is None:
             if self.mask_by == "teacher":
                 raise InputError("`mask_by=teacher` needs a teacher to judge; give `teacher`.")
@@ -359,6 +359,11 @@ class Options(Frozen):
         elif self.teacher.weight == 1 and self.hardness_strength:
             raise InputError(
                 "`hardness_strength` weighs the negatives of the contrastive loss, which has no part at "
+                "`teacher_weight` 1. Give less, or leave it out."
+            )
+        elif self.teacher.weight == 1 and self.mask_by == "teacher" and info.mode != "json":  # older files
+            raise InputError(
+                "`mask_by=teacher` leaves candidates out of the contrastive loss, which has no part at "
                 "`teacher_weight` 1. Give less, or leave it out."
             )
         return self
@@ -973,7 +978,11 @@ def affordable(flop: float, model: ModelSpec, method: Method, setup: Setup, data
     step_flop = price.flop(data.tokens_per_pair * batch_pairs)
     if flop < step_flop:
         known = {"batch_pairs": batch_pairs, "tokens_per_pair": data.tokens_per_pair, "model": model.name}
-        raise InputError(refusal("one-step", flop=flop, step_flop=step_flop, **known))
+        if (teacher := setup.options.teacher) is None:
+            raise InputError(refusal("one-step", flop=flop, step_flop=step_flop, **known))
+        share = price.teacher_flop(data.tokens_per_pair * batch_pairs) / step_flop
+        known |= {"teacher": teacher.name, "share": share}
+        raise InputError(refusal("one-step-taught", flop=flop, step_flop=step_flop, **known))
     check_teacher(setup, data)
     if setup.context_tokens > model.context:
         known = {"most": model.context, "context_tokens": setup.context_tokens}

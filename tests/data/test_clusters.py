@@ -144,4 +144,15 @@ def test_what_cannot_be_is_refused() -> None:
         Options(batch_by="cluster", clusters=1)
     with pytest.raises(InputError, match="2 `clusters` for 3 sources"):
         cluster_counts(2, [5, 5, 5])
-    assert cluster_counts(10, [900, 10, 90]) == [9, 1, 1]
+
+
+def test_sources_have_as_many_clusters_as_were_asked_for() -> None:
+    assert cluster_counts(10, [900, 10, 90]) == [8, 1, 1]
+    assert cluster_counts(8, [100] * 3) == [2, 3, 3]
+    assert cluster_counts(7, [100] * 3) == [3, 2, 2]
+    assert cluster_counts(3, [1000, 1, 1]) == [1, 1, 1]
+    assert cluster_counts(8, [250, 250, 500]) == [2, 2, 4]
+    for asked in range(4, 40):
+        for pairs in ([100] * 4, [1, 2, 3, 5000], [7, 11, 13, 17]):
+            found = cluster_counts(asked, pairs)
+            assert (sum(found), min(found) > 0) == (asked, True)

@@ -151,6 +151,9 @@ def test_what_cannot_be_is_refused(data: PairData, tmp_path: Path) -> None:
         order_of(data, ONE_SOURCE, batch_pairs=46, seed=0)
     with pytest.raises(InputError, match="needs a mixture of sources"):
         order_of(mixture(tmp_path, "a"), ONE_SOURCE, batch_pairs=10, seed=0)
+    left = np.flatnonzero(data.store.column("source") == 1)
+    with pytest.raises(InputError, match=r"two sources with pairs.*only \S*b\.jsonl of .* has any left.*out fewer"):
+        order_of(replace(data, train=left), ONE_SOURCE, batch_pairs=10, seed=0)
     with pytest.raises(InputError, match="give `batch_by=source` too"):
         Options(source_alpha=0.5)
     with pytest.raises(InputError, match="from 0, equal shares, to 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import run
 from isoembed.training.objective import Objective
 from isoembed.training.teacher import read_by_teacher
-from tests.cli.test_entry import mistake, ok
+from tests.cli.test_entry import isoembed_command, mistake, ok
 from tests.training.small import (
     MODEL,
     StopAfter,
@@ -153,7 +154,8 @@ def test_only_what_a_teacher_is_makes_a_run(data: PairData, wide: Teacher) -> No
     assert key(Options(teacher=moved)) == key(Options(teacher=wide)) != key(Options(teacher=other)) != key(Options())
     assert "teacher" not in setup.model_dump(mode="json", exclude_defaults=True).get("options", {})
     assert Options(teacher=moved) == Options(teacher=wide) != Options(teacher=other)
-    assert key(Options(teacher=wide, mask_by="teacher")) != key(Options(teacher=wide))
+    half = wide.model_copy(update={"weight": 0.5})
+    assert key(Options(teacher=half, mask_by="teacher")) != key(Options(teacher=half))
 
 
 # ---- what it costs ----
@@ -248,6 +250,8 @@ def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
     asked = ["--budget", "2e9", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
     shown = ok("train", *asked, "--teacher", wide.source, "--out", str(out))
     assert "of its teacher's" in shown
+    done = isoembed_command("train", *asked, "--teacher", wide.source, "--out", str(out), "--dry-run", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")  # no bar of the teacher's weights
     record = RunRecord.load(out / "record.json")
     assert record.teacher_flop > 0
     assert record.recipe.options.teacher is not None
@@ -256,6 +260,20 @@ def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
     with safe_open(out / "model.safetensors", "pt") as tensors:
         assert not [name for name in [*tensors.keys()] if "projection" in name]
     assert not list(out.rglob("part-*.npy"))
+    for file in ("recipe.json", "record.json"):
+        says = mistake("train", "--recipe", str(out / file), *place, "--out", str(tmp_path / "x"), "--dry-run")
+        assert f"The recipe's teacher ./wide must be here or beside {out}" in says
+    shutil.copytree(wide.source, tmp_path / "wide")
+    ok("train", "--recipe", str(out / "recipe.json"), *place, "--out", str(tmp_path / "x"), "--dry-run")
+
+
+def test_a_guide_without_a_contrastive_part_is_read_from_earlier_files(data: PairData, tmp_path: Path) -> None:
+    whole = Options(teacher=described(), mask_by="self")
+    recipe = solve(1e12, MODEL, Full(), 3e-3, Setup(batch_pairs=16, context_tokens=32, options=whole), data.stats,
+                   family="nano")  # fmt: skip
+    earlier = recipe.model_copy(update={"options": whole.model_copy(update={"mask_by": "teacher"})})
+    (tmp_path / "recipe.json").write_text(earlier.model_dump_json())
+    assert Recipe.load(tmp_path / "recipe.json").key == earlier.key != recipe.key
 
 
 # ---- refusals ----
@@ -267,6 +285,7 @@ def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path
         with pytest.raises(InputError, match="`teacher`") as error:
             teacher(source)
         assert "\n" not in str(error.value)
+        assert "`model`" not in str(error.value)
     with pytest.raises(InputError, match="loss"):
         teacher(wide.source, loss="l1")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="weight"):
@@ -280,6 +299,11 @@ def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path
         Options(mask_by="teacher")
     with pytest.raises(InputError, match="matryoshka"):
         Options(teacher=wide, matryoshka=(8,))
+    with pytest.raises(InputError, match=r"`mask_by=teacher` leaves candidates out.*no part at `teacher_weight` 1"):
+        Options(teacher=wide, mask_by="teacher")
+    with pytest.raises(InputError, match="37% of it for the teacher wide to read them; leave `teacher` out"):
+        solve(1e6, MODEL, Full(), 3e-3, Setup(batch_pairs=16, context_tokens=32, options=Options(teacher=wide)),
+              data.stats, family="nano")  # fmt: skip
     other = Options(teacher=wide.model_copy(update={"weights": "0" * 16}))
     with pytest.raises(InputError, match="not those that the recipe"):
         taught(data, other)

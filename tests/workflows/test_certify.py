@@ -113,6 +113,40 @@ def _cut_by_others(folder: Path) -> None:
     _edit(folder / "tokenizer.json", lambda content: content.update(truncation=cut))
 
 
+def _both_ways(folder: Path) -> None:
+    _edit(folder / "config.json", lambda content: content.update(is_causal=False))
+
+
+def _padding_for_an_end(folder: Path) -> None:
+    """Every text ends in a special token, but not in that of the training."""
+
+    def change(content: Any) -> None:
+        content["post_processor"]["single"][-1]["SpecialToken"]["id"] = "<pad>"
+        content["post_processor"]["special_tokens"] = {"<pad>": {"id": "<pad>", "ids": [1], "tokens": ["<pad>"]}}
+
+    _edit(folder / "tokenizer.json", change)
+
+
+def _fewer_heads(folder: Path) -> None:
+    _edit(folder / "config.json", lambda content: content.update(num_attention_heads=2))
+
+
+def _other_activation(folder: Path) -> None:
+    _edit(folder / "config.json", lambda content: content.update(hidden_act="relu"))
+
+
+def _other_rotation(folder: Path) -> None:
+    _edit(folder / "config.json", lambda content: content["rope_parameters"].update(rope_theta=500.0))
+
+
+def _cut_on_the_left(folder: Path) -> None:
+    _edit(folder / "tokenizer_config.json", lambda content: content.update(truncation_side="left"))
+
+
+def _not_normalised(folder: Path) -> None:
+    _edit(folder / "modules.json", lambda content: content.pop())
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "untrained adapter": (_untrained_adapter, "adapter", "factors of the adapter are zero or no number"),
     "adapter of NaN": (_adapter_of_nan, "adapter", "factors of the adapter are zero or no number"),
@@ -124,6 +158,13 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no end token": (_no_end_token, "end token", "texts do not end in one special token"),
     "half the blocks": (_half_the_blocks, "trained", "has 1 of the 3 blocks of "),
     "untrained": (_base_weights, "trained", "is untrained: every tensor is that of "),
+    "both ways": (_both_ways, "direction", "tokens read the whole text, not tokens read those before them"),
+    "padding for an end": (_padding_for_an_end, "base's tokens", "is read as token 1 at place 1 of 1, not 0"),
+    "fewer heads": (_fewer_heads, "configuration", "`num_attention_heads` is 2, not 4"),
+    "other activation": (_other_activation, "configuration", "`hidden_act` is relu, not gelu"),
+    "other rotation": (_other_rotation, "configuration", "`rope_parameters` is {"),
+    "cut on the left": (_cut_on_the_left, "base's tokens", "is read as token"),
+    "not normalised": (_not_normalised, "length", "vectors of length"),
     "cut by others": (_cut_by_others, "truncation", "tokenizer.json cuts texts at 8 tokens, the model at 16"),
 }
 
@@ -177,6 +218,16 @@ def test_a_base_of_another_width_is_another_model(whole: Path, tmp_path: Path) -
     done = _command("certify", "out", "--base=wider", inside=tmp_path)
     assert done.status == 1
     assert "of another shape than" in " ".join(done.out.split())
+
+
+def test_a_base_that_is_named_is_compared_with_the_record(whole: Path, tmp_path: Path) -> None:
+    """From Python too, where it is a source and no family's."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    for plant in (_both_ways, _padding_for_an_end, _fewer_heads):
+        plant(tmp_path / "out")
+    (tmp_path / "out" / CERTIFICATE).unlink()
+    found = isoembed.certify(tmp_path / "out", base=str(whole / "base"))
+    assert {"direction", "base's tokens", "configuration"} <= {check.name for check in found.failures}
 
 
 def test_a_sound_model_passes(whole: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from isoembed.encoder.load import load_base
 from isoembed.families import NANO
 from isoembed.methods import Full
 from isoembed.recipe import DataStats, Recipe, Setup, solve
+from isoembed.records import RECORD
 from isoembed.workflows.certify import certify
 from isoembed.workflows.job import train
 from isoembed.workflows.merge import merge
@@ -106,8 +110,57 @@ def test_models_that_read_texts_otherwise_are_refused(models: list[Path], recipe
         family="nano",
     )  # fmt: skip
     train(wider, pairs, str(tmp_path / "wider"))
-    with pytest.raises(InputError, match="same tensors"):
+    with pytest.raises(InputError, match=r"one base; .* from nano-28k with weights .* from nano-51k with weights"):
+        merge([models[0], tmp_path / "wider"], tmp_path / "mean")
+    (tmp_path / "wider" / RECORD).unlink()
+    with pytest.raises(InputError, match=r"one `hidden_size` in config\.json"):
         merge([models[0], tmp_path / "wider"], tmp_path / "mean")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no sentence-transformers model"):
         merge([models[0], tmp_path / "empty"], tmp_path / "mean")
+
+
+def _edited(folder: Path, out: Path, file: str, change: Callable[[Any], None]) -> Path:
+    """A copy of the model in `folder` at `out`, with a JSON file of it changed."""
+    shutil.copytree(folder, out)
+    content = json.loads((out / file).read_text())
+    change(content)
+    (out / file).write_text(json.dumps(content))
+    return out
+
+
+def test_models_of_several_bases_are_refused(models: list[Path], tmp_path: Path) -> None:
+    """Of equal shapes, their mean would be noise; a folder without a record says nothing of its base."""
+    other = _edited(models[1], tmp_path / "b", RECORD, lambda content: content["recipe"].update(base_hash="0" * 16))
+    with pytest.raises(
+        InputError, match=r"trained from one base; .*seed-0 is from nano-28k .*Merge models of one base"
+    ):
+        merge([models[0], other], tmp_path / "mean")
+    with pytest.raises(InputError, match="are not those the recipe was made for"):
+        merge([other], tmp_path / "mean", base=0.5)
+    none = _edited(models[0], tmp_path / "c", RECORD, lambda content: content["recipe"].update(base_hash=None))
+    with pytest.raises(InputError, match="are not those the recipe was made for"):
+        merge([none, other], tmp_path / "mean", base=0.5)
+    (other / RECORD).unlink()
+    merge([models[0], other], tmp_path / "mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"is_causal": False}, r"`is_causal` in config\.json; .* differ \(True and False\)"),
+        ({"hidden_act": "relu"}, r"`hidden_act` in config\.json; .* differ \(gelu and relu\)"),
+    ],
+)
+def test_models_that_compute_otherwise_are_refused(
+    models: list[Path], tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    other = _edited(models[1], tmp_path / "other", "config.json", lambda content: content.update(change))
+    with pytest.raises(InputError, match=words):
+        merge([models[0], other], tmp_path / "mean")
+
+
+def test_what_a_model_is_called_and_stored_as_is_no_difference(models: list[Path], tmp_path: Path) -> None:
+    names = {"architectures": ["Other"], "dtype": "float16", "transformers_version": "5.0.0", "_name_or_path": "x"}
+    other = _edited(models[1], tmp_path / "other", "config.json", lambda content: content.update(names))
+    merge([models[0], other], tmp_path / "mean")

@@ -260,6 +260,7 @@ class TeacherOptions:
             return None
         from isoembed.encoder.teacher import teacher
 
+        terminal.no_library_bars()
         return Teacher(**{**dict(teacher(self.teacher)), **given})
 
 

@@ -31,7 +31,8 @@ Labels = npt.NDArray[np.int32]
 
 
 def cluster_counts(clusters: int, pairs: list[int]) -> list[int]:
-    """How many of `clusters` each source has: by its `pairs`, one at least.
+    """How many of `clusters` each source has: by its `pairs`, rounded, one at least.  Where these are not `clusters`
+    together, the sources that are farthest from their shares have one more or one less.
 
     Raises InputError where there are fewer clusters than sources.
     """
@@ -39,7 +40,15 @@ def cluster_counts(clusters: int, pairs: list[int]) -> list[int]:
         raise InputError(
             f"Every source has a cluster at least; got {clusters} `clusters` for {len(pairs)} sources. Give more."
         )
-    return [max(1, round(clusters * count / sum(pairs))) for count in pairs]
+    counts = [max(1, round(clusters * count / sum(pairs))) for count in pairs]
+    while over := sum(counts) - clusters:
+        beyond = [found * sum(pairs) - clusters * count for found, count in zip(counts, pairs, strict=True)]
+        if over < 0:
+            counts[beyond.index(min(beyond))] += 1
+        else:
+            most = max(share for share, found in zip(beyond, counts, strict=True) if found > 1)
+            counts[next(n for n, share in enumerate(beyond) if share == most and counts[n] > 1)] -= 1
+    return counts
 
 
 def clustered(store: TokenStore, rows: RowNumbers, clusters: int) -> Labels:

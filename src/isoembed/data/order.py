@@ -193,10 +193,16 @@ def _by_source(data: PairData, train: RowNumbers) -> list[tuple[str, RowNumbers]
     which they were given.  Raises InputError where there is one alone."""
     source = data.store.column("source")[train]
     numbers, first = np.unique(source, return_index=True)
+    if len(numbers) == 1 < len(data.store.facts.sources):
+        raise InputError(
+            f"`batch_by=source` needs two sources with pairs to train on; only {data.store.facts.sources[numbers[0]]} "
+            f"of {data.store.facts.source} has any left, those of the others are held out or are duplicates. Leave it "
+            "out, hold out fewer (`heldout_pairs`), or bring more pairs."
+        )
     if len(numbers) < 2:
         raise InputError(
-            f"`batch_by=source` needs a mixture of sources, as a.jsonl,b.jsonl; {data.store.facts.source} is one. "
-            "Leave it out, or bring others."
+            f"`batch_by=source` needs a mixture of sources, as a.jsonl,b.jsonl; {data.store.facts.source} is one "
+            "source. Leave it out, or bring others."
         )
     names = data.store.facts.sources
     return [(names[number], train[source == number]) for number in numbers[np.argsort(first)].tolist()]

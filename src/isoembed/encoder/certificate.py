@@ -25,6 +25,7 @@ from torch import nn
 
 from isoembed.core import InputError, Summarised, checked, expanded
 from isoembed.encoder.checks import not_finite, some
+from isoembed.encoder.computing import CAUSAL, computing, first_apart
 from isoembed.encoder.dense import encoder_of
 from isoembed.encoder.encoder import looks_back_only
 from isoembed.encoder.exported import (
@@ -42,6 +43,7 @@ from isoembed.encoder.statement import (
     Reading,
     Statement,
     Written,
+    base_ids_apart,
     fingerprints,
     ids_apart,
     probed,
@@ -61,6 +63,8 @@ _UNLIKE = (
 )
 #: the longest difference between the unit vectors of a text alone and beside others, in fp32 on the CPU
 _BESIDE = 1e-3
+#: fields of a configuration in which a model may differ from its base: they are looked at by themselves
+_CHANGED = ("num_hidden_layers", "n_layer", "num_layers", "vocab_size", CAUSAL)
 _LIBRARIES = ("isoembed", "torch", "transformers", "tokenizers", "sentence-transformers")
 
 
@@ -111,6 +115,8 @@ class Origin:
     blocks: int
     trained: frozenset[str] | None  #: names of what the method changes; None: not known
     projection: Fingerprint | None = None  #: of the untrained one
+    computing: dict[str, Any] | None = None  #: its configuration; None: not known
+    recipe: Recipe | None = None  #: what was trained of it; None: not known
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
@@ -118,7 +124,7 @@ class Origin:
         base = load_base(recipe)
         dense = encoder_of(base, recipe).dense
         before = fingerprints(base)  # some methods change the model that they are applied to
-        blocks = len(blocks_of(base))
+        blocks, fields = len(blocks_of(base)), _computing(base)
         if isinstance(recipe.method, Adapters):  # merged into the layers that they adapt
             changes = {f"{layer}.weight" for layer in recipe.method.layers(base)}
         else:
@@ -126,12 +132,25 @@ class Origin:
             every = applied.named_parameters(remove_duplicate=False)  # a tied tensor is stored under each of its names
             changes = {name for name, value in every if value.requires_grad}
         projection = None if dense is None else Fingerprint.of(dense.weight)
-        return cls(recipe.model.name, before, blocks, frozenset(changes), projection)
+        return cls(recipe.model.name, before, blocks, frozenset(changes), projection, fields, recipe)
 
     @classmethod
-    def of_model(cls, name: str, base: nn.Module) -> Origin:
-        """`base`, where it is not known what was trained of it."""
-        return cls(name, fingerprints(base), len(blocks_of(base)), None)
+    def of_model(cls, name: str, base: nn.Module, recipe: Recipe | None = None) -> Origin:
+        """`base`, where it is not known which of its tensors were trained; `recipe`, of this base, where there is a
+        record of the training."""
+        return cls(name, fingerprints(base), len(blocks_of(base)), None, computing=_computing(base), recipe=recipe)
+
+    @property
+    def is_causal(self) -> bool | None:
+        """Whether what is trained from it has a causal configuration; None where that is not known."""
+        if self.recipe is None or self.computing is None:
+            return None
+        return bool(self.computing[CAUSAL]) and not self.recipe.options.bidirectional
+
+
+def _computing(model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return computing(config)
 
 
 @checked
@@ -156,7 +175,12 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks += _folder(written, inner)
         checks += _reading(written, pooling, earlier.statement, None if record is None else Reading.of(record.recipe))
         checks += _texts(written, earlier.statement)
+        told = None if record is None else record.recipe
+        checks += _direction(written, told, origin, certified=earlier.statement is not None)
+        if told is not None:
+            checks.append(_normalised(written))
         if origin is not None:
+            checks += _as_the_base(written, origin)
             dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
             projection = None if dense is None else Fingerprint.of(dense.weight)
             checks.append(trained(tensors, blocks, origin, projection, known=earlier.untouched)[0])
@@ -317,6 +341,44 @@ def _attention(transformer: Any) -> ModelCheck:
     if back_only and getattr(transformer.config, "is_causal", True) is False:
         return ModelCheck(name="attention", passed=False, seen=f"{seen}, and its configuration says both ways")
     return ModelCheck(name="attention", passed=back_only or not looks_back_only(transformer), seen=seen)
+
+
+def _direction(
+    written: Written, recipe: Recipe | None, origin: Origin | None, *, certified: bool
+) -> Iterator[ModelCheck]:
+    """Whether the configuration's attention direction is that of the training.
+
+    A base may read both ways by itself: where it is not at hand, the vectors of a certificate tell.
+    """
+    expected = None if origin is None else origin.is_causal
+    if expected is None and recipe is not None and (recipe.options.bidirectional or not certified):
+        expected = not recipe.options.bidirectional
+    if expected is not None:
+        found = computing(written.model[0].auto_model.config)[CAUSAL]
+        ways = {True: "tokens read those before them", False: "tokens read the whole text"}
+        yield _equal("direction", ways[found], ways[expected])
+
+
+def _normalised(written: Written) -> ModelCheck:
+    """Training gives vectors of length 1."""
+    lengths = np.linalg.norm(written.embed(_UNLIKE, "document"), axis=1)
+    passed = bool((np.abs(lengths - 1) < _BESIDE).all())
+    return ModelCheck(
+        name="length", passed=passed, seen=f"vectors of length {lengths.min():.4g} to {lengths.max():.4g}"
+    )
+
+
+def _as_the_base(written: Written, origin: Origin) -> Iterator[ModelCheck]:
+    """What a training leaves as it is in its base: the configuration, and the tokens of a text."""
+    if origin.computing is not None:
+        # blocks, rows and direction are looked at elsewhere
+        found = computing(written.model[0].auto_model.config)
+        other = first_apart(found, origin.computing, but=_CHANGED)
+        seen = f"computes as {origin.name}" if other is None else f"`{other[0]}` is {other[1]}, not {other[2]}"
+        yield ModelCheck(name="configuration", passed=other is None, seen=seen)
+    if origin.recipe is not None:
+        apart = base_ids_apart(written, origin.recipe)
+        yield ModelCheck(name="base's tokens", passed=apart is None, seen=apart or f"texts read as {origin.name}'s")
 
 
 def _as_stated(tensors: Mapping[str, Fingerprint], statement: Statement | None) -> ModelCheck:

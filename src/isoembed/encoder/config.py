@@ -48,9 +48,10 @@ SIZES = {
 }
 
 
-def resolve(source: str) -> str:
+def resolve(source: str, field: str = "model") -> str:
     """What transformers opens for `source`: `nano/NAME` becomes the folder that ships with isoembed, a GGUF file the
-    folder that it is unpacked to, a folder or a hub id stays.  Raises InputError for a folder that does not exist."""
+    folder that it is unpacked to, a folder or a hub id stays.  Raises InputError for a folder that does not exist;
+    field: what `source` was given as."""
     if source.startswith("nano/"):
         suite = resources.files("isoembed") / "assets" / "nano"
         there = sorted(f"nano/{entry.name}" for entry in suite.iterdir() if entry.is_dir()) if suite.is_dir() else []
@@ -62,7 +63,7 @@ def resolve(source: str) -> str:
             )
         if source not in there:  # looked up, never joined: `nano/../..` leads nowhere
             raise InputError(
-                f"`model` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "
+                f"`{field}` must be one of the nano models that ship ({', '.join(there) or 'none in this checkout'}); "
                 f"got {source!r}."
             )
         return str(suite / source.removeprefix("nano/"))
@@ -71,9 +72,9 @@ def resolve(source: str) -> str:
     if expanded(source).is_dir():
         return str(expanded(source))
     if source.lower().endswith(".gguf"):
-        raise InputError(f"`model` must be a hub id, a folder or an existing GGUF file; there is no file {source!r}.")
+        raise InputError(f"`{field}` must be a hub id, a folder or an existing GGUF file; there is no file {source!r}.")
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
-        raise InputError(f"`model` must be a hub id or an existing folder; there is no folder {source!r}.")
+        raise InputError(f"`{field}` must be a hub id or an existing folder; there is no folder {source!r}.")
     return source
 
 

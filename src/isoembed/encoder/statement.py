@@ -21,6 +21,7 @@ from isoembed.data.prompts import prompt_tokens
 from isoembed.encoder.embed import tokenize
 from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import context_of, prompts_of
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import PoolingName, Prompts, Recipe
 
@@ -31,6 +32,8 @@ Side = Literal["query", "document"]
 
 #: what is compared: short, of several scripts, with spaces at odd places; a long one is put beside them
 TEXTS = ("", "a", "What is 12.5% of 80?", " Füße, 東京 und\n\tkein Ende… 🙂 ", "def f(x):\n    return x[-1]")
+#: tokens of the base's vocabulary that stand in a text of its own
+_WORDS = 200
 _LONG = "the quick brown fox jumps over the lazy dog, "
 #: tokens of the longest text whose vector is compared; ids are compared up to the context
 _VECTOR_TOKENS = 64
@@ -125,6 +128,13 @@ class Written:
         self.tokenizer: PreTrainedTokenizerBase = model.tokenizer
         self.context_tokens = context_of(model)
         self.prompts = prompts_of(model)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of `text` as sentence-transformers reads it."""
+        read = self.model.preprocess([text])
+        mask = read["attention_mask"][0].bool()
+        found: list[int] = read["input_ids"][0][mask].long().tolist()
+        return found
 
     def embed(self, texts: Sequence[str], side: Side) -> np.ndarray:
         whole, self.model.max_seq_length = self.model.max_seq_length, min(self.context_tokens, _VECTOR_TOKENS)
@@ -227,3 +237,24 @@ def vectors_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> dict[Side,
             apart = 0.0 if ours.vector is theirs.vector is None else np.inf
         longest[ours.side] = max(longest[ours.side], apart)
     return longest
+
+
+def base_ids_apart(written: Written, recipe: Recipe) -> str | None:
+    """The first text of which the model in a folder reads other tokens than `recipe` trained it with; None where all
+    are the same.  Raises InputError where the base's tokenizer cannot be read."""
+    rows = recipe.model.vocab if recipe.options.resize_embeddings else None
+    base = load_tokenizer(recipe.model.source, pooling=recipe.pooling, rows=rows)
+    names = sorted(base.get_vocab().values())[:_WORDS]
+    known = f"{base.decode(names, skip_special_tokens=True)} "  # in which no two tokens in a row are the same
+    texts = [*TEXTS, known, known * (1 + 2 * recipe.context_tokens // max(1, len(known.split())))]
+    for text, row in zip(texts, tokenize(base, texts, context_tokens=recipe.context_tokens), strict=True):
+        ours, theirs = row.tolist(), written.ids(text)
+        if ours != theirs:
+            place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+            where = (
+                f"{len(theirs)} tokens, not {len(ours)}"
+                if place is None
+                else f"token {theirs[place]} at place {place + 1} of {len(theirs)}, not {ours[place]}"
+            )
+            return f"{text[:40]!r} is read as {where}"
+    return None

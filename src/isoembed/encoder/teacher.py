@@ -64,10 +64,7 @@ def _folder(source: str) -> Path:
                 "folder or hub id."
             )
         return folder
-    try:
-        place = resolve(source)
-    except InputError as error:
-        raise InputError(f"`teacher`: {error}") from None
+    place = resolve(source, "teacher")
     if Path(place).is_dir():  # a nano model, not trained to embed
         raise InputError(
             f"`teacher` must be a sentence-transformers model; {source} is a base model. Name another one."

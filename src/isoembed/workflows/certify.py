@@ -8,6 +8,7 @@ from isoembed.core import checked, expanded
 from isoembed.encoder.certificate import Certificate, Origin, examine
 from isoembed.encoder.load import load_model
 from isoembed.families.base import ModelSpec
+from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.workflows.job import at_hand
 
@@ -32,7 +33,14 @@ def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
         recipe = None if recipe is None else at_hand(recipe, folder)
     elif recipe is None or isinstance(base, str):
         source, depth, name = (base, None, base) if isinstance(base, str) else (base.source, base.depth, base.name)
-        return Origin.of_model(name, load_model(source, depth=depth))
+        return Origin.of_model(name, load_model(source, depth=depth), _from(source, recipe))
     else:
         recipe = recipe.model_copy(update={"model": base, "base_hash": None})
     return None if recipe is None else Origin.of(recipe)
+
+
+def _from(source: str, recipe: Recipe | None) -> Recipe | None:
+    """`recipe` of the base at `source`."""
+    if recipe is None:
+        return None
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": source}), "base_hash": None})

@@ -17,6 +17,7 @@ from torch import nn
 
 from isoembed.core import Frozen, InputError, checked, expanded
 from isoembed.encoder.card import escape, hub_labels, use_of
+from isoembed.encoder.computing import computing, first_apart
 from isoembed.encoder.dense import encoder_of
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, base_of
@@ -55,10 +56,12 @@ def merge(
     base: share of the untrained base, between 0 and 1, which the first model's record.json names; default: none.
 
     The first model gives tokenizer, pooling, prompts and context; the others must have the same.  Sums are in float64.
-    Raises InputError where models differ in more than the values of their weights, and as `Embedder.save` does.
+    Raises InputError where models differ in more than the values of their weights, or are of several bases by their
+    record.json, and as `Embedder.save` does.
     """
     out, folders = expanded(out), [expanded(model) for model in models]
     _check(folders, out, shares, base)
+    base_hash = _one_base(folders)
     given = [1.0] * len(folders) if shares is None else list(shares)
     left = 1.0 - (base or 0.0)
     parts = [(folder.name, left * share / sum(given)) for folder, share in zip(folders, given, strict=True)]
@@ -71,7 +74,7 @@ def merge(
         _check_alike(first, other, folders[0], folder)
         found.append(_added(total, _parts(other.encoder), name, share, str(folder)))
     if base:
-        found.append(_added(total, *_untrained(folders[0]), base, "the base"))
+        found.append(_added(total, *_untrained(folders[0], base_hash), base, "the base"))
     for name, value in _weights(model).items():
         value.copy_(total[name])
     first.save(out, card=_card(found, first.encoder.prompts))
@@ -93,6 +96,25 @@ def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, b
             raise InputError(f"`out` must be another folder than the models'; got {out} for both.")
 
 
+def _one_base(folders: Sequence[Path]) -> str | None:
+    """The hash of the base's weights, as the records have it; None where none does.  Raises InputError where they have
+    several: the mean of models from different bases is noise."""
+    found: dict[str, tuple[Path, str]] = {}
+    for folder in folders:
+        if not (folder / RECORD).is_file():
+            continue
+        recipe = RunRecord.load(folder / RECORD).recipe
+        if recipe.base_hash is not None:
+            found.setdefault(recipe.base_hash, (folder, recipe.model.name))
+    if len(found) > 1:
+        (one, (first, name)), (two, (second, other)) = list(found.items())[:2]
+        raise InputError(
+            f"Models that are averaged must be trained from one base; {first} is from {name} with weights {one}, "
+            f"{second} from {other} with weights {two}. Merge models of one base."
+        )
+    return next(iter(found), None)
+
+
 def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None:
     configs: list[Any] = [base_of(each.encoder.model).config for each in (first, other)]
     maps = [each.encoder.dense for each in (first, other)]
@@ -104,6 +126,9 @@ def _check_alike(first: Embedder, other: Embedder, one: Path, two: Path) -> None
         "tokenizer": tuple(each.tokenizer.backend_tokenizer.to_str() for each in (first, other)),
         "architecture": tuple(config.model_type for config in configs),
     }
+    if (apart := first_apart(*map(computing, configs))) is not None:
+        field, here, there = apart
+        facts[f"`{field}` in config.json"] = (here, there)  # behind the others, which say it in plainer words
     for what, (here, there) in facts.items():
         if here != there:
             said = "" if what == "tokenizer" else f" ({here} and {there})"
@@ -132,12 +157,15 @@ def _added(total: Mapping[str, torch.Tensor], model: nn.Module, name: str, share
     return Part(name=name, weights_hash=weights_hash(model), share=share)
 
 
-def _untrained(folder: Path) -> tuple[nn.Module, str]:
-    """The base that the model in `folder` is from, and its name."""
+def _untrained(folder: Path, base_hash: str | None) -> tuple[nn.Module, str]:
+    """The base that the model in `folder` is from, and its name.  Raises InputError where its weights have another hash
+    than `base_hash`, that of the records."""
     try:
         recipe = RunRecord.load(folder / RECORD).recipe
     except InputError as error:
         raise InputError(f"A share of the `base` needs the record of the first model's run: {error}") from None
+    if recipe.base_hash is None:  # that of the other models' records
+        recipe = recipe.model_copy(update={"base_hash": base_hash})
     return _parts(encoder_of(load_base(recipe), recipe)), recipe.model.name
 
 
