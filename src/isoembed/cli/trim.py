@@ -27,9 +27,7 @@ def trim(
     family, name = chosen(None, model)
     spec = family.models[0] if name is None else family.model(name)
     if spec.depth is not None:
-        raise InputError(
-            f"A whole model is trimmed, and then cut, as OUT@{spec.depth}; got {model!r}. Leave the @ out."
-        )
+        raise InputError(f"A whole model is trimmed, then cut, as OUT@{spec.depth}; got {model!r}. Leave the @ out.")
     found = trim_vocabulary(spec.source, rows.of(source).source(source), out)
     if as_json:
         terminal.print_json(found.model_dump(mode="json"))
