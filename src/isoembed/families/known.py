@@ -45,22 +45,15 @@ def family_of(spec: ModelSpec) -> Family:
                 )
     for family in FAMILIES:
         for known in family.models:
+            peak = spec.model_copy(update={"pretraining_rate": known.pretraining_rate})
+            about = f"the model at {spec.source}, {known.name}"
             if spec.is_trimmed(known):
-                return family.model_copy(
-                    update={
-                        "models": (spec.model_copy(update={"pretraining_rate": known.pretraining_rate}),),
-                        "about": f"the model at {spec.source}, {known.name} by its shape, with fewer tokens",
-                    }
-                )
+                about = f"{about} by its shape, with fewer tokens"
+                return family.model_copy(update={"models": (peak,), "about": about})
             if known.blocks > spec.blocks > 0 and _is_cut(spec, known.first(spec.blocks)):
+                cut = {"name": f"{known.name}@", "along": "depth", "method_rule": None}
                 return family.model_copy(
-                    update={
-                        "name": f"{known.name}@",
-                        "models": (spec.model_copy(update={"pretraining_rate": known.pretraining_rate}),),
-                        "along": "depth",
-                        "about": f"the model at {spec.source}, {known.name}@{spec.blocks} by its shape",
-                        "method_rule": None,
-                    }
+                    update={"models": (peak,), "about": f"{about}@{spec.blocks} by its shape", **cut}
                 )
     return Family(name="custom", models=(spec,), rates=BORROWED_RATES, about=f"the model at {spec.source}")
 
