@@ -32,7 +32,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task, open_task
-from isoembed.methods import Full
+from isoembed.methods import method_of
 from isoembed.recipe import Options, PartialSetup
 from isoembed.recommendation.request import Request
 from isoembed.records import Heldout
@@ -73,13 +73,13 @@ class Remembered(Encoder):
 
 
 def planned(asked: argparse.Namespace, options: Options, seed: int) -> Job:
-    """Full fine-tuning at the family's rate."""
+    """The method asked for, at the family's rate."""
     family, name = chosen(None, asked.model)
     request = Request(
         budget=Budget.parse(repr(asked.budget)),
         family=family,
         model=name,
-        method=Full(),
+        method=method_of(asked.method),
         seed=seed,
         **dict(PartialSetup(batch_pairs=BATCH_PAIRS, options=options)),
     )
@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*")
     parser.add_argument("--model", default="nano-113k")
+    parser.add_argument("--method", default="full")
     parser.add_argument("--tasks", type=Path)
     parser.add_argument("--budget", type=float, default=5e11)
     parser.add_argument("--seeds", type=int, default=3)

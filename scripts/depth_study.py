@@ -46,9 +46,10 @@ NEAR = {
     1.6e13: (
         "2 freeze 0.5, 2 lora r=36, 3 lora r=36, 3 freeze 0.333, 1 full, 2 full, 2 freeze 1, 3 freeze 0.667, "
         "4 lora r=36, 4 freeze 0.25, 3 freeze 1, 3 full, 3 lora r=72, 2 lora r=72, 1 lora r=36, 4 freeze 0.5, "
-        "6 lora r=36, 6 freeze 0.167, 4 full, 1 freeze 1, 4 lora r=72, 6 freeze 0.333"
+        "6 lora r=36, 6 freeze 0.167, 4 full, 1 freeze 1, 4 lora r=72, 6 freeze 0.333, "
+        "9 lora r=36, 9 freeze 0.333, 12 lora r=36, 12 freeze 0.333, 18 lora r=36, 18 freeze 0.25"
     ),
-    6.4e13: "2 freeze 0.5, 2 full, 3 freeze 0.333, 2 lora r=36, 4 freeze 0.5",
+    6.4e13: "2 freeze 0.5, 2 full, 3 freeze 0.333, 2 lora r=36, 4 freeze 0.5, 6 freeze 0.333",
     2.56e14: "2 freeze 0.5, 1 freeze 1, 3 freeze 0.333",
 }
 #: the search for learning rates is as dear as its deepest model and its longest horizon
