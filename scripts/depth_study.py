@@ -97,9 +97,10 @@ def near(ledger: Path, budget: float) -> None:
         if run.part.budget == budget
     }
     names = NEAR[budget].split(", ")
-    new = folder.add_runs([planned[name].model_copy(update={"order": n - 1000}) for n, name in enumerate(names)])
-    print(f"{new} new runs, {sum(planned[name].recipe.flop for name in names):.3g} FLOP in all", flush=True)
-    work_off(folder, request)
+    runs = [planned[name] for name in names]
+    new = folder.add_runs(runs)
+    print(f"{new} new runs, {sum(run.recipe.flop for run in runs):.3g} FLOP in all", flush=True)
+    work_off(folder, request, [run.key for run in runs])
 
 
 def export(ledger: Path) -> None:

@@ -14,7 +14,7 @@ not by size: the two largest, templated ones count half.  One thread a worker ma
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -170,11 +170,12 @@ def again(ledger: Path, method: str, rates: list[float]) -> None:
     print(f"{folder.add_runs(new)} new runs, {sum(run.recipe.flop for run in new):.3g} FLOP")
 
 
-def work_off(folder: SweepFolder, request: SweepRequest) -> None:
-    """Train the open runs of `folder`, and plan no others; one thread makes the losses reproducible."""
+def work_off(folder: SweepFolder, request: SweepRequest, only: Sequence[str] | None = None) -> None:
+    """Train the open runs of `folder`, or those of the keys `only`, and plan no others; one thread makes the losses
+    reproducible."""
     torch.set_num_threads(1)
     context = open_context(request, SWEEP_EXECUTION)
-    work(folder, lambda run, place: execute(run.recipe, place, context, scored=run.scored))
+    work(folder, lambda run, place: execute(run.recipe, place, context, scored=run.scored), only=only)
 
 
 def claim(ledger: Path, out: Path) -> None:

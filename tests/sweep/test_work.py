@@ -24,6 +24,22 @@ def test_every_run_ends_in_one_record(tmp_path: Path) -> None:
     assert work(folder, train) == 0
 
 
+def test_named_runs_are_worked_off_in_their_order_and_the_others_stay_open(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    runs = [planned_run(seed=seed) for seed in range(4)]
+    folder.add_runs(runs)
+    trained: list[str] = []
+
+    def noted(planned: PlannedRun, place: Path) -> RunRecord:
+        trained.append(planned.key)
+        return record(planned.recipe)
+
+    asked = [runs[3].key, runs[1].key]
+    assert work(folder, noted, only=asked) == 2
+    assert trained == asked
+    assert set(folder.ledger.keys()) == set(asked)
+
+
 def test_a_failing_run_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     bad, flaky, *good = (planned_run(seed=seed) for seed in range(5))

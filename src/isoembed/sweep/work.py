@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -51,12 +51,14 @@ def work(
     train: TrainRun,
     *,
     tries: int = 3,
+    only: Sequence[str] | None = None,
     more: Callable[[], int] = lambda: 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> int:
     """Work off open runs until none is left; returns how many records this worker wrote.
 
     tries: failed attempts after which a run is given up with a failed record.
+    only: keys of the runs to work off, the first one first; None: every planned run, in the plan's order.
     more: called when all planned runs have ended; plans the next stage and returns how many runs it added.
     stopping: looked at between runs.
 
@@ -64,7 +66,7 @@ def work(
     """
     written = 0
     while not stopping():
-        claimed, others = patiently(lambda: claim_next(folder, tries))
+        claimed, others = patiently(lambda: claim_next(folder, tries, only))
         if claimed is not None:
             run, attempt = claimed
             try:
@@ -73,19 +75,21 @@ def work(
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
-        elif not more() and not open_runs(folder):  # a rival may have planned the same stage a moment before
+        elif not more() and not open_runs(folder, only):  # a rival may have planned the same stage a moment before
             folder.remove_trunks()
             break
     return written
 
 
-def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[PlannedRun, Attempt] | None, bool]:
+def claim_next(
+    folder: SweepFolder, tries: int, only: Sequence[str] | None = None
+) -> tuple[tuple[PlannedRun, Attempt] | None, bool]:
     """A claimed run, or None and whether others still work on open ones.
 
     A run whose workers went away again and again may be what takes them, or their machine, away: it waits behind the
     others.
     """
-    waiting = sorted(open_runs(folder), key=lambda run: folder.vain(run.key) >= tries)
+    waiting = sorted(open_runs(folder, only), key=lambda run: folder.vain(run.key) >= tries)
     for run in waiting:
         attempt = folder.claim(run.key, tries=tries)
         if attempt is not None:
@@ -93,10 +97,14 @@ def claim_next(folder: SweepFolder, tries: int) -> tuple[tuple[PlannedRun, Attem
     return None, any(run.key not in folder.ledger for run in waiting)
 
 
-def open_runs(folder: SweepFolder) -> list[PlannedRun]:
-    """Planned runs without a record, in the plan's order."""
+def open_runs(folder: SweepFolder, only: Sequence[str] | None = None) -> list[PlannedRun]:
+    """Planned runs without a record, in the plan's order; or of the keys `only`, in theirs."""
     ended = folder.ledger.keys()
-    return [run for run in folder.runs() if run.key not in ended]
+    found = [run for run in folder.runs() if run.key not in ended]
+    if only is None:
+        return found
+    place = {key: number for number, key in enumerate(only)}
+    return sorted((run for run in found if run.key in place), key=lambda run: place[run.key])
 
 
 def patiently(action: Callable[[], Result]) -> Result:
