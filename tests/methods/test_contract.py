@@ -34,6 +34,7 @@ from isoembed.methods import (
     Method,
     Norms,
     QLoRA,
+    method_named,
     method_of,
     method_type,
     names,
@@ -301,6 +302,27 @@ def test_the_adapters_output_is_scaled() -> None:
 @pytest.mark.parametrize("method", METHODS_TRIED, ids=lambda method: method.label)
 def test_a_setting_survives_its_json(method: Method) -> None:
     assert TypeAdapter(Method).validate_json(method.model_dump_json()) == method
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 6, 12, 30])
+@pytest.mark.parametrize("kind", [Freeze, LoRATop])
+def test_a_share_typed_as_it_was_printed_is_the_ratio_meant(kind: type[Freeze | LoRATop], blocks: int) -> None:
+    """Of every share of the grid: 0.333 is a third, as the law's runs have it."""
+    for planned in Freeze.grid(spec_of(tiny("llama"), "llama", "llama").model_copy(update={"blocks": blocks}), 2.0):
+        made = kind(fraction=planned.fraction)
+        assert method_of(made.label) == made
+        assert method_named(made.called(), fraction=float(f"{planned.fraction:.3g}")) == made
+
+
+@pytest.mark.parametrize("share", [0.3, 0.17, 0.335, 0.71])
+def test_another_share_is_taken_as_it_is(share: float) -> None:
+    assert method_of(f"freeze {share}") == method_named("freeze", fraction=share) == Freeze(fraction=share)
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -1.0, 0.0, 1.5])
+def test_no_share_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="fraction"):
+        method_named("freeze", fraction=share)
 
 
 def test_another_rank_keeps_the_scale() -> None:

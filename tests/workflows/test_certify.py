@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, GPTNeoXModel
+from transformers import BertConfig, BertModel, GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
 from isoembed.encoder import export
@@ -147,6 +148,20 @@ def _not_normalised(folder: Path) -> None:
     _edit(folder / "modules.json", lambda content: content.pop())
 
 
+def _padded_on_the_left(folder: Path) -> None:
+    _edit(folder / "tokenizer_config.json", lambda content: content.update(padding_side="left"))
+
+
+def _other_similarity(folder: Path) -> None:
+    _edit(folder / "config_sentence_transformers.json", lambda content: content.update(similarity_fn_name="euclidean"))
+
+
+def _default_prompt(folder: Path) -> None:
+    prompts = {"query": "q: ", "document": ""}
+    change = {"prompts": prompts, "default_prompt_name": "query"}
+    _edit(folder / "config_sentence_transformers.json", lambda content: content.update(change))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "untrained adapter": (_untrained_adapter, "adapter", "factors of the adapter are zero or no number"),
     "adapter of NaN": (_adapter_of_nan, "adapter", "factors of the adapter are zero or no number"),
@@ -164,6 +179,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "other activation": (_other_activation, "configuration", "`hidden_act` is relu, not gelu"),
     "other rotation": (_other_rotation, "configuration", "`rope_parameters` is {"),
     "cut on the left": (_cut_on_the_left, "base's tokens", "is read as token"),
+    "padded on the left": (_padded_on_the_left, "padding side", "pads on the left, not pads on the right"),
+    "other similarity": (_other_similarity, "similarity", "euclidean, not cosine"),
+    "default prompt": (_default_prompt, "default prompt", "where no side is named, that of 'query', not"),
     "not normalised": (_not_normalised, "length", "vectors of length"),
     "cut by others": (_cut_by_others, "truncation", "tokenizer.json cuts texts at 8 tokens, the model at 16"),
 }
@@ -218,6 +236,39 @@ def test_a_base_of_another_width_is_another_model(whole: Path, tmp_path: Path) -
     done = _command("certify", "out", "--base=wider", inside=tmp_path)
     assert done.status == 1
     assert "of another shape than" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer"], ids=["flat", "with a folder for the transformer"])
+def test_others_models_are_compared_with_an_encoder(inner: str, tmp_path: Path) -> None:
+    """As sentence-transformers trains them: the base may be an encoder, bare or an embedding model itself."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer()), **sizes))
+    for place in (tmp_path / "bert", tmp_path / "base" / inner, tmp_path / "tuned" / inner):
+        model.save_pretrained(place)
+        tiny_tokenizer().save_pretrained(place)
+    for folder in (tmp_path / "base", tmp_path / "tuned"):
+        listed = [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for index, (kind, path) in enumerate((("Transformer", inner), ("Pooling", "1_Pooling")))
+        ]
+        (folder / "modules.json").write_text(json.dumps(listed))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(
+            json.dumps({"embedding_dimension": 16, "pooling_mode": "mean"})
+        )
+        (folder / inner / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16}))
+    for base in ("bert", "base"):
+        done = _command("certify", "tuned", f"--base={base}", inside=tmp_path)
+        assert "is untrained: every tensor is that of" in " ".join(done.out.split()), done.err
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.weight.add_(0.1)
+    model.save_pretrained(tmp_path / "tuned" / inner)
+    for base in ("bert", "base"):
+        found = isoembed.certify(tmp_path / "tuned", base=str(tmp_path / base))
+        seen = {check.name: check for check in found.checks}["trained"]
+        assert seen.passed, found.failures
+        assert seen.seen.startswith("1 of ")
 
 
 def test_a_base_that_is_named_is_compared_with_the_record(whole: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from isoembed.cli import models, terminal
 from isoembed.cli.options import AsJson
+from isoembed.families.base import ModelSpec
 
 
 def certify(
@@ -28,14 +29,22 @@ def certify(
     from isoembed.workflows.certify import certify as asked_of
 
     terminal.no_library_bars()
-    spec = None
-    if base is not None:
-        family, name = models.chosen(None, base)
-        spec = family.models[0] if name is None else family.model(name)
-    found = asked_of(folder, base=spec)
+    found = asked_of(folder, base=None if base is None else _named(base))
     if as_json:
         terminal.print_json({"passed": found.passed, **found.model_dump(mode="json", exclude={"statement"})})
     else:
         terminal.console().print(certificate_text(found))
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _named(base: str) -> ModelSpec | str:
+    """A model that could be trained here, by its name in a family or cut; of any other its source."""
+    from isoembed.encoder.config import NotADecoderError
+    from isoembed.workflows.certify import transformer_in
+
+    try:
+        family, name = models.chosen(None, transformer_in(base))
+    except NotADecoderError:
+        return base
+    return family.models[0] if name is None else family.model(name)

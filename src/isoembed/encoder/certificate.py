@@ -31,6 +31,7 @@ from isoembed.encoder.encoder import looks_back_only
 from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
+    SIMILARITY,
     dense_of,
     json_of,
     module_folders,
@@ -267,8 +268,15 @@ def _reading(written: Written, pooling: Path, stated: Reading | None, recorded: 
         )
     cut = f"cuts texts at {written.context_tokens} tokens"
     yield _equal("context", cut, None if expected is None else f"cuts texts at {expected.context_tokens} tokens")
+    default = written.model.default_prompt_name
+    asked = "where no side is named, no prompt" if default is None else f"where no side is named, that of {default!r}"
     yield _equal("prompts", written.prompts, None if expected is None else expected.prompts)
+    yield _equal("default prompt", asked, None if expected is None else "where no side is named, no prompt")
     yield _equal("blocks", len(blocks_of(written.model[0].auto_model)), None if expected is None else expected.blocks)
+    side = written.tokenizer.padding_side
+    yield _equal("padding side", f"pads on the {side}", None if expected is None else "pads on the right")
+    measure = str(written.model.similarity_fn_name)
+    yield _equal("similarity", measure, None if expected is None else SIMILARITY)
 
 
 def _equal(name: str, found: Any, expected: Any) -> ModelCheck:

@@ -128,6 +128,10 @@ def _check_entries(written: Any, source: str) -> None:
                 )
 
 
+class NotADecoderError(InputError):
+    """Of a model that is no decoder-only language model: nothing is trained from it."""
+
+
 def load_config(source: str, *, depth: int | None = None) -> PreTrainedConfig:
     """The configuration of a text-only, decoder-only model, cut to its first `depth` blocks; raises InputError for any
     other or none."""
@@ -140,7 +144,7 @@ def load_config(source: str, *, depth: int | None = None) -> PreTrainedConfig:
     native = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or not native:
         kind = "encoder-decoder" if config.is_encoder_decoder else "encoder or another kind of"
-        raise InputError(
+        raise NotADecoderError(
             f"`model` must be a decoder-only language model; {source!r} ({config.model_type}) is an {kind} model. "
             "Choose one such as EleutherAI/pythia-70m or Qwen/Qwen3-0.6B."
         )

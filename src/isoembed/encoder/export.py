@@ -26,7 +26,7 @@ from isoembed.encoder.certificate import (
     examine_afresh,
     trained,
 )
-from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, POOLING_MODES
+from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, POOLING_MODES, SIMILARITY
 from isoembed.encoder.statement import Fingerprint, fingerprints, state
 from isoembed.encoder.tokenizer import plain
 from isoembed.methods.qlora import unpacked
@@ -169,7 +169,7 @@ def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransform
     return SentenceTransformer(
         modules=[transformer, pooling, *([] if dense is None else [_dense(dense)]), Normalize()],
         prompts=prompts.named,
-        similarity_fn_name="cosine",
+        similarity_fn_name=SIMILARITY,
         device="cpu",
     )
 

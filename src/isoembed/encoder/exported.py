@@ -22,6 +22,8 @@ from isoembed.recipe import Prompts, SourcePrompts
 MODULES = "modules.json"
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
+#: sentence-transformers' name for what exported vectors are compared by
+SIMILARITY = "cosine"
 #: sentence-transformers' pooling modes -> the keys it had for them before 5.4
 EARLIER_POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",

@@ -55,6 +55,13 @@ def load_model(
     return model
 
 
+def load_transformer(source: str) -> nn.Module:
+    """Any text model at `source` without its head, an encoder too, to be looked at and not trained.  Raises InputError
+    where there are no safetensors weights, or where they leave a parameter unset."""
+    config = read_config(source)
+    return _with_weights(source, config, config=config, dtype=torch.float32).eval()
+
+
 def load_base(recipe: Recipe) -> nn.Module:
     """What `recipe` starts from: the base model, its token table grown where the recipe says so.
 

@@ -12,7 +12,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.methods.adapters import Adapters
 from isoembed.methods.base import BaseMethod, not_trained
 from isoembed.methods.bias import Bias
-from isoembed.methods.freeze import Freeze
+from isoembed.methods.freeze import Freeze, share_meant
 from isoembed.methods.full import Full
 from isoembed.methods.lora import LoRA
 from isoembed.methods.lora_top import LoRATop
@@ -106,6 +106,8 @@ def method_named(name: str, **hyperparameters: float | None) -> AnyMethod:
     given = {key: value for key, value in hyperparameters.items() if value is not None}
     if foreign := sorted(set(given) - set(method.model_fields)):
         raise InputError(f"`{name}` takes no {', '.join(foreign)}; leave it out or choose another method.")
+    if "fraction" in given:
+        given["fraction"] = share_meant(given["fraction"])
     return method(**given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -13,6 +14,18 @@ from isoembed.methods.base import BaseMethod, unsuited
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+#: parts of a model that a share is said in: the grid's, and twelfths
+_PARTS = 12
+
+
+def share_meant(share: float) -> float:
+    """The ratio that a share of the blocks stands for, where it has the three digits of a label: .333 is 1/3."""
+    if not 0 < share <= 1:
+        return share  # for the field to refuse
+    ratio = float(Fraction(share).limit_denominator(_PARTS))
+    return ratio if f"{ratio:.3g}" == f"{share:.3g}" else share
 
 
 class Freeze(BaseMethod):
@@ -35,7 +48,7 @@ class Freeze(BaseMethod):
     def read(cls, words: Sequence[str]) -> Self:
         if len(words) > 1:
             raise ValueError("one fraction")
-        return cls(fraction=float(words[0])) if words else cls()
+        return cls(fraction=share_meant(float(words[0]))) if words else cls()
 
     @classmethod
     def grid(cls, model: ModelSpec, alpha_per_rank: float) -> list[Self]:

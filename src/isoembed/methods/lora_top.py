@@ -11,7 +11,7 @@ from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
 from isoembed.methods.adapters import Adapters
-from isoembed.methods.freeze import Freeze
+from isoembed.methods.freeze import Freeze, share_meant
 from isoembed.notes import refusal
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LoRATop(Adapters):
         if len(fractions) > 1:
             raise ValueError("one fraction")
         found = super().read([word for word in words if word.startswith("r=")])
-        return cls(**{**dict(found), "fraction": float(fractions[0])}) if fractions else found
+        return cls(**{**dict(found), "fraction": share_meant(float(fractions[0]))}) if fractions else found
 
     def check(self, model: ModelSpec) -> None:
         super().check(model)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from isoembed.core import checked, expanded
 from isoembed.encoder.certificate import Certificate, Origin, examine
-from isoembed.encoder.load import load_model
+from isoembed.encoder.config import NotADecoderError
+from isoembed.encoder.exported import MODULES, module_folders
+from isoembed.encoder.load import load_model, load_transformer
 from isoembed.families.base import ModelSpec
 from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
@@ -17,8 +21,8 @@ from isoembed.workflows.job import at_hand
 def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certificate:
     """Every question that there is something to compare `folder`, a sentence-transformers model, with.
 
-    base: the model that it was trained from (folder, hub id, GGUF file, `nano/NAME`); default: that of its record,
-    where it is at hand.
+    base: the model that it was trained from (folder, hub id, GGUF file, `nano/NAME`; of others' models an encoder
+    too); default: that of its record, where it is at hand.
 
     Runs on the CPU, reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` or
     `base` is no such model.
@@ -32,11 +36,26 @@ def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
     if base is None:
         recipe = None if recipe is None else at_hand(recipe, folder)
     elif recipe is None or isinstance(base, str):
-        source, depth, name = (base, None, base) if isinstance(base, str) else (base.source, base.depth, base.name)
-        return Origin.of_model(name, load_model(source, depth=depth), _from(source, recipe))
+        if isinstance(base, str):
+            return Origin.of_model(base, _opened(base), _from(base, recipe))
+        return Origin.of_model(base.name, load_model(base.source, depth=base.depth), _from(base.source, recipe))
     else:
         recipe = recipe.model_copy(update={"model": base, "base_hash": None})
     return None if recipe is None else Origin.of(recipe)
+
+
+def transformer_in(source: str) -> str:
+    """Where the transformer of a sentence-transformers folder lies; any other source as it is."""
+    folder = expanded(source)
+    return str(module_folders(folder)[0]) if (folder / MODULES).is_file() else source
+
+
+def _opened(source: str) -> nn.Module:
+    """What others train from may be an encoder."""
+    try:
+        return load_model(transformer_in(source))
+    except NotADecoderError:
+        return load_transformer(transformer_in(source))
 
 
 def _from(source: str, recipe: Recipe | None) -> Recipe | None:
