@@ -761,6 +761,11 @@ class Recipe(Setup, Summarised):
         return float(self.cost.flop_per_token) * (self.trunk_tokens or 0)
 
     @property
+    def trunk_teacher_flop(self) -> float:
+        """What the teacher reads of these tokens, which a longer run does not pay again either."""
+        return self.price.teacher_flop(self.trunk_tokens or 0)
+
+    @property
     def fall_in_words(self) -> str:
         """How the rate falls after the warm-up, and to which share of the peak."""
         if self.options.schedule == "cosine":

@@ -68,11 +68,13 @@ class Inherited(Frozen):
     steps: int
     tokens: int
     flop: float = Field(description="their C")
+    teacher_flop: float = Field(0.0, description="of the teacher's forward passes over their pairs")
     seconds: float
 
     def describe(self) -> str:
         """In words."""
-        return f"{self.flop:.3g} FLOP and {self.seconds:.3g} s are those of {self.key}, not spent again"
+        spent = self.flop + self.teacher_flop
+        return f"{spent:.3g} FLOP and {self.seconds:.3g} s are those of {self.key}, not spent again"
 
 
 class ScoreName(NamedTuple):
@@ -147,6 +149,11 @@ class RunRecord(Summarised):
     def inherited_flop(self) -> float:
         """Of C, what was not spent again."""
         return 0.0 if self.inherited is None else self.inherited.flop
+
+    @property
+    def inherited_teacher_flop(self) -> float:
+        """Of its teacher's FLOP, what was not paid again."""
+        return 0.0 if self.inherited is None else self.inherited.teacher_flop
 
     @property
     def own_flop(self) -> float:

@@ -68,7 +68,8 @@ def went_on(run: PlannedRun) -> RunRecord:
     """The record of a run that went on from where the plan says."""
     trunk = None
     if run.extends is not None:
-        trunk = Inherited(key=run.extends, steps=1, tokens=1, flop=run.inherited_flop, seconds=0.0)
+        taken = {"flop": run.inherited_flop, "teacher_flop": run.inherited_teacher_flop}
+        trunk = Inherited(key=run.extends, steps=1, tokens=1, seconds=0.0, **taken)
     return record(run.recipe).model_copy(update={"inherited": trunk})
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms
-from isoembed.recipe import Options, Setup
+from isoembed.recipe import Options, Setup, Teacher
 from isoembed.records import FailedRun, Ledger, Outcome, ended
 from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
@@ -170,6 +170,23 @@ def test_with_wsd_larger_budgets_extend_smaller_ones_at_one_rate() -> None:
     assert plan.flop == pytest.approx(sum(run.recipe.flop - run.inherited_flop for run in plan.runs))
     assert plan.flop < 0.9 * sum(run.recipe.flop for run in plan.runs)
     assert {run.extends for run in complete(request(rates=SEARCH)).runs} == {None}
+
+
+def test_what_a_teacher_read_for_a_shorter_run_is_not_paid_again() -> None:
+    taught = Options(
+        schedule="wsd", teacher=Teacher(source="./t", weights="w", params=10_000, width=8, context=128, weight=0.5)
+    )
+    names = ("nano-28k", "nano-113k", "nano-389k")
+    rates = RateSearch(models=names, steps=())
+    asked = request(models=names, methods=("full",), options=taught, rates=rates, prune=None)
+    plan = complete(asked)
+    longer = [run for run in plan.runs if run.extends]
+    assert longer
+    for run in longer:
+        share = run.inherited_flop / run.recipe.flop
+        assert run.inherited_teacher_flop == pytest.approx(share * run.recipe.teacher_flop)
+    spent = sum(run.recipe.total_flop - run.inherited_flop - run.inherited_teacher_flop for run in plan.runs)
+    assert plan.flop == pytest.approx(spent)
 
 
 def test_planning_again_changes_nothing() -> None:

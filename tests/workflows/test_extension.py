@@ -13,10 +13,10 @@ from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
 from isoembed.methods import Full, LoRA, Method
-from isoembed.recipe import EarlyStopping, Options, Recipe
+from isoembed.recipe import EarlyStopping, Options, Recipe, Teacher
 from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import TRUNK
-from isoembed.training.checkpoint import branch, checkpoints, remove_checkpoints, trainable_of
+from isoembed.training.checkpoint import LoopState, branch, checkpoints, remove_checkpoints, trainable_of
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.workflows.job import Job, plan_extension, trunk_of
@@ -86,6 +86,21 @@ def test_an_extended_run_is_bitwise_one_that_began_anew(kind: str, data: PairDat
     assert taken.flop == pytest.approx(longest.model_flop * taken.tokens / longest.tokens)
 
 
+def test_what_the_teacher_read_is_taken_over_too(data: PairData, tmp_path: Path) -> None:
+    """And said: `of them` were C alone."""
+    planned = of_kind(data, "full")
+    _, short = run(planned, data, tmp_path / "of-6")
+    teacher = Teacher(source="./t", weights="w", params=1000, width=8, context=64)
+    longer = short.recipe.extended(2 * short.recipe.train_tokens)
+    taught = longer.model_copy(update={"options": longer.options.model_copy(update={"teacher": teacher})})
+    branch(tmp_path / "of-6" / TRUNK, tmp_path / "of-12", taught, short)
+    taken = LoopState.model_validate_json((checkpoints(tmp_path / "of-12")[-1] / "state.json").read_text()).inherited
+    assert taken is not None
+    read = taken.tokens * taught.teacher_flop / taught.train_tokens
+    assert taken.teacher_flop == pytest.approx(read) != 0
+    assert taken.describe().startswith(f"{taken.flop + read:.3g} FLOP and")
+
+
 def test_a_key_of_before_stays_and_the_schedule_is_said(data: PairData) -> None:
     plain = recipe(data)
     others = [Options(schedule="wsd"), Options(schedule="wsd", decay_fraction=0.5)]
@@ -115,7 +130,7 @@ def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_pa
     with pytest.raises(InputError, match="must have more tokens than the one"):
         plan(planned.flop)
     (folder / "other.jsonl").write_text("".join((folder / "pairs.jsonl").read_text().splitlines(keepends=True)[:200]))
-    with pytest.raises(InputError, match="are not those that the recipe was made for"):
+    with pytest.raises(InputError, match="are not those that the recipe was made for.* Name those as `data`"):
         plan(1e10, "other.jsonl")
     as_bf16 = planned.extended(2 * planned.train_tokens).model_copy(update={"precision": "bf16"})
     with pytest.raises(InputError, match="begun in, fp32; got bf16"):

@@ -42,9 +42,6 @@ def chosen(
         if asked.depths in (None, (spec.blocks,)):
             return base, spec.name
     cut_at = spec.blocks if asked.depths is None else asked.depths[0]
-    if suite is not None and suite.depths:  # named one by one: no other is of that family
-        named = _cut_from(base, spec, suite.depths)
-        return named, _member(named, cut_at)
     cut_from = _cut_from(base, spec, (*depths, cut_at))
     return cut_from, _member(cut_from, cut_at)
 

@@ -55,6 +55,7 @@ class PlannedRun(Frozen):
     keeps_trunk: bool = Field(False, description="where it stood before its rate fell is kept: longer runs extend it")
     extends: str | None = Field(None, description="key of the run that it goes on from, where its trunk is there")
     inherited_flop: float = Field(0.0, description="of its C, what that run has spent")
+    inherited_teacher_flop: float = Field(0.0, description="of its teacher's FLOP, what that run has paid")
 
     @model_validator(mode="before")
     @classmethod

@@ -418,7 +418,8 @@ class Planner:
         run, outcome = self._branched(run), self.outcomes.get(run.key)
         ended = outcome if isinstance(outcome, RunRecord) else None
         # the trunk that an ended run was to go on from may have been lost
-        flop = self.flop + recipe.total_flop - (ended or run).inherited_flop
+        before = ended or run
+        flop = self.flop + recipe.total_flop - before.inherited_flop - before.inherited_teacher_flop
         seconds = self.seconds + self._seconds(run)
         if ended is None and (
             (request.allowance_flop is not None and flop > request.allowance_flop)
@@ -445,7 +446,8 @@ class Planner:
         shorter = [each for each in self.trunks[branch_of(recipe)] if each.recipe.train_tokens < recipe.train_tokens]
         if shorter:
             last = max(shorter, key=lambda each: each.recipe.train_tokens)
-            known |= {"extends": last.key, "inherited_flop": last.recipe.trunk_flop}
+            trunk = {"inherited_flop": last.recipe.trunk_flop, "inherited_teacher_flop": last.recipe.trunk_teacher_flop}
+            known |= {"extends": last.key, **trunk}
         return run.model_copy(update=known)
 
     def _seconds(self, run: PlannedRun) -> float:

@@ -208,8 +208,9 @@ def branch(trunk: Path, folder: Path, recipe: Recipe, origin: RunRecord) -> None
             f"A run goes on in the precision that it was begun in, {state.precision}; got {recipe.precision}. Leave "
             "`precision` out."
         )
-    flop = float(recipe.cost.flop_per_token) * state.tokens
-    taken = Inherited(key=origin.key, steps=state.step, tokens=state.tokens, flop=flop, seconds=state.seconds)
+    price, tokens = recipe.price, state.tokens
+    flop = {"flop": price.train * tokens, "teacher_flop": price.teacher_flop(tokens)}
+    taken = Inherited(key=origin.key, steps=state.step, tokens=tokens, seconds=state.seconds, **flop)
     state = state.model_copy(update={"recipe_key": recipe.key, "inherited": taken})
     source, partial = checkpoints(trunk)[-1], own_place(folder) / ".partial"
     remove(partial)

@@ -209,12 +209,14 @@ def plan_recipe(
     cache: Path,
     place: Path,
     other_data: bool = False,
+    extending: bool = False,
     epochs: float | None = None,
 ) -> Job:
     """The job of a decided recipe, as that of a finished run, whose folder is `place`: its base may lie beside that.
 
     epochs: of the pairs, in place of the recipe's number of tokens.
     other_data: train on these pairs whichever the recipe was made for; else those must be they.
+    extending: a run that cannot go on with others, which no error then proposes.
     Raises InputError where the base or the pairs are not those of the recipe.
     """
     found = at_hand(recipe, place)
@@ -227,9 +229,10 @@ def plan_recipe(
     data = options.prepare(tokenizer, found, cache=cache)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
+        those = "those" if extending else "those, or others,"
         raise InputError(
             f"The pairs of {options.spec} are not those that the recipe was made for ({found.data.source}, "
-            f"{found.data.fingerprint}). Name those, or others, as `data`, and hold out pairs as that run did, by "
+            f"{found.data.fingerprint}). Name {those} as `data`, and hold out pairs as that run did, by "
             f"`heldout_pairs` or `heldout`{_held_out_in(place, recipe)}."
         )
     if not same:
@@ -263,7 +266,7 @@ def plan_extension(
     recipe = _extended(record.recipe, budget)
     trunk_state(extended.trunk, record)
     options = data if isinstance(data, DataOptions) else DataOptions(data)
-    job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute())
+    job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute(), extending=True)
     longer = job.recipe.extended(recipe.train_tokens)
     return replace(job, recommendation=_given(longer, "extended", epochs=budget.epochs), extended=extended)
 
