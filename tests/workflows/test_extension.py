@@ -130,7 +130,7 @@ def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_pa
     with pytest.raises(InputError, match="must have more tokens than the one"):
         plan(planned.flop)
     (folder / "other.jsonl").write_text("".join((folder / "pairs.jsonl").read_text().splitlines(keepends=True)[:200]))
-    with pytest.raises(InputError, match="are not those that the recipe was made for.* Name those as `data`"):
+    with pytest.raises(InputError, match=r"are not those that the recipe was made for.* Name those as `data`"):
         plan(1e10, "other.jsonl")
     as_bf16 = planned.extended(2 * planned.train_tokens).model_copy(update={"precision": "bf16"})
     with pytest.raises(InputError, match="begun in, fp32; got bf16"):
