@@ -45,7 +45,7 @@ from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
 from kept_rows import KeptRows, Row, parsed
-from trial_losses import TRIALS, in_place
+from trial_losses import LAST, TRIALS, in_place
 
 BATCH_PAIRS = 32
 #: of the untrained base: what a run on several blocks costs most of its time, and nobody asks for here
@@ -89,6 +89,7 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
     found = {
         "plain": Options(),
         "average, decay .98": Options(ema_decay=0.98),
+        LAST: Options(ema_decay=0.98),  # whose average the trial's stands in the place of
         "one source a batch": Options(batch_by="source"),
         "one cluster of 64 a batch": Options(batch_by="cluster", clusters=64),
         "one cluster of 512 a batch": Options(batch_by="cluster", clusters=512),

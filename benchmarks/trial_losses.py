@@ -1,4 +1,5 @@
-"""Losses of others beside ours: what `quality.py` tries, in the place of `isoembed.training.loss.contrastive_loss`.
+"""Losses of others beside ours, and another average of the weights: what `quality.py` tries in the place of
+`isoembed.training.loss.contrastive_loss` and of the moving average.
 
 They are no options of isoembed: what loses at equal compute, or is not distinguishable from the plain loss, stays here.
 
@@ -15,6 +16,9 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
+from isoembed.recipe import Recipe
+from isoembed.training.average import WeightAverage
+from isoembed.training.callbacks import StepFacts
 from isoembed.training.loss import contrastive_loss
 
 
@@ -63,9 +67,40 @@ TRIALS: dict[str, Callable[..., torch.Tensor]] = {
     "spread-out": partial(trial_loss, spread_out=1.0),
 }
 
+#: of the steps: where the checkpoints lie that are averaged with the last step's weights
+CHECKPOINTS = (0.8, 0.85, 0.9, 0.95)
+LAST = f"mean of the last {len(CHECKPOINTS) + 1} checkpoints"
+
+
+class LastCheckpoints(WeightAverage):
+    """The plain mean of the weights at `CHECKPOINTS` of the steps (latest weight averaging; Kaddour 2022, arXiv
+    2209.14981), for runs that nobody interrupts."""
+
+    def start(self, recipe: Recipe, step: int, tokens: int) -> None:
+        self.at = [round(share * recipe.steps) for share in CHECKPOINTS]
+        self.taken = 0
+
+    def step(self, facts: StepFacts) -> None:
+        if facts.step in self.at:
+            self._take()
+
+    def end(self) -> None:
+        self._take()
+
+    @torch.no_grad()
+    def _take(self) -> None:
+        self.taken += 1
+        for name, value in self.trained.items():
+            self.weights[name].lerp_(value.detach(), 1 / self.taken)
+
 
 @contextmanager
 def in_place(name: str) -> Iterator[None]:
-    """Within, training minimises the trial loss of that name; where none has it, what it minimises anyway."""
-    with patch("isoembed.training.objective.contrastive_loss", TRIALS.get(name, contrastive_loss)):
+    """Within, training minimises the trial loss of that name, or keeps the trial average; where none has it, what it
+    does anyway."""
+    average = LastCheckpoints if name == LAST else WeightAverage
+    with (
+        patch("isoembed.training.objective.contrastive_loss", TRIALS.get(name, contrastive_loss)),
+        patch("isoembed.training.loop.WeightAverage", average),
+    ):
         yield
