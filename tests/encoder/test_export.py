@@ -113,6 +113,16 @@ def test_a_tokenizer_that_pads_left_is_saved_padding_right(tmp_path: Path) -> No
     np.testing.assert_allclose(model.encode(texts), Embedder(encoder, tokenizer, CONTEXT).embed(texts), atol=1e-5)
 
 
+def test_how_a_tokenizer_cut_its_last_texts_is_not_written(tmp_path: Path) -> None:
+    """A second export, which follows the first one's probes of 64 tokens, was refused: its tokenizer.json cut there."""
+    source = write_model(tmp_path / "base")
+    embedder = Embedder(Encoder(load_model(str(source)), "mean"), load_tokenizer(str(source)), 80)
+    for name in ("first", "second"):
+        embedder.save(tmp_path / name)
+        written = json.loads((tmp_path / name / "tokenizer.json").read_text())
+        assert (written["truncation"], written["padding"]) == (None, None)
+
+
 def test_a_tokenizer_is_written_in_words_that_earlier_versions_of_transformers_read(tmp_path: Path) -> None:
     """Version 4 knows no TokenizersBackend, and fails on a list, be it empty, as `extra_special_tokens`."""
     for name, extra in (("none", []), ("some", ["w5", "w6"])):

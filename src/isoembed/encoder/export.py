@@ -149,6 +149,8 @@ def _save_source(embedder: Embedder, source: Path) -> dict[str, Fingerprint]:
     model.save_pretrained(source)
     saved = plain(embedder.tokenizer)
     saved.padding_side = "right"
+    saved.backend_tokenizer.no_truncation()  # how its last texts were cut is no part of it
+    saved.backend_tokenizer.no_padding()
     saved.save_pretrained(source)
     return fingerprints(model)
 
