@@ -3,6 +3,7 @@
     python benchmarks/quality.py PAIRS... --model FILE.gguf@3 --method "lora r=36" --rate 3.3e-3 --teacher FOLDER
         --tasks TASKS --budgets 2e12,8e12 --seeds 3 --out quality.json
     python benchmarks/quality.py --table quality.json      --mix .1,.3 adds the averages of a run and its base
+    python benchmarks/quality.py --ship quality.json       what gained, for `isoembed recipe` to say
 
 A teacher's FLOP are part of the budget, so that its variants train on fewer pairs.  TASKS holds tasks as KIND/NAME;
 those of `TASKS` below are scored.  Results are added to `--out` as they come, and what is there is not run again.  The
@@ -29,7 +30,7 @@ from torch import nn
 from isoembed import teacher
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
-from isoembed.core import InputError, short_name
+from isoembed.core import InputError, short_name, write_atomically
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
@@ -37,6 +38,7 @@ from isoembed.evaluation.systems import BM25, DenseSystem, Static, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
 from isoembed.recipe import Options, PartialSetup, Prompts, Recipe, SourcePrompts
+from isoembed.recommendation.objectives import FILE, VERDICTS, Verdict
 from isoembed.recommendation.request import Request
 from isoembed.records import Heldout, RunRecord
 from isoembed.training.execution import Execution
@@ -73,6 +75,8 @@ SOURCE_PROMPTS = {
 HARDNESS = 5.0
 #: that share the budget, and the mean of whose weights is scored: for seeds s, s + APART, ...
 SEEDS, APART = {"mean of two seeds": 2, "mean of two seeds on one source a batch": 2}, 100
+#: options that stand for something else: of several runs, or a trial's
+TRIED_APART = {*SEEDS, LAST}
 Weights = dict[str, torch.Tensor]
 TASK_PROMPTS = {"sts": SENTENCES, "retrieval": QUESTIONS}
 
@@ -253,11 +257,16 @@ def beside(asked: argparse.Namespace, flop: float, tasks: dict[str, Task]) -> li
     return [{"variant": name, "budget": None, "scores": scores} for name, scores in found.items()]
 
 
+def half_interval(gains: list[float]) -> float:
+    """Half of Student's 95 % interval of the mean."""
+    return float(stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / math.sqrt(len(gains)))
+
+
 def interval(gains: list[float]) -> str:
     """Mean and Student's 95 % interval."""
     if len(gains) < 2:
         return f"{gains[0]:+.3f}" if gains else "-"
-    half = stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / math.sqrt(len(gains))
+    half = half_interval(gains)
     mark = "**" if abs(np.mean(gains)) > half else ""
     return f"{mark}{np.mean(gains):+.3f}{mark} ± {half:.3f}"
 
@@ -294,6 +303,23 @@ def table(found: list[dict[str, Any]], against: str = "plain") -> str:
     return "\n".join(lines)
 
 
+def winners(found: list[Row]) -> tuple[Verdict, ...]:
+    """Of each place the variants that are options and that three seeds or more tell from plain, in their mean score."""
+    known, won = variants(None, []), []
+    for trained in sorted({_trained(each) for each in found if each["budget"]}):
+        runs = {(each["variant"], each["seed"]): value(each, "mean") for each in found if _trained(each) == trained}
+        for variant, setup in known.items():
+            options = setup.options.model_dump(mode="json", exclude_defaults=True) if setup.options else {}
+            seeds = [seed for name, seed in runs if name == variant and ("plain", seed) in runs]
+            gains = [runs[variant, seed] - runs["plain", seed] for seed in seeds]
+            if options and variant not in TRIED_APART and len(gains) > 2 and np.mean(gains) > half_interval(gains):
+                model, method, flop = trained
+                gain, half = (round(each, 4) for each in (float(np.mean(gains)), half_interval(gains)))
+                place = {"model": model, "method": method, "flop": flop, "seeds": len(gains), "tasks": len(TASKS)}
+                won.append(Verdict(options=options, gain=gain, half=half, **place))
+    return tuple(won)
+
+
 def _trained(one: Row) -> tuple[str, str, float]:
     """Model, method and budget of a row; of what was not trained here, of nothing."""
     return one.get("model", ""), one.get("method", ""), one["budget"] or 0.0
@@ -320,7 +346,12 @@ def main() -> None:
     parser.add_argument("--mix", default="", help="also with these shares of the base's weights, as .1,.3")
     parser.add_argument("--cache", type=Path, default=Path("build/quality"))
     parser.add_argument("--against", default="plain", help="with --table: the variant that others are compared with")
-    asked = parsed(parser, partial(table, against=parser.parse_known_args()[0].against))
+    parser.add_argument("--ship", type=Path, help="the results of which the winners are written to what ships")
+    known_args = parser.parse_known_args()[0]
+    if known_args.ship is not None:
+        write_atomically(FILE, VERDICTS.dump_json(winners(KeptRows(known_args.ship).rows), indent=1).decode() + "\n")
+        return
+    asked = parsed(parser, partial(table, against=known_args.against))
     budgets = [float(each) for each in asked.budgets.split(",")]
     tasks = tasks_in(asked.tasks)
     known, name = variants(asked.teacher, asked.pairs), chosen(None, asked.model)[1]

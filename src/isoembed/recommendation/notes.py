@@ -66,6 +66,16 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "teacher",
         "{name} reads each unique pair once, {flop:.3g} FLOP = 2 N T, {share:.1%} of the budget; the rest trains",
     ),
+    "objective": (
+        "what the loss does not show",
+        "{options:and} gained {gain:.3f} ± {half:.3f} of the mean of {tasks} task scores at equal FLOP ({method} on "
+        "{model}, {flop:.2g} FLOP, {seeds:@seed})",
+    ),
+    "objective-of-sources": (
+        "what the loss does not show",
+        "where data are of several sources, {options:and} gained {gain:.3f} ± {half:.3f} of the mean of {tasks} task "
+        "scores at equal FLOP ({method} on {model}, {flop:.2g} FLOP, {seeds:@seed})",
+    ),
     "limited": ("limits", "{limits:and}: {left} of {sizes} sizes are left, up to {largest}"),
     "projected": (
         "{dimensions} dimensions by a learned projection",

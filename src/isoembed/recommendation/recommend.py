@@ -22,6 +22,7 @@ from isoembed.recommendation.by_rule import by_rule
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import OutOfReachError
 from isoembed.recommendation.notes import note
+from isoembed.recommendation.objectives import objective_notes
 from isoembed.recommendation.request import Request
 from isoembed.recommendation.result import Recommendation
 
@@ -60,6 +61,7 @@ def recommend(
     """
     asked = Request.of(request, family, setup, data=data, method=method, model=model, constraints=constraints)
     found = _chosen(asked, law, other_settings=other_settings, far=far)
+    found = found.model_copy(update={"notes": (*found.notes, *objective_notes(found.recipe))})
     if asked.budget.epochs is None:
         return found
     flop = found.recipe.total_flop

@@ -1,0 +1,76 @@
+"""What gained at equal FLOP beside the loss that laws go by: options of the objective, judged by task scores.
+
+`benchmarks/quality.py --ship` writes the file that ships: of its results those that three seeds or more tell from the
+plain recipe (Student's 95 % interval of the mean of the task scores excludes 0).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, TypeAdapter
+
+from isoembed.core import Frozen
+from isoembed.recipe import Recipe
+from isoembed.recommendation.frontier import FARTHEST
+from isoembed.recommendation.notes import RecipeNote, note
+
+FILE = Path(str(files("isoembed"))) / "assets" / "objectives.json"
+
+
+class Verdict(Frozen):
+    """One set of options beside the plain recipe, of the same seeds and FLOP."""
+
+    options: dict[str, Any] = Field(description="as fields of `isoembed.recipe.Options`")
+    model: str
+    method: str
+    flop: float
+    seeds: int
+    tasks: int = Field(description="whose main scores the mean is of")
+    gain: float = Field(description="of the mean score, 0 to 1")
+    half: float = Field(description="of Student's 95 % interval of the gain")
+
+    def is_in(self, recipe: Recipe) -> bool:
+        """Whether `recipe` has all of the options."""
+        return all(getattr(recipe.options, name) == value for name, value in self.options.items())
+
+
+VERDICTS = TypeAdapter(tuple[Verdict, ...])
+
+
+@cache
+def verdicts() -> tuple[Verdict, ...]:
+    """Those that ship."""
+    return VERDICTS.validate_json(FILE.read_bytes())
+
+
+def objective_notes(recipe: Recipe) -> list[RecipeNote]:
+    """The best of what gained at the measured budget that is nearest to the recipe's, on its own model where that was
+    tried there; none beyond the reach of a law, or where the recipe has it."""
+    near = [each for each in verdicts() if _away(each, recipe) <= math.log(FARTHEST)]
+    if not near:
+        return []
+
+    def worth(verdict: Verdict) -> tuple[float, bool, float]:
+        own = (verdict.model, verdict.method) == (recipe.model.name, recipe.method.label)
+        return -_away(verdict, recipe), own, verdict.gain
+
+    best = max(near, key=worth)
+    if best.is_in(recipe):
+        return []
+    options = tuple(f"`{name}={_written(value)}`" for name, value in best.options.items())
+    told = best.model_dump(include={"model", "method", "flop", "seeds", "tasks", "gain", "half"})
+    code = "objective-of-sources" if best.options.get("batch_by") == "source" else "objective"
+    return [note("known", code, options=options, **told)]
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _away(verdict: Verdict, recipe: Recipe) -> float:
+    return abs(math.log(verdict.flop / recipe.total_flop))

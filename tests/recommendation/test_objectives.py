@@ -1,0 +1,84 @@
+"""What `recipe` says of options that gained by task scores, where the loss shows nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoembed import recommend
+from isoembed.recipe import Options, PartialSetup, Recipe
+from isoembed.recommendation import objectives
+from isoembed.recommendation.objectives import Verdict, objective_notes, verdicts
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("quality")
+
+
+def recipe(flop: float, **options: object) -> Recipe:
+    setup = PartialSetup(options=Options.model_validate(options))
+    return recommend(flop, "nano", model="nano-113k", method="full", setup=setup).recipe
+
+
+def verdict(flop: float, gain: float, **fields: object) -> Verdict:
+    known = {
+        "options": {"hardness_strength": 5.0},
+        "model": "m",
+        "method": "full",
+        "seeds": 3,
+        "tasks": 6,
+        "half": 0.01,
+    }
+    return Verdict.model_validate({**known, "flop": flop, "gain": gain, **fields})
+
+
+def test_what_ships_is_what_the_benchmark_found(quality: Any) -> None:
+    assert verdicts() == quality.winners(json.loads((BENCHMARKS / "results" / "quality.json").read_bytes()))
+    assert verdicts()
+
+
+def test_winners_are_told_from_plain_by_three_seeds(quality: Any) -> None:
+    def rows(variant: str, *scores: float) -> list[dict[str, Any]]:
+        place = {"model": "m", "method": "full", "budget": 1e12, "variant": variant}
+        return [
+            {**place, "seed": seed, "scores": dict.fromkeys(quality.TASKS, score)} for seed, score in enumerate(scores)
+        ]
+
+    plain = rows("plain", 0.5, 0.52, 0.51)
+    sure, unsure, few = (
+        rows("hardness weights", 0.55, 0.57, 0.57),
+        rows("one source a batch", 0.5, 0.6, 0.51),
+        rows("average, decay .98", 0.6, 0.62),
+    )
+    (won,) = quality.winners([*plain, *sure, *unsure, *few, *rows(quality.LAST, 0.9, 0.92, 0.91)])
+    assert (won.options, won.seeds, won.flop) == ({"hardness_strength": 5.0}, 3, 1e12)
+    assert won.gain == pytest.approx(0.16 / 3, abs=1e-4)
+
+
+def test_the_nearest_budget_speaks_and_there_the_models_own_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        verdict(1e10, 0.3),
+        verdict(2e11, 0.05),
+        verdict(2e11, 0.02, model="nano-113k", options={"batch_by": "source"}),
+    ]
+    monkeypatch.setattr(objectives, "verdicts", lambda: tuple(found))
+    (said,) = objective_notes(recipe(1e11))
+    assert (said.code, said.kind) == ("objective-of-sources", "known")
+    assert "`batch_by=source` gained 0.020 ± 0.010 of the mean of 6 task scores" in str(said)
+    assert "on nano-113k, 2e+11 FLOP, 3 seeds" in str(said)
+    assert objective_notes(recipe(1e11, batch_by="source")) == []
+    (far,) = objective_notes(recipe(1e10))
+    assert "gained 0.300" in str(far)
+    assert objective_notes(recipe(2e11 * 31)) == []
+
+
+def test_a_recommendation_says_it() -> None:
+    assert any(each.code == "objective-of-sources" for each in recommend(4e12, "nano").notes)
