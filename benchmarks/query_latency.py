@@ -48,7 +48,7 @@ def servers(model: str, depths: list[int], place: Path) -> dict[int, Any]:
 def queries(model: str, count: int) -> list[str]:
     """Texts of `TOKENS` tokens each."""
     tokenizer = load_tokenizer(model)
-    words = [tokenizer.decode([index]) for index in range(1000, 4000)]
+    words = [str(tokenizer.decode([index])) for index in range(1000, 4000)]
     chosen = [word for word in words if word.startswith(" ") and word[1:].isalpha() and len(word) > 3]
     picked = np.random.default_rng(0).choice(chosen, size=(count, TOKENS))
     return ["".join(row).strip() for row in picked]

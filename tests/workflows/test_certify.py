@@ -242,7 +242,12 @@ def test_a_base_of_another_width_is_another_model(whole: Path, tmp_path: Path) -
 def test_others_models_are_compared_with_an_encoder(inner: str, tmp_path: Path) -> None:
     """As sentence-transformers trains them: the base may be an encoder, bare or an embedding model itself."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer()), **sizes))
     for place in (tmp_path / "bert", tmp_path / "base" / inner, tmp_path / "tuned" / inner):
         model.save_pretrained(place)
@@ -262,7 +267,7 @@ def test_others_models_are_compared_with_an_encoder(inner: str, tmp_path: Path) 
         done = _command("certify", "tuned", f"--base={base}", inside=tmp_path)
         assert "is untrained: every tensor is that of" in " ".join(done.out.split()), done.err
     with torch.no_grad():
-        model.encoder.layer[1].output.dense.weight.add_(0.1)
+        model.get_parameter("encoder.layer.1.output.dense.weight").add_(0.1)
     model.save_pretrained(tmp_path / "tuned" / inner)
     for base in ("bert", "base"):
         found = isoembed.certify(tmp_path / "tuned", base=str(tmp_path / base))

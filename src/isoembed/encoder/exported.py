@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import safe_open
@@ -23,7 +23,7 @@ MODULES = "modules.json"
 #: our pooling names -> sentence-transformers'
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
 #: sentence-transformers' name for what exported vectors are compared by
-SIMILARITY = "cosine"
+SIMILARITY: Final = "cosine"
 #: sentence-transformers' pooling modes -> the keys it had for them before 5.4
 EARLIER_POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
