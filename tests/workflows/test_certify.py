@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
+from isoembed.cli.models import chosen
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.encoder.exported import open_sentence_transformer
@@ -79,6 +80,12 @@ def _dropped_bias(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["layers.1.attention.dense.bias"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def _biases_of_zero(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    zeros = {name: value * (not name.endswith("dense.bias")) for name, value in tensors.items()}
+    save_file(zeros, folder / "model.safetensors", {"format": "pt"})
 
 
 def _wrong_pooling(folder: Path) -> None:
@@ -162,12 +169,45 @@ def _default_prompt(folder: Path) -> None:
     _edit(folder / "config_sentence_transformers.json", lambda content: content.update(change))
 
 
+def _other_words(folder: Path) -> None:
+    """The ids of words that no probe has, rotated by one."""
+
+    def change(content: Any) -> None:
+        words = [word for word in content["model"]["vocab"] if word.startswith("w") and word[1:].isdigit()]
+        ids = [content["model"]["vocab"][word] for word in words]
+        content["model"]["vocab"].update(zip(words, [*ids[1:], ids[0]], strict=True))
+
+    _edit(folder / "tokenizer.json", change)
+
+
+def _another_normalizer(folder: Path) -> None:
+    rule = {"type": "Replace", "pattern": {"String": "w9"}, "content": "w8"}
+    _edit(folder / "tokenizer.json", lambda content: content.update(normalizer=rule))
+
+
+def _half_precision(folder: Path) -> None:
+    _edit(folder / "config.json", lambda content: content.update(dtype="bfloat16"))
+
+
+def _short_for_others(folder: Path) -> None:
+    _edit(folder / "tokenizer_config.json", lambda content: content.update(model_max_length=10))
+
+
+def _other_width(folder: Path) -> None:
+    _edit(folder / "1_Pooling" / "config.json", lambda content: content.update(embedding_dimension=12))
+
+
+def _unknown_output(folder: Path) -> None:
+    _edit(folder / "sentence_bert_config.json", lambda content: content.update(module_output_name="foo"))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "untrained adapter": (_untrained_adapter, "adapter", "factors of the adapter are zero or no number"),
     "adapter of NaN": (_adapter_of_nan, "adapter", "factors of the adapter are zero or no number"),
     "another name": (_contradicted_under_another_name, "pooling", "lasttoken by one of its names, mean by the other"),
     "no number": (_no_number, "opens", "`max_seq_length` is '16'"),
     "dropped bias": (_dropped_bias, "opens", "layers.1.attention.dense.bias"),
+    "biases of zero": (_biases_of_zero, "trained", "has layers.0.attention.dense.bias"),
     "wrong pooling": (_wrong_pooling, "pooling", "mean, not lasttoken"),
     "half-named pooling": (_half_named, "pooling", "lasttoken by one of its names, mean by the other"),
     "no end token": (_no_end_token, "end token", "texts do not end in one special token"),
@@ -182,6 +222,16 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "padded on the left": (_padded_on_the_left, "padding side", "pads on the left, not pads on the right"),
     "other similarity": (_other_similarity, "similarity", "euclidean, not cosine"),
     "default prompt": (_default_prompt, "default prompt", "where no side is named, that of 'query', not"),
+    "other words": (_other_words, "base's tokens", "is read as tokens ["),
+    "another normalizer": (_another_normalizer, "base's tokens", "'w9' is read as tokens ["),
+    "half precision": (_half_precision, "precision", "opens in bfloat16, not opens in float32"),
+    "short for others": (
+        _short_for_others,
+        "truncation",
+        "tokenizer_config.json cuts texts at 10 tokens, the model at",
+    ),
+    "other width": (_other_width, "width", "and the folder says 12"),
+    "unknown output": (_unknown_output, "reads texts", "token_embeddings"),
     "not normalised": (_not_normalised, "length", "vectors of length"),
     "cut by others": (_cut_by_others, "truncation", "tokenizer.json cuts texts at 8 tokens, the model at 16"),
 }
@@ -224,6 +274,23 @@ def test_a_certificate_that_was_edited_is_found(
     done = _command("certify", "out", "--json", inside=tmp_path)
     assert done.status == status
     assert seen in done.out + done.err
+
+
+@pytest.mark.parametrize("plant", [_other_words, _another_normalizer])
+def test_the_certificate_alone_knows_the_tokenizer(plant: Callable[[Path], None], whole: Path, tmp_path: Path) -> None:
+    """Without record and base, and for words that no probe has."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    (tmp_path / "out" / RECORD).unlink()
+    plant(tmp_path / "out")
+    failed = {check.name for check in isoembed.certify(tmp_path / "out").failures}
+    assert "vocabulary's tokens" in failed
+
+
+def test_another_adapter_than_was_trained_is_found(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    _edit(tmp_path / "out" / "adapter" / "adapter_config.json", lambda content: content.update(lora_alpha=400))
+    failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
+    assert failed == {"adapter": "another one than was trained"}
 
 
 def test_a_base_of_another_width_is_another_model(whole: Path, tmp_path: Path) -> None:
@@ -271,9 +338,14 @@ def test_others_models_are_compared_with_an_encoder(inner: str, tmp_path: Path) 
     model.save_pretrained(tmp_path / "tuned" / inner)
     for base in ("bert", "base"):
         found = isoembed.certify(tmp_path / "tuned", base=str(tmp_path / base))
-        seen = {check.name: check for check in found.checks}["trained"]
-        assert seen.passed, found.failures
-        assert seen.seen.startswith("1 of ")
+        seen = {check.name: check for check in found.checks}
+        assert found.passed, found.failures
+        assert seen["trained"].seen.startswith("1 of ")
+        assert seen["base's tokens"].passed
+    _edit(tmp_path / "tuned" / inner / "config.json", lambda content: content.update(is_decoder=True))
+    _other_words(tmp_path / "tuned" / inner)
+    turned = isoembed.certify(tmp_path / "tuned", base=str(tmp_path / "bert"))
+    assert {check.name for check in turned.failures} == {"direction", "base's tokens"}
 
 
 def test_a_base_that_is_named_is_compared_with_the_record(whole: Path, tmp_path: Path) -> None:
@@ -304,6 +376,8 @@ def test_without_a_record_half_the_blocks_need_the_base(whole: Path, tmp_path: P
     assert not _command("certify", "out", inside=tmp_path).status
     assert "has 1 of the 3 blocks" in _command("certify", "out", "--base=base", inside=tmp_path).out
     assert not _command("certify", "out", "--base=base@1", inside=tmp_path).status
+    more = isoembed.certify(whole / "out", base=chosen(None, str(whole / "base@1"))[0].models[0])
+    assert "has 3 blocks, base@1 1" in {check.seen for check in more.failures}
 
 
 def test_what_was_not_trained_is_no_export(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

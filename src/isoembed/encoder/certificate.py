@@ -12,16 +12,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import Field
 from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, Summarised, checked, expanded
 from isoembed.encoder.checks import not_finite, some
@@ -44,18 +46,24 @@ from isoembed.encoder.statement import (
     Reading,
     Statement,
     Written,
+    adapter_digest,
     base_ids_apart,
     fingerprints,
     ids_apart,
     probed,
     vectors_apart,
+    words_apart,
+    words_digest,
 )
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Adapters
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
 
 CERTIFICATE = "certificate.json"
+#: the folder of an adapter that is kept beside the model
+ADAPTER = "adapter"
 #: texts of several lengths that have little in common
 _UNLIKE = (
     "open it",
@@ -118,6 +126,9 @@ class Origin:
     projection: Fingerprint | None = None  #: of the untrained one
     computing: dict[str, Any] | None = None  #: its configuration; None: not known
     recipe: Recipe | None = None  #: what was trained of it; None: not known
+    tokenizer: PreTrainedTokenizerBase | None = None  #: None: it has none that can be read
+    looks_ahead: bool | None = None  #: whether its tokens read those behind them; None: not known
+    cuttable: bool = False  #: whether `name@k` are its first blocks
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
@@ -133,13 +144,38 @@ class Origin:
             every = applied.named_parameters(remove_duplicate=False)  # a tied tensor is stored under each of its names
             changes = {name for name, value in every if value.requires_grad}
         projection = None if dense is None else Fingerprint.of(dense.weight)
-        return cls(recipe.model.name, before, blocks, frozenset(changes), projection, fields, recipe)
+        return cls(
+            recipe.model.name,
+            before,
+            blocks,
+            frozenset(changes),
+            projection,
+            fields,
+            recipe,
+            tokenizer=load_tokenizer(recipe.model.source),
+            cuttable=recipe.model.depth is None,
+        )
 
     @classmethod
-    def of_model(cls, name: str, base: nn.Module, recipe: Recipe | None = None) -> Origin:
-        """`base`, where it is not known which of its tensors were trained; `recipe`, of this base, where there is a
-        record of the training."""
-        return cls(name, fingerprints(base), len(blocks_of(base)), None, computing=_computing(base), recipe=recipe)
+    def of_model(
+        cls, name: str, base: nn.Module, source: str, recipe: Recipe | None = None, *, cuttable: bool = False
+    ) -> Origin:
+        """`base`, which lies at `source`, where it is not known which of its tensors were trained; `recipe`, of this
+        base, where there is a record of the training."""
+        tokenizer, config = None, cast("Any", base.config)
+        with suppress(InputError):
+            tokenizer = load_tokenizer(source, rows=config.vocab_size)
+        return cls(
+            name,
+            fingerprints(base),
+            len(blocks_of(base)),
+            None,
+            computing=_computing(base),
+            recipe=recipe,
+            tokenizer=tokenizer,
+            looks_ahead=looks_ahead(base),
+            cuttable=cuttable,
+        )
 
     @property
     def is_causal(self) -> bool | None:
@@ -165,7 +201,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     inner, pooling, *_ = module_folders(folder)
     earlier = _earlier(folder)
     record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
-    checks = list(_adapters(folder, inner))
+    checks = list(_adapters(folder, inner, earlier.statement))
     try:
         model = open_sentence_transformer(folder, device="cpu")
         tensors = fingerprints(model[0].auto_model)
@@ -173,7 +209,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks.append(_as_stated(tensors, earlier.statement))
         checks += _projection(model, earlier.statement, None if record is None else record.recipe)
         written = Written(model)
-        checks += _folder(written, inner)
+        checks += _folder(written, inner, ours=earlier.statement is not None or record is not None)
         checks += _reading(written, pooling, earlier.statement, None if record is None else Reading.of(record.recipe))
         checks += _texts(written, earlier.statement)
         told = None if record is None else record.recipe
@@ -185,9 +221,10 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
             dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
             projection = None if dense is None else Fingerprint.of(dense.weight)
             checks.append(trained(tensors, blocks, origin, projection, known=earlier.untouched)[0])
-    except InputError as error:
+    except Exception as error:  # whatever it raises: what is in the folder is read by three libraries
         name = "reads texts" if any(check.name == "opens" for check in checks) else "opens"
-        checks.append(ModelCheck(name=name, passed=False, seen=str(error)))
+        seen = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        checks.append(ModelCheck(name=name, passed=False, seen=seen))
     return Certificate(
         checks=tuple(checks),
         statement=earlier.statement,
@@ -220,11 +257,18 @@ def _earlier(folder: Path) -> Certificate:
         raise InputError(f"{folder / CERTIFICATE} is damaged ({error}). Export the model anew.") from None
 
 
-def _adapters(folder: Path, inner: Path) -> Iterator[ModelCheck]:
-    """An adapter with a factor of zero adds nothing to its layer: it was never trained."""
-    for place in dict.fromkeys((folder, inner, folder / "adapter")):
+def _adapters(folder: Path, inner: Path, statement: Statement | None) -> Iterator[ModelCheck]:
+    """An adapter with a factor of zero adds nothing to its layer: it was never trained.  One that was kept beside the
+    model is as it was written."""
+    for place in dict.fromkeys((folder, inner, kept := folder / ADAPTER)):
         if (file := place / "adapter_model.safetensors").is_file():
-            yield _adapter(file)
+            found = _adapter(file)
+            if found.passed and place == kept and statement is not None and statement.adapter is not None:
+                alike = adapter_digest(place) == statement.adapter
+                found = (
+                    found if alike else ModelCheck(name="adapter", passed=False, seen="another one than was trained")
+                )
+            yield found
 
 
 def _adapter(file: Path) -> ModelCheck:
@@ -238,15 +282,21 @@ def _adapter(file: Path) -> ModelCheck:
     return ModelCheck(name="adapter", passed=not bad and bool(factors), seen=seen)
 
 
-def _folder(written: Written, inner: Path) -> Iterator[ModelCheck]:
-    """What must hold for any model."""
+def _folder(written: Written, inner: Path, *, ours: bool) -> Iterator[ModelCheck]:
+    """What must hold for any model, and for one that was written here."""
     transformer = written.model[0].auto_model
     broken = list(not_finite(transformer))
     yield ModelCheck(name="finite", passed=not broken, seen=some(broken) or "every weight is a finite number")
     rows = transformer.get_input_embeddings().num_embeddings
     highest = max(written.tokenizer.get_vocab().values(), default=0)
     yield ModelCheck(name="vocabulary", passed=highest < rows, seen=f"ids up to {highest:,}, a table of {rows:,} rows")
-    yield _truncation(inner, written.context_tokens)
+    yield _truncation(inner, written.context_tokens, ours=ours)
+    kept = json_of(inner / "config.json", missing={})
+    precision = str(kept.get("dtype") or kept.get("torch_dtype") or "float32")
+    yield _equal("precision", f"opens in {precision}", "opens in float32" if ours else None)
+    stated, wide = written.model.get_embedding_dimension(), written.embed(_UNLIKE[:1], "document").shape[1]
+    seen = f"vectors of {wide} dimensions" + ("" if stated == wide else f", and the folder says {stated}")
+    yield ModelCheck(name="width", passed=stated == wide, seen=seen)
 
 
 def _reading(written: Written, pooling: Path, stated: Reading | None, recorded: Reading | None) -> Iterator[ModelCheck]:
@@ -287,16 +337,20 @@ def _equal(name: str, found: Any, expected: Any) -> ModelCheck:
     return ModelCheck(name=name, passed=passed, seen=str(found) if passed else f"{found}, not {expected}")
 
 
-def _truncation(inner: Path, context_tokens: int) -> ModelCheck:
-    """Libraries that read tokenizer.json alone cut texts where it says so."""
-    file = inner / "tokenizer.json"
-    if not file.is_file():
-        return ModelCheck(name="truncation", passed=None, seen="no tokenizer.json")
-    cut = (json_of(file, missing={}).get("truncation") or {}).get("max_length")
-    if cut is None:
-        return ModelCheck(name="truncation", passed=True, seen="tokenizer.json cuts no text")
-    seen = f"tokenizer.json cuts texts at {cut} tokens, the model at {context_tokens}"
-    return ModelCheck(name="truncation", passed=cut >= context_tokens, seen=seen)
+def _truncation(inner: Path, context_tokens: int, *, ours: bool) -> ModelCheck:
+    """Libraries that read the tokenizer's files alone cut texts where these say so.  sentence-transformers does not:
+    of others' models it is said, and no fault."""
+    rules, settings = (json_of(inner / name, missing={}) for name in ("tokenizer.json", "tokenizer_config.json"))
+    cuts = {
+        "tokenizer.json": (rules.get("truncation") or {}).get("max_length"),
+        "tokenizer_config.json": settings.get("model_max_length"),
+    }
+    short = [f"{name} cuts texts at {cut} tokens" for name, cut in cuts.items() if cut and cut < context_tokens]
+    if not short:
+        return ModelCheck(name="truncation", passed=True, seen="no file of the tokenizer cuts texts earlier")
+    return ModelCheck(
+        name="truncation", passed=False if ours else None, seen=f"{' and '.join(short)}, the model at {context_tokens}"
+    )
 
 
 def _texts(written: Written, statement: Statement | None) -> Iterator[ModelCheck]:
@@ -307,6 +361,10 @@ def _texts(written: Written, statement: Statement | None) -> Iterator[ModelCheck
         yield ModelCheck(name="vectors", passed=None, seen="no certificate.json to compare with")
     else:
         yield from _probes(found, statement)
+        if statement.words is not None:
+            alike = words_digest(written.tokenizer) == statement.words
+            seen = "the text of every token is read as stated" if alike else "texts of tokens are read as other tokens"
+            yield ModelCheck(name="vocabulary's tokens", passed=alike, seen=seen)
     yield _end_token(written, found)
     yield _attention(written.model[0].auto_model)
 
@@ -358,6 +416,10 @@ def _direction(
 
     A base may read both ways by itself: where it is not at hand, the vectors of a certificate tell.
     """
+    if recipe is None and origin is not None and origin.looks_ahead and not looks_ahead(written.model[0].auto_model):
+        seen = f"tokens read those before them, and those of {origin.name} the whole text"
+        yield ModelCheck(name="direction", passed=False, seen=seen)
+        return
     expected = None if origin is None else origin.is_causal
     if expected is None and recipe is not None and (recipe.options.bidirectional or not certified):
         expected = not recipe.options.bidirectional
@@ -384,9 +446,13 @@ def _as_the_base(written: Written, origin: Origin) -> Iterator[ModelCheck]:
         other = first_apart(found, origin.computing, but=_CHANGED)
         seen = f"computes as {origin.name}" if other is None else f"`{other[0]}` is {other[1]}, not {other[2]}"
         yield ModelCheck(name="configuration", passed=other is None, seen=seen)
-    if origin.recipe is not None:
+    if origin.tokenizer is None:
+        yield ModelCheck(name="base's tokens", passed=None, seen=f"{origin.name} has no tokenizer to compare with")
+        return
+    apart = words_apart(written.tokenizer, origin.tokenizer)
+    if apart is None and origin.recipe is not None:
         apart = base_ids_apart(written, origin.recipe)
-        yield ModelCheck(name="base's tokens", passed=apart is None, seen=apart or f"texts read as {origin.name}'s")
+    yield ModelCheck(name="base's tokens", passed=apart is None, seen=apart or f"texts read as {origin.name}'s")
 
 
 def _as_stated(tensors: Mapping[str, Fingerprint], statement: Statement | None) -> ModelCheck:
@@ -437,12 +503,16 @@ def trained(
     beyond = [] if origin.trained is None else sorted(changed - origin.trained)
     untouched = [] if origin.trained is None else sorted(origin.trained - changed)
     lost = [each for each in untouched if known is not None and each not in known]
+    zeroed = sorted(each for each in changed if tensors[each] == Fingerprint.of_zeros(tensors[each].shape))
+    cut = f" (a cut one is {name}@{blocks})" if origin.cuttable else ""
     faults = {
-        f"has {blocks} of the {origin.blocks} blocks of {name} (a cut one is {name}@{blocks})": blocks != origin.blocks,
+        f"has {blocks} of the {origin.blocks} blocks of {name}{cut}": blocks < origin.blocks,
+        f"has {blocks} blocks, {name} {origin.blocks}": blocks > origin.blocks,
         f"lacks {some(sorted(base.keys() - tensors.keys()))} of {name}": base.keys() - tensors.keys(),
         f"has {some(sorted(tensors.keys() - base.keys()))}, which {name} has not": tensors.keys() - base.keys(),
         f"has {some(reshaped)} of another shape than {name}": reshaped,
         f"is untrained: every tensor is that of {name}": not changed,
+        f"has {some(zeroed)}, which is zero and is not in {name}": zeroed,
         "has a projection that is untrained": projection is not None and projection == origin.projection,
         f"has {some(beyond)}, which was not trained and differs from {name}": beyond,
         f"has {some(lost)}, which was trained and is that of {name}": lost,

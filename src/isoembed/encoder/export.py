@@ -18,6 +18,7 @@ from torch import nn
 
 from isoembed.core import InputError, write_atomically
 from isoembed.encoder.certificate import (
+    ADAPTER,
     CERTIFICATE,
     Certificate,
     ExportError,
@@ -97,19 +98,25 @@ def export(
         if record is not None:
             record.save(stage / RECORD)
         if keep_adapter:
-            _save_adapter(encoder.model, stage / "adapter")
+            _save_adapter(encoder.model, stage / ADAPTER)
 
         # 3. is it what was trained?
-        _certify(stage, embedder, weights, recipe, afresh=afresh)
+        _certify(stage, embedder, weights, recipe, stage / ADAPTER if keep_adapter else None, afresh=afresh)
         _publish(stage, folder)
 
 
 def _certify(
-    stage: Path, embedder: Embedder, weights: Mapping[str, Fingerprint], recipe: Recipe | None, *, afresh: bool
+    stage: Path,
+    embedder: Embedder,
+    weights: Mapping[str, Fingerprint],
+    recipe: Recipe | None,
+    adapter: Path | None,
+    *,
+    afresh: bool,
 ) -> None:
     """Write the certificate of the model in `stage`; raises ExportError where it fails."""
     file = stage / CERTIFICATE
-    stated = Certificate(checks=(), statement=state(embedder, weights))
+    stated = Certificate(checks=(), statement=state(embedder, weights, adapter))
     file.write_text(stated.model_dump_json(), encoding="utf-8")
     found = examine_afresh(stage) if afresh else examine(stage)
     if recipe is not None:

@@ -7,8 +7,10 @@ Shape legend: N texts, D embedding width.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -87,6 +89,8 @@ class Statement(Reading):
 
     tensors: dict[str, str]  #: the fingerprint of each of the transformer, by name
     projection: str | None = None  #: that of the learned projection
+    words: str | None = None  #: the digest of how every token's text is read; None in older ones
+    adapter: str | None = None  #: the digest of the adapter's files; None where none is kept
     tolerance: float  #: the longest difference between vectors in memory and as written
     probes: tuple[Probe, ...]
 
@@ -146,8 +150,8 @@ class Written:
         return found
 
 
-def state(embedder: Embedder, tensors: Mapping[str, Fingerprint]) -> Statement:
-    """What `embedder` is; `tensors` are what is written of it."""
+def state(embedder: Embedder, tensors: Mapping[str, Fingerprint], adapter: Path | None = None) -> Statement:
+    """What `embedder` is; `tensors` are what is written of it, and `adapter` is where its adapter was kept."""
     on_cpu = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in embedder.encoder.parameters())
     dense = embedder.encoder.dense
     return Statement(
@@ -158,6 +162,8 @@ def state(embedder: Embedder, tensors: Mapping[str, Fingerprint]) -> Statement:
         dimensions=None if dense is None else dense.out_features,
         tensors={name: str(tensor) for name, tensor in tensors.items()},
         projection=None if dense is None else str(Fingerprint.of(dense.weight)),
+        words=words_digest(embedder.tokenizer),
+        adapter=None if adapter is None else adapter_digest(adapter),
         tolerance=_NEAR if on_cpu else _NEAR_ROUNDED,
         probes=probed(Remembered(embedder)),
     )
@@ -173,6 +179,11 @@ class Fingerprint(NamedTuple):
     def of(cls, tensor: torch.Tensor) -> Fingerprint:
         content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         return cls(tuple(tensor.shape), hashlib.sha256(str(tensor.dtype).encode() + content).hexdigest()[:16])
+
+    @classmethod
+    def of_zeros(cls, shape: tuple[int, ...]) -> Fingerprint:
+        """That of a bias or a norm of zeros in fp32; of a larger tensor that of none, which is no fault seen."""
+        return cls.of(torch.zeros(shape if len(shape) == 1 else 0))
 
     def __str__(self) -> str:
         """As a certificate has it, `24x96 0123456789abcdef`."""
@@ -237,6 +248,39 @@ def vectors_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> dict[Side,
             apart = 0.0 if ours.vector is theirs.vector is None else np.inf
         longest[ours.side] = max(longest[ours.side], apart)
     return longest
+
+
+def adapter_digest(folder: Path) -> str:
+    """16 hex digits over an adapter's weights and its settings."""
+    digest = hashlib.sha256()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def words_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits over the text of every token, and the tokens that it is read as."""
+    texts = _words(tokenizer)
+    return hashlib.sha256(json.dumps([texts, _read(tokenizer, texts)]).encode()).hexdigest()[:16]
+
+
+def words_apart(found: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase) -> str | None:
+    """The first token of `base` whose text `found` reads as other tokens; None where all are the same."""
+    texts = _words(base)
+    for text, ours, theirs in zip(texts, _read(base, texts), _read(found, texts), strict=True):
+        if ours != theirs:
+            return f"{text!r} is read as tokens {theirs[:4]}, not {ours[:4]}"
+    return None
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [str(tokenizer.decode([index])) for index in sorted(tokenizer.get_vocab().values())]
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    told = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False, **told)["input_ids"]
+    return found
 
 
 def base_ids_apart(written: Written, recipe: Recipe) -> str | None:

@@ -37,8 +37,9 @@ def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
         recipe = None if recipe is None else at_hand(recipe, folder)
     elif recipe is None or isinstance(base, str):
         if isinstance(base, str):
-            return Origin.of_model(base, _opened(base), _from(base, recipe))
-        return Origin.of_model(base.name, load_model(base.source, depth=base.depth), _from(base.source, recipe))
+            return Origin.of_model(base, _opened(base), transformer_in(base), _from(base, recipe))
+        opened, cuttable = load_model(base.source, depth=base.depth), base.depth is None
+        return Origin.of_model(base.name, opened, base.source, _from(base.source, recipe), cuttable=cuttable)
     else:
         recipe = recipe.model_copy(update={"model": base, "base_hash": None})
     return None if recipe is None else Origin.of(recipe)
