@@ -83,7 +83,7 @@ def measured(asked: argparse.Namespace, name: str) -> dict[str, Any]:
         "step_seconds": record.wall_seconds / record.steps,
         "once_seconds": time.monotonic() - begun - record.wall_seconds,
         "peak_bytes": record.peak_memory_bytes,
-        "precision": recipe.precision or "fp32",
+        "precision": record.recipe.precision or "fp32",
     }
 
 
