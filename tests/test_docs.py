@@ -166,7 +166,7 @@ def values(place: Path) -> dict[str, Any]:
         "eval": printed("eval", demo, "--data", str(place / "tasks")),
         "data mine": printed("data", "mine", demo, pairs, "--out", str(place / "mined.jsonl")),
         "published": printed("published"),
-        "merge": printed("merge", demo, demo, "--out", str(place / "mean")),
+        "merge": printed("merge", demo, "--base", ".5", "--out", str(place / "mean")),
         "trim": printed("trim", "nano/nano-28k", pairs, "--out", str(place / "trimmed")),
         "certify": printed("certify", demo),
         "push": printed("push", demo, "acme/demo", "--dry-run"),

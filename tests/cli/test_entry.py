@@ -160,6 +160,7 @@ def test_mined_negatives_and_every_option_travel_to_the_exported_model(
     smaller = json.loads(ok(*scored, "--quantized"))["systems"]
     assert smaller.keys() >= {"trained", "trained, int8", "trained, binary"}
     assert smaller["trained"]["sts"]["metrics"] == whole["sts"]["metrics"]
+    assert smaller["trained, binary"]["sts"]["metrics"] != whole["sts"]["metrics"]  # nothing was quantised
 
 
 def test_inspect(pairs: Path) -> None:

@@ -191,10 +191,39 @@ def test_fewer_held_out_pairs_are_a_recipe_s_own_data(place: Path) -> None:
     ]
     assert (record["heldout"]["pairs"], record["unique_pairs"]) == (5, 55)
     again = ["train", "--recipe=here/recipe.json", "--out=x", "--dry-run", "--json"]
-    said = mistake(*again, inside=place)
+    said = mistake(*again, "--heldout-pairs=6", inside=place)
     assert "not those that the recipe was made for" in said
     assert "as that run did, by `--heldout-pairs` or `--heldout` (it evaluated 5)" in said
-    assert asked(*again, "--heldout-pairs=5", inside=place)["recipe"]["key"] == record["key"]
+    for named in ([], ["--heldout-pairs=5"]):  # without it they were refused as if they were others
+        assert asked(*again, *named, inside=place)["recipe"]["key"] == record["key"]
+
+
+def test_a_run_is_extended_on_as_many_held_out_pairs_as_it_had(place: Path) -> None:
+    """Fails where they must be named again, or where pairs that were changed are taken for its own."""
+    rows = [{"query": f"what is {n}?", "positive": f"it is item {n}"} for n in range(400)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked("train", "job.toml", "--schedule=wsd", "--heldout-pairs=64", inside=place)
+    longer = ["train", "--extend=here", "--budget=6e7"]
+    named = asked(*longer, "--out=named", "--heldout-pairs=64", inside=place)["record"]
+    unnamed = asked(*longer, "--out=unnamed", inside=place)["record"]
+    assert named["heldout"]["pairs"] == 64
+    for what in ("key", "heldout", "loss_curve", "inherited"):
+        assert unnamed.get(what) == named.get(what), what
+    assert (place / "unnamed/model.safetensors").read_bytes() == (place / "named/model.safetensors").read_bytes()
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:390]))
+    said = mistake(*longer, "--out=x", inside=place)
+    assert "are not those that the recipe was made for" in said
+    assert "(it evaluated 64)" in said
+
+
+def test_a_run_on_labels_that_held_nothing_out_is_trained_again(place: Path) -> None:
+    """By default pairs that share their texts with many others are refused: none of them can be held out."""
+    rows = [{"query": f"what is {n}?", "positive": f"label {n % 20}"} for n in range(400)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "These are labels" in mistake("train", "job.toml", inside=place)
+    record = asked("train", "job.toml", "--heldout-pairs=0", inside=place)["record"]
+    assert record["heldout"] is None
+    assert planned("--recipe=here/recipe.json", "--out=x", inside=place)["key"] == record["key"]
 
 
 def test_epochs_are_a_budget_of_a_job_and_of_a_given_recipe(place: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from isoembed.core import InputError
 from isoembed.evaluation.sts import StsTask
-from isoembed.evaluation.systems import BM25, EmbeddingSystem
+from isoembed.evaluation.systems import BM25, EmbeddingSystem, Quantized
 
 
 class Angles(EmbeddingSystem):
@@ -23,6 +23,16 @@ def test_spearman_by_hand_on_any_scale() -> None:
     task = StsTask("toy", ("0",) * 4, ("0.1", "0.2", "0.3", "0.4"), (100, 7, 0.5, 1))
     assert task.score(Angles())["spearman"] == pytest.approx(0.8)
     assert task.counts == {"pairs": 4}
+
+
+def test_both_sentences_of_a_pair_are_quantised() -> None:
+    """Fails where one is whole, as queries stay: in bits, texts of one quadrant are the same."""
+    task = StsTask("toy", ("0.1", "0.2", "0.3", "0.4"), ("1.5", "1.4", "2.1", "3.3"), (100, 99, 7, 1))
+    kept = Quantized(Angles(), "binary").embed_pairs(task.left, task.right)
+    np.testing.assert_allclose(np.einsum("nd,nd->n", *kept), [1, 1, 0, -1], atol=1e-6)
+    # ranks of cosine 3.5 3.5 2 1, of score 4 3 2 1: Pearson of them is 4.5 / sqrt(4.5 * 5)
+    assert task.score(Quantized(Angles(), "binary"))["spearman"] == pytest.approx(0.9**0.5)
+    assert task.score(Angles())["spearman"] != pytest.approx(0.9**0.5)
 
 
 def test_undefined_is_missing_not_zero() -> None:

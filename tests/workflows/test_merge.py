@@ -73,7 +73,7 @@ def test_a_model_and_a_share_of_its_base(models: list[Path], recipe: Recipe, tmp
 
 def test_a_mean_of_equals_is_that_model(models: list[Path], tmp_path: Path) -> None:
     """Fails where sums are in fp32 and a third of a weight is rounded three times."""
-    merge([models[0]] * 3, tmp_path / "mean")
+    merge([models[0], *(shutil.copytree(models[0], tmp_path / name) for name in "ab")], tmp_path / "mean")
     one = weights(models[0])
     for name, value in weights(tmp_path / "mean").items():
         assert torch.equal(value, one[name]), name
@@ -87,10 +87,13 @@ def test_a_mean_of_equals_is_that_model(models: list[Path], tmp_path: Path) -> N
         ({"shares": [1.0, -1.0]}, "above 0"),
         ({"base": 1.0}, "between 0 and 1"),
         ({"out": "seed-0"}, "another folder"),
+        ({"twice": True}, r"named once; got .*seed-0 2 times\. Name others, or weigh it by `shares`"),
     ],
 )
 def test_what_is_no_average_is_refused(models: list[Path], tmp_path: Path, change: dict[str, Any], words: str) -> None:
     folders = models[: change.pop("models", 2)]
+    if change.pop("twice", False):
+        folders = [models[0], models[0].parent / "." / models[1].name / ".." / models[0].name]
     out = models[0] if change.pop("out", None) else tmp_path / "mean"
     before = weights(models[0])
     with pytest.raises(InputError, match=words):
@@ -118,6 +121,17 @@ def test_models_that_read_texts_otherwise_are_refused(models: list[Path], recipe
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no sentence-transformers model"):
         merge([models[0], tmp_path / "empty"], tmp_path / "mean")
+
+
+def test_a_trained_model_is_not_merged_over(models: list[Path], tmp_path: Path) -> None:
+    """Its weights and record were gone without a word, and its recipe stayed beside those of another training."""
+    out = shutil.copytree(models[0], tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match=r"out already holds a trained model; give another `out`\.$"):
+        merge(models, out)
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+    merge(models, tmp_path / "mean")
+    merge(models, tmp_path / "mean")  # what a merge wrote is made again
 
 
 def _edited(folder: Path, out: Path, file: str, change: Callable[[Any], None]) -> Path:

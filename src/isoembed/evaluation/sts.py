@@ -45,12 +45,12 @@ class StsTask:
     def score(self, system: System) -> dict[str, float]:
         """Spearman's rank correlation of cosine and human score, as a fraction (benchmark tables show it times 100).
 
-        Both texts are embedded as queries.  Empty for a system without embeddings, and where every pair has the same
-        cosine.
+        Both texts are embedded as queries, and kept as documents are.  Empty for a system without embeddings, and where
+        every pair has the same cosine.
         """
         if not isinstance(system, EmbeddingSystem):
             return {}
-        cosines = np.einsum("nd,nd->n", system.embed_queries(self.left), system.embed_queries(self.right))
+        cosines = np.einsum("nd,nd->n", *system.embed_pairs(self.left, self.right))
         if np.ptp(cosines) == 0:
             return {}
         return {"spearman": float(spearmanr(cosines, self.scores).statistic)}

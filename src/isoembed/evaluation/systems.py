@@ -49,6 +49,10 @@ class EmbeddingSystem(System):
         """As `embed`, for texts that are queries, where the system makes a difference."""
         return self.embed(texts)
 
+    def embed_pairs(self, left: Sequence[str], right: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `embed_queries`, of two texts that are alike; a system that keeps documents in less keeps both so."""
+        return self.embed_queries(left), self.embed_queries(right)
+
     def search(self, queries: Sequence[str], documents: Sequence[str], k: int) -> list[Hits]:
         query_QD, document_ND = map(torch.from_numpy, (self.embed_queries(queries), self.embed(documents)))
         ranked = semantic_search(query_QD, document_ND, top_k=k, score_function=dot_score)
@@ -81,7 +85,7 @@ class DenseSystem(EmbeddingSystem):
 
 class Quantized(EmbeddingSystem):
     """`inner` with its embeddings kept as `int8`, a byte a dimension, or `binary`, a bit (its sign), as
-    sentence-transformers makes them; those of queries stay whole, for they are not kept.
+    sentence-transformers makes them; those of queries stay whole, for they are not kept.  Of pairs both texts are.
 
     A byte counts 256 steps from the smallest to the largest value that its dimension has among the texts embedded
     together, and is read as the middle of its step.
@@ -91,7 +95,17 @@ class Quantized(EmbeddingSystem):
         self.inner, self.precision = inner, precision
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        embedding_ND = self.inner.embed(texts)
+        return self._kept(self.inner.embed(texts))
+
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return self.inner.embed_queries(texts)
+
+    def embed_pairs(self, left: Sequence[str], right: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        kept_ND = self._kept(np.concatenate(self.inner.embed_pairs(left, right)))
+        return kept_ND[: len(left)], kept_ND[len(left) :]
+
+    def _kept(self, embedding_ND: np.ndarray) -> np.ndarray:
+        """What is read of `embedding_ND` once it was kept."""
         if self.precision == "binary":
             bits_ND = np.unpackbits(quantize_embeddings(embedding_ND, "ubinary"), axis=1, count=embedding_ND.shape[1])
             kept_ND = 2.0 * bits_ND - 1.0
@@ -101,9 +115,6 @@ class Quantized(EmbeddingSystem):
             kept_ND = ranges_2D[0] + (steps_ND + 0.5) * (ranges_2D[1] - ranges_2D[0]) / 255
         kept_ND[~embedding_ND.any(1)] = 0.0  # a text without tokens stays similar to nothing
         return functional.normalize(torch.from_numpy(kept_ND.astype(np.float32)), dim=-1).numpy()
-
-    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
-        return self.inner.embed_queries(texts)
 
 
 class Static(EmbeddingSystem):

@@ -107,18 +107,27 @@ class DataOptions:
         heldout = None if self.heldout is None else absolute(str(self.heldout))
         return replace(self, spec=absolute(str(self.spec)), heldout=heldout)
 
+    @property
+    def names_heldout(self) -> bool:
+        """Whether they say otherwise than by default which pairs are held out."""
+        return self.heldout is not None or self.heldout_pairs != HELDOUT_PAIRS
+
     def prepare(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
+        """The pairs as `split` has them, in the batches of `setup` and read by its teacher."""
+        return _ready(self.split(tokenizer, setup, cache=cache), setup)
+
+    def split(self, tokenizer: PreTrainedTokenizerFast, setup: Setup, *, cache: str | Path) -> PairData:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         prompts = setup.options.prompts
         source = self.source(self.spec, prompts, whole=setup.options.source_alpha is not None)
         heldout = None if self.heldout is None else self.source(self.heldout, prompts)
-        return _prepared(source, tokenizer, setup, cache, heldout, self.heldout_pairs)
+        return _split(source, tokenizer, setup, cache, heldout, self.heldout_pairs)
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
 
 
-def _prepared(
+def _split(
     source: Source,
     tokenizer: PreTrainedTokenizerFast,
     setup: Setup,
@@ -126,8 +135,8 @@ def _prepared(
     heldout: Source | None = None,
     heldout_pairs: int = HELDOUT_PAIRS,
 ) -> PairData:
-    """The pairs of `source` as `setup` trains on them: in its batches, and read by its teacher."""
-    data = prepare(
+    """The pairs of `source`, cut and behind prompts as `setup` has them."""
+    return prepare(
         source,
         tokenizer,
         context_tokens=setup.context_tokens,
@@ -136,6 +145,10 @@ def _prepared(
         prompts=setup.options.prompts,
         heldout_pairs=heldout_pairs,
     )
+
+
+def _ready(data: PairData, setup: Setup) -> PairData:
+    """The pairs as `setup` trains on them: in its batches, and read by its teacher."""
     return read_by_teacher(ordered(data, setup), setup)
 
 
@@ -215,7 +228,8 @@ def plan_recipe(
     """The job of a decided recipe, as that of a finished run, whose folder is `place`: its base may lie beside that.
 
     epochs: of the pairs, in place of the recipe's number of tokens.
-    other_data: train on these pairs whichever the recipe was made for; else those must be they.
+    other_data: train on these pairs whichever the recipe was made for; else those must be they, and are held out as its
+        run did where `options` do not say how.
     extending: a run that cannot go on with others, which no error then proposes.
     Raises InputError where the base or the pairs are not those of the recipe.
     """
@@ -226,14 +240,19 @@ def plan_recipe(
     if teacher is not None and teacher.source.startswith("./"):  # as `at_hand` leaves what it has not found
         raise InputError(f"The recipe's teacher {teacher.source} must be here or beside {place}. Put it there.")
     tokenizer = _tokenizer(found.model, found)
-    data = options.prepare(tokenizer, found, cache=cache)
+    record = _record_in(place, recipe)
+    if record is None or other_data or options.names_heldout:
+        data = options.prepare(tokenizer, found, cache=cache)
+    else:
+        data = _ready(_split_as(record, options, tokenizer, found, cache), found)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
         those = "those" if extending else "those, or others,"
+        said = "" if record is None else f" (it evaluated {_evaluated(record):,})"
         raise InputError(
             f"The pairs of {options.spec} are not those that the recipe was made for ({found.data.source}, "
             f"{found.data.fingerprint}). Name {those} as `data`, and hold out pairs as that run did, by "
-            f"`heldout_pairs` or `heldout`{_held_out_in(place, recipe)}."
+            f"`heldout_pairs` or `heldout`{said}."
         )
     if not same:
         found = found.model_copy(update={"data": data.stats})
@@ -271,13 +290,30 @@ def plan_extension(
     return replace(job, recommendation=_given(longer, "extended", epochs=budget.epochs), extended=extended)
 
 
-def _held_out_in(place: Path, recipe: Recipe) -> str:
-    """How many pairs the run of `recipe` in `place` evaluated, in words; empty where no record says it."""
+def _record_in(place: Path, recipe: Recipe) -> RunRecord | None:
+    """The record of the run of `recipe` in `place`; None where there is none."""
     with suppress(InputError):
         record = RunRecord.load(place / RECORD)
-        if record.recipe.key == recipe.key and record.heldout is not None:
-            return f" (it evaluated {record.heldout.pairs:,})"
-    return ""
+        if record.recipe.key == recipe.key:
+            return record
+    return None
+
+
+def _evaluated(record: RunRecord) -> int:
+    """How many held-out pairs a run evaluated."""
+    return 0 if record.heldout is None else record.heldout.pairs
+
+
+def _split_as(
+    record: RunRecord, options: DataOptions, tokenizer: PreTrainedTokenizerFast, setup: Setup, cache: Path
+) -> PairData:
+    """The pairs, with the held-out ones of the run of `record`: those of `options`, or else as many as it evaluated."""
+    with suppress(InputError):  # of labels none can be held out, which that run may not have asked for
+        data = options.split(tokenizer, setup, cache=cache)
+        evaluated = None if record.heldout is None else record.heldout.fingerprint
+        if heldout_fingerprint(data, temperature=setup.temperature) == evaluated:
+            return data
+    return replace(options, heldout_pairs=_evaluated(record)).split(tokenizer, setup, cache=cache)
 
 
 def _extended(recipe: Recipe, budget: Budget) -> Recipe:
@@ -360,7 +396,7 @@ def train(
     if isinstance(pairs, DataOptions):
         data = pairs.prepare(tokenizer, asked, cache=folder)
     else:
-        data = _prepared(PairsInMemory(pairs), tokenizer, asked, folder)
+        data = _ready(_split(PairsInMemory(pairs), tokenizer, asked, folder), asked)
     if asked.data.fingerprint is None:
         asked = asked.model_copy(update={"data": data.stats})
     if asked.base_hash is None:
@@ -446,11 +482,15 @@ def train_job(
     return record
 
 
-def check_place(out: Path, work: Path, *, resume: bool) -> None:
+def check_place(out: Path, work: Path, *, resume: bool | None) -> None:
     """Raise InputError where `out` is taken, or its working folder `work` by a run that was stopped: before hours of
-    work, not after."""
+    work, not after.
+
+    resume: whether the run there is gone on with; None: nothing could, for what comes there is no run.
+    """
     if not resume and (out / RECORD).exists():
-        raise InputError(f"{out} already holds a trained model; give another `out`, or `resume` to keep it.")
+        keeping = "" if resume is None else ", or `resume` to keep it"
+        raise InputError(f"{out} already holds a trained model; give another `out`{keeping}.")
     nearest = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         raise InputError(f"The model must be written to a folder; {nearest} is a file. Name another one.")
@@ -460,7 +500,8 @@ def check_place(out: Path, work: Path, *, resume: bool) -> None:
     if foreign and not (out / MARKER).exists():
         raise InputError(f"{out} holds {', '.join(foreign)}, which no export of ours wrote; give another `out`.")
     if not resume and out.is_dir() and any((work / CHECKPOINTS).glob(STEPS)):
-        raise InputError(f"{out} already holds checkpoints of a run; go on with `resume` or give another `out`.")
+        going_on = "" if resume is None else "go on with `resume` or "
+        raise InputError(f"{out} already holds checkpoints of a run; {going_on}give another `out`.")
 
 
 def _check_begun(out: Path, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ one than each (Wortsman et al. 2022, "Model soups", arXiv 2203.05482); averaged 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from huggingface_hub import ModelCardData
 from torch import nn
 
+from isoembed.cache import cache_folder, working_folder
 from isoembed.core import Frozen, InputError, checked, expanded
 from isoembed.encoder.card import escape, hub_labels, use_of
 from isoembed.encoder.computing import computing, first_apart
@@ -25,6 +27,7 @@ from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import load_base, weights_hash
 from isoembed.recipe import Prompts
 from isoembed.records import RECORD, RunRecord
+from isoembed.workflows.job import check_place
 
 
 class Part(Frozen):
@@ -57,10 +60,11 @@ def merge(
 
     The first model gives tokenizer, pooling, prompts and context; the others must have the same.  Sums are in float64.
     Raises InputError where models differ in more than the values of their weights, or are of several bases by their
-    record.json, and as `Embedder.save` does.
+    record.json, where one is named twice, where `out` holds a trained model, and as `Embedder.save` does.
     """
     out, folders = expanded(out), [expanded(model) for model in models]
     _check(folders, out, shares, base)
+    check_place(out, working_folder(out, cache_folder()), resume=None)
     base_hash = _one_base(folders)
     given = [1.0] * len(folders) if shares is None else list(shares)
     left = 1.0 - (base or 0.0)
@@ -94,6 +98,11 @@ def _check(folders: Sequence[Path], out: Path, shares: Sequence[float] | None, b
             raise InputError(f"{folder} is no sentence-transformers model; name folders that `run` or `train` wrote.")
         if folder.resolve() == out.resolve():
             raise InputError(f"`out` must be another folder than the models'; got {out} for both.")
+    for folder, count in Counter(folder.resolve() for folder in folders).items():
+        if count > 1:
+            raise InputError(
+                f"A model must be named once; got {folder} {count} times. Name others, or weigh it by `shares`."
+            )
 
 
 def _one_base(folders: Sequence[Path]) -> str | None:
