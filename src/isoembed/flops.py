@@ -53,7 +53,7 @@ class Cost(Frozen):
         return self.updated / self.forward
 
 
-class Reading(Frozen):
+class TeacherReading(Frozen):
     """A teacher's forward pass (2 N_T a token of its own) over the texts of a source, of which each is read once."""
 
     flop: float = Field(ge=0, description="for a token of D, of whichever source, while the source's texts are new")
@@ -64,7 +64,7 @@ class Price(Frozen):
     """What D tokens cost: C, and a teacher's `readings`, which end while training goes on."""
 
     train: float = Field(gt=0, description="FLOP of training on a token: C / D")
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[TeacherReading, ...] = ()
 
     def teacher_flop(self, tokens: float) -> float:
         """The teacher's part of what `tokens` cost."""

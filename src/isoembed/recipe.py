@@ -35,7 +35,7 @@ from isoembed.core import (
     short_name,
 )
 from isoembed.families.base import Family, ModelSpec
-from isoembed.flops import Cost, Price, Reading
+from isoembed.flops import Cost, Price, TeacherReading
 from isoembed.methods import Method
 from isoembed.notes import Note, refusal
 
@@ -1044,7 +1044,7 @@ def price_of(cost: Cost, options: Options, data: DataStats) -> Price:
     read = data.teacher_tokens or data.query_tokens + data.positive_tokens
     unique = math.inf if data.pairs is None else data.pairs * data.tokens_per_pair
     readings = tuple(
-        Reading(
+        TeacherReading(
             flop=2.0 * teacher.params * each.teacher_tokens / data.tokens_per_pair * each.batches,
             until=unique * each.pairs / each.batches,
         )

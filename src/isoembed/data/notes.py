@@ -58,7 +58,7 @@ class DataNote(Note):
         "batches-of": ("{source} {batches:,} of {whole:,} batches ({pairs:,} pairs)",),
         "few-of-a-cluster": (
             "Warning",
-            "{whole:,} of {batches:,} batches are of one cluster, for most clusters do not fill one; lower `clusters`.",
+            "{whole:,} of {batches:,} batches are of one cluster; lower `clusters`, of which most fill no batch.",
         ),
         "cluster-a-batch": (
             "One cluster a batch, of {clusters:,}",
