@@ -68,7 +68,7 @@ class Price(Frozen):
 
     def teacher_flop(self, tokens: float) -> float:
         """The teacher's part of what `tokens` cost."""
-        return sum(each.flop * min(tokens, each.until) for each in self.readings)
+        return sum((each.flop * min(tokens, each.until) for each in self.readings), 0.0)
 
     def flop(self, tokens: float) -> float:
         """What `tokens` cost."""
