@@ -20,7 +20,7 @@ from transformers import AutoModel
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.shapes import spec_of
 from isoembed.families import PYTHIA, ModelSpec
-from isoembed.flops import Cost, Price, all_in_flop, attention_flop, executed_flop
+from isoembed.flops import Cost, Price, TeacherReading, all_in_flop, attention_flop, executed_flop
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of, dense_layers, entry_modules, is_embedding
 from tests.models import VOCAB, configs
@@ -131,10 +131,21 @@ def test_tokens_are_the_inverse_of_the_price() -> None:
 @pytest.mark.parametrize(("tokens", "flop"), [(50, 50 * 8), (100, 800), (300, 100 * 2 + 300 * 6)])
 def test_a_teacher_is_paid_once_for_a_text(tokens: float, flop: float) -> None:
     """Before the unique tokens end, where they end, and in the third epoch."""
-    price = Price(train=6, teach=2, unique_tokens=100)
+    price = Price(train=6, readings=(TeacherReading(flop=2, until=100),))
     assert price.flop(tokens) == flop
     assert price.tokens(flop) == tokens
     assert price.teacher_flop(tokens) == 2 * min(tokens, 100)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flop"), [(10, 10 * 12), (20, 20 * 12), (50, 50 * 10 + 20 * 2), (500, 500 * 6 + 20 * 2 + 100 * 4)]
+)
+def test_a_source_that_repeats_is_paid_no_more(tokens: float, flop: float) -> None:
+    """While both sources are new, where one ends, while the other is new, and when neither is."""
+    price = Price(train=6, readings=(TeacherReading(flop=4, until=100), TeacherReading(flop=2, until=20)))
+    assert price.flop(tokens) == flop
+    assert price.tokens(flop) == tokens
+    assert Price(train=6, readings=(TeacherReading(flop=4),)).tokens(1000) == 100
 
 
 def test_what_c_leaves_out_by_hand() -> None:

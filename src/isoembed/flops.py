@@ -13,6 +13,8 @@ the loss, padding and recomputation.
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from isoembed.core import Frozen
@@ -51,17 +53,22 @@ class Cost(Frozen):
         return self.updated / self.forward
 
 
+class TeacherReading(Frozen):
+    """A teacher's forward pass (2 N_T a token of its own) over the texts of a source, of which each is read once."""
+
+    flop: float = Field(ge=0, description="for a token of D, of whichever source, while the source's texts are new")
+    until: float = Field(math.inf, gt=0, allow_inf_nan=True, description="D at which the source's texts are all read")
+
+
 class Price(Frozen):
-    """What D tokens cost: C, and the forward pass of a teacher (2 N_T a token of its own), which reads each text once:
-    for no more than `unique_tokens` of D, however often these are repeated."""
+    """What D tokens cost: C, and a teacher's `readings`, which end while training goes on."""
 
     train: float = Field(gt=0, description="FLOP of training on a token: C / D")
-    teach: float = Field(0.0, ge=0, description="FLOP of the teacher for a token that is new")
-    unique_tokens: float | None = Field(None, description="None: without end")
+    readings: tuple[TeacherReading, ...] = ()
 
     def teacher_flop(self, tokens: float) -> float:
         """The teacher's part of what `tokens` cost."""
-        return self.teach * (tokens if self.unique_tokens is None else min(tokens, self.unique_tokens))
+        return sum((each.flop * min(tokens, each.until) for each in self.readings), 0.0)
 
     def flop(self, tokens: float) -> float:
         """What `tokens` cost."""
@@ -69,10 +76,13 @@ class Price(Frozen):
 
     def tokens(self, flop: float) -> float:
         """D, the real tokens that `flop` pays for."""
-        new = flop / (self.train + self.teach)
-        if self.unique_tokens is None or new <= self.unique_tokens:
-            return new
-        return (flop - self.teacher_flop(self.unique_tokens)) / self.train
+        going = sorted(self.readings, key=lambda each: each.until, reverse=True)
+        while True:
+            tokens = flop / (self.train + sum(each.flop for each in going))
+            if not going or tokens <= going[-1].until:
+                return tokens
+            ended = going.pop()
+            flop -= ended.flop * ended.until
 
 
 def attention_flop(hidden: int, blocks: int, squared_lengths: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -34,7 +35,7 @@ from isoembed.core import (
     short_name,
 )
 from isoembed.families.base import Family, ModelSpec
-from isoembed.flops import Cost, Price
+from isoembed.flops import Cost, Price, TeacherReading
 from isoembed.methods import Method
 from isoembed.notes import Note, refusal
 
@@ -43,8 +44,8 @@ SEMANTICS_VERSION = 1
 
 #: what follows from the rest of a model and records made earlier lack
 _COUNTED_LATER = {"norm_params", "outer_bias_params", "outer_norm_params", "whole"}
-#: what data have where they bring hard negatives, or a teacher reads them
-_COUNTED_WHERE_ANY = ("negatives", "negative_tokens", "teacher_tokens")
+#: what data have where they bring hard negatives, or a teacher reads them, or their sources in shares
+_COUNTED_WHERE_ANY = ("negatives", "negative_tokens", "teacher_tokens", "shares")
 #: where a teacher lies, which is no part of a run
 _UNPLACED = {"options": {"teacher": {"source": True}}}
 #: a pair and one negative
@@ -449,6 +450,7 @@ class SetupNote(Note):
     sentences: ClassVar = {
         "differs": ("{what} {there} there, {here} here",),
         "other-weights": ("other weights for {model}",),
+        "other-teacher": ("other weights, tokenizer or pooling of the teacher {teacher}",),
         "keeps-by-epoch": (
             "the {keep} weights are kept, held-out {metric} taken every epoch"
             "{patience:?, the run ends after {patience} without a better one}",
@@ -512,10 +514,19 @@ class EarlyStopping(Frozen):
 TO_THE_END = EarlyStopping()
 
 
+class SourceShare(Frozen):
+    """A source of which batches have another share than by its pairs: it repeats before the others do, or after."""
+
+    pairs: float = Field(gt=0, le=1, description="share of the unique training pairs")
+    batches: float = Field(gt=0, le=1, description="share of the batches")
+    teacher_tokens: float = Field(gt=0, le=LARGEST, description="mean tokens of a pair as the teacher reads it")
+
+
 class DataStats(Frozen):
     """What the decision needs to know of a data set, under one tokenizer and one context length.
 
     Without data, `assumed` stands in: 14 query and 64 positive tokens per pair, the paper's corpus (section 4.1).
+    Means are over the pairs; with `source_alpha` over the batches, to which a source brings what its share is.
     """
 
     fingerprint: str | None = Field(None, description="hash of the tokenised training pairs; None where assumed")
@@ -531,6 +542,9 @@ class DataStats(Frozen):
     negative_tokens: float = Field(0.0, ge=0, le=LARGEST, description="mean real tokens of a pair's hard negatives")
     teacher_tokens: float | None = Field(
         None, gt=0, le=LARGEST, description="mean tokens of a pair as the teacher reads it; None: as many as the model"
+    )
+    shares: tuple[SourceShare, ...] = Field(
+        (), description="sources, where a teacher reads them and their shares of the batches are not by their pairs"
     )
     squared_tokens: float = Field(
         14.0**2 + 64.0**2, gt=0, le=LARGEST**2, description="mean over pairs of the sum of squared lengths"
@@ -596,6 +610,9 @@ class PartialSetup(Frozen):
             there, here = getattr(self, name), getattr(other, name)
             if there is not None and here is not None and there != here:
                 found[name] = differs(self.COMPARED[name], there, here)
+        options, others = self.options, other.options
+        if options is not None and options.teacher is not None and options != others and str(options) == str(others):
+            found["options"] = SetupNote(code="other-teacher", fields={"teacher": options.teacher.name})
         return {name: found[name] for name in self.COMPARED if name in found}
 
     def completed(self, *defaults: PartialSetup) -> Setup:
@@ -1022,7 +1039,15 @@ def check_teacher(setup: Setup, data: DataStats) -> None:
 
 def price_of(cost: Cost, options: Options, data: DataStats) -> Price:
     """What a token of `data` costs; a teacher reads each unique pair once."""
-    teacher, unique = options.teacher, None if data.pairs is None else data.pairs * data.tokens_per_pair
+    if (teacher := options.teacher) is None:
+        return Price(train=cost.flop_per_token)
     read = data.teacher_tokens or data.query_tokens + data.positive_tokens
-    teach = 0.0 if teacher is None else 2.0 * teacher.params * read / data.tokens_per_pair
-    return Price(train=cost.flop_per_token, teach=teach, unique_tokens=unique)
+    unique = math.inf if data.pairs is None else data.pairs * data.tokens_per_pair
+    readings = tuple(
+        TeacherReading(
+            flop=2.0 * teacher.params * each.teacher_tokens / data.tokens_per_pair * each.batches,
+            until=unique * each.pairs / each.batches,
+        )
+        for each in data.shares or (SourceShare(pairs=1, batches=1, teacher_tokens=read),)
+    )
+    return Price(train=cost.flop_per_token, readings=readings)

@@ -127,6 +127,15 @@ def test_clusters_are_of_the_data_and_the_run(data: PairData, tmp_path: Path) ->
     assert len({key(SETUP), key(more), key(SETUP.model_copy(update={"options": Options()}))}) == 3
 
 
+def test_clusters_that_fill_no_batch_are_warned_of(data: PairData) -> None:
+    """It was a remark alone, whose number stands where the terminal cuts it off."""
+    many = ordered(data, SETUP.model_copy(update={"options": Options(batch_by="cluster", clusters=300)}))
+    (told,) = [each for each in many.facts if each.kind == "warning"]
+    assert str(told).startswith("Warning: 0 of 40 batches are of one cluster")
+    assert "lower `clusters`" in str(told)
+    assert not [each for each in ordered(data, SETUP).facts if each.kind == "warning"]
+
+
 def test_resume_is_exact(data: PairData) -> None:
     whole = [*islice(batches(data, batch_pairs=30, seed=3, options=BY_CLUSTER), 30)]
     assert whole[-1][0].epoch > 1

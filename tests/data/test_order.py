@@ -67,6 +67,28 @@ def test_every_batch_is_of_one_source_and_shares_go_by_the_temperature(
         assert len({tuple(each.tolist()) for each in passes}) == len(passes)
 
 
+def test_means_are_over_the_batches(tmp_path: Path) -> None:
+    """They were over the pairs: a small source of long texts that has half of the batches counted by its pairs."""
+    for name, count, words in (("long", 20, 6), ("short", 200, 1)):
+        rows = [{"query": f"{name}{n} " + "w1 " * words, "pos": f"w{n}", "neg": "w2 " * words} for n in range(count)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    source = open_source(f"{tmp_path}/long.jsonl,{tmp_path}/short.jsonl", negatives_key="neg", whole=True)
+    data = prepare(source, tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=0)
+    setup = Setup(batch_pairs=10, context_tokens=8, options=Options(batch_by="source", source_alpha=0.0))
+    stats = ordered(data, setup).stats
+    order = order_of(data, setup.options, batch_pairs=10, seed=1)
+    read = [batch for _, batch in islice(batches(data, batch_pairs=10, seed=1, options=setup.options), len(order))]
+    pairs = 10 * len(order)
+    assert stats.query_tokens == pytest.approx(sum(len(each) for batch in read for each in batch.query_ids) / pairs)
+    assert stats.negative_tokens == pytest.approx(sum(len(n) for b in read for n in b.negative_ids) / pairs)
+    assert stats.tokens_per_pair == pytest.approx(sum(batch.tokens for batch in read) / pairs)
+    assert stats.squared_tokens == pytest.approx(sum(int((batch.lengths**2).sum()) for batch in read) / pairs)
+    recipe = solve(1e9, NANO.models[0], Full(), 1e-3, setup, stats, family="nano")
+    assert recipe.over(1).steps == len(order)
+    by_pairs = ordered(data, setup.model_copy(update={"options": Options(batch_by="source")})).stats
+    assert by_pairs.model_copy(update={"fingerprint": None}) == data.stats.model_copy(update={"fingerprint": None})
+
+
 @pytest.mark.parametrize("alpha", [None, 0.5])
 def test_resume_is_exact(data: PairData, alpha: float | None) -> None:
     """From any position on, also in a later epoch, the rest is what an uninterrupted run reads."""

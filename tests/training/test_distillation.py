@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
+import isoembed
+from isoembed import recommend
 from isoembed.core import InputError, StoppedError
 from isoembed.data.batches import Batch
-from isoembed.data.dataset import PairData
+from isoembed.data.dataset import PairData, prepare
+from isoembed.data.order import ordered
+from isoembed.data.sources import open_source
 from isoembed.data.vectors import TextVectors
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import pad
 from isoembed.encoder.teacher import teacher
+from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Options, Recipe, Setup, Teacher, TeacherLoss, solve
+from isoembed.recipe import Options, PartialSetup, Recipe, Setup, Teacher, TeacherLoss, solve
 from isoembed.records import RunRecord
 from isoembed.training import teacher as reading
 from isoembed.training.distillation import distillation_loss
@@ -180,6 +187,31 @@ def test_budget_pays_the_teacher_once(
     assert planned.train_tokens < alone.train_tokens
 
 
+def test_budget_is_spent_where_a_source_repeats(wide: Teacher, tmp_path: Path) -> None:
+    """Half of the batches are of 32 long pairs, which the teacher reads in a seventh of the run: they were paid as
+    often as they came, and their lengths counted by their pairs."""
+    for name, count, words in (("long", 32, 12), ("short", 400, 2)):
+        texts = [(f"which {name} is {n}?", f"{name} {'and more ' * words}{n}") for n in range(count)]
+        rows = "".join(json.dumps({"query": query, "pos": positive}) + "\n" for query, positive in texts)
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    source = open_source(f"{tmp_path}/long.jsonl,{tmp_path}/short.jsonl", whole=True)
+    tokenizer = load_tokenizer(MODEL.source)
+    pairs = prepare(source, tokenizer, context_tokens=32, folder=tmp_path / "tokens", heldout_pairs=0)
+    setup = Setup(batch_pairs=16, context_tokens=32, options=Options(batch_by="source", source_alpha=0, teacher=wide))
+    read = read_by_teacher(ordered(pairs, setup), setup)
+    # an epoch by hand: 28 batches, 14 of each source; the teacher's tokens are the student's, plus no prompt
+    length_N = pairs.store.kept_tokens("query").astype(int) + pairs.store.kept_tokens("positive")
+    by_source = [length_N[pairs.store.column("source") == number].mean() for number in (0, 1)]
+    step_flop = 16 * Full().cost(MODEL).flop_per_token * float(np.mean(by_source))
+    read_flop = [2 * wide.params * float(tokens) for tokens in by_source]
+    flop = 28 * step_flop + 32 * read_flop[0] + 14 * 16 * read_flop[1]
+    planned = solve(flop, MODEL, Full(), 3e-3, setup, read.stats, family="nano")
+    assert planned.steps == 28
+    _, record = run(planned, read, tmp_path / "run")
+    assert abs(record.steps - 28) <= 1
+    assert abs(record.model_flop + record.teacher_flop - flop) < step_flop + 16 * read_flop[1]
+
+
 def test_vectors_are_computed_once(
     data: PairData, wide: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +272,24 @@ def test_resumed_is_bitwise_uninterrupted(data: PairData, wide: Teacher, tmp_pat
     expected = whole_encoder.state_dict()
     assert "projection.weight" in expected
     assert all(torch.equal(value, expected[name]) for name, value in encoder.state_dict().items())
+
+
+def test_another_teacher_at_resume_is_named(wide: Teacher, tmp_path: Path) -> None:
+    """The refusal said the same of both recipes: neither a teacher's name nor its loss had changed."""
+    shutil.copytree(wide.source, tmp_path / "t")
+    pairs = [(f"what is item {n}?", f"item {n} costs {n * 7} coins") for n in range(100)]
+
+    def asked() -> Any:
+        setup = PartialSetup(batch_pairs=8, options=Options(teacher=teacher(tmp_path / "t", weight=0.5)))
+        return recommend(2e9, "nano", model="nano-28k", method="full", setup=setup)
+
+    with pytest.raises(StoppedError):
+        isoembed.train(asked(), pairs, tmp_path / "out", callbacks=[StopAfter(2)])
+    weights = load_file(tmp_path / "t" / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.ndim == 2)
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "t" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="begun with another: other weights, tokenizer or pooling of the teacher t"):
+        isoembed.train(asked(), pairs, tmp_path / "out", execution=Execution(resume=True))
 
 
 def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:

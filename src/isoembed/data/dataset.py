@@ -333,9 +333,27 @@ def _texts(store: TokenStore, rows: RowNumbers) -> npt.NDArray[np.uint64]:
     return np.unique(np.concatenate([store.column(f"{side}_hash")[rows] for side in ("query", "positive")]))
 
 
-def _stats(store: TokenStore, train: RowNumbers, prompts: Prompts) -> DataStats:
-    query, positive = (store.kept_tokens(side)[train] for side in ("query", "positive"))
+def token_means(data: PairData, rows: RowNumbers) -> dict[str, float]:
+    """Of the training pairs at `rows`, what `DataStats` says of the tokens of all."""
+    means = _side_means(data.store, rows)
+    if not data.stats.negatives:
+        return means
+    kept, tokens, squares, _ = _negatives_of(data, rows)
+    means["squared_tokens"] += squares / len(rows)
+    return {**means, "negatives": kept / len(rows), "negative_tokens": tokens / len(rows)}
+
+
+def _side_means(store: TokenStore, rows: RowNumbers) -> dict[str, float]:
+    query, positive = (store.kept_tokens(side)[rows] for side in ("query", "positive"))
     squares = sum(int((side.astype(np.uint64) ** 2).sum()) for side in (query, positive))
+    return {
+        "query_tokens": float(query.mean()),
+        "positive_tokens": float(positive.mean()),
+        "squared_tokens": squares / len(rows),
+    }
+
+
+def _stats(store: TokenStore, train: RowNumbers, prompts: Prompts) -> DataStats:
     hashes = store.column("pair_hash")
     content = hashlib.sha256(hashes[train].data).hexdigest()
     before: list[Any] = [prompts.query, prompts.positive] if prompts.query or prompts.positive else []
@@ -351,32 +369,36 @@ def _stats(store: TokenStore, train: RowNumbers, prompts: Prompts) -> DataStats:
         tokenizer=store.facts.tokenizer,
         context_tokens=store.facts.context_tokens,
         pairs=len(train),
-        query_tokens=float(query.mean()),
-        positive_tokens=float(positive.mean()),
-        squared_tokens=squares / len(train),
+        **_side_means(store, train),
     )
 
 
 def _with_negatives(data: PairData) -> PairData:
     """`data` with the hard negatives of its training pairs counted in."""
     stats, count = data.stats, len(data.train)
-    content = hashlib.sha256(data.store.column("negatives_hash")[data.train].data)
-    kept = tokens = squares = 0
-    for first in range(0, count, BLOCK_PAIRS):
-        ids, hashes, _ = data.negatives(data.train[first : first + BLOCK_PAIRS])
-        lengths = np.array([len(text) for text in ids], np.int64)
-        kept, tokens, squares = kept + len(ids), tokens + int(lengths.sum()), squares + int((lengths**2).sum())
-        content.update(hashes.data)
+    kept, tokens, squares, content = _negatives_of(data, data.train)
     brought = int(data.store.column("negative_count")[data.train].sum())
     facts = [remark("negatives", negatives=kept, each=kept / count)]
     if brought > kept:
         facts.append(remark("negatives-heldout", negatives=brought - kept))
     counted = stats.model_copy(
         update={
-            "fingerprint": fingerprint([stats.fingerprint, content.hexdigest()]),
+            "fingerprint": fingerprint([stats.fingerprint, content]),
             "negatives": kept / count,
             "negative_tokens": tokens / count,
             "squared_tokens": stats.squared_tokens + squares / count,
         }
     )
     return replace(data, stats=counted if kept else stats, facts=(*data.facts, *facts))
+
+
+def _negatives_of(data: PairData, rows: RowNumbers) -> tuple[int, int, int, str]:
+    """(number, tokens, squared lengths, hash) of the hard negatives at `rows`."""
+    content = hashlib.sha256(data.store.column("negatives_hash")[rows].data)
+    kept = tokens = squares = 0
+    for first in range(0, len(rows), BLOCK_PAIRS):
+        ids, hashes, _ = data.negatives(rows[first : first + BLOCK_PAIRS])
+        lengths = np.array([len(text) for text in ids], np.int64)
+        kept, tokens, squares = kept + len(ids), tokens + int(lengths.sum()), squares + int((lengths**2).sum())
+        content.update(hashes.data)
+    return kept, tokens, squares, content.hexdigest()

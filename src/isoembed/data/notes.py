@@ -56,6 +56,10 @@ class DataNote(Note):
         ),
         "source-a-batch": ("One source a batch; of an epoch", "{parts:;}."),
         "batches-of": ("{source} {batches:,} of {whole:,} batches ({pairs:,} pairs)",),
+        "few-of-a-cluster": (
+            "Warning",
+            "{whole:,} of {batches:,} batches are of one cluster; lower `clusters`, of which most fill no batch.",
+        ),
         "cluster-a-batch": (
             "One cluster a batch, of {clusters:,}",
             "{whole:,} of {batches:,} batches of a pass, the others of what is left of several; the clusters took "

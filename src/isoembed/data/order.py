@@ -12,13 +12,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isoembed.core import InputError, fingerprint
 from isoembed.data.clusters import Labels, cluster_counts, clustered, clustering_flop
-from isoembed.data.dataset import PairData
+from isoembed.data.dataset import PairData, token_means
 from isoembed.data.notes import DataNote, remark, warning
 from isoembed.data.store import RowNumbers
 from isoembed.recipe import Options, Setup
@@ -54,6 +55,11 @@ class Order:
         whole = np.array([len(rows) // self.batch_pairs for rows in self.sources])
         shares = whole**self.alpha / (whole**self.alpha).sum()
         return tuple(max(1, round(share * int(whole.sum()))) for share in shares.tolist())
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the batches, those of each source."""
+        return tuple(count / len(self) for count in self.counts)
 
     def __len__(self) -> int:
         """L."""
@@ -128,7 +134,8 @@ def order_of(
 
 def ordered(data: PairData, setup: Setup) -> PairData:
     """`data` as the setup batches them, which a note says of several sources: of one source or one cluster a
-    batch they are other data than mixed, unless their sources and clusters are the same too.
+    batch they are other data than mixed, unless their sources and clusters are the same too.  Where sources have shares
+    of the batches, means of tokens are over these.
 
     Raises InputError where there is one source, but for clusters, or one that fills no batch.
     """
@@ -149,10 +156,13 @@ def ordered(data: PairData, setup: Setup) -> PairData:
     contents = [hashlib.sha256(hashes[rows].data).hexdigest() for _, rows in sources]
     if data.clusters is not None:
         contents += [hashlib.sha256(np.ascontiguousarray(label).data).hexdigest() for label in order.clusters]
-        facts.append(_clusters_seen(order, setup.options))
-    apart = fingerprint([data.stats.fingerprint, *contents])
-    stats = data.stats.model_copy(update={"fingerprint": apart})
-    return replace(data, stats=stats, facts=(*data.facts, *facts))
+        facts += _clusters_seen(order, setup.options)
+    read: dict[str, Any] = {"fingerprint": fingerprint([data.stats.fingerprint, *contents])}
+    if setup.options.source_alpha is not None:
+        means = [token_means(data, rows) for rows in order.sources]
+        weighed = [*zip(order.shares, means, strict=True)]
+        read |= {name: sum(share * each[name] for share, each in weighed) for name in means[0]}
+    return replace(data, stats=data.stats.model_copy(update=read), facts=(*data.facts, *facts))
 
 
 def with_clusters(data: PairData, options: Options) -> PairData:
@@ -167,19 +177,21 @@ def with_clusters(data: PairData, options: Options) -> PairData:
     return replace(data, clusters=found)
 
 
-def _clusters_seen(order: Order, options: Options) -> DataNote:
-    """How many clusters there are, how many batches are of one, and what it took to find them."""
+def _clusters_seen(order: Order, options: Options) -> list[DataNote]:
+    """How many clusters there are, how many batches are of one, and what it took to find them; first, that these are
+    fewer than half, where they are."""
     assert options.clusters is not None
     sizes = [np.bincount(label) for label in order.clusters]
     pairs = [len(rows) for rows in order.sources]
     counts = cluster_counts(options.clusters, pairs)
-    return remark(
-        "cluster-a-batch",
-        clusters=sum(int((size > 0).sum()) for size in sizes),
-        whole=sum(int((size // order.batch_pairs).sum()) for size in sizes),
-        batches=sum(count // order.batch_pairs for count in pairs),
-        flop=sum(clustering_flop(*each) for each in zip(pairs, counts, strict=True)),
-    )
+    whole = sum(int((size // order.batch_pairs).sum()) for size in sizes)
+    batches = sum(count // order.batch_pairs for count in pairs)
+    flop = sum(clustering_flop(*each) for each in zip(pairs, counts, strict=True))
+    clusters = sum(int((size > 0).sum()) for size in sizes)
+    seen = [remark("cluster-a-batch", clusters=clusters, whole=whole, batches=batches, flop=flop)]
+    if 2 * whole >= batches:
+        return seen
+    return [warning("few-of-a-cluster", whole=whole, batches=batches), *seen]
 
 
 def _parts(data: PairData, options: Options, train: RowNumbers) -> list[tuple[str, RowNumbers]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,14 @@ import numpy.typing as npt
 from isoembed.core import fingerprint
 from isoembed.data.batches import rows_seen
 from isoembed.data.dataset import PairData
+from isoembed.data.order import order_of
 from isoembed.data.prompts import prompt_tokens
 from isoembed.data.store import TokenStore
 from isoembed.data.vectors import VECTORS_VERSION, TextVectors
 from isoembed.encoder.embed import embed_ids, tokenize
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.teacher import open_teacher
-from isoembed.recipe import Recipe, Setup
+from isoembed.recipe import Recipe, Setup, SourceShare
 
 #: pairs embedded, and written, at a time
 PART_PAIRS = 4096
@@ -48,15 +50,28 @@ def with_teacher(data: PairData, recipe: Recipe) -> PairData:
 
 
 def read_by_teacher(data: PairData, setup: Setup) -> PairData:
-    """`data` with the mean tokens of a pair as its teacher reads it, by which a budget is shared; the same where there
-    is none."""
-    teacher = setup.options.teacher
+    """`data` with the mean tokens of a pair as its teacher reads it, by which a budget is shared, and that of each
+    source where these have shares of the batches; the same where there is none."""
+    teacher, options = setup.options.teacher, setup.options
     if teacher is None:
         return data
-    embedder, rows = open_teacher(teacher.source, known=teacher), data.train[:COUNTED_PAIRS]
-    sides = _sides(embedder, data.store, rows, setup.context_tokens)
-    tokens = sum(len(text) for ids, _ in sides for text in ids) / len(rows)
-    return replace(data, stats=data.stats.model_copy(update={"teacher_tokens": tokens}))
+    embedder = open_teacher(teacher.source, known=teacher)
+
+    def mean_tokens(rows: npt.NDArray[np.int64]) -> float:
+        sides = _sides(embedder, data.store, rows, setup.context_tokens)
+        return sum(len(text) for ids, _ in sides for text in ids) / len(rows)
+
+    if options.source_alpha is None:
+        read: dict[str, Any] = {"teacher_tokens": mean_tokens(data.train[:COUNTED_PAIRS])}
+    else:
+        order = order_of(data, options, batch_pairs=setup.batch_pairs, seed=0)
+        counted = max(1, COUNTED_PAIRS // len(order.sources))
+        shares = tuple(
+            SourceShare(pairs=len(rows) / len(data.train), batches=share, teacher_tokens=mean_tokens(rows[:counted]))
+            for rows, share in zip(order.sources, order.shares, strict=True)
+        )
+        read = {"shares": shares, "teacher_tokens": sum(each.batches * each.teacher_tokens for each in shares)}
+    return replace(data, stats=data.stats.model_copy(update=read))
 
 
 def _read(
