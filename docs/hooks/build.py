@@ -86,9 +86,9 @@ def _run(command: str) -> tuple[str, str, int]:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
         return done.stdout, done.stderr, done.returncode
     printed, errors, status = _isoembed(shlex.split(ours))
-    if piped and not status:
+    if piped:
         done = subprocess.run(["sh", "-c", piped], input=printed, capture_output=True, text=True, check=False)
-        return done.stdout, errors + done.stderr, done.returncode
+        return done.stdout, errors + done.stderr, status or done.returncode
     return printed, errors, status
 
 
