@@ -61,7 +61,7 @@ def test_a_pipe_gets_plain_whole_lines() -> None:
     lines = text.splitlines()
     assert lines == [line.rstrip() for line in lines]
     assert max(map(len, lines)) > 120, "a long text was wrapped"
-    assert sum(line.startswith("known ") for line in lines) == 2  # a row is a line
+    assert sum(line.startswith("known ") for line in lines) == 3  # a row is a line
     assert sum(line.startswith("serving ") for line in lines) == 1
 
 

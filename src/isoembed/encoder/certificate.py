@@ -51,6 +51,7 @@ from isoembed.encoder.statement import (
     fingerprints,
     ids_apart,
     probed,
+    tokenizer_of,
     vectors_apart,
     words_apart,
     words_digest,
@@ -152,7 +153,7 @@ class Origin:
             projection,
             fields,
             recipe,
-            tokenizer=load_tokenizer(recipe.model.source),
+            tokenizer=tokenizer_of(recipe),
             cuttable=recipe.model.depth is None,
         )
 

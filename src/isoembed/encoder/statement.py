@@ -283,11 +283,16 @@ def _read(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int
     return found
 
 
+def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The tokenizer that `recipe` trains with."""
+    rows = recipe.model.vocab if recipe.options.resize_embeddings else None
+    return load_tokenizer(recipe.model.source, pooling=recipe.pooling, rows=rows)
+
+
 def base_ids_apart(written: Written, recipe: Recipe) -> str | None:
     """The first text of which the model in a folder reads other tokens than `recipe` trained it with; None where all
     are the same.  Raises InputError where the base's tokenizer cannot be read."""
-    rows = recipe.model.vocab if recipe.options.resize_embeddings else None
-    base = load_tokenizer(recipe.model.source, pooling=recipe.pooling, rows=rows)
+    base = tokenizer_of(recipe)
     names = sorted(base.get_vocab().values())[:_WORDS]
     known = f"{base.decode(names, skip_special_tokens=True)} "  # in which no two tokens in a row are the same
     texts = [*TEXTS, known, known * (1 + 2 * recipe.context_tokens // max(1, len(known.split())))]
