@@ -34,10 +34,14 @@ def test_named_runs_are_worked_off_in_their_order_and_the_others_stay_open(tmp_p
         trained.append(planned.key)
         return record(planned.recipe)
 
-    asked = [runs[3].key, runs[1].key]
+    asked, trunk = [runs[3].key, runs[1].key], tmp_path / "trunks" / "a"
+    trunk.mkdir(parents=True)
     assert work(folder, noted, only=asked) == 2
     assert trained == asked
     assert set(folder.ledger.keys()) == set(asked)
+    assert trunk.exists()  # an open run may go on from it
+    assert work(folder, noted) == 2
+    assert not trunk.exists()
 
 
 def test_a_failing_run_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -127,7 +127,8 @@ class Origin:
     projection: Fingerprint | None = None  #: of the untrained one
     computing: dict[str, Any] | None = None  #: its configuration; None: not known
     recipe: Recipe | None = None  #: what was trained of it; None: not known
-    tokenizer: PreTrainedTokenizerBase | None = None  #: None: it has none that can be read
+    source: str = ""  #: where it lies, with its tokenizer
+    rows: int | None = None  #: of its token table; None: as its recipe says
     looks_ahead: bool | None = None  #: whether its tokens read those behind them; None: not known
     cuttable: bool = False  #: whether `name@k` are its first blocks
 
@@ -153,7 +154,6 @@ class Origin:
             projection,
             fields,
             recipe,
-            tokenizer=tokenizer_of(recipe),
             cuttable=recipe.model.depth is None,
         )
 
@@ -163,9 +163,7 @@ class Origin:
     ) -> Origin:
         """`base`, which lies at `source`, where it is not known which of its tensors were trained; `recipe`, of this
         base, where there is a record of the training."""
-        tokenizer, config = None, cast("Any", base.config)
-        with suppress(InputError):
-            tokenizer = load_tokenizer(source, rows=config.vocab_size)
+        config: Any = base.config
         return cls(
             name,
             fingerprints(base),
@@ -173,10 +171,19 @@ class Origin:
             None,
             computing=_computing(base),
             recipe=recipe,
-            tokenizer=tokenizer,
+            source=source,
+            rows=config.vocab_size,
             looks_ahead=looks_ahead(base),
             cuttable=cuttable,
         )
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """As the recipe trains with it; without one as it is, or None where it cannot be read."""
+        if self.recipe is not None:
+            return tokenizer_of(self.recipe)
+        with suppress(InputError):
+            return load_tokenizer(self.source, rows=self.rows)
+        return None
 
     @property
     def is_causal(self) -> bool | None:
@@ -447,12 +454,13 @@ def _as_the_base(written: Written, origin: Origin) -> Iterator[ModelCheck]:
         other = first_apart(found, origin.computing, but=_CHANGED)
         seen = f"computes as {origin.name}" if other is None else f"`{other[0]}` is {other[1]}, not {other[2]}"
         yield ModelCheck(name="configuration", passed=other is None, seen=seen)
-    if origin.tokenizer is None:
+    tokenizer = origin.tokenizer()
+    if tokenizer is None:
         yield ModelCheck(name="base's tokens", passed=None, seen=f"{origin.name} has no tokenizer to compare with")
         return
-    apart = words_apart(written.tokenizer, origin.tokenizer)
+    apart = words_apart(written.tokenizer, tokenizer)
     if apart is None and origin.recipe is not None:
-        apart = base_ids_apart(written, origin.recipe)
+        apart = base_ids_apart(written, tokenizer, origin.recipe.context_tokens)
     yield ModelCheck(name="base's tokens", passed=apart is None, seen=apart or f"texts read as {origin.name}'s")
 
 

@@ -284,19 +284,18 @@ def _read(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The tokenizer that `recipe` trains with."""
+    """The tokenizer that `recipe` trains with.  Raises InputError where it cannot be read."""
     rows = recipe.model.vocab if recipe.options.resize_embeddings else None
     return load_tokenizer(recipe.model.source, pooling=recipe.pooling, rows=rows)
 
 
-def base_ids_apart(written: Written, recipe: Recipe) -> str | None:
-    """The first text of which the model in a folder reads other tokens than `recipe` trained it with; None where all
-    are the same.  Raises InputError where the base's tokenizer cannot be read."""
-    base = tokenizer_of(recipe)
+def base_ids_apart(written: Written, base: PreTrainedTokenizerBase, context_tokens: int) -> str | None:
+    """The first text of which the model in a folder reads other tokens than it was trained with, those of `base` up to
+    the context; None where all are the same."""
     names = sorted(base.get_vocab().values())[:_WORDS]
     known = f"{base.decode(names, skip_special_tokens=True)} "  # in which no two tokens in a row are the same
-    texts = [*TEXTS, known, known * (1 + 2 * recipe.context_tokens // max(1, len(known.split())))]
-    for text, row in zip(texts, tokenize(base, texts, context_tokens=recipe.context_tokens), strict=True):
+    texts = [*TEXTS, known, known * (1 + 2 * context_tokens // max(1, len(known.split())))]
+    for text, row in zip(texts, tokenize(base, texts, context_tokens=context_tokens), strict=True):
         ours, theirs = row.tolist(), written.ids(text)
         if ours != theirs:
             place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)

@@ -76,7 +76,8 @@ def work(
         elif others:
             time.sleep(_POLL_SECONDS)
         elif not more() and not open_runs(folder, only):  # a rival may have planned the same stage a moment before
-            folder.remove_trunks()
+            if not open_runs(folder):  # a longer run that is still to come goes on from its trunk
+                folder.remove_trunks()
             break
     return written
 
