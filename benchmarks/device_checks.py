@@ -99,7 +99,7 @@ def _check_method(found: Found, method: Method, case: Case, folder: Path, data: 
     encoder.to(device)
     for precision, bound in (("fp32", FP32), ("bf16", BF16)):
         bf16 = precision == "bf16"
-        with unmasked(encoder, context_tokens=case.context_tokens, bf16=bf16):
+        with unmasked([encoder], context_tokens=case.context_tokens, bf16=bf16):
             kept_loss, kept = gradient(encoder, batch, ALL, bf16=bf16)
             again_loss, again = gradient(encoder, batch, NONE, bf16=bf16)
         found.note(f"{name} {precision}: loss away from the CPU's, nats", abs(kept_loss - loss), bound)

@@ -39,14 +39,15 @@ class _Clock:
 
 
 def execution_of(case: Case, words: list[str]) -> Execution:
-    """How isoembed runs the case, with the switches that a side's name asks for: packed, compile, fp32, chunk8192."""
+    """How isoembed runs the case, with the switches that a side's name asks for: packed, padded, compile, fp32,
+    chunk8192."""
     chunk = next((int(word.removeprefix("chunk")) for word in words if word.startswith("chunk")), None)
     return Execution(
         device=case.device,
         precision="fp32" if "fp32" in words else case.precision,
         memory_bytes=case.memory_bytes,
         mini_batch_tokens=chunk,
-        packed="packed" in words,
+        packed=True if "packed" in words else False if "padded" in words else None,
         compile="compile" in words,
         checkpoint_seconds=math.inf,
     )

@@ -33,7 +33,7 @@ def test_the_same_embeddings(architecture: str, packed: bool) -> None:
     encoder = Encoder(Full().apply(tiny(architecture)), "mean").eval()
     ids_BT, mask_BT = pad([row % 50 for row in batch_ids(5)[1]], 0)
     wanted_BD = encoder(ids_BT, mask_BT).detach()
-    with unmasked(encoder, context_tokens=24, bf16=False, packed=packed):
+    with unmasked([encoder], context_tokens=24, bf16=False, packed=packed):
         assert (implementation(encoder), encoder.packed) == (attention.NAME, packed)
         torch.testing.assert_close(encoder(ids_BT, mask_BT).detach(), wanted_BD, rtol=0, atol=1e-6)
     assert (implementation(encoder), encoder.packed) == ("sdpa", False)
@@ -48,7 +48,7 @@ def test_packed_gradients_are_the_padded_ones(method: Method, kept: int) -> None
     found = []
     for packed in (False, True):
         encoder.zero_grad()
-        with unmasked(encoder, context_tokens=20, bf16=False, packed=packed):
+        with unmasked([encoder], context_tokens=20, bf16=False, packed=packed):
             step = accumulate_gradients(
                 WorkerPool(encoder), *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory
             )
@@ -71,9 +71,9 @@ def test_what_the_mask_alone_knows_is_found_out() -> None:
     """A window shorter than the texts is in transformers' mask only: such a model keeps its own way."""
     for window, own in ((8, "sdpa"), (64, attention.NAME)):
         encoder = windowed(window)
-        with unmasked(encoder, context_tokens=24, bf16=False):
+        with unmasked([encoder], context_tokens=24, bf16=False):
             assert implementation(encoder) == own
-    wanting = unmasked(windowed(8), context_tokens=24, bf16=False, packed=True)
+    wanting = unmasked([windowed(8)], context_tokens=24, bf16=False, packed=True)
     with pytest.raises(InputError, match="cannot be packed for mistral"):
         wanting.__enter__()
 
@@ -81,5 +81,5 @@ def test_what_the_mask_alone_knows_is_found_out() -> None:
 def test_an_architecture_that_needs_its_mask_is_not_packed() -> None:
     encoder = Encoder(Full().apply(tiny("bloom")), "mean")
     with pytest.raises(InputError, match="cannot be packed for bloom"):
-        unmasked(encoder, context_tokens=24, bf16=False, packed=True).__enter__()
+        unmasked([encoder], context_tokens=24, bf16=False, packed=True).__enter__()
     assert not encoder.packed

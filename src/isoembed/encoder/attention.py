@@ -9,13 +9,12 @@ Shape legend: B texts, T tokens of the longest, N real tokens of all of them, H 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -34,6 +33,8 @@ else:
     varlen_attn = varlen.varlen_attn
 
 NAME = "isoembed"
+#: on a CPU packed texts are padded for attention, and nothing else: neighbours of at least this share of the longest
+LIKE = 0.75
 #: what tells `varlen_attn` to look back only: its name changed after torch 2.10
 _LOOKS_BACK: dict[str, Any] = (
     {"window_size": (-1, 0)}
@@ -64,21 +65,40 @@ def attend(
             module, query_BHTK, key_BHTK, value_BHTK, None, dropout=dropout, scaling=scaling, is_causal=True
         )[0]
         return padded, None
-    groups = query_BHTK.shape[1] // key_BHTK.shape[1]
-    query_NHK, key_NHK, value_NHK = (
-        side[0].transpose(0, 1)
-        for side in (query_BHTK, *(x.repeat_interleave(groups, 1) for x in (key_BHTK, value_BHTK)))
-    )
     if query_BHTK.device.type == "cuda":
-        return _on_gpu(query_NHK, key_NHK, value_NHK, cu_seq_lens_q, max_length_q, scaling)[None], None
-    texts = []
-    for start, stop in zip(cu_seq_lens_q.tolist(), cu_seq_lens_q[1:].tolist(), strict=False):
-        query_HTK, key_HTK, value_HTK = (side[start:stop].transpose(0, 1) for side in (query_NHK, key_NHK, value_NHK))
-        attended_HTK = functional.scaled_dot_product_attention(
-            query_HTK, key_HTK, value_HTK, is_causal=True, scale=scaling
+        if dropout:
+            raise InputError(f"Packed texts have no dropout of attention on a GPU; got {dropout}. Leave `packed` out.")
+        groups = query_BHTK.shape[1] // key_BHTK.shape[1]
+        query_NHK, key_NHK, value_NHK = (
+            side[0].transpose(0, 1)
+            for side in (query_BHTK, *(x.repeat_interleave(groups, 1) for x in (key_BHTK, value_BHTK)))
         )
-        texts.append(attended_HTK.transpose(0, 1))
-    return torch.cat(texts)[None], None
+        return _on_gpu(query_NHK, key_NHK, value_NHK, cu_seq_lens_q, max_length_q, scaling)[None], None
+    sides = [side[0].transpose(0, 1) for side in (query_BHTK, key_BHTK, value_BHTK)]
+    attended = []
+    for place_BT, real in _runs(cu_seq_lens_q):
+        # `index_select`, for the gradient of an index by tensors is slow on a CPU
+        padded_BHTK = (
+            side.index_select(0, place_BT.flatten()).unflatten(0, place_BT.shape).transpose(1, 2) for side in sides
+        )
+        out_BTHK = sdpa_attention_forward(module, *padded_BHTK, None, dropout=dropout, scaling=scaling, is_causal=True)
+        attended.append(out_BTHK[0].flatten(0, 1).index_select(0, real))
+    return torch.cat(attended)[None], None
+
+
+def _runs(bounds: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Packed texts as neighbours of like length, padded to the first of them: where their tokens lie (B, T), and the
+    places of the real ones among these."""
+    lengths = bounds.diff()
+    first = 0
+    while first < len(lengths):
+        longest = int(lengths[first])
+        unlike = (lengths[first:] > longest) | (lengths[first:] < LIKE * longest)
+        last = first + int(unlike.int().argmax()) if unlike.any() else len(lengths)
+        step_T = torch.arange(longest)
+        place_BT = (bounds[first:last, None] + step_T).clamp(max=int(bounds[-1]) - 1)
+        yield place_BT, (step_T < lengths[first:last, None]).flatten().nonzero()[:, 0]
+        first = last
 
 
 def _on_gpu(
@@ -102,33 +122,42 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def unmasked(encoder: Encoder, *, context_tokens: int, bf16: bool, packed: bool = False) -> Iterator[None]:
-    """Inside the body `encoder` runs texts padded on the right without transformers' masks, with `packed` without the
-    padding too, where its architecture gives the same hidden states that way, which is tried first.
+def unmasked(
+    encoders: Sequence[Encoder], *, context_tokens: int, bf16: bool, packed: bool = False, required: bool = True
+) -> Iterator[None]:
+    """Inside the body `encoders`, replicas of one, run texts padded on the right without transformers' masks, with
+    `packed` without the padding too, where their architecture gives the same hidden states that way, which is tried
+    first.
 
-    Raises InputError where texts are to be packed and it does not.
+    Raises InputError where texts are to be packed, that is `required`, and it does not.
     """
-    config: Any = base_of(encoder.model).config
-    own, able = config._attn_implementation, looks_back_only(encoder.model)
-    able = able and own == "sdpa"
+    configs: list[Any] = [base_of(encoder.model).config for encoder in encoders]
+    first, own = encoders[0], configs[0]._attn_implementation
+    able = looks_back_only(first.model) and own == "sdpa"
     if packed:
-        able = able and encoder.takes_positions and varlen_attn is not None
-    wanted = _states(encoder, context_tokens, bf16) if able else None
+        on_gpu = next(first.parameters()).device.type == "cuda"
+        able = able and first.takes_positions and not (on_gpu and varlen_attn is None)
+    wanted = _states(first, context_tokens, bf16) if able else None
+
+    def change(implementation: str, packed: bool) -> None:
+        for encoder, config in zip(encoders, configs, strict=True):
+            config._attn_implementation, encoder.packed = implementation, packed
+
     try:
         if wanted is not None:
-            config._attn_implementation, encoder.packed = NAME, packed
-            away = (_states(encoder, context_tokens, bf16) - wanted).norm() / wanted.norm()
+            change(NAME, packed)
+            away = (_states(first, context_tokens, bf16) - wanted).norm() / wanted.norm()
             able = bool(away <= _NEAR[bf16])
         if not able:
-            config._attn_implementation, encoder.packed = own, False
-            if packed:
+            change(own, False)
+            if packed and required:
                 raise InputError(
-                    f"Texts cannot be packed for {config.model_type}: its attention asks for more than what came "
-                    "before, or torch is older than 2.10. Leave `packed` out."
+                    f"Texts cannot be packed for {configs[0].model_type}: its attention asks for more than what came "
+                    "before, or torch is older than 2.10 on a GPU. Leave `packed` out."
                 )
         yield
     finally:
-        config._attn_implementation, encoder.packed = own, False
+        change(own, False)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""Texts of a batch, sorted by length and cut into mini-batches of a token budget, so that little is padding."""
+"""Texts of a batch, sorted by length and cut into mini-batches of a token budget, so that little is padding; where
+texts are packed, nothing is."""
 
 from __future__ import annotations
 
@@ -23,36 +24,45 @@ def mini_batch_tokens_for(device: torch.device, *, bf16: bool = False) -> int:
     return GPU_MINI_BATCH_TOKENS
 
 
-def mini_batches_of(lengths: Sequence[int] | np.ndarray, mini_batch_tokens: int) -> list[np.ndarray]:
-    """Index arrays, longest texts first, each of at most `mini_batch_tokens` tokens when padded to its longest text.
+def mini_batches_of(
+    lengths: Sequence[int] | np.ndarray, mini_batch_tokens: int, *, packed: bool = False
+) -> list[np.ndarray]:
+    """Index arrays, longest texts first, each of at most `mini_batch_tokens` tokens, when padded to its longest text or
+    `packed` without padding.
 
     Every index is in exactly one mini-batch; a text longer than `mini_batch_tokens` has a mini-batch of its own.
     Longest first, so that a run that will not fit in memory fails on its first mini-batch.
     """
     lengths = np.asarray(lengths)
     descending = np.argsort(-lengths, kind="stable")
+    before = np.concatenate([[0], np.cumsum(lengths[descending])])
     mini_batches: list[np.ndarray] = []
     start = 0
     while start < len(descending):
-        size = max(1, mini_batch_tokens // max(1, int(lengths[descending[start]])))
-        mini_batches.append(descending[start : start + size])
-        start += size
+        if packed:
+            stop = int(np.searchsorted(before, before[start] + mini_batch_tokens, side="right")) - 1
+        else:
+            stop = start + mini_batch_tokens // max(1, int(lengths[descending[start]]))
+        mini_batches.append(descending[start : max(start + 1, stop)])
+        start += len(mini_batches[-1])
     return mini_batches
 
 
-def even_tokens(lengths: Sequence[int], mini_batch_tokens: int, workers: int) -> int:
+def even_tokens(lengths: Sequence[int], mini_batch_tokens: int, workers: int, *, packed: bool = False) -> int:
     """The budget of at most `mini_batch_tokens` at which `workers` that take the mini-batches in turn have about
     equally much to do: the smallest that makes no more mini-batches than the next multiple of `workers`."""
     if workers == 1:
         return mini_batch_tokens
-    fewest = len(mini_batches_of(lengths, mini_batch_tokens))
+
+    def count(budget: int) -> int:
+        return len(mini_batches_of(lengths, budget, packed=packed))
+
+    fewest = count(mini_batch_tokens)
     if not 0 < fewest < 32 * workers:  # a mini-batch more or less among so many is nothing
         return mini_batch_tokens
     allowed = -(-fewest // workers) * workers
     budgets = range(min(max(lengths), mini_batch_tokens), mini_batch_tokens)
-    return budgets.start + bisect_left(
-        budgets, True, key=lambda budget: len(mini_batches_of(lengths, budget)) <= allowed
-    )
+    return budgets.start + bisect_left(budgets, True, key=lambda budget: count(budget) <= allowed)
 
 
 def split_to(mini_batches: Sequence[np.ndarray], count: int) -> list[np.ndarray]:

@@ -12,6 +12,9 @@ from isoembed.core import InputError, checked
 from isoembed.encoder.precision import device_called, fastest, has_bf16, precision_named
 from isoembed.recipe import Precision, Recipe
 
+#: hidden width from which packing is faster on a CPU (docs/lab-notes/speed.md, 2026-11-30)
+CPU_PACKED_HIDDEN = 256
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -21,9 +24,9 @@ class Execution:
     device: str | None = None  #: None: the GPU where there is one
     precision: str = "auto"  #: of products: fp32, or bf16 by autocast; auto: the recipe's, else what is faster here
     memory_bytes: float | None = None  #: peak of the process (GPU: allocated there); None: half of what is free
-    mini_batch_tokens: int | None = None  #: padded tokens a mini-batch; None: by device
+    mini_batch_tokens: int | None = None  #: tokens a mini-batch, padding among them; None: by device
     checkpointing: bool = False  #: gradient checkpointing inside the model
-    packed: bool = False  #: texts one behind the other in place of padding, where the architecture allows it
+    packed: bool | None = None  #: texts one behind the other in place of padding; None: where that is faster (`packs`)
     compile: bool = False  #: torch.compile of the blocks: slow at first, then faster
     shard: bool = False  #: cut the parameters over the processes, for a model too large for one device
     checkpoint_seconds: float = 120.0  #: time between checkpoints; 0 saves after every step, inf never
@@ -48,6 +51,14 @@ class Execution:
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
+
+    def packs(self, device: torch.device, hidden: int) -> bool:
+        """Whether texts are packed where the architecture allows it: as asked, else on a CPU for models wide enough,
+        if nothing asked for goes without."""
+        if self.packed is not None:
+            return self.packed
+        apart = self.checkpointing or self.shard or self.compile
+        return device.type == "cpu" and hidden >= CPU_PACKED_HIDDEN and not apart
 
     def decided(self, recipe: Recipe, *, begun: Precision | None = None) -> Recipe:
         """The recipe with the precision that it runs in: the one asked for, or with `auto` the one in which the run was

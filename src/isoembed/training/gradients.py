@@ -179,10 +179,12 @@ class _Passes:
         encoder = pool.encoders[0]
         assert not any(value.requires_grad for block in _frozen(encoder, memory) for value in block.parameters())
         lengths = [len(text) for text in texts]
-        mini_batches = mini_batches_of(lengths, even_tokens(lengths, memory.mini_batch_tokens, len(pool.encoders)))
+        packed, workers = encoder.packed, len(pool.encoders)
+        budget = even_tokens(lengths, memory.mini_batch_tokens, workers, packed=packed)
+        mini_batches = mini_batches_of(lengths, budget, packed=packed)
         mini_batches = split_to(mini_batches, in_step(encoder, len(mini_batches)))
         each = (np.array([lengths[index] for index in mini_batch]) for mini_batch in mini_batches)
-        padded = [int(lengths_B.sum() if encoder.packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
+        padded = [int(lengths_B.sum() if packed else len(lengths_B) * lengths_B.max()) for lengths_B in each]
         first_stored, first_kept = (in_step(encoder, first) for first in memory.tiers(padded))
         device = next(encoder.parameters()).device
         return cls(texts, prompts, memory, device, pad_id, bf16, mini_batches, padded, first_stored, first_kept)

@@ -48,7 +48,7 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
 
     # 2. how to cut a batch
     # these keep state between passes, or cannot be in two threads
-    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile or execution.packed
+    alone = device.type != "cpu" or execution.checkpointing or execution.shard or execution.compile
     memory = plan_memory(
         encoder,
         recipe,
@@ -62,14 +62,20 @@ def set_up(recipe: Recipe, execution: Execution) -> Trainer:
 
 @contextmanager
 def ready_to_step(trainer: Trainer) -> Iterator[None]:
-    """Inside the body the encoder runs as steps run it: without masks or packed where that is the same, compiled where
-    that is asked.  Held-out losses are computed outside."""
+    """Inside the body the encoders run as steps run them: without masks or packed where that is the same, compiled
+    where that is asked.  Held-out losses are computed outside."""
     encoder, execution = trainer.encoder, trainer.execution
     with ExitStack() as around:
-        if trainer.device.type == "cuda" or execution.packed:
-            context_tokens = trainer.recipe.context_tokens
+        packed = execution.packs(trainer.device, trainer.recipe.model.hidden)
+        if trainer.device.type == "cuda" or packed:
             around.enter_context(
-                unmasked(encoder, context_tokens=context_tokens, bf16=trainer.bf16, packed=execution.packed)
+                unmasked(
+                    trainer.pool.encoders,
+                    context_tokens=trainer.recipe.context_tokens,
+                    bf16=trainer.bf16,
+                    packed=packed,
+                    required=bool(execution.packed),
+                )
             )
         if execution.compile:
             around.enter_context(compiled(encoder))
