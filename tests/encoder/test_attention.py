@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import MistralConfig, MistralModel
@@ -41,22 +42,33 @@ def test_the_same_embeddings(architecture: str, packed: bool) -> None:
 
 @pytest.mark.parametrize("method", [Full(), Freeze(fraction=0.5), LoRA(rank=4, alpha=8.0)], ids=lambda m: m.name)
 @pytest.mark.parametrize("kept", [0, 60, 10**9])
-def test_packed_gradients_are_the_padded_ones(method: Method, kept: int) -> None:
-    """With graphs kept, mini-batches run twice and frozen blocks not run again; and no padding is counted as run."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packed_gradients_are_the_padded_ones(method: Method, kept: int, workers: int) -> None:
+    """With graphs kept, mini-batches run twice and frozen blocks not run again, by one worker or two; and no padding is
+    counted as run."""
     encoder = small_encoder(method)
+    pool = WorkerPool(encoder, workers)
     memory = Memory(40, kept, frozen_blocks=int(method.name == "freeze"))
     found = []
     for packed in (False, True):
         encoder.zero_grad()
-        with unmasked([encoder], context_tokens=20, bf16=False, packed=packed):
-            step = accumulate_gradients(
-                WorkerPool(encoder), *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory
-            )
+        with unmasked(pool.encoders, context_tokens=20, bf16=False, packed=packed):
+            assert {replica.packed for replica in pool.encoders} == {packed}
+            step = accumulate_gradients(pool, *batch_ids(11), lambda q, p: contrastive_loss(q, p, 0.05), memory)
         found.append((step, gradients(encoder)))
     (padded, wanted), (bare, got) = found
     assert bare.loss == pytest.approx(padded.loss, rel=1e-5)
     assert_same_gradients(wanted, got)
     assert bare.processed_tokens == sum(len(row) for side in batch_ids(11) for row in side) < padded.processed_tokens
+
+
+def test_packed_texts_need_not_be_sorted() -> None:
+    """Attention pads neighbours of like length; a longer one behind a shorter is no neighbour."""
+    encoder = small_encoder().eval()
+    ids_BT, mask_BT = pad([np.arange(2, 2 + length) for length in (1, 17, 5, 6, 17, 13, 12, 1, 1, 16)], 0)
+    wanted_BD = encoder(ids_BT, mask_BT).detach()
+    with unmasked([encoder], context_tokens=20, bf16=False, packed=True):
+        torch.testing.assert_close(encoder(ids_BT, mask_BT).detach(), wanted_BD, rtol=0, atol=1e-6)
 
 
 def windowed(window: int) -> Encoder:
@@ -79,7 +91,12 @@ def test_what_the_mask_alone_knows_is_found_out() -> None:
 
 
 def test_an_architecture_that_needs_its_mask_is_not_packed() -> None:
+    """Refused where packing is asked for; where it is only faster, the model keeps its own way."""
     encoder = Encoder(Full().apply(tiny("bloom")), "mean")
+    own = implementation(encoder)
+    for other in (encoder, windowed(8)):
+        with unmasked([other], context_tokens=24, bf16=False, packed=True, required=False):
+            assert (implementation(other), other.packed) == (own if other is encoder else "sdpa", False)
     with pytest.raises(InputError, match="cannot be packed for bloom"):
         unmasked([encoder], context_tokens=24, bf16=False, packed=True).__enter__()
     assert not encoder.packed

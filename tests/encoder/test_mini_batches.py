@@ -16,6 +16,18 @@ def test_partition_within_budget(lengths: list[int], budget: int) -> None:
         assert len(mini_batch) * max(lengths[index] for index in mini_batch) <= budget
 
 
+@given(st.lists(st.integers(1, 75), min_size=1, max_size=200), st.integers(75, 1000), st.integers(1, 4))
+def test_packed_mini_batches_hold_real_tokens_alone(lengths: list[int], budget: int, workers: int) -> None:
+    even = even_tokens(lengths, budget, workers, packed=True)
+    mini_batches = mini_batches_of(lengths, even, packed=True)
+    assert sorted(np.concatenate(mini_batches).tolist()) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in mini_batch) <= even <= budget for mini_batch in mini_batches)
+    # no two neighbours would fit into one
+    sizes = [sum(lengths[index] for index in mini_batch) for mini_batch in mini_batches]
+    firsts = [lengths[mini_batch[0]] for mini_batch in mini_batches]
+    assert all(size + first > even for size, first in zip(sizes, firsts[1:], strict=False))
+
+
 def test_longest_first_and_little_padding() -> None:
     lengths = [75] * 10 + [14] * 50
     mini_batches = mini_batches_of(lengths, 750)

@@ -270,7 +270,9 @@ def test_the_time_left_counts_what_runs_take_beside_their_steps(tmp_path: Path) 
     folder = folder_with(tmp_path, *(planned_run(seed=seed) for seed in range(3)))
     for seed, beside in ((0, 4.0), (1, 6.0)):
         folder.ledger.add(record(planned_run(seed=seed).recipe).model_copy(update={"overhead_seconds": beside}))
-    assert StatusReader(folder).read().seconds_left == pytest.approx(6.0)
+    status = StatusReader(folder).read()
+    assert status.seconds_left == pytest.approx(6.0)
+    assert status.seconds_spent == pytest.approx(12.0)
 
 
 def test_failures_end_in_a_failed_record_and_stops_do_not_count(tmp_path: Path) -> None:

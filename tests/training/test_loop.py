@@ -399,6 +399,20 @@ def test_bf16_and_packed_train_alike(data: PairData, tmp_path: Path) -> None:
             assert record.executed_flop == record.model_flop < plain.executed_flop
 
 
+def test_where_texts_are_packed() -> None:
+    """Unasked on a CPU, for models wide enough, where nothing asked for goes without; else as asked."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert Execution().packs(cpu, 576)
+    assert not Execution().packs(cpu, 64)
+    assert not Execution().packs(gpu, 576)
+    assert not any(
+        Execution(**{name: True}).packs(cpu, 576)  # type: ignore[arg-type]
+        for name in ("checkpointing", "shard", "compile")
+    )
+    assert Execution(packed=True).packs(gpu, 64)
+    assert not Execution(packed=False).packs(cpu, 576)
+
+
 def test_precision_is_part_of_a_run(data: PairData, tmp_path: Path) -> None:
     """Fails where a run in bf16 takes the key of one in fp32, where that key changes, where a resumed run goes on in
     another precision (whatever `auto` is on this machine), or where a finished run's recipe is trained in another."""

@@ -42,7 +42,7 @@ _VECTOR_TOKENS = 64
 #: dimensions of a vector that are written down
 _SHOWN = 64
 #: the longest difference of unit vectors between equal weights: in fp32 on the CPU, and in any other precision or place
-_NEAR, _NEAR_ROUNDED = 1e-4, 0.1
+_NEAR, _NEAR_ROUNDED = 1e-5, 0.1
 
 
 class Probe(Frozen):

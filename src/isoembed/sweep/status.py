@@ -36,6 +36,9 @@ class SweepStatus(Frozen):
     """All stages planned so far, and what is left of them."""
 
     stages: tuple[StageStatus, ...]
+    seconds_spent: float = Field(
+        0.0, description="of workers, on the runs that ended well: their steps and what is beside"
+    )
     seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
     failures: dict[str, str] = Field(description="key -> why the run was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
@@ -130,6 +133,11 @@ class StatusReader:
             )
         return SweepStatus(
             stages=tuple(stages),
+            seconds_spent=sum(
+                run.own_seconds + (run.overhead_seconds or 0.0)
+                for run in self.outcomes.values()
+                if isinstance(run, RunRecord)
+            ),
             seconds_left=self._seconds_left([run for run in runs if run.key not in self.outcomes]),
             failures={key: o.failures[-1] for key, o in self.outcomes.items() if isinstance(o, FailedRun)},
             damaged=ledger.damaged,

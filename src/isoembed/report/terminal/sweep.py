@@ -219,6 +219,7 @@ def status_text(status: SweepStatus) -> RenderableType:
         left = duration(status.seconds_left / max(1, status.count("running")))
     parts: list[RenderableType] = [
         columns_table(("stage", "done", "running", "failed", "left", "FLOP spent", "FLOP planned"), rows),
+        Text(f"time spent by workers on the runs that ended well: {duration(status.seconds_spent)}"),
         Text(f"time left in the stages planned so far: {left}"),
     ]
     if not rows:
