@@ -37,6 +37,8 @@ SIDES: dict[str, tuple[str, Precision]] = {
     "st cached bf16": ("st-cached:32", "bf16"),
 }
 OURS = "ours bf16"
+#: nats that the sides' first losses may differ by: rounding in bf16
+SAME = 0.03
 
 
 def one_case(model: str, depth: int, batch: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -66,6 +68,9 @@ def one_case(model: str, depth: int, batch: int, given: argparse.Namespace) -> d
                 (folder / "case.json").write_text(chosen.model_dump_json())
                 rounds[name].append(measure(folder, side, given.timeout))
                 print(f"@{depth} batch {batch} {name}: {_rate(rounds[name][-1]) or 'failed'}", flush=True)
+    first = {name: facts["losses"][0] for name, (facts, *_) in rounds.items() if "failed" not in facts}
+    if max(first.values()) - min(first.values()) > SAME:
+        raise SystemExit(f"all sides must begin at one loss, for they train the same texts; they begin at {first}")
     return {"depth": depth, "batch_pairs": batch, "sides": {name: _summary(name, rounds) for name in rounds}}
 
 

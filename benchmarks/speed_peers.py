@@ -81,7 +81,13 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     trace, encoder = Trace(), initial(recipe)
-    transformer = Transformer(str(folder / "model"), max_seq_length=case.context_tokens)
+    transformer = Transformer(
+        str(folder / "model"),
+        max_seq_length=case.context_tokens,
+        # named, or a tokenizer's chat template is put around every text
+        modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        module_output_name="token_embeddings",
+    )
     transformer.model = encoder.model
     model = SentenceTransformer(modules=[transformer, Pooling(recipe.model.hidden, "mean")], device=case.device)
     # its two symmetric losses under their present names
