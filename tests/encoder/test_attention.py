@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import MistralConfig, MistralModel
+from transformers import FalconConfig, FalconModel, MistralConfig, MistralModel
 
 from isoembed.core import InputError
 from isoembed.encoder import attention
@@ -63,12 +63,16 @@ def test_packed_gradients_are_the_padded_ones(method: Method, kept: int, workers
 
 
 def test_packed_texts_need_not_be_sorted() -> None:
-    """Attention pads neighbours of like length; a longer one behind a shorter is no neighbour."""
-    encoder = small_encoder().eval()
-    ids_BT, mask_BT = pad([np.arange(2, 2 + length) for length in (1, 17, 5, 6, 17, 13, 12, 1, 1, 16)], 0)
-    wanted_BD = encoder(ids_BT, mask_BT).detach()
-    with unmasked([encoder], context_tokens=20, bf16=False, packed=True):
-        torch.testing.assert_close(encoder(ids_BT, mask_BT).detach(), wanted_BD, rtol=0, atol=1e-6)
+    """Attention pads neighbours of like length; a longer one behind a shorter is no neighbour.  Nor need they be padded
+    on the right, where positions are learned either."""
+    for encoder in (small_encoder().eval(), Encoder(tiny("gpt2"), "mean")):
+        ids_BT, mask_BT = pad([np.arange(2, 2 + length) for length in (1, 17, 5, 6, 17, 13, 12, 1, 1, 16)], 0)
+        wanted_BD = encoder(ids_BT, mask_BT).detach()
+        with unmasked([encoder], context_tokens=20, bf16=False, packed=True):
+            torch.testing.assert_close(encoder(ids_BT, mask_BT).detach(), wanted_BD, rtol=0, atol=1e-6)
+            left = [torch.stack([row.roll(int(17 - real.sum())) for row, real in zip(side_BT, mask_BT, strict=True)])
+                    for side_BT in (ids_BT, mask_BT)]  # fmt: skip
+            torch.testing.assert_close(encoder(*left).detach(), wanted_BD, rtol=0, atol=1e-6)
 
 
 def windowed(window: int) -> Encoder:
@@ -80,11 +84,13 @@ def windowed(window: int) -> Encoder:
 
 
 def test_what_the_mask_alone_knows_is_found_out() -> None:
-    """A window shorter than the texts is in transformers' mask only: such a model keeps its own way."""
-    for window, own in ((8, "sdpa"), (64, attention.NAME)):
-        encoder = windowed(window)
-        with unmasked([encoder], context_tokens=24, bf16=False):
-            assert implementation(encoder) == own
+    """A window shorter than the texts is in transformers' mask only: such a model keeps its own way, in bf16 too, whose
+    rounding hides a window that is short by little."""
+    for window, own in ((8, "sdpa"), (23, "sdpa"), (64, attention.NAME)):
+        for bf16, packed in ((False, False), (True, False), (True, True)):
+            encoder = windowed(window)
+            with unmasked([encoder], context_tokens=24, bf16=bf16, packed=packed, required=False):
+                assert implementation(encoder) == own
     wanting = unmasked([windowed(8)], context_tokens=24, bf16=False, packed=True)
     with pytest.raises(InputError, match="cannot be packed for mistral"):
         wanting.__enter__()
@@ -94,9 +100,13 @@ def test_an_architecture_that_needs_its_mask_is_not_packed() -> None:
     """Refused where packing is asked for; where it is only faster, the model keeps its own way."""
     encoder = Encoder(Full().apply(tiny("bloom")), "mean")
     own = implementation(encoder)
-    for other in (encoder, windowed(8)):
+    shape: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    falcon = Encoder(FalconModel(FalconConfig(**shape)), "mean")  # which adds its mask to scores, and raises without
+    for other in (encoder, windowed(8), falcon):
         with unmasked([other], context_tokens=24, bf16=False, packed=True, required=False):
             assert (implementation(other), other.packed) == (own if other is encoder else "sdpa", False)
+    with unmasked([falcon], context_tokens=24, bf16=False):
+        assert implementation(falcon) == "sdpa"
     with pytest.raises(InputError, match="cannot be packed for bloom"):
         unmasked([encoder], context_tokens=24, bf16=False, packed=True).__enter__()
     assert not encoder.packed

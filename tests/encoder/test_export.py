@@ -103,6 +103,13 @@ def test_tokenizers_that_pad_left_or_carry_a_chat_template(
     np.testing.assert_allclose(Embedder(again, again_tokenizer, CONTEXT).embed(TEXTS), ours, atol=1e-5)
 
 
+def test_what_computes_in_bf16_is_exported(tmp_path: Path) -> None:
+    """Its vectors are a rounding apart from those of the folder, which sentence-transformers computes in fp32."""
+    source = write_model(tmp_path / "base")
+    embedder = Embedder(Encoder(load_model(str(source)), "mean"), load_tokenizer(str(source)), CONTEXT)
+    embedder.in_precision("bf16").save(tmp_path / "out")
+
+
 def test_a_tokenizer_that_pads_left_is_saved_padding_right(tmp_path: Path) -> None:
     # learned absolute positions: a transformer fed left padding without position ids reads the wrong ones
     texts = ["w5", "w6 w7 w8 w9 w10"]

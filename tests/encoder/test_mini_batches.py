@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoembed.encoder.mini_batches import even_tokens, mini_batches_of, split_to
+from isoembed.encoder.mini_batches import PADDED, even_tokens, mini_batches_of, split_to
 
 
 @given(st.lists(st.integers(1, 75), min_size=1, max_size=200), st.integers(75, 1000))
@@ -24,8 +24,18 @@ def test_packed_mini_batches_hold_real_tokens_alone(lengths: list[int], budget: 
     assert all(sum(lengths[index] for index in mini_batch) <= even <= budget for mini_batch in mini_batches)
     # no two neighbours would fit into one
     sizes = [sum(lengths[index] for index in mini_batch) for mini_batch in mini_batches]
+    padded = [len(mini_batch) * lengths[mini_batch[0]] for mini_batch in mini_batches]
     firsts = [lengths[mini_batch[0]] for mini_batch in mini_batches]
-    assert all(size + first > even for size, first in zip(sizes, firsts[1:], strict=False))
+    assert all(
+        size + following > even or filled + first > PADDED * even
+        for size, filled, first, following in zip(sizes, padded, firsts, firsts[1:], strict=False)
+    )
+
+
+def test_a_long_text_among_many_short_ones_is_not_padded_for_all_of_them() -> None:
+    """The last hidden states are padded: 1,000 texts of 4 beside one of 4,000 are four million rows, not 8,000."""
+    for mini_batch in mini_batches_of(lengths := [4000] + [4] * 1000, 8000, packed=True):
+        assert len(mini_batch) * max(lengths[index] for index in mini_batch) <= 2 * 8000
 
 
 def test_longest_first_and_little_padding() -> None:

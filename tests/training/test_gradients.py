@@ -9,6 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -277,6 +279,14 @@ def test_what_is_kept_first() -> None:
     assert [tiers(room) for room in (0, 9, 10, 39, 40)] == [(4, 4), (4, 4), (3, 3), (1, 1), (0, 0)]
     # a stored prefix takes a quarter of a graph's memory: 2.5 a mini-batch, a graph in its place 7.5 more
     assert [tiers(room, 0.25) for room in (0, 3, 10, 17, 18, 40)] == [(4, 4), (3, 4), (0, 4), (0, 4), (0, 3), (0, 0)]
+
+
+@given(st.lists(st.integers(1, 1024), min_size=1, max_size=60), st.floats(0.001, 0.999))
+def test_without_room_nothing_is_stored(padded: list[int], share: float) -> None:
+    """By a rounding error the last mini-batch left the room below zero, and a next one was looked for."""
+    first_stored, first_kept = Memory(1024, 0, frozen_blocks=1, prefix_share=share).tiers(padded)
+    assert first_kept == len(padded)
+    assert first_stored >= len(padded) - 1
 
 
 @pytest.mark.parametrize("architecture", configs())

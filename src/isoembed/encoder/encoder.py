@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
     def _hidden_packed(self, ids_BT: torch.Tensor, real_BT: torch.Tensor, device: torch.device) -> torch.Tensor:
         bounds = functional.pad(real_BT.sum(1).cumsum(0), (1, 0)).int()
-        position_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
+        position_BT = real_BT.cumsum(1) - 1
         place_N, ids_1N, position_1N, bounds = (
             to_device(value, device)
             for value in (real_BT.flatten().nonzero()[:, 0], ids_BT[real_BT][None], position_BT[real_BT][None], bounds)

@@ -14,6 +14,8 @@ from isoembed.estimates import CPU_MINI_BATCH_TOKENS as CPU_MINI_BATCH_TOKENS
 #: on a GPU: what fills it; with four times as many, the few mini-batches of a batch of 1,024 short texts are half
 #: padding
 GPU_MINI_BATCH_TOKENS = 16384
+#: how many times its tokens a packed mini-batch may hold when padded: a long text among many short ones
+PADDED = 2
 
 
 def mini_batch_tokens_for(device: torch.device, *, bf16: bool = False) -> int:
@@ -27,8 +29,9 @@ def mini_batch_tokens_for(device: torch.device, *, bf16: bool = False) -> int:
 def mini_batches_of(
     lengths: Sequence[int] | np.ndarray, mini_batch_tokens: int, *, packed: bool = False
 ) -> list[np.ndarray]:
-    """Index arrays, longest texts first, each of at most `mini_batch_tokens` tokens, when padded to its longest text or
-    `packed` without padding.
+    """Index arrays, longest texts first, each of at most `mini_batch_tokens` tokens when padded to its longest text;
+    where texts are `packed`, without padding, and of at most `PADDED` times as many with it, as the last hidden states
+    are.
 
     Every index is in exactly one mini-batch; a text longer than `mini_batch_tokens` has a mini-batch of its own.
     Longest first, so that a run that will not fit in memory fails on its first mini-batch.
@@ -39,10 +42,12 @@ def mini_batches_of(
     mini_batches: list[np.ndarray] = []
     start = 0
     while start < len(descending):
+        longest = max(1, int(lengths[descending[start]]))
         if packed:
-            stop = int(np.searchsorted(before, before[start] + mini_batch_tokens, side="right")) - 1
+            fit = int(np.searchsorted(before, before[start] + mini_batch_tokens, side="right")) - 1
+            stop = min(fit, start + PADDED * mini_batch_tokens // longest)
         else:
-            stop = start + mini_batch_tokens // max(1, int(lengths[descending[start]]))
+            stop = start + mini_batch_tokens // longest
         mini_batches.append(descending[start : max(start + 1, stop)])
         start += len(mini_batches[-1])
     return mini_batches

@@ -152,7 +152,10 @@ class Written:
 
 def state(embedder: Embedder, tensors: Mapping[str, Fingerprint], adapter: Path | None = None) -> Statement:
     """What `embedder` is; `tensors` are what is written of it, and `adapter` is where its adapter was kept."""
-    on_cpu = all(value.dtype == torch.float32 and value.device.type == "cpu" for value in embedder.encoder.parameters())
+    weights = embedder.encoder.parameters()
+    exact = embedder.precision == "fp32" and all(
+        value.dtype == torch.float32 and value.device.type == "cpu" for value in weights
+    )
     dense = embedder.encoder.dense
     return Statement(
         blocks=len(blocks_of(base_of(embedder.encoder.model))),
@@ -164,7 +167,7 @@ def state(embedder: Embedder, tensors: Mapping[str, Fingerprint], adapter: Path 
         projection=None if dense is None else str(Fingerprint.of(dense.weight)),
         words=words_digest(embedder.tokenizer),
         adapter=None if adapter is None else adapter_digest(adapter),
-        tolerance=_NEAR if on_cpu else _NEAR_ROUNDED,
+        tolerance=_NEAR if exact else _NEAR_ROUNDED,
         probes=probed(Remembered(embedder)),
     )
 

@@ -84,7 +84,7 @@ class Memory:
         if not self.frozen_blocks:
             return first_kept, first_kept
         first_stored = 0
-        while room < 0:
+        while room < 0 and first_stored < len(padded):  # of what is stored nothing may be left but a rounding error
             room += self.prefix_share * padded[first_stored]
             first_stored += 1
         return first_stored, first_kept
