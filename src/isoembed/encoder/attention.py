@@ -79,10 +79,12 @@ def attend(
     attended = []
     for place_BT, real in _runs(cu_seq_lens_q):
         # `index_select`, for the gradient of an index by tensors is slow on a CPU
-        padded_BHTK = (
+        query_BHTK, key_BHTK, value_BHTK = (
             side.index_select(0, place_BT.flatten()).unflatten(0, place_BT.shape).transpose(1, 2) for side in sides
         )
-        out_BTHK = sdpa_attention_forward(module, *padded_BHTK, None, dropout=dropout, scaling=scaling, is_causal=True)
+        out_BTHK = sdpa_attention_forward(
+            module, query_BHTK, key_BHTK, value_BHTK, None, dropout=dropout, scaling=scaling, is_causal=True
+        )
         attended.append(out_BTHK[0].flatten(0, 1).index_select(0, real))
     return torch.cat(attended)[None], None
 
