@@ -19,6 +19,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from isoembed.encoder.encoder import Encoder, enable_checkpointing
+from isoembed.encoder.exported import PLAIN_TEXT
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.recipe import Recipe
@@ -81,13 +82,7 @@ def sentence_transformers_loop(case: Case, folder: Path, recipe: Recipe, kind: s
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     trace, encoder = Trace(), initial(recipe)
-    transformer = Transformer(
-        str(folder / "model"),
-        max_seq_length=case.context_tokens,
-        # named, or a tokenizer's chat template is put around every text
-        modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-        module_output_name="token_embeddings",
-    )
+    transformer = Transformer(str(folder / "model"), max_seq_length=case.context_tokens, **PLAIN_TEXT)
     transformer.model = encoder.model
     model = SentenceTransformer(modules=[transformer, Pooling(recipe.model.hidden, "mean")], device=case.device)
     # its two symmetric losses under their present names

@@ -27,7 +27,7 @@ from isoembed.encoder.certificate import (
     examine_afresh,
     trained,
 )
-from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, POOLING_MODES, SIMILARITY
+from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, PLAIN_TEXT, POOLING_MODES, SIMILARITY
 from isoembed.encoder.statement import Fingerprint, fingerprints, state
 from isoembed.encoder.tokenizer import plain
 from isoembed.methods.qlora import unpacked
@@ -167,9 +167,7 @@ def _sentence_transformer(embedder: Embedder, source: Path) -> SentenceTransform
     transformer = Transformer(
         str(source),
         max_seq_length=embedder.context_tokens,
-        # named, so that a tokenizer with a chat template still takes plain text
-        modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-        module_output_name="token_embeddings",
+        **PLAIN_TEXT,
     )
     prompts, mode = embedder.encoder.prompts, POOLING_MODES[embedder.encoder.pooling]
     dense = embedder.encoder.dense

@@ -24,6 +24,12 @@ MODULES = "modules.json"
 POOLING_MODES = {"mean": "mean", "weighted-mean": "weightedmean", "last": "lasttoken", "first": "cls", "max": "max"}
 #: sentence-transformers' name for what exported vectors are compared by
 SIMILARITY: Final = "cosine"
+#: what tells sentence-transformers' `Transformer` to take plain text: around it would stand the chat template of a
+#: tokenizer that has one
+PLAIN_TEXT: Final[dict[str, Any]] = {
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
 #: sentence-transformers' pooling modes -> the keys it had for them before 5.4
 EARLIER_POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",

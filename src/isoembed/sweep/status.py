@@ -36,9 +36,7 @@ class SweepStatus(Frozen):
     """All stages planned so far, and what is left of them."""
 
     stages: tuple[StageStatus, ...]
-    seconds_spent: float = Field(
-        0.0, description="of workers, on the runs that ended well: their steps and what is beside"
-    )
+    seconds_spent: float = Field(description="of workers, on the runs that ended well: their steps and what is beside")
     seconds_left: float | None = Field(description="at the speed of the runs that ended; None before the first")
     failures: dict[str, str] = Field(description="key -> why the run was given up")
     damaged: dict[str, str] = Field(description="file -> why it was passed over")
