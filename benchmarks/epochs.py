@@ -31,6 +31,7 @@ from kept_rows import KeptRows, parsed
 
 EPOCHS = (1.0, 3.0, 5.0, 10.0)
 BATCH_PAIRS = 32
+EXECUTION = Execution(checkpoint_seconds=float("inf"), precision="auto")
 
 
 def planned(spec: str, model: str, epochs: float, cache: Path) -> Job:
@@ -53,7 +54,7 @@ def measured(spec: str, model: str, epochs: float, cache: Path) -> dict[str, Any
     job = planned(spec, model, epochs, cache)
     recipe, data = job.recipe, job.data
     with tempfile.TemporaryDirectory() as folder:
-        encoder, record = run(recipe, data, folder, execution=Execution(checkpoint_seconds=float("inf")))
+        encoder, record = run(recipe, data, folder, execution=EXECUTION)
     assert record.heldout is not None
     assert record.heldout_before is not None
     base = untrained(recipe)

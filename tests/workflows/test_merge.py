@@ -131,7 +131,8 @@ def test_a_trained_model_is_not_merged_over(models: list[Path], tmp_path: Path) 
         merge(models, out)
     assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
     merge(models, tmp_path / "mean")
-    merge(models, tmp_path / "mean")  # what a merge wrote is made again
+    with pytest.raises(InputError, match="mean already holds a trained model"):  # another merge's average was gone too
+        merge(models, tmp_path / "mean", shares=[3, 1])
 
 
 def _edited(folder: Path, out: Path, file: str, change: Callable[[Any], None]) -> Path:

@@ -6,7 +6,7 @@ One law per method (corrections to the paper's set-up: what full fine-tuning tea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isoembed.core import InputError, number_of
 from isoembed.fitting.bootstrap import Bootstrap, bootstrap
-from isoembed.fitting.fit import Fit, fit, outliers
+from isoembed.fitting.fit import Fit, Status, fit, outliers
 from isoembed.fitting.holdout import By, Holdout, backtests, holdout
 from isoembed.fitting.io.law_file import AlternativeLaw, LawFile, LawSet
 from isoembed.fitting.io.runs import RunsSchema, read_runs
@@ -39,6 +39,8 @@ PLAIN_SCHEMA = RunsSchema()
 #: a held-out error up to so many times the least one (or the runs' noise) is not distinguishable from it: few runs are
 #: held out
 SAME_ERROR = 1.5
+#: of a fit whose parameters the runs leave open
+LOOSE: tuple[Status, ...] = ("weakly-identified", "too-few-points", "stuck")
 #: rows that a law is fitted to at most, and rows that R* is measured on
 MOST_ROWS, MOST_REPEATED = 10_000, 256
 #: laws kept beside the best one
@@ -86,9 +88,9 @@ def study(
     """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
 
     Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
-    least error, or where its forecast is biased the first that is not, of those within `SAME_ERROR` of it; the others
-    of these are kept as alternatives with bootstrap samples of their own, `MOST_ALTERNATIVES` at most.  A single law is
-    taken as it is.
+    least error, of those within `SAME_ERROR` of it: first come those whose parameters all runs identify, among these
+    those whose forecast is not biased.  The others are kept as alternatives with bootstrap samples of their own,
+    `MOST_ALTERNATIVES` at most.  A single law is taken as it is.
     draws: number of bootstrap samples; 0 for none.
     Raises InputError where no law can be fitted.
     """
@@ -192,6 +194,7 @@ class _HeldOutLaw:
 
     law: Law
     held: list[Holdout]
+    loose: bool = field(default=False, kw_only=True)  # the runs do not identify its parameters
 
     @property
     def errors(self) -> list[float]:
@@ -218,7 +221,8 @@ def _tested(laws: Sequence[Law], points: Points, by: Sequence[By], delta: float 
         except InputError as error:
             reasons.append(error)
             continue
-        tested.append(_HeldOutLaw(law, [holdout(law, points, each, delta=delta) for each in by]))
+        loose = len(laws) > 1 and fit(law, points, delta=delta).status in LOOSE
+        tested.append(_HeldOutLaw(law, [holdout(law, points, each, delta=delta) for each in by], loose=loose))
     if not tested:
         raise reasons[0]
     return tested
@@ -226,15 +230,15 @@ def _tested(laws: Sequence[Law], points: Points, by: Sequence[By], delta: float 
 
 def _ranked(tested: Sequence[_HeldOutLaw]) -> tuple[list[_HeldOutLaw], list[_HeldOutLaw]]:
     """The best law with those that are not distinguishable from it, and the others; most hold-outs tested first, then
-    the least error.  Among the alike an unbiased forecast comes first: beyond them it would prefer laws that know
-    nothing."""
+    the least error.  Among the alike come first those whose parameters the runs identify, then unbiased forecasts: beyond
+    them bias would prefer laws that know nothing."""
     order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
     best = order[0]
     noise = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
     allowed = SAME_ERROR * max(best.error, noise)
     alike = [each for each in order if len(each.errors) == len(best.errors) and each.error <= allowed]
     others = [each for each in order if each not in alike]
-    first = min(alike, key=lambda each: each.biased)  # of equals the first: the least error
+    first = min(alike, key=lambda each: (each.loose, each.biased))  # of equals the first: the least error
     return [first, *(each for each in alike if each is not first)], others
 
 

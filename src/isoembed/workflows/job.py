@@ -488,7 +488,7 @@ def check_place(out: Path, work: Path, *, resume: bool | None) -> None:
 
     resume: whether the run there is gone on with; None: nothing could, for what comes there is no run.
     """
-    if not resume and (out / RECORD).exists():
+    if (not resume and (out / RECORD).exists()) or (resume is None and (out / MODULES).exists()):
         keeping = "" if resume is None else ", or `resume` to keep it"
         raise InputError(f"{out} already holds a trained model; give another `out`{keeping}.")
     nearest = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
