@@ -230,8 +230,8 @@ def _tested(laws: Sequence[Law], points: Points, by: Sequence[By], delta: float 
 
 def _ranked(tested: Sequence[_HeldOutLaw]) -> tuple[list[_HeldOutLaw], list[_HeldOutLaw]]:
     """The best law with those that are not distinguishable from it, and the others; most hold-outs tested first, then
-    the least error.  Among the alike come first those whose parameters the runs identify, then unbiased forecasts: beyond
-    them bias would prefer laws that know nothing."""
+    the least error.  Among the alike come first those whose parameters the runs identify, then unbiased forecasts;
+    beyond them bias would prefer laws that know nothing."""
     order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
     best = order[0]
     noise = max((result.in_range_error or 0.0 for result in best.held), default=0.0)
