@@ -77,17 +77,33 @@ def test_a_method_without_its_hyperparameters_has_those_of_the_law() -> None:
 
 def test_at_other_settings_the_law_that_ships_gives_its_batch_and_when_asked_its_order() -> None:
     """An option took the whole family to its rule, at a batch of 1,024 and 9 steps, whatever was said."""
-    setup = PartialSetup(options=Options(hardness_strength=5))
+    setup = PartialSetup(options=Options(ema_decay=0.9))
     guess = recommend("1.6e13", REQUEST.family, data=REQUEST.data, setup=setup)
     assert (guess.recipe.batch_pairs, guess.loss) == (REQUEST.batch_pairs, None)
-    assert "options none there, negatives weighted by exp(5 cos) here" in guess.assumed[-1]
+    assert "options none there, weights averaged, EMA of decay 0.9 here" in guess.assumed[-1]
     assert "can be had by `other_settings`" in guess.assumed[-1]
     plain = recommend("1.6e13", REQUEST.family, data=REQUEST.data)
     order = recommend("1.6e13", REQUEST.family, data=REQUEST.data, setup=setup, other_settings=True)
     assert (order.recipe.model, order.recipe.method) == (plain.recipe.model, plain.recipe.method)
-    assert order.recipe.options.hardness_strength == 5
+    assert order.recipe.options.ema_decay == 0.9
     assert order.loss is None
     assert plain == recommend("1.6e13", REQUEST.family, data=REQUEST.data, other_settings=True)
+
+
+def test_who_takes_the_advice_keeps_the_laws_order() -> None:
+    """`recipe` named options that gain, and with them it fell back to the rule: full fine-tuning of one block."""
+    plain = recommend("5e13", REQUEST.family, data=REQUEST.data)
+    assert any(each.code == "objective-of-sources" for each in plain.notes)
+    for options in (Options(hardness_strength=5, batch_by="source"), Options(hardness_strength=5)):
+        found = recommend("5e13", REQUEST.family, data=REQUEST.data, setup=PartialSetup(options=options))
+        assert (found.recipe.model, found.recipe.method) == (plain.recipe.model, plain.recipe.method)
+        assert (found.recipe.options, found.loss) == (options, None)
+        (said,) = [each for each in found.notes if each.code == "other-settings" and each.kind != "no-forecast"]
+        assert said.kind == "assumed"
+    more = PartialSetup(options=Options(hardness_strength=5, bidirectional=True))  # which nobody judged together
+    assert (
+        "can be had by `other_settings`" in recommend("5e13", REQUEST.family, data=REQUEST.data, setup=more).assumed[-1]
+    )
 
 
 def test_hyperparameters_of_which_a_law_knows_nothing_go_by_the_rule() -> None:

@@ -1,5 +1,5 @@
 """Which laws apply to a request: all at the settings of their runs, at another batch or context those that were checked
-there and hold, counting steps."""
+there and hold, counting steps, and under options that gained by the tasks all for their order alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
 from isoembed.recipe import SetupNote
 from isoembed.recommendation.candidates import methods_on
 from isoembed.recommendation.notes import Kind, RecipeNote, note
+from isoembed.recommendation.objectives import gained
 from isoembed.recommendation.request import CompleteRequest
 
 #: in what a law's runs may differ from what is asked: the family is checked apart, other data change the level of the
@@ -32,14 +33,14 @@ class Applicable:
 def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and a method that it allows."""
     differs = differences(laws, request)
-    holding = _holding(laws, request, differs) if differs else laws.laws
+    holding = laws.laws if not differs or _is_advised(request, differs) else _holding(laws, request, differs)
     return any(methods_on(law, request, model) for law in holding for model in request.all_sizes)
 
 
 def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) -> Applicable:
     """All laws at their own settings; at a batch or context that was checked those that hold there, D counting steps.
 
-    Raises InputError for another family, and at other settings unless `other_settings`.
+    Raises InputError for another family, and at other settings unless `other_settings` or what differs is advised.
     """
     differs = differences(laws, request)
     if not differs:
@@ -52,8 +53,9 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
             if at is not None and at.verdict != "holds"
         ]
         why = (*differs.values(), *failed)
-        if other_settings:
-            both: tuple[Kind, ...] = ("warning", "no-forecast")
+        advised = _is_advised(request, differs)
+        if other_settings or advised:
+            both: tuple[Kind, ...] = ("assumed" if advised else "warning", "no-forecast")
             return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=why) for kind in both))
         raise InputError(
             f"A law holds for the settings of its runs: {'; '.join(map(str, why))}. Ask for those, check it against "
@@ -69,6 +71,12 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
             against = (reason("unchecked-there"),) if at is None else at.facts
             notes.append(note("warning", "left-out", law=name, why=against))
     return Applicable(LawSet(laws=tuple(holding)), factor, tuple(notes))
+
+
+def _is_advised(request: CompleteRequest, differs: Collection[str]) -> bool:
+    """Whether nothing differs but options that gained by the tasks beside plain runs of the family: who takes advice
+    keeps the order of recipes."""
+    return set(differs) == {"options"} and gained(request)
 
 
 def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, TransferCheck | None]]:

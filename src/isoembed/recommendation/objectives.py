@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from isoembed.core import Frozen
-from isoembed.recipe import Recipe
+from isoembed.recipe import PLAIN, Recipe
 from isoembed.recommendation.frontier import FARTHEST
 from isoembed.recommendation.notes import RecipeNote, note
+from isoembed.recommendation.request import CompleteRequest
 
 FILE = Path(str(files("isoembed"))) / "assets" / "objectives.json"
 
@@ -46,6 +47,14 @@ VERDICTS = TypeAdapter(tuple[Verdict, ...])
 def verdicts() -> tuple[Verdict, ...]:
     """Those that ship."""
     return VERDICTS.validate_json(FILE.read_bytes())
+
+
+def gained(request: CompleteRequest) -> bool:
+    """Whether the options asked for, these and no others, gained on a model of the family, at any budget."""
+    names = {model.name for model in request.family.models}
+    return any(
+        verdict.model in names and request.options == PLAIN.model_copy(update=verdict.options) for verdict in verdicts()
+    )
 
 
 def objective_notes(recipe: Recipe) -> list[RecipeNote]:
