@@ -450,7 +450,7 @@ class SetupNote(Note):
     sentences: ClassVar = {
         "differs": ("{what} {there} there, {here} here",),
         "other-weights": ("other weights for {model}",),
-        "other-teacher": ("other weights, tokenizer or pooling of the teacher {teacher}",),
+        "other-teacher": ("other weights, configuration, tokenizer or pooling of the teacher {teacher}",),
         "keeps-by-epoch": (
             "the {keep} weights are kept, held-out {metric} taken every epoch"
             "{patience:?, the run ends after {patience} without a better one}",

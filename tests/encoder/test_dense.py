@@ -27,7 +27,6 @@ from isoembed.encoder.teacher import teacher
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Full, LoRA
 from isoembed.methods.base import BaseMethod
-from isoembed.workflows.search import _model_key
 from tests.encoder.test_export import CONTEXT, fine_tuned, saved
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import tiny
@@ -160,10 +159,10 @@ def test_an_index_and_a_teacher_know_one_projection_from_another(tmp_path: Path)
     one = embedder(tmp_path)
     one.save(tmp_path / "one")
     assert one.encoder.dense is not None
-    before, as_teacher = _model_key(one), teacher(tmp_path / "one")
+    before, as_teacher = one.identity, teacher(tmp_path / "one")
     with torch.no_grad():
         one.encoder.dense.weight[0, 0] += 1
-    assert _model_key(one) != before
+    assert one.identity != before
     one.save(tmp_path / "two")
     assert as_teacher.width == teacher(tmp_path / "two").width == 6
     assert as_teacher.weights != teacher(tmp_path / "two").weights

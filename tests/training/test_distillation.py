@@ -24,6 +24,7 @@ from isoembed.data.dataset import PairData, prepare
 from isoembed.data.order import ordered
 from isoembed.data.sources import open_source
 from isoembed.data.vectors import TextVectors
+from isoembed.encoder.config import resolve
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import pad
 from isoembed.encoder.teacher import teacher
@@ -288,8 +289,41 @@ def test_another_teacher_at_resume_is_named(wide: Teacher, tmp_path: Path) -> No
     weights = load_file(tmp_path / "t" / "model.safetensors")
     name = next(name for name, tensor in weights.items() if tensor.ndim == 2)
     save_file({**weights, name: weights[name] + 1}, tmp_path / "t" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="begun with another: other weights, tokenizer or pooling of the teacher t"):
+    with pytest.raises(InputError, match="begun with another: other weights, configuration, tokenizer or pooling of"):
         isoembed.train(asked(), pairs, tmp_path / "out", execution=Execution(resume=True))
+
+
+def test_how_a_teacher_computes_is_part_of_what_it_is(wide: Teacher, tmp_path: Path) -> None:
+    """Vectors of one configuration were taken from the cache for another of the same weights, under one key."""
+    same = shutil.copytree(wide.source, tmp_path / "same")
+    assert teacher(same).weights == wide.weights
+    other = shutil.copytree(wide.source, tmp_path / "other")
+    for field, value in (("hidden_act", "relu"), ("layer_norm_eps", 0.1), ("use_parallel_residual", False)):
+        file = other / "config.json"
+        kept = file.read_text()
+        file.write_text(json.dumps(json.loads(kept) | {field: value}))
+        assert teacher(other).weights != wide.weights
+        assert Embedder.load(other).identity != Embedder.load(same).identity
+        file.write_text(kept)
+    assert teacher(other).weights == wide.weights
+
+
+def test_a_base_that_computes_otherwise_at_resume_is_refused(data: PairData, tmp_path: Path) -> None:
+    """Its weights are those that the recipe names; the run would go on as another model."""
+    base = shutil.copytree(resolve(MODEL.source), tmp_path / "base")
+    planned = solve(
+        2e9, MODEL.model_copy(update={"source": str(base)}), Full(), 3e-3, Setup(batch_pairs=16, context_tokens=32),
+        data.stats, family="nano",
+    )  # fmt: skip
+    with pytest.raises(StoppedError):
+        run(planned, data, tmp_path / "part", callbacks=[StopAfter(2)])
+    file = base / "config.json"
+    kept = file.read_text()
+    file.write_text(json.dumps(json.loads(kept) | {"hidden_act": "relu"}))
+    with pytest.raises(InputError, match=r"must compute as it did .* configuration has changed\. Put back its config"):
+        run(planned, data, tmp_path / "part", execution=Execution(resume=True))
+    file.write_text(kept)
+    assert run(planned, data, tmp_path / "part", execution=Execution(resume=True))[1].steps > 2
 
 
 def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
@@ -355,7 +389,7 @@ def test_bad_teachers_are_one_line(data: PairData, wide: Teacher, tmp_path: Path
         solve(1e6, MODEL, Full(), 3e-3, Setup(batch_pairs=16, context_tokens=32, options=Options(teacher=wide)),
               data.stats, family="nano")  # fmt: skip
     other = Options(teacher=wide.model_copy(update={"weights": "0" * 16}))
-    with pytest.raises(InputError, match="not those that the recipe"):
+    with pytest.raises(InputError, match="is not the one that the recipe was made for: its weights, its configuration"):
         taught(data, other)
     says = mistake("recipe", "--budget", "1e12", "--teacher", str(tmp_path / "empty"))
     assert len(says.splitlines()) == 1

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
+from torch import nn
 from transformers import BertConfig, BertModel, GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
@@ -315,7 +318,8 @@ def test_others_models_are_compared_with_an_encoder(inner: str, tmp_path: Path) 
         "num_attention_heads": 2,
         "intermediate_size": 32,
     }
-    model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer()), **sizes))
+    # without its pooler, which nobody reads, as many are saved
+    model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer()), **sizes), add_pooling_layer=not inner)
     for place in (tmp_path / "bert", tmp_path / "base" / inner, tmp_path / "tuned" / inner):
         model.save_pretrained(place)
         tiny_tokenizer().save_pretrained(place)
@@ -436,6 +440,24 @@ def test_the_export_is_opened_in_a_new_process(whole: Path, tmp_path: Path, monk
 def test_a_process_that_cannot_open_it_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"must open in a new process; it did not: .*modules\.json"):
         examine_afresh(tmp_path)
+
+
+def test_what_we_do_not_read_is_not_called_bad(whole: Path, tmp_path: Path) -> None:
+    """A stranger's Dense with a bias failed, as if the model were broken; Normalize before it was wrong use."""
+    transformer, pooling, _ = open_sentence_transformer(whole / "out", device="cpu")
+    biased = Dense(transformer.get_embedding_dimension(), 8, activation_function=nn.Identity())
+    SentenceTransformer(modules=[transformer, pooling, biased]).save(str(tmp_path / "biased"))
+    done = _command("certify", "biased", inside=tmp_path)
+    assert done.status == 2
+    assert "must be a linear map without bias" in done.err
+
+
+def test_a_record_of_another_run_is_found(whole: Path, tmp_path: Path) -> None:
+    """Of the same shape, so that nothing in the model contradicts it."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    _edit(tmp_path / "out" / RECORD, lambda content: content["recipe"].update(seed=7))
+    failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
+    assert failed == {"record": f"{RECORD} is of another training than {CERTIFICATE}"}
 
 
 def test_a_folder_that_is_no_model_is_wrong_use(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from isoembed.core import InputError
+from isoembed.encoder.config import resolve
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.load import load_base
 from isoembed.families import NANO
@@ -69,6 +70,22 @@ def test_a_model_and_a_share_of_its_base(models: list[Path], recipe: Recipe, tmp
     for name, value in base.state_dict().items():
         if name in mean:
             torch.testing.assert_close(mean[name], 0.4 * value + 0.6 * trained[name], rtol=1e-6, atol=1e-7)
+
+
+def test_the_base_may_lie_beside_the_models(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `certify`, `eval` and `train --recipe` find it: a record names no places."""
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    shutil.copytree(resolve(recipe.model.source), there / "base")
+    elsewhere.mkdir()
+    pairs = [(f"how to open file {n}", f"opens the file {n} and reads it") for n in range(300)]
+    monkeypatch.chdir(there)
+    own = recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": "./base"})})
+    train(own, pairs, "one")
+    monkeypatch.chdir(elsewhere)
+    assert merge(["../there/one"], "mean", base=0.5).parts[1].share == 0.5
+    shutil.rmtree(there / "base")
+    with pytest.raises(InputError, match=r"needs it: \./base must be here or beside .*one\. Put it there"):
+        merge(["../there/one"], "other", base=0.5)
 
 
 def test_a_mean_of_equals_is_that_model(models: list[Path], tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def order_of(
         return Order((train,), batch_pairs, seed)
     alpha = 1.0 if options.source_alpha is None else options.source_alpha
     sources = _parts(data, options, train)
-    for name, rows in sources:
-        if len(rows) < batch_pairs:
-            raise InputError(
-                f"With `batch_by={options.batch_by}` every source must fill a batch; {name} has {len(rows):,} training "
-                f"pairs < {batch_pairs}. Lower `batch_pairs`, leave it out, or join it with another one."
-            )
+    name, rows = min(sources, key=lambda source: len(source[1]))  # weights cut the others to its size
+    if len(rows) < batch_pairs:
+        raise InputError(
+            f"With `batch_by={options.batch_by}` every source must fill a batch; {name} has {len(rows):,} training "
+            f"pairs < {batch_pairs}. Lower `batch_pairs`, leave it out, give it less weight, or join it with another."
+        )
     parts = tuple(rows for _, rows in sources)
     if options.batch_by == "source":
         return Order(parts, batch_pairs, seed, alpha)

@@ -34,6 +34,7 @@ from isoembed.encoder.exported import (
     EARLIER_POOLING_KEYS,
     POOLING_MODES,
     SIMILARITY,
+    check_linear,
     dense_of,
     json_of,
     module_folders,
@@ -206,9 +207,12 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     Reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` is no such model at all.
     """
     folder = expanded(folder)
-    inner, pooling, *_ = module_folders(folder)
+    inner, pooling, *maps = module_folders(folder)
     earlier = _earlier(folder)
     record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
+    if earlier.statement is None and record is None:  # a stranger's, that is not bad for being none that we read
+        for each in maps:
+            check_linear(each)
     checks = list(_adapters(folder, inner, earlier.statement))
     try:
         model = open_sentence_transformer(folder, device="cpu")
@@ -218,7 +222,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks += _projection(model, earlier.statement, None if record is None else record.recipe)
         written = Written(model)
         checks += _folder(written, inner, ours=earlier.statement is not None or record is not None)
-        checks += _reading(written, pooling, earlier.statement, None if record is None else Reading.of(record.recipe))
+        checks += _reading(written, pooling, earlier.statement, record)
         checks += _texts(written, earlier.statement)
         told = None if record is None else record.recipe
         checks += _direction(written, told, origin, certified=earlier.statement is not None)
@@ -307,12 +311,16 @@ def _folder(written: Written, inner: Path, *, ours: bool) -> Iterator[ModelCheck
     yield ModelCheck(name="width", passed=stated == wide, seen=seen)
 
 
-def _reading(written: Written, pooling: Path, stated: Reading | None, recorded: Reading | None) -> Iterator[ModelCheck]:
+def _reading(
+    written: Written, pooling: Path, stated: Statement | None, record: RunRecord | None
+) -> Iterator[ModelCheck]:
     """How the folder says that texts are read, beside how they were in training: as who wrote it stated, or else as
     its record says, and whether these agree."""
+    recorded = None if record is None else Reading.of(record.recipe)
     expected = stated or recorded
-    if stated is not None and recorded is not None:
+    if stated is not None and record is not None:
         alike = all(getattr(stated, name) == getattr(recorded, name) for name in Reading.model_fields)
+        alike &= stated.run in (None, record.recipe.key)
         seen = "as stated" if alike else f"{RECORD} is of another training than {CERTIFICATE}"
         yield ModelCheck(name="record", passed=alike, seen=seen)
     mode = written.model[1].pooling_mode

@@ -18,6 +18,8 @@ _BESIDE = re.compile(
     r"(lm_head|embed_out|mlm_head|cls|predictions|vocab_\w+|score|classifier|qa_outputs|v_head|value_head|reward_head)\."
     r"|(.*\.)?mtp(_layers)?\."
 )
+#: on top of an encoder's first token, for its classes: no pooling of ours reads it, and many are saved without
+_POOLER = re.compile(r"(.*\.)?pooler\.dense\.(weight|bias)")
 #: tables that earlier versions of transformers saved, and now compute: masks and rotary angles
 _COMPUTED = re.compile(
     r"(.*\.)?((attn|attention)\.(bias|masked_bias|causal_mask)|rotary_emb\.(inv_freq|cos_cached|sin_cached)"
@@ -55,13 +57,18 @@ def check_unquantised(source: str, written: Mapping[str, Any]) -> None:
         )
 
 
-def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tuple[str, range] | None = None) -> None:
-    """Raise InputError where transformers' loading `report` names a parameter that the weights leave unset, or a tensor
+def check_places(
+    source: str, report: Mapping[str, Any], config: Any, *, cut: tuple[str, range] | None = None
+) -> list[str]:
+    """The parameters of an encoder's pooler that the weights leave unset, which nothing reads.
+
+    Raises InputError where transformers' loading `report` names a parameter that the weights leave unset, or a tensor
     that the architecture has no place for, but for heads, what is computed anew, and blocks that were not asked for.
 
     config: of the whole model; cut: the name of its list of blocks, and the indices of those left out.
     """
-    missing = sorted(report["missing_keys"])
+    unread = sorted(filter(_POOLER.fullmatch, report["missing_keys"]))
+    missing = sorted(set(report["missing_keys"]) - set(unread))
     extra = sorted(
         key for key in report["unexpected_keys"] if not (_dispensable(key, config) or (cut and _left_out(key, *cut)))
     )
@@ -85,6 +92,7 @@ def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tu
             f"have none ({some(extra)}), and without them it is another model. Correct config.json (its number of "
             "layers, its biases), or fetch the model again."
         )
+    return unread
 
 
 def check_finite(source: str, model: nn.Module) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from isoembed.core import fingerprint
+
 #: fields that say what a model is called, how it is stored, trained, told its classes or asked for its outputs
 _ASIDE = re.compile(
     r"^_|name_or_path$|architectures$|^auto_map$|^(torch_)?dtype$|^torchscript$|^transformers_version$"
@@ -24,9 +26,19 @@ CAUSAL = "is_causal"
 def computing(config: PreTrainedConfig) -> dict[str, Any]:
     """The fields of `config` that change what a model of given tensors computes, as JSON has them; those without a
     value are left out."""
-    found = json.loads(json.dumps(config.to_dict(), default=str))
-    fields = {name: value for name, value in found.items() if value is not None and not _ASIDE.search(name)}
-    return {CAUSAL: getattr(config, CAUSAL, True) is not False, **fields}
+    return _of_fields(config, config.to_dict())
+
+
+def computing_hash(config: PreTrainedConfig) -> str:
+    """16 hex digits over what `computing` has and the architecture's defaults have not: a version of transformers that
+    knows further fields gives the same."""
+    return fingerprint(_of_fields(config, config.to_diff_dict()))
+
+
+def _of_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(fields, default=str))
+    found = {name: value for name, value in plain.items() if value is not None and not _ASIDE.search(name)}
+    return {CAUSAL: getattr(config, CAUSAL, True) is not False, **found}
 
 
 def first_apart(one: dict[str, Any], two: dict[str, Any], *, but: Collection[str] = ()) -> tuple[str, Any, Any] | None:

@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, checked, expanded
+from isoembed.core import InputError, checked, expanded, fingerprint
 from isoembed.data.prompts import prompt_tokens
+from isoembed.data.store import tokenizer_hash
+from isoembed.encoder.computing import computing_hash
 from isoembed.encoder.embed import Progress, embed_ids, tokenize
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.export import MARKER, export
 from isoembed.encoder.exported import MODULES, load_exported
-from isoembed.encoder.load import load_model
+from isoembed.encoder.load import load_model, weights_hash
 from isoembed.encoder.precision import AskedPrecision, device_called, fastest
 from isoembed.encoder.shapes import spec_of
 from isoembed.encoder.tokenizer import load_tokenizer
@@ -82,6 +84,24 @@ class Embedder:
     def dimensions(self) -> int:
         """D; counted on a vector: where a model projects its output (OPT), its configuration says something else."""
         return embed_ids(self.encoder, [np.zeros(1, np.int64)]).shape[1]
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits over all that its embeddings depend on, in fp32: weights, configuration, projection, tokenizer,
+        how much of a text is read, pooling, prompts."""
+        encoder = self.encoder
+        model: Any = base_of(encoder.model)
+        return fingerprint(
+            {
+                "weights": weights_hash(model),
+                "computing": computing_hash(model.config),
+                "projection": None if encoder.dense is None else weights_hash(encoder.dense),
+                "tokenizer": tokenizer_hash(self.tokenizer),
+                "context_tokens": self.context_tokens,
+                "pooling": encoder.pooling,
+                "prompts": encoder.prompts.model_dump(),
+            }
+        )
 
     @checked
     def embed(

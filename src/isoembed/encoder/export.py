@@ -28,7 +28,7 @@ from isoembed.encoder.certificate import (
     trained,
 )
 from isoembed.encoder.exported import EARLIER_POOLING_KEYS, MODULES, PLAIN_TEXT, POOLING_MODES, SIMILARITY
-from isoembed.encoder.statement import Fingerprint, fingerprints, state
+from isoembed.encoder.statement import Fingerprint, Statement, fingerprints, state
 from isoembed.encoder.tokenizer import plain
 from isoembed.methods.qlora import unpacked
 from isoembed.recipe import Recipe
@@ -101,7 +101,10 @@ def export(
             _save_adapter(encoder.model, stage / ADAPTER)
 
         # 3. is it what was trained?
-        _certify(stage, embedder, weights, recipe, stage / ADAPTER if keep_adapter else None, afresh=afresh)
+        stated = state(embedder, weights, stage / ADAPTER if keep_adapter else None)
+        if record is not None:
+            stated = stated.model_copy(update={"run": record.recipe.key})
+        _certify(stage, embedder, weights, recipe, stated, afresh=afresh)
         _publish(stage, folder)
 
 
@@ -110,14 +113,13 @@ def _certify(
     embedder: Embedder,
     weights: Mapping[str, Fingerprint],
     recipe: Recipe | None,
-    adapter: Path | None,
+    stated: Statement,
     *,
     afresh: bool,
 ) -> None:
     """Write the certificate of the model in `stage`; raises ExportError where it fails."""
     file = stage / CERTIFICATE
-    stated = Certificate(checks=(), statement=state(embedder, weights, adapter))
-    file.write_text(stated.model_dump_json(), encoding="utf-8")
+    file.write_text(Certificate(checks=(), statement=stated).model_dump_json(), encoding="utf-8")
     found = examine_afresh(stage) if afresh else examine(stage)
     if recipe is not None:
         dense = embedder.encoder.dense

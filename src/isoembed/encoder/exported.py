@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, checked, expanded
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import check_weights
+from isoembed.encoder.load import check_weights, set_to_zero
 from isoembed.recipe import Prompts, SourcePrompts
 
 #: without it the folder is no model, so it goes first and comes last
@@ -74,7 +74,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
     Raises InputError where the folder is no such model.
     """
     inner, _, *dense = module_folders(folder)
-    check_weights(str(inner))
+    unread = check_weights(str(inner))
     for each in dense:
         _check_dense(each)
     _check_arguments(folder, inner)
@@ -92,6 +92,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
         raise InputError(
             f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
         ) from error
+    set_to_zero(model[0].auto_model, unread)
     limit = model.max_seq_length
     if not isinstance(limit, int | float) or not limit >= 1:
         raise InputError(f"{folder} must read a positive number of tokens; its `max_seq_length` is {limit!r}.")
@@ -148,15 +149,9 @@ def dense_of(model: Any) -> nn.Linear | None:
 
 
 def _check_dense(folder: Path) -> None:
-    """Raise InputError unless the Dense in `folder` is a linear map without bias, from safetensors: anything else is
-    another model, and an activation is code by its name."""
+    """Raise InputError unless the Dense in `folder` is `check_linear`'s, from safetensors."""
+    check_linear(folder)
     config = json_of(folder / "config.json", missing={})
-    other = [name for name, allowed in _PLAIN_DENSE.items() if config.get(name) not in allowed]
-    if other:
-        raise InputError(
-            "A Dense of a model folder must be a linear map without bias or activation; that of "
-            f"{folder.parent} has another {', '.join(other)}. Use sentence-transformers for it."
-        )
     sizes = (config.get("out_features"), config.get("in_features"))
     try:
         with safe_open(folder / "model.safetensors", "pt") as stored:
@@ -167,6 +162,18 @@ def _check_dense(folder: Path) -> None:
         ) from None
     if shapes != {"linear.weight": sizes}:
         raise InputError(f"{folder} is damaged: its weights are {shapes}, not {sizes}. Export the model anew.")
+
+
+def check_linear(folder: Path) -> None:
+    """Raise InputError unless the Dense in `folder` is a linear map without bias: anything else is another model, and
+    an activation is code by its name."""
+    config = json_of(folder / "config.json", missing={})
+    other = [name for name, allowed in _PLAIN_DENSE.items() if config.get(name) not in allowed]
+    if other:
+        raise InputError(
+            "A Dense of a model folder must be a linear map without bias or activation; that of "
+            f"{folder.parent} has another {', '.join(other)}. Use sentence-transformers for it."
+        )
 
 
 def module_folders(folder: Path) -> list[Path]:

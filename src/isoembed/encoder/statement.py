@@ -91,6 +91,7 @@ class Statement(Reading):
     projection: str | None = None  #: that of the learned projection
     words: str | None = None  #: the digest of how every token's text is read; None in older ones
     adapter: str | None = None  #: the digest of the adapter's files; None where none is kept
+    run: str | None = None  #: the key of the recipe whose record is written beside it
     tolerance: float  #: the longest difference between vectors in memory and as written
     probes: tuple[Probe, ...]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isoembed.core import InputError, checked, expanded, fingerprint
-from isoembed.data.store import tokenizer_hash
+from isoembed.core import InputError, checked, expanded
 from isoembed.encoder.config import resolve
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import MODULES, load_exported
-from isoembed.encoder.load import weights_hash
 from isoembed.encoder.shapes import spec_of
 from isoembed.hub import hub_or_cache
 from isoembed.recipe import Teacher, TeacherLoss
@@ -31,7 +29,7 @@ def teacher(source: str | Path, *, loss: TeacherLoss = "cosine", weight: float =
     model = base_of(embedder.encoder.model)
     return Teacher(
         source=str(source),
-        weights=_identity(embedder),
+        weights=embedder.identity,
         params=spec_of(model, str(source), str(source)).params,
         width=embedder.dimensions,
         context=embedder.context_tokens,
@@ -43,16 +41,12 @@ def teacher(source: str | Path, *, loss: TeacherLoss = "cosine", weight: float =
 def open_teacher(source: str, *, known: Teacher | None = None) -> Embedder:
     """The embedder at `source`; raises InputError where there is none, or it is another one than the `known`."""
     embedder = Embedder(*load_exported(_folder(source)))
-    if known is not None and _identity(embedder) != known.weights:
-        raise InputError(f"The weights of the teacher {source} are not those that the recipe was made for.")
+    if known is not None and embedder.identity != known.weights:
+        raise InputError(
+            f"The teacher {source} is not the one that the recipe was made for: its weights, its configuration or how "
+            "it reads texts have changed. Put that one there, or make the recipe anew."
+        )
     return embedder
-
-
-def _identity(embedder: Embedder) -> str:
-    encoder = embedder.encoder
-    reads = [tokenizer_hash(embedder.tokenizer), embedder.context_tokens]
-    reads += [] if encoder.dense is None else [weights_hash(encoder.dense)]
-    return fingerprint([weights_hash(base_of(encoder.model)), encoder.pooling, encoder.prompts.model_dump(), *reads])
 
 
 def _folder(source: str) -> Path:

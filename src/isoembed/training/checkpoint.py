@@ -48,6 +48,7 @@ class LoopState(Counters):
     recipe_key: str
     data_fingerprint: str
     precision: Precision = "fp32"
+    computing: str | None = None  #: the hash of the base's configuration; None in older ones
     losses: tuple[LossPoint, ...] = ()
     evaluations: tuple[HeldoutPoint, ...] = ()
     inherited: Inherited | None = None
@@ -146,6 +147,11 @@ def load_checkpoint(
         )
     if (state.recipe_key, state.data_fingerprint) != (fresh.recipe_key, fresh.data_fingerprint):
         raise InputError(f"The checkpoint {newest} belongs to another recipe or to other data; give another `out`.")
+    if state.computing not in (None, fresh.computing):
+        raise InputError(
+            f"The base must compute as it did when {newest} was made; its configuration has changed. Put back its "
+            "config.json, or give another `out`."
+        )
     trainable = trainable_of(model)
     if not _fits(trainable, weights, moments):
         raise InputError(f"The checkpoint {newest} holds other parameters than the model trains; {remedy}.")

@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from isoembed.core import InputError, StoppedError, checked, expanded
 from isoembed.data.batches import Position, batches, is_spent
 from isoembed.data.dataset import PairData
 from isoembed.data.order import order_of
-from isoembed.encoder.encoder import Encoder
+from isoembed.encoder.computing import computing_hash
+from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.recipe import Recipe, check_trained
 from isoembed.records import Heldout, LossPoint, RunRecord
 from isoembed.scratch import TRUNK, remove
@@ -65,8 +67,12 @@ def run(
     trainer = set_up(recipe, execution)
     encoder = trainer.encoder
     before = before or _heldout(trainer, data)
+    base: Any = base_of(encoder.model)
     fresh = LoopState(
-        recipe_key=recipe.key, data_fingerprint=str(data.stats.fingerprint), precision=recipe.precision or "fp32"
+        recipe_key=recipe.key,
+        data_fingerprint=str(data.stats.fingerprint),
+        precision=recipe.precision or "fp32",
+        computing=computing_hash(base.config),
     )
     state = load_checkpoint(folder, fresh, encoder, trainer.optimizer) if execution.resume else fresh
     fresh = fresh.model_copy(update={"inherited": state.inherited})

@@ -27,7 +27,7 @@ from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import load_base, weights_hash
 from isoembed.recipe import Prompts
 from isoembed.records import RECORD, RunRecord
-from isoembed.workflows.job import check_place
+from isoembed.workflows.job import at_hand, check_place
 
 
 class Part(Frozen):
@@ -173,9 +173,14 @@ def _untrained(folder: Path, base_hash: str | None) -> tuple[nn.Module, str]:
         recipe = RunRecord.load(folder / RECORD).recipe
     except InputError as error:
         raise InputError(f"A share of the `base` needs the record of the first model's run: {error}") from None
-    if recipe.base_hash is None:  # that of the other models' records
-        recipe = recipe.model_copy(update={"base_hash": base_hash})
-    return _parts(encoder_of(load_base(recipe), recipe)), recipe.model.name
+    here = at_hand(recipe, folder)
+    if here is None:
+        raise InputError(
+            f"A share of the `base` needs it: {recipe.model.source} must be here or beside {folder}. Put it there."
+        )
+    if here.base_hash is None:  # that of the other models' records
+        here = here.model_copy(update={"base_hash": base_hash})
+    return _parts(encoder_of(load_base(here), here)), here.model.name
 
 
 def _card(parts: Sequence[Part], prompts: Prompts) -> str:

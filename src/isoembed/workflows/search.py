@@ -18,14 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from isoembed.cache import used, user_cache
-from isoembed.core import Frozen, InputError, fingerprint, sole_writer
+from isoembed.core import Frozen, InputError, sole_writer
 from isoembed.encoder.embed import Progress
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.export import scratch_folder
 from isoembed.encoder.exported import load_exported
-from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.readers import rows
-from isoembed.recipe import NO_PROMPTS
 
 
 class IndexKey(Frozen):
@@ -65,7 +63,7 @@ class Index:
         pairs = tuple((_encodable(title), _encodable(text)) for title, text in documents)
         if not pairs:
             raise InputError("An index must hold at least one document; the source gave none.")
-        key = IndexKey(model=_model_key(embedder), corpus=_corpus_key(pairs), documents=len(pairs))
+        key = IndexKey(model=embedder.identity, corpus=_corpus_key(pairs), documents=len(pairs))
         place = index_folder(key.model)
         if _stored_key(place) != key:
             texts = [text for _, text in pairs]
@@ -91,7 +89,7 @@ class Index:
         """The model of an exported `folder` and its last index, of the cache or, of before there was one, in `folder`;
         None where there is none."""
         embedder = _opened(folder)
-        model = _model_key(embedder)
+        model = embedder.identity
         for place in (index_folder(model), folder / "index"):
             if (key := _stored_key(place)) is not None and key.model == model:
                 used(place)
@@ -144,15 +142,6 @@ def _encodable(text: str) -> str:
     """`text` with a replacement sign for every half character (lone surrogate): no tokenizer and no terminal takes
     one."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _model_key(embedder: Embedder) -> str:
-    encoder, backend = embedder.encoder, embedder.tokenizer.backend_tokenizer
-    vocabulary = hashlib.sha256(backend.to_str().encode()).hexdigest()
-    prompts = [] if encoder.prompts == NO_PROMPTS else [encoder.prompts.model_dump()]
-    dense = [] if encoder.dense is None else [weights_hash(encoder.dense)]
-    reads = [encoder.pooling, vocabulary, embedder.context_tokens, *prompts, *dense]
-    return fingerprint([weights_hash(encoder.model), *reads])
 
 
 def _corpus_key(documents: tuple[tuple[str, str], ...]) -> str:

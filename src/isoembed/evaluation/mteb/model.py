@@ -12,6 +12,7 @@ from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.abs_encoder import AbsEncoder
 
 from isoembed.core import InputError, fingerprint
+from isoembed.encoder.computing import computing_hash
 from isoembed.encoder.exported import open_sentence_transformer
 from isoembed.encoder.load import weights_hash
 from isoembed.evaluation.mteb.library import quiet
@@ -60,7 +61,7 @@ def revision_of(model: Any, prompts: Mapping[str, str]) -> str:
             "modules": [type(module).__name__ for module in model],
             "pooling": model[1].pooling_mode,
             "prompt_pooled": model[1].include_prompt,
-            "causal": getattr(model[0].auto_model.config, "is_causal", None),
+            "computing": computing_hash(model[0].auto_model.config),
             "prompts": dict(prompts or model.prompts),
         }
     )
