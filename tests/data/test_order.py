@@ -101,6 +101,19 @@ def test_resume_is_exact(data: PairData, alpha: float | None) -> None:
         assert [batch.rows.tolist() for _, batch in rest] == [batch.rows.tolist() for _, batch in whole[stop:]]
 
 
+@pytest.mark.parametrize("first", ["large", "tiny"])
+def test_the_source_that_cuts_the_others_is_named(first: str, tmp_path: Path) -> None:
+    """Equal weights leave one file as many pairs as the other has; the one that comes first alone was blamed."""
+    for name, count in (("large", 200), ("tiny", 20)):
+        rows = [{"query": f"{name} q{n}", "pos": f"{name} p{n}"} for n in range(count)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    files = sorted(("large", "tiny"), key=lambda name: name != first)
+    source = open_source(",".join(f"{tmp_path}/{name}.jsonl" for name in files))
+    data = prepare(source, tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=0)
+    with pytest.raises(InputError, match=r"tiny\.jsonl has 20 training pairs < 32.* ends first: .*less weight"):
+        order_of(data, ONE_SOURCE, batch_pairs=32, seed=0)
+
+
 def test_the_order_of_the_files_changes_nothing(data: PairData, tmp_path: Path) -> None:
     other = mixture(tmp_path, "cab")
     setup = Setup(batch_pairs=10, context_tokens=8, options=ONE_SOURCE)

@@ -118,11 +118,12 @@ def order_of(
         return Order((train,), batch_pairs, seed)
     alpha = 1.0 if options.source_alpha is None else options.source_alpha
     sources = _parts(data, options, train)
-    name, rows = min(sources, key=lambda source: len(source[1]))  # weights cut the others to its size
-    if len(rows) < batch_pairs:
+    short = [(name, len(rows)) for name, rows in sources if len(rows) < batch_pairs]
+    if short:
+        found = ", ".join(f"{name} has {count:,} training pairs < {batch_pairs}" for name, count in short)
         raise InputError(
-            f"With `batch_by={options.batch_by}` every source must fill a batch; {name} has {len(rows):,} training "
-            f"pairs < {batch_pairs}. Lower `batch_pairs`, leave it out, give it less weight, or join it with another."
+            f"With `batch_by={options.batch_by}` every source must fill a batch; {found}. A mixture ends with the file "
+            "that ends first: lower `batch_pairs`, give that file less weight, leave it out, or join it with another."
         )
     parts = tuple(rows for _, rows in sources)
     if options.batch_by == "source":

@@ -129,7 +129,7 @@ def check_weights(source: str) -> Sequence[str]:
 
 
 def set_to_zero(model: nn.Module, names: Sequence[str]) -> None:
-    """What the weights do not set is drawn at random, another one at each opening."""
+    """Set these parameters to zero, in place: what the weights do not set is else drawn anew at each opening."""
     with torch.no_grad():
         for name in names:
             model.get_parameter(name).zero_()
@@ -156,8 +156,7 @@ def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> tuple
     except Exception as error:  # whatever it raises: weights and architecture do not fit in many ways
         raise unreadable("weights", source, error) from None
     unread = check_places(source, report, whole, cut=_cut_off(model, whole))
-    if options.get("device_map") != "meta":
-        set_to_zero(model, unread)
+    set_to_zero(model, unread)
     return model, unread
 
 
