@@ -110,7 +110,7 @@ def test_the_source_that_cuts_the_others_is_named(first: str, tmp_path: Path) ->
     files = sorted(("large", "tiny"), key=lambda name: name != first)
     source = open_source(",".join(f"{tmp_path}/{name}.jsonl" for name in files))
     data = prepare(source, tiny_tokenizer(), context_tokens=8, folder=tmp_path / "tokens", heldout_pairs=0)
-    with pytest.raises(InputError, match=r"tiny\.jsonl has 20 training pairs < 32.* ends first: .*less weight"):
+    with pytest.raises(InputError, match=r"tiny\.jsonl has 20 training pairs < 32.* Change the weights"):
         order_of(data, ONE_SOURCE, batch_pairs=32, seed=0)
 
 

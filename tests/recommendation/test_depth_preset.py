@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from isoembed.core import InputError
 from isoembed.families import NANO
 from isoembed.families.base import Family
 from isoembed.families.known import has_measured_weights
+from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import LoRA
 from isoembed.recipe import DataStats, Options, PartialSetup
 from isoembed.recommendation.constraints import Constraints
@@ -100,6 +102,19 @@ def test_who_takes_the_advice_keeps_the_laws_order() -> None:
         assert (found.recipe.options, found.loss) == (options, None)
         (said,) = [each for each in found.notes if each.code == "other-settings" and each.kind != "no-forecast"]
         assert said.kind == "assumed"
+    laws = shipped_law("smollm2-135m@")
+    assert laws is not None
+    both_ways = LawSet(
+        laws=tuple(
+            law.model_copy(
+                update={"settings": law.settings.model_copy(update={"options": Options(bidirectional=True)})}
+            )
+            for law in laws.laws
+        )
+    )
+    advised = PartialSetup(options=Options(hardness_strength=5))
+    with pytest.raises(InputError, match="attention both ways there"):  # the advice is beside plain runs
+        recommend("5e13", REQUEST.family, data=REQUEST.data, law=both_ways, setup=advised)
     more = PartialSetup(options=Options(hardness_strength=5, bidirectional=True))  # which nobody judged together
     assert (
         "can be had by `other_settings`" in recommend("5e13", REQUEST.family, data=REQUEST.data, setup=more).assumed[-1]

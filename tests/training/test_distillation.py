@@ -298,9 +298,12 @@ def test_how_a_teacher_computes_is_part_of_what_it_is(wide: Teacher, tmp_path: P
     same = shutil.copytree(wide.source, tmp_path / "same")
     assert teacher(same).weights == wide.weights
     other = shutil.copytree(wide.source, tmp_path / "other")
+    file = other / "config.json"
+    kept = file.read_text()
+    for added in ({"transformers.js_config": {"dtype": "fp16"}}, {"tokenizer_class": "T"}, {"license": "mit"}):
+        file.write_text(json.dumps(json.loads(kept) | added))  # what others add computes nothing
+        assert teacher(other).weights == wide.weights
     for field, value in (("hidden_act", "relu"), ("layer_norm_eps", 0.1), ("use_parallel_residual", False)):
-        file = other / "config.json"
-        kept = file.read_text()
         file.write_text(json.dumps(json.loads(kept) | {field: value}))
         assert teacher(other).weights != wide.weights
         assert Embedder.load(other).identity != Embedder.load(same).identity
@@ -319,10 +322,13 @@ def test_a_base_that_computes_otherwise_at_resume_is_refused(data: PairData, tmp
         run(planned, data, tmp_path / "part", callbacks=[StopAfter(2)])
     file = base / "config.json"
     kept = file.read_text()
-    file.write_text(json.dumps(json.loads(kept) | {"hidden_act": "relu"}))
-    with pytest.raises(InputError, match=r"must compute as it did .* configuration has changed\. Put back its config"):
-        run(planned, data, tmp_path / "part", execution=Execution(resume=True))
-    file.write_text(kept)
+    for change in ({"hidden_act": "relu"}, {"hidden_dropout": 0.5}):
+        file.write_text(json.dumps(json.loads(kept) | change))
+        with pytest.raises(
+            InputError, match=r"must compute as it did .* configuration has changed\. Put back its config"
+        ):
+            run(planned, data, tmp_path / "part", execution=Execution(resume=True))
+    file.write_text(json.dumps(json.loads(kept) | {"transformers.js_config": {"dtype": "fp16"}}))  # as hubs add it
     assert run(planned, data, tmp_path / "part", execution=Execution(resume=True))[1].steps > 2
 
 

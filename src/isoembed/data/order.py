@@ -122,8 +122,8 @@ def order_of(
     if short:
         found = ", ".join(f"{name} has {count:,} training pairs < {batch_pairs}" for name, count in short)
         raise InputError(
-            f"With `batch_by={options.batch_by}` every source must fill a batch; {found}. A mixture ends with the file "
-            "that ends first: lower `batch_pairs`, give that file less weight, leave it out, or join it with another."
+            f"With `batch_by={options.batch_by}` every source must fill a batch; {found}. Change the weights "
+            "that cut it, lower `batch_pairs`, leave it out, or join it with another one."
         )
     parts = tuple(rows for _, rows in sources)
     if options.batch_by == "source":

@@ -19,7 +19,7 @@ _BESIDE = re.compile(
     r"|(.*\.)?mtp(_layers)?\."
 )
 #: on top of an encoder's first token, for its classes: no pooling of ours reads it, and many are saved without
-_POOLER = re.compile(r"(.*\.)?pooler\.dense\.(weight|bias)")
+_POOLER = re.compile(r"(.*\.)?pooler\.(dense\.)?(weight|bias)")
 #: tables that earlier versions of transformers saved, and now compute: masks and rotary angles
 _COMPUTED = re.compile(
     r"(.*\.)?((attn|attention)\.(bias|masked_bias|causal_mask)|rotary_emb\.(inv_freq|cos_cached|sin_cached)"
@@ -57,18 +57,19 @@ def check_unquantised(source: str, written: Mapping[str, Any]) -> None:
         )
 
 
-def check_places(
-    source: str, report: Mapping[str, Any], config: Any, *, cut: tuple[str, range] | None = None
-) -> list[str]:
-    """The parameters of an encoder's pooler that the weights leave unset, which nothing reads.
+def of_pooler(name: str) -> bool:
+    """Whether the tensor of that name is of an encoder's pooler, which no embedding reads; where the weights leave it
+    unset, it is drawn anew at each opening, so that it is no part of what a model is."""
+    return _POOLER.fullmatch(name) is not None
 
-    Raises InputError where transformers' loading `report` names a parameter that the weights leave unset, or a tensor
+
+def check_places(source: str, report: Mapping[str, Any], config: Any, *, cut: tuple[str, range] | None = None) -> None:
+    """Raise InputError where transformers' loading `report` names a parameter that the weights leave unset, or a tensor
     that the architecture has no place for, but for heads, what is computed anew, and blocks that were not asked for.
 
     config: of the whole model; cut: the name of its list of blocks, and the indices of those left out.
     """
-    unread = sorted(filter(_POOLER.fullmatch, report["missing_keys"]))
-    missing = sorted(set(report["missing_keys"]) - set(unread))
+    missing = sorted(key for key in report["missing_keys"] if not of_pooler(key))
     extra = sorted(
         key for key in report["unexpected_keys"] if not (_dispensable(key, config) or (cut and _left_out(key, *cut)))
     )
@@ -92,7 +93,6 @@ def check_places(
             f"have none ({some(extra)}), and without them it is another model. Correct config.json (its number of "
             "layers, its biases), or fetch the model again."
         )
-    return unread
 
 
 def check_finite(source: str, model: nn.Module) -> None:

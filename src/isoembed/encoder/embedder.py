@@ -87,7 +87,7 @@ class Embedder:
 
     @property
     def identity(self) -> str:
-        """16 hex digits over all that its embeddings depend on, in fp32: weights, configuration, projection, tokenizer,
+        """16 hex digits over what its embeddings depend on, in fp32: parameters, configuration, projection, tokenizer,
         how much of a text is read, pooling, prompts."""
         encoder = self.encoder
         model: Any = base_of(encoder.model)

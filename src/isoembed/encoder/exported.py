@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import InputError, checked, expanded
 from isoembed.encoder.encoder import Encoder
-from isoembed.encoder.load import check_weights, set_to_zero
+from isoembed.encoder.load import check_weights
 from isoembed.recipe import Prompts, SourcePrompts
 
 #: without it the folder is no model, so it goes first and comes last
@@ -74,7 +74,7 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
     Raises InputError where the folder is no such model.
     """
     inner, _, *dense = module_folders(folder)
-    unread = check_weights(str(inner))
+    check_weights(str(inner))
     for each in dense:
         _check_dense(each)
     _check_arguments(folder, inner)
@@ -92,7 +92,6 @@ def open_sentence_transformer(folder: Path, *, device: str | None = None) -> Any
         raise InputError(
             f"{folder} cannot be read as a sentence-transformers model: {error}. Export it anew."
         ) from error
-    set_to_zero(model[0].auto_model, unread)
     limit = model.max_seq_length
     if not isinstance(limit, int | float) or not limit >= 1:
         raise InputError(f"{folder} must read a positive number of tokens; its `max_seq_length` is {limit!r}.")

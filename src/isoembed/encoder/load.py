@@ -16,7 +16,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from isoembed.core import InputError
-from isoembed.encoder.checks import adapter_error, check_finite, check_places
+from isoembed.encoder.checks import adapter_error, check_finite, check_places, of_pooler
 from isoembed.encoder.config import load_config, read_config, resolve, unreadable
 from isoembed.encoder.depth import first_blocks
 from isoembed.encoder.quiet import quiet
@@ -48,7 +48,7 @@ def load_model(
             torch.manual_seed(seed)
             drawn: nn.Module = AutoModel.from_config(config, trust_remote_code=False, **options)
             return drawn.eval()
-    model = _with_weights(source, whole, config=config, **options)[0].eval()
+    model = _with_weights(source, whole, config=config, **options).eval()
     if depth is not None and len(blocks_of(model)) != depth:
         raise InputError(f"{source!r} does not build the {depth} blocks that it is cut to. Leave the model whole.")
     check_finite(source, model)
@@ -59,7 +59,7 @@ def load_transformer(source: str) -> nn.Module:
     """Any text model at `source` without its head, an encoder too, to be looked at and not trained.  Raises InputError
     where there are no safetensors weights, or where they leave a parameter unset."""
     config = read_config(source)
-    return _with_weights(source, config, config=config, dtype=torch.float32)[0].eval()
+    return _with_weights(source, config, config=config, dtype=torch.float32).eval()
 
 
 def load_base(recipe: Recipe) -> nn.Module:
@@ -121,25 +121,15 @@ def _resize_table(model: nn.Module, rows: int, what: str, change: str) -> nn.Mod
     return model
 
 
-def check_weights(source: str) -> Sequence[str]:
-    """The parameters that the safetensors weights at `source` do not set, of those that no embedding reads.  Raises
-    InputError unless they can be read and set all others, as `load_model` would; no value is loaded."""
+def check_weights(source: str) -> None:
+    """Raise InputError unless the safetensors weights at `source` can be read and set every parameter, as `load_model`
+    would; names and shapes are looked at, no value is loaded."""
     whole = read_config(source)
-    return _with_weights(source, whole, config=whole, device_map="meta")[1]
+    _with_weights(source, whole, config=whole, device_map="meta")
 
 
-def set_to_zero(model: nn.Module, names: Sequence[str]) -> None:
-    """Set these parameters to zero, in place: what the weights do not set is else drawn anew at each opening."""
-    with torch.no_grad():
-        for name in names:
-            model.get_parameter(name).zero_()
-
-
-def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> tuple[nn.Module, Sequence[str]]:
-    """The model, and the names of what its weights do not set and no embedding reads.
-
-    whole: the configuration of all that is stored, of which the one in `options` may be a cut.
-    """
+def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> nn.Module:
+    """whole: the configuration of all that is stored, of which the one in `options` may be a cut."""
     place = resolve(source)
     with hub_or_cache(place):
         if find_adapter_config_file(place) is not None:  # on the hub too, where the base it names would be opened
@@ -155,9 +145,9 @@ def _with_weights(source: str, whole: PreTrainedConfig, **options: Any) -> tuple
             )
     except Exception as error:  # whatever it raises: weights and architecture do not fit in many ways
         raise unreadable("weights", source, error) from None
-    unread = check_places(source, report, whole, cut=_cut_off(model, whole))
-    set_to_zero(model, unread)
-    return model, unread
+    check_places(source, report, whole, cut=_cut_off(model, whole))
+    loaded: nn.Module = model
+    return loaded
 
 
 def _cut_off(model: nn.Module, whole: PreTrainedConfig) -> tuple[str, range] | None:
@@ -206,9 +196,12 @@ def looks_ahead(model: nn.Module, *, padded: bool = False) -> bool:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """16 hex digits over names, shapes, types and bytes of all parameters; the precision they were loaded in counts."""
+    """16 hex digits over names, shapes, types and bytes of all parameters but a pooler's; the precision that they were
+    loaded in counts."""
     digest = hashlib.sha256()
     for name, value in sorted(model.named_parameters()):
+        if of_pooler(name):
+            continue
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

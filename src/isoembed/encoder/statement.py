@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from isoembed.core import Frozen, InputError
 from isoembed.data.prompts import prompt_tokens
+from isoembed.encoder.checks import of_pooler
 from isoembed.encoder.embed import tokenize
 from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import context_of, prompts_of
@@ -195,8 +196,8 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
-    """Each tensor of `model`'s state by name."""
-    return {name: Fingerprint.of(value) for name, value in model.state_dict().items()}
+    """Each tensor of `model`'s state by name, but for a pooler's."""
+    return {name: Fingerprint.of(value) for name, value in model.state_dict().items() if not of_pooler(name)}
 
 
 def probed(reader: Reader) -> tuple[Probe, ...]:

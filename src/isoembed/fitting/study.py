@@ -88,9 +88,9 @@ def study(
     """The law of `laws` that forecasts the held-out runs of `group` best, fitted to all of them, with its rivals.
 
     Laws are ranked by the root mean square of their held-out errors, never by the objective.  The best is that of the
-    least error, of those within `SAME_ERROR` of it: first come those whose parameters all runs identify, among these
-    those whose forecast is not biased.  The others are kept as alternatives with bootstrap samples of their own,
-    `MOST_ALTERNATIVES` at most.  A single law is taken as it is.
+    least error, of those within `SAME_ERROR` of it: first come those whose parameters the fit to all runs identifies,
+    among these those whose forecast is not biased.  The others are kept as alternatives with bootstrap samples of their
+    own, `MOST_ALTERNATIVES` at most.  A single law is taken as it is.
     draws: number of bootstrap samples; 0 for none.
     Raises InputError where no law can be fitted.
     """
@@ -194,7 +194,7 @@ class _HeldOutLaw:
 
     law: Law
     held: list[Holdout]
-    loose: bool = field(default=False, kw_only=True)  # the runs do not identify its parameters
+    loose: bool = field(default=False, kw_only=True)  # by the fit; the bootstrap judges after
 
     @property
     def errors(self) -> list[float]:
@@ -230,7 +230,7 @@ def _tested(laws: Sequence[Law], points: Points, by: Sequence[By], delta: float 
 
 def _ranked(tested: Sequence[_HeldOutLaw]) -> tuple[list[_HeldOutLaw], list[_HeldOutLaw]]:
     """The best law with those that are not distinguishable from it, and the others; most hold-outs tested first, then
-    the least error.  Among the alike come first those whose parameters the runs identify, then unbiased forecasts;
+    the least error.  Among the alike come first those whose parameters the fit identifies, then unbiased forecasts;
     beyond them bias would prefer laws that know nothing."""
     order = sorted(tested, key=lambda each: (-len(each.errors), each.error))
     best = order[0]

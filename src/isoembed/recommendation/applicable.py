@@ -10,7 +10,7 @@ from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.notes import reason
 from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
-from isoembed.recipe import SetupNote
+from isoembed.recipe import PLAIN, SetupNote
 from isoembed.recommendation.candidates import methods_on
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.objectives import gained
@@ -33,7 +33,7 @@ class Applicable:
 def applies_to(laws: LawSet, request: CompleteRequest) -> bool:
     """Whether `laws` hold for what is asked: its settings, and a method that it allows."""
     differs = differences(laws, request)
-    holding = laws.laws if not differs or _is_advised(request, differs) else _holding(laws, request, differs)
+    holding = laws.laws if not differs or _is_advised(laws, request, differs) else _holding(laws, request, differs)
     return any(methods_on(law, request, model) for law in holding for model in request.all_sizes)
 
 
@@ -53,7 +53,7 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
             if at is not None and at.verdict != "holds"
         ]
         why = (*differs.values(), *failed)
-        advised = _is_advised(request, differs)
+        advised = _is_advised(laws, request, differs)
         if other_settings or advised:
             both: tuple[Kind, ...] = ("assumed" if advised else "warning", "no-forecast")
             return Applicable(laws, notes=tuple(note(kind, "other-settings", differences=why) for kind in both))
@@ -73,10 +73,10 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
     return Applicable(LawSet(laws=tuple(holding)), factor, tuple(notes))
 
 
-def _is_advised(request: CompleteRequest, differs: Collection[str]) -> bool:
-    """Whether nothing differs but options that gained by the tasks beside plain runs of the family: who takes advice
-    keeps the order of recipes."""
-    return set(differs) == {"options"} and gained(request)
+def _is_advised(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -> bool:
+    """Whether nothing differs from the plain runs of the laws but options that gained by the tasks beside such runs of
+    the family: who takes advice keeps the order of recipes."""
+    return set(differs) == {"options"} and laws.settings.options == PLAIN and gained(request)
 
 
 def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, TransferCheck | None]]:
