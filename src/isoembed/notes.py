@@ -271,7 +271,7 @@ class Refusal(Note):
         # of the limits of a request
         "too-large": (
             "`{limit}` must leave a model: the least of {family} that may be chosen is {least:,.6g} {unit}, above "
-            "{most:,.6g}. Raise it, or choose another family.",
+            "{most:,.6g}. Raise it, {otherwise}or choose another family.",
         ),
         "serving": (
             "`budget` must pay for serving too: embedding {tokens:.3g} tokens with {model} costs {cost:.3g} FLOP of "

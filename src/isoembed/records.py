@@ -22,6 +22,8 @@ from isoembed.scratch import clear_files
 
 #: file of a run's record, beside what it made
 RECORD = "record.json"
+#: file of what was asked for, beside it
+RECIPE = "recipe.json"
 #: file of a ledger: what its sweep was asked for
 REQUEST = "sweep.json"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, Gemma3Config, T5Config
 
 from isoembed.core import InputError
@@ -168,6 +169,18 @@ def test_the_hash_sees_every_weight_and_its_place(folder: Path) -> None:
         seen.add(weights_hash(model))
     seen.add(weights_hash(model.bfloat16()))
     assert len(seen) == 4
+
+
+def test_the_hash_sees_what_is_stored_beside_the_weights() -> None:
+    """Which expert a token is sent to hangs on a correction bias that is no parameter; it was not seen."""
+    model = nn.Linear(2, 2)
+    plain = weights_hash(model)
+    model.register_buffer("computed", torch.ones(2), persistent=False)
+    assert weights_hash(model) == plain
+    model.register_buffer("e_score_correction_bias", torch.zeros(2))
+    before = weights_hash(model)
+    model.e_score_correction_bias += 1
+    assert len({plain, before, weights_hash(model)}) == 3
 
 
 def test_an_attention_implementation_may_be_chosen(folder: Path) -> None:

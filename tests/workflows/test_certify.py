@@ -23,7 +23,7 @@ from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.encoder.exported import open_sentence_transformer
 from isoembed.encoder.statement import Fingerprint
-from isoembed.records import RECORD
+from isoembed.records import RECIPE, RECORD
 from tests.data.helpers import write_jsonl
 from tests.models import configs, tiny, tiny_tokenizer
 from tests.reliability.fuzz import Outcome, command
@@ -462,7 +462,27 @@ def test_a_record_of_another_run_is_found(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "out", tmp_path / "out")
     _edit(tmp_path / "out" / RECORD, lambda content: content["recipe"].update(seed=7))
     failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
-    assert failed == {"record": f"{RECORD} is of another training than {CERTIFICATE}"}
+    assert failed == {
+        "record": f"{RECORD} is of another training than {CERTIFICATE}",
+        "recipe": f"{RECIPE} is of another training than {RECORD}",
+    }
+
+
+def test_a_recipe_of_another_run_is_found(whole: Path, tmp_path: Path) -> None:
+    """Whoever trains by it gets another model."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    _edit(tmp_path / "out" / RECIPE, lambda content: content.update(seed=7))
+    failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
+    assert failed == {"recipe": f"{RECIPE} is of another training than {RECORD}"}
+
+
+def test_an_adapter_that_is_gone_is_said_and_no_fault(whole: Path, tmp_path: Path) -> None:
+    """The model has it merged."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "adapter")
+    found = isoembed.certify(tmp_path / "out", base=str(whole / "base"))
+    assert found.passed
+    assert ("adapter", None) in {(check.name, check.passed) for check in found.checks}
 
 
 def test_a_folder_that_is_no_model_is_wrong_use(tmp_path: Path) -> None:

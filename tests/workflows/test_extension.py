@@ -110,7 +110,9 @@ def test_a_key_of_before_stays_and_the_schedule_is_said(data: PairData) -> None:
     assert (plain.fall_in_words, said) == ("cosine to 10%", "decay 50% to 10%")
 
 
-def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_extended_is_refused(
+    data: PairData, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned, out = of_kind(data, "full"), tmp_path / "a"
     trunk, record = trunk_of(out, folder), out / RECORD
 
@@ -132,6 +134,10 @@ def test_what_cannot_be_extended_is_refused(data: PairData, folder: Path, tmp_pa
     (folder / "other.jsonl").write_text("".join((folder / "pairs.jsonl").read_text().splitlines(keepends=True)[:200]))
     with pytest.raises(InputError, match=r"are not those that the recipe was made for.* Name those as `data`"):
         plan(1e10, "other.jsonl")
+    monkeypatch.setattr("isoembed.workflows.job.computing_hash", lambda _: "another")
+    with pytest.raises(InputError, match=r"the configuration of .* has changed\. Put back its config\.json"):
+        plan(1e10)
+    monkeypatch.undo()
     as_bf16 = planned.extended(2 * planned.train_tokens).model_copy(update={"precision": "bf16"})
     with pytest.raises(InputError, match="begun in, fp32; got bf16"):
         branch(trunk, tmp_path / "b", as_bf16, made)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from isoembed.core import InputError
@@ -83,6 +83,13 @@ def test_the_base_may_lie_beside_the_models(recipe: Recipe, tmp_path: Path, monk
     train(own, pairs, "one")
     monkeypatch.chdir(elsewhere)
     assert merge(["../there/one"], "mean", base=0.5).parts[1].share == 0.5
+    shutil.copytree(there / "base", decoy := elsewhere / "base")  # another of its name is here
+    tensors = load_file(decoy / "model.safetensors")
+    save_file({name: value + 1 for name, value in tensors.items()}, decoy / "model.safetensors", {"format": "pt"})
+    merge(["../there/one"], "again", base=0.5)
+    mean = weights(Path("mean"))
+    assert all(torch.equal(value, mean[name]) for name, value in weights(Path("again")).items())
+    shutil.rmtree(decoy)
     shutil.rmtree(there / "base")
     with pytest.raises(InputError, match=r"needs it: \./base must be here or beside .*one\. Put it there"):
         merge(["../there/one"], "other", base=0.5)
@@ -148,7 +155,7 @@ def test_a_trained_model_is_not_merged_over(models: list[Path], tmp_path: Path) 
         merge(models, out)
     assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
     merge(models, tmp_path / "mean")
-    with pytest.raises(InputError, match="mean already holds a trained model"):  # another merge's average was gone too
+    with pytest.raises(InputError, match="mean already holds a model"):  # another merge's average was gone too
         merge(models, tmp_path / "mean", shares=[3, 1])
 
 

@@ -61,7 +61,7 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Adapters
 from isoembed.methods.parts import blocks_of
 from isoembed.recipe import Recipe
-from isoembed.records import RECORD, RunRecord
+from isoembed.records import RECIPE, RECORD, RunRecord
 
 CERTIFICATE = "certificate.json"
 #: the folder of an adapter that is kept beside the model
@@ -228,6 +228,8 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks += _direction(written, told, origin, certified=earlier.statement is not None)
         if told is not None:
             checks.append(_normalised(written))
+            if (folder / RECIPE).is_file():
+                checks.append(_recipe(folder / RECIPE, told))
         if origin is not None:
             checks += _as_the_base(written, origin)
             dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
@@ -271,7 +273,7 @@ def _earlier(folder: Path) -> Certificate:
 
 def _adapters(folder: Path, inner: Path, statement: Statement | None) -> Iterator[ModelCheck]:
     """An adapter with a factor of zero adds nothing to its layer: it was never trained.  One that was kept beside the
-    model is as it was written."""
+    model is as it was written; that it was taken away since is said and no fault, for the model has it merged."""
     for place in dict.fromkeys((folder, inner, kept := folder / ADAPTER)):
         if (file := place / "adapter_model.safetensors").is_file():
             found = _adapter(file)
@@ -281,6 +283,8 @@ def _adapters(folder: Path, inner: Path, statement: Statement | None) -> Iterato
                     found if alike else ModelCheck(name="adapter", passed=False, seen="another one than was trained")
                 )
             yield found
+    if statement is not None and statement.adapter is not None and not kept.is_dir():
+        yield ModelCheck(name="adapter", passed=None, seen=f"{ADAPTER}/ was written beside the model and is gone")
 
 
 def _adapter(file: Path) -> ModelCheck:
@@ -452,6 +456,13 @@ def _normalised(written: Written) -> ModelCheck:
     return ModelCheck(
         name="length", passed=passed, seen=f"vectors of length {lengths.min():.4g} to {lengths.max():.4g}"
     )
+
+
+def _recipe(file: Path, recipe: Recipe) -> ModelCheck:
+    """`file` is what others train this model by."""
+    alike = Recipe.load(file).key == recipe.key
+    seen = "that of the record" if alike else f"{RECIPE} is of another training than {RECORD}"
+    return ModelCheck(name="recipe", passed=alike, seen=seen)
 
 
 def _as_the_base(written: Written, origin: Origin) -> Iterator[ModelCheck]:

@@ -196,10 +196,12 @@ def looks_ahead(model: nn.Module, *, padded: bool = False) -> bool:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """16 hex digits over names, shapes, types and bytes of all parameters but a pooler's; the precision that they were
-    loaded in counts."""
+    """16 hex digits over names, shapes, types and bytes of all parameters but a pooler's, and of what is stored beside
+    them, as experts' correction biases; the precision that they were loaded in counts."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    stored = [(name, value) for name, value in model.state_dict().items() if name not in every]
+    for name, value in sorted([*model.named_parameters(), *stored], key=lambda each: each[0]):
         if of_pooler(name):
             continue
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())

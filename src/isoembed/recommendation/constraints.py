@@ -17,6 +17,8 @@ from isoembed.recipe import DataStats, Setup
 
 LimitName = Literal["max_params", "max_index_bytes", "max_query_flop"]
 
+#: limit -> what else helps than to raise it
+_OTHERWISE: dict[LimitName, str] = {"max_index_bytes": "train fewer `dimensions` or a narrower `matryoshka`, "}
 #: limit -> what it bounds of a size, and in what unit
 _SIZE_LIMITS: dict[LimitName, tuple[Callable[[ModelSpec, Setup, DataStats], float], str]] = {
     "max_params": (lambda size, *_: size.params, "non-embedding parameters"),
@@ -66,7 +68,7 @@ class SizeLimits(Frozen):
             values = [measure(size, setup, data) for size in left]
             left = [size for size, value in zip(left, values, strict=True) if value <= limit]
             if not left:
-                known = {"limit": name, "family": family.name, "unit": of}
+                known = {"limit": name, "family": family.name, "unit": of, "otherwise": _OTHERWISE.get(name, "")}
                 raise InputError(refusal("too-large", least=min(values), most=limit, **known))
         return left
 

@@ -25,6 +25,7 @@ from isoembed.data.order import ordered
 from isoembed.data.sources import MAX_ROW_BYTES, PairsInMemory, Source, absolute, open_source
 from isoembed.encoder.base_card import base_card
 from isoembed.encoder.card import TRAINED, model_card
+from isoembed.encoder.computing import computing_hash
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.export import MARKER, clear_export
@@ -54,10 +55,17 @@ from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
-from isoembed.records import RECORD, RunRecord
+from isoembed.records import RECIPE, RECORD, RunRecord
 from isoembed.scratch import STEPS, TRUNK, clear_files
 from isoembed.training.callbacks import Callback, MetricsFile
-from isoembed.training.checkpoint import begun_precision, branch, checkpoints, remove_checkpoints, trunk_state
+from isoembed.training.checkpoint import (
+    LoopState,
+    begun_precision,
+    branch,
+    checkpoints,
+    remove_checkpoints,
+    trunk_state,
+)
 from isoembed.training.distributed import barrier, rank
 from isoembed.training.early_stopping import check_evaluated
 from isoembed.training.execution import Execution
@@ -65,8 +73,6 @@ from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
 from isoembed.training.teacher import read_by_teacher
 
-#: file that a run writes first
-RECIPE = "recipe.json"
 #: in a run's working folder
 CHECKPOINTS = "checkpoints"
 
@@ -222,7 +228,7 @@ def plan_recipe(
     cache: Path,
     place: Path,
     other_data: bool = False,
-    extending: bool = False,
+    extending: LoopState | None = None,
     epochs: float | None = None,
 ) -> Job:
     """The job of a decided recipe, as that of a finished run, whose folder is `place`: its base may lie beside that.
@@ -230,7 +236,7 @@ def plan_recipe(
     epochs: of the pairs, in place of the recipe's number of tokens.
     other_data: train on these pairs whichever the recipe was made for; else those must be they, and are held out as its
         run did where `options` do not say how.
-    extending: a run that cannot go on with others, which no error then proposes.
+    extending: where the run stands that is gone on with; other pairs, which it cannot take, are then not proposed.
     Raises InputError where the base or the pairs are not those of the recipe.
     """
     found = at_hand(recipe, place)
@@ -247,7 +253,7 @@ def plan_recipe(
         data = _ready(_split_as(record, options, tokenizer, found, cache), found)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
-        those = "those" if extending else "those, or others,"
+        those = "those, or others," if extending is None else "those"
         said = "" if record is None else f" (it evaluated {_evaluated(record):,})"
         raise InputError(
             f"The pairs of {options.spec} are not those that the recipe was made for ({found.data.source}, "
@@ -258,7 +264,7 @@ def plan_recipe(
         found = found.model_copy(update={"data": data.stats})
     if epochs is not None:
         found = found.over(epochs)
-    decided = _with_base(found)
+    decided = _with_base(found, None if extending is None else extending.computing)
     if decided.base_hash != (found.base_hash or decided.base_hash):
         raise InputError(f"The weights of {found.model.source} are not those that the recipe was made for.")
     return Job(_given(decided, "given" if same else "given-elsewhere", epochs=epochs), data, tokenizer)
@@ -283,9 +289,9 @@ def plan_extension(
     record = RunRecord.load(folder / RECORD)
     extended = Extended(record, _moved(trunk or trunk_of(folder), record))
     recipe = _extended(record.recipe, budget)
-    trunk_state(extended.trunk, record)
+    state = trunk_state(extended.trunk, record)
     options = data if isinstance(data, DataOptions) else DataOptions(data)
-    job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute(), extending=True)
+    job = plan_recipe(record.recipe, options, cache=expanded(cache), place=folder.absolute(), extending=state)
     longer = job.recipe.extended(recipe.train_tokens)
     return replace(job, recommendation=_given(longer, "extended", epochs=budget.epochs), extended=extended)
 
@@ -351,14 +357,22 @@ def _given(recipe: Recipe, code: str = "given", *, epochs: float | None = None) 
     return Recommendation(budget=Budget.parse(recipe.total_flop), recipe=recipe, notes=notes, runners_up=())
 
 
-def _with_base(recipe: Recipe) -> Recipe:
-    """The recipe with the hash of its base's weights; what that model cannot do is refused before the training."""
+def _with_base(recipe: Recipe, known: str | None = None) -> Recipe:
+    """The recipe with the hash of its base's weights; what that model cannot do is refused before the training.
+
+    known: how that model computed when the run was begun that is gone on with, as `computing_hash` has it.
+    """
     base = load_model(recipe.model.source, depth=recipe.model.depth)
     decided = recipe.model_copy(update={"base_hash": weights_hash(base)})
     if recipe.options.resize_embeddings:
         grow_table(base, recipe.model.vocab)
     if recipe.options.bidirectional:
         attend_both_ways(base)
+    if known not in (None, computing_hash(base.config)):
+        raise InputError(
+            f"A run goes on with the base that it was begun with; the configuration of {recipe.model.source} has "
+            "changed. Put back its config.json, or train the longer run anew."
+        )
     return decided
 
 
@@ -490,7 +504,8 @@ def check_place(out: Path, work: Path, *, resume: bool | None) -> None:
     """
     if (not resume and (out / RECORD).exists()) or (resume is None and (out / MODULES).exists()):
         keeping = "" if resume is None else ", or `resume` to keep it"
-        raise InputError(f"{out} already holds a trained model; give another `out`{keeping}.")
+        model = "a trained model" if (out / RECORD).exists() else "a model"
+        raise InputError(f"{out} already holds {model}; give another `out`{keeping}.")
     nearest = next(place for place in (out, *out.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         raise InputError(f"The model must be written to a folder; {nearest} is a file. Name another one.")
@@ -612,20 +627,30 @@ def evaluate_folder(
 def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
     """The recipe of the model in `folder`, with its base, and its teacher, where it lies; None where its base was a
     folder which is neither here nor beside `folder`: a record names no places."""
-    if (teacher := recipe.options.teacher) is not None and (here := _beside(teacher.source, folder)) is not None:
-        recipe = recipe.taught_by(teacher.model_copy(update={"source": here}))
-    found = _beside(recipe.model.source, folder)
-    if found is None:
-        return None
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"source": found})})
+    if (teacher := recipe.options.teacher) is not None and (here := _places(teacher.source, folder)):
+        recipe = recipe.taught_by(teacher.model_copy(update={"source": here[0]}))
+    models = [recipe.model.model_copy(update={"source": place}) for place in _places(recipe.model.source, folder)]
+    found = [recipe.model_copy(update={"model": model}) for model in models]
+    if len(found) > 1:  # two of one name
+        return next(filter(_is_of, found), found[0])
+    return found[0] if found else None
 
 
-def _beside(source: str, folder: Path) -> str | None:
-    """A model's `./NAME` here or beside `folder`, None where it is neither; a hub id as it is."""
+def _places(source: str, folder: Path) -> list[str]:
+    """Where a model's `./NAME` lies, here or beside `folder`; a hub id as it is."""
     if not source.startswith("./"):
-        return source
-    places = (Path(source), folder.absolute().parent / source)
-    return next((str(place.absolute()) for place in places if place.exists()), None)
+        return [source]
+    places = (Path(source).absolute(), folder.absolute().parent / source)
+    return list({place.resolve(): str(place) for place in places if place.exists()}.values())
+
+
+def _is_of(recipe: Recipe) -> bool:
+    """Whether what lies at the recipe's base is that base."""
+    try:
+        load_base(recipe)
+    except InputError:
+        return False
+    return True
 
 
 def systems_beside(
