@@ -177,9 +177,10 @@ def test_the_hash_sees_what_is_stored_beside_the_weights() -> None:
     plain = weights_hash(model)
     model.register_buffer("computed", torch.ones(2), persistent=False)
     assert weights_hash(model) == plain
-    model.register_buffer("e_score_correction_bias", torch.zeros(2))
+    bias = torch.zeros(2)
+    model.register_buffer("e_score_correction_bias", bias)
     before = weights_hash(model)
-    model.e_score_correction_bias += 1
+    bias += 1
     assert len({plain, before, weights_hash(model)}) == 3
 
 

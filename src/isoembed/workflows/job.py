@@ -368,7 +368,8 @@ def _with_base(recipe: Recipe, known: str | None = None) -> Recipe:
         grow_table(base, recipe.model.vocab)
     if recipe.options.bidirectional:
         attend_both_ways(base)
-    if known not in (None, computing_hash(base.config)):
+    config: Any = base.config
+    if known not in (None, computing_hash(config)):
         raise InputError(
             f"A run goes on with the base that it was begun with; the configuration of {recipe.model.source} has "
             "changed. Put back its config.json, or train the longer run anew."
