@@ -102,6 +102,10 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
         **dict.fromkeys(TRIALS, Options()),
         "hardness weights": Options(hardness_strength=HARDNESS),
         "hardness weights on one source a batch": Options(hardness_strength=HARDNESS, batch_by="source"),
+        "attention both ways": Options(bidirectional=True),
+        "attention both ways, hardness weights on one source a batch": Options(
+            bidirectional=True, hardness_strength=HARDNESS, batch_by="source"
+        ),
         "mean of two seeds": Options(),
         "mean of two seeds on one source a batch": Options(batch_by="source"),
     }
