@@ -26,7 +26,8 @@ from isoembed.data.dataset import PairData
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import Family, ModelSpec
 from isoembed.methods import Full, LoRA, Method
-from isoembed.recipe import Options, Recipe, Setup, affordable, solve
+from isoembed.options import Options
+from isoembed.recipe import Recipe, Setup, affordable, solve
 from isoembed.records import Heldout, RunRecord
 from isoembed.scratch import TRUNK
 from isoembed.training.checkpoint import branch

@@ -32,7 +32,7 @@ from isoembed.encoder.load import load_model
 from isoembed.encoder.mini_batches import CPU_MINI_BATCH_TOKENS
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.methods import method_named
-from isoembed.recipe import PLAIN
+from isoembed.options import PLAIN
 from isoembed.training.compiled import compiled
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.objective import Objective

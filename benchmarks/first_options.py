@@ -25,7 +25,8 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.families import NANO
 from isoembed.methods import method_of
-from isoembed.recipe import PLAIN, Options, PartialSetup, PoolingName
+from isoembed.options import PLAIN, Options
+from isoembed.recipe import PartialSetup, PoolingName
 from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run

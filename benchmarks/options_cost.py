@@ -24,7 +24,8 @@ from typing import Any
 from isoembed.budget import Budget
 from isoembed.cli.models import chosen
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup
+from isoembed.options import Options
+from isoembed.recipe import PartialSetup
 from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run

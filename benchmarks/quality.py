@@ -37,7 +37,8 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import BM25, DenseSystem, Static, System
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup, Prompts, Recipe, SourcePrompts
+from isoembed.options import Options, Prompts, SourcePrompts
+from isoembed.recipe import PartialSetup, Recipe
 from isoembed.recommendation.objectives import FILE, VERDICTS, Verdict
 from isoembed.recommendation.request import Request
 from isoembed.records import Heldout, RunRecord

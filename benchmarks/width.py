@@ -33,7 +33,8 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task, open_task
 from isoembed.methods import method_of
-from isoembed.recipe import Options, PartialSetup
+from isoembed.options import Options
+from isoembed.recipe import PartialSetup
 from isoembed.recommendation.request import Request
 from isoembed.records import Heldout
 from isoembed.training.execution import Execution

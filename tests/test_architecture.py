@@ -22,8 +22,8 @@ from tests.sweep.fake import request
 
 SOURCE = Path(__file__).parents[1] / "src" / "isoembed"
 GROUND = {
-    *("cache", "core", "budget", "estimates", "flops", "families", "hub", "methods", "notes", "published", "recipe"),
-    *("records", "scratch"),
+    *("cache", "core", "budget", "estimates", "flops", "families", "hub", "methods", "notes", "options"),
+    *("published", "recipe", "records", "scratch"),
 }
 DECIDE = {"laws", "fitting", "recommendation", "sweep", "pilot"}
 EXECUTE = {"data", "encoder", "training", "evaluation"}

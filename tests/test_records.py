@@ -16,7 +16,8 @@ from isoembed.core import InputError
 from isoembed.fitting.io.columns import Table
 from isoembed.fitting.io.tables import read_groups
 from isoembed.laws import law_named
-from isoembed.recipe import Options, Recipe
+from isoembed.options import Options
+from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger, LossPoint, ended
 from isoembed.workflows.table import write_table
 from tests.sweep.fake import recipe, record

@@ -18,9 +18,9 @@ from html import escape
 from importlib import metadata
 from pathlib import Path
 from threading import RLock
-from typing import IO, Annotated, Any, ParamSpec, TypeVar
+from typing import IO, Annotated, Any, ParamSpec, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, validate_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,6 +161,16 @@ def check_named(field: str, name: object, known: Iterable[str]) -> None:
     """Raise InputError unless `name` is one of the `known` names of what `field` says."""
     if name not in (known := tuple(known)):
         raise InputError(f"`{field}` must be one of {', '.join(known)}; got {name!r}.")
+
+
+def one_of(field: str, names: Any) -> BeforeValidator:
+    """Refuses in our own words what is none of the Literal's `names`, where pydantic would in its own."""
+
+    def check(name: Any) -> Any:
+        check_named(field, name, get_args(names))
+        return name
+
+    return BeforeValidator(check)
 
 
 def number_of(count: float, noun: str) -> str:

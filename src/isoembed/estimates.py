@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from isoembed.budget import Device
 from isoembed.families.base import ModelSpec
 from isoembed.flops import Cost
-from isoembed.recipe import PLAIN, Options, Recipe
+from isoembed.options import PLAIN, Options
+from isoembed.recipe import Recipe
 
 #: of a weight as NF4 under double quantisation: 4 bits, 8 for each 64 weights, 32 for each 256 * 64
 QUANTISED_BYTES = (4 + 8 / 64 + 32 / (256 * 64)) / 8

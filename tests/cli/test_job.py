@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from isoembed.cli.advice import advice
-from isoembed.recipe import EarlyStopping, Options
+from isoembed.options import Options
+from isoembed.recipe import EarlyStopping
 from isoembed.records import HeldoutPoint
 from isoembed.report.terminal.outcome import result_text
 from tests.cli.test_options import ALL, asked, mistake

@@ -21,7 +21,8 @@ from isoembed.cli.groups import grouped
 from isoembed.cli.options import ALIASES, ExecutionOptions, PromptOptions, SetupOptions
 from isoembed.cli.parse import source_prompts
 from isoembed.core import InputError
-from isoembed.recipe import Options, PartialSetup, Prompts, SourcePrompts
+from isoembed.options import Options, Prompts, SourcePrompts
+from isoembed.recipe import PartialSetup
 from isoembed.training.execution import Execution
 from tests.reliability.fuzz import command
 

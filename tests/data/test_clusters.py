@@ -20,7 +20,8 @@ from isoembed.data.packed import PackedData
 from isoembed.data.pair import Pair
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Options, Setup, solve
+from isoembed.options import Options
+from isoembed.recipe import Setup, solve
 from tests.data.helpers import ListSource, tiny_tokenizer
 
 TOPICS = 5

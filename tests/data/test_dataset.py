@@ -14,7 +14,7 @@ from isoembed.core import InputError
 from isoembed.data.batches import batches
 from isoembed.data.dataset import PairData, prepare
 from isoembed.data.pair import Pair
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 from tests.data.helpers import ListSource, numbered, tiny_tokenizer
 
 

@@ -17,7 +17,8 @@ from isoembed.data.order import Order, order_of, ordered
 from isoembed.data.sources import open_source
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Options, Setup, solve
+from isoembed.options import Options
+from isoembed.recipe import Setup, solve
 from tests.data.helpers import tiny_tokenizer, write_jsonl
 
 SIZES = {"a": 45, "b": 200, "c": 90}

@@ -16,7 +16,8 @@ from isoembed.data.sources import open_source
 from isoembed.data.store import StoreFacts
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import NO_PROMPTS, DataStats, Options, Prompts, Setup, SourcePrompts, solve
+from isoembed.options import NO_PROMPTS, Options, Prompts, SourcePrompts
+from isoembed.recipe import DataStats, Setup, solve
 from tests.data.helpers import WORDS, tiny_tokenizer, write_jsonl
 
 #: tokens of the prompts below: w9 is 11, w8 10, w7 9

@@ -13,7 +13,7 @@ from isoembed.core import InputError
 from isoembed.encoder.embedder import UNTRAINED_CONTEXT, Embedder
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.families import NANO
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 
 

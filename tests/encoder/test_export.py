@@ -20,7 +20,8 @@ from isoembed.encoder.pooling import POOLINGS
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods import Bias, Freeze, Full, LoRA, QLoRA
 from isoembed.methods.base import BaseMethod
-from isoembed.recipe import PoolingName, Prompts, SourcePrompts
+from isoembed.options import Prompts, SourcePrompts
+from isoembed.recipe import PoolingName
 from tests.evaluation.tiny import TEXTS, load, write_model
 from tests.models import configs, tiny, tiny_tokenizer
 

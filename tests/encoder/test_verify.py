@@ -14,7 +14,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.exported import POOLING_MODES, load_exported
 from isoembed.encoder.tokenizer import plain
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 from tests.evaluation.tiny import TEXTS, load, write_model
 
 CONTEXT = 24

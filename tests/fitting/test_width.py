@@ -18,7 +18,8 @@ from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.level import levelled
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.recipe import DataStats, Options, PartialSetup, Recipe
+from isoembed.options import Options
+from isoembed.recipe import DataStats, PartialSetup, Recipe
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.recommend import recommend

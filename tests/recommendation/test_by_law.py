@@ -23,7 +23,8 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import Bias, Full, LoRA
 from isoembed.methods.retired import DoRA
-from isoembed.recipe import DataStats, Options, PartialSetup
+from isoembed.options import Options
+from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.frontier import Frontier
 from isoembed.recommendation.law_samples import below_chance

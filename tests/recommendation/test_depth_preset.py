@@ -13,7 +13,8 @@ from isoembed.families.base import Family
 from isoembed.families.known import has_measured_weights
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import LoRA
-from isoembed.recipe import DataStats, Options, PartialSetup
+from isoembed.options import Options
+from isoembed.recipe import DataStats, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend, shipped_law
 from isoembed.records import Ledger, RunRecord

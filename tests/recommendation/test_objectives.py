@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from isoembed import recommend
-from isoembed.recipe import Options, PartialSetup, Recipe
+from isoembed.options import Options
+from isoembed.recipe import PartialSetup, Recipe
 from isoembed.recommendation import objectives
 from isoembed.recommendation.objectives import Verdict, objective_notes, verdicts
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from isoembed.core import InputError
 from isoembed.methods import LoRA
 from isoembed.notes import refusal_of
+from isoembed.options import Options
 from isoembed.pilot.runs import LEAST_RUNS
-from isoembed.recipe import Options
 from isoembed.records import FailedRun, Outcome, RunRecord, ended
 from isoembed.report.terminal.sweep import pilot_text
 from isoembed.sweep.folder import PlannedRun, SweepFolder

@@ -13,7 +13,8 @@ from rich.console import Console
 from isoembed.families import NANO, PYTHIA
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Freeze, LoRA, Norms
-from isoembed.recipe import Options, Setup, Teacher
+from isoembed.options import Options, Teacher
+from isoembed.recipe import Setup
 from isoembed.records import FailedRun, Ledger, Outcome, ended
 from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun

@@ -7,7 +7,8 @@ import pytest
 from isoembed.core import InputError
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.laws import law_named
-from isoembed.recipe import PLAIN, Options, Recipe, Setup
+from isoembed.options import PLAIN, Options
+from isoembed.recipe import Recipe, Setup
 from isoembed.records import RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.plan import Planner

@@ -13,7 +13,8 @@ from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.estimates import recipe_memory
 from isoembed.methods import Full, LoRA
-from isoembed.recipe import EarlyStopping, Options, Recipe
+from isoembed.options import Options
+from isoembed.recipe import EarlyStopping, Recipe
 from isoembed.training import memory
 from isoembed.training.checkpoint import checkpoints, trainable_of
 from isoembed.training.execution import Execution

@@ -32,7 +32,8 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.families import NANO
 from isoembed.methods import Full
-from isoembed.recipe import Options, PartialSetup, Recipe, Setup, Teacher, TeacherLoss, solve
+from isoembed.options import Options, Teacher, TeacherLoss
+from isoembed.recipe import PartialSetup, Recipe, Setup, solve
 from isoembed.records import RunRecord
 from isoembed.training import teacher as reading
 from isoembed.training.distillation import distillation_loss

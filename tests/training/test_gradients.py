@@ -18,7 +18,7 @@ from isoembed.encoder.encoder import Encoder, base_of, pad
 from isoembed.encoder.worker_pool import WorkerPool, forget_gradients
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
 from isoembed.methods.parts import blocks_of
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loss import contrastive_loss
 from tests.models import configs, tiny

@@ -24,7 +24,8 @@ from isoembed.encoder.worker_pool import WorkerPool
 from isoembed.flops import all_in_flop
 from isoembed.methods import Freeze, Full, LoRA, Method, QLoRA
 from isoembed.methods.retired import DoRA
-from isoembed.recipe import Options, Recipe
+from isoembed.options import Options
+from isoembed.recipe import Recipe
 from isoembed.training import loop, objective, setup, step
 from isoembed.training.callbacks import MetricsFile
 from isoembed.training.checkpoint import checkpoints, save_checkpoint

@@ -9,7 +9,8 @@ import torch
 from isoembed.core import InputError
 from isoembed.data.batches import Batch
 from isoembed.methods import Full
-from isoembed.recipe import DataStats, Options, Recipe, Setup, Teacher, solve
+from isoembed.options import Options, Teacher
+from isoembed.recipe import DataStats, Recipe, Setup, solve
 from isoembed.training.loss import contrastive_loss
 from isoembed.training.objective import Objective
 from tests.training.small import MODEL

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from isoembed.core import InputError
-from isoembed.recipe import Options
+from isoembed.options import Options
 from isoembed.records import Ledger
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder

@@ -13,7 +13,8 @@ from isoembed.core import InputError, StoppedError
 from isoembed.data.dataset import PairData
 from isoembed.encoder.encoder import Encoder
 from isoembed.methods import Full, LoRA, Method
-from isoembed.recipe import EarlyStopping, Options, Recipe, Teacher
+from isoembed.options import Options, Teacher
+from isoembed.recipe import EarlyStopping, Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import TRUNK
 from isoembed.training.checkpoint import LoopState, branch, checkpoints, remove_checkpoints, trainable_of

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from isoembed.cli.boundary import status_of
 from isoembed.core import InputError
 from isoembed.encoder.encoder import Encoder
-from isoembed.recipe import Options, Recipe
+from isoembed.options import Options
+from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger, RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import PlannedRun, SweepFolder

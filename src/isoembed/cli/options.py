@@ -16,7 +16,14 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.recipe import PLAIN, EarlyStopping, Options, PartialSetup, Prompts, Teacher, dims_named
+from isoembed.options import (
+    PLAIN,
+    Options,
+    Prompts,
+    Teacher,
+    dims_named,
+)
+from isoembed.recipe import EarlyStopping, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request
 

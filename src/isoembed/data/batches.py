@@ -14,7 +14,8 @@ import numpy.typing as npt
 from isoembed.data.dataset import PairData
 from isoembed.data.order import Order, order_of
 from isoembed.data.store import Ids, RowNumbers, TokenStore
-from isoembed.recipe import PLAIN, Options, Recipe
+from isoembed.options import PLAIN, Options
+from isoembed.recipe import Recipe
 
 Counts = npt.NDArray[np.int64]
 

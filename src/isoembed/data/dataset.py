@@ -23,7 +23,8 @@ from isoembed.data.prompts import check_sources
 from isoembed.data.sources import Source, open_source
 from isoembed.data.store import Ids, RowNumbers, TokenStore
 from isoembed.data.vectors import TextVectors
-from isoembed.recipe import NO_PROMPTS, DataStats, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
+from isoembed.recipe import DataStats
 
 #: the held-out loss is computed in blocks of this many candidates
 BLOCK_PAIRS = 1024

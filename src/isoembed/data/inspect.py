@@ -17,7 +17,7 @@ from isoembed.data.sources.names import Fields
 from isoembed.data.store import TokenStore
 from isoembed.families import Family
 from isoembed.methods import Method
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

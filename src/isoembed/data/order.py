@@ -22,7 +22,8 @@ from isoembed.data.clusters import Labels, cluster_counts, clustered, clustering
 from isoembed.data.dataset import PairData, token_means
 from isoembed.data.notes import DataNote, remark, warning
 from isoembed.data.store import RowNumbers
-from isoembed.recipe import Options, Setup
+from isoembed.options import Options
+from isoembed.recipe import Setup
 
 
 def permutation(seed: int, epoch: int, pairs: int, source: int = 0) -> npt.NDArray[np.int64]:

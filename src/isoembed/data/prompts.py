@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from isoembed.core import InputError, short_name
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -40,7 +40,7 @@ from isoembed.data.prompts import prompt_tokens
 from isoembed.data.sources.base import Source
 from isoembed.data.sources.files import label_of
 from isoembed.data.sources.names import Fields
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 from isoembed.scratch import scratch
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from isoembed.encoder.base_card import HUB_ID, BaseCard
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 from isoembed.records import RunRecord
 
 #: a dataset on the hub in the name of data

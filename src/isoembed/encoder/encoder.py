@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 from isoembed.core import InputError
 from isoembed.encoder.pooling import pool
 from isoembed.encoder.precision import AttentionInFp32
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 
 
 class Encoder(nn.Module):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from isoembed.core import InputError, checked, expanded
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import check_weights
-from isoembed.recipe import Prompts, SourcePrompts
+from isoembed.options import Prompts, SourcePrompts
 
 #: without it the folder is no model, so it goes first and comes last
 MODULES = "modules.json"

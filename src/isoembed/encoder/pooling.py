@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 
 from isoembed.core import InputError
-from isoembed.recipe import NO_PROMPTS, Prompts, check_pooling
+from isoembed.options import NO_PROMPTS, Prompts
+from isoembed.recipe import check_pooling
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

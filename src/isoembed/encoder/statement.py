@@ -26,7 +26,8 @@ from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import context_of, prompts_of
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.methods.parts import blocks_of
-from isoembed.recipe import PoolingName, Prompts, Recipe
+from isoembed.options import Prompts
+from isoembed.recipe import PoolingName, Recipe
 
 if TYPE_CHECKING:
     from isoembed.encoder.embedder import Embedder

@@ -11,7 +11,7 @@ from isoembed.encoder.encoder import base_of
 from isoembed.encoder.exported import MODULES, load_exported
 from isoembed.encoder.shapes import spec_of
 from isoembed.hub import hub_or_cache
-from isoembed.recipe import Teacher, TeacherLoss
+from isoembed.options import Teacher, TeacherLoss
 
 #: what is fetched of a hub's model: no pickles, no code
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")

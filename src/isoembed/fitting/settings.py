@@ -15,7 +15,8 @@ from isoembed.fitting.repetition import RepeatedRuns
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, read_label
-from isoembed.recipe import PLAIN, DataStats, Options, PartialSetup
+from isoembed.options import PLAIN, Options
+from isoembed.recipe import DataStats, PartialSetup
 
 #: a positive share, as str(Fraction) writes it
 _SHARE = r"^[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?$"

@@ -10,7 +10,8 @@ from isoembed.core import InputError
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.notes import reason
 from isoembed.fitting.transfer import TransferCheck, tokens_to_law_units
-from isoembed.recipe import PLAIN, SetupNote
+from isoembed.options import PLAIN
+from isoembed.recipe import SetupNote
 from isoembed.recommendation.candidates import methods_on
 from isoembed.recommendation.notes import Kind, RecipeNote, note
 from isoembed.recommendation.objectives import gained

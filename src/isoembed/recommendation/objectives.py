@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from isoembed.core import Frozen
-from isoembed.recipe import PLAIN, Recipe
+from isoembed.options import PLAIN
+from isoembed.recipe import Recipe
 from isoembed.recommendation.frontier import FARTHEST
 from isoembed.recommendation.notes import RecipeNote, note
 from isoembed.recommendation.request import CompleteRequest
@@ -26,7 +27,7 @@ FILE = Path(str(files("isoembed"))) / "assets" / "objectives.json"
 class Verdict(Frozen):
     """One set of options beside the plain recipe, of the same seeds and FLOP."""
 
-    options: dict[str, Any] = Field(description="as fields of `isoembed.recipe.Options`")
+    options: dict[str, Any] = Field(description="as fields of `isoembed.options.Options`")
     model: str
     method: str
     flop: float

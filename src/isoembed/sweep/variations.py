@@ -8,15 +8,8 @@ from typing import cast
 import numpy as np
 
 from isoembed.core import Frozen, InputError
-from isoembed.recipe import (
-    TRAINED_POOLINGS,
-    Options,
-    PoolingName,
-    Recipe,
-    Setup,
-    dimensions_named,
-    dims_named,
-)
+from isoembed.options import Options, dimensions_named, dims_named
+from isoembed.recipe import TRAINED_POOLINGS, PoolingName, Recipe, Setup
 from isoembed.records import FailedRun, RunRecord
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.stage import VARIATIONS

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.encoder import Encoder
 from isoembed.estimates import TILE_LOGITS
-from isoembed.recipe import Recipe, TeacherLoss
+from isoembed.options import TeacherLoss
+from isoembed.recipe import Recipe
 
 #: embeddings, or vectors, of the queries and of the positives of a batch
 BothSides = tuple[torch.Tensor, torch.Tensor]

@@ -13,7 +13,7 @@ from torch import nn
 
 from isoembed.data.batches import Batch
 from isoembed.encoder.encoder import to_device
-from isoembed.recipe import PLAIN, Options
+from isoembed.options import PLAIN, Options
 from isoembed.training.distillation import distillation_loss
 from isoembed.training.gradients import LossOf
 from isoembed.training.loss import contrastive_loss

@@ -15,7 +15,8 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.systems import DenseSystem
 from isoembed.evaluation.tasks import Task
 from isoembed.notes import refusal_of
-from isoembed.recipe import Options, Recipe
+from isoembed.options import Options
+from isoembed.recipe import Recipe
 from isoembed.records import EndNote, Heldout, RunRecord, ScoreName, ended
 from isoembed.training.checkpoint import checkpoints
 from isoembed.training.execution import Execution

@@ -40,11 +40,10 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
+from isoembed.options import NO_PROMPTS, Prompts
 from isoembed.recipe import (
-    NO_PROMPTS,
     EarlyStopping,
     Precision,
-    Prompts,
     Recipe,
     Setup,
     affordable,

@@ -25,7 +25,7 @@ from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder, base_of
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import load_base, weights_hash
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 from isoembed.records import RECORD, RunRecord
 from isoembed.workflows.job import at_hand, check_place
 

@@ -15,7 +15,7 @@ from isoembed.core import InputError
 from isoembed.data.pair import Pair
 from isoembed.data.sources import open_source
 from isoembed.data.sources.mixture import Mixture
-from isoembed.recipe import Prompts
+from isoembed.options import Prompts
 
 Row = dict[str, Any]
 

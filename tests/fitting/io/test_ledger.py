@@ -15,7 +15,8 @@ from isoembed.fitting.settings import TestedSetting, method_labelled, settings_t
 from isoembed.laws import law_named
 from isoembed.methods import Bias, Freeze, Full, LoRA
 from isoembed.methods.retired import DoRA
-from isoembed.recipe import EarlyStopping, Options
+from isoembed.options import Options
+from isoembed.recipe import EarlyStopping
 from isoembed.records import Heldout, Ledger, RunRecord
 from tests.fitting.ledgers import DATA, lora, planned, runs
 from tests.sweep.fake import record

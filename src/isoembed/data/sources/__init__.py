@@ -17,7 +17,7 @@ from isoembed.data.sources.jsonl import JsonLines
 from isoembed.data.sources.memory import AnyPair, PairsInMemory
 from isoembed.data.sources.mixture import Mixture
 from isoembed.data.sources.parquet import Parquet
-from isoembed.recipe import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts
 
 __all__ = [
     "MAX_ROW_BYTES",
