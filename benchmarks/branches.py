@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import isoembed
-from isoembed.cli.models import chosen
 from isoembed.data.dataset import PairData
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import Family, ModelSpec
@@ -34,6 +33,7 @@ from isoembed.training.checkpoint import branch
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.workflows.job import DataOptions
+from isoembed.workflows.models import chosen
 from kept_rows import KeptRows, Row, parsed
 
 BUDGETS = (1e10, 2e10, 4e10, 8e10)

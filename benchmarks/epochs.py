@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from isoembed.budget import Budget
-from isoembed.cli.models import chosen
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
 from isoembed.evaluation.retrieval import RetrievalTask
@@ -28,6 +27,7 @@ from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
+from isoembed.workflows.models import chosen
 from kept_rows import KeptRows, parsed
 
 EPOCHS = (1.0, 3.0, 5.0, 10.0)

@@ -22,7 +22,6 @@ from statistics import median
 from typing import Any
 
 from isoembed.budget import Budget
-from isoembed.cli.models import chosen
 from isoembed.methods import method_of
 from isoembed.options import Options
 from isoembed.recipe import PartialSetup
@@ -30,6 +29,7 @@ from isoembed.recommendation.request import Request
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.workflows.job import DataOptions, plan_job
+from isoembed.workflows.models import chosen
 from kept_rows import KeptRows, Row, parsed
 from quality import NOT_TAKEN, variants
 

@@ -21,11 +21,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from isoembed.cli.models import suite
 from isoembed.core import short_name, write_atomically
 from isoembed.methods import Full
 from isoembed.recommendation.request import MIN_STEPS
 from isoembed.records import Ledger
+from isoembed.workflows.models import suite
 
 RESULTS = Path(__file__).parent / "results"
 

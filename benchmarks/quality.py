@@ -29,7 +29,6 @@ from torch import nn
 
 from isoembed import teacher
 from isoembed.budget import Budget
-from isoembed.cli.models import chosen
 from isoembed.core import InputError, short_name, write_atomically
 from isoembed.data.dataset import PairData
 from isoembed.encoder.embedder import Embedder
@@ -47,6 +46,7 @@ from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
+from isoembed.workflows.models import chosen
 from kept_rows import KeptRows, Row, parsed
 from trial_losses import LAST, TRIALS, in_place
 

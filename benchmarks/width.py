@@ -26,7 +26,6 @@ import torch
 from torch import nn
 
 from isoembed.budget import Budget
-from isoembed.cli.models import chosen
 from isoembed.encoder.embed import embed_ids
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
@@ -42,6 +41,7 @@ from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
+from isoembed.workflows.models import chosen
 from kept_rows import KeptRows, Row, parsed
 
 BATCH_PAIRS = 32

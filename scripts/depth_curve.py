@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import typer
 
-from isoembed.cli.models import suite
 from isoembed.core import write_atomically
 from isoembed.recipe import DataStats
 from isoembed.records import Ledger, RunRecord
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.request import RateSearch, SweepRequest
+from isoembed.workflows.models import suite
 from nano_study import RECORDS, RESULTS, prepared
 
 #: larger model -> depths whose sizes the study's own models bracket

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import typer
 
-from isoembed.cli.models import suite
 from isoembed.families.base import Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.study import study_source
@@ -30,6 +29,7 @@ from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
 from isoembed.sweep.plan import at_most
 from isoembed.sweep.request import RateSearch, SweepRequest, load_request
+from isoembed.workflows.models import suite
 from nano_study import DRAWS, RESULTS, TASKS, export_study, prepared, restore_study, work_off
 
 RECORDS, ASKED = RESULTS / "depth_study.jsonl.gz", RESULTS / "depth_study.request.json"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, not_installed
-from isoembed.families import NANO, PYTHIA, Family, ModelSpec, family_named
+from isoembed.families import NANO, PYTHIA, Family, ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA
 from isoembed.options import Options, Prompts, Teacher
@@ -30,6 +30,7 @@ from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import Ledger, RunRecord
+from isoembed.workflows.models import family_named
 
 if TYPE_CHECKING:
     from isoembed.data.dataset import PairData, prepare

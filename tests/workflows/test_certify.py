@@ -18,12 +18,12 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
-from isoembed.cli.models import chosen
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.encoder.exported import open_sentence_transformer
 from isoembed.encoder.statement import Fingerprint
 from isoembed.records import RECIPE, RECORD
+from isoembed.workflows.models import chosen
 from tests.data.helpers import write_jsonl
 from tests.models import configs, tiny, tiny_tokenizer
 from tests.reliability.fuzz import Outcome, command

@@ -10,7 +10,6 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from isoembed.cli.models import chosen
 from isoembed.core import InputError
 from isoembed.data.pair import Pair
 from isoembed.encoder.config import read_config
@@ -21,6 +20,7 @@ from isoembed.families import NANO
 from isoembed.methods import Full
 from isoembed.recipe import DataStats, Setup, solve
 from isoembed.workflows.job import train
+from isoembed.workflows.models import chosen
 from isoembed.workflows.trim import Trimmed, trim_vocabulary
 from tests.reliability.fuzz import command
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from isoembed.cli import models, terminal
+from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
 from isoembed.families.base import ModelSpec
+from isoembed.workflows import models
 
 
 def certify(

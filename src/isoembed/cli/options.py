@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from isoembed.budget import DEVICES, Budget, device_named
-from isoembed.cli import models, terminal
+from isoembed.cli import terminal
 from isoembed.cli.parse import size_in_bytes, source_prompts
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
@@ -26,6 +26,7 @@ from isoembed.options import (
 from isoembed.recipe import EarlyStopping, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request
+from isoembed.workflows import models
 
 if TYPE_CHECKING:
     from isoembed.training.execution import Execution

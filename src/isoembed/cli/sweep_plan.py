@@ -15,7 +15,6 @@ from isoembed.cache import borrowed, unwritten
 from isoembed.cli import parse, terminal
 from isoembed.cli.boundary import with_flags
 from isoembed.cli.job import JobFileOptions, given
-from isoembed.cli.models import suite
 from isoembed.cli.options import (
     AsJson,
     DryRun,
@@ -30,6 +29,7 @@ from isoembed.families import Family
 from isoembed.families.base import ModelSpec
 from isoembed.methods import names, suited
 from isoembed.recipe import DataStats, Setup, family_setup
+from isoembed.workflows.models import suite
 
 if TYPE_CHECKING:
     from isoembed.sweep.plan import Plan

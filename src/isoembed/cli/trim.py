@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from isoembed.cli import terminal
-from isoembed.cli.models import chosen
 from isoembed.cli.options import AsJson, RowReadingOptions
 from isoembed.core import InputError
+from isoembed.workflows.models import chosen
 
 
 def trim(

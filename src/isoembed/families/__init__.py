@@ -1,4 +1,4 @@
-"""Model families known without a download.  Any other hub id or folder is counted by `isoembed.encoder.shapes`."""
+"""Model families known without a download.  `isoembed.workflows.models` names any other model's."""
 
 from __future__ import annotations
 
@@ -32,4 +32,7 @@ def family_named(name: Family | str) -> Family:
         if family.is_called(name):
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise InputError(f"`family` must be one of {known}; got {name!r}. For another model give its hub id or folder.")
+    raise InputError(
+        f"`family` must be one of {known}, or MODEL@ for the cuts of a model; got {name!r}. A hub id, folder or GGUF "
+        "file is named as `model`."
+    )

@@ -77,11 +77,14 @@ class Request(PartialSetup):
         **fields: Any,
     ) -> Request:
         """What a user asks: a budget in FLOP as a number or a text, a family by name (default: `default_family`), a
-        method by its label.  Of a request, the same one with what is given here in place of its own."""
+        method by its label.  Of a request, the same one with what is given here in place of its own.
+
+        Raises InputError for a family or model that is not built in: `isoembed.family_named` finds others.
+        """
         if isinstance(setup, Mapping):
             setup = PartialSetup(**setup)
         fields |= {name: getattr(setup, name) for name in PartialSetup.model_fields} if setup is not None else {}
-        fields |= {} if family is None else {"family": family_named(family)}
+        fields |= {} if family is None else {"family": _built_in(family)}
         if method is not None:
             method = method_of(method)
             fields |= {"method": method, "any_hyperparameters": method.is_open}
@@ -90,7 +93,8 @@ class Request(PartialSetup):
             asked = cls(**dict(budget) | given) if given else budget
         else:
             spend = Budget.parse(budget)
-            asked = cls(**{"budget": spend, "family": given.get("family") or default_family(spend)} | given)
+            family = given.get("family") or _family_of(given.get("model"), spend)
+            asked = cls(**{**given, "budget": spend, "family": family})
         check_trained(asked)
         return asked
 
@@ -290,6 +294,28 @@ class CompleteRequest(Setup, Request):
             return self.learning_rate, None
         steps = max(1, round(tokens / self.step_tokens))
         return self.family.peak_rate(model, method, steps=steps)
+
+
+def _built_in(family: Family | str) -> Family:
+    """The family itself, or a built-in one by its name."""
+    if isinstance(family, Family) or any(each.is_called(family) for each in FAMILIES):
+        return family_named(family)
+    known = ", ".join(each.name for each in FAMILIES)
+    raise InputError(
+        f"`family` must be a `Family` or one of {known}; got {family!r}. Give isoembed.family_named({family!r}), "
+        "which takes a hub id, a folder, a GGUF file, and MODEL@ for the cuts of a model."
+    )
+
+
+def _family_of(model: str | None, budget: Budget) -> Family:
+    """The family where none was named."""
+    found = default_family(budget)
+    if model is not None and all(each.name != model for each in found.models):
+        raise InputError(
+            f"`model` alone must be one of {', '.join(each.name for each in found.models)}; got {model!r}. Name its "
+            f"`family` too, or give isoembed.family_named({model!r}) as `family` in its place."
+        )
+    return found
 
 
 def default_family(budget: Budget) -> Family:

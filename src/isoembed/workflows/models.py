@@ -1,17 +1,36 @@
-"""The family and the model that a command line names: built-in, a hub id, a folder or a GGUF file, whole or cut."""
+"""The family and the model that a user names: built-in, a hub id, a folder or a GGUF file, whole or cut."""
 
 from __future__ import annotations
 
 import os
 
 from isoembed.budget import Budget
-from isoembed.core import InputError, expanded
-from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
+from isoembed.core import InputError, checked, expanded
+from isoembed.families import FAMILIES, NANO, Family, ModelSpec
+from isoembed.families import family_named as built_in
 from isoembed.families.base import check_depth
 from isoembed.families.counted import counted
 from isoembed.families.depth import Reference, along_depth, default_depths
 from isoembed.families.known import family_of, is_built_in
 from isoembed.recommendation.request import default_family
+
+
+@checked
+def family_named(name: Family | str) -> Family:
+    """The family that `name` means: a built-in one by its name, or by the name or hub id of one of its models; of any
+    other hub id, of a folder or a GGUF file that model alone; of `MODEL@` that model cut at any depth, and of
+    `MODEL@2,4` at these.
+
+    A model that no table holds is counted by its configuration, which needs torch and transformers and is kept; no
+    weights are loaded.  Raises InputError where there is none such.
+    """
+    if isinstance(name, Family) or any(family.is_called(name) for family in FAMILIES):
+        return built_in(name)
+    asked = _reference(name)
+    if asked.depths is not None:
+        base, spec = _whole(asked.source, None)
+        return _cut_from(base, spec, asked.depths or default_depths(spec.blocks))
+    return _whole(asked.source, None)[0]
 
 
 def chosen(
@@ -34,7 +53,7 @@ def chosen(
         _check_one(spec, asked)
     elif asked is None:
         if family is not None:
-            return family_named(family), None
+            return built_in(family), None
         return NANO if budget is None else default_family(budget), None
     else:
         base, spec = _whole(asked.source, family)
@@ -163,7 +182,7 @@ def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
             if source in (spec.name, spec.source) and (family is None or known.is_called(family)):
                 return known, spec
     if family is not None:
-        return family_named(family), family_named(family).model(source)
+        return built_in(family), built_in(family).model(source)
     if os.path.exists(expanded(source)):
         source = str(expanded(source).resolve())  # the same from any working directory
     custom = family_of(counted(source, _count))

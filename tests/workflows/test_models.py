@@ -1,4 +1,4 @@
-"""What a command line may name as family and model, and which it means."""
+"""What a user may name as family and model, and which it means."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import isoembed
 from isoembed.cli import app
-from isoembed.cli.models import chosen, members, suite
 from isoembed.core import InputError
 from isoembed.families import NANO
+from isoembed.workflows.models import chosen, members, suite
 from tests.models import configs
 from tests.reliability.fuzz import command
 
@@ -162,3 +163,18 @@ def test_a_name_that_stands_alone_is_refused_with_its_option(word: str, said: st
     done = command("models", word, inside=Path())
     assert (done.status, len(done.err.splitlines())) == (2, 1)
     assert said in done.err
+
+
+def test_a_family_is_named_in_python_as_on_the_command_line(tmp_path: Path) -> None:
+    """`recommend(family="FILE.gguf@")` was refused with advice that held for the command line alone."""
+    folder = tmp_path / "base"
+    configs()["llama"].save_pretrained(folder)
+    assert isoembed.family_named("Nano") is isoembed.family_named(NANO) is isoembed.family_named("nano-51k") is NANO
+    assert [each.name for each in isoembed.family_named(str(folder)).models] == ["base"]
+    assert [each.name for each in isoembed.family_named(f"{folder}@").models] == ["base@1", "base@2", "base"]
+    found = isoembed.recommend("1e9", isoembed.family_named(f"{folder}@2,1"), method="full")
+    assert found.recipe.model.name in ("base@1", "base@2")
+    with pytest.raises(InputError, match=r"Give isoembed\.family_named\('base@'\), which takes a hub id"):
+        isoembed.recommend("1e9", "base@")
+    with pytest.raises(InputError, match=r"`model` alone must be one of.*give isoembed\.family_named\('mine/one'\)"):
+        isoembed.recommend("1e9", model="mine/one")
