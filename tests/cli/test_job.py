@@ -195,8 +195,19 @@ def test_fewer_held_out_pairs_are_a_recipe_s_own_data(place: Path) -> None:
     said = mistake(*again, "--heldout-pairs=6", inside=place)
     assert "not those that the recipe was made for" in said
     assert "as that run did, by `--heldout-pairs` or `--heldout` (it evaluated 5)" in said
-    for named in ([], ["--heldout-pairs=5"]):  # without it they were refused as if they were others
+    # without it they were refused as if they were others, and, named as they are, trained on as others
+    for named in ([], ["--heldout-pairs=5"], ["--data=pairs.jsonl"]):
         assert asked(*again, *named, inside=place)["recipe"]["key"] == record["key"]
+
+
+def test_own_pairs_that_lie_elsewhere_are_asked_for_by_what_they_are(place: Path) -> None:
+    """ "`--data` must name a file that exists", to one who had not named any."""
+    asked("train", "job.toml", "--schedule=wsd", inside=place)
+    (place / "pairs.jsonl").rename(place / "elsewhere.jsonl")
+    for way in (["--recipe=here/recipe.json"], ["--extend=here", "--budget=6e7"]):
+        said = mistake("train", *way, "--out=x", inside=place)
+        assert "The recipe was made for the pairs of pairs.jsonl, which are not here" in said
+        assert "Name them as `--data`" in said
 
 
 def test_a_run_is_extended_on_as_many_held_out_pairs_as_it_had(place: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_run_beside_its_forecast_says_why_they_differ_where_they_do(laws: LawS
     assert found.loss is not None
     assert found.loss.value is not None
     near = achieved_text(found, record(found.recipe, found.loss.value))
-    assert near.startswith("forecast ")
+    assert "], got " in near
     assert near.endswith("inside the interval, +0.0%")
     far = achieved_text(found, record(found.recipe, 2 * found.loss.value))
     assert "outside the interval, +100.0%; the law is not good" in far

@@ -420,3 +420,20 @@ def test_the_page_of_what_ships_goes_by_the_law_that_ships(study: str, family: s
     assert shown.laws == ships
     assert shown.facts == ()
     assert shown.groups.keys() == {law.method for law in shown.law_files}
+
+
+def test_a_law_that_set_runs_at_chance_aside_is_of_its_ledger_s_runs(tmp_path: Path) -> None:
+    """It "was fitted to other runs", in the report of the very ledger that it was fitted to."""
+    made = runs(methods={"full": None})
+    bad = [
+        each.model_copy(update={"heldout": each.heldout.model_copy(update={"loss": 7.0})})
+        for each in made[:3]
+        if each.heldout is not None
+    ]
+    folder = ledger(tmp_path / "ledger", [*made[3:], *bad])
+    laws = [law_named("odds"), law_named("hoffmann")]
+    (group,) = group_runs(Ledger.open(folder).records(), laws)
+    law = study(laws, group, source="ledger", draws=0)
+    assert law.n_points == len(made) - 3
+    (tmp_path / "law.json").write_text(LawSet(laws=(law,)).model_dump_json(by_alias=True))
+    assert not [each for each in ReportData.open(folder, tmp_path / "law.json").notes if "other runs" in each]

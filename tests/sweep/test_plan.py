@@ -20,6 +20,7 @@ from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, Planner, at_most, variants
+from isoembed.sweep.rates import setting_of
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request, went_on
@@ -251,3 +252,15 @@ def test_runs_that_need_more_memory_are_named() -> None:
     plan = Planner(request(max_bytes=1.0), []).plan()
     assert not plan.runs
     assert any("GiB of memory" in skip.why for skip in plan.skipped)
+
+
+def test_no_sweep_has_more_runs_than_it_said_at_most() -> None:
+    """The search for rates is widened where the best one lies on an edge, and what it finds is no rate that was tried:
+    67 runs of 58 "at most"."""
+    asked = request(rates=RateSearch(models=SEARCH.models, factor=1.2), methods=("full", "lora"), prune=0.0)
+    bound, plan = at_most(asked), complete(asked)
+    searched = sum(run.part == RATES for run in plan.runs)
+    assert searched > 3 * len({setting_of(run.recipe) for run in plan.runs if run.part == RATES})
+    kept = [run for run in plan.runs if run.part.kind in ("rates", "noise", "budget")]
+    assert len(kept) <= len(bound.runs)
+    assert sum(run.recipe.flop for run in kept) <= bound.flop

@@ -489,3 +489,31 @@ def test_a_folder_that_is_no_model_is_wrong_use(tmp_path: Path) -> None:
     done = _command("certify", ".", inside=tmp_path)
     assert done.status == 2
     assert "modules.json" in done.err
+
+
+def test_an_export_may_be_called_as_its_base_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record names no places: `./mine` was the export itself, or whatever else lay there, and nothing that needs the
+    base could be done."""
+    tiny_tokenizer().save_pretrained(tmp_path / "base" / "mine")
+    tiny("gpt_neox").save_pretrained(tmp_path / "base" / "mine")  # type: ignore[operator]
+    words = [f"w{4 + n % 60} w{4 + n // 60} w{4 + n * 7 % 60}" for n in range(120)]
+    write_jsonl(tmp_path / "pairs.jsonl", [{"query": text, "pos": f"{text} w7"} for text in words])
+    done = _train(tmp_path, "mine", "--model=base/mine", "--schedule=wsd")
+    assert not done.status, done.err
+    found = isoembed.certify(tmp_path / "mine")
+    assert found.passed
+    assert found.checks[-1].seen == "its base, mine, is not at hand, or another"
+    assert not _command("push", "mine", "acme/mine", "--dry-run", inside=tmp_path).status
+
+    def extended(where: Path) -> Outcome:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        asked = [f"--extend={tmp_path / 'mine'}", "--budget=4e8", f"--data={tmp_path / 'pairs.jsonl'}"]
+        return command("train", *asked, "--out=longer", inside=where)
+
+    done = extended(tmp_path)
+    assert done.status == 2
+    assert "./mine, with the weights that it was made for, must be here or beside" in done.err
+    done = extended(tmp_path / "base")
+    assert not done.status, done.err
+    monkeypatch.chdir(tmp_path / "base")
+    assert {check.name: check.passed for check in isoembed.certify("longer").checks}["trained"]

@@ -13,7 +13,7 @@ import isoembed
 from isoembed.cli import app
 from isoembed.core import InputError
 from isoembed.families import NANO
-from isoembed.workflows.models import chosen, members, suite
+from isoembed.workflows.models import chosen, members, source_of, suite
 from tests.models import configs
 from tests.reliability.fuzz import command
 
@@ -178,3 +178,9 @@ def test_a_family_is_named_in_python_as_on_the_command_line(tmp_path: Path) -> N
         isoembed.recommend("1e9", "base@")
     with pytest.raises(InputError, match=r"`model` alone must be one of.*give isoembed\.family_named\('mine/one'\)"):
         isoembed.recommend("1e9", model="mine/one")
+
+
+def test_a_built_in_model_is_evaluated_by_its_name(tmp_path: Path) -> None:
+    """As help says; it was looked for on the hub."""
+    assert source_of("nano-28k") == "nano/nano-28k"
+    assert source_of("org/model") == "org/model"

@@ -47,6 +47,14 @@ def test_dry_run_explains_and_runs_nothing(pairs: Path, tmp_path: Path) -> None:
     assert {run["recipe"]["method"]["name"] for run in found["plan"]["cells"]} == {"full"}
 
 
+def test_a_pilot_runs_sizes_that_are_wide_enough_alone(pairs: Path, tmp_path: Path) -> None:
+    """It said "no recipe at this budget", of runs whose embeddings are narrower than the dimensions asked for."""
+    asked = [*options(pairs, tmp_path / "out"), "--budget=4e12", "--dry-run", "--json"]
+    found = json.loads(ok(*asked, "--dimensions=40"))
+    assert min(run["recipe"]["model"]["hidden"] for run in found["plan"]["cells"]) >= 40
+    assert "`--dimensions` must be at most the model's" in mistake(*asked, "--dimensions=4000")
+
+
 def test_pilots_then_trains_what_is_left(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = ok(*options(pairs, out))

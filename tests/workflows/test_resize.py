@@ -87,6 +87,9 @@ def test_the_exported_model_is_the_grown_one(method: str, inside: Path, monkeypa
 
 def test_the_base_beside_the_export_is_grown_too(inside: Path) -> None:
     assert not train(inside, "full", "out", "--resize-embeddings").status
+    for named in ([], ["--base=base"]):  # the second was "FAILED reads texts"
+        done = command("certify", "out", *named, inside=inside)
+        assert not done.status, done.out
     task = inside / "task"
     for name, rows in (("corpus", [{"_id": "d", "text": "w4 <price>"}]), ("queries", [{"_id": "q", "text": "<item>"}])):
         task.mkdir(exist_ok=True)

@@ -96,3 +96,14 @@ def test_the_command_takes_what_a_run_takes_but_no_cut(tmp_path: Path) -> None:
     assert (tmp_path / "small/trimmed.json").is_file()
     refused = command("trim", "nano-28k@2", "pairs.jsonl", "--out=cut", inside=tmp_path)
     assert "A whole model is trimmed, then cut, as OUT@2" in " ".join(refused.err.split())
+
+
+def test_no_padding_written_as_minus_one_is_no_token(tmp_path: Path) -> None:
+    """It was looked up in the tokenizer, with an OverflowError."""
+    base = tmp_path / "base"
+    load_model("nano/nano-28k").save_pretrained(base)  # type: ignore[operator]
+    load_tokenizer("nano/nano-28k").save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"pad_token_id": -1}))
+    trim_vocabulary(str(base), PAIRS, tmp_path / "small")
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["pad_token_id"] == -1

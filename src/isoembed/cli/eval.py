@@ -112,11 +112,12 @@ def _by_files(model: str, tasks: TaskOptions, library: MTEBOptions) -> tuple[Sco
     from isoembed.encoder.precision import precision_named
     from isoembed.report.terminal.recommendation import scores_text
     from isoembed.workflows.job import evaluate_folder
+    from isoembed.workflows.models import source_of
 
     if tasks.data is None or library.prompt or library.results:
         raise InputError("`isoembed eval` needs --data FOLDER or --mteb NAME; --prompt and --results go with --mteb.")
     scores = evaluate_folder(
-        model,
+        source_of(model),
         tasks.data,
         kind=tasks.task,
         dims=tasks.truncate_dim,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -223,14 +225,15 @@ class GivenRecipe:
         from isoembed.workflows.job import plan_recipe
 
         made_for = self.recipe.data
-        return plan_recipe(
-            self.recipe,
-            _own_data(self.asked, made_for, named=self.names_data),
-            cache=places.tokens,
-            place=self.file.absolute().parent,
-            other_data=self.names_data or made_for.fingerprint is None,
-            epochs=self.epochs,
-        )
+        with _own_pairs(made_for, named=self.names_data):
+            return plan_recipe(
+                self.recipe,
+                _own_data(self.asked, made_for, named=self.names_data),
+                cache=places.tokens,
+                place=self.file.absolute().parent,
+                other_data=self.names_data or made_for.fingerprint is None,
+                epochs=self.epochs,
+            )
 
 
 class ExtendedRun:
@@ -253,13 +256,15 @@ class ExtendedRun:
         """The job that goes on with that run."""
         from isoembed.workflows.job import plan_extension, trunk_of
 
-        return plan_extension(
-            self.folder,
-            _own_data(self.asked, self.record.recipe.data, named=self.names_data),
-            budget=self.spend,
-            cache=places.tokens,
-            trunk=trunk_of(self.folder, self.asked.data.cache),
-        )
+        made_for = self.record.recipe.data
+        with _own_pairs(made_for, named=self.names_data):
+            return plan_extension(
+                self.folder,
+                _own_data(self.asked, made_for, named=self.names_data),
+                budget=self.spend,
+                cache=places.tokens,
+                trunk=trunk_of(self.folder, self.asked.data.cache),
+            )
 
 
 #: panels of the help whose options a recipe decides
@@ -274,6 +279,22 @@ def _only_open(by: str, options: list[Any], left_open: tuple[str, ...]) -> None:
     if said := [each for each in decided if each.name not in left_open]:
         flags = " and ".join(max(each.opts, key=len) for each in said)
         raise InputError(f"`--{by}` says how the model is trained; leave {flags} out.")
+
+
+@contextmanager
+def _own_pairs(made_for: DataStats, *, named: bool) -> Iterator[None]:
+    """Says of a file that is not there and that the user did not name where its name is from."""
+    from isoembed.data.sources.files import NoFileError
+
+    try:
+        yield
+    except NoFileError as error:
+        if named:
+            raise
+        raise InputError(
+            f"The recipe was made for the pairs of {made_for.source}, which are not here, for a record keeps no "
+            "folders. Name them as `data`."
+        ) from error
 
 
 def _own_data(asked: JobOptions, made_for: DataStats, *, named: bool) -> DataOptions:

@@ -208,7 +208,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
     """
     folder = expanded(folder)
     inner, pooling, *maps = module_folders(folder)
-    earlier = _earlier(folder)
+    earlier = earlier_certificate(folder)
     record = RunRecord.load(folder / RECORD) if (folder / RECORD).is_file() else None
     if earlier.statement is None and record is None:  # a stranger's, that is not bad for being none that we read
         for each in maps:
@@ -261,7 +261,7 @@ def examine_afresh(folder: Path) -> Certificate:
     return Certificate.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def _earlier(folder: Path) -> Certificate:
+def earlier_certificate(folder: Path) -> Certificate:
     """The certificate in `folder`; an empty one where there is none."""
     try:
         return Certificate.model_validate_json((folder / CERTIFICATE).read_text(encoding="utf-8"))

@@ -99,9 +99,10 @@ def trim_table(model: nn.Module, kept: Sequence[int]) -> nn.Module:
 
 
 def special_ids(config: PreTrainedConfig) -> dict[str, list[int]]:
-    """The token ids that `config` names, by its fields: `eos_token_id` -> [2]."""
+    """The token ids that `config` names, by its fields: `eos_token_id` -> [2].  Some write -1 where there is none."""
     found = {field: value for field, value in vars(config).items() if field.endswith("_token_id") and value is not None}
-    return {field: value if isinstance(value, list) else [value] for field, value in found.items()}
+    listed = {field: value if isinstance(value, list) else [value] for field, value in found.items()}
+    return {field: ids for field, ids in listed.items() if min(ids, default=0) >= 0}
 
 
 def _resize_table(model: nn.Module, rows: int, what: str, change: str) -> nn.Module:

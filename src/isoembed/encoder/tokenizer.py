@@ -132,8 +132,8 @@ def _within(tokenizer: PreTrainedTokenizerFast, rows: int | None, source: str) -
         some = ", ".join(f"{token!r} is {known[token]}" for token in needed[:3])
         raise InputError(
             f"Every token must have a row in the model's token table; that of {source!r} has {rows:,} rows, and "
-            f"{len(needed):,} of its tokenizer's tokens lie beyond ({some}). Let the table grow with "
-            "`resize_embeddings`, or fetch the tokenizer that belongs to it."
+            f"{len(needed):,} of its tokenizer's tokens lie beyond ({some}). Let the table grow "
+            "in training (`resize_embeddings`), or fetch the tokenizer that belongs to it."
         )
     _LOG.warning(
         "The tokenizer of %r has special tokens beyond the %s rows of the model's token table (%s): they are taken "

@@ -96,6 +96,7 @@ def study(
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a `holdout` other than none, or one law.")
+    whole = group.points.fingerprint
     group = _subsampled(_below_chance(laws, group))
     alike, others = _ranked(_tested(laws, group.points, by, delta))
     best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
@@ -126,7 +127,7 @@ def study(
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
         without_outliers=second,
     )
-    law_file = _with_widths(law_file, group)
+    law_file = _with_widths(law_file.model_copy(update={"data_fingerprint": whole}), group)
     if group.repeats is None:
         return law_file
     if "tokens" not in best.varies:

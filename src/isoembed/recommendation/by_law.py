@@ -40,6 +40,7 @@ def by_law(
     """
     found = applicable(laws, request, other_settings=other_settings)
     laws, unsized = sized(found.laws)
+    request = request.at_rates_of(laws)
     flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]

@@ -13,6 +13,7 @@ from isoembed.core import Count, InputError
 from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import RateRule
+from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
 from isoembed.flops import Cost
@@ -287,6 +288,13 @@ class CompleteRequest(Setup, Request):
         if (rule.along, self.family.along) == ("size", "depth"):
             notes.append(note("assumed", "rate-carried"))
         return notes
+
+    def at_rates_of(self, laws: LawSet) -> Self:
+        """With the rules of the learning rates of the runs behind `laws`, in place of the family's own."""
+        rules = {law.peak_rate.method: law.peak_rate.rule for law in laws.laws if law.peak_rate is not None}
+        kept = tuple(rule for rule in self.family.rates if rule.method not in rules)
+        family = self.family.model_copy(update={"rates": (*rules.values(), *kept)})
+        return self.model_copy(update={"family": family}) if rules else self
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, RateRule | None]:
         """Peak learning rate for a run of `tokens`, and the rule that says so; None where it was asked for."""

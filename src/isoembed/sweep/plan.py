@@ -23,6 +23,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -41,7 +42,7 @@ from isoembed.recipe import (
 )
 from isoembed.records import FailedRun, Outcome, RunRecord
 from isoembed.sweep.folder import LOST, PlannedRun
-from isoembed.sweep.rates import RateFit, beyond, fit_rates, optima
+from isoembed.sweep.rates import EXTENSIONS, RateFit, beyond, fit_rates, optima
 from isoembed.sweep.repetition import unfit
 from isoembed.sweep.request import RateSearch, SweepRequest, some_of
 from isoembed.sweep.stage import (
@@ -60,6 +61,8 @@ from isoembed.sweep.variations import Variation
 #: runs replicated before the grid and after it
 NOISE_RUNS = 6
 REPLICATED_RUNS = 8
+#: of the prior rate: one that is none of a search's
+_NO_RATE_TRIED = 1.001
 
 
 class Plan(Frozen):
@@ -104,6 +107,9 @@ def branch_of(recipe: Recipe) -> str | None:
 
 class Planner:
     """Plans as far as what has ended allows."""
+
+    #: of the search's factor: the rates of a setting, lowest first
+    _RATE_POWERS: ClassVar[tuple[int, ...]] = (-1, 0, 1)
 
     def __init__(self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]]) -> None:
         self.request = request
@@ -172,7 +178,7 @@ class Planner:
             for method in self._rate_methods(model):
                 for flop, steps in self._horizons(search, model, method):
                     centre = self._prior_rate(model, method, steps)
-                    for power in (-1, 0, 1):
+                    for power in self._RATE_POWERS:
                         runs += self._planned(model, method, flop, RATES, rate=centre * search.factor**power)
         return sorted(runs, key=lambda run: run.recipe.flop)
 
@@ -479,7 +485,13 @@ class Planner:
 
 
 class _Unpruned(Planner):
-    """Plans as if every run had ended without a loss that could rule others out."""
+    """Plans as if every run had ended without a loss that could rule others out: every setting's search is widened as
+    far as it may be, and then has a rate of its own."""
+
+    _RATE_POWERS: ClassVar[tuple[int, ...]] = tuple(range(-1, 2 + EXTENSIONS))
+
+    def _rate(self, model: ModelSpec, method: Method, steps: int) -> float:
+        return self._prior_rate(model, method, steps) * (1.0 if self.request.rates is None else _NO_RATE_TRIED)
 
     def _leaves_trunk(self, outcome: Outcome | None) -> bool:
         return True

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from isoembed.core import InputError
+from isoembed.encoder.certificate import earlier_certificate
 from isoembed.encoder.export import MARKER
 from isoembed.encoder.exported import MODULES
+from isoembed.encoder.statement import fingerprints
 from isoembed.evaluation.mteb.library import require
 from isoembed.evaluation.mteb.scores import BenchmarkScore, BenchmarkScores
 from isoembed.records import RECORD, RunRecord
@@ -37,7 +39,8 @@ def benchmark(
     results: folder of the library's result files; default: mteb/ beside a model that isoembed exported.
     progress: told of each score as it comes.
 
-    Each score goes into the model's record (`task/metric`) as it comes.  Raises InputError where the folder holds no
+    Each score goes into the model's record (`task/metric`) as it comes, but for those with `prompts`, and of weights
+    that are not those that were recorded.  Raises InputError where the folder holds no
     exported model, a name is unknown, or data cannot be had.
     """
     require()
@@ -59,6 +62,7 @@ def benchmark(
     tasks = _tasks(names, data, kind)  # before the model is loaded: a misspelt name costs nothing
     model = open_model(folder, prompts)
     meta = model.mteb_model_meta
+    of_its_record = not prompts and _as_certified(model, folder)
     scores = BenchmarkScores(
         model=str(meta.name),
         revision=str(meta.revision),
@@ -69,7 +73,8 @@ def benchmark(
     )
     for score in run_tasks(model, tasks, results):
         scores = scores.model_copy(update={"tasks": (*scores.tasks, score)})
-        _into_record(folder / RECORD, scores)
+        if of_its_record:
+            _into_record(folder / RECORD, scores)
         if progress is not None:
             progress(score)
     return scores
@@ -87,6 +92,13 @@ def _tasks(names: Sequence[str], data: Path | None, kind: str | None) -> list[An
     if ALL_LOCAL in names:
         raise InputError("`mteb=local` needs the folder of the tasks; name it with `data`.")
     return tasks_named(names)
+
+
+def _as_certified(model: Any, folder: Path) -> bool:
+    """Whether the weights are those that the folder was written with, as its certificate has them."""
+    stated = earlier_certificate(folder).statement
+    found = fingerprints(model.model[0].auto_model)
+    return stated is None or stated.tensors == {name: str(tensor) for name, tensor in found.items()}
 
 
 def _into_record(file: Path, scores: BenchmarkScores) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from isoembed.core import checked, expanded
-from isoembed.encoder.certificate import Certificate, Origin, examine
+from isoembed.encoder.certificate import Certificate, ModelCheck, Origin, examine
 from isoembed.encoder.config import NotADecoderError
 from isoembed.encoder.exported import MODULES, module_folders
 from isoembed.encoder.load import load_model, load_transformer
@@ -28,11 +28,16 @@ def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certi
     `base` is no such model.
     """
     folder = expanded(folder)
-    return examine(folder, origin=_origin(folder, base))
-
-
-def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
     recipe = RunRecord.load(folder / RECORD).recipe if (folder / RECORD).is_file() else None
+    origin = _origin(folder, base, recipe)
+    found = examine(folder, origin=origin)
+    if origin is not None or recipe is None:
+        return found
+    unseen = ModelCheck(name="trained", passed=None, seen=f"its base, {recipe.model.name}, is not at hand, or another")
+    return found.model_copy(update={"checks": (*found.checks, unseen)})
+
+
+def _origin(folder: Path, base: str | ModelSpec | None, recipe: Recipe | None) -> Origin | None:
     if base is None:
         recipe = None if recipe is None else at_hand(recipe, folder)
     elif recipe is None or isinstance(base, str):
@@ -41,6 +46,8 @@ def _origin(folder: Path, base: str | ModelSpec | None) -> Origin | None:
         opened, cuttable = load_model(base.source, depth=base.depth), base.depth is None
         return Origin.of_model(base.name, opened, base.source, _from(base.source, recipe), cuttable=cuttable)
     else:
+        if recipe.options.resize_embeddings:  # it is grown before it is compared
+            base = base.model_copy(update={"vocab": recipe.model.vocab})
         recipe = recipe.model_copy(update={"model": base, "base_hash": None})
     return None if recipe is None else Origin.of(recipe)
 

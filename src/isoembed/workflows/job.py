@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerFast
 
@@ -32,6 +33,7 @@ from isoembed.encoder.export import MARKER, clear_export
 from isoembed.encoder.exported import MODULES
 from isoembed.encoder.load import attend_both_ways, grow_table, load_base, load_model, weights_hash
 from isoembed.encoder.precision import AskedPrecision
+from isoembed.encoder.teacher import open_teacher
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.retrieval import RetrievalTask
 from isoembed.evaluation.score import Scores, evaluate
@@ -40,7 +42,7 @@ from isoembed.evaluation.tasks import Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
-from isoembed.options import NO_PROMPTS, Prompts
+from isoembed.options import NO_PROMPTS, Prompts, Teacher
 from isoembed.recipe import (
     EarlyStopping,
     Precision,
@@ -72,6 +74,8 @@ from isoembed.training.heldout import heldout_fingerprint
 from isoembed.training.loop import run
 from isoembed.training.teacher import read_by_teacher
 
+#: what a recipe names by where it lies
+Placed = TypeVar("Placed", ModelSpec, Teacher)
 #: in a run's working folder
 CHECKPOINTS = "checkpoints"
 
@@ -240,16 +244,22 @@ def plan_recipe(
     """
     found = at_hand(recipe, place)
     if found is None:
-        raise InputError(f"The recipe's base {recipe.model.source} must be here or beside {place}. Put it there.")
+        raise InputError(
+            f"The recipe's base {recipe.model.source}, with the weights that it was made for, must be here or beside "
+            f"{place}. Put it there."
+        )
     teacher = found.options.teacher
     if teacher is not None and teacher.source.startswith("./"):  # as `at_hand` leaves what it has not found
-        raise InputError(f"The recipe's teacher {teacher.source} must be here or beside {place}. Put it there.")
+        raise InputError(
+            f"The recipe's teacher {teacher.source}, as it was, must be here or beside {place}. Put it there."
+        )
     tokenizer = _tokenizer(found.model, found)
     record = _record_in(place, recipe)
-    if record is None or other_data or options.names_heldout:
+    data = None
+    if record is not None and not options.names_heldout:
+        data = _of_that_run(record, options, tokenizer, found, cache, other_data=other_data)
+    if data is None:
         data = options.prepare(tokenizer, found, cache=cache)
-    else:
-        data = _ready(_split_as(record, options, tokenizer, found, cache), found)
     same = data.stats.fingerprint == found.data.fingerprint
     if not (same or other_data):
         those = "those, or others," if extending is None else "those"
@@ -307,6 +317,25 @@ def _record_in(place: Path, recipe: Recipe) -> RunRecord | None:
 def _evaluated(record: RunRecord) -> int:
     """How many held-out pairs a run evaluated."""
     return 0 if record.heldout is None else record.heldout.pairs
+
+
+def _of_that_run(
+    record: RunRecord,
+    options: DataOptions,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    cache: Path,
+    *,
+    other_data: bool,
+) -> PairData | None:
+    """The pairs, held out as the run of `record` did; None where these are others, which `other_data` allows."""
+    try:
+        data = _ready(_split_as(record, options, tokenizer, recipe, cache), recipe)
+    except InputError:
+        if other_data:
+            return None
+        raise
+    return None if other_data and data.stats.fingerprint != recipe.data.fingerprint else data
 
 
 def _split_as(
@@ -626,28 +655,35 @@ def evaluate_folder(
 
 def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
     """The recipe of the model in `folder`, with its base, and its teacher, where it lies; None where its base was a
-    folder which is neither here nor beside `folder`: a record names no places."""
-    if (teacher := recipe.options.teacher) is not None and (here := _places(teacher.source, folder)):
-        recipe = recipe.taught_by(teacher.model_copy(update={"source": here[0]}))
-    models = [recipe.model.model_copy(update={"source": place}) for place in _places(recipe.model.source, folder)]
-    found = [recipe.model_copy(update={"model": model}) for model in models]
-    if len(found) > 1:  # two of one name
-        return next(filter(_is_of, found), found[0])
-    return found[0] if found else None
+    folder which is neither here nor beside `folder`: a record names no places, and others may be of that name."""
+    for taught in _placed(recipe.options.teacher, folder):
+        if _opens(partial(open_teacher, taught.source, known=taught)):
+            recipe = recipe.taught_by(taught)
+            break
+    if not recipe.model.source.startswith("./"):
+        return recipe
+    for model in _placed(recipe.model, folder):
+        found = recipe.model_copy(update={"model": model})
+        if _opens(partial(load_base, found)):
+            return found
+    return None
 
 
-def _places(source: str, folder: Path) -> list[str]:
-    """Where a model's `./NAME` lies, here or beside `folder`; a hub id as it is."""
-    if not source.startswith("./"):
-        return [source]
-    places = (Path(source).absolute(), folder.absolute().parent / source)
-    return list({place.resolve(): str(place) for place in places if place.exists()}.values())
+def _placed(there: Placed | None, folder: Path) -> Iterator[Placed]:
+    """A model whose source is `./NAME` at each place where such a thing lies: here and beside `folder`.  Not `folder`
+    itself, for an export may be called as its base is."""
+    if there is None or not there.source.startswith("./"):
+        return
+    own, name = folder.resolve(), Path(there.source)
+    for place in dict.fromkeys((name.absolute(), folder.absolute().parent / name)):
+        if place.exists() and place.resolve() != own:
+            yield there.model_copy(update={"source": str(place)})
 
 
-def _is_of(recipe: Recipe) -> bool:
-    """Whether what lies at the recipe's base is that base."""
+def _opens(load: Callable[[], object]) -> bool:
+    """Whether what lies there can be loaded, as the very model that is meant."""
     try:
-        load_base(recipe)
+        load()
     except InputError:
         return False
     return True

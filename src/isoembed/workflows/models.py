@@ -33,6 +33,12 @@ def family_named(name: Family | str) -> Family:
     return _whole(asked.source, None)[0]
 
 
+def source_of(name: str) -> str:
+    """Where the built-in model called `name` lies; a folder, a file, or another text, as it is."""
+    known = (spec for family in FAMILIES for spec in family.models)
+    return name if os.path.exists(expanded(name)) else next((each.source for each in known if each.name == name), name)
+
+
 def chosen(
     family: str | None, model: str | None, depth: int | None = None, *, budget: Budget | None = None
 ) -> tuple[Family, str | None]:

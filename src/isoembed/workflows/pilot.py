@@ -13,7 +13,7 @@ import torch
 
 from isoembed.core import InputError, StoppedError
 from isoembed.encoder.precision import AskedPrecision
-from isoembed.families.base import Family
+from isoembed.families.base import Family, ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.notes import FitNote, remark
@@ -26,7 +26,7 @@ from isoembed.pilot.choose import PilotBatch
 from isoembed.pilot.notes import PilotNote
 from isoembed.pilot.posterior import NEAR
 from isoembed.pilot.runs import LEAST_STEPS, PilotRun, least_runs, near_envelope, relative_variance
-from isoembed.recipe import DataStats, Setup
+from isoembed.recipe import DataStats, Setup, check_width
 from isoembed.records import RunRecord
 from isoembed.sweep.advance import explain, plan_sweep
 from isoembed.sweep.folder import SweepFolder
@@ -93,7 +93,7 @@ def prepare_pilot(
     step_tokens = request.batch_pairs * pairs.stats.tokens_per_pair
     names = [
         model.name
-        for model in request.sizes
+        for model in _wide_enough(request)
         if any(
             method.cost(model).flop_per_token * LEAST_STEPS * step_tokens <= grid[-1]
             for method in pilot_methods(request, model)
@@ -101,6 +101,21 @@ def prepare_pilot(
     ]
     request = request.model_copy(update={"models": tuple(names), "budgets": grid})
     return prepare_request(request, data, cache=cache, precision=precision)
+
+
+def _wide_enough(request: SweepRequest) -> list[ModelSpec]:
+    """The sizes whose embeddings can have the dimensions that are asked for; raises InputError where none can."""
+    found, errors = [], []
+    for model in request.sizes:
+        try:
+            check_width(model, request.options)
+        except InputError as error:
+            errors.append(error)
+        else:
+            found.append(model)
+    if errors and not found:
+        raise errors[-1]  # of the widest
+    return found
 
 
 def run_pilot(

@@ -20,6 +20,7 @@ from isoembed.core import InputError, Summarised, checked, expanded, write_atomi
 from isoembed.encoder.card import FOLDER
 from isoembed.encoder.exported import MODULES
 from isoembed.hub import is_reachable
+from isoembed.workflows.benchmark import RESULTS
 from isoembed.workflows.certify import certify
 
 #: what a model folder may hold, by the names that isoembed, sentence-transformers, transformers and tokenizers give it,
@@ -77,7 +78,8 @@ def push(folder: str | Path, repository: str, *, private: bool = False, dry_run:
     """Publish the model in `folder` as `repository`, ORG/NAME on the hub, and let its card name it.
 
     First it is looked at: nothing but a model's parts, safetensors alone, no absolute path, no name of this machine or
-    its user, no access token in any file, and every check of `isoembed.certify` passes.
+    its user, no access token in any file, and every check of `isoembed.certify` passes.  The results that
+    `isoembed eval --mteb` left in mteb/ stay here.
     private: the repository is seen by those alone who may; a public one is not made private, but refused.
     dry_run: nothing is asked of the hub, and nothing written.
     Raises InputError where the look, the name, the token or the hub says no.
@@ -140,7 +142,11 @@ def _look(folder: Path, repository: str, *, private: bool) -> Publication:
     """All that would be published; raises InputError for what should not be."""
     if not (folder / MODULES).is_file():
         raise InputError(f"A model folder must hold {MODULES}; {folder} does not. Name what `run` or `train` wrote.")
-    files = sorted(file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if (not file.is_dir() or file.is_symlink()) and file.relative_to(folder).parts[0] != RESULTS
+    )
     strange = [
         name
         for file in files

@@ -121,11 +121,15 @@ def lines_of(text: io.TextIOWrapper, limit: int) -> Iterator[str | LongLine]:
             long.pass_over()
 
 
+class NoFileError(InputError):
+    """There is no file of pairs at the place that was named."""
+
+
 def existing(path: str) -> Path:
-    """The file at `path`; raises InputError where there is none."""
+    """The file at `path`; raises NoFileError where there is none."""
     file = expanded(path)
     if not file.is_file():
-        raise InputError(
+        raise NoFileError(
             f"`data` must name a file that exists; there is none at {label_of(Path(path))}. Check the path."
         )
     return file

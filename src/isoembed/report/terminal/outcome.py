@@ -4,6 +4,7 @@ all is asked for."""
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def result_text(
         remedy = "" if advice else _remedy(record, budget_flop)
         rows += [("Verdict", line) for line in verdict(values, queries, remedy)]
     rows += [("Advice", line) for line in advice]
-    rows.append(("Next", f'isoembed search {out} "what to look for"'))
+    rows.append(("Next", f'isoembed search {shlex.quote(str(out))} "what to look for"'))
     return pairs_table(rows)
 
 
@@ -139,7 +140,8 @@ def shortened(text: str, width: int = WIDTH) -> str:
 
 def _what(recipe: Recipe) -> str:
     model = recipe.model
-    blocks = f"{model.blocks} blocks" if model.depth is None else f"its first {model.depth} blocks"
+    first = "block" if model.depth == 1 else f"{model.depth} blocks"
+    blocks = number_of(model.blocks, "block") if model.depth is None else f"its first {first}"
     return f"{recipe.method.label} on {model.name}, {blocks}, {si(model.params)} parameters"
 
 

@@ -269,7 +269,7 @@ def achieved_text(recommendation: Recommendation, record: RunRecord) -> str:
     low, high = forecast.ends
     within = "inside" if low <= heldout.loss <= high else "outside"
     apart = heldout.loss / forecast.value - 1
-    said = f"forecast {forecast.describe()}, got {heldout.loss:.3f}: {within} the interval, {apart:+.1%}"
+    said = f"{forecast.describe()}, got {heldout.loss:.3f}: {within} the interval, {apart:+.1%}"
     return said if within == "inside" else f"{said}; {_why_apart(recommendation, record)}"
 
 
