@@ -19,7 +19,7 @@ from tests.fitting.ledgers import BUDGETS, lora, planned, runs
 
 RECIPES = [
     planned(flop, model, method(model))
-    for flop, model, method in product(BUDGETS[::3], NANO.models[:4], (lambda _: Full(), lora))
+    for flop, model, method in product(BUDGETS[3:], NANO.models[:4], (lambda _: Full(), lora))
 ]
 
 
@@ -49,7 +49,7 @@ def test_the_family_s_own_rates_need_no_rule() -> None:
 def test_a_recipe_by_a_law_has_the_rates_of_its_runs() -> None:
     law = law_named("hoffmann")
     (group,) = group_runs(runs(methods={"full": None}), [law])
-    laws = LawSet(laws=(study([law], group, source="runs", draws=50, by=()),))
+    laws = LawSet(laws=(study([law], group, source="runs", draws=200, by=()),))
     assert laws == LawSet.model_validate_json(laws.model_dump_json(by_alias=True))
     found = recommend("1e12", NANO, law=laws, method="full")
     assert found.recipe.learning_rate == pytest.approx(1e-3)

@@ -257,7 +257,7 @@ def test_runs_that_need_more_memory_are_named() -> None:
 def test_no_sweep_has_more_runs_than_it_said_at_most() -> None:
     """The search for rates is widened where the best one lies on an edge, and what it finds is no rate that was tried:
     67 runs of 58 "at most"."""
-    asked = request(rates=RateSearch(models=SEARCH.models, factor=1.2), methods=("full", "lora"), prune=0.0)
+    asked = request(rates=RateSearch(models=SEARCH.models, factor=1.2), methods=("full", "lora"), prune=None)
     bound, plan = at_most(asked), complete(asked)
     searched = sum(run.part == RATES for run in plan.runs)
     assert searched > 3 * len({setting_of(run.recipe) for run in plan.runs if run.part == RATES})

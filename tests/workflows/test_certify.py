@@ -505,15 +505,16 @@ def test_an_export_may_be_called_as_its_base_is(tmp_path: Path, monkeypatch: pyt
     assert found.checks[-1].seen == "its base, mine, is not at hand, or another"
     assert not _command("push", "mine", "acme/mine", "--dry-run", inside=tmp_path).status
 
-    def extended(where: Path) -> Outcome:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        asked = [f"--extend={tmp_path / 'mine'}", "--budget=4e8", f"--data={tmp_path / 'pairs.jsonl'}"]
-        return command("train", *asked, "--out=longer", inside=where)
+    def planned() -> str:
+        job = isoembed.plan_extension(
+            tmp_path / "mine", tmp_path / "pairs.jsonl", budget=4e8, cache=tmp_path / "isoembed"
+        )
+        return job.recipe.model.source
 
-    done = extended(tmp_path)
-    assert done.status == 2
-    assert "./mine, with the weights that it was made for, must be here or beside" in done.err
-    done = extended(tmp_path / "base")
-    assert not done.status, done.err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(isoembed.InputError, match=r"\./mine, with the weights .* for, must be here or beside"):
+        planned()
     monkeypatch.chdir(tmp_path / "base")
-    assert {check.name: check.passed for check in isoembed.certify("longer").checks}["trained"]
+    assert planned() == str(tmp_path / "base" / "mine")
+    assert {check.name: check.passed for check in isoembed.certify("../mine").checks}["trained"]
