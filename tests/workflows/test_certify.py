@@ -476,6 +476,15 @@ def test_a_recipe_of_another_run_is_found(whole: Path, tmp_path: Path) -> None:
     assert failed == {"recipe": f"{RECIPE} is of another training than {RECORD}"}
 
 
+def test_a_damaged_recipe_is_a_failed_check(whole: Path, tmp_path: Path) -> None:
+    """And not "reads texts", with what comes after it left out."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    (tmp_path / "out" / RECIPE).write_text("{")
+    found = isoembed.certify(tmp_path / "out", base=str(whole / "base"))
+    assert [check.name for check in found.failures] == ["recipe"]
+    assert "trained" in {check.name for check in found.checks}
+
+
 def test_an_adapter_that_is_gone_is_said_and_no_fault(whole: Path, tmp_path: Path) -> None:
     """The model has it merged."""
     shutil.copytree(whole / "out", tmp_path / "out")
@@ -502,7 +511,7 @@ def test_an_export_may_be_called_as_its_base_is(tmp_path: Path, monkeypatch: pyt
     assert not done.status, done.err
     found = isoembed.certify(tmp_path / "mine")
     assert found.passed
-    assert found.checks[-1].seen == "its base, mine, is not at hand, or another"
+    assert found.checks[-1].seen == "its base, ./mine, is not here, or what is here has other weights"
     assert not _command("push", "mine", "acme/mine", "--dry-run", inside=tmp_path).status
 
     def planned() -> str:

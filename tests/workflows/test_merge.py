@@ -91,7 +91,7 @@ def test_the_base_may_lie_beside_the_models(recipe: Recipe, tmp_path: Path, monk
     assert all(torch.equal(value, mean[name]) for name, value in weights(Path("again")).items())
     shutil.rmtree(decoy)
     shutil.rmtree(there / "base")
-    with pytest.raises(InputError, match=r"needs it: \./base must be here or beside .*one\. Put it there"):
+    with pytest.raises(InputError, match=r"needs it: \./base, with the weights .*, must be here or beside .*one\. Put"):
         merge(["../there/one"], "other", base=0.5)
 
 

@@ -177,11 +177,18 @@ def test_a_family_is_named_in_python_as_on_the_command_line(tmp_path: Path) -> N
     assert found.recipe.model.name in ("base@1", "base@2")
     with pytest.raises(InputError, match=r"Give isoembed\.family_named\('base@'\), which takes a hub id"):
         isoembed.recommend("1e9", "base@")
-    with pytest.raises(InputError, match=r"`model` alone must be one of.*give isoembed\.family_named\('mine/one'\)"):
+    with pytest.raises(InputError, match=r"`model` alone must be one of.*Give isoembed\.family_named\('mine/one'\)"):
         isoembed.recommend("1e9", model="mine/one")
+    with pytest.raises(InputError, match="Give family='pythia' too"):  # family_named would give all of its sizes
+        isoembed.recommend("1e9", model="pythia-70m")
+    assert [each.name for each in isoembed.family_named(folder).models] == ["base"]
 
 
 def test_a_built_in_model_is_evaluated_by_its_name(tmp_path: Path) -> None:
     """As help says; it was looked for on the hub."""
-    assert source_of("nano-28k") == "nano/nano-28k"
     assert source_of("org/model") == "org/model"
+    (tmp_path / "sts").mkdir()
+    rows = [{"s1": f"sort a list {n}", "s2": f"order a list {n}", "score": n / 8} for n in range(8)]
+    (tmp_path / "sts" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = command("eval", "nano-28k", "--data=sts", "--task=sts", "--json", inside=tmp_path)
+    assert not done.status, done.err

@@ -460,7 +460,10 @@ def _normalised(written: Written) -> ModelCheck:
 
 def _recipe(file: Path, recipe: Recipe) -> ModelCheck:
     """`file` is what others train this model by."""
-    alike = Recipe.load(file).key == recipe.key
+    try:
+        alike = Recipe.load(file).key == recipe.key
+    except InputError as error:
+        return ModelCheck(name="recipe", passed=False, seen=str(error))
     seen = "that of the record" if alike else f"{RECIPE} is of another training than {RECORD}"
     return ModelCheck(name="recipe", passed=alike, seen=seen)
 

@@ -102,7 +102,8 @@ def special_ids(config: PreTrainedConfig) -> dict[str, list[int]]:
     """The token ids that `config` names, by its fields: `eos_token_id` -> [2].  Some write -1 where there is none."""
     found = {field: value for field, value in vars(config).items() if field.endswith("_token_id") and value is not None}
     listed = {field: value if isinstance(value, list) else [value] for field, value in found.items()}
-    return {field: ids for field, ids in listed.items() if min(ids, default=0) >= 0}
+    real = {field: [each for each in ids if each >= 0] for field, ids in listed.items()}
+    return {field: ids for field, ids in real.items() if ids}
 
 
 def _resize_table(model: nn.Module, rows: int, what: str, change: str) -> nn.Module:

@@ -11,8 +11,8 @@ from pydantic import Field
 from isoembed.core import Frozen, InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.notes import FitNote
-from isoembed.fitting.peak_rates import PeakRate
 from isoembed.fitting.repetition import RepeatedRuns
+from isoembed.fitting.trained_rates import TrainedRate
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.points import Points
 from isoembed.methods import Adapters, Method, read_label
@@ -111,8 +111,8 @@ class Group:
     """runs that repeat their data, which the law is not fitted to"""
     widths: tuple[WidthRuns, ...] = ()
     """runs of other dimensions, which the law is not fitted to either"""
-    peak_rate: PeakRate | None = None
-    """the rule of the runs' learning rates; None where it is the family's own, or not known"""
+    trained_rates: tuple[TrainedRate, ...] = ()
+    """the runs' learning rates; none of a table's"""
 
     @property
     def notes(self) -> tuple[str, ...]:

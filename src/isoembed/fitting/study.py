@@ -6,6 +6,7 @@ One law per method (corrections to the paper's set-up: what full fine-tuning tea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from isoembed.fitting.io.runs import RunsSchema, read_runs
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import RepeatedRuns, Repetition, measure
 from isoembed.fitting.settings import Group
+from isoembed.laws import COMPARED, law_named
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
 from isoembed.notes import refusal_of
@@ -96,7 +98,6 @@ def study(
     """
     if len(laws) > 1 and not by:
         raise InputError("Laws are compared on what is held out; give a `holdout` other than none, or one law.")
-    whole = group.points.fingerprint
     group = _subsampled(_below_chance(laws, group))
     alike, others = _ranked(_tested(laws, group.points, by, delta))
     best, held, rivals = alike[0].law, alike[0].held, [*alike[1:], *others]
@@ -127,12 +128,24 @@ def study(
         outlier_rows=tuple(np.array(group.rows)[out_R].tolist()),
         without_outliers=second,
     )
-    law_file = _with_widths(law_file.model_copy(update={"data_fingerprint": whole}), group)
+    law_file = _with_widths(law_file, group)
     if group.repeats is None:
         return law_file
     if "tokens" not in best.varies:
         return law_file.with_facts(remark("reads-no-tokens", law=best.name))
     return law_file.model_copy(update={"repetition": _repetition(law_file, best, found, group.repeats)})
+
+
+def as_fitted(law_file: LawFile, group: Group) -> Group | None:
+    """`group` as it was when `law_file` was fitted to it, some of its runs set aside perhaps; None where that was to
+    others."""
+    group = replace(group, facts=())
+    for laws in ((), (law_named(law_file.law),), COMPARED):
+        with suppress(InputError):
+            fitted = _subsampled(_below_chance(laws, group) if laws else group)
+            if fitted.points.fingerprint == law_file.data_fingerprint:
+                return fitted
+    return None
 
 
 def _with_widths(law_file: LawFile, group: Group) -> LawFile:

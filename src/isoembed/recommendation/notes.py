@@ -90,6 +90,9 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "rate-asked": ("learning rate as asked",),
     "rate": ("learning rate", "{source}"),
+    "rate-of-runs": (
+        "learning rate: {factor:.3g} times that, as the law's own {runs:,} runs had, typically {off:.0%} off",
+    ),
     "rate-like": ("learning rate", "as {like}, unmeasured", "{source}"),
     "rate-carried": ("learning rate", "stated for whole models, carried over to first blocks"),
     "setup": (

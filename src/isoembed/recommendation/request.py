@@ -16,10 +16,12 @@ from isoembed.families.base import RateRule
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
+from isoembed.fitting.trained_rates import RateFactor, rate_factors
 from isoembed.flops import Cost
 from isoembed.methods import Full, Method, method_of
 from isoembed.notes import refusal
 from isoembed.recipe import (
+    LARGEST_RATE,
     TO_THE_END,
     DataStats,
     EarlyStopping,
@@ -115,6 +117,7 @@ class CompleteRequest(Setup, Request):
     """A request with nothing left open, and the recipe that any one model and method give within it."""
 
     data: DataStats
+    rate_factors: dict[str, RateFactor] = Field({}, description="on the family's learning rates, by method")
 
     @property
     def settings(self) -> Settings:
@@ -285,23 +288,25 @@ class CompleteRequest(Setup, Request):
             return [note("assumed", "rate-asked")]
         found = {"source": rule.source} | ({"like": rule.like} if rule.like else {})
         notes = [note("assumed", "rate-like" if rule.like else "rate", **found)]
+        if (seen := self.rate_factors.get(recipe.method.name)) is not None:
+            notes.append(note("known", "rate-of-runs", factor=seen.factor, runs=seen.runs, off=math.expm1(seen.noise)))
         if (rule.along, self.family.along) == ("size", "depth"):
             notes.append(note("assumed", "rate-carried"))
         return notes
 
     def at_rates_of(self, laws: LawSet) -> Self:
-        """With the rules of the learning rates of the runs behind `laws`, in place of the family's own."""
-        rules = {law.peak_rate.method: law.peak_rate.rule for law in laws.laws if law.peak_rate is not None}
-        kept = tuple(rule for rule in self.family.rates if rule.method not in rules)
-        family = self.family.model_copy(update={"rates": (*rules.values(), *kept)})
-        return self.model_copy(update={"family": family}) if rules else self
+        """With the factor on the family's learning rates that the runs behind `laws` had."""
+        rates = [each for law in laws.laws for each in law.trained_rates]
+        return self.model_copy(update={"rate_factors": rate_factors(rates, self.family)})
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, RateRule | None]:
         """Peak learning rate for a run of `tokens`, and the rule that says so; None where it was asked for."""
         if self.learning_rate is not None:
             return self.learning_rate, None
         steps = max(1, round(tokens / self.step_tokens))
-        return self.family.peak_rate(model, method, steps=steps)
+        rate, rule = self.family.peak_rate(model, method, steps=steps)
+        seen = self.rate_factors.get(method.name)
+        return rate if seen is None else min(rate * seen.factor, LARGEST_RATE), rule
 
 
 def _built_in(family: Family | str) -> Family:
@@ -319,10 +324,10 @@ def _family_of(model: str | None, budget: Budget) -> Family:
     """The family where none was named."""
     found = default_family(budget)
     if model is not None and all(each.name != model for each in found.models):
-        raise InputError(
-            f"`model` alone must be one of {', '.join(each.name for each in found.models)}; got {model!r}. Name its "
-            f"`family` too, or give isoembed.family_named({model!r}) as `family` in its place."
-        )
+        own = next((each.name for each in FAMILIES if any(spec.name == model for spec in each.models)), None)
+        known = f"family={own!r} too" if own else f"isoembed.family_named({model!r}) as `family` in its place"
+        names = ", ".join(each.name for each in found.models)
+        raise InputError(f"`model` alone must be one of {names}; got {model!r}. Give {known}.")
     return found
 
 

@@ -17,7 +17,7 @@ from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
-from isoembed.fitting.study import study_source
+from isoembed.fitting.study import as_fitted, study_source
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.methods import METHODS
@@ -131,11 +131,11 @@ class ReportData:
         return None if laws is None or replace(self, laws=laws)._of_other_runs() else laws
 
     def _of_other_runs(self) -> list[FitNote]:
-        known = {group.method: group.points.fingerprint for group in self.groups.values()}
+        known = {group.method: group for group in self.groups.values()}
         return [
             remark("other-runs", law=law.method or law.law)
             for law in self.law_files
-            if known.get(law.method) != law.data_fingerprint
+            if law.method not in known or as_fitted(law, known[law.method]) is None
         ]
 
     def _without_size(self) -> list[FitNote]:

@@ -20,7 +20,6 @@ from pydantic import Field
 
 from isoembed.core import Frozen
 from isoembed.families.base import RateLaw
-from isoembed.fitting.peak_rates import rate_law
 from isoembed.methods import Method
 from isoembed.recipe import Recipe
 from isoembed.records import RunRecord
@@ -109,8 +108,17 @@ def fit_rates(found: Iterable[RateOptimum]) -> dict[str, RateFit]:
         by_method[optimum.method.name].append(optimum)
     fits = {}
     for name, group in sorted(by_method.items()):
-        law, noise = rate_law(
-            [o.params for o in group], [o.steps for o in group], [o.share for o in group], [o.rate for o in group]
+        feature = np.log([[o.params, o.steps, o.share] for o in group])
+        target = np.log([o.rate for o in group])
+        varies = np.ptp(feature, axis=0) > 1e-9
+        design = np.column_stack([np.ones(len(group)), feature[:, varies]])
+        solved = np.linalg.lstsq(design, target, rcond=None)[0]
+        powers = np.zeros(3)
+        powers[varies] = solved[1:]
+        fits[name] = RateFit(
+            method=name,
+            law=RateLaw(constant=solved[0], params=powers[0], steps=powers[1], share=powers[2]),
+            optima=tuple(group),
+            noise=float(np.sqrt(np.mean((target - design @ solved) ** 2))),
         )
-        fits[name] = RateFit(method=name, law=law, optima=tuple(group), noise=noise)
     return fits

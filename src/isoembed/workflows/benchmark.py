@@ -39,8 +39,8 @@ def benchmark(
     results: folder of the library's result files; default: mteb/ beside a model that isoembed exported.
     progress: told of each score as it comes.
 
-    Each score goes into the model's record (`task/metric`) as it comes, but for those with `prompts`, and of weights
-    that are not those that were recorded.  Raises InputError where the folder holds no
+    Each score goes into the model's record (`task/metric`) as it comes, unless `prompts` were given or the weights have
+    changed since it was written.  Raises InputError where the folder holds no
     exported model, a name is unknown, or data cannot be had.
     """
     require()

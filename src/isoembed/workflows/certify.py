@@ -33,8 +33,8 @@ def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certi
     found = examine(folder, origin=origin)
     if origin is not None or recipe is None:
         return found
-    unseen = ModelCheck(name="trained", passed=None, seen=f"its base, {recipe.model.name}, is not at hand, or another")
-    return found.model_copy(update={"checks": (*found.checks, unseen)})
+    unseen = f"its base, {recipe.model.source}, is not here, or what is here has other weights"
+    return found.model_copy(update={"checks": (*found.checks, ModelCheck(name="trained", passed=None, seen=unseen))})
 
 
 def _origin(folder: Path, base: str | ModelSpec | None, recipe: Recipe | None) -> Origin | None:

@@ -251,7 +251,7 @@ def plan_recipe(
     teacher = found.options.teacher
     if teacher is not None and teacher.source.startswith("./"):  # as `at_hand` leaves what it has not found
         raise InputError(
-            f"The recipe's teacher {teacher.source}, as it was, must be here or beside {place}. Put it there."
+            f"The recipe's teacher {teacher.source}, unchanged, must be here or beside {place}. Put it there."
         )
     tokenizer = _tokenizer(found.model, found)
     record = _record_in(place, recipe)

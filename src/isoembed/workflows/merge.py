@@ -176,7 +176,8 @@ def _untrained(folder: Path, base_hash: str | None) -> tuple[nn.Module, str]:
     here = at_hand(recipe, folder)
     if here is None:
         raise InputError(
-            f"A share of the `base` needs it: {recipe.model.source} must be here or beside {folder}. Put it there."
+            f"A share of the `base` needs it: {recipe.model.source}, with the weights that were trained, must be here "
+            f"or beside {folder}. Put it there."
         )
     if here.base_hash is None:  # that of the other models' records
         here = here.model_copy(update={"base_hash": base_hash})

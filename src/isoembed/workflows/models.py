@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from isoembed.budget import Budget
 from isoembed.core import InputError, checked, expanded
@@ -16,14 +17,15 @@ from isoembed.recommendation.request import default_family
 
 
 @checked
-def family_named(name: Family | str) -> Family:
+def family_named(name: Family | str | Path) -> Family:
     """The family that `name` means: a built-in one by its name, or by the name or hub id of one of its models; of any
     other hub id, of a folder or a GGUF file that model alone; of `MODEL@` that model cut at any depth, and of
     `MODEL@2,4` at these.
 
     A model that no table holds is counted by its configuration, which needs torch and transformers and is kept; no
-    weights are loaded.  Raises InputError where there is none such.
+    weights are loaded.  Raises InputError where there is none.
     """
+    name = str(name) if isinstance(name, Path) else name
     if isinstance(name, Family) or any(family.is_called(name) for family in FAMILIES):
         return built_in(name)
     asked = _reference(name)

@@ -30,9 +30,9 @@ from isoembed.fitting.holdout import Holdout
 from isoembed.fitting.intervals import LEVEL, Interval
 from isoembed.fitting.io.sound import unsound
 from isoembed.fitting.notes import UNSEALED, FitNote, remark
-from isoembed.fitting.peak_rates import PeakRate
 from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
+from isoembed.fitting.trained_rates import TrainedRate
 from isoembed.fitting.transfer import TransferCheck
 from isoembed.fitting.width import MeasuredWidth
 from isoembed.laws import law_named
@@ -137,10 +137,7 @@ class LawFile(Summarised, Noted):
         (), description="what embeddings of fewer dimensions cost, of the models of which there were such runs"
     )
     settings: Settings = Settings()
-    peak_rate: PeakRate | None = Field(
-        None,
-        description="of the runs' learning rates; None where the family's own rule is as near, or they are not known",
-    )
+    trained_rates: tuple[TrainedRate, ...] = Field((), description="the runs' learning rates; none of a table's")
     tested_settings: tuple[TestedSetting, ...] = Field(
         (), alias="tried", description="hyperparameters of which there were runs"
     )
@@ -153,7 +150,7 @@ class LawFile(Summarised, Noted):
         (), alias="elsewhere", description="what `isoembed validate` saw at other batches, contexts"
     )
     draws: Draws | None
-    data_fingerprint: str = Field(description="of all runs of the group, those too that were set aside")
+    data_fingerprint: str = Field(description="of the runs that it was fitted to")
     source: str
     versions: dict[str, str]
     digest: str | None = Field(
@@ -209,7 +206,7 @@ class LawFile(Summarised, Noted):
             seed_sd=group.points.seed_sd(),
             rivals=rivals,
             settings=group.settings,
-            peak_rate=group.peak_rate,
+            trained_rates=group.trained_rates,
             tested_settings=group.tested_settings,
             facts=group.facts,
             draws=None if boot is None else Draws.of(boot),

@@ -19,9 +19,9 @@ import numpy as np
 
 from isoembed.core import InputError, number_of
 from isoembed.fitting.notes import FitNote, remark
-from isoembed.fitting.peak_rates import peak_rates
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
+from isoembed.fitting.trained_rates import trained_rates
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
@@ -87,7 +87,6 @@ def group_runs(
         members.setdefault(key, []).append((row, record, how))
     repeated = [record for _, record in found if _repeats(record)]
     facts = (*ended, *others, *facts, *_apart([record for _, record in kept], repeated))
-    rates = peak_rates([record.recipe for _, record in kept])
     return [
         Group(
             key,
@@ -98,7 +97,7 @@ def group_runs(
             facts,
             _matched([record for _, record, _ in runs], repeated, target, columns),
             _widths([record for _, record, _ in runs], [record for _, record in every], target, columns["flop"]),
-            rates.get(runs[0][1].recipe.method.name),
+            trained_rates(record.recipe for _, record, _ in runs),
         )
         for key, runs in sorted(members.items())
     ]

@@ -17,6 +17,7 @@ from isoembed.fitting.holdout import By, held_rows
 from isoembed.fitting.intervals import Interval
 from isoembed.fitting.io.law_file import LawFile
 from isoembed.fitting.settings import Group
+from isoembed.fitting.study import as_fitted
 from isoembed.laws import law_named
 from isoembed.laws.points import Points
 from isoembed.records import RunRecord
@@ -45,11 +46,11 @@ class Predicted:
 def forecasts(report_data: ReportData) -> Drawings:
     """One figure per law: fitted runs by the law itself, held-out runs by the fit without them."""
     return {
-        f"forecast-{marks.slug(law.method or law.law)}": partial(_forecast, report_data, group, law)
+        f"forecast-{marks.slug(law.method or law.law)}": partial(_forecast, report_data, fitted, law)
         for group in report_data.groups.values()
         if (law := report_data.law_of(group)) is not None
         and law.draws is not None
-        and law.data_fingerprint == group.points.fingerprint
+        and (fitted := as_fitted(law, group)) is not None
     }
 
 
