@@ -9,15 +9,7 @@ from isoembed.families import NANO
 from isoembed.fitting.settings import Settings
 from isoembed.methods import Full, read_label
 from isoembed.options import Options
-from isoembed.recipe import (
-    DataStats,
-    PartialSetup,
-    Recipe,
-    Setup,
-    check_trained,
-    family_setup,
-    solve,
-)
+from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, check_trained, family_setup, solve
 from isoembed.recommendation.request import Request
 
 SETUP = Setup(batch_pairs=32, context_tokens=75, temperature=0.05, pooling="max", options=Options(mask_margin=0.1))

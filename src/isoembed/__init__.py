@@ -18,14 +18,7 @@ from isoembed.families import NANO, PYTHIA, Family, ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.methods import Bias, Freeze, Full, LoRA, LoRATop, Method, Norms, QLoRA
 from isoembed.options import Options, Prompts, Teacher
-from isoembed.recipe import (
-    DataStats,
-    EarlyStopping,
-    PartialSetup,
-    Recipe,
-    Setup,
-    solve,
-)
+from isoembed.recipe import DataStats, EarlyStopping, PartialSetup, Recipe, Setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.result import Recommendation

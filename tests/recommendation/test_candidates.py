@@ -13,13 +13,7 @@ from isoembed.core import InputError
 from isoembed.estimates import recipe_memory
 from isoembed.families import NANO, PYTHIA, Family
 from isoembed.methods import Bias, Freeze, Full, LoRA, Method
-from isoembed.recipe import (
-    DataStats,
-    PartialSetup,
-    Recipe,
-    Setup,
-    solve,
-)
+from isoembed.recipe import DataStats, PartialSetup, Recipe, Setup, solve
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import recommend
 from isoembed.recommendation.request import Request

@@ -20,13 +20,7 @@ from isoembed.estimates import recipe_memory
 from isoembed.flops import projection_flop
 from isoembed.methods import Full, Method
 from isoembed.options import Options, Teacher
-from isoembed.recipe import (
-    DataStats,
-    EarlyStopping,
-    Recipe,
-    Setup,
-    solve,
-)
+from isoembed.recipe import DataStats, EarlyStopping, Recipe, Setup, solve
 from isoembed.records import RunRecord
 from isoembed.training.checkpoint import trainable_of
 from isoembed.training.distillation import projection_of

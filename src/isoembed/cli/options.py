@@ -16,13 +16,7 @@ from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters, Method, method_named, names
-from isoembed.options import (
-    PLAIN,
-    Options,
-    Prompts,
-    Teacher,
-    dims_named,
-)
+from isoembed.options import PLAIN, Options, Prompts, Teacher, dims_named
 from isoembed.recipe import EarlyStopping, PartialSetup
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.request import Request

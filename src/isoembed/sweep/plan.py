@@ -33,13 +33,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.methods import Method, method_type
 from isoembed.notes import refusal_of
 from isoembed.pilot.choose import PilotBatch
-from isoembed.recipe import (
-    Recipe,
-    Setup,
-    affordable,
-    price_of,
-    solve,
-)
+from isoembed.recipe import Recipe, Setup, affordable, price_of, solve
 from isoembed.records import FailedRun, Outcome, RunRecord
 from isoembed.sweep.folder import LOST, PlannedRun
 from isoembed.sweep.rates import EXTENSIONS, RateFit, beyond, fit_rates, optima

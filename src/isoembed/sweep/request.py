@@ -10,14 +10,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from isoembed.core import LARGEST, Frozen, InputError, write_once
 from isoembed.families.base import Family, ModelSpec
-from isoembed.recipe import (
-    DataStats,
-    PartialSetup,
-    Precision,
-    Setup,
-    SetupNote,
-    differs,
-)
+from isoembed.recipe import DataStats, PartialSetup, Precision, Setup, SetupNote, differs
 from isoembed.recommendation.constraints import LimitName, SizeLimits
 from isoembed.records import REQUEST as REQUEST  # in the ledger
 from isoembed.sweep.repetition import MAX_PAIR_EPOCHS

@@ -43,15 +43,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.methods import Adapters
 from isoembed.options import NO_PROMPTS, Prompts, Teacher
-from isoembed.recipe import (
-    EarlyStopping,
-    Precision,
-    Recipe,
-    Setup,
-    affordable,
-    check_trained,
-    differs,
-)
+from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup, affordable, check_trained, differs
 from isoembed.recommendation.notes import note
 from isoembed.recommendation.recommend import Request, recommend
 from isoembed.recommendation.repeats import repeated

@@ -25,13 +25,7 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.tasks import ALL_READERS, Task, open_task, open_tasks
 from isoembed.families.base import ModelSpec
 from isoembed.methods import Full
-from isoembed.recipe import (
-    Precision,
-    Recipe,
-    check_trained,
-    price_of,
-    solve,
-)
+from isoembed.recipe import Precision, Recipe, check_trained, price_of, solve
 from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import End, PlannedRun, SweepFolder
