@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from isoembed.evaluation.mteb.library import require
 from isoembed.evaluation.mteb.scores import BenchmarkScore, BenchmarkScores
 from isoembed.records import RECORD, RunRecord
 
+_LOG = logging.getLogger(__name__)
 #: folder of the library's own results, beside the model
 RESULTS = "mteb"
 #: with local data: all tasks of the folder
@@ -63,6 +65,9 @@ def benchmark(
     model = open_model(folder, prompts)
     meta = model.mteb_model_meta
     of_its_record = not prompts and _as_certified(model, folder)
+    if not of_its_record and (folder / RECORD).is_file():
+        why = "they are with prompts of yours" if prompts else "the weights have changed since it was written"
+        _LOG.warning("The scores are not put into %s: %s.", RECORD, why)
     scores = BenchmarkScores(
         model=str(meta.name),
         revision=str(meta.revision),
