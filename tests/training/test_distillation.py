@@ -353,7 +353,7 @@ def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
     assert not list(out.rglob("part-*.npy"))
     for file in ("recipe.json", "record.json"):
         says = mistake("train", "--recipe", str(out / file), *place, "--out", str(tmp_path / "x"), "--dry-run")
-        assert f"The recipe's teacher ./wide must be here or beside {out}" in says
+        assert f"The recipe's teacher ./wide, unchanged, must be here or beside {out}" in says
     shutil.copytree(wide.source, tmp_path / "wide")
     ok("train", "--recipe", str(out / "recipe.json"), *place, "--out", str(tmp_path / "x"), "--dry-run")
 

@@ -103,7 +103,7 @@ def test_what_is_listed_is_what_is_published(folder: Path, api: Api) -> None:
     done = _push(folder)
     assert not done.status, done.err
     assert "https://hub.example/acme/embedder" in done.out
-    results = folder / "mteb" / "results"  # of `eval --mteb`: the model could not be published any more
+    results = folder / "mteb" / "results"  # of an evaluation: the model could not be published any more
     results.mkdir(parents=True)
     (results / "task.json").write_text("{}")
     again = _push(folder, "--dry-run", "--json")

@@ -41,8 +41,8 @@ def benchmark(
     results: folder of the library's result files; default: mteb/ beside a model that isoembed exported.
     progress: told of each score as it comes.
 
-    Each score goes into the model's record (`task/metric`) as it comes, unless `prompts` were given or the weights have
-    changed since it was written.  Raises InputError where the folder holds no
+    Each score goes into the model's record (`task/metric`) as it comes, unless the weights have changed since that was
+    written.  Raises InputError where the folder holds no
     exported model, a name is unknown, or data cannot be had.
     """
     require()
@@ -64,10 +64,9 @@ def benchmark(
     tasks = _tasks(names, data, kind)  # before the model is loaded: a misspelt name costs nothing
     model = open_model(folder, prompts)
     meta = model.mteb_model_meta
-    of_its_record = not prompts and _as_certified(model, folder)
+    of_its_record = _as_certified(model, folder)
     if not of_its_record and (folder / RECORD).is_file():
-        why = "they are with prompts of yours" if prompts else "the weights have changed since it was written"
-        _LOG.warning("The scores are not put into %s: %s.", RECORD, why)
+        _LOG.warning("The scores are not put into %s: the weights have changed since it was written.", RECORD)
     scores = BenchmarkScores(
         model=str(meta.name),
         revision=str(meta.revision),

@@ -78,8 +78,8 @@ def push(folder: str | Path, repository: str, *, private: bool = False, dry_run:
     """Publish the model in `folder` as `repository`, ORG/NAME on the hub, and let its card name it.
 
     First it is looked at: nothing but a model's parts, safetensors alone, no absolute path, no name of this machine or
-    its user, no access token in any file, and every check of `isoembed.certify` passes.  The results that
-    `isoembed eval --mteb` left in mteb/ stay here.
+    its user, no access token in any file, and every check of `isoembed.certify` passes.  The results of an evaluation
+    by the MTEB library, in mteb/, stay here.
     private: the repository is seen by those alone who may; a public one is not made private, but refused.
     dry_run: nothing is asked of the hub, and nothing written.
     Raises InputError where the look, the name, the token or the hub says no.
