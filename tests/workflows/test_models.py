@@ -92,11 +92,11 @@ def test_cuts_of_one_model_are_a_family_without_its_name() -> None:
     ("asked", "rule"),
     [
         ((None, "nano-28k@5"), "`depth` must be 1 to 4, the blocks of nano-28k; got 5"),
-        ((None, "nano-28k@2", 3), "`--depth` must be that of the model's name; got 3 and @2"),
+        ((None, "nano-28k@2", 3), "`depth` must be that of the model's name; got 3 and @2"),
         ((None, "nano-28k@2,3"), "must be one model, as nano-28k@6; several depths are a family"),
         ((None, "nano-28k@"), "must be one model"),
         ((None, "nano-28k", 0), "must be 1 to 4"),
-        ((None, None, 2), "`--depth` must come with --model"),
+        ((None, None, 2), "`depth` must come with `model`"),
         (("nano-28k@9", None), "must be 1 to 4"),
         (("nano-28k@", "nano-51k@2"), "`model` must be a cut of nano-28k, as nano-28k@2; got nano-51k"),
         (("none@", None), "cannot be read"),

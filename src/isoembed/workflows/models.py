@@ -47,12 +47,12 @@ def chosen(
     """The family, and the model's name in it where one was asked for; with neither named the family that ships, if it
     is one for the `budget`.
 
-    `--family MODEL@` is the family along that model's depth, and a cut model is always of that family.
+    A family `MODEL@` is the one along that model's depth, and a cut model is always of that family.
     """
     suite = None if family is None else _reference(family)
     asked = None if model is None else _one_depth(_reference(model), depth)
     if depth is not None and asked is None:
-        raise InputError("`--depth` must come with --model; name the model too.")
+        raise InputError("`depth` must come with `model`; name the model too.")
     if suite is not None and suite.depths is not None:
         base, spec = _whole(suite.source, None)
         depths = suite.depths or default_depths(spec.blocks)
@@ -112,7 +112,7 @@ def _along(asked: list[Reference]) -> Family:
     sources = list(dict.fromkeys(each.source for each in asked))
     if len(sources) > 1:
         some = " and ".join(sources[:2])
-        raise InputError(f"`--models` without --family must be cuts of one model, as X@2,X@6; got {some}.")
+        raise InputError(f"`models` without `family` must be cuts of one model, as X@2,X@6; got {some}.")
     base, spec = _whole(sources[0], None)
     depths: list[int] = []
     for each in asked:
@@ -170,16 +170,16 @@ def _reference(text: str) -> Reference:
 
 
 def _one_depth(asked: Reference, depth: int | None) -> Reference:
-    """`asked` with what `--depth` says of it."""
+    """`asked` with what `depth` says of it."""
     if asked.depths is not None and len(asked.depths) != 1:
         raise InputError(
-            f"`--model` must be one model, as {asked.source}@6; several depths are a family: say --family "
+            f"`model` must be one model, as {asked.source}@6; several depths are a family: give `family` "
             f"{asked.source}@{','.join(map(str, asked.depths))}."
         )
     if depth is None:
         return asked
     if asked.depths is not None and asked.depths != (depth,):
-        raise InputError(f"`--depth` must be that of the model's name; got {depth} and @{asked.depths[0]}. Give one.")
+        raise InputError(f"`depth` must be that of the model's name; got {depth} and @{asked.depths[0]}. Give one.")
     return Reference(source=asked.source, depths=(depth,))
 
 
