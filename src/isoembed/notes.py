@@ -205,6 +205,9 @@ class Noted(Frozen):
         if not isinstance(given, dict):
             return given
         said = {name: given[name] for name in cls.described if given.get(name)}
+        for name, found in said.items():
+            if not isinstance(found, str | list | tuple):
+                raise ValueError(f"`{name}` holds sentences")
         lines = [
             {"kind": cls.described[name], "code": "text", "fields": {"text": line}}
             for name, found in said.items()

@@ -91,6 +91,14 @@ def test_the_law_that_is_spoilt_below_is_good(law: dict[str, Any], inside: Path)
     assert not command("recipe", "--budget", "1e12", "--law", "law.json", inside=inside).status
 
 
+def test_notes_that_are_no_sentences_are_refused(law: dict[str, Any], inside: Path) -> None:
+    """Found by the fuzz below on a day in November: a TypeError."""
+    (inside / "law.json").write_text(json.dumps(law["laws"][0] | {"notes": True}))
+    done = command("recipe", "--budget", "1e12", "--law", "law.json", inside=inside)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "`notes` holds sentences" in done.err
+
+
 @FUZZ
 @given(data=st.data())
 def test_laws(data: st.DataObject, law: dict[str, Any], inside: Path) -> None:
