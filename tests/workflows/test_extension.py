@@ -17,10 +17,13 @@ from isoembed.options import Options, Teacher
 from isoembed.recipe import EarlyStopping, Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.scratch import TRUNK
+from isoembed.sweep.folder import SweepFolder
 from isoembed.training.checkpoint import LoopState, branch, checkpoints, remove_checkpoints, trainable_of
 from isoembed.training.execution import Execution
 from isoembed.training.loop import run
 from isoembed.workflows.job import Job, plan_extension, trunk_of
+from isoembed.workflows.sweep import extend
+from tests.sweep.fake import planned_run, record
 from tests.training.small import StopAfter, recipe, small_data
 
 #: a full run, and adapters of which the best average is kept
@@ -170,3 +173,13 @@ def test_what_cannot_be_extended_is_refused(
 def test_schedules_that_are_none_are_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Options(**given)
+
+
+def test_a_lost_trunk_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The run is the same and dearer, and nobody knew why."""
+    folder, short = SweepFolder(tmp_path / "ledger"), planned_run("nano-28k", 1e10)
+    folder.ledger.add(record(short.recipe))
+    longer = planned_run("nano-28k", 2e10).model_copy(update={"extends": short.key})
+    extend(folder, longer, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    assert f"The run {longer.key} is made whole, at its full price: " in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from multiprocessing.queues import SimpleQueue
 
+_LOG = logging.getLogger(__name__)
 #: how runs run unless told otherwise
 SWEEP_EXECUTION = Execution(checkpoint_seconds=60.0, resume=True)
 #: a worker process that dies without having claimed a run is replaced this often
@@ -171,13 +173,15 @@ def work_here(ledger: Path, *, threads: int, tries: int = 3, execution: Executio
 
 
 def extend(folder: SweepFolder, run: PlannedRun, place: Path) -> None:
-    """Begin a run that extends another with that one's trunk, in `place`; where it is not there, or the run was begun,
-    nothing is done, and the run is the same, at its full price."""
+    """Begin a run that extends another with that one's trunk, in `place`; where the run was begun, nothing is done, and
+    where the trunk is not there it is said why: the run is the same, at its full price."""
     record = None if run.extends is None or checkpoints(place) else folder.ledger.outcome(run.extends)
     if isinstance(record, RunRecord):
         origin = record.model_copy(update={"loss_curve": folder.ledger.curve(record.key)})
-        with suppress(InputError):
+        try:
             branch(folder.trunk(record.key), place, run.recipe, origin)
+        except InputError as error:
+            _LOG.warning("The run %s is made whole, at its full price: %s", run.key, error)
 
 
 class Stopping:
