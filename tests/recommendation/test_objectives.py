@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from isoembed import recommend
+from isoembed.cli import app
 from isoembed.options import Options
 from isoembed.recipe import PartialSetup, Recipe
 from isoembed.recommendation import objectives
@@ -83,3 +85,11 @@ def test_the_nearest_budget_speaks_and_there_the_models_own_verdict(monkeypatch:
 
 def test_a_recommendation_says_it() -> None:
     assert any(each.code == "objective-of-sources" for each in recommend(4e12, "nano").notes)
+
+
+def test_a_flag_that_gained_is_named_as_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--bidirectional True` is no option."""
+    found = (verdict(1e12, 0.3, options={"bidirectional": True, "batch_by": "source"}),)
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    said = CliRunner().invoke(app, ["recipe", "--budget", "1e12"], env={"COLUMNS": "400"}).stdout
+    assert "`--bidirectional` and `--batch-by source` gained 0.300" in said

@@ -111,7 +111,8 @@ def with_flags(text: str, ctx: Any) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found[1], found[2]
-        return found[0] if name not in flags else f"`{flags[name]}{'' if value is None else f' {value}'}`"
+        said = "" if value in (None, "True") else f" {value}"  # a flag stands alone
+        return f"`{flags[name]}{said}`" if name in flags else found[0]
 
     return re.sub(r"`([a-z][a-z_]*)(?:=([\w-]+))?`(?: of [A-Z][A-Za-z]*(?=:))?", flag, text)
 
