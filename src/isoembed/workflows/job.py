@@ -240,8 +240,9 @@ def plan_recipe(
             f"The recipe's base {recipe.model.source}, with the weights that it was made for, must be here or beside "
             f"{place}. Put it there."
         )
+    found = _with_teacher(found, place)
     teacher = found.options.teacher
-    if teacher is not None and teacher.source.startswith("./"):  # as `at_hand` leaves what it has not found
+    if teacher is not None and teacher.source.startswith("./"):  # as it is left where it was not found
         raise InputError(
             f"The recipe's teacher {teacher.source}, unchanged, must be here or beside {place}. Put it there."
         )
@@ -454,7 +455,7 @@ def _as_recommendation(recipe: Recipe | str | Path) -> Recommendation:
     if not isinstance(recipe, Recipe):
         file = expanded(recipe)
         read = Recipe.load(file)
-        recipe = at_hand(read, file.parent) or read
+        recipe = _with_teacher(at_hand(read, file.parent) or read, file.parent)
     return _given(recipe)
 
 
@@ -646,12 +647,8 @@ def evaluate_folder(
 
 
 def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
-    """The recipe of the model in `folder`, with its base, and its teacher, where it lies; None where its base was a
-    folder which is neither here nor beside `folder`: a record names no places, and others may be of that name."""
-    for taught in _placed(recipe.options.teacher, folder):
-        if _opens(partial(open_teacher, taught.source, known=taught)):
-            recipe = recipe.taught_by(taught)
-            break
+    """The recipe of the model in `folder`, with its base where it lies; None where its base was a folder which is
+    neither here nor beside `folder`: a record names no places, and others may be of that name."""
     if not recipe.model.source.startswith("./"):
         return recipe
     for model in _placed(recipe.model, folder):
@@ -659,6 +656,14 @@ def at_hand(recipe: Recipe, folder: Path) -> Recipe | None:
         if _opens(partial(load_base, found)):
             return found
     return None
+
+
+def _with_teacher(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its teacher where it lies, as `at_hand` finds its base; else as it is."""
+    for taught in _placed(recipe.options.teacher, folder):
+        if _opens(partial(open_teacher, taught.source, known=taught)):
+            return recipe.taught_by(taught)
+    return recipe
 
 
 def _placed(there: Placed | None, folder: Path) -> Iterator[Placed]:
