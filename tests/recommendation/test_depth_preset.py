@@ -97,7 +97,8 @@ def test_who_takes_the_advice_keeps_the_laws_order() -> None:
     """`recipe` named options that gain, and with them it fell back to the rule: full fine-tuning of one block."""
     plain = recommend("5e13", REQUEST.family, data=REQUEST.data)
     assert any(each.code == "objective-of-sources" for each in plain.notes)
-    for options in (Options(hardness_strength=5, batch_by="source"), Options(hardness_strength=5)):
+    together = Options(hardness_strength=5, bidirectional=True)  # of three that were judged together
+    for options in (Options(hardness_strength=5, batch_by="source"), Options(hardness_strength=5), together):
         found = recommend("5e13", REQUEST.family, data=REQUEST.data, setup=PartialSetup(options=options))
         assert (found.recipe.model, found.recipe.method) == (plain.recipe.model, plain.recipe.method)
         assert (found.recipe.options, found.loss) == (options, None)
@@ -116,7 +117,7 @@ def test_who_takes_the_advice_keeps_the_laws_order() -> None:
     advised = PartialSetup(options=Options(hardness_strength=5))
     with pytest.raises(InputError, match="attention both ways there"):  # the advice is beside plain runs
         recommend("5e13", REQUEST.family, data=REQUEST.data, law=both_ways, setup=advised)
-    more = PartialSetup(options=Options(hardness_strength=5, bidirectional=True))  # which nobody judged together
+    more = PartialSetup(options=Options(hardness_strength=5, ema_decay=0.9))  # which nobody judged together
     assert (
         "can be had by `other_settings`" in recommend("5e13", REQUEST.family, data=REQUEST.data, setup=more).assumed[-1]
     )

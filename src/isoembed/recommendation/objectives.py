@@ -51,11 +51,12 @@ def verdicts() -> tuple[Verdict, ...]:
 
 
 def gained(request: CompleteRequest) -> bool:
-    """Whether the options asked for, these and no others, gained on a model of the family, at any budget."""
+    """Whether the options asked for gained on a model of the family, at any budget, alone or beside others: a set, or
+    what is left of it where some of it does not apply, and nothing else."""
     names = {model.name for model in request.family.models}
-    return any(
-        verdict.model in names and request.options == PLAIN.model_copy(update=verdict.options) for verdict in verdicts()
-    )
+    asked = {name: value for name, value in request.options if value != getattr(PLAIN, name)}
+    gains = [verdict.options.items() for verdict in verdicts() if verdict.model in names]
+    return bool(asked) and any(asked.items() <= each for each in gains)
 
 
 def objective_notes(recipe: Recipe) -> list[RecipeNote]:
