@@ -12,7 +12,7 @@ from isoembed.records import EndNote, FailedRun, RunRecord, ended
 from isoembed.sweep.folder import LOST, Attempt, End, PlannedRun, SweepFolder, failed_run
 from isoembed.sweep.plan import Planner
 from isoembed.sweep.request import SweepRequest
-from isoembed.sweep.work import Heartbeat, work
+from isoembed.sweep.work import Heartbeat, claim_next, work
 from tests.sweep.fake import HANDICAP, SEARCH, best_rate, planned_run, record, request, train
 
 
@@ -42,6 +42,36 @@ def test_named_runs_are_worked_off_in_their_order_and_the_others_stay_open(tmp_p
     assert trunk.exists()  # an open run may go on from it
     assert work(folder, noted) == 2
     assert not trunk.exists()
+
+
+def test_a_run_waits_for_the_trunk_of_the_one_that_it_extends(tmp_path: Path) -> None:
+    """Two workers took both of one stage at once, and the longer one paid for its trunk a second time."""
+    folder = SweepFolder(tmp_path)
+    trunk = planned_run(seed=0)
+    longer = planned_run(seed=1).model_copy(update={"extends": trunk.key})
+    folder.add_runs([longer, trunk])
+    of_rivals: list[object] = []
+
+    def rival_looks(planned: PlannedRun, place: Path) -> RunRecord | EndNote:
+        of_rivals.append((planned.key, claim_next(SweepFolder(tmp_path), 3)))
+        return record(planned.recipe)
+
+    assert work(folder, rival_looks) == 2
+    assert of_rivals == [(trunk.key, (None, True)), (longer.key, (None, True))]
+
+
+def test_a_run_whose_trunk_failed_is_made_whole(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    trunk = planned_run(seed=0)
+    longer = planned_run(seed=1).model_copy(update={"extends": trunk.key})
+    folder.add_runs([longer, trunk])
+
+    def fails(planned: PlannedRun, place: Path) -> RunRecord | EndNote:
+        return record(planned.recipe) if planned.key == longer.key else ended("out-of-memory", "text", text="too large")
+
+    assert work(folder, fails, tries=2) == 1
+    assert isinstance(folder.ledger.outcome(trunk.key), FailedRun)
+    assert isinstance(folder.ledger.outcome(longer.key), RunRecord)
 
 
 def test_a_failing_run_is_tried_again_and_never_blocks_the_rest(tmp_path: Path) -> None:

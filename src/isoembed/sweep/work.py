@@ -87,12 +87,13 @@ def claim_next(
 ) -> tuple[tuple[PlannedRun, Attempt] | None, bool]:
     """A claimed run, or None and whether others still work on open ones.
 
-    A run whose workers went away again and again may be what takes them, or their machine, away: it waits behind the
-    others.
+    A run that extends an open one waits for its trunk.  A run whose workers went away again and again may be what takes
+    them, or their machine, away: it waits behind the others.
     """
     waiting = sorted(open_runs(folder, only), key=lambda run: folder.vain(run.key) >= tries)
+    to_come = {run.key for run in waiting}
     for run in waiting:
-        attempt = folder.claim(run.key, tries=tries)
+        attempt = None if run.extends in to_come else folder.claim(run.key, tries=tries)
         if attempt is not None:
             return (run, attempt), True
     return None, any(run.key not in folder.ledger for run in waiting)
