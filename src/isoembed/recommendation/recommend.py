@@ -13,6 +13,7 @@ from isoembed.core import checked
 from isoembed.families import Family
 from isoembed.families.known import has_measured_weights
 from isoembed.fitting.io.law_file import LawSet
+from isoembed.fitting.settings import Settings
 from isoembed.methods import Method
 from isoembed.notes import refusal_of
 from isoembed.recipe import DataStats, PartialSetup, check_trained
@@ -71,19 +72,16 @@ def recommend(
 
 def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: bool, far: bool) -> Recommendation:
     """By the law given, else by the one that ships where it speaks of what is asked, else by rule."""
-    if law is not None:
-        given = LawSet.load(law)
-        check_trained(asked.setup_at(given.settings))
-        return by_law(asked.complete(given.settings), given, other_settings=other_settings, far=far)
-    shipped = shipped_law(asked.family.name)
+    given = None if law is None else LawSet.load(law)
+    shipped = law_of(asked.family) if given is None else None
+    complete = asked.complete(*settings_of(given or shipped))
+    if given is not None:
+        check_trained(complete)
+        return by_law(complete, given, other_settings=other_settings, far=far)
     if shipped is None:
-        return by_rule(asked.complete())
-    if not all(map(has_measured_weights, asked.family.models)):
-        guess = by_rule(asked.complete())
-        return guess.model_copy(
-            update={"notes": (*guess.notes, note("assumed", "other-weights", family=asked.family.name))}
-        )
-    complete = asked.complete(shipped.settings)
+        guess = by_rule(complete)
+        elsewhere = [note("assumed", "other-weights", family=asked.family.name)] if _law_file(asked.family.name) else []
+        return guess.model_copy(update={"notes": (*guess.notes, *elsewhere)})
     differs = tuple(differences(shipped, complete).values())
     if not applies_to(shipped, complete) and not (differs and other_settings):
         guess = by_rule(complete)
@@ -99,5 +97,20 @@ def _chosen(asked: Request, law: LawSet | str | Path | None, *, other_settings: 
 
 def shipped_law(family: str) -> LawSet | None:
     """The law that ships for the family of that name; None where none was measured."""
+    file = _law_file(family)
+    return None if file is None else LawSet.load(file)
+
+
+def law_of(family: Family) -> LawSet | None:
+    """The law that ships for the weights of `family`; None where none was measured on them."""
+    return shipped_law(family.name) if all(map(has_measured_weights, family.models)) else None
+
+
+def settings_of(law: LawSet | None) -> tuple[Settings, ...]:
+    """Those of a law's runs, which a recipe has where nobody says otherwise, before what suits the family."""
+    return () if law is None else (law.settings,)
+
+
+def _law_file(family: str) -> Path | None:
     file = LAWS_FOLDER / f"{family}.json"
-    return LawSet.load(file) if file.is_file() else None
+    return file if file.is_file() else None

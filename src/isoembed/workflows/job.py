@@ -45,7 +45,7 @@ from isoembed.methods import Adapters
 from isoembed.options import NO_PROMPTS, Prompts, Teacher
 from isoembed.recipe import EarlyStopping, Precision, Recipe, Setup, affordable, check_trained, differs
 from isoembed.recommendation.notes import note
-from isoembed.recommendation.recommend import Request, recommend
+from isoembed.recommendation.recommend import Request, law_of, recommend, settings_of
 from isoembed.recommendation.repeats import repeated
 from isoembed.recommendation.result import Recommendation
 from isoembed.records import RECIPE, RECORD, RunRecord
@@ -203,7 +203,7 @@ def plan_job(
     """
     family, law = request.family, None if law is None else LawSet.load(law)
     data = data if isinstance(data, DataOptions) else DataOptions(data)
-    setup = request.setup_at(*(() if law is None else (law.settings,)))
+    setup = request.setup_at(*settings_of(law or law_of(family)))
     some_model = family.models[0] if request.model is None else family.model(request.model)
     check_trained(setup)  # before the data are read
     tokenizer = _tokenizer(some_model, setup)
