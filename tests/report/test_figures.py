@@ -22,7 +22,7 @@ from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
-from isoembed.methods import METHODS, Freeze, LoRA
+from isoembed.methods import METHODS, Freeze, Full, LoRA
 from isoembed.recommendation.recommend import shipped_law
 from isoembed.records import Ledger, RunRecord
 from isoembed.report import figures as figure_room
@@ -32,6 +32,7 @@ from isoembed.report.figures.forecasts import forecasts
 from isoembed.report.forecast_grid import BEYOND
 from isoembed.report.slider import recommended, stop_budgets
 from isoembed.report.theme import GROUNDS, method_style, ordered
+from isoembed.workflows.models import family_named
 from tests.fitting.ledgers import BUDGETS, runs
 from tests.report.planted import frozen, law_file, ledger, planted_evidence, planted_study
 
@@ -412,11 +413,23 @@ def test_a_law_without_a_size_takes_no_forecast_from_the_others(tmp_path: Path) 
     assert stop_budgets(replace(alone, laws=LawSet(laws=(*laws.laws, wide)))) == stop_budgets(alone)
 
 
+def results(study: str) -> Path:
+    return Path(__file__).parents[2] / "benchmarks" / "results" / f"{study}.jsonl.gz"
+
+
+def test_a_page_of_cuts_has_the_learning_rates_of_their_family() -> None:
+    """Its recipes had those of the width rule, two thirds of the family's and less."""
+    shown, family = ReportData.open(results("depth_study")).family, family_named("smollm2-135m@")
+    assert (shown.name, shown.along) == (family.name, family.along)
+    for model in shown.models:
+        for method in (Full(), LoRA(rank=8), LoRA(rank=64)):
+            assert shown.peak_rate(model, method, steps=300) == family.peak_rate(model, method, steps=300)
+
+
 @pytest.mark.parametrize(("study", "family"), [("nano_study", "nano"), ("depth_study", "smollm2-135m@")])
 def test_the_page_of_what_ships_goes_by_the_law_that_ships(study: str, family: str) -> None:
     """It fitted another one, and named another recipe for the same budget than `recipe`."""
-    records = Path(__file__).parents[2] / "benchmarks" / "results" / f"{study}.jsonl.gz"
-    shown, ships = ReportData.open(records), shipped_law(family)
+    shown, ships = ReportData.open(results(study)), shipped_law(family)
     assert shown.laws == ships
     assert shown.facts == ()
     assert shown.groups.keys() == {law.method for law in shown.law_files}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from isoembed.core import Frozen, InputError
@@ -112,7 +114,17 @@ class Group:
     widths: tuple[WidthRuns, ...] = ()
     """runs of other dimensions, which the law is not fitted to either"""
     trained_rates: tuple[TrainedRate, ...] = ()
-    """the runs' learning rates; none of a table's"""
+    """the learning rate behind each point; () of a table's"""
+
+    def only(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Group:
+        """The runs kept, as a mask or indices."""
+        places = np.arange(len(self.points))[kept].tolist()
+        return replace(
+            self,
+            points=self.points[kept],
+            rows=tuple(self.rows[place] for place in places),
+            trained_rates=tuple(self.trained_rates[place] for place in places) if self.trained_rates else (),
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

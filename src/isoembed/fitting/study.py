@@ -171,8 +171,7 @@ def _below_chance(laws: Sequence[Law], group: Group) -> Group:
     if not keep_R.any():
         law = next(each for each in laws if not each.applies(group.points).all())
         law.check(group.points)  # says what all runs have against them
-    rows = tuple(row for row, keep in zip(group.rows, keep_R, strict=True) if keep)
-    return replace(group, points=group.points[keep_R], rows=rows, facts=(*group.facts, remark("above-chance", **known)))
+    return replace(group.only(keep_R), facts=(*group.facts, remark("above-chance", **known)))
 
 
 def _subsampled(group: Group) -> Group:
@@ -189,7 +188,7 @@ def _subsampled(group: Group) -> Group:
             [*ends, *np.lexsort((points.flop, points.params))[_spread(len(points), MOST_ROWS - len(ends))]]
         )
         facts.append(remark("subsample", kept=len(keep), rows=len(points)))
-        group = replace(group, points=points[keep], rows=tuple(np.array(group.rows)[keep].tolist()))
+        group = group.only(keep)
     if repeats is not None and len(repeats.points) > MOST_REPEATED:
         keep = np.argsort(repeats.epochs_R)[_spread(len(repeats.points), MOST_REPEATED)]
         facts.append(remark("subsample-repeated", kept=MOST_REPEATED, rows=len(repeats.points)))

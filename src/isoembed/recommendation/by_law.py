@@ -40,7 +40,6 @@ def by_law(
     """
     found = applicable(laws, request, other_settings=other_settings)
     laws, unsized = sized(found.laws)
-    request = request.at_rates_of(laws)
     flop = request.budget.paid_flop
     frontier = Frontier(laws, request, found.token_worth)
     reasons = [*_other_losses(laws, request), *(each for each in found.notes if each.kind == "no-forecast")]
@@ -143,7 +142,7 @@ def _rests_on(forecasts: Forecasts, recipe: Recipe) -> list[RecipeNote]:
         *([note("known", "form" if len(law.alternatives) == 1 else "forms", forms=names)] if law.alternatives else []),
         *([note("known", "unsealed")] if law.unsealed else []),
         *request.speed_notes,
-        *request.rate_notes(recipe),
+        *candidate.asked(request).rate_notes(recipe),
         request.data_note,
         *([note("assumed", "law-of-the-end", rule=rule)] if (rule := recipe.early_stopping.note) is not None else []),
         *([note("assumed", "method-unnamed", method=candidate.method.label)] if law.method is None else []),

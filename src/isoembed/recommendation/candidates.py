@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from isoembed.core import InputError
 from isoembed.families.base import ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
+from isoembed.fitting.trained_rates import RateFactor, rate_factor
 from isoembed.fitting.width import MeasuredWidth
 from isoembed.flops import Cost, all_in_flop
 from isoembed.laws import law_named
@@ -31,6 +32,8 @@ class Candidate:
     cost: Cost
     width: MeasuredWidth | None = None
     """what fewer dimensions cost, of a candidate that projects to them"""
+    rate_factor: RateFactor | None = None
+    """what the law's runs had, times the family's learning rates"""
 
     @property
     def name(self) -> str:
@@ -38,8 +41,9 @@ class Candidate:
         return f"{self.method.label} on {self.model.name}{projected}"
 
     def asked(self, request: CompleteRequest) -> CompleteRequest:
-        """`request`, of embeddings of its dimensions."""
-        return request if self.width is None else request.projected(self.width.dimensions)
+        """`request`, of embeddings of its dimensions and at the learning rates of its law's runs."""
+        asked = request if self.width is None else request.projected(self.width.dimensions)
+        return asked.model_copy(update={"rate_factor": self.rate_factor})
 
     @property
     def share(self) -> float:
@@ -116,11 +120,12 @@ def candidates_of(laws: LawSet, request: CompleteRequest) -> list[Candidate]:
             )
             errors.append(unmeasured)
             continue
+        rates = rate_factor(law.trained_rates, request.family)
         sizes = [*([] if known else _sizes(request, errors)), *_projected(request, law)]
         for model, width in sizes:
             for method in methods_on(law, request, model):
                 try:
-                    candidate = Candidate(law, method, model, method.cost(model), width)
+                    candidate = Candidate(law, method, model, method.cost(model), width, rates)
                     asked = candidate.asked(request)
                     check_width(model, asked.options)
                     asked.check_memory(model, method)

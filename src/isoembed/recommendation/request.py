@@ -13,10 +13,9 @@ from isoembed.core import Count, InputError
 from isoembed.estimates import TrainingMemory, training_memory
 from isoembed.families import FAMILIES, NANO, Family, ModelSpec, family_named
 from isoembed.families.base import RateRule
-from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.repetition import MOST_EPOCHS
 from isoembed.fitting.settings import Settings
-from isoembed.fitting.trained_rates import RateFactor, rate_factors
+from isoembed.fitting.trained_rates import RateFactor
 from isoembed.flops import Cost
 from isoembed.methods import Full, Method, method_of
 from isoembed.notes import refusal
@@ -117,7 +116,7 @@ class CompleteRequest(Setup, Request):
     """A request with nothing left open, and the recipe that any one model and method give within it."""
 
     data: DataStats
-    rate_factors: dict[str, RateFactor] = Field({}, description="on the family's learning rates, by method")
+    rate_factor: RateFactor | None = Field(None, description="on the family's learning rates")
 
     @property
     def settings(self) -> Settings:
@@ -288,16 +287,11 @@ class CompleteRequest(Setup, Request):
             return [note("assumed", "rate-asked")]
         found = {"source": rule.source} | ({"like": rule.like} if rule.like else {})
         notes = [note("assumed", "rate-like" if rule.like else "rate", **found)]
-        if (seen := self.rate_factors.get(recipe.method.name)) is not None:
+        if (seen := self.rate_factor) is not None:
             notes.append(note("known", "rate-of-runs", factor=seen.factor, runs=seen.runs, off=math.expm1(seen.noise)))
         if (rule.along, self.family.along) == ("size", "depth"):
             notes.append(note("assumed", "rate-carried"))
         return notes
-
-    def at_rates_of(self, laws: LawSet) -> Self:
-        """With the factor on the family's learning rates that the runs behind `laws` had."""
-        rates = [each for law in laws.laws for each in law.trained_rates]
-        return self.model_copy(update={"rate_factors": rate_factors(rates, self.family)})
 
     def rate(self, model: ModelSpec, method: Method, tokens: float) -> tuple[float, RateRule | None]:
         """Peak learning rate for a run of `tokens`, and the rule that says so; None where it was asked for."""
@@ -305,8 +299,7 @@ class CompleteRequest(Setup, Request):
             return self.learning_rate, None
         steps = max(1, round(tokens / self.step_tokens))
         rate, rule = self.family.peak_rate(model, method, steps=steps)
-        seen = self.rate_factors.get(method.name)
-        return rate if seen is None else min(rate * seen.factor, LARGEST_RATE), rule
+        return rate if self.rate_factor is None else min(rate * self.rate_factor.factor, LARGEST_RATE), rule
 
 
 def _built_in(family: Family | str) -> Family:

@@ -12,6 +12,7 @@ import numpy as np
 from isoembed.core import InputError
 from isoembed.families import FAMILIES, Family
 from isoembed.families.base import ModelSpec
+from isoembed.families.known import family_of
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import Target, group_runs
 from isoembed.fitting.isoflop import budgets
@@ -278,12 +279,14 @@ class ReportData:
 
     @cached_property
     def family(self) -> Family:
-        """The built-in family of the runs, or one made of the models that ran."""
+        """The built-in family of the runs, or one made of the models that ran, at the rates of what they are by shape."""
         name = self.records[0].recipe.family if self.records else self.settings.family
         for family in FAMILIES:
             if family.is_called(name or ""):
                 return family
-        return Family(name=name or "custom", models=self.models, about="the models of the ledger's runs")
+        named = {"name": name or "custom", "models": self.models, "about": "the models of the ledger's runs"}
+        along = "depth" if any(model.depth is not None for model in self.models) else "size"
+        return family_of(self.models[0]).model_copy(update={**named, "along": along})
 
     @cached_property
     def grid(self) -> ForecastGrid | None:

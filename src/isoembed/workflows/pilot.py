@@ -17,7 +17,6 @@ from isoembed.families.base import Family, ModelSpec
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.fitting.io.ledger import group_runs
 from isoembed.fitting.notes import FitNote, remark
-from isoembed.fitting.settings import Group
 from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.laws.hoffmann import HOFFMANN
@@ -167,11 +166,15 @@ def pilot_laws(records: Sequence[RunRecord], request: SweepRequest) -> tuple[Law
         near = {run.planned.key for run in near_envelope(runs, NEAR, least_runs(HOFFMANN))}
         keep_R = np.array([record.key in near for record in own])
         kept = [run.planned for run in runs if run.planned.key in near]
-        points = replace(group.points[keep_R], weight=1 / relative_variance(kept, target))
+        chosen = group.only(keep_R)
         far = len(own) - len(kept)
-        facts = (remark("far-above", runs=far),) if far else ()
-        rows = tuple(np.array(group.rows)[keep_R].tolist())
-        chosen = Group(group.method, points, rows, group.tested_settings, group.settings, (*group.facts, *facts))
+        chosen = replace(
+            chosen,
+            points=replace(chosen.points, weight=1 / relative_variance(kept, target)),
+            facts=(*group.facts, remark("far-above", runs=far)) if far else group.facts,
+            repeats=None,
+            widths=(),
+        )
         try:
             if len(kept) < least_runs(HOFFMANN):
                 raise InputError(refusal("few-for-law", runs=len(kept), least=least_runs(HOFFMANN)))

@@ -32,7 +32,7 @@ from isoembed.fitting.io.sound import unsound
 from isoembed.fitting.notes import UNSEALED, FitNote, remark
 from isoembed.fitting.repetition import Repetition
 from isoembed.fitting.settings import Group, Settings, TestedSetting
-from isoembed.fitting.trained_rates import TrainedRate
+from isoembed.fitting.trained_rates import TrainedRate, gathered
 from isoembed.fitting.transfer import TransferCheck
 from isoembed.fitting.width import MeasuredWidth
 from isoembed.laws import law_named
@@ -206,7 +206,7 @@ class LawFile(Summarised, Noted):
             seed_sd=group.points.seed_sd(),
             rivals=rivals,
             settings=group.settings,
-            trained_rates=group.trained_rates,
+            trained_rates=gathered(group.trained_rates),
             tested_settings=group.tested_settings,
             facts=group.facts,
             draws=None if boot is None else Draws.of(boot),

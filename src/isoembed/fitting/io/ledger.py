@@ -21,7 +21,7 @@ from isoembed.core import InputError, number_of
 from isoembed.fitting.notes import FitNote, remark
 from isoembed.fitting.repetition import ONE_EPOCH, RepeatedRuns, matched_to_single_epoch, repeated_note
 from isoembed.fitting.settings import Group, Settings, TestedSetting, settings_tested
-from isoembed.fitting.trained_rates import trained_rates
+from isoembed.fitting.trained_rates import TrainedRate
 from isoembed.fitting.width import WidthRuns
 from isoembed.laws.base import Law
 from isoembed.laws.points import Points
@@ -97,7 +97,7 @@ def group_runs(
             facts,
             _matched([record for _, record, _ in runs], repeated, target, columns),
             _widths([record for _, record, _ in runs], [record for _, record in every], target, columns["flop"]),
-            trained_rates(record.recipe for _, record, _ in runs),
+            tuple(TrainedRate.of(record.recipe) for _, record, _ in runs),
         )
         for key, runs in sorted(members.items())
     ]
