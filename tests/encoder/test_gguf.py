@@ -22,6 +22,7 @@ from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.families import family_named
 from isoembed.families.stored import file_hash, gguf_file
+from isoembed.workflows.models import family_named as any_family
 
 HEADS, KEYS = 4, 2
 ALPHABET = [*bytes_to_unicode().values(), "ab", "<end>"]
@@ -159,6 +160,16 @@ def test_a_folder_with_one_file_is_that_file(tmp_path: Path) -> None:
     (folder / "config.json").touch()  # a model with files of another tool beside it
     assert gguf_file(str(folder)) is None
     assert gguf_file("gpt2") is None
+
+
+def test_a_file_in_the_hub_s_cache_is_a_link_without_the_suffix_behind_it(tmp_path: Path) -> None:
+    """It was taken for what it points at, a file of no known kind."""
+    file, link = written(llama(), tmp_path / "deadbeef.gguf"), tmp_path / "snapshots" / "tiny.gguf"
+    blob = file.rename(tmp_path / "deadbeef")
+    link.parent.mkdir()
+    link.symlink_to(blob)
+    for name in (str(link), f"{link}@2", link):
+        assert any_family(name).models[0].source == str(link)
 
 
 def test_a_cut_of_a_file(tmp_path: Path) -> None:

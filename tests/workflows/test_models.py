@@ -13,7 +13,7 @@ import isoembed
 from isoembed.cli import app
 from isoembed.core import InputError
 from isoembed.families import NANO
-from isoembed.workflows.models import chosen, members, source_of, suite
+from isoembed.workflows.models import chosen, family_named, members, source_of, suite
 from tests.models import configs
 from tests.reliability.fuzz import command
 
@@ -106,6 +106,19 @@ def test_what_cannot_be_meant_is_refused(asked: Any, rule: str, monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=rule.replace("(", r"\(")):
         chosen(*asked)
+
+
+def test_a_built_in_model_is_meant_whatever_its_capitals_and_a_path_is_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Pythia-70M` ended in "the hub cannot be reached", and so did a slash behind a hub id."""
+    for name in ("Pythia-70M", "eleutherai/pythia-70m", "EleutherAI/pythia-70m/"):
+        assert chosen(None, name)[1] == "pythia-70m"
+    assert family_named("SmolLM2-135M@2").models[0].name == "smollm2-135m@2"
+    monkeypatch.chdir(tmp_path)
+    configs()["llama"].save_pretrained(tmp_path / "nano")
+    assert family_named("nano") == NANO
+    assert family_named(Path("nano")).models[0].source == str(tmp_path / "nano")
 
 
 def test_a_member_that_is_none_is_refused() -> None:

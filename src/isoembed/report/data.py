@@ -279,7 +279,7 @@ class ReportData:
 
     @cached_property
     def family(self) -> Family:
-        """The built-in family of the runs, or one made of the models that ran, at the rates of what they are by shape."""
+        """The built-in family of the runs, or one made of the models that ran, at the rates of their shape."""
         name = self.records[0].recipe.family if self.records else self.settings.family
         for family in FAMILIES:
             if family.is_called(name or ""):

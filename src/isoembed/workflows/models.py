@@ -25,7 +25,7 @@ def family_named(name: Family | str | Path) -> Family:
     A model that no table holds is counted by its configuration, which needs torch and transformers and is kept; no
     weights are loaded.  Raises InputError where there is none.
     """
-    name = str(name) if isinstance(name, Path) else name
+    name = os.path.abspath(expanded(name)) if isinstance(name, Path) else name  # a place, whatever else is called so
     if isinstance(name, Family) or any(family.is_called(name) for family in FAMILIES):
         return built_in(name)
     asked = _reference(name)
@@ -185,14 +185,19 @@ def _one_depth(asked: Reference, depth: int | None) -> Reference:
 
 def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
     """The model at `source` and its family.  A hub id, folder or file is counted from its configuration."""
+    place = expanded(source)
+    meant = source if place.exists() else source.rstrip("/").casefold()  # the hub reads capitals as small letters too
     for known in FAMILIES:
         for spec in known.models:
-            if source in (spec.name, spec.source) and (family is None or known.is_called(family)):
+            names = (spec.name, spec.source) if place.exists() else (spec.name.casefold(), spec.source.casefold())
+            if meant in names and (family is None or known.is_called(family)):
                 return known, spec
     if family is not None:
         return built_in(family), built_in(family).model(source)
-    if os.path.exists(expanded(source)):
-        source = str(expanded(source).resolve())  # the same from any working directory
+    if (
+        place.exists()
+    ):  # the same from any working directory; a file by its own name, for in the hub's cache it is a link
+        source = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
     custom = family_of(counted(source, _count))
     return custom, custom.models[0]
 
