@@ -104,6 +104,12 @@ def test_who_takes_the_advice_keeps_the_laws_order() -> None:
         assert (found.recipe.options, found.loss) == (options, None)
         (said,) = [each for each in found.notes if each.code == "other-settings" and each.kind != "no-forecast"]
         assert said.kind == "assumed"
+    deeper = REQUEST.family.model_copy(update={"models": REQUEST.family.models[2:5]})
+    for family, setup in ((deeper, Options(hardness_strength=5)), (NANO, together)):  # the advice was given there too
+        alone = recommend("1.6e13", family, data=REQUEST.data)
+        found = recommend("1.6e13", family, data=REQUEST.data, setup=PartialSetup(options=setup))
+        assert any(each.code.startswith("objective") for each in alone.notes)
+        assert (found.recipe.model, found.recipe.method) == (alone.recipe.model, alone.recipe.method)
     laws = shipped_law("smollm2-135m@")
     assert laws is not None
     both_ways = LawSet(

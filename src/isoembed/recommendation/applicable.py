@@ -75,8 +75,8 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
 
 
 def _is_advised(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -> bool:
-    """Whether nothing differs from the plain runs of the laws but options that gained by the tasks beside such runs of
-    the family: who takes advice keeps the order of recipes."""
+    """Whether nothing differs from the plain runs of the laws but options that gained by the tasks beside such runs:
+    who takes advice keeps the order of recipes."""
     return set(differs) == {"options"} and laws.settings.options == PLAIN and gained(request)
 
 

@@ -51,12 +51,10 @@ def verdicts() -> tuple[Verdict, ...]:
 
 
 def gained(request: CompleteRequest) -> bool:
-    """Whether the options asked for gained on a model of the family, at any budget, alone or beside others: a set, or
-    what is left of it where some of it does not apply, and nothing else."""
-    names = {model.name for model in request.family.models}
+    """Whether the options asked for are advised, at whatever budget: a set that gained, or what is left of it where
+    some does not apply, and nothing else."""
     asked = {name: value for name, value in request.options if value != getattr(PLAIN, name)}
-    gains = [verdict.options.items() for verdict in verdicts() if verdict.model in names]
-    return bool(asked) and any(asked.items() <= each for each in gains)
+    return bool(asked) and any(asked.items() <= verdict.options.items() for verdict in verdicts())
 
 
 def objective_notes(recipe: Recipe) -> list[RecipeNote]:

@@ -54,7 +54,7 @@ def recommend(
     family: default: `default_family`, for small budgets in FLOP alone.
     method: a value such as `LoRA(rank=32)`, or its label, as "lora r=32".
     law: measured on this family, or its file; default: the one that ships for it, where one does, it speaks of what is
-        asked and its runs reach so far.  Options that gained by the tasks on the family keep its order of recipes.
+        asked and its runs reach so far.  Options that gained by the tasks keep its order of recipes.
     other_settings: use the law although batch, context, temperature, pooling or options differ from those of its runs.
     far: where all lies beyond the reach of `law`, guess by its order instead of refusing.
     Raises InputError where a law is of another family or of other settings or does not reach so far, where the paper's
