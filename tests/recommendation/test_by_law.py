@@ -429,7 +429,7 @@ def test_settings_default_to_the_laws_and_other_ones_are_refused_unless_asked_fo
         asked(laws, context_tokens=64)
     with pytest.raises(InputError, match=r"pooling mean there, last here.*`other_settings`"):
         asked(laws, pooling="last")
-    with pytest.raises(InputError, match="options none there, weights averaged, EMA of decay 0.9 here"):
+    with pytest.raises(InputError, match=r"options none there, weights averaged, EMA of decay 0\.9 here"):
         asked(laws, options=Options(ema_decay=0.9))
     with pytest.raises(InputError, match="hard negatives 0 there, 3 here"):
         asked(laws, data=UNLIMITED.model_copy(update={"negatives": 3.2}))

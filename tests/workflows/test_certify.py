@@ -21,7 +21,7 @@ import isoembed
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.encoder.exported import open_sentence_transformer
-from isoembed.encoder.statement import Fingerprint
+from isoembed.encoder.statement import ADAPTER_FILES, Fingerprint
 from isoembed.records import RECIPE, RECORD
 from isoembed.workflows.models import chosen
 from tests.data.helpers import write_jsonl
@@ -492,6 +492,26 @@ def test_an_adapter_that_is_gone_is_said_and_no_fault(whole: Path, tmp_path: Pat
     found = isoembed.certify(tmp_path / "out", base=str(whole / "base"))
     assert found.passed
     assert ("adapter", None) in {(check.name, check.passed) for check in found.checks}
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_half_an_adapter_is_a_fault(name: str, whole: Path, tmp_path: Path) -> None:
+    """One without its weights passed, and one without its settings was the file system's fault."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    (tmp_path / "out" / "adapter" / name).unlink()
+    failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
+    assert failed == {"adapter": f"adapter/ has no {name}"}
+
+
+def test_without_its_record_a_recipe_is_held_against_the_certificate(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    (tmp_path / "out" / RECORD).unlink()
+    found = isoembed.certify(tmp_path / "out", base=str(whole / "base"))
+    assert found.passed
+    assert {("record", None), ("recipe", True)} <= {(check.name, check.passed) for check in found.checks}
+    _edit(tmp_path / "out" / RECIPE, lambda content: content.update(seed=7))
+    failed = {check.name: check.seen for check in isoembed.certify(tmp_path / "out", base=str(whole / "base")).failures}
+    assert failed == {"recipe": f"{RECIPE} is of another training than {CERTIFICATE}"}
 
 
 def test_a_folder_that_is_no_model_is_wrong_use(tmp_path: Path) -> None:

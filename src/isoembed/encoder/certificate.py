@@ -42,6 +42,7 @@ from isoembed.encoder.exported import (
 )
 from isoembed.encoder.load import load_base, looks_ahead
 from isoembed.encoder.statement import (
+    ADAPTER_FILES,
     Fingerprint,
     Probe,
     Reading,
@@ -228,8 +229,7 @@ def examine(folder: str | Path, *, origin: Origin | None = None) -> Certificate:
         checks += _direction(written, told, origin, certified=earlier.statement is not None)
         if told is not None:
             checks.append(_normalised(written))
-            if (folder / RECIPE).is_file():
-                checks.append(_recipe(folder / RECIPE, told))
+        checks += _recipe(folder / RECIPE, told, earlier.statement)
         if origin is not None:
             checks += _as_the_base(written, origin)
             dense, blocks = dense_of(model), len(blocks_of(model[0].auto_model))
@@ -272,19 +272,30 @@ def earlier_certificate(folder: Path) -> Certificate:
 
 
 def _adapters(folder: Path, inner: Path, statement: Statement | None) -> Iterator[ModelCheck]:
-    """An adapter with a factor of zero adds nothing to its layer: it was never trained.  One that was kept beside the
-    model is as it was written; that it was taken away since is said and no fault, for the model has it merged."""
-    for place in dict.fromkeys((folder, inner, kept := folder / ADAPTER)):
-        if (file := place / "adapter_model.safetensors").is_file():
-            found = _adapter(file)
-            if found.passed and place == kept and statement is not None and statement.adapter is not None:
-                alike = adapter_digest(place) == statement.adapter
-                found = (
-                    found if alike else ModelCheck(name="adapter", passed=False, seen="another one than was trained")
-                )
-            yield found
-    if statement is not None and statement.adapter is not None and not kept.is_dir():
-        yield ModelCheck(name="adapter", passed=None, seen=f"{ADAPTER}/ was written beside the model and is gone")
+    """An adapter with a factor of zero adds nothing to its layer: it was never trained."""
+    for place in dict.fromkeys((folder, inner)):
+        if (file := place / ADAPTER_FILES[0]).is_file():
+            yield _adapter(file)
+    yield from _kept_adapter(folder / ADAPTER, statement)
+
+
+def _kept_adapter(kept: Path, statement: Statement | None) -> Iterator[ModelCheck]:
+    """One that was kept beside the model is as it was written; that it was taken away since is said and no fault, for
+    the model has it merged."""
+    written = None if statement is None else statement.adapter
+    missing = [name for name in ADAPTER_FILES if not (kept / name).is_file()]
+    if len(missing) == len(ADAPTER_FILES):
+        if written is not None:
+            yield ModelCheck(name="adapter", passed=None, seen=f"{ADAPTER}/ was written beside the model and is gone")
+    elif missing:
+        yield ModelCheck(name="adapter", passed=False, seen=f"{ADAPTER}/ has no {missing[0]}")
+    else:
+        found = _adapter(kept / ADAPTER_FILES[0])
+        if found.passed and written is not None and adapter_digest(kept) != written:
+            found = ModelCheck(name="adapter", passed=False, seen="another one than was trained")
+        elif found.passed and statement is not None and written is None:
+            found = ModelCheck(name="adapter", passed=None, seen=f"{ADAPTER}/ is not what the certificate speaks of")
+        yield found
 
 
 def _adapter(file: Path) -> ModelCheck:
@@ -458,14 +469,22 @@ def _normalised(written: Written) -> ModelCheck:
     )
 
 
-def _recipe(file: Path, recipe: Recipe) -> ModelCheck:
-    """`file` is what others train this model by."""
+def _recipe(file: Path, recorded: Recipe | None, statement: Statement | None) -> Iterator[ModelCheck]:
+    """`file` is what others train this model by: the recipe of its record, or that of the certificate where the record
+    is gone, which is said."""
+    key = None if statement is None else statement.run
+    if recorded is None and key is not None:
+        yield ModelCheck(name="record", passed=None, seen=f"{RECORD} was written beside the model and is gone")
+    key = key if recorded is None else recorded.key
+    if key is None or not file.is_file():
+        return
     try:
-        alike = Recipe.load(file).key == recipe.key
+        alike = Recipe.load(file).key == key
     except InputError as error:
-        return ModelCheck(name="recipe", passed=False, seen=str(error))
-    seen = "that of the record" if alike else f"{RECIPE} is of another training than {RECORD}"
-    return ModelCheck(name="recipe", passed=alike, seen=seen)
+        yield ModelCheck(name="recipe", passed=False, seen=str(error))
+        return
+    seen = "that of the run" if alike else f"{RECIPE} is of another training than {RECORD if recorded else CERTIFICATE}"
+    yield ModelCheck(name="recipe", passed=alike, seen=seen)
 
 
 def _as_the_base(written: Written, origin: Origin) -> Iterator[ModelCheck]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -256,10 +256,14 @@ def vectors_apart(stated: Sequence[Probe], found: Sequence[Probe]) -> dict[Side,
     return longest
 
 
+#: an adapter's weights and its settings, as peft names them
+ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
+
+
 def adapter_digest(folder: Path) -> str:
     """16 hex digits over an adapter's weights and its settings."""
     digest = hashlib.sha256()
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
+    for name in ADAPTER_FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -15,19 +15,20 @@ from isoembed.families.base import ModelSpec
 from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.workflows.job import at_hand
+from isoembed.workflows.models import source_of
 
 
 @checked
 def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certificate:
     """Every question that there is something to compare `folder`, a sentence-transformers model, with.
 
-    base: the model that it was trained from (folder, hub id, GGUF file, `nano/NAME`; of others' models an encoder
-    too); default: that of its record, where it is at hand.
+    base: the model that it was trained from (folder, hub id, GGUF file, name of a built-in one; of others' models an
+        encoder too); default: that of its record, where it is at hand.
 
     Runs on the CPU, reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` or
     `base` is no such model.
     """
-    folder = expanded(folder)
+    folder, base = expanded(folder), source_of(base) if isinstance(base, str) else base
     recipe = RunRecord.load(folder / RECORD).recipe if (folder / RECORD).is_file() else None
     origin = _origin(folder, base, recipe)
     found = examine(folder, origin=origin)
