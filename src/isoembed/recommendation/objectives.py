@@ -52,8 +52,9 @@ def verdicts() -> tuple[Verdict, ...]:
 
 def gained(request: CompleteRequest) -> bool:
     """Whether the options asked for are advised, at whatever budget: a set that gained, or what is left of it where
-    some does not apply, and nothing else."""
-    asked = {name: value for name, value in request.options if value != getattr(PLAIN, name)}
+    some does not apply, and nothing else.  How many clusters there are goes by the pairs."""
+    other = [name for name, value in request.options if value != getattr(PLAIN, name)]
+    asked = {name: getattr(request.options, name) for name in other if name != "clusters"}
     return bool(asked) and any(asked.items() <= verdict.options.items() for verdict in verdicts())
 
 
