@@ -170,6 +170,10 @@ def test_a_file_in_the_hub_s_cache_is_a_link_without_the_suffix_behind_it(tmp_pa
     link.symlink_to(blob)
     for name in (str(link), f"{link}@2", link):
         assert any_family(name).models[0].source == str(link)
+    blob.rename(file)
+    link.unlink()
+    (tmp_path / "latest").symlink_to(file)  # a link that has no suffix itself
+    assert any_family(tmp_path / "latest").models[0].source == str(file)
 
 
 def test_a_cut_of_a_file(tmp_path: Path) -> None:

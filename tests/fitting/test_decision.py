@@ -61,6 +61,8 @@ def test_the_value_of_a_run_by_hand() -> None:
     assert OneMoreRun(np.zeros(2), cov_JJ, np.array([1.0])).variance_cuts() == pytest.approx(0.5)
     # a decision that no outcome can overturn is worth nothing
     assert OneMoreRun(np.array([0.0, 50.0]), cov_JJ, none).regret_cuts() == 0.0
+    certain = OneMoreRun(np.zeros(2), np.zeros_like(cov_JJ), none)  # of as many runs as parameters: it was no number
+    assert not certain.variance_cuts().any()
 
 
 @settings(max_examples=50, deadline=None)

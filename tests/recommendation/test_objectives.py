@@ -83,6 +83,18 @@ def test_the_nearest_budget_speaks_and_there_the_models_own_verdict(monkeypatch:
     assert objective_notes(recipe(2e11 * 31)) == []
 
 
+def test_who_has_as_much_is_told_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had taken the advice of one budget was told to take a weaker one at another, or other clusters."""
+    many = {"batch_by": "cluster", "clusters": 64}
+    found = (verdict(1e11, 0.07, options=many), verdict(4e11, 0.05, options={"batch_by": "source"}))
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    assert objective_notes(recipe(1e11, batch_by="cluster", clusters=7)) == []
+    assert objective_notes(recipe(4e11, batch_by="cluster", clusters=64)) == []
+    assert len(objective_notes(recipe(1e11, batch_by="source"))) == 1
+    assert objectives.gained(Options(batch_by="cluster", clusters=7))
+    assert not objectives.gained(Options(batch_by="cluster", clusters=7, ema_decay=0.9))
+
+
 def test_a_recommendation_says_it() -> None:
     assert any(each.code == "objective-of-sources" for each in recommend(4e12, "nano").notes)
 

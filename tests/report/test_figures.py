@@ -17,6 +17,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from isoembed.budget import Budget
+from isoembed.core import InputError
 from isoembed.fitting.correlation import spearman
 from isoembed.fitting.io.law_file import LawSet
 from isoembed.fitting.io.ledger import group_runs
@@ -24,7 +25,7 @@ from isoembed.fitting.study import study
 from isoembed.laws import law_named
 from isoembed.methods import METHODS, Freeze, Full, LoRA
 from isoembed.recommendation.recommend import shipped_law
-from isoembed.records import Ledger, RunRecord
+from isoembed.records import FailedRun, Ledger, RunRecord, ended
 from isoembed.report import figures as figure_room
 from isoembed.report.data import ReportData
 from isoembed.report.figures import Section, drawings, figures
@@ -433,6 +434,16 @@ def test_the_page_of_what_ships_goes_by_the_law_that_ships(study: str, family: s
     assert shown.laws == ships
     assert shown.facts == ()
     assert shown.groups.keys() == {law.method for law in shown.law_files}
+
+
+def test_a_ledger_of_failures_alone_is_refused_with_a_law_too(tmp_path: Path) -> None:
+    """It ended in an IndexError."""
+    mine = law_file(runs(), tmp_path / "law.json")
+    made = runs()[0].recipe
+    failed = FailedRun(recipe=made, key=made.key, notes=(ended("diverged", "text", text="x"),), created="")
+    folder = ledger(tmp_path / "ledger", [], failed)
+    with pytest.raises(InputError, match="needs runs"):
+        ReportData.open(folder, mine)
 
 
 def test_a_law_that_set_runs_at_chance_aside_is_of_its_ledger_s_runs(tmp_path: Path) -> None:

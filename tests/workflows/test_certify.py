@@ -503,6 +503,16 @@ def test_half_an_adapter_is_a_fault(name: str, whole: Path, tmp_path: Path) -> N
     assert failed == {"adapter": f"adapter/ has no {name}"}
 
 
+def test_half_an_adapter_of_which_nothing_is_claimed_is_said(whole: Path, tmp_path: Path) -> None:
+    """A stranger's model is not bad for a file beside it."""
+    shutil.copytree(whole / "out", tmp_path / "out")
+    for name in (CERTIFICATE, RECORD, RECIPE, f"adapter/{ADAPTER_FILES[0]}"):
+        (tmp_path / "out" / name).unlink()
+    found = isoembed.certify(tmp_path / "out")
+    assert found.passed
+    assert ("adapter", None) in {(check.name, check.passed) for check in found.checks}
+
+
 def test_without_its_record_a_recipe_is_held_against_the_certificate(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "out", tmp_path / "out")
     (tmp_path / "out" / RECORD).unlink()

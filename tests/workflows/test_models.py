@@ -115,6 +115,10 @@ def test_a_built_in_model_is_meant_whatever_its_capitals_and_a_path_is_a_place(
     for name in ("Pythia-70M", "eleutherai/pythia-70m", "EleutherAI/pythia-70m/"):
         assert chosen(None, name)[1] == "pythia-70m"
     assert family_named("SmolLM2-135M@2").models[0].name == "smollm2-135m@2"
+    assert source_of("NANO-28K") == "nano/nano-28k"
+    assert source_of("Org/Other") == "Org/Other"
+    assert members(NANO, "Nano-28K") == ("nano-28k",)
+    assert suite(None, "Nano-28K@1,nano-28k@2")[1] == ("nano-28k@1", "nano-28k@2")
     monkeypatch.chdir(tmp_path)
     configs()["llama"].save_pretrained(tmp_path / "nano")
     assert family_named("nano") == NANO

@@ -288,7 +288,9 @@ def _kept_adapter(kept: Path, statement: Statement | None) -> Iterator[ModelChec
         if written is not None:
             yield ModelCheck(name="adapter", passed=None, seen=f"{ADAPTER}/ was written beside the model and is gone")
     elif missing:
-        yield ModelCheck(name="adapter", passed=False, seen=f"{ADAPTER}/ has no {missing[0]}")
+        yield ModelCheck(
+            name="adapter", passed=None if written is None else False, seen=f"{ADAPTER}/ has no {missing[0]}"
+        )
     else:
         found = _adapter(kept / ADAPTER_FILES[0])
         if found.passed and written is not None and adapter_digest(kept) != written:

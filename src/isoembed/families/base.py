@@ -298,10 +298,10 @@ class Family(Frozen):
 
     @checked
     def model(self, name: str) -> ModelSpec:
-        """The model called `name`; raises InputError naming the ones there are."""
-        for model in self.models:
-            if model.name == name:
-                return model
+        """The model called `name`, whatever its capitals; raises InputError naming the ones there are."""
+        found = [model for model in self.models if model.name.casefold() == name.casefold()]
+        if found:
+            return min(found, key=lambda model: model.name != name)  # as it is written, where two differ by capitals
         known = ", ".join(model.name for model in self.models)
         raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")
 

@@ -117,7 +117,9 @@ class OneMoreRun:
         (X, K)."""
         runs = len(self.variance_X)
         spread_X = np.sqrt(np.diagonal(self.covariance_JJ)[:runs] + self.variance_X)
-        return np.asarray(self.covariance_JJ[:runs, runs:] / spread_X[:, None])
+        shared_XK = self.covariance_JJ[:runs, runs:]
+        # whose outcome is certain, as under a law through all of few runs, tells nothing
+        return np.divide(shared_XK, spread_X[:, None], out=np.zeros_like(shared_XK), where=spread_X[:, None] > 0)
 
     def variance_cuts(self) -> Floats:
         """What each run would cut of the candidates' summed variance (X,)."""

@@ -77,7 +77,15 @@ def applicable(laws: LawSet, request: CompleteRequest, *, other_settings: bool) 
 def _is_advised(laws: LawSet, request: CompleteRequest, differs: Collection[str]) -> bool:
     """Whether nothing differs from the plain runs of the laws but options that gained by the tasks beside such runs:
     who takes advice keeps the order of recipes."""
-    return set(differs) == {"options"} and laws.settings.options == PLAIN and gained(request)
+    asked = _without_measured_width(laws, request).options
+    return set(differs) == {"options"} and laws.settings.options == PLAIN and gained(asked)
+
+
+def _without_measured_width(laws: LawSet, request: CompleteRequest) -> CompleteRequest:
+    """The request without its dimensions, where what they cost was measured beside the laws' runs."""
+    known = {each.dimensions for law in laws.laws for each in law.widths}
+    measured = laws.settings.options.dimensions is None and request.options.dimensions in known
+    return request.projected(None) if measured else request
 
 
 def checks(laws: LawSet, request: CompleteRequest) -> list[tuple[LawFile, TransferCheck | None]]:
@@ -108,10 +116,5 @@ def differences(laws: LawSet, request: CompleteRequest) -> dict[str, SetupNote]:
             f"A law holds for its own family: this one was measured on {settings.family}; got {request.family.name}. "
             "No family's rule follows from another's exponents: run a pilot, or leave the law out."
         )
-    dimensions = request.options.dimensions
-    if settings.options.dimensions is None and any(
-        each.dimensions == dimensions for law in laws.laws for each in law.widths
-    ):
-        request = request.projected(None)  # what they cost was measured
-    differs = settings.differences(request.settings)
+    differs = settings.differences(_without_measured_width(laws, request).settings)
     return {name: each for name, each in differs.items() if name not in _OF_LEVEL}

@@ -15,11 +15,10 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from isoembed.core import Frozen
-from isoembed.options import PLAIN
+from isoembed.options import PLAIN, Options
 from isoembed.recipe import Recipe
 from isoembed.recommendation.frontier import FARTHEST
 from isoembed.recommendation.notes import RecipeNote, note
-from isoembed.recommendation.request import CompleteRequest
 
 FILE = Path(str(files("isoembed"))) / "assets" / "objectives.json"
 
@@ -36,9 +35,14 @@ class Verdict(Frozen):
     gain: float = Field(description="of the mean score, 0 to 1")
     half: float = Field(description="of Student's 95 % interval of the gain")
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The options but for how many clusters there are, which goes by the pairs."""
+        return {name: value for name, value in self.options.items() if name != "clusters"}
+
     def is_in(self, recipe: Recipe) -> bool:
         """Whether `recipe` has all of the options."""
-        return all(getattr(recipe.options, name) == value for name, value in self.options.items())
+        return all(getattr(recipe.options, name) == value for name, value in self.fixed.items())
 
 
 VERDICTS = TypeAdapter(tuple[Verdict, ...])
@@ -50,17 +54,16 @@ def verdicts() -> tuple[Verdict, ...]:
     return VERDICTS.validate_json(FILE.read_bytes())
 
 
-def gained(request: CompleteRequest) -> bool:
-    """Whether the options asked for are advised, at whatever budget: a set that gained, or what is left of it where
-    some does not apply, and nothing else.  How many clusters there are goes by the pairs."""
-    other = [name for name, value in request.options if value != getattr(PLAIN, name)]
-    asked = {name: getattr(request.options, name) for name in other if name != "clusters"}
-    return bool(asked) and any(asked.items() <= verdict.options.items() for verdict in verdicts())
+def gained(options: Options) -> bool:
+    """Whether the options are advised, at whatever budget: a set that gained, or what is left of it where some does not
+    apply, and nothing else."""
+    asked = {name: value for name, value in options if value != getattr(PLAIN, name) and name != "clusters"}
+    return bool(asked) and any(asked.items() <= verdict.fixed.items() for verdict in verdicts())
 
 
 def objective_notes(recipe: Recipe) -> list[RecipeNote]:
     """The best of what gained at the measured budget that is nearest to the recipe's, on its own model where that was
-    tried there; none beyond the reach of a law, or where the recipe has it."""
+    tried there; none beyond the reach of a law, or where the recipe has it, or has what gained as much near there."""
     near = [each for each in verdicts() if _away(each, recipe) <= math.log(FARTHEST)]
     if not near:
         return []
@@ -70,7 +73,7 @@ def objective_notes(recipe: Recipe) -> list[RecipeNote]:
         return -_away(verdict, recipe), own, verdict.gain
 
     best = max(near, key=worth)
-    if best.is_in(recipe):
+    if best.is_in(recipe) or any(each.is_in(recipe) and each.gain >= best.gain for each in near):
         return []
     options = tuple(f"`{name}={_written(value)}`" for name, value in best.options.items())
     told = best.model_dump(include={"model", "method", "flop", "seeds", "tasks", "gain", "half"})

@@ -98,8 +98,9 @@ class ReportData:
         outcomes = tuple(book.outcomes())
         bare, facts = cls(ledger.name, outcomes, dict(book.damaged), None, ()), list[FitNote]()
         laws = bare._shipped() if law is None else LawSet.load(law)
-        if laws is None:
+        if laws is None or not bare.records:
             group_runs(bare.records, [law_named(DEFAULT_LAW)], source=ledger.name)  # says where nothing can be drawn
+        if laws is None:
             try:
                 laws = study_source(ledger, [law_named(DEFAULT_LAW)])
             except InputError as error:

@@ -37,8 +37,8 @@ def family_named(name: Family | str | Path) -> Family:
 
 def source_of(name: str) -> str:
     """Where the built-in model called `name` lies; a folder, a file, or another text, as it is."""
-    known = (spec for family in FAMILIES for spec in family.models)
-    return name if os.path.exists(expanded(name)) else next((each.source for each in known if each.name == name), name)
+    found = None if os.path.exists(expanded(name)) else _built_in_model(name)
+    return name if found is None else found[1].source
 
 
 def chosen(
@@ -109,11 +109,11 @@ def suite(family: str | None, names: str | None) -> tuple[Family, tuple[str, ...
 
 def _along(asked: list[Reference]) -> Family:
     """The family of these cuts, which must be of one model."""
-    sources = list(dict.fromkeys(each.source for each in asked))
+    sources = {source_of(each.source): each.source for each in asked}
     if len(sources) > 1:
-        some = " and ".join(sources[:2])
+        some = " and ".join(list(sources.values())[:2])
         raise InputError(f"`models` without `family` must be cuts of one model, as X@2,X@6; got {some}.")
-    base, spec = _whole(sources[0], None)
+    base, spec = _whole(asked[0].source, None)
     depths: list[int] = []
     for each in asked:
         depths += (spec.blocks,) if each.depths is None else each.depths or default_depths(spec.blocks)
@@ -183,21 +183,29 @@ def _one_depth(asked: Reference, depth: int | None) -> Reference:
     return Reference(source=asked.source, depths=(depth,))
 
 
-def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
-    """The model at `source` and its family.  A hub id, folder or file is counted from its configuration."""
-    place = expanded(source)
-    meant = source if place.exists() else source.rstrip("/").casefold()  # the hub reads capitals as small letters too
+def _built_in_model(name: str, family: str | None = None) -> tuple[Family, ModelSpec] | None:
+    """The built-in model of that name or hub id, whatever its capitals, as the hub reads them too; as it is written
+    where something of that name lies here."""
+    exact = os.path.exists(expanded(name))
+    meant = name if exact else name.rstrip("/").casefold()
     for known in FAMILIES:
         for spec in known.models:
-            names = (spec.name, spec.source) if place.exists() else (spec.name.casefold(), spec.source.casefold())
-            if meant in names and (family is None or known.is_called(family)):
+            names = [spec.name, spec.source]
+            if meant in (names if exact else map(str.casefold, names)) and (family is None or known.is_called(family)):
                 return known, spec
+    return None
+
+
+def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
+    """The model at `source` and its family.  A hub id, folder or file is counted from its configuration."""
+    if (found := _built_in_model(source, family)) is not None:
+        return found
     if family is not None:
         return built_in(family), built_in(family).model(source)
-    if (
-        place.exists()
-    ):  # the same from any working directory; a file by its own name, for in the hub's cache it is a link
-        source = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
+    place = expanded(source)
+    if place.exists():  # the same from any working directory; in the hub's cache a file is a link to one without suffix
+        linked = place.is_file() and place.suffix.casefold() == ".gguf"
+        source = str(place.parent.resolve() / place.name if linked else place.resolve())
     custom = family_of(counted(source, _count))
     return custom, custom.models[0]
 
