@@ -185,7 +185,9 @@ def test_dimensions_that_were_not_measured_are_refused() -> None:
     forced = asked(laws, options=Options(dimensions=21), other=True)
     assert forced.recipe.options.dimensions == 21
     with pytest.raises(InputError, match="options"):
-        asked(laws, options=Options(dimensions=12, bidirectional=True))
+        asked(laws, options=Options(dimensions=12, ema_decay=0.9))
+    advised = asked(laws, options=Options(dimensions=12, bidirectional=True))  # each was taken, and both refused
+    assert (advised.recipe.options.dimensions, advised.loss) == (12, None)
 
 
 def test_models_narrower_than_what_is_asked_for_are_no_candidates() -> None:
