@@ -64,7 +64,7 @@ def gathered(rates: Iterable[TrainedRate]) -> tuple[TrainedRate, ...]:
 def rate_factor(rates: Iterable[TrainedRate], family: Family) -> RateFactor | None:
     """None where the runs were at the rates of `family`'s own rules, or there are none."""
     off, runs = [], []
-    for each in gathered(rates):
+    for each in rates:
         own, _ = family.peak_rate(each.model, each.method, steps=max(1, round(each.steps)))
         off.append(float(np.log(each.rate / own)))
         runs.append(each.runs)

@@ -73,7 +73,7 @@ def objective_notes(recipe: Recipe) -> list[RecipeNote]:
         return -_away(verdict, recipe), own, verdict.gain
 
     best = max(near, key=worth)
-    if best.is_in(recipe) or any(each.is_in(recipe) and each.gain >= best.gain for each in near):
+    if any(each.is_in(recipe) and each.gain >= best.gain for each in near):
         return []
     options = tuple(f"`{name}={_written(value)}`" for name, value in best.options.items())
     told = best.model_dump(include={"model", "method", "flop", "seeds", "tasks", "gain", "half"})
