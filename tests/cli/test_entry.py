@@ -17,25 +17,7 @@ import isoembed
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.exported import load_exported
 from isoembed.records import RunRecord
-
-
-def isoembed_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "isoembed", *arguments], capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def ok(*arguments: str) -> str:
-    done = isoembed_command(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def mistake(*arguments: str) -> str:
-    done = isoembed_command(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
+from tests.commands import mistake, ok
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from isoembed.fitting.io.law_file import LawFile, LawSet
 from isoembed.laws import LAWS, Points, law_named
 from isoembed.records import Ledger
-from tests.cli.test_entry import mistake, ok
+from tests.commands import mistake, ok
 from tests.fitting.ledgers import TRUTH as METHODS
 from tests.fitting.ledgers import runs, scarce, true_loss
 from tests.fitting.test_transfer import elsewhere, in_steps, in_tokens

@@ -17,8 +17,8 @@ from isoembed.recipe import EarlyStopping
 from isoembed.records import HeldoutPoint
 from isoembed.report.terminal.outcome import result_text
 from tests.cli.test_options import ALL, asked, mistake
+from tests.commands import command
 from tests.fitting.ledgers import runs
-from tests.reliability.fuzz import command
 
 JOB = """
 out = "here"

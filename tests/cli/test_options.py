@@ -24,7 +24,7 @@ from isoembed.core import InputError
 from isoembed.options import Options, Prompts, SourcePrompts
 from isoembed.recipe import PartialSetup
 from isoembed.training.execution import Execution
-from tests.reliability.fuzz import command
+from tests.commands import command
 
 
 def commands(each: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

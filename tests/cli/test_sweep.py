@@ -14,8 +14,7 @@ from isoembed.core import InputError
 from isoembed.records import Ledger, RunRecord, ended
 from isoembed.sweep.folder import End, failed_run
 from isoembed.sweep.request import load_request
-from tests.cli.test_entry import isoembed_command, mistake, ok
-from tests.reliability.fuzz import command
+from tests.commands import command, mistake, ok
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +153,9 @@ def test_a_failed_run_is_status_1_until_it_is_retried(finished: Path, tmp_path: 
     lost = Ledger.open(ledger).records()[0]
     (ledger / "records" / f"{lost.key}.json").unlink()
     assert Ledger(ledger).add(failed_run(lost.recipe, [End(note=ended("error", "text", text="no"))] * 3))
-    done = isoembed_command("sweep", "run", str(ledger))
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    done = command("sweep", "run", str(ledger))
+    assert done.status == 1
+    (line,) = done.err.splitlines()
     assert "1 run failed" in line
     assert f"`isoembed sweep retry {ledger}`" in line
     assert "none begins with 'zz'" in mistake("sweep", "retry", str(ledger), "zz")

@@ -20,8 +20,8 @@ from isoembed.encoder.load import load_model
 from isoembed.encoder.shapes import spec_from_config
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.evaluation.mteb.model import open_model
+from tests.commands import command
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import command
 
 AUTO_MAP = {name: f"evil.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer")}
 

@@ -10,7 +10,7 @@ from isoembed.families import FAMILIES, Family
 from isoembed.recommendation.across import GROUNDS, FamilyChoice, across
 from isoembed.recommendation.constraints import Constraints
 from isoembed.recommendation.recommend import Request
-from tests.cli.test_entry import mistake, ok
+from tests.commands import mistake, ok
 
 
 def at(flop: float) -> dict[str, str]:

@@ -17,8 +17,8 @@ import pytest
 import typer
 
 from isoembed.cli import app
+from tests.commands import Outcome, command
 from tests.data.helpers import write_jsonl
-from tests.reliability.fuzz import Outcome, command
 
 #: bytes that are no UTF-8 arrive as a half of a surrogate pair
 VALUES = (

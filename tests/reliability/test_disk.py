@@ -15,8 +15,8 @@ import pytest
 
 from isoembed.core import InputError, no_room, sole_writer, write_atomically, write_once
 from isoembed.records import Ledger
+from tests.commands import command
 from tests.data.helpers import write_jsonl
-from tests.reliability.fuzz import command
 from tests.sweep.fake import recipe, record
 
 resource = pytest.importorskip("resource", reason="limits on file sizes are Unix's")

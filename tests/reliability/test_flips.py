@@ -16,8 +16,8 @@ from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.load import load_model
 from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.workflows.search import Index
+from tests.commands import command
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import command
 
 PLACES = 40 if os.environ.get("ISOEMBED_FUZZ") == "long" else 1
 

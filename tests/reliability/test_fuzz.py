@@ -30,8 +30,9 @@ from isoembed.recipe import Recipe
 from isoembed.records import FailedRun, Ledger, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import SweepFolder
+from tests.commands import Outcome, command
 from tests.fitting.ledgers import runs
-from tests.reliability.fuzz import FUZZ, Outcome, command, mangled, spoilt
+from tests.reliability.fuzz import FUZZ, mangled, spoilt
 from tests.sweep.fake import recipe, record, request
 
 ROWS = [{"query": f"what is {n}?", "pos": [f"it is {n}", "é"], "neg": ["other"]} for n in range(4)]

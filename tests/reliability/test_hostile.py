@@ -21,8 +21,8 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.sweep.folder import SweepFolder
 from isoembed.training.callbacks import MetricsFile
 from isoembed.workflows.search import Index
+from tests.commands import command
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import command
 
 
 def _other_shape(file: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from isoembed.cache import user_cache, working_folder
 from isoembed.data.store import TokenStore
 from isoembed.training.callbacks import MetricsFile, StepFacts
+from tests.commands import Outcome, command
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import Outcome, command
 
 ROWS = [{"query": f"what is item {n}?", "pos": f"item {n} costs {n * 7} coins"} for n in range(200)]
 TRAIN = ["train", "--budget", "1.5e9", "--model", "nano-28k", "--method", "bias", "--data", "pairs.jsonl",

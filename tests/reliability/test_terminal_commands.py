@@ -23,9 +23,9 @@ from isoembed.encoder.tokenizer import load_tokenizer
 from isoembed.records import FailedRun, Ledger, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
 from isoembed.workflows.table import write_table
+from tests.commands import command
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import command
 from tests.sweep.fake import recipe, record, request
 
 #: writes to the clipboard, sets the title, clears the screen, by ESC and by C1; turns the line around; a bell, a

@@ -42,7 +42,7 @@ from isoembed.training.gradients import Memory, accumulate_gradients
 from isoembed.training.loop import run
 from isoembed.training.objective import Objective
 from isoembed.training.teacher import read_by_teacher
-from tests.cli.test_entry import isoembed_command, mistake, ok
+from tests.commands import command, mistake, ok
 from tests.training.small import (
     MODEL,
     StopAfter,
@@ -341,8 +341,8 @@ def test_trained_from_the_command_line(wide: Teacher, tmp_path: Path) -> None:
     asked = ["--budget", "2e9", "--family", "nano", "--model", MODEL.name, "--method", "full", *setup, *place]
     shown = ok("train", *asked, "--teacher", wide.source, "--out", str(out))
     assert "of its teacher's" in shown
-    done = isoembed_command("train", *asked, "--teacher", wide.source, "--out", str(out), "--dry-run", "--quiet")
-    assert (done.returncode, done.stderr) == (0, "")  # no bar of the teacher's weights
+    done = command("train", *asked, "--teacher", wide.source, "--out", str(out), "--dry-run", "--quiet")
+    assert (done.status, done.err) == (0, "")  # no bar of the teacher's weights
     record = RunRecord.load(out / "record.json")
     assert record.teacher_flop > 0
     assert record.recipe.options.teacher is not None

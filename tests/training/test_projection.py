@@ -32,7 +32,7 @@ from isoembed.training.memory import plan_memory
 from isoembed.training.setup import untrained
 from isoembed.workflows.certify import certify
 from isoembed.workflows.merge import merge
-from tests.cli.test_entry import ok
+from tests.commands import ok
 from tests.training.small import (
     METHODS,
     MODEL,

@@ -24,9 +24,9 @@ from isoembed.encoder.exported import open_sentence_transformer
 from isoembed.encoder.statement import ADAPTER_FILES, Fingerprint
 from isoembed.records import RECIPE, RECORD
 from isoembed.workflows.models import chosen
+from tests.commands import Outcome, command
 from tests.data.helpers import write_jsonl
 from tests.models import configs, tiny, tiny_tokenizer
-from tests.reliability.fuzz import Outcome, command
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from isoembed.cli import app
 from isoembed.core import InputError
 from isoembed.families import NANO
 from isoembed.workflows.models import chosen, family_named, members, source_of, suite
+from tests.commands import command
 from tests.models import configs
-from tests.reliability.fuzz import command
 
 
 @pytest.fixture(autouse=True)

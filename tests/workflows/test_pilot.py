@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from isoembed.records import Ledger, RunRecord
-from tests.cli.test_entry import mistake, ok
+from tests.commands import command, mistake, ok
 from tests.models import tiny, tiny_tokenizer
-from tests.reliability.fuzz import command
 
 BUDGET = 4e10
 

@@ -13,9 +13,9 @@ import pytest
 
 from isoembed.core import placeless
 from isoembed.records import RunRecord
+from tests.commands import command
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import command
 
 MARK = "somebodys-private-folder"
 #: a word of the training pairs: their texts are not to be published with the model

@@ -14,9 +14,9 @@ import huggingface_hub
 import pytest
 
 from isoembed.workflows import push as pushing
+from tests.commands import Outcome, command
 from tests.data.helpers import write_jsonl
 from tests.evaluation.tiny import write_model
-from tests.reliability.fuzz import Outcome, command
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from isoembed.encoder.shapes import spec_from_config, spec_of
 from isoembed.encoder.tokenizer import load_tokenizer, missing_rows
 from isoembed.records import RunRecord
 from isoembed.training.callbacks import MetricsFile, StepFacts
+from tests.commands import Outcome, command
 from tests.data.helpers import write_jsonl
 from tests.models import VOCAB, configs, tiny, tiny_tokenizer
-from tests.reliability.fuzz import Outcome, command
 
 ADDED = ["<item>", "<price>"]
 ROWS = VOCAB + len(ADDED)

@@ -22,7 +22,7 @@ from isoembed.recipe import DataStats, Setup, solve
 from isoembed.workflows.job import train
 from isoembed.workflows.models import chosen
 from isoembed.workflows.trim import Trimmed, trim_vocabulary
-from tests.reliability.fuzz import command
+from tests.commands import command
 
 PAIRS = [
     Pair(query=f"how to open file {number}", positive=f"opens the file {number} and reads it", negatives=("a dog",))
