@@ -300,10 +300,13 @@ def _held_back() -> Iterator[IO[bytes]]:
 
 def expanded(path: str | Path) -> Path:
     """`path` with the home folder for `~`; as it stands where nobody has such a home (pathlib would raise).  Raises
-    InputError for an empty text, which would be the working folder."""
+    InputError for an empty text, which would be the working folder, and for a name that no file system takes."""
     if path == "":
         raise InputError("A path must name a file or a folder; it is empty. Give one; `.` is the working folder.")
-    return Path(os.path.expanduser(path))
+    found = Path(os.path.expanduser(path))
+    if long := next((part for part in found.parts if len(part.encode(errors="surrogatepass")) > 255), None):
+        raise InputError(f"A file's name has at most 255 bytes; got {long[:40]!r} and more. Shorten it.")
+    return found
 
 
 def synced(path: Path) -> None:

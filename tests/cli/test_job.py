@@ -208,6 +208,9 @@ def test_own_pairs_that_lie_elsewhere_are_asked_for_by_what_they_are(place: Path
         said = mistake("train", *way, "--out=x", inside=place)
         assert "The recipe was made for the pairs of pairs.jsonl, which are not here" in said
         assert "Name them as `--data`" in said
+        assert "are not here" in mistake("train", *way, "--out=x", "--heldout=none.jsonl", inside=place)
+        named = mistake("train", *way, "--out=x", "--data=elsewhere.jsonl", "--heldout=none.jsonl", inside=place)
+        assert "`--heldout` must name a file that exists; there is none at none.jsonl" in named
 
 
 def test_a_run_is_extended_on_as_many_held_out_pairs_as_it_had(place: Path) -> None:

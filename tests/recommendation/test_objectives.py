@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from isoembed import recommend
 from isoembed.cli import app
-from isoembed.options import Options
+from isoembed.options import Options, Teacher
 from isoembed.recipe import PartialSetup, Recipe
 from isoembed.recommendation import objectives
 from isoembed.recommendation.objectives import Verdict, objective_notes, verdicts
@@ -93,6 +93,41 @@ def test_who_has_as_much_is_told_no_less(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(objective_notes(recipe(1e11, batch_by="source"))) == 1
     assert objectives.gained(Options(batch_by="cluster", clusters=7))
     assert not objectives.gained(Options(batch_by="cluster", clusters=7, ema_decay=0.9))
+
+
+def test_what_was_judged_elsewhere_does_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One source a batch on another model, at another budget, had gained more than both options here, and they were not
+    advised; within the noise of the same runs nothing is advised."""
+    source, both = {"batch_by": "source"}, {"batch_by": "source", "hardness_strength": 5.0}
+    found = (
+        verdict(1e11, 0.028, options=source, half=0.001),
+        verdict(1e11, 0.038, options=both, half=0.001),
+        verdict(2e11, 0.039, model="nano-113k", options=source),
+        verdict(3e11, 0.035, options=source, half=0.004),
+        verdict(3e11, 0.038, options=both, half=0.004),
+    )
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    (said,) = objective_notes(recipe(1e11, batch_by="source"))
+    assert "`hardness_strength=5`" in str(said)
+    assert objective_notes(recipe(3e11, batch_by="source")) == []
+
+
+def test_advice_that_would_be_refused_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardness weights beside a teacher alone, which has no negatives; a guide where there is no teacher."""
+    found = (verdict(1e11, 0.07, options={"mask_by": "teacher"}), verdict(1e11, 0.05))
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    taught = Teacher(source="t", weights="w", params=1, width=8, context=75, weight=1.0)
+    assert objective_notes(recipe(1e11, teacher=taught)) == []
+    (said,) = objective_notes(recipe(1e11))
+    assert "gained 0.050" in str(said)
+
+
+def test_clusters_are_advised_of_several_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were judged against mixed batches of a mixture; a cluster lies within a source."""
+    found = (verdict(1e11, 0.07, options={"batch_by": "cluster", "clusters": 64}),)
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    (said,) = objective_notes(recipe(1e11))
+    assert "where data are of several sources, `batch_by=cluster` and `clusters=64` gained" in str(said)
 
 
 def test_a_recommendation_says_it() -> None:

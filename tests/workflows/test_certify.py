@@ -18,6 +18,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPTNeoXConfig, GPTNeoXModel
 
 import isoembed
+from isoembed.core import InputError
 from isoembed.encoder import export
 from isoembed.encoder.certificate import CERTIFICATE, ExportError, Origin, examine_afresh, trained
 from isoembed.encoder.exported import open_sentence_transformer
@@ -277,6 +278,33 @@ def test_a_certificate_that_was_edited_is_found(
     done = _command("certify", "out", "--json", inside=tmp_path)
     assert done.status == status
     assert seen in done.out + done.err
+
+
+def test_a_certificate_that_is_none_is_said_in_one_line(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "out" / CERTIFICATE
+    for content in ("[]", "{}"):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"is damaged \([^\n]*\)\. Export the model anew\.$"):
+            isoembed.certify(tmp_path / "out")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError, match="is damaged"):  # was IsADirectoryError
+        isoembed.certify(tmp_path / "out")
+
+
+def test_a_base_is_named_alike_in_python_and_on_the_command_line(whole: Path, tmp_path: Path) -> None:
+    """A folder here of a built-in model's name was that model to the one and the folder to the other."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "out", tmp_path / "nano-51k")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        found = {check.name: check.seen for check in isoembed.certify("out", base="nano-51k").failures}
+        said = json.loads(_command("certify", "out", "--base=nano-51k", "--json", inside=tmp_path).out)
+        own = {check.name: check.seen for check in isoembed.certify("out", base="./nano-51k").failures}
+    assert found == {check["name"]: check["seen"] for check in said["checks"] if check["passed"] is False}
+    assert "`num_attention_heads` is 4, not 2" in found["configuration"]
+    assert "is untrained" in own["trained"]
 
 
 @pytest.mark.parametrize("plant", [_other_words, _another_normalizer])

@@ -198,6 +198,11 @@ def test_a_family_is_named_in_python_as_on_the_command_line(tmp_path: Path) -> N
         isoembed.recommend("1e9", model="mine/one")
     with pytest.raises(InputError, match="Give family='pythia' too"):  # family_named would give all of its sizes
         isoembed.recommend("1e9", model="pythia-70m")
+    with pytest.raises(InputError, match="Give family='pythia' too"):
+        isoembed.recommend("1e9", model="Pythia-70M")
+    assert isoembed.recommend("1e9", model="NANO-28K").recipe.model.name == "nano-28k"
+    with pytest.raises(InputError, match="at most 255 bytes"):  # was an OSError
+        isoembed.family_named("a" * 5000)
     assert [each.name for each in isoembed.family_named(folder).models] == ["base"]
 
 

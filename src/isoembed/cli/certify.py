@@ -9,8 +9,6 @@ import typer
 
 from isoembed.cli import terminal
 from isoembed.cli.options import AsJson
-from isoembed.families.base import ModelSpec
-from isoembed.workflows import models
 
 
 def certify(
@@ -30,22 +28,10 @@ def certify(
     from isoembed.workflows.certify import certify as asked_of
 
     terminal.no_library_bars()
-    found = asked_of(folder, base=None if base is None else _named(base))
+    found = asked_of(folder, base=base)
     if as_json:
         terminal.print_json({"passed": found.passed, **found.model_dump(mode="json", exclude={"statement"})})
     else:
         terminal.console().print(certificate_text(found))
     if not found.passed:
         raise typer.Exit(1)
-
-
-def _named(base: str) -> ModelSpec | str:
-    """A model that could be trained here, by its name in a family or cut; of any other its source."""
-    from isoembed.encoder.config import NotADecoderError
-    from isoembed.workflows.certify import transformer_in
-
-    try:
-        family, name = models.chosen(None, transformer_in(base))
-    except NotADecoderError:
-        return base
-    return family.models[0] if name is None else family.model(name)

@@ -225,7 +225,7 @@ class GivenRecipe:
         from isoembed.workflows.job import plan_recipe
 
         made_for = self.recipe.data
-        with _own_pairs(self.asked, made_for, named=self.names_data):
+        with _own_pairs(made_for, named=self.names_data):
             return plan_recipe(
                 self.recipe,
                 _own_data(self.asked, made_for, named=self.names_data),
@@ -257,7 +257,7 @@ class ExtendedRun:
         from isoembed.workflows.job import plan_extension, trunk_of
 
         made_for = self.record.recipe.data
-        with _own_pairs(self.asked, made_for, named=self.names_data):
+        with _own_pairs(made_for, named=self.names_data):
             return plan_extension(
                 self.folder,
                 _own_data(self.asked, made_for, named=self.names_data),
@@ -282,14 +282,14 @@ def _only_open(by: str, options: list[Any], left_open: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _own_pairs(asked: JobOptions, made_for: DataStats, *, named: bool) -> Iterator[None]:
+def _own_pairs(made_for: DataStats, *, named: bool) -> Iterator[None]:
     """Says of a file that is not there, and that the user did not name, where its name is from."""
     from isoembed.data.sources.files import NoFileError
 
     try:
         yield
     except NoFileError as error:
-        if named or asked.data.heldout is not None:
+        if named:
             raise
         raise InputError(
             f"The recipe was made for the pairs of {made_for.source}, which are not here; a record stores no paths. "

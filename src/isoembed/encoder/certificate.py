@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, Summarised, checked, expanded
+from isoembed.core import InputError, Summarised, checked, expanded, from_validation
 from isoembed.encoder.checks import not_finite, some
 from isoembed.encoder.computing import CAUSAL, computing, first_apart
 from isoembed.encoder.dense import encoder_of
@@ -267,8 +267,9 @@ def earlier_certificate(folder: Path) -> Certificate:
         return Certificate.model_validate_json((folder / CERTIFICATE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Certificate(checks=())
-    except ValueError as error:
-        raise InputError(f"{folder / CERTIFICATE} is damaged ({error}). Export the model anew.") from None
+    except (ValueError, IsADirectoryError) as error:
+        said = from_validation(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"{folder / CERTIFICATE} is damaged ({said}). Export the model anew.") from None
 
 
 def _adapters(folder: Path, inner: Path, statement: Statement | None) -> Iterator[ModelCheck]:
@@ -305,7 +306,7 @@ def _adapter(file: Path) -> ModelCheck:
         with safe_open(file, "pt") as stored:
             factors = [stored.get_tensor(name) for name in stored.keys() if ".lora_" in name]  # noqa: SIM118
     except Exception as error:
-        raise InputError(f"{file} cannot be read ({error}). Export the model anew.") from None
+        return ModelCheck(name="adapter", passed=False, seen=f"cannot be read ({str(error).partition(chr(10))[0]})")
     bad = sum(not 0 < float(factor.float().norm()) < math.inf for factor in factors)
     seen = f"{bad} of {len(factors)} factors of the adapter are zero or no number" if bad else f"{len(factors)} factors"
     return ModelCheck(name="adapter", passed=not bad and bool(factors), seen=seen)

@@ -296,6 +296,10 @@ class Family(Frozen):
         """Whether `name` is the family's; capitals make no difference."""
         return self.name.casefold() == name.casefold()
 
+    def has(self, name: str) -> bool:
+        """Whether a model is called `name`; capitals make no difference."""
+        return any(model.name.casefold() == name.casefold() for model in self.models)
+
     @checked
     def model(self, name: str) -> ModelSpec:
         """The model called `name`, whatever its capitals; raises InputError naming the ones there are."""

@@ -7,12 +7,13 @@ plain recipe (Student's 95 % interval of the mean of the task scores excludes 0)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from isoembed.core import Frozen
 from isoembed.options import PLAIN, Options
@@ -44,6 +45,26 @@ class Verdict(Frozen):
         """Whether `recipe` has all of the options."""
         return all(getattr(recipe.options, name) == value for name, value in self.fixed.items())
 
+    def suits(self, recipe: Recipe) -> bool:
+        """Whether the options weigh anything in the recipe's loss and may stand beside its own."""
+        own = recipe.options
+        if own.teacher is not None and own.teacher.weight == 1:  # distilled alone, while all was judged contrastively
+            return False
+        try:
+            Options.model_validate(own.model_dump() | self.options)
+        except ValidationError:
+            return False
+        return True
+
+    @property
+    def place(self) -> tuple[str, str, float]:
+        """Which runs it was judged in."""
+        return self.model, self.method, self.flop
+
+    def as_good_as(self, other: Verdict) -> bool:
+        """Whether it gained no less, within the noise of both."""
+        return self.gain + math.hypot(self.half, other.half) >= other.gain
+
 
 VERDICTS = TypeAdapter(tuple[Verdict, ...])
 
@@ -63,8 +84,8 @@ def gained(options: Options) -> bool:
 
 def objective_notes(recipe: Recipe) -> list[RecipeNote]:
     """The best of what gained at the measured budget that is nearest to the recipe's, on its own model where that was
-    tried there; none beyond the reach of a law, or where the recipe has it, or has what gained as much near there."""
-    near = [each for each in verdicts() if _away(each, recipe) <= math.log(FARTHEST)]
+    tried there; none beyond the reach of a law, or where the recipe has it or something as good."""
+    near = [each for each in verdicts() if _away(each, recipe) <= math.log(FARTHEST) and each.suits(recipe)]
     if not near:
         return []
 
@@ -73,12 +94,23 @@ def objective_notes(recipe: Recipe) -> list[RecipeNote]:
         return -_away(verdict, recipe), own, verdict.gain
 
     best = max(near, key=worth)
-    if any(each.is_in(recipe) and each.gain >= best.gain for each in near):
+    if _has_as_much(recipe, best, near):
         return []
     options = tuple(f"`{name}={_written(value)}`" for name, value in best.options.items())
     told = best.model_dump(include={"model", "method", "flop", "seeds", "tasks", "gain", "half"})
-    code = "objective-of-sources" if best.options.get("batch_by") == "source" else "objective"
+    # a cluster lies within a source: against mixed batches it gains what one source a batch does, too
+    code = "objective-of-sources" if "batch_by" in best.options else "objective"
     return [note("known", code, options=options, **told)]
+
+
+def _has_as_much(recipe: Recipe, best: Verdict, near: Sequence[Verdict]) -> bool:
+    """Whether the recipe has the options of `best`, or others as good: at the nearest budget where the same runs judged
+    both, or, where none did, as far as the same model and method go."""
+    own = [each for each in near if each.is_in(recipe)]
+    same = [(one, each) for one in own for each in near if each.options == best.options and each.place == one.place]
+    same = same or [(one, best) for one in own if one.place[:2] == best.place[:2]]
+    nearest = min((_away(one, recipe) for one, _ in same), default=math.inf)
+    return best.is_in(recipe) or any(one.as_good_as(other) for one, other in same if _away(one, recipe) == nearest)
 
 
 def _written(value: Any) -> str:

@@ -316,8 +316,8 @@ def _built_in(family: Family | str) -> Family:
 def _family_of(model: str | None, budget: Budget) -> Family:
     """The family where none was named."""
     found = default_family(budget)
-    if model is not None and all(each.name != model for each in found.models):
-        own = next((each.name for each in FAMILIES if any(spec.name == model for spec in each.models)), None)
+    if model is not None and not found.has(model):
+        own = next((each.name for each in FAMILIES if each.has(model)), None)
         known = f"family={own!r} too" if own else f"isoembed.family_named({model!r}) as `family` in its place"
         names = ", ".join(each.name for each in found.models)
         raise InputError(f"`model` alone must be one of {names}; got {model!r}. Give {known}.")

@@ -15,20 +15,20 @@ from isoembed.families.base import ModelSpec
 from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.workflows.job import at_hand
-from isoembed.workflows.models import source_of
+from isoembed.workflows.models import chosen
 
 
 @checked
 def certify(folder: str | Path, *, base: str | ModelSpec | None = None) -> Certificate:
     """Every question that there is something to compare `folder`, a sentence-transformers model, with.
 
-    base: the model that it was trained from (folder, hub id, GGUF file, name of a built-in one; of others' models an
-        encoder too); default: that of its record, where it is at hand.
+    base: the model that it was trained from (folder, hub id, GGUF file, name of a built-in one, X@6 where it was cut;
+        of others' models an encoder too); default: that of its record, where it is at hand.
 
     Runs on the CPU, reads safetensors only and runs no code of the folder's.  Raises InputError where `folder` or
     `base` is no such model.
     """
-    folder, base = expanded(folder), source_of(base) if isinstance(base, str) else base
+    folder, base = expanded(folder), _named(base) if isinstance(base, str) else base
     recipe = RunRecord.load(folder / RECORD).recipe if (folder / RECORD).is_file() else None
     origin = _origin(folder, base, recipe)
     found = examine(folder, origin=origin)
@@ -51,6 +51,15 @@ def _origin(folder: Path, base: str | ModelSpec | None, recipe: Recipe | None) -
             base = base.model_copy(update={"vocab": recipe.model.vocab})
         recipe = recipe.model_copy(update={"model": base, "base_hash": None})
     return None if recipe is None else Origin.of(recipe)
+
+
+def _named(base: str) -> ModelSpec | str:
+    """A model that could be trained here, by its name in a family or cut; of any other its source."""
+    try:
+        family, name = chosen(None, transformer_in(base))
+    except NotADecoderError:
+        return base
+    return family.models[0] if name is None else family.model(name)
 
 
 def transformer_in(source: str) -> str:

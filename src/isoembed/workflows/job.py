@@ -121,8 +121,14 @@ class DataOptions:
         """Tokenise (or find tokenised) and split the pairs; every training seed sees the same split."""
         prompts = setup.options.prompts
         source = self.source(self.spec, prompts, whole=setup.options.source_alpha is not None)
-        heldout = None if self.heldout is None else self.source(self.heldout, prompts)
-        return _split(source, tokenizer, setup, cache, heldout, self.heldout_pairs)
+        return _split(source, tokenizer, setup, cache, self._heldout(prompts), self.heldout_pairs)
+
+    def _heldout(self, prompts: Prompts) -> Source | None:
+        """The source of the pairs that are held out, where they have one; what is wrong with it names `heldout`."""
+        try:
+            return None if self.heldout is None else self.source(self.heldout, prompts)
+        except InputError as error:
+            raise InputError(str(error).replace("`data`", "`heldout`")) from error
 
 
 DataOptions.__init__ = checked(DataOptions.__init__)  # type: ignore[method-assign]
