@@ -15,7 +15,7 @@ from isoembed.families.base import ModelSpec
 from isoembed.recipe import Recipe
 from isoembed.records import RECORD, RunRecord
 from isoembed.workflows.job import at_hand
-from isoembed.workflows.models import chosen
+from isoembed.workflows.models import built_in_model, chosen
 
 
 @checked
@@ -56,15 +56,16 @@ def _origin(folder: Path, base: str | ModelSpec | None, recipe: Recipe | None) -
 def _named(base: str) -> ModelSpec | str:
     """A model that could be trained here, by its name in a family or cut; of any other its source."""
     try:
-        family, name = chosen(None, transformer_in(base))
+        family, name = chosen(None, transformer_in(base) if built_in_model(base) is None else base)
     except NotADecoderError:
         return base
     return family.models[0] if name is None else family.model(name)
 
 
 def transformer_in(source: str) -> str:
-    """Where the transformer of a sentence-transformers folder lies; any other source as it is."""
-    folder = expanded(source)
+    """Where the transformer of a sentence-transformers folder lies, in full: it is no built-in model, whatever it is
+    called.  Any other source as it is."""
+    folder = expanded(source).absolute()
     return str(module_folders(folder)[0]) if (folder / MODULES).is_file() else source
 
 

@@ -37,7 +37,7 @@ def family_named(name: Family | str | Path) -> Family:
 
 def source_of(name: str) -> str:
     """Where the built-in model called `name` lies; a folder, a file, or another text, as it is."""
-    found = None if os.path.exists(expanded(name)) else _built_in_model(name)
+    found = None if os.path.exists(expanded(name)) else built_in_model(name)
     return name if found is None else found[1].source
 
 
@@ -183,7 +183,7 @@ def _one_depth(asked: Reference, depth: int | None) -> Reference:
     return Reference(source=asked.source, depths=(depth,))
 
 
-def _built_in_model(name: str, family: str | None = None) -> tuple[Family, ModelSpec] | None:
+def built_in_model(name: str, family: str | None = None) -> tuple[Family, ModelSpec] | None:
     """The built-in model of that name or hub id, whatever its capitals, as the hub reads them too; as it is written
     where something of that name lies here."""
     exact = os.path.exists(expanded(name))
@@ -198,7 +198,7 @@ def _built_in_model(name: str, family: str | None = None) -> tuple[Family, Model
 
 def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
     """The model at `source` and its family.  A hub id, folder or file is counted from its configuration."""
-    if (found := _built_in_model(source, family)) is not None:
+    if (found := built_in_model(source, family)) is not None:
         return found
     if family is not None:
         return built_in(family), built_in(family).model(source)
