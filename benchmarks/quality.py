@@ -113,6 +113,11 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
         "attention both ways, hardness weights on one cluster of 64 a batch": Options(
             bidirectional=True, hardness_strength=HARDNESS, batch_by="cluster", clusters=64
         ),
+        "one source a batch, equal shares": Options(batch_by="source", source_alpha=0.0),
+        "one source a batch, shares to the power .5": Options(batch_by="source", source_alpha=0.5),
+        "attention both ways, hardness weights on one source a batch, shares to the power .5": Options(
+            bidirectional=True, hardness_strength=HARDNESS, batch_by="source", source_alpha=0.5
+        ),
         "mean of two seeds": Options(),
         "mean of two seeds on one source a batch": Options(batch_by="source"),
     }
@@ -135,8 +140,13 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
 
 
 def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: int) -> Job:
-    """The run of one variant."""
+    """The run of one variant; all of every source is read where their shares are said otherwise than by weights, and
+    other pairs are held out."""
     family, name = chosen(None, asked.model)
+    if setup.options is not None and setup.options.source_alpha is not None:  # shares are not by weights then
+        pairs = ",".join(re.sub(r":[0-9.e+]+$", "", each) for each in asked.pairs)
+    else:
+        pairs = ",".join(asked.pairs)
     request = Request(
         budget=Budget.parse(repr(flop)),
         family=family,
@@ -146,7 +156,7 @@ def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: i
         seed=seed,
         **dict(setup.model_copy(update={"batch_pairs": BATCH_PAIRS})),
     )
-    return plan_job(request, DataOptions(",".join(asked.pairs)), cache=asked.cache)
+    return plan_job(request, DataOptions(pairs), cache=asked.cache)
 
 
 def measured(
