@@ -52,6 +52,7 @@ from tests.training.small import (
 SHARDED = Execution(shard=True)
 #: some graphs are kept, others run twice
 CUT = scarce(kept_tokens=200)
+RANKS = (0, 1)
 RESUMED: list[Method] = [Full(), LoRA(rank=4, alpha=8.0)]
 PAIRS, MEMORY = 8, Memory(24, 60)
 
@@ -211,12 +212,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, data: PairData) -> Path:
     return folder
 
 
-@pytest.fixture(params=[0, 1], ids=["rank0", "rank1"])
-def rank(request: pytest.FixtureRequest) -> int:
-    number: int = request.param
-    return number
-
-
 def facts_of(ranks: Path, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((ranks / f"facts{rank}.json").read_text())
     return found
@@ -233,48 +228,52 @@ def test_the_ranks_would_run_unequal_mini_batches() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradient_is_that_of_one_process(name: str, ranks: Path, rank: int) -> None:
+def test_gradient_is_that_of_one_process(name: str, ranks: Path) -> None:
     """Trap 5: summed, not averaged, and each mini-batch once."""
     expected, norm = gradient(encoder_named(name), slice(None))
-    found = load_file(ranks / f"{name}{rank}.safetensors")
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():  # some are zero but for rounding (a key's bias): measured by the whole gradient
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6 * norm, msg=key)
-    assert facts_of(ranks, rank)[name]["norm"] == pytest.approx(norm, rel=1e-5)
+    for rank in RANKS:
+        found = load_file(ranks / f"{name}{rank}.safetensors")
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():  # some are zero but for rounding (a key's bias): by the whole gradient
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6 * norm, msg=f"{key} of rank {rank}")
+        assert facts_of(ranks, rank)[name]["norm"] == pytest.approx(norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_rank_holds_half(name: str, ranks: Path, rank: int) -> None:
-    found = facts_of(ranks, rank)[name]
-    assert found["share"] == pytest.approx(0.5, abs=0.02)
-    assert found["gradient_share"] == pytest.approx(0.5, abs=0.02)
+def test_each_rank_holds_half(name: str, ranks: Path) -> None:
+    for rank in RANKS:
+        found = facts_of(ranks, rank)[name]
+        assert found["share"] == pytest.approx(0.5, abs=0.02)
+        assert found["gradient_share"] == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gathered_parameters_are_no_activations(name: str, ranks: Path, rank: int) -> None:
+def test_gathered_parameters_are_no_activations(name: str, ranks: Path) -> None:
     """A batch is cut by what a token keeps for the backward pass; the weights it meets are not part of that."""
-    assert facts_of(ranks, rank)[name]["footprint"] == asdict(measure_footprint(encoder_named(name), 16))
+    expected = asdict(measure_footprint(encoder_named(name), 16))
+    assert [facts_of(ranks, rank)[name]["footprint"] for rank in RANKS] == [expected, expected]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize(("optimizer", "atol"), [("sgd", 1e-5), ("adamw", 1e-4)])
 def test_run_is_that_of_one_process(
-    method: Method, optimizer: str, atol: float, ranks: Path, rank: int, data: PairData, tmp_path: Path
+    method: Method, optimizer: str, atol: float, ranks: Path, data: PairData, tmp_path: Path
 ) -> None:
     weights, record, norms = train(recipe(data, method), data, tmp_path, Execution(), optimizer=optimizer)
     name = f"{method.name}-{optimizer}"
-    found = RunRecord.load(ranks / f"{name}{rank}.json")
-    assert losses(found) == pytest.approx(losses(record), abs=1e-5)
-    assert facts_of(ranks, rank)[name] == pytest.approx(norms, rel=1e-5)
-    assert found.heldout is not None
-    assert record.heldout is not None
-    assert found.heldout.loss == pytest.approx(record.heldout.loss, abs=1e-5)
-    assert found.heldout.fingerprint == record.heldout.fingerprint
-    assert (found.trainable_params, found.tokens) == (record.trainable_params, record.tokens)
-    found_weights = load_file(ranks / f"{name}{rank}.safetensors")
-    assert found_weights.keys() == weights.keys()
-    for key, value in weights.items():
-        torch.testing.assert_close(found_weights[key], value, rtol=0, atol=atol, msg=key)
+    for rank in RANKS:
+        found = RunRecord.load(ranks / f"{name}{rank}.json")
+        assert losses(found) == pytest.approx(losses(record), abs=1e-5)
+        assert facts_of(ranks, rank)[name] == pytest.approx(norms, rel=1e-5)
+        assert found.heldout is not None
+        assert record.heldout is not None
+        assert found.heldout.loss == pytest.approx(record.heldout.loss, abs=1e-5)
+        assert found.heldout.fingerprint == record.heldout.fingerprint
+        assert (found.trainable_params, found.tokens) == (record.trainable_params, record.tokens)
+        found_weights = load_file(ranks / f"{name}{rank}.safetensors")
+        assert found_weights.keys() == weights.keys()
+        for key, value in weights.items():
+            torch.testing.assert_close(found_weights[key], value, rtol=0, atol=atol, msg=key)
 
 
 def test_block_recomputation_and_bf16_work_with_it(ranks: Path, data: PairData, tmp_path: Path) -> None:
@@ -286,16 +285,15 @@ def test_block_recomputation_and_bf16_work_with_it(ranks: Path, data: PairData, 
 
 
 @pytest.mark.parametrize("method", RESUMED, ids=lambda method: method.name)
-def test_checkpoints_pass_between_sharded_and_not(
-    method: Method, ranks: Path, rank: int, data: PairData, tmp_path: Path
-) -> None:
+def test_checkpoints_pass_between_sharded_and_not(method: Method, ranks: Path, data: PairData, tmp_path: Path) -> None:
     """Stopped sharded and resumed so: bitwise the uninterrupted run.  In one process, or the other way round: the same
     within rounding."""
     name = method.name
-    whole_run = RunRecord.load(ranks / f"{name}-adamw{rank}.json")
-    assert facts_of(ranks, rank)[f"stopped-{name}"]
-    assert RunRecord.load(ranks / f"again-{name}{rank}.json").loss_curve == whole_run.loss_curve
-    assert losses(RunRecord.load(ranks / f"plain-{name}{rank}.json")) == pytest.approx(losses(whole_run), abs=1e-5)
+    for rank in RANKS:
+        whole_run = RunRecord.load(ranks / f"{name}-adamw{rank}.json")
+        assert facts_of(ranks, rank)[f"stopped-{name}"]
+        assert RunRecord.load(ranks / f"again-{name}{rank}.json").loss_curve == whole_run.loss_curve
+        assert losses(RunRecord.load(ranks / f"plain-{name}{rank}.json")) == pytest.approx(losses(whole_run), abs=1e-5)
     shutil.copytree(ranks / f"stopped-{name}", tmp_path / "stopped")
     _, record, _ = train(recipe(data, method), data, tmp_path / "stopped", Execution(resume=True))
     assert losses(record) == pytest.approx(losses(whole_run), abs=1e-5)
