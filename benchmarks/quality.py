@@ -110,6 +110,9 @@ def variants(source: str | None, pairs: list[str]) -> dict[str, PartialSetup]:
         "warm-up, stable, decay": Options(schedule="wsd"),
         "Matryoshka to a half and a quarter": Options(matryoshka=(288, 144)),
         "projection to a quarter": Options(dimensions=144),
+        "attention both ways, hardness weights on one source a batch, Matryoshka to a half and a quarter": Options(
+            bidirectional=True, hardness_strength=HARDNESS, batch_by="source", matryoshka=(288, 144)
+        ),
         "attention both ways, hardness weights on one cluster of 64 a batch": Options(
             bidirectional=True, hardness_strength=HARDNESS, batch_by="cluster", clusters=64
         ),
