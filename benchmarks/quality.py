@@ -46,7 +46,7 @@ from isoembed.training.heldout import heldout_loss
 from isoembed.training.loop import run
 from isoembed.training.setup import untrained
 from isoembed.workflows.job import DataOptions, Job, plan_job
-from isoembed.workflows.models import chosen
+from isoembed.workflows.models import built_in_model, chosen
 from kept_rows import KeptRows, Row, parsed
 from trial_losses import LAST, TRIALS, in_place
 
@@ -340,8 +340,14 @@ def winners(found: list[Row]) -> tuple[Verdict, ...]:
                 model, method, flop = trained
                 gain, half = (round(each, 4) for each in (float(np.mean(gains)), half_interval(gains)))
                 place = {"model": model, "method": method, "flop": flop, "seeds": len(gains), "tasks": len(TASKS)}
-                won.append(Verdict(options=options, gain=gain, half=half, **place))
+                won.append(Verdict(options=options, gain=gain, half=half, width=_width(model, options), **place))
     return tuple(won)
+
+
+def _width(model: str, options: dict[str, Any]) -> int | None:
+    """That of the vectors which `options` name prefixes of."""
+    found = built_in_model(model.partition("@")[0]) if "matryoshka" in options else None
+    return None if found is None else found[1].hidden
 
 
 def _trained(one: Row) -> tuple[str, str, float]:
@@ -373,7 +379,10 @@ def main() -> None:
     parser.add_argument("--ship", type=Path, help="the results of which the winners are written to what ships")
     known_args = parser.parse_known_args()[0]
     if known_args.ship is not None:
-        write_atomically(FILE, VERDICTS.dump_json(winners(KeptRows(known_args.ship).rows), indent=1).decode() + "\n")
+        write_atomically(
+            FILE,
+            VERDICTS.dump_json(winners(KeptRows(known_args.ship).rows), indent=1, exclude_none=True).decode() + "\n",
+        )
         return
     asked = parsed(parser, partial(table, against=known_args.against))
     budgets = [float(each) for each in asked.budgets.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ def test_clusters_are_advised_of_several_sources(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(objectives, "verdicts", lambda: found)
     (said,) = objective_notes(recipe(1e11))
     assert "where data are of several sources, `batch_by=cluster` and `clusters=64` gained" in str(said)
+
+
+def test_prefixes_keep_their_share_of_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """288 of 576 dimensions are 16 of 32; and who has any has the advice."""
+    found = (verdict(1e11, 0.07, options={"matryoshka": [288, 144]}, width=576),)
+    monkeypatch.setattr(objectives, "verdicts", lambda: found)
+    hidden = recipe(1e11).model.hidden
+    (said,) = objective_notes(recipe(1e11))
+    assert f"`matryoshka={hidden // 2},{hidden // 4}` gained" in str(said)
+    (projected,) = objective_notes(recipe(1e11, dimensions=8))
+    assert "`matryoshka=4,2` gained" in str(projected)
+    assert objective_notes(recipe(1e11, matryoshka=(hidden // 2,))) == []
+    assert objectives.gained(Options(matryoshka=(16,)))
+    told = CliRunner().invoke(app, ["recipe", "--budget", "1e11"], env={"COLUMNS": "400"}).stdout
+    assert re.search(r"`--matryoshka \d+,\d+` gained", told)
 
 
 def test_a_recommendation_says_it() -> None:

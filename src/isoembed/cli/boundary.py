@@ -114,7 +114,7 @@ def with_flags(text: str, ctx: Any) -> str:
         said = "" if value in (None, "True") else f" {value}"  # a flag stands alone
         return f"`{flags[name]}{said}`" if name in flags else found[0]
 
-    return re.sub(r"`([a-z][a-z_]*)(?:=([\w.-]+))?`(?: of [A-Z][A-Za-z]*(?=:))?", flag, text)
+    return re.sub(r"`([a-z][a-z_]*)(?:=([\w.,-]+))?`(?: of [A-Z][A-Za-z]*(?=:))?", flag, text)
 
 
 def _command(command: Any, words: list[str]) -> Any:

@@ -7,13 +7,13 @@ plain recipe (Student's 95 % interval of the mean of the task scores excludes 0)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 from isoembed.core import Frozen
 from isoembed.options import PLAIN, Options
@@ -35,15 +35,23 @@ class Verdict(Frozen):
     tasks: int = Field(description="whose main scores the mean is of")
     gain: float = Field(description="of the mean score, 0 to 1")
     half: float = Field(description="of Student's 95 % interval of the gain")
+    width: PositiveInt | None = Field(None, description="of the vectors that `matryoshka` has prefixes of")
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The options but for how many clusters there are, which goes by the pairs."""
-        return {name: value for name, value in self.options.items() if name != "clusters"}
+        """What of the options holds for any pairs and any model."""
+        return _fixed(self.options)
+
+    def on(self, recipe: Recipe) -> dict[str, Any]:
+        """The options for the recipe's model: prefixes keep their share of the width."""
+        if self.width is None:
+            return self.options
+        share = recipe.options.width_of(recipe.model) / self.width
+        return self.options | {"matryoshka": [max(1, round(each * share)) for each in self.options["matryoshka"]]}
 
     def is_in(self, recipe: Recipe) -> bool:
         """Whether `recipe` has all of the options."""
-        return all(getattr(recipe.options, name) == value for name, value in self.fixed.items())
+        return self.fixed.items() <= _fixed(dict(recipe.options)).items()
 
     def suits(self, recipe: Recipe) -> bool:
         """Whether the options weigh anything in the recipe's loss and may stand beside its own."""
@@ -51,7 +59,7 @@ class Verdict(Frozen):
         if own.teacher is not None and own.teacher.weight == 1:  # distilled alone, while all was judged contrastively
             return False
         try:
-            Options.model_validate(own.model_dump() | self.options)
+            Options.model_validate(own.model_dump() | self.on(recipe))
         except ValidationError:
             return False
         return True
@@ -78,7 +86,7 @@ def verdicts() -> tuple[Verdict, ...]:
 def gained(options: Options) -> bool:
     """Whether the options are advised, at whatever budget: a set that gained, or what is left of it where some does not
     apply, and nothing else."""
-    asked = {name: value for name, value in options if value != getattr(PLAIN, name) and name != "clusters"}
+    asked = _fixed({name: value for name, value in options if value != getattr(PLAIN, name)})
     return bool(asked) and any(asked.items() <= verdict.fixed.items() for verdict in verdicts())
 
 
@@ -96,7 +104,7 @@ def objective_notes(recipe: Recipe) -> list[RecipeNote]:
     best = max(near, key=worth)
     if _has_as_much(recipe, best, near):
         return []
-    options = tuple(f"`{name}={_written(value)}`" for name, value in best.options.items())
+    options = tuple(f"`{name}={_written(value)}`" for name, value in best.on(recipe).items())
     told = best.model_dump(include={"model", "method", "flop", "seeds", "tasks", "gain", "half"})
     # a cluster lies within a source: against mixed batches it gains what one source a batch does, too
     code = "objective-of-sources" if "batch_by" in best.options else "objective"
@@ -113,7 +121,16 @@ def _has_as_much(recipe: Recipe, best: Verdict, near: Sequence[Verdict]) -> bool
     return best.is_in(recipe) or any(one.as_good_as(other) for one, other in same if _away(one, recipe) == nearest)
 
 
+def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` without how many clusters there are, which goes by the pairs, and with whether there are prefixes in
+    the place of theirs, which go by the model's width."""
+    found = {name: value for name, value in options.items() if name not in ("clusters", "matryoshka")}
+    return found | ({"matryoshka": True} if options.get("matryoshka") else {})
+
+
 def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
