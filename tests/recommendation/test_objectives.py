@@ -132,14 +132,15 @@ def test_clusters_are_advised_of_several_sources(monkeypatch: pytest.MonkeyPatch
 
 
 def test_prefixes_keep_their_share_of_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """288 of 576 dimensions are 16 of 32; and who has any has the advice."""
-    found = (verdict(1e11, 0.07, options={"matryoshka": [288, 144]}, width=576),)
+    """12 of 24 are half of any width; who has any has the advice; narrower vectors than were judged get none."""
+    found = (verdict(1e11, 0.07, options={"matryoshka": [12, 6]}, width=24),)
     monkeypatch.setattr(objectives, "verdicts", lambda: found)
     hidden = recipe(1e11).model.hidden
     (said,) = objective_notes(recipe(1e11))
     assert f"`matryoshka={hidden // 2},{hidden // 4}` gained" in str(said)
-    (projected,) = objective_notes(recipe(1e11, dimensions=8))
-    assert "`matryoshka=4,2` gained" in str(projected)
+    (projected,) = objective_notes(recipe(1e11, dimensions=32))
+    assert "`matryoshka=16,8` gained" in str(projected)
+    assert objective_notes(recipe(1e11, dimensions=8)) == []
     assert objective_notes(recipe(1e11, matryoshka=(hidden // 2,))) == []
     assert objectives.gained(Options(matryoshka=(16,)))
     told = CliRunner().invoke(app, ["recipe", "--budget", "1e11"], env={"COLUMNS": "400"}).stdout

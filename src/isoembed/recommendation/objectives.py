@@ -58,6 +58,8 @@ class Verdict(Frozen):
         own = recipe.options
         if own.teacher is not None and own.teacher.weight == 1:  # distilled alone, while all was judged contrastively
             return False
+        if self.width is not None and own.width_of(recipe.model) < self.width:  # on nano prefixes lost (docs/serve.md)
+            return False
         try:
             Options.model_validate(own.model_dump() | self.on(recipe))
         except ValidationError:
