@@ -140,7 +140,7 @@ def test_on_a_terminal_only_our_own_styles_command_it(
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = Terminal()
-    monkeypatch.setattr("tests.reliability.fuzz.io.StringIO", lambda: shown)
+    monkeypatch.setattr("tests.commands.io.StringIO", lambda: shown)
     command(*arguments, inside=inside)
     text = shown.getvalue()
     assert "\x1b[" in text or arguments[0] != "search"  # styles

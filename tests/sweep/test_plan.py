@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from isoembed.report.terminal.sweep import plan_text
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, Planner, at_most, variants
-from isoembed.sweep.rates import setting_of
+from isoembed.sweep.rates import RateFit, RateOptimum, fit_rates, setting_of
 from isoembed.sweep.request import RateSearch, SweepRequest
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request, went_on
@@ -48,6 +48,27 @@ def test_the_study_that_ships_is_planned_again_key_for_key() -> None:
     assert plan.complete
     assert len(plan.runs) == 267
     assert {run.key for run in plan.runs} <= {each.key for each in outcomes}
+
+
+def test_rates_of_another_processor_are_those_of_the_runs_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least squares ended in another last digit there: every run of a sweep that went on was planned anew."""
+    asked = request(rates=SEARCH)
+    there = complete(asked)
+    done = [(run, went_on(run)) for run in there.runs]
+
+    def elsewhere(found: Iterable[RateOptimum]) -> dict[str, RateFit]:
+        return {
+            name: fit.model_copy(
+                update={"law": fit.law.model_copy(update={"constant": fit.law.constant * (1 + 1e-14)})}
+            )
+            for name, fit in fit_rates(found).items()
+        }
+
+    monkeypatch.setattr("isoembed.sweep.plan.fit_rates", elsewhere)
+    here = Planner(asked, done).plan()
+    assert here.complete
+    assert [run.key for run in here.runs] == [run.key for run in there.runs]
+    assert not {run.key for run in complete(asked).runs} <= {run.key for run in there.runs}  # it makes a difference
 
 
 def test_every_run_has_the_requests_setup() -> None:

@@ -24,5 +24,7 @@ def plan_sweep(ledger: Path, request: SweepRequest | None = None) -> tuple[Plan,
 def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     """The plan as far as the outcomes in `folder` allow; writes nothing."""
     outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
-    done = [(run, outcomes[run.key]) for run in folder.runs() if run.key in outcomes]
-    return (Planner if request.target_flop is None else PilotPlanner)(request, done).plan()
+    runs = folder.runs()
+    done = [(run, outcomes[run.key]) for run in runs if run.key in outcomes]
+    rates = {each.recipe.learning_rate for each in (*runs, *outcomes.values())}
+    return (Planner if request.target_flop is None else PilotPlanner)(request, done, rates).plan()

@@ -19,6 +19,7 @@ Near-optimum runs come first within a stage, so that an allowance that ends earl
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,10 +106,15 @@ class Planner:
     #: of the search's factor: the rates of a setting, lowest first
     _RATE_POWERS: ClassVar[tuple[int, ...]] = (-1, 0, 1)
 
-    def __init__(self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]]) -> None:
+    def __init__(
+        self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]], rates: Iterable[float] = ()
+    ) -> None:
+        """rates: those of runs that were planned or made before, beside those of `done`."""
+        done = list(done)
         self.request = request
         self.models = request.sizes
         self.outcomes = {run.key: outcome for run, outcome in done}
+        self.rates_before = sorted({*rates, *(run.recipe.learning_rate for run, _ in done)})
         self.runs: dict[str, PlannedRun] = {}
         #: whose trunk is kept, of those that differ in their length alone
         self.trunks: defaultdict[str | None, list[PlannedRun]] = defaultdict(list)
@@ -381,7 +387,7 @@ class Planner:
         if request.branches:
             first, of_first = self._first_rung(model, method)
             rung, steps = (first, of_first) if first < flop else (flop, steps)
-        rate = self._rate(model, method, steps) if rate is None else rate
+        rate = self._as_before(self._rate(model, method, steps) if rate is None else rate)
         seed, name = request.seeds[0], request.family.name
         recipe = solve(rung, model, method, rate, setup, request.data, family=name, seed=seed)
         return recipe.extended(tokens) if rung < flop else recipe
@@ -412,6 +418,13 @@ class Planner:
         if method.name in self.rates:
             return self.rates[method.name].law.rate(model.params, steps, method.share(model))
         return self._prior_rate(model, method, steps)
+
+    def _as_before(self, rate: float) -> float:
+        """A rate is part of a run's key, and least squares end in other last digits on another processor: the rate of
+        an earlier run that is equal but for these is meant."""
+        at = bisect.bisect_left(self.rates_before, rate)
+        near = self.rates_before[max(0, at - 1) : at + 1]
+        return next((each for each in near if math.isclose(each, rate, rel_tol=1e-9)), rate)
 
     def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
         return self.request.family.peak_rate(model, method, steps=steps)[0]
