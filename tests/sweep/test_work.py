@@ -60,6 +60,28 @@ def test_a_run_waits_for_the_trunk_of_the_one_that_it_extends(tmp_path: Path) ->
     assert of_rivals == [(trunk.key, (None, True)), (longer.key, (None, True))]
 
 
+def test_what_a_rival_planned_and_worked_off_meanwhile_is_no_end(tmp_path: Path) -> None:
+    """A worker whose planning took longer than the rival's, with the runs of that, saw nothing open and took the trunks
+    away; those planned next were made whole, and a pilot spent more than it was allowed."""
+    folder, trunk = SweepFolder(tmp_path), tmp_path / "trunks" / "a"
+    trunk.mkdir(parents=True)
+    folder.add_runs([planned_run(seed=0)])
+    calls = 0
+
+    def more() -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            folder.add_runs([planned_run(seed=1)])
+            assert folder.ledger.add(record(planned_run(seed=1).recipe))
+            return 0
+        assert trunk.exists()
+        return folder.add_runs([planned_run(seed=2)]) if calls == 2 else 0
+
+    assert work(folder, train, more=more) == 2
+    assert (calls, trunk.exists()) == (3, False)
+
+
 def test_a_run_whose_trunk_failed_is_made_whole(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     trunk = planned_run(seed=0)

@@ -75,11 +75,20 @@ def work(
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
-        elif not more() and not open_runs(folder, only):  # a rival may have planned the same stage a moment before
+        elif _is_over(folder, only, more):
             if not open_runs(folder):  # a longer run that is still to come goes on from its trunk
                 folder.remove_trunks()
             break
     return written
+
+
+def _is_over(folder: SweepFolder, only: Sequence[str] | None, more: Callable[[], int]) -> bool:
+    """Whether all has ended and nothing more is planned, by anybody: while this worker plans, a rival may have planned
+    the same stage, and worked it off too."""
+    planned = {run.key for run in folder.runs()}
+    if open_runs(folder, only) or more():
+        return False
+    return planned == {run.key for run in folder.runs()}
 
 
 def claim_next(
