@@ -31,6 +31,7 @@ from isoembed import teacher
 from isoembed.budget import Budget
 from isoembed.core import InputError, short_name, write_atomically
 from isoembed.data.dataset import PairData
+from isoembed.data.sources import WEIGHTED
 from isoembed.encoder.embedder import Embedder
 from isoembed.encoder.encoder import Encoder
 from isoembed.evaluation.systems import BM25, DenseSystem, Static, System
@@ -146,10 +147,9 @@ def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: i
     """The run of one variant; all of every source is read where their shares are said otherwise than by weights, and
     other pairs are held out."""
     family, name = chosen(None, asked.model)
+    pairs = asked.pairs
     if setup.options is not None and setup.options.source_alpha is not None:  # shares are not by weights then
-        pairs = ",".join(re.sub(r":[0-9.e+]+$", "", each) for each in asked.pairs)
-    else:
-        pairs = ",".join(asked.pairs)
+        pairs = [found[1] if (found := re.fullmatch(WEIGHTED, each)) else each for each in pairs]
     request = Request(
         budget=Budget.parse(repr(flop)),
         family=family,
@@ -159,7 +159,7 @@ def planned(asked: argparse.Namespace, setup: PartialSetup, flop: float, seed: i
         seed=seed,
         **dict(setup.model_copy(update={"batch_pairs": BATCH_PAIRS})),
     )
-    return plan_job(request, DataOptions(pairs), cache=asked.cache)
+    return plan_job(request, DataOptions(",".join(pairs)), cache=asked.cache)
 
 
 def measured(

@@ -97,6 +97,11 @@ class Summarised(Frozen):
         return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows in further lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def from_validation(error: ValidationError, owner: str = "") -> InputError:
     """The first complaint of pydantic's about a value a user gave, as an InputError; `owner` says whose field it is."""
     first = error.errors()[0]

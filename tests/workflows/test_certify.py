@@ -293,6 +293,16 @@ def test_a_certificate_that_is_none_is_said_in_one_line(whole: Path, tmp_path: P
         isoembed.certify(tmp_path / "out")
 
 
+def test_a_kept_adapter_that_cannot_be_read_is_one_failed_check(whole: Path, tmp_path: Path) -> None:
+    """It ended all the other checks."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "out" / "adapter" / "adapter_model.safetensors").write_bytes(b"no weights")
+    found = isoembed.certify(tmp_path / "out")
+    assert [check.name for check in found.failures] == ["adapter"]
+    assert found.failures[0].seen.startswith("cannot be read (")
+    assert len(found.checks) > 10
+
+
 def test_a_base_is_named_alike_in_python_and_on_the_command_line(whole: Path, tmp_path: Path) -> None:
     """A folder here of a built-in model's name was that model to the one and the folder to the other."""
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from isoembed.core import InputError, Summarised, checked, expanded, from_validation
+from isoembed.core import InputError, Summarised, checked, expanded, first_line
 from isoembed.encoder.checks import not_finite, some
 from isoembed.encoder.computing import CAUSAL, computing, first_apart
 from isoembed.encoder.dense import encoder_of
@@ -268,7 +268,7 @@ def earlier_certificate(folder: Path) -> Certificate:
     except FileNotFoundError:
         return Certificate(checks=())
     except (ValueError, IsADirectoryError) as error:
-        said = from_validation(error) if isinstance(error, ValidationError) else error
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise InputError(f"{folder / CERTIFICATE} is damaged ({said}). Export the model anew.") from None
 
 
@@ -306,7 +306,7 @@ def _adapter(file: Path) -> ModelCheck:
         with safe_open(file, "pt") as stored:
             factors = [stored.get_tensor(name) for name in stored.keys() if ".lora_" in name]  # noqa: SIM118
     except Exception as error:
-        return ModelCheck(name="adapter", passed=False, seen=f"cannot be read ({str(error).partition(chr(10))[0]})")
+        return ModelCheck(name="adapter", passed=False, seen=f"cannot be read ({first_line(error)})")
     bad = sum(not 0 < float(factor.float().norm()) < math.inf for factor in factors)
     seen = f"{bad} of {len(factors)} factors of the adapter are zero or no number" if bad else f"{len(factors)} factors"
     return ModelCheck(name="adapter", passed=not bad and bool(factors), seen=seen)

@@ -298,13 +298,15 @@ class Family(Frozen):
 
     def has(self, name: str) -> bool:
         """Whether a model is called `name`; capitals make no difference."""
-        return any(model.name.casefold() == name.casefold() for model in self.models)
+        return bool(self._called(name))
+
+    def _called(self, name: str) -> list[ModelSpec]:
+        return [model for model in self.models if model.name.casefold() == name.casefold()]
 
     @checked
     def model(self, name: str) -> ModelSpec:
         """The model called `name`, whatever its capitals; raises InputError naming the ones there are."""
-        found = [model for model in self.models if model.name.casefold() == name.casefold()]
-        if found:
+        if found := self._called(name):
             return min(found, key=lambda model: model.name != name)  # as it is written, where two differ by capitals
         known = ", ".join(model.name for model in self.models)
         raise InputError(f"`model` must be one of the {self.name} family ({known}); got {name!r}.")

@@ -213,11 +213,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, without what follows in further lines."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def forget_peak(device: torch.device) -> None:
     """Start the peak anew, for a process that has run something before."""
     if device.type == "cuda":

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from isoembed.core import InputError
+from isoembed.core import InputError, first_line
 from isoembed.data.batches import Batch, Position
 from isoembed.encoder.encoder import Encoder
 from isoembed.encoder.worker_pool import WorkerPool, forget_gradients
@@ -24,7 +24,7 @@ from isoembed.training.checkpoint import Counters
 from isoembed.training.distributed import own_share, rank, sum_gradients, world
 from isoembed.training.execution import Execution
 from isoembed.training.gradients import Gradient, Memory, accumulate_gradients
-from isoembed.training.memory import first_line, is_out_of_memory
+from isoembed.training.memory import is_out_of_memory
 from isoembed.training.merged import as_run
 from isoembed.training.objective import Objective
 from isoembed.training.replay import RandomState

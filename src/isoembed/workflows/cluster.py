@@ -32,7 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from isoembed.core import InputError, portable, system_error
+from isoembed.core import InputError, first_line, portable, system_error
 from isoembed.data.packed import PackedData
 from isoembed.records import EndNote, RunRecord, ended
 from isoembed.sweep.advance import plan_sweep
@@ -393,4 +393,4 @@ def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -203,9 +203,7 @@ def _whole(source: str, family: str | None) -> tuple[Family, ModelSpec]:
     if family is not None:
         return built_in(family), built_in(family).model(source)
     place = expanded(source)
-    if os.path.exists(
-        place
-    ):  # the same from any working directory; in the hub's cache a file is a link to one without suffix
+    if place.exists():  # the same from any working directory; in the hub's cache a file is a link to one without suffix
         linked = place.is_file() and place.suffix.casefold() == ".gguf"
         source = str(place.parent.resolve() / place.name if linked else place.resolve())
     custom = family_of(counted(source, _count))
