@@ -11,17 +11,20 @@ import pytest
 from rich.console import Console
 
 from isoembed.families import NANO, PYTHIA
-from isoembed.families.base import ModelSpec
+from isoembed.families.base import Family, ModelSpec
+from isoembed.families.bloom import BLOOM
+from isoembed.families.opt import OPT
 from isoembed.methods import Freeze, LoRA, Norms
 from isoembed.options import Options, Teacher
 from isoembed.recipe import Setup
 from isoembed.records import FailedRun, Ledger, Outcome, ended
 from isoembed.report.terminal.sweep import plan_text
+from isoembed.sweep.advance import plan_sweep
 from isoembed.sweep.folder import PlannedRun
 from isoembed.sweep.pilot import candidates
 from isoembed.sweep.plan import Plan, Planner, at_most, variants
 from isoembed.sweep.rates import RateFit, RateOptimum, fit_rates, setting_of
-from isoembed.sweep.request import RateSearch, SweepRequest
+from isoembed.sweep.request import RateSearch, SweepRequest, some_of
 from isoembed.sweep.stage import RATES, REMEDIES, Stage
 from tests.sweep.fake import SEARCH, record, request, went_on
 
@@ -69,6 +72,21 @@ def test_rates_of_another_processor_are_those_of_the_runs_before(monkeypatch: py
     assert here.complete
     assert [run.key for run in here.runs] == [run.key for run in there.runs]
     assert not {run.key for run in complete(asked).runs} <= {run.key for run in there.runs}  # it makes a difference
+
+
+@pytest.mark.parametrize("family", [OPT, BLOOM], ids=lambda family: family.name)
+def test_planning_twice_adds_nothing_where_rates_of_two_settings_are_a_digit_apart(
+    family: Family, tmp_path: Path
+) -> None:
+    """1e-05 of one setting was taken for the 9.999999999999999e-06 of another."""
+    models = tuple(model.name for model in family.models[:6])
+    flop = 6 * max(model.params for model in family.models[:6]) * 60 * 32 * 150
+    search = RateSearch(models=some_of(models))
+    asked = request(
+        family=family, models=models, budgets=(flop, 4 * flop), methods=("full", "freeze", "lora"), rates=search
+    )
+    assert plan_sweep(tmp_path, asked)[1]
+    assert plan_sweep(tmp_path)[1] == 0
 
 
 def test_every_run_has_the_requests_setup() -> None:

@@ -26,5 +26,5 @@ def explain(folder: SweepFolder, request: SweepRequest) -> Plan:
     outcomes = {outcome.key: outcome for outcome in folder.ledger.outcomes()}
     runs = folder.runs()
     done = [(run, outcomes[run.key]) for run in runs if run.key in outcomes]
-    rates = {each.recipe.learning_rate for each in (*runs, *outcomes.values())}
-    return (Planner if request.target_flop is None else PilotPlanner)(request, done, rates).plan()
+    before = {each.key: each.recipe.learning_rate for each in (*runs, *outcomes.values())}
+    return (Planner if request.target_flop is None else PilotPlanner)(request, done, before).plan()

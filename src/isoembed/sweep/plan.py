@@ -19,11 +19,12 @@ Near-optimum runs come first within a stage, so that an allowance that ends earl
 
 from __future__ import annotations
 
-import bisect
 import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import ClassVar
 
 from pydantic import Field
@@ -107,14 +108,18 @@ class Planner:
     _RATE_POWERS: ClassVar[tuple[int, ...]] = (-1, 0, 1)
 
     def __init__(
-        self, request: SweepRequest, done: Iterable[tuple[PlannedRun, Outcome]], rates: Iterable[float] = ()
+        self,
+        request: SweepRequest,
+        done: Iterable[tuple[PlannedRun, Outcome]],
+        before: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """rates: those of runs that were planned or made before, beside those of `done`."""
+        """before: the learning rates, by key, of further runs that were planned or made."""
         done = list(done)
         self.request = request
         self.models = request.sizes
         self.outcomes = {run.key: outcome for run, outcome in done}
-        self.rates_before = sorted({*rates, *(run.recipe.learning_rate for run, _ in done)})
+        self.before = {**before, **{run.key: run.recipe.learning_rate for run, _ in done}}
+        self.rates_before = sorted(set(self.before.values()))
         self.runs: dict[str, PlannedRun] = {}
         #: whose trunk is kept, of those that differ in their length alone
         self.trunks: defaultdict[str | None, list[PlannedRun]] = defaultdict(list)
@@ -376,7 +381,7 @@ class Planner:
             self._skip(model, method, flop, unfit, part)
             return []
         known = {"base_hash": request.base_hashes.get(model.name), "precision": request.precision}
-        recipe = recipe.model_copy(update=known)
+        recipe = self._as_before(recipe.model_copy(update=known))
         return [PlannedRun(recipe=recipe, part=part, scored=scored and bool(request.tasks))]
 
     def _recipe(self, model: ModelSpec, method: Method, flop: float, setup: Setup, rate: float | None) -> Recipe:
@@ -387,7 +392,7 @@ class Planner:
         if request.branches:
             first, of_first = self._first_rung(model, method)
             rung, steps = (first, of_first) if first < flop else (flop, steps)
-        rate = self._as_before(self._rate(model, method, steps) if rate is None else rate)
+        rate = self._rate(model, method, steps) if rate is None else rate
         seed, name = request.seeds[0], request.family.name
         recipe = solve(rung, model, method, rate, setup, request.data, family=name, seed=seed)
         return recipe.extended(tokens) if rung < flop else recipe
@@ -419,12 +424,15 @@ class Planner:
             return self.rates[method.name].law.rate(model.params, steps, method.share(model))
         return self._prior_rate(model, method, steps)
 
-    def _as_before(self, rate: float) -> float:
-        """A rate is part of a run's key, and least squares end in other last digits on another processor: the rate of
-        an earlier run that is equal but for these is meant."""
-        at = bisect.bisect_left(self.rates_before, rate)
-        near = self.rates_before[max(0, at - 1) : at + 1]
-        return next((each for each in near if math.isclose(each, rate, rel_tol=1e-9)), rate)
+    def _as_before(self, recipe: Recipe) -> Recipe:
+        """The rate is part of a run's key, and least squares end in other last digits on another processor: a run that
+        was planned before and is equal but for these is meant."""
+        if recipe.key in self.before:
+            return recipe
+        low, high = (recipe.learning_rate * (1 + off) for off in (-1e-9, 1e-9))
+        near = self.rates_before[bisect_left(self.rates_before, low) : bisect_right(self.rates_before, high)]
+        found = (recipe.model_copy(update={"learning_rate": rate}) for rate in near)
+        return next((each for each in found if each.key in self.before), recipe)
 
     def _prior_rate(self, model: ModelSpec, method: Method, steps: int) -> float:
         return self.request.family.peak_rate(model, method, steps=steps)[0]
