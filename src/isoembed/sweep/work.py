@@ -75,14 +75,14 @@ def work(
                 break
         elif others:
             time.sleep(_POLL_SECONDS)
-        elif _is_over(folder, only, more):
+        elif patiently(lambda: is_over(folder, more, only)):
             if not open_runs(folder):  # a longer run that is still to come goes on from its trunk
                 folder.remove_trunks()
             break
     return written
 
 
-def _is_over(folder: SweepFolder, only: Sequence[str] | None, more: Callable[[], int]) -> bool:
+def is_over(folder: SweepFolder, more: Callable[[], int], only: Sequence[str] | None = None) -> bool:
     """Whether all has ended and nothing more is planned, by anybody: while this worker plans, a rival may have planned
     the same stage, and worked it off too."""
     planned = {run.key for run in folder.runs()}

@@ -45,7 +45,7 @@ from isoembed.sweep.work import (
     claim_next,
     end_for,
     inherit,
-    open_runs,
+    is_over,
     patiently,
     settle,
 )
@@ -274,7 +274,7 @@ class _Driver:
             return True
         if stopping:
             return False
-        if plan_sweep(self.folder.path)[1] or open_runs(self.folder):
+        if not patiently(lambda: is_over(self.folder, lambda: plan_sweep(self.folder.path)[1])):
             return True
         self.folder.remove_trunks()
         return False
